@@ -1,0 +1,59 @@
+# Everything on a machine that has Python 3.11 or newer, and make:
+#   make demo    installs into .venv, runs the main job on real tissue, writes out/demo
+#   make test    installs into .venv, runs all tests
+#   make lint    formatting, lint, types, import contracts
+# PYTHON=python3.12 picks another interpreter, VENV=folder another place, OUT=folder
+# another place for the demo's results, PYTEST="tests/model -x" what pytest gets.
+
+PYTHON ?= python3
+VENV := .venv
+OUT := out/demo
+PYTEST :=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO_STAMP := $(VENV)/.installed-demo
+DEV_STAMP := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+
+demo: $(DEMO_STAMP)
+	$(BIN)/python jobs/atlas.py --demo --out $(OUT)
+
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# pip is the last thing that venv puts there: a folder with it is a whole one.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "raylatent needs Python 3.11 or newer, and '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>/dev/null || echo missing): run make PYTHON=python3.11 ..." >&2; \
+	  exit 1; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed (on Debian: apt install python3-venv)" >&2; \
+	  exit 1; }
+
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing raylatent with its demo (torch and ray are large: some minutes)"
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing raylatent with what its tests need (torch and ray are large: some minutes)"
+	$(INSTALL) -e '.[demo,dev]'
+	@touch $@ $(DEMO_STAMP)

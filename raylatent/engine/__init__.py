@@ -1,0 +1,1 @@
+"""The only folder that imports Ray: spreads the pure functions over a cluster."""

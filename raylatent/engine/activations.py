@@ -1,0 +1,281 @@
+"""TFRecords and a model to activations in Parquet, spread over a cluster."""
+
+import logging
+import platform
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import ray
+import torch
+
+from raylatent import schema
+from raylatent.claim import Claim, new_token
+from raylatent.config import ActivationsConfig
+from raylatent.engine.actors import (
+    ActivationsActor,
+    ActorOptions,
+    PackedSpec,
+    read_unit,
+)
+from raylatent.engine.cluster import (
+    Pool,
+    check_visibility,
+    connect,
+    pool,
+    refuse_temporary_copy,
+)
+from raylatent.engine.plan import Plan, make_plan
+from raylatent.engine.progress import Progress
+from raylatent.engine.report import RunReport, audit, write_report
+from raylatent.engine.stream import stream
+from raylatent.errors import ContentError, IncompleteError, SourceError, StorageError
+from raylatent.model.features import Features
+from raylatent.model.load import model_digest
+from raylatent.model.rows import RowOptions
+from raylatent.model.spec import ModelSpec
+from raylatent.parts import escape_partition
+from raylatent.run import RunDirectory
+from raylatent.source.find import find_tfrecords
+from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
+from raylatent.tiles.decode import DECODER, decode_image
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("raylatent", "torch", "ray", "numpy", "pyarrow", "pillow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is known before the cluster is."""
+
+    config: ActivationsConfig
+    files: Mapping[str, str]
+    spec: ModelSpec
+    features: Features
+    with_preds: bool
+
+
+def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport:
+    """Compute the activations of every tile that is not done yet.
+
+    Args:
+        config: Sources, layers, options, and the run directory.
+        spec: The model.
+
+    Returns:
+        What became of each slide; `failed` names those that failed.
+
+    Raises:
+        InputError: Sources, model or layers are not there or make no sense.
+        RunError: The run directory is refused.
+        StorageError: The run directory cannot be written, after retries.
+        IncompleteError: There is no tile at all.
+    """
+    job = _prepare(config, spec)
+    started_here = connect()
+    share = pool(config.actor_range(), config.num_gpus)
+    fields = _fingerprint_fields(job, share)
+    run = RunDirectory(config.out, writer=new_token())
+    with Claim(run.store, run.store.writer) as claim:
+        run.begin(fields, _about(job), overwrite=config.overwrite)
+        _remove_litter(run)
+        if not started_here:
+            check_visibility(run.store, list(job.files.values()), job.spec)
+        plan = make_plan(run, job.files, job.features.tile_px, config.unit_tiles)
+        _refuse_nothing(plan)
+        _announce(plan, share)
+        started = time.monotonic()
+        undone, counts, seconds = _run_units(job, run, plan, share, claim)
+        seconds["wall"] = time.monotonic() - started
+        slides = audit(run, plan.sources, undone, config.max_bad_fraction)
+        report = RunReport(
+            run=run.uri,
+            slides=slides,
+            removed=plan.removed,
+            counts=counts,
+            seconds=seconds,
+        )
+        write_report(run, report)
+        _remove_litter(run)
+    return report
+
+
+def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
+    """All that can be refused before a cluster is asked."""
+    if not config.tfrecords:
+        message = "no TFRecords were given: --tfrecords PATH..."
+        raise SourceError(message)
+    refuse_temporary_copy("--out", [config.out])
+    refuse_temporary_copy("--tfrecords", config.tfrecords)
+    files = find_tfrecords(config.tfrecords)
+    for slide in files:
+        escape_partition(slide)
+    if spec.tile_px is None and spec.hub is None:
+        spec = replace(spec, tile_px=_first_tile_px(files))
+    features = Features(
+        spec,
+        layers=config.layers,
+        include_preds=config.include_preds is True,
+        pooling=config.pooling,
+        batch_size=config.batch_size,
+        device="cpu",
+        mixed_precision=False,
+    )
+    with_preds = config.include_preds
+    if with_preds is None:
+        with_preds = features.classes is not None
+    return _Job(
+        config=config,
+        files=files,
+        spec=features.spec,
+        features=features,
+        with_preds=with_preds,
+    )
+
+
+def _first_tile_px(files: Mapping[str, str]) -> int:
+    """Side of the first tile that can be read, for a model that does not say."""
+    problem = "the files are empty"
+    for uri in files.values():
+        try:
+            index = index_tfrecord(uri)
+            for payload in iter_records(uri, index.offsets[:8], index.lengths[:8]):
+                if isinstance(payload, ContentError):
+                    raise payload
+                return int(decode_image(parse_example(payload).image_raw).shape[1])
+        except (SourceError, StorageError) as error:
+            problem = str(error)
+        except ContentError as error:
+            problem = f"{uri}: {error}"
+    message = f"no tile can be read: {problem}"
+    raise IncompleteError(message)
+
+
+def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
+    config, features = job.config, job.features
+    autocast = config.mixed_precision
+    return {
+        "schema_version": schema.SCHEMA_VERSION,
+        "model": model_digest(features.model),
+        "layers": list(features.layers),
+        "pooling": features.pooling or "none",
+        "predictions": job.with_preds,
+        "tile_px": features.tile_px,
+        "mean": list(features.spec.mean),
+        "std": list(features.spec.std),
+        "dtype": config.dtype,
+        "batch_size": config.batch_size,
+        "unit_tiles": config.unit_tiles,
+        "mixed_precision": share.num_gpus > 0 if autocast is None else autocast,
+        "torch": torch.__version__.split("+", 1)[0],
+        "decoder": DECODER,
+    }
+
+
+def _about(job: _Job) -> dict[str, Any]:
+    spec = job.spec
+    return {
+        "layers": {name: list(s) for name, s in job.features.shapes.items()},
+        "num_classes": job.features.num_classes if job.with_preds else None,
+        "classes": None if spec.classes is None else list(spec.classes),
+        "outcome": spec.outcome,
+        "model": {
+            "name": spec.name,
+            "factory": spec.factory,
+            "folder": spec.folder,
+            "weights": spec.weights,
+            "hub": spec.hub,
+        },
+        "unit_tiles": job.config.unit_tiles,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def _remove_litter(run: RunDirectory) -> None:
+    """Delete aside files of drivers that are gone; we hold the claim."""
+    for name in run.store.asides():
+        run.store.delete(name)
+
+
+def _refuse_nothing(plan: Plan) -> None:
+    if plan.n_indexed:
+        return
+    problems = [source.error for source in plan.sources if source.error is not None]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    reason = f"{problems[0]}{more}" if problems else "every file is empty"
+    message = f"there is no tile to work on: {reason}"
+    raise IncompleteError(message)
+
+
+def _announce(plan: Plan, share: Pool) -> None:
+    if plan.removed:
+        logger.warning(
+            "%d slides are not named any more, their rows are set aside in removed/: "
+            "%s",
+            len(plan.removed),
+            ", ".join(plan.removed[:5]),
+        )
+    logger.info(
+        "%d slides, %d tiles, %d of them done; up to %d actors of %d threads",
+        len(plan.sources),
+        plan.n_indexed,
+        plan.n_done,
+        share.largest,
+        share.threads,
+    )
+
+
+def _run_units(
+    job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
+) -> tuple[dict[str, str], Counter[str], Counter[str]]:
+    """Send the units to the actors; slides left undone, counts, seconds by stage."""
+    settings = run.settings()
+    options = ActorOptions(
+        run=run.uri,
+        token=run.store.writer,
+        fingerprint=str(settings["fingerprint"]),
+        layers=tuple(job.features.layers),
+        pooling=job.features.pooling,
+        batch_size=job.config.batch_size,
+        mixed_precision=bool(settings["fields"]["mixed_precision"]),
+        threads=share.threads,
+        rows=RowOptions(dtype=job.config.dtype, with_preds=job.with_preds),
+    )
+    undone: dict[str, str] = {}
+    counts: Counter[str] = Counter(tiles=0, resized=0, other_slide=0)
+    seconds: Counter[str] = Counter()
+    reads = [partial(read_unit, unit) for unit in plan.units]
+    arguments = (ray.put(PackedSpec.pack(job.spec)), options)
+    n_todo = sum(unit.count for unit in plan.units)
+    with Progress("activations", n_todo) as progress:
+        for row in stream(
+            "TFRecord units", reads, ActivationsActor, arguments, share
+        ):
+            claim.check()
+            tiles = row[schema.ROWS] + row[schema.QUARANTINED]
+            progress.add(tiles)
+            counts["tiles"] += tiles
+            counts["resized"] += row[schema.RESIZED]
+            counts["other_slide"] += row[schema.OTHER_SLIDE]
+            seconds["decode"] += row[schema.DECODE_S]
+            seconds["forward"] += row[schema.FORWARD_S]
+            seconds["write"] += row[schema.WRITE_S]
+            if row[schema.ERROR] is not None:
+                undone[row[schema.SLIDE]] = row[schema.ERROR]
+    return undone, counts, seconds
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return "unknown"

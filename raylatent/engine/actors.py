@@ -1,0 +1,254 @@
+"""What runs in the actors: load once, then one unit at a time. No maths here."""
+
+import json
+import platform
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray import cloudpickle
+
+from raylatent import schema
+from raylatent.errors import ModelError, RaylatentError, StorageError
+from raylatent.model.features import Features
+from raylatent.model.rows import RowOptions, UnitRows, unit_rows
+from raylatent.model.spec import ModelSpec
+from raylatent.parts import write_part
+from raylatent.run import RunDirectory
+from raylatent.source.units import Source, Unit, UnitPlan, load_unit
+from raylatent.storage import FileStat
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorOptions:
+    """What an actor needs beside the model.
+
+    Attributes:
+        run: The run directory.
+        token: Of the driver's claim; marks aside files.
+        fingerprint: Goes into each part's footer.
+        layers: Names, in column order.
+        pooling: See Features.
+        batch_size: Tiles in one pass.
+        mixed_precision: bfloat16 autocast.
+        threads: For the model and for decoding.
+        rows: What is stored.
+    """
+
+    run: str
+    token: str
+    fingerprint: str
+    layers: tuple[str, ...]
+    pooling: str | None
+    batch_size: int
+    mixed_precision: bool
+    threads: int
+    rows: RowOptions
+
+
+@dataclass(frozen=True)
+class PackedSpec:
+    """A model's spec on its way to the workers, with the driver's import path.
+
+    The spec is pickled apart, since unpickling a module from Python may need that
+    path; it is the user's own object, never a file.
+
+    Attributes:
+        sys_path: The driver's.
+        content: The spec, by cloudpickle.
+    """
+
+    sys_path: tuple[str, ...]
+    content: bytes
+
+    @classmethod
+    def pack(cls, spec: ModelSpec) -> "PackedSpec":
+        """On the driver."""
+        return cls(tuple(sys.path), cloudpickle.dumps(spec))
+
+    def unpack(self) -> ModelSpec:
+        """On a worker: what the driver can import, it can."""
+        sys.path += [entry for entry in self.sys_path if entry not in sys.path]
+        try:
+            spec: ModelSpec = cloudpickle.loads(self.content)
+        except ImportError as error:
+            message = f"the model cannot be loaded on {platform.node()}: {error}"
+            raise ModelError(message) from error
+        return spec
+
+
+class ActivationsActor:
+    """Units in, parts on disk, a manifest row out.
+
+    Args:
+        spec: Reference to the model's packed spec.
+        options: The rest.
+    """
+
+    def __init__(
+        self, spec: "ray.ObjectRef[PackedSpec]", options: ActorOptions
+    ) -> None:
+        """Load the model; that it cannot be is said by the first call.
+
+        An actor that dies at its start would be started again and again.
+        """
+        torch.set_num_threads(options.threads)
+        self._options = options
+        self._run = RunDirectory(options.run, writer=options.token)
+        self._pool = ThreadPoolExecutor(options.threads)
+        self._failure: RaylatentError | None = None
+        try:
+            self._features = Features(
+                ray.get(spec).unpack(),
+                layers=options.layers,
+                include_preds=options.rows.with_preds,
+                pooling=options.pooling,
+                batch_size=options.batch_size,
+                mixed_precision=options.mixed_precision,
+            )
+        except RaylatentError as error:
+            self._failure = error
+
+    def __call__(self, item: pa.Table) -> pa.Table:
+        """Work on one unit: schema.UNITS in, schema.MANIFEST out."""
+        if self._failure is not None:
+            raise self._failure
+        row = item.to_pylist()[0]
+        if row[schema.ERROR] is not None:
+            return undone(row[schema.SLIDE], row[schema.UNIT], row[schema.ERROR])
+        unit = unit_from_row(row)
+        try:
+            found = unit_rows(unit, self._features, self._options.rows, self._pool)
+        except StorageError as error:  # the source's: others may still be read
+            return undone(unit.source.slide, unit.unit, str(error))
+        started = time.perf_counter()
+        self._commit(unit, found)
+        return manifest(unit, found, time.perf_counter() - started)
+
+    def _commit(self, unit: Unit, found: UnitRows) -> None:
+        """Quarantine first, then the part, which is the unit's commit record."""
+        slide = unit.source.slide
+        quarantine = self._run.quarantine_part(slide, unit.unit)
+        footer = unit_footer(unit, found, self._options.fingerprint)
+        if len(found.quarantine):
+            write_part(self._run.store, quarantine, found.quarantine, footer)
+        else:
+            self._run.store.delete(quarantine)  # of what the unit was before
+        footer[schema.FOOTER_LAYERS] = json.dumps(
+            {name: list(shape) for name, shape in self._features.shapes.items()}
+        )
+        write_part(
+            self._run.store, self._run.part(slide, unit.unit), found.rows, footer
+        )
+
+
+def unit_footer(unit: Unit, found: UnitRows, fingerprint: str) -> dict[str, str]:
+    """What a part says of itself, but for the layers."""
+    return {
+        schema.FOOTER_FINGERPRINT: fingerprint,
+        schema.FOOTER_SLIDE: unit.source.slide,
+        schema.FOOTER_SOURCE: source_footer(unit.source),
+        schema.FOOTER_UNIT: str(unit.unit),
+        schema.FOOTER_FIRST: str(unit.first),
+        schema.FOOTER_LAST: str(unit.last),
+        schema.FOOTER_QUARANTINED: str(len(found.quarantine)),
+    }
+
+
+def source_footer(source: Source) -> str:
+    """The source as it was when the part was made."""
+    stat = source.stat
+    return json.dumps(
+        {
+            "id": source.source,
+            "size": stat.size,
+            "mtime_ns": stat.mtime_ns,
+            "etag": stat.etag,
+        }
+    )
+
+
+def read_unit(plan: UnitPlan) -> pa.Table:
+    """A unit as schema.UNITS, its frames read on the worker that calls this."""
+    source = plan.source
+    row = {
+        schema.SOURCE: source.source,
+        schema.SLIDE: source.slide,
+        schema.URI: source.uri,
+        schema.SIZE: source.stat.size,
+        schema.MTIME: source.stat.mtime_ns,
+        schema.ETAG: source.stat.etag,
+        schema.UNIT: plan.unit,
+        schema.FIRST: plan.first,
+        schema.OFFSETS: [],
+        schema.LENGTHS: [],
+        schema.ERROR: None,
+    }
+    try:
+        unit = load_unit(plan)
+    except StorageError as error:
+        row[schema.ERROR] = str(error)
+    else:
+        row[schema.OFFSETS] = unit.offsets
+        row[schema.LENGTHS] = unit.lengths
+    return pa.Table.from_pylist([row], schema=schema.UNITS)
+
+
+def unit_from_row(row: dict[str, object]) -> Unit:
+    """The inverse of `read_unit`, for a unit whose frames could be read."""
+    offsets = np.asarray(row[schema.OFFSETS], np.int64)
+    stat = FileStat(
+        size=row[schema.SIZE],  # type: ignore[arg-type]
+        mtime_ns=row[schema.MTIME],  # type: ignore[arg-type]
+        etag=row[schema.ETAG],  # type: ignore[arg-type]
+    )
+    source = Source(
+        source=row[schema.SOURCE],  # type: ignore[arg-type]
+        slide=row[schema.SLIDE],  # type: ignore[arg-type]
+        uri=row[schema.URI],  # type: ignore[arg-type]
+        stat=stat,
+        n_indexed=len(offsets),
+    )
+    return Unit(
+        source=source,
+        unit=row[schema.UNIT],  # type: ignore[arg-type]
+        first=row[schema.FIRST],  # type: ignore[arg-type]
+        offsets=offsets,
+        lengths=np.asarray(row[schema.LENGTHS], np.int64),
+    )
+
+
+def manifest(unit: Unit, found: UnitRows, write_s: float) -> pa.Table:
+    """What the driver is told of a unit that is done."""
+    row = {
+        schema.SLIDE: unit.source.slide,
+        schema.UNIT: unit.unit,
+        schema.ROWS: len(found.rows),
+        schema.QUARANTINED: len(found.quarantine),
+        schema.RESIZED: found.counts["resized"],
+        schema.OTHER_SLIDE: found.counts["other_slide"],
+        schema.DECODE_S: found.seconds["decode"],
+        schema.FORWARD_S: found.seconds["forward"],
+        schema.WRITE_S: write_s,
+        schema.ERROR: None,
+    }
+    return pa.Table.from_pylist([row], schema=schema.MANIFEST)
+
+
+def undone(slide: str, unit: int, error: str) -> pa.Table:
+    """What the driver is told of a unit that could not be read."""
+    counts = (schema.ROWS, schema.QUARANTINED, schema.RESIZED, schema.OTHER_SLIDE)
+    seconds = (schema.DECODE_S, schema.FORWARD_S, schema.WRITE_S)
+    row = {
+        schema.SLIDE: slide,
+        schema.UNIT: unit,
+        **dict.fromkeys(counts, 0),
+        **dict.fromkeys(seconds, 0.0),
+        schema.ERROR: error,
+    }
+    return pa.Table.from_pylist([row], schema=schema.MANIFEST)

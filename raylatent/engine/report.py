@@ -1,0 +1,188 @@
+"""What became of a run: the audit of promise 1, and report.json."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raylatent import schema
+from raylatent.parts import read_part
+from raylatent.run import REPORT, RunDirectory
+from raylatent.source.units import Source
+
+_FEW = 10  # this many bad tiles never fail a slide that has good ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideReport:
+    """One slide's tiles.
+
+    Attributes:
+        slide: Its name.
+        n_indexed: Tiles promised.
+        rows: Activation rows on disk.
+        quarantined: Quarantine rows on disk.
+        reasons: How often each error quarantined a tile.
+        error: Why the slide failed, None where it did not.
+    """
+
+    slide: str
+    n_indexed: int
+    rows: int
+    quarantined: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What became of a run.
+
+    Attributes:
+        run: The run directory.
+        slides: Each slide of the plan.
+        removed: Slides set aside since this invocation did not name them.
+        counts: Of this invocation: tiles, resized tiles, tiles of other slides.
+        seconds: Of this invocation: wall time, and actors' time by stage.
+    """
+
+    run: str
+    slides: list[SlideReport]
+    removed: list[str]
+    counts: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+    @property
+    def failed(self) -> list[SlideReport]:
+        """Slides that failed."""
+        return [slide for slide in self.slides if slide.error is not None]
+
+    @property
+    def n_rows(self) -> int:
+        """Activation rows of the run."""
+        return sum(slide.rows for slide in self.slides)
+
+    @property
+    def n_quarantined(self) -> int:
+        """Quarantined tiles of the run."""
+        return sum(slide.quarantined for slide in self.slides)
+
+    @property
+    def bound_by(self) -> str | None:
+        """The stage that most of the actors' time went to."""
+        stages = {k: v for k, v in self.seconds.items() if k != "wall" and v > 0}
+        return max(stages, key=stages.__getitem__) if stages else None
+
+    def as_json(self) -> dict[str, Any]:
+        """For report.json."""
+        reasons: Counter[str] = Counter()
+        for slide in self.slides:
+            reasons.update(slide.reasons)
+        tiles = self.counts.get("tiles", 0)
+        return {
+            "slides": len(self.slides),
+            "tiles": sum(slide.n_indexed for slide in self.slides),
+            "rows": self.n_rows,
+            "quarantined": self.n_quarantined,
+            "reasons": dict(reasons.most_common()),
+            "failed": {slide.slide: slide.error for slide in self.failed},
+            "without_tiles": [s.slide for s in self.slides if not s.n_indexed],
+            "removed": self.removed,
+            "this_invocation": {
+                **self.counts,
+                "wall_s": self.seconds.get("wall", 0.0),
+                "tiles_per_s": tiles / max(self.seconds.get("wall", 0.0), 1e-9),
+                "tiles_per_actor_s_by_stage": {
+                    stage: tiles / value
+                    for stage, value in self.seconds.items()
+                    if stage != "wall" and value > 0
+                },
+                "bound_by": self.bound_by,
+            },
+            "by_slide": [
+                {
+                    "slide": slide.slide,
+                    "n_indexed": slide.n_indexed,
+                    "rows": slide.rows,
+                    "quarantined": slide.quarantined,
+                    "reasons": dict(slide.reasons),
+                    "error": slide.error,
+                }
+                for slide in self.slides
+            ],
+        }
+
+
+def audit(
+    run: RunDirectory,
+    sources: Iterable[Source],
+    undone: Mapping[str, str],
+    max_bad_fraction: float,
+) -> list[SlideReport]:
+    """Count what is on disk for each slide, and say which failed.
+
+    Args:
+        run: The run directory.
+        sources: The plan.
+        undone: Slides with units left undone, and why.
+        max_bad_fraction: A slide with more bad tiles, and more than 10, fails.
+    """
+    run.refresh()
+    rows: Counter[str] = Counter()
+    quarantined: Counter[str] = Counter()
+    reasons: dict[str, Counter[str]] = defaultdict(Counter)
+    for part in run.footers():
+        rows[part.slide] += part.rows
+        if part.quarantined:
+            name = run.quarantine_part(part.slide, part.unit)
+            bad = read_part(run.store, name, [schema.ERROR])
+            quarantined[part.slide] += len(bad)
+            reasons[part.slide].update(bad[schema.ERROR].to_pylist())
+    return [
+        _slide_report(
+            source,
+            rows[source.slide],
+            reasons[source.slide],
+            undone.get(source.slide),
+            max_bad_fraction,
+        )
+        for source in sources
+    ]
+
+
+def _slide_report(
+    source: Source,
+    rows: int,
+    reasons: Counter[str],
+    undone: str | None,
+    max_bad_fraction: float,
+) -> SlideReport:
+    bad = sum(reasons.values())
+    error = undone or source.error
+    if error is None and rows + bad != source.n_indexed:
+        error = (
+            f"{rows} rows and {bad} quarantined tiles are not the {source.n_indexed} "
+            "that were indexed: run again"
+        )
+    too_many = bad > _FEW and bad > max_bad_fraction * source.n_indexed
+    if error is None and (too_many or (bad and not rows)):
+        reason, count = reasons.most_common(1)[0]
+        error = (
+            f"{bad} of {source.n_indexed} tiles are bad (--max-bad-fraction "
+            f"{max_bad_fraction:g}), {count} of them: {reason}"
+        )
+    return SlideReport(
+        slide=source.slide,
+        n_indexed=source.n_indexed,
+        rows=rows,
+        quarantined=bad,
+        reasons=dict(reasons),
+        error=error,
+    )
+
+
+def write_report(run: RunDirectory, report: RunReport) -> None:
+    """Put report.json in place."""
+    text = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
+    run.store.write(REPORT, text.encode("utf-8", "surrogateescape"))

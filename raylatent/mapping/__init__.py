@@ -1,0 +1,1 @@
+"""Activations to points: sample, reduce, fit, and place every row by itself."""

@@ -1,0 +1,32 @@
+"""Colors for categories."""
+
+import colorsys
+
+# Okabe and Ito 2008, https://jfly.uni-koeln.de/color/: told apart by the color-blind.
+OKABE_ITO = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+)
+
+
+def category_colors(n: int) -> list[str]:
+    """Colors for n categories: Okabe and Ito's up to 8, else hues spread evenly.
+
+    >>> category_colors(2)
+    ['#0072B2', '#E69F00']
+    """
+    if n <= len(OKABE_ITO):
+        return list(OKABE_ITO[:n])
+    # Steps of the golden ratio never come close; shades alternate beside them.
+    shades = ((0.85, 0.85), (0.5, 0.95), (0.95, 0.5))
+    hues = ((i * 0.6180339887498949) % 1.0 for i in range(n))
+    colors = (
+        colorsys.hsv_to_rgb(hue, *shades[i % len(shades)]) for i, hue in enumerate(hues)
+    )
+    return ["#" + "".join(f"{round(255 * v):02X}" for v in rgb) for rgb in colors]

@@ -1,0 +1,293 @@
+"""Fit a map on a sample: the only module that imports umap-learn."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylatent.errors import MapError
+from raylatent.mapping.fallback import metric_distances
+from raylatent.mapping.fitted import (
+    FORMAT_VERSION,
+    ROW_ENGINE,
+    UMAP_ENGINE,
+    FittedMap,
+    library_versions,
+)
+from raylatent.mapping.frame import (
+    LOWER_PERCENTILE,
+    MARGIN,
+    UPPER_PERCENTILE,
+    fit_frame,
+)
+from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.reduce import (
+    check_features,
+    normalize,
+    principal_components,
+)
+
+__all__ = ["FittedMap", "MapParameters", "fit_map"]
+
+logger = logging.getLogger(__name__)
+
+MAX_SAMPLE_BYTES = 1 << 30
+KNN_PERCENTILE = 99.9
+
+_THRESHOLD_ROWS = 2_000  # of the slow metrics
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fit:
+    """What fitting gives, whichever way: arrays, map.json's parts, distances."""
+
+    arrays: dict[str, NDArray[Any]]
+    layout: str
+    placement: dict[str, Any]
+    nearest: NDArray[np.float64]
+
+
+def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
+    """Fit a map on the sample's activations.
+
+    The same features and parameters give the same map on one type of CPU with one
+    version of the libraries, whatever the number of threads.
+
+    Args:
+        features: Activations (n, d) of the sample, ascending by key. More than
+            `MAX_SAMPLE_BYTES` are cut to the first rows, and map.json says so.
+        params: What the map is to be.
+
+    Raises:
+        MapError: There is no row, a value is not finite, or UMAP refuses.
+    """
+    from raylatent.mapping.graph import (  # noqa: PLC0415  (numba)
+        MIN_DISTINCT,
+        some_distinct,
+    )
+
+    rows = check_features(features)
+    given = len(rows)
+    if not given:
+        message = "a map needs at least 1 row to be fitted on, and there are 0"
+        raise MapError(message)
+    rows = rows[: max(1, MAX_SAMPLE_BYTES // (4 * rows.shape[1]))]
+    distinct = some_distinct(rows)
+    if params.by_row or distinct < MIN_DISTINCT:
+        result = _fit_by_row(rows, params, distinct)
+    else:
+        result = _fit_by_umap(rows, params)
+    frame = fit_frame(result.arrays["embedding"])
+    info = {
+        "format_version": FORMAT_VERSION,
+        "versions": library_versions(),
+        "parameters": params.as_json(),
+        "n_features": rows.shape[1],
+        "sample": {"rows": len(rows), "rows_given": given, "seed": params.seed},
+        "layout": result.layout,
+        "frame": {
+            "lower": frame.lower.tolist(),
+            "upper": frame.upper.tolist(),
+            "percentiles": [LOWER_PERCENTILE, UPPER_PERCENTILE],
+            "margin": MARGIN,
+            "clipped": False,
+        },
+        "knn": {
+            "metric": result.placement["metric"],
+            "percentile": KNN_PERCENTILE,
+            "threshold": float(np.percentile(result.nearest, KNN_PERCENTILE)),
+        },
+        "placement": result.placement,
+    }
+    return FittedMap(info=info, arrays=result.arrays)
+
+
+def _fit_by_row(
+    rows: NDArray[np.float32], params: MapParameters, distinct: int
+) -> _Fit:
+    """Principal components, exact neighbors, and UMAP's layout of those."""
+    from raylatent.mapping import graph  # noqa: PLC0415  (numba)
+    from raylatent.mapping import nearest as search  # noqa: PLC0415
+
+    # Too few rows for any metric to matter to umap-learn: Euclidean serves.
+    metric = params.metric if params.by_row else "euclidean"
+    normalized = normalize(rows, metric)
+    pca = principal_components(normalized)
+    projection = search.Projection(pca.mean, pca.components, pca.mean @ pca.components)
+    reduced, residual, spread = search.project(normalized, projection)
+    sample = search.Sample(
+        normalized, np.ascontiguousarray(reduced.T), residual, spread
+    )
+    k = max(1, min(params.n_neighbors, len(rows) - 1))
+    halved = metric != "euclidean"
+    index, distance, nearest = graph.neighbors(projection, sample, k, halved=halved)
+    a, b = _curve(params)
+    if distinct < graph.MIN_DISTINCT:
+        layout, embedding = "pca", graph.spread_out(reduced)
+    else:
+        layout = "umap"
+        embedding = _embed(reduced, params, k, (index, distance))
+    arrays = {
+        **projection._asdict(),
+        **sample._asdict(),
+        "embedding": embedding,
+        "stream": _stream(params),
+    }
+    placement = {
+        "engine": ROW_ENGINE,
+        "metric": metric,
+        "n_neighbors": k,
+        "n_components": int(pca.components.shape[1]),
+        "fit_epochs": params.fit_epochs(len(rows)),
+        "epochs": params.placement_epochs,
+        "a": a,
+        "b": b,
+        "learning_rate": params.option("learning_rate", 1.0) / 4.0,
+        "repulsion": params.option("repulsion_strength", 1.0),
+        "negative_rate": params.option("negative_sample_rate", 5),
+        "local_connectivity": max(0.0, params.option("local_connectivity", 1.0) - 1.0),
+        "mean_distance": float(distance[:, 1:].mean()) if k > 1 else 0.0,
+        "halved": halved,
+    }
+    return _Fit(arrays=arrays, layout=layout, placement=placement, nearest=nearest)
+
+
+def _embed(
+    reduced: NDArray[np.float64],
+    params: MapParameters,
+    k: int,
+    neighbors: tuple[NDArray[np.int32], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """UMAP's layout of the sample."""
+    model = _umap(
+        params,
+        metric="euclidean",
+        n_neighbors=k,
+        n_epochs=params.fit_epochs(len(reduced)),
+        init=params.option("init", "spectral"),
+        precomputed_knn=neighbors,
+    )
+    _run(model, reduced.astype(np.float32))
+    embedding = np.ascontiguousarray(model.embedding_, dtype=np.float32)
+    if not np.isfinite(embedding).all():
+        bad = int((~np.isfinite(embedding).all(axis=1)).sum())
+        message = (
+            f"UMAP gave no finite place to {bad} of {len(embedding)} sample rows: try "
+            "a smaller learning_rate"
+        )
+        raise MapError(message)
+    return embedding
+
+
+def _umap(params: MapParameters, **values: Any) -> Any:  # noqa: ANN401
+    """umap-learn's estimator, seeded and on one thread."""
+    import umap  # noqa: PLC0415  (slow)
+
+    other = {
+        name: value
+        for name, value in params.other
+        if name not in {"n_epochs", "init", "transform_seed", "metric_kwds"}
+    }
+    return umap.UMAP(
+        n_components=2,
+        min_dist=params.min_dist,
+        random_state=params.seed,
+        transform_seed=params.option("transform_seed", params.seed),
+        n_jobs=1,
+        **other,
+        **values,
+    )
+
+
+def _run(model: Any, rows: NDArray[np.float32]) -> None:  # noqa: ANN401
+    """Fit on one thread: the spectral start depends on the number of BLAS threads."""
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
+
+    # What umap-learn warns of (no search index, parts of the graph that do not
+    # connect, a seed that forbids threads) is either wanted here or dealt with.
+    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model.fit(rows)
+        except ValueError as error:
+            message = f"UMAP refuses its arguments: {error}"
+            raise MapError(message) from error
+    for warning in caught:
+        logger.debug("umap-learn: %s", warning.message)
+
+
+def _fit_by_umap(rows: NDArray[np.float32], params: MapParameters) -> _Fit:
+    """For metrics that no normalization makes Euclidean: all by umap-learn."""
+    k = min(params.n_neighbors, len(rows) - 1)
+    model = _umap(
+        params,
+        metric=params.metric,
+        metric_kwds=params.option("metric_kwds", {}),
+        n_neighbors=k,
+        n_epochs=params.fit_epochs(len(rows)),
+        init=params.option("init", "spectral"),
+    )
+    _run(model, rows)
+    first = rows[:_THRESHOLD_ROWS]
+    own = metric_distances(model, first, rows)
+    own[np.arange(len(first)), np.arange(len(first))] = np.inf
+    a, b = _curve(params)
+    return _Fit(
+        arrays={
+            "rows": rows,
+            "embedding": np.ascontiguousarray(model.embedding_, dtype=np.float32),
+        },
+        layout="umap",
+        placement={
+            "engine": UMAP_ENGINE,
+            "metric": params.metric,
+            "n_neighbors": k,
+            "fit_epochs": params.fit_epochs(len(rows)),
+            "epochs": params.placement_epochs,
+            "a": a,
+            "b": b,
+        },
+        nearest=own.min(axis=1),
+    )
+
+
+def restore_umap(fitted: FittedMap) -> Any:  # noqa: ANN401
+    """umap-learn's estimator as it was fitted, from the map's arrays.
+
+    Its neighbor index is made anew from the same rows and seed; its layout is not
+    computed again but taken from the map.
+    """
+    params, placement = fitted.parameters, fitted.info["placement"]
+    model = _umap(
+        params,
+        metric=params.metric,
+        metric_kwds=params.option("metric_kwds", {}),
+        n_neighbors=placement["n_neighbors"],
+        n_epochs=0,
+        init="random",
+    )
+    _run(model, fitted.arrays["rows"])
+    model.embedding_ = fitted.embedding
+    # transform() takes a third of these; and never the rows for the sample itself.
+    model.n_epochs = 3 * placement["epochs"]
+    model._input_hash = None
+    return model
+
+
+def _curve(params: MapParameters) -> tuple[float, float]:
+    """The parameters a and b of the layout's curve."""
+    a, b = params.option("a", None), params.option("b", None)
+    if a is None or b is None:
+        from umap.umap_ import find_ab_params  # noqa: PLC0415  (slow)
+
+        a, b = find_ab_params(params.option("spread", 1.0), params.min_dist)
+    return float(a), float(b)
+
+
+def _stream(params: MapParameters) -> NDArray[np.int64]:
+    """The state of the random stream that every row draws."""
+    seed = params.option("transform_seed", params.seed)
+    return np.random.default_rng(seed).integers(128, 2**32, size=3, dtype=np.int64)

@@ -1,0 +1,237 @@
+"""A fitted map: plain arrays and a JSON object, stored without pickle."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylatent.errors import MapError, StorageError
+from raylatent.mapping.frame import Frame
+from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.reduce import check_features, normalize
+from raylatent.storage import Store
+
+FORMAT_VERSION = 1
+MAP_JSON = "map.json"
+MODEL_NPZ = "model.npz"
+ROW_ENGINE = "raylatent-rows"
+UMAP_ENGINE = "umap-learn"
+
+_PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedMap:
+    """A map on which rows can be placed.
+
+    Attributes:
+        info: The content of map.json: what the map was fitted with, and how rows are
+            placed on it.
+        arrays: What the placement needs, by name. `embedding`, float32 (n, 2), is the
+            place of each sample row; the sample is in ascending order of its keys.
+    """
+
+    info: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def parameters(self) -> MapParameters:
+        """What the map was asked to be."""
+        return MapParameters.from_json(self.info["parameters"])
+
+    @property
+    def embedding(self) -> NDArray[np.float32]:
+        """Places of the sample rows, float32 (n, 2)."""
+        return self.arrays["embedding"]
+
+    @property
+    def n_features(self) -> int:
+        """Length of the rows that can be placed."""
+        return int(self.info["n_features"])
+
+    @property
+    def knn_threshold(self) -> float:
+        """The 99.9th percentile of the sample's own nearest distances.
+
+        A row whose `knn_distance` is above it is unlike nearly all of the sample.
+        """
+        return float(self.info["knn"]["threshold"])
+
+    @property
+    def frame(self) -> Frame:
+        """The frame that takes places to [0, 1], as Slideflow's maps have it."""
+        frame = self.info["frame"]
+        return Frame(
+            lower=np.array(frame["lower"], dtype=np.float32),
+            upper=np.array(frame["upper"], dtype=np.float32),
+        )
+
+    def with_info(self, **values: Any) -> "FittedMap":  # noqa: ANN401
+        """The same map with more in map.json, such as the layer's name."""
+        return FittedMap(info={**self.info, **values}, arrays=self.arrays)
+
+    def place(
+        self, features: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Place rows, each by itself: no bit depends on the rows beside it.
+
+        (With the engine `umap-learn`, for metrics that are not Euclidean, a row can
+        depend on its batch in the last bits; map.json names the engine.)
+
+        Args:
+            features: Activations (n, n_features).
+
+        Returns:
+            Places float32 (n, 2), and the metric's distance to the nearest sample row
+            in all features, float32 (n,): 0 for a row of the sample, which keeps its
+            place.
+
+        Raises:
+            MapError: Another number of features, or values that are not finite.
+        """
+        rows = check_features(features)
+        if rows.shape[1] != self.n_features:
+            message = (
+                f"rows of {rows.shape[1]} features do not fit a map of "
+                f"{self.n_features} features: use the layer that it was fitted on"
+            )
+            raise MapError(message)
+        if not len(rows):
+            return np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
+        if self.info["placement"]["engine"] == UMAP_ENGINE:
+            return self._place_by_umap(rows)
+        from raylatent.mapping.place import place_rows  # noqa: PLC0415  (numba)
+
+        normalized = normalize(rows, self.info["placement"]["metric"])
+        xy, distance = place_rows(normalized, *self._model)
+        return xy, distance
+
+    @cached_property
+    def _model(self) -> tuple[Any, Any, Any]:
+        from raylatent.mapping import nearest, place  # noqa: PLC0415  (numba)
+
+        values, arrays = self.info["placement"], self.arrays
+        layout = place.Layout(
+            xy=np.ascontiguousarray(self.embedding, dtype=np.float64),
+            stream=np.ascontiguousarray(arrays["stream"]),
+            a=float(values["a"]),
+            b=float(values["b"]),
+            learning_rate=float(values["learning_rate"]),
+            repulsion=float(values["repulsion"]),
+            negative_rate=float(values["negative_rate"]),
+            epochs=int(values["epochs"]),
+            local_connectivity=float(values["local_connectivity"]),
+            mean_distance=float(values["mean_distance"]),
+            halved=bool(values["halved"]),
+            n_neighbors=int(values["n_neighbors"]),
+        )
+        projection = nearest.Projection(
+            *(np.ascontiguousarray(arrays[name]) for name in nearest.Projection._fields)
+        )
+        sample = nearest.Sample(
+            *(np.ascontiguousarray(arrays[name]) for name in nearest.Sample._fields)
+        )
+        return projection, sample, layout
+
+    def _place_by_umap(
+        self, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        from raylatent.mapping.fallback import (  # noqa: PLC0415  (slow)
+            transform_by_umap,
+        )
+
+        return transform_by_umap(self._umap, self.arrays["rows"], rows)
+
+    @cached_property
+    def _umap(self) -> Any:  # noqa: ANN401  (umap-learn has no types)
+        from raylatent.mapping import fit  # noqa: PLC0415  (fit makes this class)
+
+        return fit.restore_umap(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without what is made anew from the arrays."""
+        return {"info": self.info, "arrays": self.arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over info and arrays."""
+        self.__dict__.update(state)
+
+    def save(self, store: Store) -> None:
+        """Write model.npz, then map.json: a folder with map.json is whole.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **self.arrays)
+        store.write(MODEL_NPZ, buffer.getvalue())
+        write_info(store, self.info)
+
+    @classmethod
+    def load(cls, store: Store) -> "FittedMap":
+        """Open what `save` wrote, in this or an earlier version.
+
+        Raises:
+            MapError: There is no map, or of a later format, or without a model.
+            StorageError: A file cannot be read.
+        """
+        info = read_info(store)
+        if "placement" not in info:
+            message = f"{store.uri} has points, but no fitted model: rows have no place"
+            raise MapError(message)
+        try:
+            with np.load(
+                io.BytesIO(store.read(MODEL_NPZ)), allow_pickle=False
+            ) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (ValueError, OSError, EOFError) as error:
+            message = f"{store.uri}/{MODEL_NPZ} is broken: {error}"
+            raise StorageError(message) from error
+        return cls(info=info, arrays=arrays)
+
+
+def write_info(store: Store, info: Mapping[str, Any]) -> None:
+    """Write map.json: last, since it says that the map is whole."""
+    text = json.dumps(info, indent=1, sort_keys=True, allow_nan=False)
+    store.write(MAP_JSON, f"{text}\n".encode())
+
+
+def read_info(store: Store) -> dict[str, Any]:
+    """The content of map.json.
+
+    Raises:
+        MapError: There is none, or it is of a later format.
+    """
+    if not store.exists(MAP_JSON):
+        message = f"{store.uri} holds no {MAP_JSON}: it is no map, or an unfinished one"
+        raise MapError(message)
+    try:
+        info = json.loads(store.read(MAP_JSON))
+        version = info["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{store.uri}/{MAP_JSON} is broken: {error!r}"
+        raise MapError(message) from error
+    if version > FORMAT_VERSION:
+        message = (
+            f"{store.uri} has map format {version}, and this version of raylatent "
+            f"reads up to {FORMAT_VERSION}: update raylatent"
+        )
+        raise MapError(message)
+    return dict(info)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide a map's bits, as installed."""
+    found = {}
+    for package in (*_PACKAGES, "raylatent"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

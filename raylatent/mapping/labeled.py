@@ -1,0 +1,167 @@
+"""Points of a map with labels, and their pictures."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.mapping import plot as drawing
+from raylatent.mapping.points import check_points
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LABEL = "label"
+
+_SHOWN = (
+    schema.SLIDE,
+    schema.X,
+    schema.Y,
+    schema.TILE_INDEX,
+    schema.LOC_X,
+    schema.LOC_Y,
+    schema.KNN_DISTANCE,
+)
+_STYLE = frozenset(drawing.MapStyle.__dataclass_fields__) - {"scatter"}
+
+
+class LabeledPoints:
+    """Tiles as points: which are shown, how they are labeled, and plots of them.
+
+    Args:
+        points: Table with `slide` and the columns of `schema.POINTS`.
+
+    Attributes:
+        data: A pandas DataFrame, a row a tile, by slide, then tile index. Its index
+            says which of the sorted points a row is.
+
+    Raises:
+        MapError: A needed column is missing.
+    """
+
+    def __init__(self, points: pa.Table) -> None:
+        """See the class."""
+        self._points = check_points(points)
+        self.data: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
+
+    @property
+    def points(self) -> pa.Table:
+        """The points with their full reference, for the rows that `data` has."""
+        rows = self.data.index.to_numpy()
+        if len(rows) == self._points.num_rows:
+            return self._points
+        return self._points.take(pa.array(rows))
+
+    @property
+    def x(self) -> NDArray[np.float32]:
+        """float32 (n,)."""
+        return np.asarray(self.data[schema.X], dtype=np.float32)
+
+    @property
+    def y(self) -> NDArray[np.float32]:
+        """float32 (n,)."""
+        return np.asarray(self.data[schema.Y], dtype=np.float32)
+
+    @property
+    def slides(self) -> list[str]:
+        """Names of the slides on the map, sorted."""
+        return sorted(self.data[schema.SLIDE].unique())
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        """Points and slides in numbers."""
+        return f"SlideMap({len(self)} tiles of {len(self.slides)} slides)"
+
+    def filter(self, slides: Iterable[str]) -> None:
+        """Keep only the tiles of these slides.
+
+        Raises:
+            MapError: No tile is of any of them.
+        """
+        wanted = {slides} if isinstance(slides, str) else set(slides)
+        kept = self.data[self.data[schema.SLIDE].isin(wanted)]
+        if kept.empty:
+            message = f"no tile is of any of {sorted(wanted)}: {self!r} stays as it is"
+            raise MapError(message)
+        self.data = kept.copy()
+
+    def label(self, meta: str, translate: Mapping[Any, Any] | None = None) -> None:
+        """Label by a column of `data`, its values translated if asked.
+
+        Raises:
+            MapError: There is no such column.
+        """
+        if meta not in self.data.columns:
+            message = f"no column {meta!r} to label by: {', '.join(self.data.columns)}"
+            raise MapError(message)
+        values = self.data[meta]
+        self.data[LABEL] = values if translate is None else values.map(translate)
+
+    def label_by_slide(self, slide_labels: Mapping[str, Any] | None = None) -> None:
+        """Label by slide, or by the given label of each slide.
+
+        A slide without label is drawn in gray.
+        """
+        self.label(schema.SLIDE, slide_labels or None)
+
+    def plot(
+        self,
+        subsample: int | None = None,
+        title: str | None = None,
+        *,
+        ax: "Axes | None" = None,
+        **style: Any,  # noqa: ANN401
+    ) -> "Axes":
+        """Plot the map, colored by `label` where it was set.
+
+        Args:
+            subsample: Draw this many tiles, chosen by a fixed seed.
+            title: Above the plot.
+            ax: Draw here instead of in a new figure of pyplot.
+            **style: `cmap`, `xlim`, `ylim`, `xlabel`, `ylabel`, `legend` (its title),
+                `loc`, `ncol`, `categorical`, `legend_kwargs`, `max_dots` (see
+                `mapping.plot.MapStyle`); all else goes to matplotlib's `scatter`.
+        """
+        xy, labels, look = self._drawn(subsample, {"title": title, **style})
+        return drawing.show_map(xy, labels, look, ax)
+
+    def save_plot(
+        self,
+        filename: str | os.PathLike[str],
+        *,
+        subsample: int | None = None,
+        dpi: int = 300,
+        **style: Any,  # noqa: ANN401
+    ) -> None:
+        """Write the plot as `.png`, `.pdf` or `.svg`; arguments as of `plot`.
+
+        Raises:
+            MapError: Another ending.
+        """
+        xy, labels, look = self._drawn(subsample, style)
+        drawing.save_map(os.fspath(filename), xy, labels, look, dpi=dpi)
+
+    def _xy(self) -> NDArray[np.float64]:
+        return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)
+
+    def _drawn(
+        self, subsample: int | None, style: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float64], ArrayLike | None, drawing.MapStyle]:
+        own = {name: style[name] for name in _STYLE & set(style)}
+        own = {name: value for name, value in own.items() if value is not None}
+        scatter = {name: style[name] for name in set(style) - _STYLE}
+        xy = self._xy()
+        labels = self.data[LABEL].array if LABEL in self.data.columns else None
+        if subsample is not None and subsample < len(xy):
+            chosen = np.random.default_rng(0).permutation(len(xy))[:subsample]
+            xy, labels = xy[chosen], None if labels is None else labels[chosen]
+        return xy, labels, drawing.MapStyle(scatter=scatter, **own)

@@ -1,0 +1,146 @@
+"""Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.parts import part_name, read_part, slide_of, write_part
+from raylatent.run import RunDirectory
+from raylatent.storage import Store
+
+POINTS_FOLDER = "points"
+MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
+"""Points of several slides: `schema.POINTS` after the slide."""
+
+_PART_ROWS = 1_000_000
+_PART = re.compile(r"points/slide=[^/]+/\d+\.parquet")
+
+
+def check_points(points: pa.Table) -> pa.Table:
+    """Points as `MAP_POINTS`, by slide, then tile index; missing references are null.
+
+    A tile without source has source -1.
+
+    Raises:
+        MapError: A column that every point needs is missing, or null, or a place is
+            not finite.
+    """
+    needed = (schema.SLIDE, schema.TILE_INDEX, schema.X, schema.Y)
+    for name in needed:
+        if name not in points.column_names:
+            message = f"points lack the column {name!r}: {', '.join(needed)} are needed"
+            raise MapError(message)
+        if points[name].null_count:
+            message = f"{points[name].null_count} points have no {name}: leave them out"
+            raise MapError(message)
+    columns = []
+    for field in MAP_POINTS:
+        if field.name in points.column_names:
+            columns.append(points[field.name].cast(field.type))
+        elif field.name == schema.SOURCE:
+            columns.append(pa.array(np.full(points.num_rows, -1), field.type))
+        else:
+            columns.append(pa.nulls(points.num_rows, field.type))
+    table = pa.table(columns, schema=MAP_POINTS)
+    for name in (schema.X, schema.Y):
+        finite = pc.sum(pc.is_finite(table[name])).as_py() or 0
+        if finite < table.num_rows:
+            message = f"{table.num_rows - finite} points have no finite {name}"
+            raise MapError(message)
+    order = [(schema.SLIDE, "ascending"), (schema.TILE_INDEX, "ascending")]
+    return table.take(pc.sort_indices(table, sort_keys=order))
+
+
+def write_points(store: Store, points: pa.Table) -> None:
+    """Write points as of `check_points`, each part in one step, after the old ones left.
+
+    Raises:
+        StorageError: A part could not be written.
+    """
+    for name in store.list(POINTS_FOLDER):
+        if _PART.fullmatch(name):
+            store.delete(name)
+    for slide, rows in by_slide(points):
+        table = rows.select(schema.POINTS.names).cast(schema.POINTS)
+        for unit, start in enumerate(range(0, table.num_rows, _PART_ROWS)):
+            write_part(
+                store,
+                part_name(POINTS_FOLDER, slide, unit),
+                table.slice(start, _PART_ROWS),
+                {schema.FOOTER_SLIDE: slide},
+            )
+
+
+def read_points(store: Store) -> pa.Table:
+    """The points of a map's folder, as `MAP_POINTS`.
+
+    Raises:
+        MapError: There are none.
+        StorageError: A part cannot be read.
+    """
+    tables = []
+    for name in store.list(POINTS_FOLDER):
+        slide = slide_of(name)
+        if slide is None or not name.endswith(".parquet"):
+            continue
+        table = read_part(store, name, schema.POINTS.names)
+        slides = pa.array([slide], pa.string()).take(
+            pa.array(np.zeros(table.num_rows, np.int32))
+        )
+        tables.append(table.add_column(0, MAP_POINTS.field(0), slides))
+    if not tables:
+        message = f"{store.uri}/{POINTS_FOLDER} holds no points: the map is unfinished"
+        raise MapError(message)
+    return check_points(pa.concat_tables(tables, promote_options="default"))
+
+
+def by_slide(points: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Each slide of sorted points with its rows."""
+    if not points.num_rows:
+        return
+    runs = pc.run_end_encode(points[schema.SLIDE].combine_chunks())
+    chunks = runs.chunks if isinstance(runs, pa.ChunkedArray) else [runs]
+    start = 0
+    for chunk in chunks:
+        offset = start
+        ends = chunk.run_ends.to_pylist()
+        for slide, end in zip(chunk.values.to_pylist(), ends, strict=True):
+            yield slide, points.slice(start, offset + end - start)
+            start = offset + end
+
+
+def read_vectors(
+    run: RunDirectory, points: pa.Table, column: str
+) -> NDArray[np.floating]:
+    """A vector column of a run for sorted points (n, width), read slide by slide.
+
+    Raises:
+        MapError: The run has no such column, or lacks one of the tiles.
+    """
+    if column not in run.layers() and column != schema.PREDICTIONS:
+        message = f"{run.uri} has no layer {column!r}: {sorted(run.layers())} are there"
+        raise MapError(message)
+    blocks = []
+    for slide, tiles in by_slide(points):
+        if not run.parts(slide):
+            message = f"{run.uri} lacks slide {slide!r}, which the map has"
+            raise MapError(message)
+        rows = run.read_rows(slide, [schema.TILE_INDEX, column])
+        known = rows[schema.TILE_INDEX].to_numpy()
+        wanted = tiles[schema.TILE_INDEX].to_numpy()
+        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        if (missing := known[at] != wanted).any():
+            message = (
+                f"{run.uri} lacks tile {wanted[missing][0]} of slide {slide!r}, which "
+                "the map has: map the run again"
+            )
+            raise MapError(message)
+        flat = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        blocks.append(flat.reshape(len(known), -1)[at])
+    return np.concatenate(blocks)

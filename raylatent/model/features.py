@@ -1,0 +1,321 @@
+"""Features: a model's activations at named layers, for a batch of tiles."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import mul
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raylatent.errors import ConfigError, LayerError, ModelError
+from raylatent.model.layers import (
+    POOLINGS,
+    POSTCONV,
+    LayerCapture,
+    find_targets,
+    layer_shapes,
+)
+from raylatent.model.load import complete_spec, load_model
+from raylatent.model.spec import ModelSpec, model_spec, with_overrides
+from raylatent.schema import check_layer_names
+from raylatent.tiles.preprocess import standardize
+
+MIN_BATCH = 16
+"""Smaller batches change bits with the number of threads (measured, oneDNN)."""
+_DEFAULT_TILE_PX = 224
+_PROBE_TILES = 2
+
+Activations = NDArray[np.float32]
+
+
+class Features:
+    """Activations of a model at one or more layers.
+
+    Args:
+        path: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, an nn.Module, or a
+            ModelSpec.
+        layers: A name or names in `named_modules()`, or `postconv`, the layer before
+            the classifier.
+        include_preds: Also return predictions.
+        pooling: `avg`, `max` or `cls`, of maps over h and w and of tokens.
+        layer: The same as `layers`.
+        tile_px: Side of the tiles, where the model does not say.
+        mean: Of each channel, pixels scaled to 0..1; Slideflow's 0.5 where not known.
+        std: Likewise.
+        classes: Names or number of the classes, where the model does not say.
+        batch_size: Tiles in one pass, at least 16; the last pass is padded.
+        device: Default: a GPU if there is one.
+        mixed_precision: bfloat16 autocast; default on a GPU only.
+        apply_softmax: Of predictions; default if the model has classes.
+        allow_pickle: Allow a pickled module, which runs code from its file.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        LayerError: There is no such layer.
+
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> features = Features(net, layers="0", pooling="avg", tile_px=8)
+    >>> features(np.zeros((5, 8, 8, 3), np.uint8)).shape
+    (5, 4)
+    """
+
+    def __init__(  # noqa: PLR0913  (Slideflow's signature, and what a module lacks)
+        self,
+        path: object,
+        layers: str | Sequence[str] | None = None,
+        include_preds: bool = False,  # noqa: FBT001, FBT002
+        pooling: str | None = None,
+        *,
+        layer: str | Sequence[str] | None = None,
+        tile_px: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        classes: Sequence[str] | int | None = None,
+        batch_size: int = 32,
+        device: str | torch.device | None = None,
+        mixed_precision: bool | None = None,
+        apply_softmax: bool | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        """See the class."""
+        self.layers = layer_names(layers, layer)
+        self.include_preds = include_preds
+        self.pooling = None if pooling == "none" else pooling
+        if self.pooling not in POOLINGS:
+            message = f"pooling is {pooling!r}, not none, avg, max or cls"
+            raise ConfigError(message)
+        if batch_size < MIN_BATCH:
+            message = f"batch_size is {batch_size}, less than {MIN_BATCH}"
+            raise ConfigError(message)
+        self.batch_size = batch_size
+        self.device = torch.device(device or ("cuda" if _has_gpu() else "cpu"))
+        self.mixed_precision = (
+            self.device.type == "cuda" if mixed_precision is None else mixed_precision
+        )
+        spec = with_overrides(
+            model_spec(path, allow_pickle=allow_pickle),
+            tile_px=tile_px,
+            mean=mean,
+            std=std,
+            classes=classes,
+        )
+        self.model = load_model(spec, self.device)
+        self.spec: ModelSpec = complete_spec(spec, self.model)
+        self.tile_px = self.spec.tile_px or _DEFAULT_TILE_PX
+        self._softmax = (
+            self.spec.classes is not None if apply_softmax is None else apply_softmax
+        )
+        self._probe()
+
+    def _probe(self) -> None:
+        """Find the layers and their shapes by running two tiles."""
+        sample = self._sample()
+        targets = find_targets(self.model, self.layers, sample)
+        self._capture = LayerCapture(self.model, targets, self.pooling)
+        found, output = self._run(sample, with_output=True)
+        self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
+        self.num_classes = self._check_output(output)
+        if output is not None and self._softmax:
+            # A model that ends in a softmax by itself is not softmaxed again.
+            sums = output.sum(1) - 1
+            self._softmax = bool(sums.abs().max() > 1e-3 or output.min() < 0)
+
+    def _sample(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (_PROBE_TILES, self.tile_px, self.tile_px, 3)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return standardize(pixels.to(self.device), self.spec.mean, self.spec.std)
+
+    def _check_output(self, output: Tensor | None) -> int | None:
+        """Number of predictions a tile, None where the model makes none."""
+        classes = self.spec.classes
+        plain = output is not None and output.ndim == 2
+        n = output.shape[1] if output is not None and plain else None
+        if classes is not None and n != len(classes):
+            message = (
+                f"{self.spec.name} has {len(classes)} classes but its output is "
+                f"{None if output is None else tuple(output.shape[1:])} a tile"
+            )
+            raise ModelError(message)
+        if self.include_preds and n is None:
+            message = f"{self.spec.name} makes no predictions: its output is no vector"
+            raise ModelError(message)
+        return n if classes is not None or self.include_preds else None
+
+    @property
+    def num_features(self) -> int:
+        """Features of one tile, all layers together, flattened."""
+        return sum(self.sizes.values())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Features of one tile for each layer, flattened."""
+        return {name: reduce(mul, s, 1) for name, s in self.shapes.items()}
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, if the model classifies."""
+        return self.spec.classes
+
+    def layer_shapes(self) -> list[tuple[str, str, str]]:
+        """Name, class and output shape of every module, in order of execution."""
+        return layer_shapes(self.model, self._sample())
+
+    @overload
+    def __call__(self, batch: Tensor) -> Any: ...  # noqa: ANN401
+
+    @overload
+    def __call__(self, batch: NDArray[Any]) -> Any: ...  # noqa: ANN401
+
+    def __call__(self, batch: Any) -> Any:
+        """Activations of a batch, and predictions with `include_preds`.
+
+        Args:
+            batch: uint8, (n, h, w, 3) or (n, 3, h, w): standardized here. Float,
+                (n, 3, h, w): taken as standardized already. Array or tensor.
+
+        Returns:
+            (n, features) float32, layers concatenated; one layer alone that is not
+            pooled keeps its shape. With `include_preds` a pair, the second (n,
+            classes). Tensors for a tensor, arrays for an array.
+
+        Raises:
+            ModelError: The batch has another shape or type, or the model fails on it.
+        """
+        as_tensor = isinstance(batch, Tensor)
+        pixels = self._as_input(batch)
+        found: list[Tensor] = []
+        predictions: list[Tensor] = []
+        for first in range(0, len(pixels), self.batch_size):
+            values, output = self._padded(pixels[first : first + self.batch_size])
+            found.append(self._joined(values))
+            if output is not None:
+                predictions.append(output)
+        activations = torch.cat(found) if found else self._nothing()
+        if not self.include_preds:
+            return activations if as_tensor else activations.cpu().numpy()
+        empty = torch.empty((0, self.num_classes or 0), device=self.device)
+        preds = torch.cat(predictions) if predictions else empty
+        if as_tensor:
+            return activations, preds
+        return activations.cpu().numpy(), preds.cpu().numpy()
+
+    def forward(
+        self, tiles: NDArray[np.uint8], *, with_preds: bool
+    ) -> tuple[dict[str, Activations], Activations | None]:
+        """Activations by layer, flattened, of one full micro-batch.
+
+        The shape of the pass is always the same, so that no row depends on how many
+        others there are.
+
+        Args:
+            tiles: (batch_size, tile_px, tile_px, 3) uint8.
+            with_preds: Also predictions.
+        """
+        pixels = torch.from_numpy(tiles).to(self.device, non_blocking=True)
+        batch = standardize(pixels, self.spec.mean, self.spec.std)
+        found, output = self._run(batch, with_output=with_preds)
+        arrays = {
+            name: value.reshape(len(tiles), -1).cpu().numpy()
+            for name, value in found.items()
+        }
+        if output is None or not with_preds:
+            return arrays, None
+        return arrays, self._predictions(output).cpu().numpy()
+
+    def _padded(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """One pass over at most `batch_size` tiles, padded to a multiple of 16."""
+        n = len(batch)
+        extra = -n % MIN_BATCH
+        if extra:
+            batch = torch.cat([batch, batch.new_zeros((extra, *batch.shape[1:]))])
+        found, output = self._run(batch, with_output=self.include_preds)
+        cut = {name: value[:n] for name, value in found.items()}
+        if output is None or not self.include_preds:
+            return cut, None
+        return cut, self._predictions(output)[:n]
+
+    def _run(
+        self, batch: Tensor, *, with_output: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.mixed_precision
+        ):
+            return self._capture(batch, with_output=with_output)
+
+    def _predictions(self, output: Tensor) -> Tensor:
+        output = output.to(torch.float32)
+        return output.softmax(1) if self._softmax else output
+
+    def _joined(self, found: dict[str, Tensor]) -> Tensor:
+        values = list(found.values())
+        if len(values) == 1:
+            return values[0]
+        return torch.cat([value.flatten(1) for value in values], 1)
+
+    def _nothing(self) -> Tensor:
+        shapes = list(self.shapes.values())
+        shape = shapes[0] if len(shapes) == 1 else (self.num_features,)
+        return torch.empty((0, *shape), device=self.device)
+
+    def _as_input(self, batch: Any) -> Tensor:  # noqa: ANN401
+        """The batch standardized, (n, 3, h, w) float32 on the device."""
+        tensor = batch if isinstance(batch, Tensor) else _from_array(batch)
+        if tensor.ndim != 4 or 3 not in {tensor.shape[1], tensor.shape[-1]}:
+            message = (
+                f"a batch of shape {tuple(tensor.shape)} is not (n, h, w, 3) or "
+                "(n, 3, h, w)"
+            )
+            raise ModelError(message)
+        if tensor.dtype == torch.uint8:
+            if tensor.shape[1] == 3:
+                tensor = tensor.permute(0, 2, 3, 1)
+            return standardize(
+                tensor.to(self.device), self.spec.mean, self.spec.std
+            )
+        if not tensor.is_floating_point() or tensor.shape[1] != 3:
+            message = (
+                f"a {tensor.dtype} batch of shape {tuple(tensor.shape)} is neither "
+                "uint8 nor standardized floats of shape (n, 3, h, w)"
+            )
+            raise ModelError(message)
+        return tensor.to(self.device, torch.float32)
+
+
+def layer_names(
+    layers: str | Sequence[str] | None, layer: str | Sequence[str] | None = None
+) -> list[str]:
+    """The layers asked for, in order; `postconv` where none is.
+
+    >>> layer_names(None, "conv1"), layer_names(None)
+    (['conv1'], ['postconv'])
+    """
+    if layers is not None and layer is not None:
+        message = "give layers= or layer=, not both"
+        raise ConfigError(message)
+    asked = layers if layers is not None else layer
+    asked = POSTCONV if asked is None else asked
+    names = [asked] if isinstance(asked, str) else [str(name) for name in asked]
+    if not names:
+        message = "no layer was asked for"
+        raise LayerError(message)
+    check_layer_names(names)
+    return names
+
+
+def _from_array(batch: object) -> Tensor:
+    array = np.asarray(batch)
+    if array.dtype.kind not in "uif":
+        message = f"a batch of {array.dtype} is no batch of pictures"
+        raise ModelError(message)
+    return torch.from_numpy(np.array(array))
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+Pooling = Literal["none", "avg", "max", "cls"]

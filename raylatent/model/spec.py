@@ -1,0 +1,223 @@
+"""What a model is: a spec that every worker can load by itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from raylatent.errors import ModelError
+from raylatent.storage import Store, absolute, is_uri
+
+MODEL_JSON = "model.json"
+_REQUIRED = ("factory", "weights", "tile_px", "mean", "std")
+_OPTIONAL = ("kwargs", "classes", "outcome")
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".zip")
+# Slideflow's own standardization, x / 127.5 - 1, for models that do not say.
+SLIDEFLOW_MEAN = SLIDEFLOW_STD = (0.5, 0.5, 0.5)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """How to load a model, and what it expects and returns.
+
+    Attributes:
+        name: For people and folder names.
+        factory: `package.module:callable` that returns the nn.Module.
+        kwargs: Its keyword arguments, plain JSON.
+        weights: Path or URI of a safetensors file, or of a state dict that
+            `torch.load(weights_only=True)` reads; None to take the factory's own.
+        folder: The model folder, from which the factory may be imported.
+        hub: `timm:NAME` or `hf-hub:REPO@REVISION` instead of a factory.
+        pickle: Path of a pickled module, loaded only with `allow_pickle`.
+        module: A module from Python instead of all of these.
+        tile_px: Side of the tiles that it takes, None for the tiles' own.
+        mean: Of each channel of pixels scaled to 0..1.
+        std: Likewise.
+        classes: Names of its outputs, if it classifies.
+        outcome: What it was trained to predict.
+        allow_pickle: Whether `pickle` may be loaded, which runs code from the file.
+    """
+
+    name: str
+    factory: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    folder: str | None = None
+    hub: str | None = None
+    pickle: str | None = None
+    module: Any = field(default=None, repr=False, compare=False)
+    tile_px: int | None = None
+    mean: Triple = SLIDEFLOW_MEAN
+    std: Triple = SLIDEFLOW_STD
+    classes: tuple[str, ...] | None = None
+    outcome: str | None = None
+    allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        if self.tile_px is not None and not 1 <= self.tile_px <= 16_384:
+            message = f"{self.name}: tile_px is {self.tile_px}, not 1 to 16384"
+            raise ModelError(message)
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            message = (
+                f"{self.name}: mean {list(self.mean)} and std {list(self.std)} must "
+                "have 3 numbers each, std above 0"
+            )
+            raise ModelError(message)
+
+
+def model_spec(model: object, *, allow_pickle: bool = False) -> ModelSpec:
+    """The spec of whatever a user calls a model.
+
+    Args:
+        model: A ModelSpec, a model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, a
+            pickled module's file, a mapping with model.json's keys, or an nn.Module.
+        allow_pickle: Allow the pickled module.
+
+    Raises:
+        ModelError: It is none of these, or the folder's model.json is wrong.
+    """
+    if isinstance(model, ModelSpec):
+        return replace(model, allow_pickle=model.allow_pickle or allow_pickle)
+    if isinstance(model, Mapping):
+        return _from_json(model, where="the model", folder=None)
+    if isinstance(model, str | Path):
+        return _from_path(str(model), allow_pickle=allow_pickle)
+    if callable(getattr(model, "named_modules", None)):
+        return ModelSpec(name=type(model).__name__, module=model)
+    message = f"a {type(model).__name__} is no model: give a folder or an nn.Module"
+    raise ModelError(message)
+
+
+def _from_path(path: str, *, allow_pickle: bool) -> ModelSpec:
+    if path.startswith(("timm:", "hf-hub:")):
+        return ModelSpec(name=path.split(":", 1)[1].split("/")[-1], hub=path)
+    location = absolute(path)
+    store = Store(location)
+    if store.exists(MODEL_JSON):
+        return _from_folder(store)
+    if store.exists("params.json"):
+        message = (
+            f"{path} is a Slideflow model folder: write a {MODEL_JSON} (factory, "
+            "weights, tile_px, mean, std) beside its weights, saved as a state dict"
+        )
+        raise ModelError(message)
+    if not is_uri(location) and Path(location).is_file():
+        return _from_pickle(location, allow_pickle=allow_pickle)
+    if not is_uri(location) and not Path(location).exists():
+        message = f"no such model: {path}"
+        raise ModelError(message)
+    message = f"{path} is no model folder: it has no {MODEL_JSON}"
+    raise ModelError(message)
+
+
+def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
+    if not path.endswith(_PICKLES):
+        message = f"{path} is no model: give a folder with a {MODEL_JSON}"
+        raise ModelError(message)
+    if not allow_pickle:
+        message = (
+            f"{path} may be a pickled model, and loading one runs code from the file: "
+            "--allow-pickle (allow_pickle=True) if you trust it, else make a folder "
+            f"with a {MODEL_JSON}"
+        )
+        raise ModelError(message)
+    return ModelSpec(name=Path(path).stem, pickle=path, allow_pickle=True)
+
+
+def _from_folder(store: Store) -> ModelSpec:
+    where = f"{store.uri}/{MODEL_JSON}"
+    try:
+        content = json.loads(store.read(MODEL_JSON))
+    except ValueError as error:
+        message = f"{where} is no JSON: {error}"
+        raise ModelError(message) from error
+    if not isinstance(content, dict):
+        message = f"{where} must be an object with {', '.join(_REQUIRED)}"
+        raise ModelError(message)
+    return _from_json(content, where=where, folder=store.uri)
+
+
+def _from_json(
+    content: Mapping[str, Any], *, where: str, folder: str | None
+) -> ModelSpec:
+    missing = [key for key in _REQUIRED if key not in content]
+    unknown = sorted(set(content) - set(_REQUIRED) - set(_OPTIONAL))
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has unknown {unknown[0]!r}"
+        message = (
+            f"{where} {what}: it must have {', '.join(_REQUIRED)} and may have "
+            f"{', '.join(_OPTIONAL)}"
+        )
+        raise ModelError(message)
+    try:
+        return ModelSpec(
+            name=PurePosixPath(folder or str(content["factory"]).split(":")[-1]).name,
+            factory=str(content["factory"]),
+            kwargs=dict(content.get("kwargs") or {}),
+            weights=_weights_path(content["weights"], where=where, folder=folder),
+            folder=folder,
+            tile_px=int(content["tile_px"]),
+            mean=_triple(content["mean"]),
+            std=_triple(content["std"]),
+            classes=_classes(content.get("classes")),
+            outcome=content.get("outcome"),
+        )
+    except (TypeError, ValueError) as error:
+        message = f"{where} has a value of the wrong kind: {error}"
+        raise ModelError(message) from error
+
+
+def _weights_path(weights: object, *, where: str, folder: str | None) -> str | None:
+    if weights is None:
+        return None
+    if not isinstance(weights, str):
+        message = f"{where}: weights must be a file's name"
+        raise ModelError(message)
+    if folder is None:
+        return absolute(weights)
+    parts = PurePosixPath(weights).parts
+    if is_uri(weights) or PurePosixPath(weights).is_absolute() or ".." in parts:
+        message = f"{where}: weights {weights!r} leaves the model folder"
+        raise ModelError(message)
+    return f"{folder}/{weights}"
+
+
+def _triple(values: object) -> Triple:
+    if isinstance(values, int | float):
+        return (float(values),) * 3
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        message = f"mean and std take 3 numbers, not {values!r}"
+        raise ValueError(message)
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def _classes(classes: object) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, int) and not isinstance(classes, bool) and classes > 0:
+        return tuple(str(i) for i in range(classes))
+    if isinstance(classes, Mapping):  # Slideflow's {"0": name, "1": name}
+        return tuple(str(classes[key]) for key in sorted(classes, key=int))
+    if isinstance(classes, list | tuple) and classes:
+        return tuple(str(name) for name in classes)
+    message = f"classes takes a list of names or their number, not {classes!r}"
+    raise ValueError(message)
+
+
+def with_overrides(spec: ModelSpec, **given: Any) -> ModelSpec:  # noqa: ANN401
+    """The spec with what a user gave as arguments (None: as it is)."""
+    try:
+        changes = {
+            "tile_px": None if given.get("tile_px") is None else int(given["tile_px"]),
+            "mean": None if given.get("mean") is None else _triple(given["mean"]),
+            "std": None if given.get("std") is None else _triple(given["std"]),
+            "classes": _classes(given.get("classes")),
+        }
+    except (TypeError, ValueError) as error:
+        message = f"{spec.name}: {error}"
+        raise ModelError(message) from error
+    return replace(spec, **{key: v for key, v in changes.items() if v is not None})

@@ -1,0 +1,1 @@
+"""From points to a picture made of tiles."""

@@ -1,0 +1,196 @@
+"""Pixels of the chosen tiles, found again by reference.
+
+Every tile is shrunk to its cell as soon as it is decoded, so that never more than a
+few tiles are held at full resolution.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raylatent.errors import ContentError, MapError, SourceError, StorageError
+from raylatent.source.tfrecord import (
+    TFRecordIndex,
+    index_tfrecord,
+    parse_example,
+    read_records,
+)
+from raylatent.tiles.decode import decode_image
+
+Tile = Image.Image | str
+"""A picture that fits its cell, or the reason why there is none."""
+
+_GROUP = 32  # records read and decoded by one thread at a time
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Where a tile's record is.
+
+    Attributes:
+        uri: The TFRecord.
+        tile_index: Number of the record in it.
+        offset: First byte of its frame; None: found through the file's index.
+        length: Bytes of its frame.
+    """
+
+    uri: str
+    tile_index: int
+    offset: int | None = None
+    length: int | None = None
+
+
+def frame_of(index: TFRecordIndex, uri: str, tile_index: int) -> Frame:
+    """The frame of a record by its number; MapError if there are not as many."""
+    if not 0 <= tile_index < len(index.offsets):
+        message = (
+            f"there is no tile {tile_index} in {uri}, which has "
+            f"{len(index.offsets)} records, numbered from 0"
+        )
+        raise MapError(message)
+    return Frame(
+        uri=uri,
+        tile_index=tile_index,
+        offset=int(index.offsets[tile_index]),
+        length=int(index.lengths[tile_index]),
+    )
+
+
+def check_array(image: object, position: int) -> NDArray[np.uint8]:
+    """A picture as an array of uint8: H x W (grey), H x W x 1, 3 or 4.
+
+    Raises:
+        MapError: It is of another shape or dtype.
+    """
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        message = (
+            f"images[{position}] is {array.dtype}: give uint8 pixels from 0 to 255 "
+            "(of floats in 0..1, `(image * 255).round().astype('uint8')`)"
+        )
+        raise MapError(message)
+    colors = array.ndim == 3 and array.shape[2] in (1, 3, 4)
+    if not (array.ndim == 2 or colors) or not array.size:
+        message = (
+            f"images[{position}] has shape {array.shape}: give height x width x "
+            "channels, with 1, 3 or 4 channels, or height x width for grey"
+        )
+        raise MapError(message)
+    return array
+
+
+def fit_tile(pixels: NDArray[np.uint8], tile_px: int) -> Image.Image:
+    """RGB, its longer side `tile_px`, antialiased; as it is where it has that size.
+
+    Grey is repeated and transparency dropped, as for tiles of TFRecords.
+
+    >>> fit_tile(np.zeros((40, 20), np.uint8), 10).size
+    (5, 10)
+    """
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, :3]
+    image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+    longer = max(image.size)
+    if longer == tile_px:
+        return image
+    width, height = (max(1, round(side * tile_px / longer)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def array_tiles(
+    images: Sequence[NDArray[np.uint8]], picks: Sequence[int], tile_px: int
+) -> Iterator[tuple[int, Tile]]:
+    """For each pick its position among the picks, and its picture."""
+    for position, pick in enumerate(picks):
+        yield position, fit_tile(images[pick], tile_px)
+
+
+def record_tiles(
+    frames: Sequence[Frame], tile_px: int, *, n_threads: int | None = None
+) -> Iterator[tuple[int, Tile]]:
+    """Tiles of TFRecords by range reads grouped by file, as they come.
+
+    Args:
+        frames: Which; those without an offset are found by the file's index.
+        tile_px: Longer side of the pictures.
+        n_threads: That read and decode; default: one a core, at most 8.
+
+    Yields:
+        The position among `frames`, and the picture or the reason why there is none.
+    """
+    n_threads = n_threads or min(_MAX_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(n_threads, "mosaic-tiles") as pool:
+        waiting: deque[Future[list[tuple[int, Tile]]]] = deque()
+        for uri, positions in _groups(frames):
+            group = [(i, frames[i]) for i in positions]
+            waiting.append(pool.submit(_fetch, uri, group, tile_px))
+            if len(waiting) > 2 * n_threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _groups(frames: Sequence[Frame]) -> Iterator[tuple[str, list[int]]]:
+    """Positions of frames of one file, near ones together, at most `_GROUP`."""
+    by_uri: dict[str, list[int]] = {}
+    for position, frame in enumerate(frames):
+        by_uri.setdefault(frame.uri, []).append(position)
+    for uri, positions in sorted(by_uri.items()):
+        positions.sort(key=lambda i: frames[i].tile_index)
+        for start in range(0, len(positions), _GROUP):
+            yield uri, positions[start : start + _GROUP]
+
+
+def _fetch(
+    uri: str, group: list[tuple[int, Frame]], tile_px: int
+) -> list[tuple[int, Tile]]:
+    """Read, decode and shrink some records of one file."""
+    tiles: list[tuple[int, Tile]] = []
+    try:
+        located = _locate(uri, group, tiles)
+        payloads = read_records(
+            uri,
+            [frame.offset or 0 for _, frame in located],
+            [frame.length or 0 for _, frame in located],
+        )
+    except (SourceError, StorageError) as error:
+        return [(position, str(error)) for position, _ in group]
+    for (position, _), payload in zip(located, payloads, strict=True):
+        tiles.append((position, _tile(payload, tile_px)))
+    return tiles
+
+
+def _locate(
+    uri: str, group: list[tuple[int, Frame]], tiles: list[tuple[int, Tile]]
+) -> list[tuple[int, Frame]]:
+    """The group with offsets; what cannot be located goes to `tiles` with why."""
+    if all(frame.offset is not None for _, frame in group):
+        return group
+    index = index_tfrecord(uri)
+    located = []
+    for position, frame in group:
+        try:
+            found = frame_of(index, uri, frame.tile_index)
+        except MapError as error:
+            tiles.append((position, str(error)))
+        else:
+            located.append((position, replace(frame, **vars(found))))
+    return located
+
+
+def _tile(payload: bytes | ContentError, tile_px: int) -> Tile:
+    try:
+        if isinstance(payload, ContentError):
+            raise payload
+        return fit_tile(decode_image(parse_example(payload).image_raw), tile_px)
+    except ContentError as error:
+        return f"{error.stage}: {error}"

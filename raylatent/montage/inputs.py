@@ -1,0 +1,265 @@
+"""What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from operator import index as as_index
+from typing import Any, SupportsIndex
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.montage.images import Frame, check_array, frame_of
+from raylatent.montage.points import as_reference
+from raylatent.source.find import find_tfrecords, slide_name
+from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
+from raylatent.storage import absolute
+
+TFRecords = Mapping[str, str] | Mapping[int, str] | Iterable[str] | str
+Labels = Mapping[str, object] | Sequence[object]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """A mosaic's points, and the way to their pixels.
+
+    Attributes:
+        xy: Places, shape (n, 2).
+        reference: Columns of `points.REFERENCE`, n rows; None for arrays.
+        arrays: The pictures themselves, or None.
+        frames: For a table of cells, where their tiles' records are; None if unknown.
+    """
+
+    xy: NDArray[np.float64]
+    reference: pa.Table | None = None
+    arrays: list[NDArray[np.uint8]] | None = None
+    frames: Callable[[pa.Table], list[Frame]] | None = None
+
+
+def from_any(
+    images: Any,  # noqa: ANN401
+    coords: ArrayLike | None,
+    tfrecords: TFRecords | None,
+) -> Inputs:
+    """By what `images` is: a SlideMap or table, tuples, or arrays."""
+    points = getattr(images, "points", images)
+    if not hasattr(points, "__arrow_c_stream__"):
+        return from_images(points, coords, tfrecords)
+    if coords is not None:
+        message = "the points of a map have their coordinates: leave out coords"
+        raise MapError(message)
+    if tfrecords is None:
+        tfrecords = getattr(images, "tfrecords", None)
+    return from_table(pa.table(points), tfrecords)
+
+
+def from_images(
+    images: Sequence[object], coords: ArrayLike | None, tfrecords: TFRecords | None
+) -> Inputs:
+    """Of arrays, or of (TFRecord or slide, index) tuples, with coordinates.
+
+    Raises:
+        MapError: They do not fit together, or a tuple names what is not there.
+    """
+    if coords is None:
+        message = "a mosaic of images needs coords, an (x, y) for each image"
+        raise MapError(message)
+    xy = as_xy(coords)
+    if len(xy) != len(images):
+        message = f"there are {len(images)} images and {len(xy)} coords: give as many"
+        raise MapError(message)
+    if len(images) and _as_pair(images[0]) is not None:
+        return _from_tuples(images, xy, tfrecords)
+    arrays = [check_array(image, i) for i, image in enumerate(images)]
+    return Inputs(xy=xy, arrays=arrays)
+
+
+def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
+    """Of points of a map, with `slide` and the columns of `schema.POINTS`.
+
+    Without `offset` and `length` a record is found by its file's index.
+
+    Raises:
+        MapError: A column is missing.
+    """
+    needed = (schema.SLIDE, schema.TILE_INDEX, schema.X, schema.Y)
+    missing = [name for name in needed if name not in points.column_names]
+    if missing:
+        message = (
+            f"points lack the column {missing[0]!r}: a mosaic needs slide, tile_index, "
+            "x and y"
+        )
+        raise MapError(message)
+    columns = (points[name].to_numpy() for name in (schema.X, schema.Y))
+    xy = np.stack([column.astype(np.float64) for column in columns], axis=1)
+    reference = as_reference(points)
+    if tfrecords is None:
+        return Inputs(xy=xy, reference=reference)
+    uris = tfrecord_uris(tfrecords)
+
+    def frames(cells: pa.Table) -> list[Frame]:
+        by_source = bool(uris) and isinstance(next(iter(uris)), int)
+        keys = cells[schema.SOURCE if by_source else schema.SLIDE].to_pylist()
+        for key in dict.fromkeys(keys):
+            if key not in uris:
+                raise MapError(_unknown(key, uris))
+        names = (schema.TILE_INDEX, schema.OFFSET, schema.LENGTH)
+        rows = zip(keys, *(cells[name].to_pylist() for name in names), strict=True)
+        return [
+            Frame(uri=uris[key], tile_index=tile, offset=offset, length=length)
+            for key, tile, offset, length in rows
+        ]
+
+    return Inputs(xy=xy, reference=reference, frames=frames)
+
+
+def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
+    """Coordinates as an array of shape (n, 2), float64."""
+    try:
+        xy = np.asarray(coords, np.float64)
+    except (TypeError, ValueError) as error:
+        message = "coords are not numbers: give an (x, y) for each image"
+        raise MapError(message) from error
+    if xy.size == 0:
+        return xy.reshape(0, 2)
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        message = f"coords have shape {xy.shape}: give (n, 2), an (x, y) for each image"
+        raise MapError(message)
+    return xy
+
+
+def feature_array(features: ArrayLike, n: int) -> NDArray[np.floating[Any]]:
+    """Features as an array of shape (n, d)."""
+    array: NDArray[Any] = np.asarray(features)
+    if array.ndim != 2 or len(array) != n or array.dtype.kind not in "fiu":
+        message = (
+            f"features have shape {array.shape} and dtype {array.dtype}: give numbers, "
+            f"({n}, n_features), a row for each point"
+        )
+        raise MapError(message)
+    return array
+
+
+def tfrecord_uris(tfrecords: TFRecords) -> dict[str | int, str]:
+    """TFRecords by slide, or by source id where that is how they were given."""
+    if isinstance(tfrecords, Mapping):
+        return {key: absolute(uri) for key, uri in tfrecords.items()}
+    if isinstance(tfrecords, str | os.PathLike):
+        tfrecords = [os.fspath(tfrecords)]
+    found = find_tfrecords([os.fspath(path) for path in tfrecords])
+    return {slide: absolute(uri) for slide, uri in found.items()}
+
+
+def label_array(
+    labels: Labels, slides: pa.ChunkedArray | None, n: int
+) -> pa.StringArray:
+    """A label for each of n points, null where it has none.
+
+    Args:
+        labels: By slide, or one for each point.
+        slides: Of the points; None for arrays.
+        n: Number of points.
+    """
+    if isinstance(labels, Mapping):
+        if slides is None:
+            message = "labels by slide need slides: give a label for each image"
+            raise MapError(message)
+        encoded = slides.combine_chunks().dictionary_encode()
+        values = [_label(labels.get(name)) for name in encoded.dictionary.to_pylist()]
+        return pa.array(values, pa.string()).take(encoded.indices)
+    if len(labels) != n:
+        message = f"there are {n} points and {len(labels)} labels: give as many"
+        raise MapError(message)
+    return pa.array([_label(value) for value in labels], pa.string())
+
+
+def _label(value: object) -> str | None:
+    missing = value is None or (isinstance(value, float) and np.isnan(value))
+    return None if missing else str(value)
+
+
+def _as_pair(image: object) -> tuple[str, object] | None:
+    """A (TFRecord or slide, index) tuple; None for anything else."""
+    if isinstance(image, tuple | list) and len(image) == 2:
+        name, number = image
+        if isinstance(name, str | os.PathLike):
+            return os.fspath(name), number
+    return None
+
+
+def _from_tuples(
+    images: Sequence[object], xy: NDArray[np.float64], tfrecords: TFRecords | None
+) -> Inputs:
+    known = {} if tfrecords is None else tfrecord_uris(tfrecords)
+    uris: dict[str, str] = {}
+    indexes: dict[str, TFRecordIndex] = {}
+    found: list[Frame] = []
+    for position, image in enumerate(images):
+        name, number = _pair(image, position)
+        if name not in uris:
+            uris[name] = _uri_of(name, known, given=tfrecords is not None)
+        uri = uris[name]
+        if uri not in indexes:
+            indexes[uri] = index_tfrecord(uri)
+        found.append(frame_of(indexes[uri], uri, number))
+    reference = pa.table(
+        {
+            schema.SLIDE: [slide_name(frame.uri) for frame in found],
+            schema.TILE_INDEX: [frame.tile_index for frame in found],
+            schema.OFFSET: [frame.offset for frame in found],
+            schema.LENGTH: [frame.length for frame in found],
+        }
+    )
+
+    def frames(cells: pa.Table) -> list[Frame]:
+        return [found[i] for i in cells[schema.INDEX].to_pylist()]
+
+    return Inputs(xy=xy, reference=as_reference(reference), frames=frames)
+
+
+def _pair(image: object, position: int) -> tuple[str, int]:
+    pair = _as_pair(image)
+    if pair is None:
+        message = (
+            f"images[{position}] is no (TFRecord or slide, index) tuple as the first "
+            "is: give only tuples or only arrays"
+        )
+        raise MapError(message)
+    name, number = pair
+    if not isinstance(number, SupportsIndex):
+        message = f"images[{position}]: the index must be an integer, not {number!r}"
+        raise MapError(message)
+    return name, as_index(number)
+
+
+def _uri_of(name: str, known: Mapping[str | int, str], *, given: bool) -> str:
+    """The file of a slide, or the file itself where `name` is a path."""
+    if name in known:
+        return known[name]
+    if name.endswith(SUFFIXES):
+        return absolute(name)
+    if not given:
+        message = (
+            f"{name!r} is no path of a TFRecord: to name slides, give tfrecords=, "
+            "the files or folders that hold them"
+        )
+        raise MapError(message)
+    raise MapError(_unknown(name, known))
+
+
+def _unknown(key: object, known: Mapping[str | int, str]) -> str:
+    if not isinstance(key, str):
+        return f"tfrecords hold no source {key}: they have {_few(map(str, known))}"
+    near = get_close_matches(key, [str(name) for name in known], n=3)
+    hint = f"near it are {_few(near)}" if near else f"there are {_few(map(str, known))}"
+    return f"no slide {key!r} among the tfrecords: {hint}"
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return (", ".join(shown[:5]) or "none") + more

@@ -1,0 +1,122 @@
+"""Colors of labels, and the legend beside a picture.
+
+Okabe and Ito's palette, which color-blind people tell apart
+(https://jfly.uni-koeln.de/color/).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+PALETTE = (
+    "#E69F00",  # orange
+    "#56B4E9",  # sky blue
+    "#009E73",  # bluish green
+    "#F0E442",  # yellow
+    "#0072B2",  # blue
+    "#D55E00",  # vermilion
+    "#CC79A7",  # reddish purple
+    "#000000",
+)
+GREY = "#808080"
+MIXED = "mixed"
+OTHER = "other or mixed"
+
+LabelCounts = Sequence[tuple[str, int]]
+_MAX_CHARS = 40
+
+
+def majority(counts: LabelCounts | None) -> str | None:
+    """The label of more than half of a cell's labeled points.
+
+    Returns:
+        None where no label has as many; and where there is no label at all.
+
+    >>> majority([("a", 3), ("b", 1)]), majority([("a", 1), ("b", 1)])
+    ('a', None)
+    """
+    if not counts:
+        return None
+    label, most = max(counts, key=lambda item: item[1])
+    return label if 2 * most > sum(n for _, n in counts) else None
+
+
+def label_colors(cells: Iterable[LabelCounts | None]) -> dict[str, str]:
+    """A color for each label, in the order of names.
+
+    With more labels than colors the most frequent (by points) have one, ties by name.
+
+    >>> label_colors([[("b", 2)], [("a", 1)]])
+    {'a': '#E69F00', 'b': '#56B4E9'}
+    """
+    totals: Counter[str] = Counter()
+    for counts in cells:
+        totals.update(dict(counts or ()))
+    ranked = sorted(totals, key=lambda label: (-totals[label], label))
+    return dict(zip(sorted(ranked[: len(PALETTE)]), PALETTE, strict=False))
+
+
+def cell_color(counts: LabelCounts | None, colors: dict[str, str]) -> str | None:
+    """The color of a cell's majority label, grey if none, None without any label."""
+    if not counts:
+        return None
+    return colors.get(majority(counts) or "", GREY)
+
+
+def legend_entries(
+    cells: Sequence[LabelCounts | None], colors: dict[str, str]
+) -> list[tuple[str, str]]:
+    """Names and colors to show; grey only where a cell is grey."""
+    entries = list(colors.items())
+    drawn = {cell_color(counts, colors) for counts in cells}
+    if GREY in drawn:
+        labels = {label for counts in cells for label, _ in counts or ()}
+        entries.append((OTHER if len(labels) > len(colors) else MIXED, GREY))
+    return entries
+
+
+def add_legend(
+    picture: Image.Image, entries: Sequence[tuple[str, str]], background: str
+) -> Image.Image:
+    """The picture with a legend at its right side; as it is without entries."""
+    if not entries:
+        return picture
+    size = min(120, max(12, picture.height // 36))
+    font = _font(size)
+    names = [_shorten(name) for name, _ in entries]
+    widest = max(font.getlength(name) for name in names)
+    line = round(size * 1.7)
+    panel = round(widest + 3.6 * size)
+    height = max(picture.height, line * len(names) + 2 * size)
+    canvas = Image.new("RGB", (picture.width + panel, height), background)
+    canvas.paste(picture, (0, height - picture.height))
+    draw = ImageDraw.Draw(canvas)
+    ink = _ink(background)
+    for i, (name, (_, color)) in enumerate(zip(names, entries, strict=True)):
+        x, y = picture.width + size, size + i * line
+        draw.rectangle((x, y, x + size - 1, y + size - 1), fill=color)
+        # "lm": the text's left middle, so that it stands level with its color.
+        middle = (x + round(1.6 * size), y + size // 2)
+        draw.text(middle, name, fill=ink, font=font, anchor="lm")
+    return canvas
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships: it has accents, Greek and Cyrillic."""
+    import matplotlib as mpl  # noqa: PLC0415  (slow to import, only for its font)
+
+    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+def _shorten(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _MAX_CHARS else name[: _MAX_CHARS - 1] + "…"
+
+
+def _ink(background: str) -> str:
+    """Black on light grounds, white on dark."""
+    (level,) = Image.new("RGB", (1, 1), background).convert("L").tobytes()
+    return "black" if level > 127 else "white"

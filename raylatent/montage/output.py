@@ -1,0 +1,126 @@
+"""What a mosaic leaves behind: picture, cells, report, description."""
+
+import csv
+import io
+from dataclasses import asdict
+from importlib import metadata
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.montage.cells import PartialCells
+from raylatent.montage.grid import Bounds, Grid
+from raylatent.montage.render import Look
+from raylatent.storage import Store, absolute
+
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_NOT_WRITTEN = (".bmp", ".eps", ".gif", ".pdf", ".svg", ".tif", ".tiff", ".webp")
+
+
+def picture_format(uri: str) -> str | None:
+    """`PNG` or `JPEG` by the suffix, None for a folder; MapError for other pictures.
+
+    >>> picture_format("/runs/mosaic.png"), picture_format("/runs/v1.2")
+    ('PNG', None)
+    """
+    name = uri.rsplit("/", 1)[-1].lower()
+    suffix = "." + name.rsplit(".", 1)[-1] if "." in name else ""
+    if suffix in _NOT_WRITTEN:
+        message = f"cannot write {uri}: a mosaic is saved as .png or .jpg"
+        raise MapError(message)
+    return PICTURES.get(suffix)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Put one file in place in one step."""
+    folder, name = absolute(path).rsplit("/", 1)
+    Store(folder or "/").write(name, data)
+
+
+def encode_picture(picture: Image.Image, kind: str) -> bytes:
+    """As PNG or JPEG."""
+    data = io.BytesIO()
+    if kind == "JPEG":
+        picture.save(data, kind, quality=92, subsampling=0)
+    else:
+        # The fastest level: tissue hardly shrinks further, and more takes seconds.
+        picture.save(data, kind, compress_level=1)
+    return data.getvalue()
+
+
+def encode_cells(cells: pa.Table) -> bytes:
+    """As Parquet with page checksums."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(cells, sink, compression="zstd", write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def encode_report(cells: pa.Table, number: str) -> bytes:
+    """CSV with `slide` and `index` of each drawn tile, which is column `number`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["slide", "index"])
+    columns = (cells[name].to_pylist() for name in (schema.SLIDE, number))
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def describe(
+    chosen: PartialCells,
+    cells: pa.Table,
+    *,
+    grid: Grid,
+    bounds: Bounds,
+    look: Look,
+    failed: dict[int, str],
+) -> dict[str, object]:
+    """What `mosaic.json` holds: parameters, counts, failures, grid, versions."""
+    return {
+        "schema": schema.SCHEMA_VERSION,
+        "parameters": {
+            "num_tiles_x": grid.n_cols,
+            "grid": grid.kind,
+            **asdict(chosen.rule),
+            "labels": chosen.labels is not None,
+            **asdict(look),
+        },
+        "counts": {
+            "points": chosen.n_points,
+            "dropped_not_finite": chosen.n_dropped,
+            "cells": len(chosen.best),
+            "cells_without_tile": len(chosen.best) - len(cells),
+            "drawn": len(cells) - len(failed),
+            "failed": len(failed),
+        },
+        "failed": [
+            {**_where(cells, position), "reason": reason}
+            for position, reason in sorted(failed.items())
+        ],
+        "grid": {
+            "cell_size": grid.cell,
+            "columns": grid.n_cols,
+            "rows": grid.n_rows,
+            "xmin": bounds.xmin,
+            "xmax": bounds.xmax,
+            "ymin": bounds.ymin,
+            "ymax": bounds.ymax,
+        },
+        "versions": {
+            name: _version(name) for name in ("raylatent", "numpy", "pillow", "pyarrow")
+        },
+    }
+
+
+def _where(cells: pa.Table, position: int) -> dict[str, object]:
+    names = (schema.ROW, schema.COL, schema.SLIDE, schema.TILE_INDEX)
+    return {name: cells[name][position].as_py() for name in names}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

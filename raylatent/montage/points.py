@@ -1,0 +1,130 @@
+"""Points of a mosaic, and the rule by which a cell's tile is chosen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.montage.grid import Grid
+
+SELECTS = ("nearest", "medoid", "first")
+TIES = ("hash", "row")
+
+REFERENCE = pa.schema(
+    [
+        pa.field(schema.SLIDE, pa.string()),
+        *(pa.field(column.name, column.type) for column in schema.REFERENCE),
+    ]
+)
+"""Slide and reference of a tile; null for arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How a cell's tile is chosen.
+
+    Attributes:
+        select: `nearest` to the cell's center on the map, `medoid`: nearest to the mean
+            of the cell in feature space, `first`: smallest (slide, tile index).
+        ties: `hash`: the smallest hash of (seed, slide, tile index), so that the order
+            of rows does not matter; `row`: the lowest row (`first`: the first row).
+        seed: Of that hash.
+        max_dist: Only tiles nearer to the cell's center than this, in cells.
+    """
+
+    select: str = "nearest"
+    ties: str = "hash"
+    seed: int = 0
+    max_dist: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown words."""
+        if self.select not in SELECTS:
+            message = f"unknown select {self.select!r}: choose nearest, medoid or first"
+            raise MapError(message)
+        if self.ties not in TIES:
+            message = f"unknown ties {self.ties!r}: choose hash or row"
+            raise MapError(message)
+        if self.max_dist is not None and not self.max_dist > 0:
+            message = f"max_dist must be above 0 cells, not {self.max_dist}"
+            raise MapError(message)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """Some of a mosaic's points.
+
+    Attributes:
+        xy: Places on the map, shape (n, 2), float64; not finite ones are dropped.
+        index: Which of all given points each is, shape (n,), int64.
+        reference: Columns `slide` and `schema.REFERENCE`, n rows; None for arrays.
+        labels: A label for each point, null where it has none.
+        features: Activations, shape (n, d); for `medoid`.
+    """
+
+    xy: NDArray[np.float64]
+    index: NDArray[np.int64]
+    reference: pa.Table | None = None
+    labels: pa.Array | None = None
+    features: NDArray[np.floating] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        xy: NDArray[np.float64],
+        *,
+        reference: pa.Table | None = None,
+        labels: pa.Array | None = None,
+        features: NDArray[np.floating] | None = None,
+    ) -> "Points":
+        """All points, numbered from 0; lacking reference columns become null."""
+        return cls(
+            xy=np.asarray(xy, np.float64).reshape(-1, 2),
+            index=np.arange(len(xy), dtype=np.int64),
+            reference=None if reference is None else as_reference(reference),
+            labels=labels,
+            features=features,
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> "Points":
+        """Some of these points, which keep their `index`."""
+        return Points(
+            xy=self.xy[rows],
+            index=self.index[rows],
+            reference=None if self.reference is None else self.reference.take(rows),
+            labels=None if self.labels is None else self.labels.take(pa.array(rows)),
+            features=None if self.features is None else self.features[rows],
+        )
+
+
+def as_reference(table: pa.Table) -> pa.Table:
+    """The columns of `REFERENCE`, null where the table lacks them."""
+    columns = []
+    for column in REFERENCE:
+        if column.name in table.column_names:
+            columns.append(table[column.name].cast(column.type))
+        else:
+            columns.append(pa.nulls(len(table), column.type))
+    return pa.table(columns, schema=REFERENCE)
+
+
+def cell_ids(
+    grid: Grid, xy: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids of the cells that points fall in, and which of the points do.
+
+    An id is `row << 32 | column`.
+    """
+    rows, cols = grid.bin(xy)
+    inside = np.flatnonzero(rows >= 0)
+    return (rows[inside] << 32) | cols[inside], inside
+
+
+def split_ids(
+    ids: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of cell ids."""
+    return ids >> 32, ids & 0xFFFFFFFF

@@ -1,0 +1,243 @@
+"""Tiles on a bounded raster: not mirrored, y upwards.
+
+Row 0 of the grid is at the bottom, as on the scatter of the same points; each tile is
+drawn as it is on the slide.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageDraw
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.montage.grid import Grid
+from raylatent.montage.images import Tile
+from raylatent.montage.legend import cell_color, label_colors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+logger = logging.getLogger(__name__)
+
+MAX_SIDE_PX = 20_000
+MAX_PIXELS = 400_000_000
+"""A raster is no larger, 1.2 GB: cells are made smaller."""
+
+LABEL_STYLES = ("border", "backdrop")
+_FRAME = {"border": 0.05, "backdrop": 0.14}  # of the cell, on each side
+_MARK = "#a0a0a0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a mosaic is drawn.
+
+    Attributes:
+        cell_px: Side of a cell in pixels; less where the raster would be too large.
+        background: Of empty cells, any CSS color.
+        label_style: Color of the cell's majority label as a `border` around the tile,
+            or as a wider `backdrop` behind it; None for neither. The tile is shrunk to
+            leave room: none of its pixels is covered.
+        legend: Whether to draw the labels' legend at the right side.
+        focus_slide: Tiles are as opaque as this slide's share of the cell's points.
+    """
+
+    cell_px: int = 100
+    background: str = "#dfdfdf"
+    label_style: str | None = "border"
+    legend: bool = True
+    focus_slide: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if not 1 <= self.cell_px <= MAX_SIDE_PX:
+            message = f"cell_px must be 1 to {MAX_SIDE_PX} pixels, not {self.cell_px}"
+            raise MapError(message)
+        if self.label_style is not None and self.label_style not in LABEL_STYLES:
+            message = (
+                f"unknown label_style {self.label_style!r}: choose border, backdrop "
+                "or None"
+            )
+            raise MapError(message)
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            message = f"unknown background {self.background!r}: give a CSS color"
+            raise MapError(message) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layout:
+    """Where each chosen tile goes.
+
+    Attributes:
+        rows: Shape (c,), 0 at the bottom.
+        cols: Shape (c,).
+        n_rows: Of the raster.
+        n_cols: Of the raster.
+        colors: Of each cell's frame, None for no frame.
+        alphas: Opacity of each tile, 0 to 1; None: all opaque.
+    """
+
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+    n_rows: int
+    n_cols: int
+    colors: Sequence[str | None]
+    alphas: NDArray[np.float64] | None = None
+
+
+def make_layout(
+    grid: Grid, cells: pa.Table, alphas: NDArray[np.float64] | None = None
+) -> Layout:
+    """Of a table of cells, each framed in the color of its majority label."""
+    rows, cols = (cells[name].to_numpy() for name in (schema.ROW, schema.COL))
+    counts = cells[schema.LABEL_COUNTS].to_pylist()
+    colors = label_colors(counts)
+    return Layout(
+        rows=rows,
+        cols=cols,
+        # Slideflow's grid may put points beyond its last row or column.
+        n_rows=max(grid.n_rows, int(rows.max(initial=0)) + 1),
+        n_cols=max(grid.n_cols, int(cols.max(initial=0)) + 1),
+        colors=[cell_color(each, colors) for each in counts],
+        alphas=alphas,
+    )
+
+
+def bounded_cell_px(layout: Layout, cell_px: int) -> int:
+    """`cell_px`, or what keeps the raster within bounds; said in the log.
+
+    Raises:
+        MapError: There are more cells than pixels.
+    """
+    by_side = MAX_SIDE_PX // max(layout.n_cols, layout.n_rows)
+    by_area = isqrt(MAX_PIXELS // (layout.n_cols * layout.n_rows))
+    fitting = min(cell_px, by_side, by_area)
+    if fitting < 1:
+        message = (
+            f"a mosaic of {layout.n_cols} x {layout.n_rows} cells is more than "
+            f"{MAX_SIDE_PX} pixels a side: ask for fewer columns with num_tiles_x"
+        )
+        raise MapError(message)
+    if fitting < cell_px:
+        logger.warning(
+            "cells are drawn at %d px, not %d: %d x %d of them would be a picture of "
+            "more than %d pixels a side or %d in all",
+            *(fitting, cell_px, layout.n_cols, layout.n_rows, MAX_SIDE_PX, MAX_PIXELS),
+        )
+    return fitting
+
+
+def tile_room_px(cell_px: int, *, framed: bool, label_style: str | None) -> int:
+    """Pixels that are left for a tile inside its frame."""
+    if not framed or label_style is None:
+        return cell_px
+    frame = max(1, round(_FRAME[label_style] * cell_px))
+    return max(1, cell_px - 2 * frame)
+
+
+def draw_raster(
+    layout: Layout, look: Look, tiles: Iterable[tuple[int, Tile]]
+) -> tuple[Image.Image, dict[int, str]]:
+    """Paste each tile into its cell.
+
+    Args:
+        layout: Where they go.
+        look: `cell_px` must be within bounds.
+        tiles: Position in the layout, and a picture that fits, or why there is none.
+
+    Returns:
+        The raster, and for each position without picture the reason; such cells are
+        crossed out.
+    """
+    cell = look.cell_px
+    size = (layout.n_cols * cell, layout.n_rows * cell)
+    raster = Image.new("RGB", size, look.background)
+    draw = ImageDraw.Draw(raster)
+    failed: dict[int, str] = {}
+    for position, tile in tiles:
+        left = int(layout.cols[position]) * cell
+        top = (layout.n_rows - 1 - int(layout.rows[position])) * cell
+        box = (left, top, left + cell - 1, top + cell - 1)
+        color = layout.colors[position]
+        if color is not None and look.label_style is not None:
+            draw.rectangle(box, fill=color)
+        if isinstance(tile, str):
+            failed[position] = tile
+            _cross(draw, box, look.background)
+            continue
+        shown = tile
+        if layout.alphas is not None:
+            ground = Image.new("RGB", tile.size, look.background)
+            shown = Image.blend(ground, tile, float(layout.alphas[position]))
+        inset = ((cell - tile.width) // 2, (cell - tile.height) // 2)
+        raster.paste(shown, (left + inset[0], top + inset[1]))
+    return raster, failed
+
+
+def say_failed(failed: dict[int, str], n: int) -> None:
+    """Log how many of n tiles have no picture; MapError where none has one."""
+    if not failed:
+        return
+    reason = failed[min(failed)]
+    if len(failed) == n:
+        message = f"none of the mosaic's {n} tiles can be read: {reason}"
+        raise MapError(message)
+    logger.warning(
+        "%d of %d tiles cannot be read and are crossed out; the first: %s",
+        *(len(failed), n, reason),
+    )
+
+
+def _cross(
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], background: str
+) -> None:
+    """Mark a cell whose tile could not be read."""
+    left, top, right, bottom = box
+    pad = (right - left + 1) // 6
+    inner = (left + pad, top + pad, right - pad, bottom - pad)
+    if pad:
+        draw.rectangle(inner, fill=background)
+    width = max(1, (right - left + 1) // 25)
+    draw.line(inner, fill=_MARK, width=width)
+    draw.line((inner[0], inner[3], inner[2], inner[1]), fill=_MARK, width=width)
+
+
+def show_raster(
+    raster: Image.Image,
+    extent: tuple[float, float, float, float],
+    entries: Sequence[tuple[str, str]],
+    *,
+    figsize: tuple[float, float],
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """One image in map coordinates, so that the scatter of the points overlays it.
+
+    Args:
+        raster: The picture without legend.
+        extent: Left, right, bottom, top on the map.
+        entries: Names and colors of the legend.
+        figsize: Inches, of a new figure.
+        ax: Draw here instead.
+    """
+    import matplotlib.pyplot as plt  # noqa: PLC0415  (slow to import)
+    from matplotlib.patches import Patch  # noqa: PLC0415
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=figsize, layout="constrained")
+    # Row 0 of the raster is its top: origin "upper", which does not mirror it.
+    ax.imshow(raster, extent=extent, origin="upper", aspect="equal", zorder=0)
+    if entries:
+        handles = [Patch(facecolor=color, label=name) for name, color in entries]
+        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.set_xlabel("x")
+    ax.set_ylabel("y")
+    return ax

@@ -1,0 +1,293 @@
+"""Mosaic: a map drawn with the tiles themselves."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.montage import cells, inputs, legend, output, render
+from raylatent.montage.grid import Bounds, make_grid
+from raylatent.montage.images import Tile, array_tiles, record_tiles
+from raylatent.montage.points import Points, Rule
+from raylatent.montage.render import Look
+from raylatent.storage import absolute
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+logger = logging.getLogger(__name__)
+
+WORDS = {"centroid": "medoid"}
+"""Slideflow's words for ways to select."""
+
+
+class Mosaic:
+    """A map drawn with the tiles themselves: one in each cell of a grid.
+
+    Args:
+        images: Pictures (H x W x C, uint8; sizes may differ), or tuples of a TFRecord's
+            path or a slide's name and the record's number, or a SlideMap, or a table
+            of points (see `from_points`).
+        coords: An (x, y) for each image; not with a SlideMap, which has them.
+        tfrecords: Where slides' names are found: files, folders or URIs, or a dict of
+            slide to file (or of source id to file).
+        num_tiles_x: Columns of cells over the range of x.
+        select: Which point stands for a cell: `nearest` to its center, `medoid`: nearest
+            to its mean in feature space, `first`: smallest (slide, index). No choice
+            depends on the order of points; ties go to the smallest hash of (seed, slide,
+            index), for arrays to the lowest index.
+        grid: `square`, or `slideflow` for Slideflow's own cells, numbers and choices
+            (there `first` is the first row, and ties go to the lowest).
+        tile_select: Slideflow's word for `select`; its `centroid` is `medoid`.
+        cell_px: Side of a cell in pixels.
+        labels: A label for each point, or a dict of slide to label.
+        features: Activations, shape (n, d), for `medoid`.
+        seed: Of the hash for ties.
+        max_dist: Leave cells empty that have no point nearer to their center than this,
+            in cells.
+
+    Attributes:
+        cells: Table `schema.CELLS`, by row (0 at the bottom), then column; `index` says
+            which of the given points was chosen.
+        grid: The grid, `SquareGrid` or `SlideflowGrid`.
+        slide_map: The SlideMap that it was made of, or None.
+        failed: After drawing, for each cell's position in `cells` without picture the
+            reason.
+
+    Raises:
+        MapError: The arguments do not fit together.
+
+    >>> images = [np.full((8, 8, 3), 40 * i, np.uint8) for i in range(4)]
+    >>> mosaic = Mosaic(images, [(0, 0), (0, 1), (1, 0), (1, 1)], num_tiles_x=2)
+    >>> mosaic.cells.select(["row", "col", "n", "index"]).to_pylist()[1]
+    {'row': 0, 'col': 1, 'n': 1, 'index': 2}
+    """
+
+    def __init__(  # noqa: PLR0913  (Slideflow's signature)
+        self,
+        images: Any,  # noqa: ANN401  (arrays, tuples, a SlideMap or a table)
+        coords: ArrayLike | None = None,
+        tfrecords: inputs.TFRecords | None = None,
+        num_tiles_x: int = 50,
+        select: str = "nearest",
+        grid: str = "square",
+        *,
+        tile_select: str | None = None,
+        cell_px: int = 100,
+        labels: inputs.Labels | None = None,
+        features: ArrayLike | None = None,
+        seed: int = 0,
+        max_dist: float | None = None,
+    ) -> None:
+        """Choose the tiles; pictures of TFRecords are read only to draw them."""
+        self.slide_map = images if hasattr(images, "points") else None
+        given = inputs.from_any(images, coords, tfrecords)
+        self._look = Look(cell_px=cell_px)
+        self._bounds = Bounds.of(given.xy)
+        self.grid = make_grid(grid, self._bounds, num_tiles_x)
+        by_row = grid == "slideflow" or given.reference is None
+        self._rule = Rule(
+            select=WORDS.get(tile_select or select, tile_select or select),
+            ties="row" if by_row else "hash",
+            seed=seed,
+            max_dist=max_dist,
+        )
+        slides = None if given.reference is None else given.reference[schema.SLIDE]
+        n = len(given.xy)
+        self._points = Points.of(
+            given.xy,
+            reference=given.reference,
+            labels=None if labels is None else inputs.label_array(labels, slides, n),
+            features=None if features is None else inputs.feature_array(features, n),
+        )
+        self._chosen = cells.select_cells(self.grid, self._points, self._rule)
+        self.cells = cells.finish_cells(self.grid, self._chosen)
+        self.failed: dict[int, str] = {}
+        self._check_chosen()
+        self._arrays = given.arrays
+        # Only the chosen tiles need a file.
+        self._frames = None if given.frames is None else given.frames(self.cells)
+
+    @classmethod
+    def from_points(
+        cls,
+        points: pa.Table,
+        *,
+        tfrecords: inputs.TFRecords | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> "Mosaic":
+        """Of a table with `slide` and the columns of `schema.POINTS`.
+
+        Args:
+            points: Records are fetched by `offset` and `length` where it has them, else
+                by `tile_index`.
+            tfrecords: Slide or source id to file, or files and folders; needed to draw.
+            **options: As of the class.
+        """
+        return cls(points, tfrecords=tfrecords, **options)
+
+    @property
+    def num_tiles_x(self) -> int:
+        """Columns of the grid."""
+        return self.grid.n_cols
+
+    @property
+    def num_tiles_y(self) -> int:
+        """Rows of the grid."""
+        return self.grid.n_rows
+
+    @property
+    def tile_size(self) -> float:
+        """Side of a cell, in units of the map."""
+        return self.grid.cell
+
+    def points_in_cell(self, row: int, col: int) -> NDArray[np.int64]:
+        """Which of the given points fall in a cell."""
+        rows, cols = self.grid.bin(self._points.xy)
+        return np.flatnonzero((rows == row) & (cols == col))
+
+    def plot(
+        self,
+        figsize: tuple[float, float] = (10.0, 10.0),
+        *,
+        ax: "Axes | None" = None,
+        **look: Any,  # noqa: ANN401
+    ) -> "Axes":
+        """Show it through matplotlib, in the map's coordinates.
+
+        Args:
+            figsize: Inches, of a new figure.
+            ax: Draw here instead.
+            **look: `cell_px`, `background`, `label_style`, `legend`, `focus_slide`, as
+                of `raylatent.montage.render.Look`.
+        """
+        style = self._styled(look)
+        raster, layout, _ = self._draw(style)
+        grid = self.grid
+        right = grid.xmin + layout.n_cols * grid.cell
+        top = grid.ymin + layout.n_rows * grid.cell
+        extent = (grid.xmin, right, grid.ymin, top)
+        entries = self._entries(style)
+        return render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
+
+    def picture(self, **look: Any) -> Image.Image:  # noqa: ANN401
+        """The mosaic with its legend as a Pillow image; arguments as of `plot`."""
+        return self._picture(self._styled(look))[0]
+
+    def save(self, path: str | os.PathLike[str], **look: Any) -> None:  # noqa: ANN401
+        """Write the picture (`.png`, `.jpg`), or all into a folder.
+
+        A folder gets `cells.parquet`, `mosaic.png` and `mosaic.json`. Each file is put
+        in place in one step.
+
+        Args:
+            path: A file or a folder, local or a URI.
+            **look: As of `plot`.
+        """
+        uri = absolute(path)
+        kind = output.picture_format(uri)
+        if kind is None:
+            self.export(uri, **look)
+        else:
+            picture, _ = self._picture(self._styled(look))
+            output.write_file(uri, output.encode_picture(picture, kind))
+            logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
+
+    def export(self, folder: str | os.PathLike[str], **look: Any) -> None:  # noqa: ANN401
+        """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder."""
+        uri = absolute(folder)
+        picture, drawn = self._picture(self._styled(look))
+        description = output.describe(
+            self._chosen,
+            self.cells,
+            grid=self.grid,
+            bounds=self._bounds,
+            look=drawn,
+            failed=self.failed,
+        )
+        output.write_file(f"{uri}/mosaic.png", output.encode_picture(picture, "PNG"))
+        output.write_file(f"{uri}/cells.parquet", output.encode_cells(self.cells))
+        text = json.dumps(description, indent=1, ensure_ascii=False)
+        output.write_file(f"{uri}/mosaic.json", text.encode("utf-8", "replace"))
+        logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
+
+    def save_report(self, path: str | os.PathLike[str]) -> None:
+        """Write a CSV of the chosen tiles: `slide`, `index`.
+
+        For arrays `slide` is empty, and `index` is the picture's number.
+        """
+        number = schema.INDEX if self._arrays is not None else schema.TILE_INDEX
+        report = output.encode_report(self.cells, number)
+        output.write_file(os.fspath(path), report)
+
+    def _styled(self, look: dict[str, Any]) -> Look:
+        known = vars(self._look)
+        unknown = sorted(set(look) - set(known))
+        if unknown:
+            message = f"unknown option {unknown[0]!r}: there are {', '.join(known)}"
+            raise MapError(message)
+        return replace(self._look, **look)
+
+    def _entries(self, look: Look) -> list[tuple[str, str]]:
+        """Names and colors of the legend."""
+        if not look.legend or look.label_style is None:
+            return []
+        counts = self.cells[schema.LABEL_COUNTS].to_pylist()
+        return legend.legend_entries(counts, legend.label_colors(counts))
+
+    def _picture(self, look: Look) -> tuple[Image.Image, Look]:
+        raster, _, drawn = self._draw(look)
+        entries = self._entries(look)
+        return legend.add_legend(raster, entries, look.background), drawn
+
+    def _draw(self, look: Look) -> tuple[Image.Image, render.Layout, Look]:
+        """The raster without legend, and how it was drawn; fills `failed`."""
+        shares = None
+        if look.focus_slide is not None:
+            shares = cells.slide_shares(
+                self.grid, self._points, self.cells, look.focus_slide
+            )
+        layout = render.make_layout(self.grid, self.cells, shares)
+        look = replace(look, cell_px=render.bounded_cell_px(layout, look.cell_px))
+        framed = self._points.labels is not None
+        room = render.tile_room_px(
+            look.cell_px, framed=framed, label_style=look.label_style
+        )
+        raster, self.failed = render.draw_raster(layout, look, self._tiles(room))
+        render.say_failed(self.failed, len(self.cells))
+        return raster, layout, look
+
+    def _tiles(self, tile_px: int) -> Iterator[tuple[int, Tile]]:
+        if self._arrays is not None:
+            picks = self.cells[schema.INDEX].to_pylist()
+            return array_tiles(self._arrays, picks, tile_px)
+        if self._frames is None:
+            message = (
+                "the tiles cannot be found: give tfrecords=, the files or folders that "
+                "hold the slides"
+            )
+            raise MapError(message)
+        return record_tiles(self._frames, tile_px)
+
+    def _check_chosen(self) -> None:
+        n_dropped = self._chosen.n_dropped
+        if n_dropped:
+            logger.warning(
+                "%d of %d points are left out: their x or y is not finite",
+                *(n_dropped, self._chosen.n_points),
+            )
+        if not len(self.cells):
+            message = (
+                "no cell has a tile that may be chosen: raise max_dist, or use "
+                "grid='square'"
+            )
+            raise MapError(message)

@@ -1,0 +1,184 @@
+"""One Parquet part: its name, footer and checksums, and Hive's escaping of slides."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raylatent import schema
+from raylatent.errors import SourceError, StorageError
+from raylatent.storage import Store
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f\"#%'*/:=?\\{\[\]^]")
+_MAX_NAME_BYTES = 255
+
+
+def escape_partition(slide: str) -> str:
+    r"""A slide's name as the value of a Hive partition, `%XX` for Hive's own set.
+
+    Spaces and non-ASCII stay: Spark decodes escapes byte by byte.
+
+    Raises:
+        SourceError: The name is empty, Hive's null, or too long for a folder name.
+
+    >>> escape_partition("x=1%2F"), escape_partition(".."), escape_partition("a b ✓")
+    ('x%3D1%252F', '%2E%2E', 'a b ✓')
+    """
+    if not slide or slide == _HIVE_NULL:
+        message = f"a slide cannot be called {slide!r}: rename its file"
+        raise SourceError(message)
+    if not slide.strip("."):
+        return "%2E" * len(slide)
+    escaped = _ESCAPED.sub(lambda match: f"%{ord(match[0]):02X}", slide)
+    n_bytes = len(f"{schema.SLIDE}={escaped}".encode("utf-8", "surrogateescape"))
+    if n_bytes > _MAX_NAME_BYTES:
+        message = (
+            f"slide {slide[:40]!r}... makes a folder name of {n_bytes} bytes, more than "
+            f"{_MAX_NAME_BYTES}: give its file a shorter name"
+        )
+        raise SourceError(message)
+    return escaped
+
+
+def unescape_partition(value: str) -> str:
+    """The inverse of `escape_partition`.
+
+    >>> unescape_partition("x%3D1%252F")
+    'x=1%2F'
+    """
+    return re.sub("%([0-9A-Fa-f]{2})", lambda match: chr(int(match[1], 16)), value)
+
+
+def partition_folder(slide: str) -> str:
+    """The folder of one slide's parts, as `slide=<escaped name>`."""
+    return f"{schema.SLIDE}={escape_partition(slide)}"
+
+
+def slide_of(name: str) -> str | None:
+    """The slide of a part's name, None where no folder is a partition of slides.
+
+    >>> slide_of("activations/slide=a b/000000.parquet")
+    'a b'
+    """
+    for folder in name.split("/")[:-1]:
+        if folder.startswith(f"{schema.SLIDE}="):
+            return unescape_partition(folder.removeprefix(f"{schema.SLIDE}="))
+    return None
+
+
+def part_name(stage: str, slide: str, unit: int) -> str:
+    """The name of a unit's part below the run directory.
+
+    >>> part_name("activations", "007", 3)
+    'activations/slide=007/000003.parquet'
+    """
+    return f"{stage}/{partition_folder(slide)}/{unit:06d}.parquet"
+
+
+def digest(table: pa.Table) -> str:
+    """A digest of the values of each column, whatever their buffers' offsets.
+
+    BLAKE2b over each column's name, type, validity and values, in column order.
+    """
+    hasher = hashlib.blake2b(digest_size=16)
+    for field, column in zip(table.schema, table.columns, strict=True):
+        hasher.update(f"{field.name}\0{field.type}\0{len(column)}\0".encode())
+        for chunk in column.combine_chunks().chunks if column.num_chunks != 1 else (
+            column.chunks
+        ):
+            _digest_array(hasher, chunk)
+    return hasher.hexdigest()
+
+
+def _digest_array(hasher: "hashlib._Hash", array: pa.Array) -> None:
+    hasher.update(np.packbits(np.asarray(array.is_valid())).tobytes())
+    if pa.types.is_fixed_size_list(array.type):
+        values = array.flatten().to_numpy(zero_copy_only=False)
+        hasher.update(np.ascontiguousarray(values).view(np.uint8).data)
+    elif pa.types.is_string(array.type):
+        for value in array.to_pylist():
+            text = b"" if value is None else value.encode("utf-8", "surrogateescape")
+            hasher.update(len(text).to_bytes(8, "little") + text)
+    else:
+        filled = array.fill_null(0).to_numpy(zero_copy_only=False)
+        hasher.update(np.ascontiguousarray(filled).view(np.uint8).data)
+
+
+def write_part(
+    store: Store, name: str, table: pa.Table, footer: Mapping[str, str]
+) -> None:
+    """Put a Parquet file in place in one step, with page checksums and a footer.
+
+    Args:
+        store: Where.
+        name: The part's name in the store.
+        table: Its rows.
+        footer: Key-value metadata; the digest of the columns is added.
+
+    Raises:
+        StorageError: It could not be written, after retries.
+    """
+    metadata = {**footer, schema.FOOTER_DIGEST: digest(table)}
+    vectors = [
+        f.name for f in table.schema if pa.types.is_fixed_size_list(f.type)
+    ]
+    scalars = [f.name for f in table.schema if f.name not in vectors]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[
+            name
+            for name in scalars
+            if pa.types.is_string(table.schema.field(name).type)
+        ],
+        write_page_checksum=True,
+    )
+    store.write(name, sink.getvalue())
+
+
+def read_footer(store: Store, name: str) -> tuple[int, dict[str, str]]:
+    """A part's number of rows and its key-value metadata.
+
+    Raises:
+        StorageError: It is not there, or is no Parquet file.
+    """
+    try:
+        with store.open(name) as file:
+            metadata = pq.read_metadata(file)
+    except pa.ArrowInvalid as error:
+        message = f"{store.uri}/{name} is no Parquet file: {error}"
+        raise StorageError(message) from error
+    values = metadata.metadata or {}
+    return metadata.num_rows, {
+        key.decode(): value.decode("utf-8", "replace")
+        for key, value in values.items()
+        if key.startswith(b"raylatent.")
+    }
+
+
+def read_part(
+    store: Store, name: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """A part's rows, page checksums verified, without the partition column.
+
+    Raises:
+        StorageError: It is not there, broken, or lacks a column.
+    """
+    try:
+        with store.open(name) as file:
+            reader = pq.ParquetFile(file, page_checksum_verification=True)
+            missing = set(columns or ()) - set(reader.schema_arrow.names)
+            if missing:
+                message = f"{store.uri}/{name} has no column {sorted(missing)[0]!r}"
+                raise StorageError(message)
+            return reader.read(columns=None if columns is None else list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        message = f"{store.uri}/{name} is broken, delete it and run again: {error}"
+        raise StorageError(message) from error

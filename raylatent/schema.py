@@ -1,0 +1,218 @@
+"""Every Arrow schema, column name and footer key, written once.
+
+A *reference* is what finds a tile's pixels again: `slide` (the Hive partition, hence
+not a column inside a part), then the columns of `REFERENCE`.
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from raylatent.errors import LayerError
+
+SCHEMA_VERSION = 1
+
+SLIDE = "slide"
+TILE_INDEX = "tile_index"
+LOC_X = "loc_x"
+LOC_Y = "loc_y"
+SOURCE = "source"
+OFFSET = "offset"
+LENGTH = "length"
+PREDICTIONS = "predictions"
+X = "x"
+Y = "y"
+KNN_DISTANCE = "knn_distance"
+
+REFERENCE = pa.schema(
+    [
+        pa.field(TILE_INDEX, pa.int64(), nullable=False),
+        pa.field(LOC_X, pa.int32()),  # tile center, level-0 pixels
+        pa.field(LOC_Y, pa.int32()),
+        pa.field(SOURCE, pa.int32(), nullable=False),  # id in sources.parquet
+        pa.field(OFFSET, pa.int64()),  # frame of the record; null for slides
+        pa.field(LENGTH, pa.int32()),
+    ]
+)
+"""Where a tile's pixels are; `offset` and `length` frame the TFRecord record."""
+
+POINTS = pa.schema(
+    [
+        *REFERENCE,
+        pa.field(X, pa.float32(), nullable=False),
+        pa.field(Y, pa.float32(), nullable=False),
+        pa.field(KNN_DISTANCE, pa.float32()),
+    ]
+)
+"""A row placed on a map, in UMAP's own coordinates."""
+
+STAGE = "stage"
+ERROR = "error"
+QUARANTINE = pa.schema(
+    [
+        *REFERENCE,
+        pa.field(STAGE, pa.string(), nullable=False),
+        pa.field(ERROR, pa.string(), nullable=False),
+    ]
+)
+"""A tile whose content is bad, and why."""
+
+URI = "uri"
+SIZE = "size"
+MTIME = "mtime"
+ETAG = "etag"
+N_INDEXED = "n_indexed"
+TILE_PX = "tile_px"
+TILE_UM = "tile_um"
+MPP = "mpp"
+SOURCES = pa.schema(
+    [
+        pa.field(SOURCE, pa.int32(), nullable=False),
+        pa.field(SLIDE, pa.string(), nullable=False),
+        pa.field(URI, pa.string(), nullable=False),
+        pa.field(SIZE, pa.int64(), nullable=False),  # bytes
+        pa.field(MTIME, pa.timestamp("ns", tz="UTC")),
+        pa.field(ETAG, pa.string()),
+        pa.field(N_INDEXED, pa.int64(), nullable=False),  # tiles
+        pa.field(TILE_PX, pa.int32()),
+        pa.field(TILE_UM, pa.float64()),
+        pa.field(MPP, pa.float64()),
+        pa.field(ERROR, pa.string()),  # why the slide, or its rest, was given up
+    ]
+)
+"""The plan: one row a source."""
+
+UNIT = "unit"
+FIRST = "first"
+OFFSETS = "offsets"
+LENGTHS = "lengths"
+UNITS = pa.schema(
+    [
+        pa.field(SOURCE, pa.int32(), nullable=False),
+        pa.field(SLIDE, pa.string(), nullable=False),
+        pa.field(URI, pa.string(), nullable=False),
+        pa.field(SIZE, pa.int64(), nullable=False),
+        pa.field(MTIME, pa.int64()),  # ns since 1970
+        pa.field(ETAG, pa.string()),
+        pa.field(UNIT, pa.int32(), nullable=False),
+        pa.field(FIRST, pa.int64(), nullable=False),
+        pa.field(OFFSETS, pa.list_(pa.int64()), nullable=False),
+        pa.field(LENGTHS, pa.list_(pa.int64()), nullable=False),
+        pa.field(ERROR, pa.string()),  # why its frames could not be read
+    ]
+)
+"""A unit of work on its way to an actor: references only, no pixels."""
+
+ROWS = "rows"
+QUARANTINED = "quarantined"
+RESIZED = "resized"
+OTHER_SLIDE = "other_slide"
+DECODE_S = "decode_s"
+FORWARD_S = "forward_s"
+WRITE_S = "write_s"
+MANIFEST = pa.schema(
+    [
+        pa.field(SLIDE, pa.string(), nullable=False),
+        pa.field(UNIT, pa.int32(), nullable=False),
+        pa.field(ROWS, pa.int64(), nullable=False),
+        pa.field(QUARANTINED, pa.int64(), nullable=False),
+        pa.field(RESIZED, pa.int64(), nullable=False),
+        pa.field(OTHER_SLIDE, pa.int64(), nullable=False),
+        pa.field(DECODE_S, pa.float64(), nullable=False),
+        pa.field(FORWARD_S, pa.float64(), nullable=False),
+        pa.field(WRITE_S, pa.float64(), nullable=False),
+        pa.field(ERROR, pa.string()),  # why the unit is left undone
+    ]
+)
+"""What an actor tells the driver of a unit; the part on disk is the truth."""
+
+ROW = "row"
+COL = "col"
+N = "n"
+INDEX = "index"
+DISTANCE = "distance"
+LABEL_COUNTS = "label_counts"
+CELLS = pa.schema(
+    [
+        pa.field(ROW, pa.int32(), nullable=False),  # 0 is lowest y: rows go upwards
+        pa.field(COL, pa.int32(), nullable=False),
+        pa.field(X, pa.float64(), nullable=False),  # the cell's center on the map
+        pa.field(Y, pa.float64(), nullable=False),
+        pa.field(N, pa.int64(), nullable=False),  # points in the cell
+        pa.field(INDEX, pa.int64(), nullable=False),  # the chosen point
+        pa.field(DISTANCE, pa.float64()),  # by the rule of selection
+        pa.field(SLIDE, pa.string()),  # the chosen tile's reference
+        *(pa.field(field.name, field.type) for field in REFERENCE),
+        pa.field(LABEL_COUNTS, pa.map_(pa.string(), pa.int64())),
+    ]
+)
+"""A mosaic's occupied cells and the tile chosen for each."""
+
+# Footer keys of a part: all values are UTF-8 strings, JSON where structured.
+FOOTER_FINGERPRINT = "raylatent.fingerprint"
+FOOTER_SLIDE = "raylatent.slide"
+FOOTER_SOURCE = "raylatent.source"  # JSON: id, size, mtime, etag
+FOOTER_UNIT = "raylatent.unit"
+FOOTER_FIRST = "raylatent.first"  # first tile index of the unit
+FOOTER_LAST = "raylatent.last"  # one past its last tile index
+FOOTER_QUARANTINED = "raylatent.quarantined"
+FOOTER_LAYERS = "raylatent.layers"  # JSON: layer -> shape of one tile's activations
+FOOTER_DIGEST = "raylatent.digest"  # of the column buffers
+
+RESERVED = frozenset({SLIDE, *REFERENCE.names, PREDICTIONS})
+"""Names that a layer cannot have, whatever the case."""
+
+_FLOATS = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+def check_layer_names(layers: list[str]) -> None:
+    """Refuse layers whose column would collide, whatever the case.
+
+    Engines compare column names without case, so `Conv` and `conv` are one column.
+
+    Raises:
+        LayerError: A layer repeats, or is called as another column.
+
+    >>> check_layer_names(["layer2.1", "conv"])
+    """
+    seen: dict[str, str] = {name: name for name in RESERVED}
+    for layer in layers:
+        other = seen.get(layer.casefold())
+        if other is not None:
+            kind = "column" if other in RESERVED else "layer"
+            message = (
+                f"layer {layer!r} collides with the {kind} {other!r} (column names are "
+                "compared without case): leave one out, or rename the module"
+            )
+            raise LayerError(message)
+        seen[layer.casefold()] = layer
+
+
+def activations_schema(
+    layers: Mapping[str, int], *, dtype: str = "float32", n_classes: int | None = None
+) -> pa.Schema:
+    """The schema of an activations part.
+
+    Args:
+        layers: Number of features of each layer (flattened), in column order.
+        dtype: `float32` or `float16`, of the stored activations.
+        n_classes: Length of `predictions`, or None for no such column.
+
+    >>> activations_schema({"postconv": 64}).field("postconv").type
+    FixedSizeListType(fixed_size_list<item: float not null>[64])
+    """
+    check_layer_names(list(layers))
+    columns = [
+        pa.field(layer, vector_type(n, dtype), nullable=False)
+        for layer, n in layers.items()
+    ]
+    if n_classes is not None:
+        columns.append(
+            pa.field(PREDICTIONS, vector_type(n_classes, "float32"), nullable=False)
+        )
+    return pa.schema([*REFERENCE, *columns])
+
+
+def vector_type(n: int, dtype: str) -> pa.DataType:
+    """A fixed-size list of `n` floats without nulls."""
+    return pa.list_(pa.field("item", _FLOATS[dtype], nullable=False), n)

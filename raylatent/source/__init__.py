@@ -1,0 +1,1 @@
+"""Where the bytes are: TFRecords, and the plan of units over them."""

@@ -1,0 +1,184 @@
+"""The plan: which slides there are, and the units of work over each.
+
+A unit is tiles [k U, (k+1) U) of one slide, U fixed for a run, so that a file that
+grows renames nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylatent.errors import ContentError, SourceError, StorageError
+from raylatent.source.tfrecord import (
+    TFRecordIndex,
+    frames_beside,
+    frames_from,
+    index_tfrecord,
+    iter_records,
+    parse_example,
+)
+from raylatent.storage import FileStat, file_stat
+
+_PROBED_RECORDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One slide's file, as in sources.parquet.
+
+    Attributes:
+        source: Id that rows refer to, kept as long as the run lives.
+        slide: The slide's name.
+        uri: Where the file was when it was planned.
+        stat: What tells whether it has changed.
+        n_indexed: Tiles that the run promises a row or a quarantine row for.
+        tile_px: Side of the tiles in pixels, None where not known.
+        error: Why the slide, or its rest, was given up; None where nothing is wrong.
+    """
+
+    source: int
+    slide: str
+    uri: str
+    stat: FileStat
+    n_indexed: int
+    tile_px: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitPlan:
+    """A run of tiles of one slide, before its frames are read.
+
+    Attributes:
+        source: The file.
+        unit: Its number k in the slide.
+        first: Tile index of its first tile.
+        count: Number of tiles.
+        start: First byte of its first frame.
+        sidecar: Whether the frames come from the `.index.npz` beside the file.
+    """
+
+    source: Source
+    unit: int
+    first: int
+    count: int
+    start: int
+    sidecar: bool
+
+    @property
+    def last(self) -> int:
+        """One past the last tile's index."""
+        return self.first + self.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A run of tiles of one slide: what one task reads and one part holds.
+
+    Attributes:
+        source: The file.
+        unit: Its number k in the slide.
+        first: Tile index of its first tile.
+        offsets: First byte of each record's frame, shape (n,), int64.
+        lengths: Bytes of each frame, shape (n,), int64.
+    """
+
+    source: Source
+    unit: int
+    first: int
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.offsets)
+
+    @property
+    def last(self) -> int:
+        """One past the last tile's index."""
+        return self.first + len(self)
+
+
+def index_source(
+    slide: str, uri: str, tile_px: int | None
+) -> tuple[Source, TFRecordIndex]:
+    """Index one file; one that cannot be has no tiles and says why in `error`.
+
+    The id is 0 until `number_sources` gives it one.
+    """
+    empty = TFRecordIndex(np.empty(0, np.int64), np.empty(0, np.int64))
+    stat = FileStat(size=0, mtime_ns=None)
+    try:
+        stat = file_stat(uri)
+        index = index_tfrecord(uri)
+        error = index.error or _lacks_images(uri, index)
+    except (SourceError, StorageError) as failure:
+        index, error = empty, str(failure)
+    if error is not None and index.error is None:
+        index = empty
+    source = Source(
+        source=0,
+        slide=slide,
+        uri=uri,
+        stat=stat,
+        n_indexed=len(index),
+        tile_px=tile_px,
+        error=error,
+    )
+    return source, index
+
+
+def _lacks_images(uri: str, index: TFRecordIndex) -> str | None:
+    """What is wrong if the first, middle and last record have no picture."""
+    n = len(index)
+    probed = sorted({0, n // 2, n - 1})[:_PROBED_RECORDS] if n else []
+    complaint = None
+    payloads = iter_records(uri, index.offsets[probed], index.lengths[probed])
+    for payload in payloads:
+        if isinstance(payload, ContentError):
+            return None  # broken bytes are the tile's matter, not the file's
+        try:
+            parse_example(payload)
+        except ContentError as error:
+            complaint = f"{uri}: {error}"
+        else:
+            return None
+    return complaint
+
+
+def unit_plans(
+    source: Source, index: TFRecordIndex, unit_tiles: int
+) -> list[UnitPlan]:
+    """The units over one indexed file, in tile order."""
+    return [
+        UnitPlan(
+            source=source,
+            unit=unit,
+            first=first,
+            count=min(unit_tiles, len(index) - first),
+            start=int(index.offsets[first]),
+            sidecar=index.sidecar,
+        )
+        for unit, first in enumerate(range(0, len(index), unit_tiles))
+    ]
+
+
+def load_unit(plan: UnitPlan) -> Unit:
+    """The unit with its frames.
+
+    Raises:
+        StorageError: The file cannot be read, or has changed since it was planned.
+    """
+    uri = plan.source.uri
+    if plan.sidecar:
+        index = frames_beside(uri, plan.first, plan.count)
+    else:
+        index = frames_from(uri, plan.start, plan.count)
+    return Unit(
+        source=plan.source,
+        unit=plan.unit,
+        first=plan.first,
+        offsets=index.offsets,
+        lengths=index.lengths,
+    )

@@ -1,0 +1,69 @@
+"""Fixtures that all tests share: test data, one local Ray, hypothesis' profile."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Before torch, numba and matplotlib are imported by any test.
+N_THREADS = "2"
+for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(name, N_THREADS)
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# A cluster of the person who runs the tests is neither used nor asked for its token.
+os.environ.pop("RAY_ADDRESS", None)
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, print_blob=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "house")
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """The folder with goldens and real data; tests that need it skip without it."""
+    given = os.environ.get("RAYLATENT_TEST_DATA")
+    folder = Path(given) if given else ROOT.parent / "shared"
+    if not (folder / "goldens").is_dir():
+        pytest.skip(f"no test data in {folder} (set RAYLATENT_TEST_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def goldens(test_data):
+    """What Slideflow itself wrote."""
+    return test_data / "goldens"
+
+
+@pytest.fixture(scope="session")
+def golden_tfrecords(goldens):
+    """Five small slides g00..g04 as Slideflow wrote them, 96 px tiles."""
+    return goldens / "tfrecords_jpg" / "96px_96um"
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """The one local Ray of the test session: 2 CPUs, no dashboard."""
+    import ray
+
+    # Unix sockets below it may have 107 bytes: the system's temporary folder can be long.
+    scratch = tempfile.mkdtemp(prefix="rl", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=512 * 2**20,
+        _temp_dir=scratch,
+    )
+    yield ray
+    ray.shutdown()
+    shutil.rmtree(scratch, ignore_errors=True)

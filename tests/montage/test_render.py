@@ -1,0 +1,219 @@
+"""The raster: which way up, how large, what is drawn where there is no tile."""
+
+import logging
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from raylatent.errors import MapError
+from raylatent.montage import render
+from raylatent.montage.legend import (
+    GREY,
+    MIXED,
+    OTHER,
+    PALETTE,
+    add_legend,
+    cell_color,
+    label_colors,
+    legend_entries,
+    majority,
+)
+from raylatent.montage.render import (
+    Layout,
+    Look,
+    bounded_cell_px,
+    draw_raster,
+    say_failed,
+    show_raster,
+    tile_room_px,
+)
+
+GROUND = (0xDF, 0xDF, 0xDF)
+
+
+def layout(rows, cols, shape, colors=None, alphas=None):
+    return Layout(
+        rows=np.array(rows),
+        cols=np.array(cols),
+        n_rows=shape[0],
+        n_cols=shape[1],
+        colors=colors or [None] * len(rows),
+        alphas=alphas,
+    )
+
+
+def tile(seed, size=10):
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def test_row_0_is_at_the_bottom_and_tiles_are_not_mirrored():
+    tiles = [tile(0), tile(1), tile(2)]
+    raster, failed = draw_raster(
+        layout([0, 0, 2], [0, 1, 1], (3, 2)), Look(cell_px=10), enumerate(tiles)
+    )
+    pixels = np.asarray(raster)
+    assert pixels.shape == (30, 20, 3)
+    np.testing.assert_array_equal(pixels[20:, :10], tiles[0])
+    np.testing.assert_array_equal(pixels[20:, 10:], tiles[1])
+    np.testing.assert_array_equal(pixels[:10, 10:], tiles[2])
+    assert (pixels[10:20] == GROUND).all()
+    assert failed == {}
+
+
+@pytest.mark.parametrize("style", ["border", "backdrop"])
+def test_a_frame_covers_no_pixel_of_the_tile(style):
+    room = tile_room_px(20, framed=True, label_style=style)
+    small = tile(0, room)
+    raster, _ = draw_raster(
+        layout([0], [0], (1, 1), ["#E69F00"]),
+        Look(cell_px=20, label_style=style),
+        [(0, small)],
+    )
+    frame = (20 - room) // 2
+    assert frame >= 1
+    pixels = np.asarray(raster)
+    np.testing.assert_array_equal(pixels[frame:-frame, frame:-frame], small)
+    assert (pixels[:frame] == (0xE6, 0x9F, 0)).all()
+    assert (pixels[:, -frame:] == (0xE6, 0x9F, 0)).all()
+
+
+def test_without_labels_a_tile_fills_its_cell():
+    assert tile_room_px(20, framed=False, label_style="border") == 20
+    assert tile_room_px(20, framed=True, label_style=None) == 20
+
+
+def test_a_tile_that_failed_is_crossed_out_and_told():
+    look = Look(cell_px=60)
+    raster, failed = draw_raster(
+        layout([0, 0], [0, 1], (1, 2)), look, [(0, "decode: broken"), (1, tile(0, 60))]
+    )
+    assert failed == {0: "decode: broken"}
+    cell = np.asarray(raster)[:, :60]
+    assert tuple(cell[30, 30]) != GROUND
+    assert tuple(cell[0, 0]) == GROUND
+
+
+def test_failures_are_logged_and_all_of_them_are_an_error(caplog):
+    with caplog.at_level(logging.WARNING):
+        say_failed({3: "read: no", 1: "decode: no"}, 4)
+        say_failed({}, 4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 4 tiles cannot be read and are crossed out; the first: decode: no"
+    ]
+    with pytest.raises(MapError, match="none of the mosaic's 2 tiles can be read: x"):
+        say_failed({0: "x", 1: "y"}, 2)
+
+
+def test_opacity_blends_with_the_background():
+    white = Image.new("RGB", (10, 10), "white")
+    raster, _ = draw_raster(
+        layout([0, 0], [0, 1], (1, 2), alphas=np.array([0.0, 0.5])),
+        Look(cell_px=10, background="#000000"),
+        [(0, white), (1, white)],
+    )
+    pixels = np.asarray(raster)
+    assert (pixels[:, :10] == 0).all()
+    assert (np.abs(pixels[:, 10:].astype(int) - 127) <= 1).all()
+
+
+def test_a_picture_that_is_not_square_is_in_the_middle():
+    raster, _ = draw_raster(
+        layout([0], [0], (1, 1)),
+        Look(cell_px=10),
+        [(0, Image.new("RGB", (4, 10), "red"))],
+    )
+    red = (np.asarray(raster) == (255, 0, 0)).all(axis=2)
+    assert np.flatnonzero(red.all(axis=0)).tolist() == [3, 4, 5, 6]
+
+
+def test_a_raster_stays_in_bounds(caplog):
+    small = layout([0], [0], (50, 50))
+    assert bounded_cell_px(small, 100) == 100
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert bounded_cell_px(layout([0], [0], (10, 1000)), 100) == 20
+    assert "drawn at 20 px, not 100" in caplog.text
+    assert bounded_cell_px(layout([0], [0], (1000, 1000)), 100) == 20
+    with pytest.raises(MapError, match="ask for fewer columns"):
+        bounded_cell_px(layout([0], [0], (1, 30_000)), 100)
+
+
+def test_a_raster_stays_in_bounds_by_area(monkeypatch):
+    monkeypatch.setattr(render, "MAX_PIXELS", 1_000_000)
+    assert bounded_cell_px(layout([0], [0], (20, 20)), 100) == 50
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"cell_px": 0}, "cell_px must be 1 to 20000 pixels, not 0"),
+        ({"label_style": "glow"}, "unknown label_style 'glow'"),
+        ({"background": "no color"}, "unknown background 'no color'"),
+    ],
+)
+def test_nonsense_is_refused(options, sentence):
+    with pytest.raises(MapError, match=sentence):
+        Look(**options)
+
+
+def test_shown_in_map_coordinates():
+    raster = Image.new("RGB", (20, 10), "white")
+    ax = show_raster(raster, (-1, 3, 5, 7), [("a", "red")], figsize=(2, 2))
+    (image,) = ax.images
+    assert image.get_extent() == [-1, 3, 5, 7]
+    assert image.origin == "upper"
+    assert ax.get_ylim() == (5, 7)  # upwards
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a"]
+    assert show_raster(raster, (0, 1, 0, 1), [], figsize=(2, 2), ax=ax) is ax
+    plt.close("all")
+
+
+def test_majority_is_more_than_half():
+    assert majority([("a", 2), ("b", 1)]) == "a"
+    assert majority([("a", 2), ("b", 1), ("c", 1)]) is None
+    assert majority([]) is None
+    assert majority(None) is None
+
+
+def test_colors_are_by_name_and_the_rest_is_grey():
+    few = [[("b", 1)], [("a", 5)], None]
+    colors = label_colors(few)
+    assert colors == {"a": PALETTE[0], "b": PALETTE[1]}
+    assert legend_entries(few, colors) == list(colors.items())
+    assert cell_color([("a", 1), ("b", 1)], colors) == GREY
+    assert cell_color([], colors) is None
+    mixed = [*few, [("a", 1), ("b", 1)]]
+    assert legend_entries(mixed, label_colors(mixed))[-1] == (MIXED, GREY)
+
+
+def test_more_labels_than_colors():
+    cells = [[(f"l{i:02}", 30 - i)] for i in range(12)]
+    colors = label_colors(cells)
+    assert list(colors) == [f"l{i:02}" for i in range(8)]
+    assert cell_color([("l11", 1)], colors) == GREY
+    assert legend_entries(cells, colors)[-1] == (OTHER, GREY)
+
+
+@pytest.mark.parametrize("background", ["#dfdfdf", "black"])
+def test_a_legend_stands_beside_the_picture(background):
+    picture = Image.new("RGB", (300, 400), "blue")
+    entries = [("Ödem \u03b1\u2192\u03b2", "#E69F00"), ("x" * 90, "#009E73")]
+    both = add_legend(picture, entries, background)
+    assert both.width > 300
+    assert both.height == 400
+    np.testing.assert_array_equal(np.asarray(both)[:, :300], np.asarray(picture))
+    panel = {color for _, color in both.crop((300, 0, *both.size)).getcolors(99_999)}
+    assert {(0xE6, 0x9F, 0), (0, 0x9E, 0x73)} <= panel
+    assert ((0, 0, 0) if background != "black" else (255, 255, 255)) in panel
+    assert add_legend(picture, [], background) is picture
+
+
+def test_a_long_legend_makes_the_picture_higher():
+    entries = [(f"label {i}", GREY) for i in range(9)]
+    both = add_legend(Image.new("RGB", (30, 20), "blue"), entries, "#dfdfdf")
+    assert both.height > 9 * 12
+    # The mosaic stays at the bottom, where its row 0 is.
+    assert both.getpixel((0, both.height - 1)) == (0, 0, 255)

@@ -1,0 +1,102 @@
+"""Rules of the house that no linter knows."""
+
+import ast
+import types
+from pathlib import Path
+
+import pytest
+
+import raylatent
+from raylatent import errors
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 300
+MAX_FUNCTION_LINES = 50
+
+
+def python_files(*folders):
+    return sorted(
+        path.relative_to(ROOT).as_posix()
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    )
+
+
+def function_lines(tree):
+    """(name, lines without the docstring) of each function in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body
+            n = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                n -= body[0].end_lineno - body[0].lineno + 1
+            yield node.name, n
+
+
+ALL = python_files("raylatent", "jobs", "tests")
+OWN = python_files("raylatent", "jobs")
+
+
+def test_there_are_files_to_look_at():
+    assert "raylatent/errors.py" in OWN
+    assert "tests/test_house.py" in ALL
+
+
+def test_public_names_are_sorted_and_are_what_exists():
+    names = list(raylatent.__all__)
+    assert names == sorted(names)
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert getattr(raylatent, name) is not None
+    assert set(names) <= set(dir(raylatent))
+    public = {
+        name
+        for name, value in vars(raylatent).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert public <= set(names)
+
+
+def test_what_the_layer_activations_page_uses_is_public():
+    wanted = {"DatasetFeatures", "Mosaic", "Project", "SlideMap", "errors", "model"}
+    assert wanted <= set(raylatent.__all__)
+
+
+@pytest.mark.parametrize("file", ALL)
+def test_no_file_is_too_long(file):
+    n = len((ROOT / file).read_text(encoding="utf-8").splitlines())
+    assert n <= MAX_LINES
+
+
+@pytest.mark.parametrize("file", OWN)
+def test_functions_are_short(file):
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    long = {name: n for name, n in function_lines(tree) if n > MAX_FUNCTION_LINES}
+    assert not long
+
+
+@pytest.mark.parametrize("file", ALL)
+def test_imports_are_absolute(file):
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    relative = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level > 0
+    ]
+    assert not relative
+
+
+def test_no_module_is_called_utils():
+    vague = {"util", "utils", "helpers", "common", "misc"}
+    assert not [file for file in ALL if Path(file).stem in vague]
+
+
+def test_errors_have_their_own_tree():
+    defined = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and value.__module__ == "raylatent.errors"
+    ]
+    assert len(defined) > 5
+    assert all(issubclass(error, errors.RaylatentError) for error in defined)
+    assert all(error.__doc__ for error in defined)
