@@ -167,10 +167,15 @@ class Mosaic:
         Args:
             figsize: Inches, of a new figure.
             ax: Draw here instead.
-            **look: `cell_px`, `background`, `label_style`, `legend`, `focus_slide`, as
-                of `raylatent.montage.render.Look`.
+            **look: `background`, `label_style`, `legend`, `focus_slide`, as of
+                `raylatent.montage.render.Look`, and `cell_px`: by default no more than
+                the figure shows.
         """
         style = self._styled(look)
+        if "cell_px" not in look:
+            n_cells = max(self.grid.n_cols, self.grid.n_rows)
+            fitting = render.shown_cell_px(n_cells, figsize, style.cell_px)
+            style = replace(style, cell_px=fitting)
         raster, layout, _ = self._draw(style)
         grid = self.grid
         right = grid.xmin + layout.n_cols * grid.cell

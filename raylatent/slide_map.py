@@ -14,8 +14,14 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping import plot as drawing
 from raylatent.mapping import statistics
-from raylatent.mapping.fitted import FORMAT_VERSION, MAP_JSON, FittedMap, read_info
-from raylatent.mapping.fitted import write_info as _write_info
+from raylatent.mapping.fitted import (
+    FORMAT_VERSION,
+    MAP_JSON,
+    FittedMap,
+    library_versions,
+    read_info,
+    write_info,
+)
 from raylatent.mapping.labeled import LABEL, LabeledPoints
 from raylatent.mapping.points import read_points, read_vectors, write_points
 from raylatent.mosaic import Mosaic
@@ -45,7 +51,7 @@ class SlideMap(LabeledPoints):
 
     >>> slide_map = SlideMap.from_xy([0.0, 1.0], [0.0, 2.0], ["a", "b"])
     >>> slide_map.label_by_slide({"a": "tumor", "b": "normal"})
-    >>> slide_map.data[["slide", LABEL]].to_numpy().tolist()
+    >>> slide_map.data[["slide", "label"]].to_numpy().tolist()
     [['a', 'tumor'], ['b', 'normal']]
     """
 
@@ -71,9 +77,7 @@ class SlideMap(LabeledPoints):
         slides: Iterable[str],
         tfr_index: ArrayLike | None = None,
         *,
-        fitted: FittedMap | None = None,
-        run: RunDirectory | None = None,
-        layer: str | None = None,
+        **of_the_class: Any,  # noqa: ANN401
     ) -> "SlideMap":
         """Points at given places.
 
@@ -83,9 +87,7 @@ class SlideMap(LabeledPoints):
             slides: Slide of each tile.
             tfr_index: The tile's number in its TFRecord (n,); by default tiles are
                 counted in each slide.
-            fitted: As of the class.
-            run: As of the class.
-            layer: As of the class.
+            **of_the_class: `fitted`, `run`, `layer`.
 
         Raises:
             MapError: Lengths differ, or a place is not finite.
@@ -106,7 +108,7 @@ class SlideMap(LabeledPoints):
                 raise MapError(message)
         try:
             points = pa.table({schema.SLIDE: pa.array(names, pa.string()), **columns})
-            return cls(points, fitted=fitted, run=run, layer=layer)
+            return cls(points, **of_the_class)
         except pa.ArrowInvalid as error:
             message = f"x, y and tfr_index must be numbers: {error}"
             raise MapError(message) from error
@@ -169,7 +171,8 @@ class SlideMap(LabeledPoints):
         if self.fitted is not None:
             self.fitted.with_info(**layer).save(store)
         else:
-            _write_info(store, {"format_version": FORMAT_VERSION, **layer})
+            about = {"format_version": FORMAT_VERSION, "versions": library_versions()}
+            write_info(store, {**about, **layer})
 
     @property
     def layer(self) -> str:

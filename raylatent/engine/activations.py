@@ -39,7 +39,7 @@ from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions
 from raylatent.model.spec import ModelSpec
 from raylatent.parts import escape_partition
-from raylatent.run import RunDirectory
+from raylatent.run import RunDirectory, fingerprint
 from raylatent.source.find import find_tfrecords
 from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
 from raylatent.tiles.decode import DECODER, decode_image
@@ -64,7 +64,8 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     """Compute the activations of every tile that is not done yet.
 
     Args:
-        config: Sources, layers, options, and the run directory.
+        config: Sources, layers, options, and the run directory; `{fingerprint}` in
+            its path is replaced by the run's.
         spec: The model.
 
     Returns:
@@ -80,7 +81,8 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     started_here = connect()
     share = pool(config.actor_range(), config.num_gpus)
     fields = _fingerprint_fields(job, share)
-    run = RunDirectory(config.out, writer=new_token())
+    out = config.out.replace("{fingerprint}", fingerprint(fields)[:12])
+    run = RunDirectory(out, writer=new_token())
     with Claim(run.store, run.store.writer) as claim:
         run.begin(fields, _about(job), overwrite=config.overwrite)
         _remove_litter(run)

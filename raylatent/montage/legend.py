@@ -1,8 +1,4 @@
-"""Colors of labels, and the legend beside a picture.
-
-Okabe and Ito's palette, which color-blind people tell apart
-(https://jfly.uni-koeln.de/color/).
-"""
+"""Colors of labels, as on the scatter, and the legend beside a picture."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,16 +6,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-PALETTE = (
-    "#E69F00",  # orange
-    "#56B4E9",  # sky blue
-    "#009E73",  # bluish green
-    "#F0E442",  # yellow
-    "#0072B2",  # blue
-    "#D55E00",  # vermilion
-    "#CC79A7",  # reddish purple
-    "#000000",
-)
+from raylatent.mapping.colors import OKABE_ITO
+
+PALETTE = OKABE_ITO
 GREY = "#808080"
 MIXED = "mixed"
 OTHER = "other or mixed"
@@ -49,7 +38,7 @@ def label_colors(cells: Iterable[LabelCounts | None]) -> dict[str, str]:
     With more labels than colors the most frequent (by points) have one, ties by name.
 
     >>> label_colors([[("b", 2)], [("a", 1)]])
-    {'a': '#E69F00', 'b': '#56B4E9'}
+    {'a': '#0072B2', 'b': '#E69F00'}
     """
     totals: Counter[str] = Counter()
     for counts in cells:

@@ -211,6 +211,18 @@ def _cross(
     draw.line((inner[0], inner[3], inner[2], inner[1]), fill=_MARK, width=width)
 
 
+def shown_cell_px(n_cells: int, figsize: tuple[float, float], cell_px: int) -> int:
+    """`cell_px`, or less where a figure cannot show as much.
+
+    Two pixels for each of the figure's are kept; matplotlib needs 16 bytes for each
+    pixel that it is given.
+    """
+    from matplotlib import rcParams  # noqa: PLC0415  (slow to import)
+
+    dots = 2 * max(figsize) * float(rcParams["figure.dpi"])
+    return max(1, min(cell_px, round(dots / n_cells)))
+
+
 def show_raster(
     raster: Image.Image,
     extent: tuple[float, float, float, float],

@@ -8,12 +8,15 @@ from raylatent.source.tfrecord import SUFFIXES
 from raylatent.storage import list_files
 
 
-def find_tfrecords(paths: Sequence[str]) -> dict[str, str]:
+def find_tfrecords(
+    paths: Sequence[str], *, below: str | None = None
+) -> dict[str, str]:
     """Slide names and the files that hold them, sorted by name.
 
     Args:
         paths: Files, folders (searched recursively for `*.tfrecords` and
             `*.tfrecord`; macOS's `._*` are passed over) or URIs of either.
+        below: Only files that have a folder of this name above them.
 
     Raises:
         SourceError: A path is not there or holds none, or two files have one stem.
@@ -25,7 +28,12 @@ def find_tfrecords(paths: Sequence[str]) -> dict[str, str]:
             message = f"no such file or folder: {path}"
             raise SourceError(message)
         if files != [str(path)] and files != [str(Path(path).absolute())]:
-            files = [name for name in files if _is_tfrecord(name)]
+            files = [
+                name
+                for name in files
+                if _is_tfrecord(name)
+                and (below is None or below in name.split("/")[:-1])
+            ]
         if not files:
             message = f"{path} holds no *.tfrecords or *.tfrecord file"
             raise SourceError(message)

@@ -255,20 +255,6 @@ def test_the_share_of_a_slide():
         slide_shares(grid, points, cells, "zz")
 
 
-@given(
-    largest=st.floats(0, 3e38),
-    n=st.integers(1, 10**9),
-)
-def test_sums_of_scaled_features_fit_in_64_bits(largest, n):
-    scale = feature_scale(largest, n)
-    assert n * (largest * scale + 0.5) < 2.0**63
-
-
-def test_features_that_are_not_finite_are_refused():
-    with pytest.raises(MapError, match="not finite"):
-        largest_feature(np.array([[1.0, np.nan]]))
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -97,18 +97,15 @@ def test_slideflow_grid_equals_the_reference(seed, n, nx, aspect, select):
     x = rng.random(n) * rng.uniform(0.1, 10) + rng.uniform(-5, 5)
     y = rng.random(n) * (x.max() - x.min()) * aspect
     width, height = x.max() - x.min(), y.max() - y.min()
-    if int(height / (width / nx)) == 0:
-        return
+    assume(int(height / (width / nx)) > 0)
     ts, ny, gx, gy, chosen = slideflow_reference(x, y, nx, select)
     xy = np.stack([x, y], axis=1)
-    grid, cells = None, None
-    if chosen:
-        grid, cells = slideflow_chosen(xy, nx, select)
-        rows, cols = grid.bin(xy)
-        assert (grid.cell, grid.n_rows) == (ts, ny)
-        np.testing.assert_array_equal(cols, gx)
-        np.testing.assert_array_equal(rows, gy)
-        assert sorted(cells["index"].to_pylist()) == chosen
+    grid, cells = slideflow_chosen(xy, nx, select)
+    rows, cols = grid.bin(xy)
+    assert (grid.cell, grid.n_rows) == (ts, ny)
+    np.testing.assert_array_equal(cols, gx)
+    np.testing.assert_array_equal(rows, gy)
+    assert sorted(cells["index"].to_pylist()) == chosen
 
 
 def test_slideflow_grid_keeps_the_extra_bin_of_arange():
@@ -131,11 +128,8 @@ def test_slideflow_grid_of_a_flat_map():
 @given(xy=COORDS, nx=st.integers(1, 40))
 def test_each_point_is_in_one_cell_that_holds_it(xy, nx):
     bounds = Bounds.of(xy)
-    try:
-        grid = SquareGrid.fit(bounds, nx)
-    except MapError as error:
-        assert "rows" in str(error)
-        return
+    assume(bounds.width == 0 or bounds.height < 1000 * bounds.width)
+    grid = SquareGrid.fit(bounds, nx)
     rows, cols = grid.bin(xy)
     assert ((rows >= 0) & (rows < grid.n_rows)).all()
     assert ((cols >= 0) & (cols < grid.n_cols)).all()

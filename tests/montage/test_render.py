@@ -27,6 +27,7 @@ from raylatent.montage.render import (
     draw_raster,
     say_failed,
     show_raster,
+    shown_cell_px,
     tile_room_px,
 )
 
@@ -169,6 +170,13 @@ def test_shown_in_map_coordinates():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a"]
     assert show_raster(raster, (0, 1, 0, 1), [], figsize=(2, 2), ax=ax) is ax
     plt.close("all")
+
+
+def test_a_figure_gets_no_more_pixels_than_it_shows():
+    with plt.rc_context({"figure.dpi": 100}):
+        assert shown_cell_px(50, (10, 5), 100) == 40
+        assert shown_cell_px(5, (10, 5), 100) == 100
+        assert shown_cell_px(9999, (1, 1), 100) == 1
 
 
 def test_majority_is_more_than_half():

@@ -1,0 +1,311 @@
+"""Stored activations to a map: sample, fit on the driver, place every row."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.claim import Claim, new_token
+from raylatent.engine.cluster import READ_CPUS, connect, pool, refuse_temporary_copy
+from raylatent.engine.progress import Progress
+from raylatent.engine.stream import stream
+from raylatent.errors import MapError, RunError
+from raylatent.mapping.fit import fit_map
+from raylatent.mapping.fitted import MAP_JSON, FittedMap, read_info
+from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.points import POINTS_FOLDER
+from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
+from raylatent.parts import part_name, read_part, write_part
+from raylatent.run import MAPS, Part, RunDirectory
+from raylatent.storage import Store
+
+logger = logging.getLogger(__name__)
+
+_PARTS_TOGETHER = 64
+_PLACED = pa.schema(
+    [
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("outside", pa.int64(), nullable=False),
+        pa.field("novel", pa.int64(), nullable=False),
+    ]
+)
+_ITEM = pa.schema(
+    [
+        pa.field(schema.SLIDE, pa.string(), nullable=False),
+        pa.field(schema.UNIT, pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+    ]
+)
+
+
+def build_map(
+    out: str, params: MapParameters, *, layer: str = "", name: str = "default"
+) -> str:
+    """Fit a map on a sample of a run's rows and place every row on it.
+
+    A map of the same parameters, layer and rows that is there already is kept; any
+    other of that name is replaced.
+
+    Args:
+        out: The run directory.
+        params: What the map is to be.
+        layer: Which layer; may be left out where the run has one.
+        name: The map's folder below `maps/`.
+
+    Returns:
+        The map's folder, `<out>/maps/<name>`.
+
+    Raises:
+        RunError: There is no run, or it has no rows.
+        MapError: There is no such layer, or the rows cannot be mapped.
+    """
+    refuse_temporary_copy("--out", [out])
+    run = RunDirectory(out, writer=new_token())
+    layer = _layer_of(run, layer)
+    parts = [part for part in run.footers(run.slides()) if part.rows]
+    if not parts:
+        message = f"{run.uri} has no activations yet: run `raylatent activations` first"
+        raise RunError(message)
+    store = run.store.child(f"{MAPS}/{name}")
+    about = {"layer": layer, "rows": _rows_digest(parts)}
+    if _is_there(store, params, about):
+        logger.info("the map %s is there already", store.uri)
+        return store.uri
+    connect()
+    with Claim(run.store, run.store.writer):
+        store.delete(MAP_JSON)
+        store.delete_folder(POINTS_FOLDER)
+        features = _sample(run, parts, layer, params)
+        logger.info("fitting UMAP on %d rows", len(features))
+        fitted = fit_map(features, params)
+        counts = place_rows(run, parts, fitted, layer=layer, name=name)
+        fitted.with_info(**about, points=counts).save(store)
+    return store.uri
+
+
+def _layer_of(run: RunDirectory, layer: str) -> str:
+    layers = list(run.layers())
+    if not layer:
+        return layers[0]
+    if layer not in layers:
+        message = f"{run.uri} has no layer {layer!r}: it has {', '.join(layers)}"
+        raise MapError(message)
+    return layer
+
+
+def _rows_digest(parts: Sequence[Part]) -> str:
+    """A digest of all rows, from the parts' own."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest = part.footer.get(schema.FOOTER_DIGEST, "")
+        hasher.update(f"{part.name}\0{digest}\n".encode("utf-8", "surrogateescape"))
+    return hasher.hexdigest()
+
+
+def _is_there(store: Store, params: MapParameters, about: dict[str, str]) -> bool:
+    if not store.exists(MAP_JSON):
+        return False
+    try:
+        info = read_info(store)
+    except MapError:
+        return False
+    same = all(info.get(key) == value for key, value in about.items())
+    return same and info.get("parameters") == params.as_json()
+
+
+def _sample(
+    run: RunDirectory, parts: Sequence[Part], layer: str, params: MapParameters
+) -> NDArray[np.float32]:
+    """Activations of the sample's rows, in the order of their keys."""
+    batches = [
+        parts[i : i + _PARTS_TOGETHER] for i in range(0, len(parts), _PARTS_TOGETHER)
+    ]
+    remote_sketch = ray.remote(num_cpus=READ_CPUS)(sketch_parts)
+    limit = params.sample
+    whole: SampleSketch | None = None
+    for answer in [
+        remote_sketch.remote(run.store, batch, params.seed, limit) for batch in batches
+    ]:
+        found = ray.get(answer)
+        whole = found if whole is None else merge(whole, found)
+    if whole is None:
+        message = f"{run.uri} has no rows to sample"
+        raise RunError(message)
+    chosen = finish(whole, limit)
+    places = {
+        (slide, index): i
+        for i, (slide, index) in enumerate(
+            zip(
+                chosen[schema.SLIDE].to_pylist(),
+                chosen[schema.TILE_INDEX].to_pylist(),
+                strict=True,
+            )
+        )
+    }
+    remote_fetch = ray.remote(num_cpus=READ_CPUS)(fetch_rows)
+    table = ray.put(chosen)
+    features: NDArray[np.float32] | None = None
+    for answer in [
+        remote_fetch.remote(run.store, batch, layer, table) for batch in batches
+    ]:
+        for slide, indices, values in ray.get(answer):
+            if features is None:
+                shape = (len(chosen), values.shape[1])
+                features = np.empty(shape, np.float32)
+            at = [places[slide, index] for index in indices]
+            features[at] = values
+    if features is None:
+        message = f"{run.uri} has no rows to sample"
+        raise RunError(message)
+    return features
+
+
+def sketch_parts(
+    store: Store, parts: Sequence[Part], seed: int, limit: int
+) -> SampleSketch:
+    """The sample's sketch of some parts: their tile indices are all that is read."""
+    return merge(
+        *(
+            sketch(
+                part.slide,
+                read_part(store, part.name, [schema.TILE_INDEX])[
+                    schema.TILE_INDEX
+                ].to_numpy(),
+                seed=seed,
+                limit=limit,
+            )
+            for part in parts
+        )
+    )
+
+
+def fetch_rows(
+    store: Store, parts: Sequence[Part], layer: str, chosen: pa.Table
+) -> list[tuple[str, list[int], NDArray[np.float32]]]:
+    """Activations of the chosen rows of some parts: slide, tile indices, (n, d)."""
+    found = []
+    for part in parts:
+        here = chosen.filter(pc.equal(chosen[schema.SLIDE], part.slide))
+        first = int(part.footer[schema.FOOTER_FIRST])
+        last = int(part.footer[schema.FOOTER_LAST])
+        wanted = here[schema.TILE_INDEX].to_numpy()
+        wanted = wanted[(wanted >= first) & (wanted < last)]
+        if len(wanted):
+            table = read_part(store, part.name, [schema.TILE_INDEX, layer])
+            keep = np.isin(table[schema.TILE_INDEX].to_numpy(), wanted)
+            rows = table.filter(pa.array(keep))
+            indices = rows[schema.TILE_INDEX].to_pylist()
+            found.append((part.slide, indices, vectors(rows, layer)))
+    return found
+
+
+def vectors(table: pa.Table, layer: str) -> NDArray[np.float32]:
+    """A column of fixed-size lists as an array (n, d) of float32."""
+    column = table[layer].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), -1).astype(np.float32, copy=False)
+
+
+def place_rows(
+    run: RunDirectory,
+    parts: Sequence[Part],
+    fitted: FittedMap,
+    *,
+    layer: str,
+    name: str,
+) -> dict[str, int]:
+    """Place every row of the parts, a points part for each; counts of rows.
+
+    Raises:
+        MapError: Not every row was placed.
+    """
+    total = sum(part.rows for part in parts)
+    counts = dict.fromkeys(_PLACED.names, 0)
+    reads = [partial(_item, part) for part in parts]
+    arguments = (ray.put(fitted), run.store, layer, f"{MAPS}/{name}/{POINTS_FOLDER}")
+    share = pool(None, 0)
+    with Progress("map", total) as progress:
+        for row in stream("parts", reads, PlacementActor, arguments, share):
+            for key in counts:
+                counts[key] += row[key]
+            progress.add(row["rows"])
+    if counts["rows"] != total:
+        message = f"{counts['rows']} of {total} rows were placed: run again"
+        raise MapError(message)
+    return counts
+
+
+def _item(part: Part) -> pa.Table:
+    row = {schema.SLIDE: part.slide, schema.UNIT: part.unit, "name": part.name}
+    return pa.Table.from_pylist([row], schema=_ITEM)
+
+
+class PlacementActor:
+    """Activation parts in, points parts on disk, counts out.
+
+    Args:
+        fitted: Reference to the fitted map, shared by all actors of a node.
+        store: The run directory.
+        layer: The layer that was mapped.
+        folder: Where points go.
+    """
+
+    def __init__(
+        self,
+        fitted: "ray.ObjectRef[FittedMap]",
+        store: Store,
+        layer: str,
+        folder: str,
+    ) -> None:
+        """Take the map."""
+        self._fitted = ray.get(fitted)
+        self._store = store
+        self._layer = layer
+        self._folder = folder
+
+    def __call__(self, item: pa.Table) -> pa.Table:
+        """Place one part's rows."""
+        row = item.to_pylist()[0]
+        table = read_part(
+            self._store, row["name"], [*schema.REFERENCE.names, self._layer]
+        )
+        points, counts = place_part(table, self._fitted, self._layer)
+        slide = row[schema.SLIDE]
+        name = part_name(self._folder, slide, row[schema.UNIT])
+        write_part(self._store, name, points, {schema.FOOTER_SLIDE: slide})
+        return pa.Table.from_pylist([counts], schema=_PLACED)
+
+
+def place_part(
+    table: pa.Table, fitted: FittedMap, layer: str
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Points of a part's rows, and how many are outside the frame, or novel.
+
+    The pure twin of `PlacementActor`.
+    """
+    xy, distance = fitted.place(vectors(table, layer))
+    points = pa.Table.from_arrays(
+        [
+            *(table[name].combine_chunks() for name in schema.REFERENCE.names),
+            pa.array(xy[:, 0]),
+            pa.array(xy[:, 1]),
+            pa.array(distance),
+        ],
+        schema=schema.POINTS,
+    )
+    frame = fitted.frame
+    outside = ((xy < frame.lower) | (xy > frame.upper)).any(axis=1)
+    novel = distance > fitted.knn_threshold
+    return points, {
+        "rows": len(xy),
+        "outside": int(outside.sum()),
+        "novel": int(novel.sum()),
+    }

@@ -1,0 +1,201 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from raylatent.errors import MapError, StorageError
+from raylatent.mapping.fit import FittedMap, MapParameters, fit_map
+from raylatent.mapping.fitted import MAP_JSON, MODEL_NPZ
+from raylatent.storage import Store
+
+
+def test_fit_repeats_whatever_the_blas_threads(fitted, fit_rows):
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        again = fit_map(fit_rows[0], fitted.parameters)
+    assert again.info == fitted.info
+    for name, values in fitted.arrays.items():
+        assert values.tobytes() == again.arrays[name].tobytes()
+
+
+def test_classes_are_apart_on_the_map(fitted, fit_rows, new_rows):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    model = KNeighborsClassifier(5).fit(fitted.embedding, fit_rows[1])
+    assert model.score(fitted.place(new_rows[0])[0], new_rows[1]) > 0.95
+
+
+def test_save_and_load_keep_every_bit_without_pickle(tmp_path, fitted, new_rows):
+    store = Store(str(tmp_path / "map"))
+    fitted.with_info(layer="postconv").save(store)
+    assert sorted(store.list()) == [MAP_JSON, MODEL_NPZ]
+    with np.load(tmp_path / "map" / MODEL_NPZ, allow_pickle=False) as archive:
+        assert all(archive[name].dtype.kind in "fi" for name in archive.files)
+    opened = FittedMap.load(store)
+    assert opened.info["layer"] == "postconv"
+    assert opened.parameters == fitted.parameters
+    for left, right in zip(
+        opened.place(new_rows[0]), fitted.place(new_rows[0]), strict=True
+    ):
+        assert left.tobytes() == right.tobytes()
+
+
+def test_map_json_says_what_was_done(fitted):
+    info = json.loads(json.dumps(fitted.info))
+    assert info["format_version"] == 1
+    assert info["versions"]["umap-learn"]
+    assert info["parameters"]["n_neighbors"] == 15
+    assert info["sample"]["rows"] == 400
+    assert info["placement"]["engine"] == "raylatent-rows"
+    assert info["placement"]["epochs"] == 30
+    assert info["placement"]["fit_epochs"] == 500
+    assert info["placement"]["a"] == pytest.approx(1.577, abs=1e-3)
+    assert 0 < info["knn"]["threshold"] < 1
+    scaled = fitted.frame.apply(fitted.embedding)
+    assert scaled.min() >= 0
+    assert scaled.max() <= 1
+
+
+def test_a_map_travels_to_workers(fitted, new_rows):
+    copy = pickle.loads(pickle.dumps(fitted))  # noqa: S301  (as Ray does)
+    np.testing.assert_array_equal(
+        copy.place(new_rows[0][:9])[0], fitted.place(new_rows[0][:9])[0]
+    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "correlation", "manhattan"])
+def test_few_rows_work(n, metric, blobs):
+    if metric == "manhattan" and n > 7:
+        pytest.skip("umap-learn's own engine: see the tests of manhattan")
+    rows = blobs(n)[0]
+    fitted = fit_map(rows, MapParameters(metric=metric))
+    xy, distance = fitted.place(rows)
+    np.testing.assert_array_equal(xy, fitted.embedding)
+    assert not distance.any()
+    more, away = fitted.place(blobs(7, seed=3)[0])
+    assert np.isfinite(more).all()
+    assert (away > 0).all()
+    assert fitted.info["placement"]["n_neighbors"] == max(1, n - 1)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "correlation"])
+def test_equal_rows_share_a_place(metric):
+    rows = np.full((30, 4), 2.0, np.float32)
+    fitted = fit_map(rows, MapParameters(metric=metric))
+    assert len(np.unique(fitted.embedding, axis=0)) == 1
+    xy, distance = fitted.place(np.array([[2.0, 2, 2, 2], [-2, 1, 0, 1e30]]))
+    np.testing.assert_array_equal(xy[0], fitted.embedding[0])
+    assert np.isfinite(xy).all()
+    assert distance[0] == 0
+    assert distance[1] > 0
+
+
+def test_islands_that_do_not_connect_work():
+    rng = np.random.default_rng(0)
+    islands = np.repeat(np.eye(3) * 1e4, 20, axis=0) + rng.normal(size=(60, 3))
+    fitted = fit_map(islands, MapParameters(n_neighbors=5, metric="euclidean"))
+    assert np.isfinite(fitted.embedding).all()
+
+
+def test_other_metrics_are_placed_by_umap_learn(tmp_path, manhattan, new_rows):
+    import umap
+
+    rows, kinds = new_rows
+    assert manhattan.info["placement"]["engine"] == "umap-learn"
+    store = Store(str(tmp_path))
+    manhattan.save(store)
+    xy, distance = FittedMap.load(store).place(rows)
+    for size in (7, 333):
+        parts = [manhattan.place(rows[i : i + size])[0] for i in range(0, 999, size)]
+        shift = np.abs(np.concatenate(parts) - xy).max(axis=1)
+        assert (shift == 0).mean() > 0.99
+    sample = manhattan.arrays["rows"]
+    away = np.abs(rows[:20, None].astype(float) - sample[None]).sum(axis=2).min(axis=1)
+    np.testing.assert_allclose(distance[:20], away, rtol=1e-5)
+    placed, zero = manhattan.place(sample)
+    np.testing.assert_array_equal(placed, manhattan.embedding)
+    assert not zero.any()
+
+    # The estimator made anew transforms as the one that was fitted.
+    model = umap.UMAP(
+        n_neighbors=15, metric="manhattan", n_epochs=500, random_state=42,
+        transform_seed=42, n_jobs=1,
+    ).fit(sample)  # fmt: skip
+    np.testing.assert_array_equal(model.embedding_, manhattan.embedding)
+    model.n_epochs = 90
+    theirs = model.transform(np.concatenate([sample[:1], rows]))[1:]
+    np.testing.assert_array_equal(theirs, xy)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"n_components": 3}, "n_components=3 is refused"),
+        ({"densmap": True}, "densmap=True is refused"),
+        ({"target_metric": "l2"}, "target_metric='l2' is refused"),
+        ({"target_weight": 0.1}, "target_weight=0.1 is refused"),
+        ({"output_metric": "haversine"}, "output_metric='haversine' is refused"),
+        ({"n_neighbours": 3}, "'n_neighbours' is no UMAP argument"),
+        ({"metric": "precomputed"}, "metric='precomputed' is not one of"),
+        ({"n_neighbors": 1}, "n_neighbors=1 is out of range"),
+        ({"n_neighbors": 2.5}, "n_neighbors=2.5 is not a whole number"),
+        ({"min_dist": 1.5}, "min_dist=1.5 is out of range"),
+        ({"min_dist": "x"}, "min_dist='x' is not a number"),
+        ({"spread": -1.0}, "spread=-1.0 is out of range"),
+        ({"init": "magic"}, "init='magic' is not one of"),
+        ({"n_epochs": 0}, "n_epochs=0 is out of range"),
+        ({"sample": 0}, "sample=0 is out of range"),
+        ({"seed": -1}, "seed=-1 is out of range"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is out of range"),
+    ],
+)
+def test_arguments_are_refused_by_name(keywords, words):
+    with pytest.raises(MapError, match=words):
+        MapParameters.of(**keywords)
+
+
+def test_arguments_of_umap_learn_are_taken():
+    params = MapParameters.of(
+        n_components=2, densmap=False, random_state=np.int64(7), verbose=True,
+        n_neighbors=np.int32(9), min_dist=0.5, spread=2.0, metric="l2", init="pca",
+    )  # fmt: skip
+    assert params == MapParameters(
+        n_neighbors=9, min_dist=0.5, seed=7, metric="euclidean",
+        other=(("init", "pca"), ("spread", 2.0)),
+    )  # fmt: skip
+    assert MapParameters.from_json(json.loads(json.dumps(params.as_json()))) == params
+
+
+def test_rows_that_do_not_fit_are_refused(fitted):
+    with pytest.raises(MapError, match="89 features do not fit a map of 90"):
+        fitted.place(np.zeros((2, 89)))
+    with pytest.raises(MapError, match="row 1 are not finite"):
+        fitted.place(np.array([[0.0] * 90, [np.inf] * 90]))
+    with pytest.raises(MapError, match="there are 0"):
+        fit_map(np.zeros((0, 3)), MapParameters())
+    assert fitted.place(np.zeros((0, 90)))[0].shape == (0, 2)
+
+
+def test_a_sample_too_large_is_cut_and_told(monkeypatch, blobs):
+    from raylatent.mapping import fit
+
+    monkeypatch.setattr(fit, "MAX_SAMPLE_BYTES", 4 * 90 * 5)
+    assert fit_map(blobs(9)[0], MapParameters()).info["sample"] == {
+        "rows": 5, "rows_given": 9, "seed": 42,
+    }  # fmt: skip
+
+
+def test_broken_folders_are_told(tmp_path, fitted):
+    store = Store(str(tmp_path))
+    with pytest.raises(MapError, match=r"holds no map\.json"):
+        FittedMap.load(store)
+    fitted.with_info(format_version=99).save(store)
+    with pytest.raises(MapError, match="map format 99"):
+        FittedMap.load(store)
+    fitted.save(store)
+    store.write(MODEL_NPZ, b"no zip")
+    with pytest.raises(StorageError, match=r"model\.npz is broken"):
+        FittedMap.load(store)

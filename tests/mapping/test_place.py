@@ -1,0 +1,218 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylatent.mapping import nearest, place, reduce
+
+
+def split(fitted, rows, size):
+    placed = [fitted.place(rows[i : i + size]) for i in range(0, len(rows), size)]
+    return [np.concatenate(values) for values in zip(*placed, strict=True)]
+
+
+def same_bits(left, right):
+    return all(a.tobytes() == b.tobytes() for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 7, 333])
+def test_no_bit_depends_on_the_batch(fitted, new_rows, size):
+    together = fitted.place(new_rows[0])
+    assert same_bits(split(fitted, new_rows[0], size), together)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 60))
+@settings(max_examples=20)
+def test_no_bit_depends_on_the_order(fitted, new_rows, random, n):
+    rows = new_rows[0][:60]
+    order = random.sample(range(60), n)
+    xy, distance = fitted.place(rows)
+    assert same_bits(fitted.place(rows[order]), (xy[order], distance[order]))
+
+
+def test_threads_change_nothing(fitted, new_rows):
+    from concurrent.futures import ThreadPoolExecutor
+
+    rows = new_rows[0]
+    with ThreadPoolExecutor(4) as pool:
+        placed = list(pool.map(fitted.place, np.array_split(rows, 9)))
+    joined = [np.concatenate(values) for values in zip(*placed, strict=True)]
+    assert same_bits(joined, fitted.place(rows))
+
+
+def test_sample_rows_keep_their_places(fitted, fit_rows):
+    xy, distance = fitted.place(fit_rows[0])
+    np.testing.assert_array_equal(xy, fitted.embedding)
+    assert not distance.any()
+
+
+def test_equal_sample_rows_send_a_row_to_the_first(blobs):
+    from raylatent.mapping.fit import MapParameters, fit_map
+
+    rows = blobs(40)[0]
+    rows[[9, 21, 33]] = rows[4]
+    fitted = fit_map(rows, MapParameters(n_neighbors=5))
+    xy, distance = fitted.place(rows)
+    for i in (4, 9, 21, 33):
+        np.testing.assert_array_equal(xy[i], fitted.embedding[4])
+    assert not distance.any()
+
+
+def small_sample(n=300, d=90, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = reduce.normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
+    pca = reduce.principal_components(rows)
+    projection = nearest.Projection(
+        pca.mean, pca.components, pca.mean @ pca.components
+    )
+    reduced, residual, spread = nearest.project(rows, projection)
+    sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
+    return projection, sample
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
+    projection, sample = small_sample()
+    rng = np.random.default_rng(5)
+    if own:
+        rows, passed = sample.rows[:50], np.arange(50)
+    else:
+        rows = reduce.normalize(rng.normal(size=(50, 90)), "cosine")
+        passed = np.full(50, -1)
+    index, square, whole, equal = nearest.nearest(rows, passed, projection, sample, 12)
+    reduced = nearest.project(rows, projection)[0]
+    squares = ((reduced[:, None] - sample.reduced.T[None]) ** 2).sum(axis=2)
+    full = rows[:, None].astype(np.float64) - sample.rows[None]
+    full = (full**2).sum(axis=2)
+    if own:
+        squares[np.arange(50), np.arange(50)] = np.inf
+        full[np.arange(50), np.arange(50)] = np.inf
+    np.testing.assert_array_equal(index, np.argsort(squares, axis=1)[:, :12])
+    np.testing.assert_allclose(square, np.sort(squares, axis=1)[:, :12], rtol=1e-9)
+    np.testing.assert_allclose(whole, full.min(axis=1), rtol=1e-9)
+    assert (equal == -1).all()
+
+
+def test_ties_go_to_the_lower_index():
+    rows = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
+    pca = reduce.principal_components(rows)
+    projection = nearest.Projection(
+        pca.mean, pca.components, pca.mean @ pca.components
+    )
+    reduced, residual, spread = nearest.project(rows, projection)
+    sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
+    index, _, _, equal = nearest.nearest(
+        rows, np.full(12, -1), projection, sample, 3
+    )
+    first = np.arange(12) // 3 * 3
+    np.testing.assert_array_equal(index, first[:, None] + np.arange(3))
+    np.testing.assert_array_equal(equal, first)
+
+
+@pytest.mark.parametrize("local_connectivity", [0.0, 1.0, 1.5])
+def test_weights_are_umap_learns(local_connectivity):
+    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+
+    rng = np.random.default_rng(0)
+    distance = np.sort(rng.random((200, 15)), axis=1).astype(np.float32)
+    distance[:20, 0] = 0.0
+    distance[20:30, :4] = distance[20:30, 4:5]
+    sigma, rho = smooth_knn_dist(
+        distance, 15.0, local_connectivity=local_connectivity
+    )
+    index = np.tile(np.arange(15, dtype=np.int32), (200, 1))
+    expected = compute_membership_strengths(
+        index, distance, sigma, rho, bipartite=True
+    )[2].reshape(200, 15)
+    mean = float(distance.mean())
+    found = [
+        place.weights_of(row.astype(np.float64), local_connectivity, mean)
+        for row in distance
+    ]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_descent_is_umap_learns_from_the_same_start():
+    """Our float64 against umap-learn's float32 with fast-math, the stream alike.
+
+    From one start and with one random stream at least 99 % of rows end within 1e-3.
+    """
+    from umap.layouts import optimize_layout_euclidean
+
+    rng = np.random.default_rng(0)
+    n, k, epochs = 500, 15, 30
+    xy = rng.normal(size=(n, 2)).astype(np.float32) * 6
+    stream = np.array([10_007, 20_011, 30_011], dtype=np.int64)
+    layout = place.Layout(
+        xy.astype(np.float64), stream, 1.577, 0.895, 0.25, 1.0, 5.0, epochs, 0.0, 0.1,
+        True, k,
+    )  # fmt: skip
+    index = np.stack([rng.choice(n, k, replace=False) for _ in range(200)])
+    weights = np.sort(rng.random((200, k)), axis=1)[:, ::-1].copy()
+    weights[:, 0] = 1.0
+    weights[:, -1] = 0.01  # less than 1 / epochs: never visited
+    start = (xy[index[:, 0]] + rng.normal(size=(200, 2))).astype(np.float32)
+    shift = np.empty(200)
+    for i in range(200):
+        kept = weights[i] >= 1 / epochs
+        bits = start[i, :1].astype(np.float64).view(np.int64)
+        expected = optimize_layout_euclidean(
+            start[i : i + 1].copy(), xy.copy(), np.zeros(kept.sum(), np.int32),
+            index[i][kept].astype(np.int32), epochs, n, 1.0 / weights[i][kept],
+            1.577, 0.895, stream - bits, 1.0, 0.25, 5,
+        )  # fmt: skip
+        found = place.descend(
+            tuple(start[i].astype(np.float64)), index[i], weights[i], layout
+        )
+        shift[i] = np.abs(expected[0] - found).max()
+    assert (shift < 1e-3).mean() >= 0.99
+
+
+def test_rows_without_weight_start_at_the_nearest():
+    xy = np.array([[1.0, 2.0], [3.0, 4.0]])
+    index = np.array([1, 0])
+    assert place.start_of(index, np.zeros(2), xy) == (3.0, 4.0)
+    assert place.start_of(index, np.array([0.5, 0.5]), xy) == (2.0, 3.0)
+    assert place.start_of(index, np.array([0.5, 1.0]), xy) == (1.0, 2.0)
+
+
+def test_placed_as_trustworthily_as_by_umap_learn(fitted, fit_rows, new_rows):
+    import warnings
+
+    import umap
+
+    from raylatent.mapping.quality import trustworthiness
+
+    rows = new_rows[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = umap.UMAP(
+            n_neighbors=15, metric="cosine", random_state=42, n_epochs=90
+        ).fit(fit_rows[0])
+        theirs = model.transform(rows)
+    unit, sample = (reduce.normalize(r, "cosine") for r in (rows, fit_rows[0]))
+    ours = trustworthiness(unit, fitted.place(rows)[0], sample, fitted.embedding)
+    reference = trustworthiness(unit, theirs, sample, model.embedding_)
+    assert ours > reference - 0.01
+    assert ours > 0.9
+
+
+def test_unlike_rows_are_told_by_their_distance(fitted, new_rows):
+    rng = np.random.default_rng(0)
+    usual = fitted.place(new_rows[0])[1]
+    strange = fitted.place(rng.random((50, 90)) ** 8)[1]
+    assert (usual > fitted.knn_threshold).mean() < 0.05
+    assert (strange > fitted.knn_threshold).all()
+
+
+def test_novelty_outside_the_components_counts():
+    """Rows that differ only where the sample does not vary are far, not near."""
+    from raylatent.mapping.fit import MapParameters, fit_map
+
+    rng = np.random.default_rng(0)
+    rows = np.zeros((60, 8), np.float32)
+    rows[:, :3] = rng.normal(size=(60, 3))
+    fitted = fit_map(rows, MapParameters(n_neighbors=5, metric="euclidean"))
+    moved = rows.copy()
+    moved[:, 7] = 100.0
+    assert (fitted.place(moved)[1] >= 100.0).all()

@@ -1,0 +1,257 @@
+"""Mosaic, as a user holds it."""
+
+import types
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.mosaic import Mosaic
+from raylatent.source.tfrecord import index_tfrecord, parse_example, read_records
+from raylatent.tiles.decode import decode_image
+
+
+def picture(seed, size=16):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@pytest.fixture
+def pictures():
+    return [picture(i) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def golden_points(golden_tfrecords):
+    """All 146 golden tiles as points with offsets, and where their files are."""
+    tables, uris = [], {}
+    rng = np.random.default_rng(0)
+    for slide, n in (("g00", 1), ("g01", 7), ("g02", 33), ("g03", 64), ("g04", 41)):
+        uris[slide] = str(golden_tfrecords / f"{slide}.tfrecords")
+        index = index_tfrecord(uris[slide])
+        columns = {
+            "slide": [slide] * n,
+            "tile_index": np.arange(n),
+            "offset": index.offsets,
+            "length": index.lengths.astype(np.int32),
+            "x": rng.random(n, np.float32),
+            "y": rng.random(n, np.float32),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables), uris
+
+
+def golden_tile(uri, tile_index):
+    index = index_tfrecord(uri)
+    (payload,) = read_records(
+        uri, index.offsets[[tile_index]], index.lengths[[tile_index]]
+    )
+    return decode_image(parse_example(payload).image_raw)
+
+
+def cell_pixels(mosaic, image, cell, cell_px):
+    """A cell's pixels in a picture without legend."""
+    pixels = np.asarray(image)
+    top = pixels.shape[0] - (cell["row"] + 1) * cell_px
+    left = cell["col"] * cell_px
+    return pixels[top : top + cell_px, left : left + cell_px]
+
+
+def test_arrays_are_drawn_as_they_are(pictures):
+    mosaic = Mosaic(pictures, CORNERS, num_tiles_x=2, cell_px=16)
+    assert mosaic.cells.schema == schema.CELLS
+    assert mosaic.slide_map is None
+    image = mosaic.picture()
+    assert image.size == (32, 32)
+    cells = mosaic.cells.to_pylist()
+    assert [cell["index"] for cell in cells] == [0, 2, 1, 3]  # index 0 is drawn
+    for cell in cells:
+        shown = cell_pixels(mosaic, image, cell, 16)
+        np.testing.assert_array_equal(shown, pictures[cell["index"]])
+
+
+def test_an_array_of_images_and_mixed_ones(pictures):
+    same = Mosaic(np.stack(pictures), CORNERS, num_tiles_x=2, cell_px=16)
+    listed = Mosaic(pictures, CORNERS, num_tiles_x=2, cell_px=16)
+    assert same.picture().tobytes() == listed.picture().tobytes()
+    mixed = [
+        pictures[0][..., 0],  # grey
+        np.dstack([pictures[1], np.full((16, 16), 9, np.uint8)]),  # RGBA
+        picture(2, 40),
+        picture(3, 5),
+    ]
+    image = Mosaic(mixed, CORNERS, num_tiles_x=2, cell_px=16).picture()
+    pixels = np.asarray(image)
+    np.testing.assert_array_equal(pixels[16:, :16, 1], pictures[0][..., 0])
+    np.testing.assert_array_equal(pixels[:16, :16], pictures[1])
+
+
+def test_tuples_of_slides_and_paths(golden_tfrecords):
+    folder = str(golden_tfrecords)
+    named = [("g03", 0), ("g01", 6), ("g04", 40), ("g00", 0)]
+    by_name = Mosaic(named, CORNERS, tfrecords=[folder], num_tiles_x=2, cell_px=96)
+    paths = [(golden_tfrecords / f"{slide}.tfrecords", i) for slide, i in named]
+    by_path = Mosaic(paths, CORNERS, num_tiles_x=2, cell_px=96)
+    assert by_name.cells == by_path.cells
+    image = by_name.picture()
+    assert image.tobytes() == by_path.picture().tobytes()
+    for cell in by_name.cells.to_pylist():
+        slide, tile_index = named[cell["index"]]
+        assert (cell["slide"], cell["tile_index"]) == (slide, tile_index)
+        expected = golden_tile(f"{folder}/{slide}.tfrecords", tile_index)
+        shown = cell_pixels(by_name, image, cell, 96)
+        np.testing.assert_array_equal(shown, expected)
+
+
+def test_points_of_a_map(golden_points):
+    points, uris = golden_points
+    mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=6, cell_px=96)
+    image = mosaic.picture()
+    for cell in mosaic.cells.to_pylist()[::5]:
+        expected = golden_tile(uris[cell["slide"]], cell["tile_index"])
+        shown = cell_pixels(mosaic, image, cell, 96)
+        np.testing.assert_array_equal(shown, expected)
+    without = points.drop_columns(["offset", "length"])
+    other = Mosaic.from_points(without, tfrecords=uris, num_tiles_x=6, cell_px=96)
+    assert other.picture().tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("select", ["nearest", "medoid", "first"])
+def test_the_order_of_points_does_not_show(golden_points, select):
+    points, uris = golden_points
+    features = np.random.default_rng(1).normal(size=(len(points), 9))
+    order = np.random.default_rng(2).permutation(len(points))
+    one, two = (
+        Mosaic.from_points(
+            points.take(rows),
+            tfrecords=uris,
+            features=features[rows],
+            select=select,
+            num_tiles_x=4,
+            cell_px=20,
+            labels=dict.fromkeys(["g03"], "three"),
+        )
+        for rows in (np.arange(len(points)), order)
+    )
+    assert one.cells.drop_columns("index") == two.cells.drop_columns("index")
+    assert one.picture().tobytes() == two.picture().tobytes()
+
+
+def test_a_slide_map(golden_points):
+    points, uris = golden_points
+    slide_map = types.SimpleNamespace(points=points)
+    mosaic = Mosaic(slide_map, tfrecords=list(uris.values()), num_tiles_x=5)
+    assert mosaic.slide_map is slide_map
+    assert mosaic.cells == Mosaic.from_points(points, num_tiles_x=5).cells
+
+
+def test_slideflows_words(golden_points):
+    points, _ = golden_points
+    features = np.random.default_rng(1).normal(size=(len(points), 3))
+    word = Mosaic(points, tile_select="centroid", features=features, num_tiles_x=3)
+    ours = Mosaic(points, select="medoid", features=features, num_tiles_x=3)
+    assert word.cells == ours.cells
+
+
+def test_slideflows_grid_takes_rows_in_their_order(goldens):
+    golden = np.load(goldens / "mosaic_grids.npz")
+    points = pa.table(
+        {
+            "slide": golden["slide"].tolist(),
+            "tile_index": golden["tfr_index"],
+            "x": golden["x"],
+            "y": golden["y"],
+        }
+    )
+    for nx in (10, 50):
+        for select in ("first", "nearest"):
+            mosaic = Mosaic(points, num_tiles_x=nx, select=select, grid="slideflow")
+            expected = np.flatnonzero(golden[f"{nx}_{select}/selected"])
+            chosen = np.sort(mosaic.cells["index"].to_numpy())
+            np.testing.assert_array_equal(chosen, expected)
+            assert mosaic.tile_size == golden[f"{nx}_{select}/tile_size"]
+            assert mosaic.num_tiles_y == golden[f"{nx}_{select}/num_tiles_y"]
+
+
+def test_slideflows_extra_bin_is_drawn(pictures):
+    # Column 49 of 0..48: see test_grid.
+    places = [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.2, 0.9)]
+    mosaic = Mosaic(
+        pictures, places, num_tiles_x=49, grid="slideflow", select="first", cell_px=2
+    )
+    assert mosaic.picture().width == 100
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[(1, 1)] * 4, [(0, 2), (1, 2), (2, 2), (3, 2)], [(5, 0), (5, 1), (5, 2), (5, 3)]],
+)
+def test_flat_maps_are_drawn(pictures, places):
+    mosaic = Mosaic(pictures, places, num_tiles_x=4, cell_px=8)
+    assert sum(mosaic.cells["n"].to_pylist()) == 4
+    assert mosaic.picture().size == (
+        8 * mosaic.num_tiles_x,
+        8 * mosaic.num_tiles_y,
+    )
+    one = Mosaic(pictures, CORNERS, num_tiles_x=1, cell_px=8)
+    assert one.picture().size == (8, 8)
+
+
+def test_a_slide_in_focus(golden_points):
+    points, uris = golden_points
+    mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=20, cell_px=8)
+    image = mosaic.picture(focus_slide="g00")
+    drawn = [
+        cell
+        for cell in mosaic.cells.to_pylist()
+        if (cell_pixels(mosaic, image, cell, 8) != 0xDF).any()
+    ]
+    assert len(drawn) == 1
+    members = mosaic.points_in_cell(drawn[0]["row"], drawn[0]["col"])
+    assert "g00" in points["slide"].take(members).to_pylist()
+    with pytest.raises(MapError, match="made of arrays"):
+        Mosaic([picture(0)], [(0, 0)]).picture(focus_slide="g00")
+
+
+def test_a_slide_that_has_no_file(golden_points):
+    points, uris = golden_points
+    with pytest.raises(MapError, match="no slide 'g03' among the tfrecords: near it"):
+        Mosaic.from_points(
+            points, tfrecords={k: v for k, v in uris.items() if k != "g03"}
+        )
+    with pytest.raises(MapError, match="give tfrecords="):
+        Mosaic.from_points(points).picture()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"coords": None}, "needs coords"),
+        ({"coords": CORNERS[:3]}, "4 images and 3 coords"),
+        ({"images": [], "coords": []}, "needs points, and there are none"),
+        ({"select": "best"}, "unknown select 'best'"),
+        ({"grid": "hex"}, "unknown grid 'hex'"),
+        ({"select": "medoid"}, "needs features"),
+        ({"select": "medoid", "features": np.zeros((3, 2))}, "a row for each point"),
+        ({"num_tiles_x": 0}, "num_tiles_x must be 1 or more"),
+        ({"cell_px": 0}, "cell_px must be 1"),
+        ({"labels": ["a"]}, "4 points and 1 labels"),
+        ({"images": [np.zeros((4, 4, 3))] * 4}, r"images\[0\] is float64"),
+        ({"max_dist": 1e-9, "num_tiles_x": 3}, "no cell has a tile"),
+    ],
+)
+def test_bad_arguments(pictures, arguments, sentence):
+    given = {"images": pictures, "coords": CORNERS, **arguments}
+    with pytest.raises(MapError, match=sentence):
+        Mosaic(**given)
+
+
+def test_unknown_look(pictures):
+    mosaic = Mosaic(pictures, CORNERS)
+    with pytest.raises(MapError, match="unknown option 'colour': there are cell_px"):
+        mosaic.picture(colour="red")

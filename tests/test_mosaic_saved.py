@@ -1,0 +1,127 @@
+"""What a Mosaic leaves behind: pictures, folder, report, plot."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raylatent.errors import MapError
+from raylatent.mosaic import Mosaic
+from raylatent.source.tfrecord import index_tfrecord
+
+CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def golden_points(golden_tfrecords):
+    """All 146 golden tiles as points with offsets, and where their files are."""
+    tables, uris = [], {}
+    rng = np.random.default_rng(0)
+    for slide, n in (("g00", 1), ("g01", 7), ("g02", 33), ("g03", 64), ("g04", 41)):
+        uris[slide] = str(golden_tfrecords / f"{slide}.tfrecords")
+        index = index_tfrecord(uris[slide])
+        columns = {
+            "slide": [slide] * n,
+            "tile_index": np.arange(n),
+            "offset": index.offsets,
+            "length": index.lengths.astype(np.int32),
+            "x": rng.random(n, np.float32),
+            "y": rng.random(n, np.float32),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables), uris
+
+
+def test_saved_in_a_folder(golden_points, tmp_path):
+    points, uris = golden_points
+    x = points["x"].to_numpy().copy()
+    x[3] = np.nan
+    points = points.set_column(points.column_names.index("x"), "x", pa.array(x))
+    labels = {"g01": "a", "g02": "b", "g03": "a", "g04": "b"}
+    mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=4, labels=labels)
+    mosaic.save(tmp_path / "mosaics" / "default", cell_px=30, label_style="backdrop")
+    folder = tmp_path / "mosaics" / "default"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *("cells.parquet", "mosaic.json", "mosaic.png")
+    ]
+    assert pq.read_table(folder / "cells.parquet") == mosaic.cells
+    told = json.loads((folder / "mosaic.json").read_text())
+    assert told["counts"] == {
+        "points": 146,
+        "dropped_not_finite": 1,
+        "cells": 16,
+        "cells_without_tile": 0,
+        "drawn": 16,
+        "failed": 0,
+    }
+    assert told["parameters"]["cell_px"] == 30
+    assert told["parameters"]["label_style"] == "backdrop"
+    assert told["grid"]["cell_size"] == mosaic.tile_size
+    assert told["versions"]["numpy"] == np.__version__
+    with Image.open(folder / "mosaic.png") as image:
+        assert image.height == 120
+        assert image.width > 120  # the legend
+
+
+def test_saved_as_a_picture(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mosaic = Mosaic(pictures, CORNERS, num_tiles_x=2, cell_px=16)
+    mosaic.save("mosaic.png")
+    with Image.open(tmp_path / "mosaic.png") as image:
+        assert image.tobytes() == mosaic.picture().tobytes()
+    mosaic.save(tmp_path / "new" / "mosaic.jpg", background="black")
+    assert (tmp_path / "new" / "mosaic.jpg").read_bytes()[:2] == b"\xff\xd8"
+    mosaic.export("folder.v1")
+    assert (tmp_path / "folder.v1" / "mosaic.json").exists()
+    with pytest.raises(MapError, match=r"saved as .png or .jpg"):
+        mosaic.save("mosaic.pdf")
+
+
+def test_the_report(pictures, golden_points, tmp_path):
+    points, _ = golden_points
+    mosaic = Mosaic.from_points(points, num_tiles_x=3)
+    mosaic.save_report(tmp_path / "report.csv")
+    lines = (tmp_path / "report.csv").read_text().splitlines()
+    first = mosaic.cells.to_pylist()[0]
+    assert lines[:2] == ["slide,index", f"{first['slide']},{first['tile_index']}"]
+    Mosaic(pictures, CORNERS, num_tiles_x=2).save_report(str(tmp_path / "a.csv"))
+    assert (tmp_path / "a.csv").read_text().splitlines()[1:] == [",0", ",2", ",1", ",3"]
+
+
+def test_plot_overlays_the_scatter(pictures):
+    labels = ["a", "a", "b", "b"]
+    mosaic = Mosaic(pictures, CORNERS, num_tiles_x=2, cell_px=16, labels=labels)
+    ax = mosaic.plot(figsize=(2, 2))
+    assert ax.images[0].get_extent() == [0, 1, 0, 1]
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["a", "b"]
+    plt.close("all")
+
+
+def test_tiles_that_cannot_be_read(golden_points, tmp_path, caplog):
+    points, uris = golden_points
+    moved = {**uris, "g03": str(tmp_path / "g03.tfrecords")}
+    mosaic = Mosaic.from_points(points, tfrecords=moved, num_tiles_x=5, cell_px=10)
+    mosaic.export(tmp_path / "out")
+    of_g03 = [i for i, s in enumerate(mosaic.cells["slide"].to_pylist()) if s == "g03"]
+    assert sorted(mosaic.failed) == of_g03
+    told = json.loads((tmp_path / "out" / "mosaic.json").read_text())
+    assert told["counts"]["failed"] == len(of_g03) == len(told["failed"])
+    assert told["failed"][0]["slide"] == "g03"
+    assert "g03.tfrecords" in told["failed"][0]["reason"]
+    assert "tiles cannot be read" in caplog.text
+    nowhere = dict.fromkeys(uris, str(tmp_path / "no.tfrecords"))
+    lost = Mosaic.from_points(points, tfrecords=nowhere, num_tiles_x=5, cell_px=10)
+    with pytest.raises(MapError, match="none of the mosaic's 25 tiles can be read"):
+        lost.save(tmp_path / "lost.png")
+    assert not (tmp_path / "lost.png").exists()
