@@ -1,0 +1,59 @@
+"""raylatent: what a neural network has learned of histology slides, on Ray.
+
+>>> import raylatent as sf
+>>> sf.Mosaic.__name__
+'Mosaic'
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raylatent import errors as errors
+    from raylatent import model as model
+    from raylatent.dataset_features import DatasetFeatures as DatasetFeatures
+    from raylatent.mosaic import Mosaic as Mosaic
+    from raylatent.project import Dataset as Dataset
+    from raylatent.project import Project as Project
+    from raylatent.run import read as read
+    from raylatent.slide_map import SlideMap as SlideMap
+
+__version__ = "0.1.0"
+
+# Imported when first used: torch, Ray and UMAP take seconds.
+_WHERE = {
+    "Dataset": "raylatent.project",
+    "DatasetFeatures": "raylatent.dataset_features",
+    "Mosaic": "raylatent.mosaic",
+    "Project": "raylatent.project",
+    "SlideMap": "raylatent.slide_map",
+    "errors": "raylatent",
+    "model": "raylatent",
+    "read": "raylatent.run",
+}
+
+__all__ = [
+    "Dataset",
+    "DatasetFeatures",
+    "Mosaic",
+    "Project",
+    "SlideMap",
+    "errors",
+    "model",
+    "read",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """A public name, imported now."""
+    if name not in _WHERE:
+        message = f"module 'raylatent' has no attribute {name!r}"
+        raise AttributeError(message)
+    if _WHERE[name] == "raylatent":
+        return importlib.import_module(f"raylatent.{name}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Public names, also those not yet imported."""
+    return sorted({*globals(), *__all__})

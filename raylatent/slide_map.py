@@ -76,7 +76,6 @@ class SlideMap(LabeledPoints):
         y: ArrayLike,
         slides: Iterable[str],
         tfr_index: ArrayLike | None = None,
-        *,
         **of_the_class: Any,  # noqa: ANN401
     ) -> "SlideMap":
         """Points at given places.
@@ -176,11 +175,7 @@ class SlideMap(LabeledPoints):
 
     @property
     def layer(self) -> str:
-        """The layer that was mapped.
-
-        Raises:
-            MapError: It was not told, and the run has several.
-        """
+        """The layer that was mapped; MapError if the run has several, and none told."""
         if self._layer is None:
             layers = list(self._run().layers())
             if len(layers) != 1:
@@ -291,16 +286,13 @@ class SlideMap(LabeledPoints):
         select = options.get("tile_select") or options.get("select")
         if select in {"medoid", "centroid"} and self.run is not None:
             options.setdefault("features", self.activations())
-        if LABEL in self.data.columns and not self._numeric_label():
-            values = self.data[LABEL]
+        values = self.data.get(LABEL)
+        if values is not None and not pd.api.types.is_float_dtype(values):
             labels = values.astype(object).where(values.notna(), None)
             options.setdefault("labels", labels.tolist())
         return Mosaic(self, **options)
 
     build_mosaic = generate_mosaic
-
-    def _numeric_label(self) -> bool:
-        return bool(pd.api.types.is_float_dtype(self.data[LABEL]))
 
     def _run(self) -> RunDirectory:
         if self.run is None:

@@ -5,6 +5,7 @@ then by a tenth of the already widened range above; what lies outside is clipped
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,9 +54,26 @@ def fit_frame(layout: NDArray[np.floating]) -> Frame:
     if not len(layout):
         message = "a frame needs at least 1 point, and the layout has 0"
         raise MapError(message)
-    lower = np.percentile(layout, LOWER_PERCENTILE, axis=0)
-    upper = np.percentile(layout, UPPER_PERCENTILE, axis=0)
+    ordered = np.sort(layout, axis=0)
+    lower = _percentile(ordered, LOWER_PERCENTILE)
+    upper = _percentile(ordered, UPPER_PERCENTILE)
     # The second margin is of the range that the first one widened: so in Slideflow.
     lower -= MARGIN * (upper - lower)
     upper += MARGIN * (upper - lower)
     return Frame(lower=lower, upper=upper)
+
+
+def _percentile(ordered: NDArray[np.floating], percentile: float) -> NDArray[Any]:
+    """A percentile of sorted points (n, 2), interpolated in their dtype throughout.
+
+    So did the numpy that Slideflow runs on. Later ones find the position between two
+    points in float64, which gives other last digits.
+    """
+    kind = ordered.dtype.type
+    position = kind(len(ordered) - 1) * (kind(percentile) / kind(100))
+    below = int(position)
+    share = position - kind(below)
+    low = ordered[below]
+    high = ordered[min(below + 1, len(ordered) - 1)]
+    step = high - low
+    return low + step * share if share < 0.5 else high - step * (kind(1) - share)

@@ -103,7 +103,7 @@ def test_islands_that_do_not_connect_work():
 def test_other_metrics_are_placed_by_umap_learn(tmp_path, manhattan, new_rows):
     import umap
 
-    rows, kinds = new_rows
+    rows, _ = new_rows
     assert manhattan.info["placement"]["engine"] == "umap-learn"
     store = Store(str(tmp_path))
     manhattan.save(store)

@@ -62,9 +62,7 @@ def small_sample(n=300, d=90, seed=0):
     rng = np.random.default_rng(seed)
     rows = reduce.normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
     pca = reduce.principal_components(rows)
-    projection = nearest.Projection(
-        pca.mean, pca.components, pca.mean @ pca.components
-    )
+    projection = nearest.Projection(pca.mean, pca.components, pca.mean @ pca.components)
     reduced, residual, spread = nearest.project(rows, projection)
     sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
     return projection, sample
@@ -96,14 +94,10 @@ def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
 def test_ties_go_to_the_lower_index():
     rows = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
     pca = reduce.principal_components(rows)
-    projection = nearest.Projection(
-        pca.mean, pca.components, pca.mean @ pca.components
-    )
+    projection = nearest.Projection(pca.mean, pca.components, pca.mean @ pca.components)
     reduced, residual, spread = nearest.project(rows, projection)
     sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
-    index, _, _, equal = nearest.nearest(
-        rows, np.full(12, -1), projection, sample, 3
-    )
+    index, _, _, equal = nearest.nearest(rows, np.full(12, -1), projection, sample, 3)
     first = np.arange(12) // 3 * 3
     np.testing.assert_array_equal(index, first[:, None] + np.arange(3))
     np.testing.assert_array_equal(equal, first)
@@ -117,9 +111,7 @@ def test_weights_are_umap_learns(local_connectivity):
     distance = np.sort(rng.random((200, 15)), axis=1).astype(np.float32)
     distance[:20, 0] = 0.0
     distance[20:30, :4] = distance[20:30, 4:5]
-    sigma, rho = smooth_knn_dist(
-        distance, 15.0, local_connectivity=local_connectivity
-    )
+    sigma, rho = smooth_knn_dist(distance, 15.0, local_connectivity=local_connectivity)
     index = np.tile(np.arange(15, dtype=np.int32), (200, 1))
     expected = compute_membership_strengths(
         index, distance, sigma, rho, bipartite=True

@@ -89,7 +89,9 @@ def test_no_slide_is_left_out_and_all_rows_are_taken_where_they_fit(sizes, n):
 def test_half_is_uniform_and_half_is_even_over_slides():
     sizes = {"large": 9000, **{f"small{i}": 40 for i in range(20)}}
     table = finish(whole(sizes, limit=1000), 1000)
-    counts = {c["values"]: c["counts"] for c in table["slide"].value_counts().to_pylist()}
+    counts = {
+        c["values"]: c["counts"] for c in table["slide"].value_counts().to_pylist()
+    }
     # Uniform half: about 459 of 500 of the large one; even half: 24 of each slide.
     assert 440 < counts["large"] < 540
     assert min(counts[f"small{i}"] for i in range(20)) >= 23
@@ -104,7 +106,7 @@ def test_a_tile_given_twice_counts_once():
     ("action", "words"),
     [
         (lambda: sketch("a", [0], seed=0, limit=0), "sample of 0 rows"),
-        (lambda: merge(), "no sketch"),
+        (merge, "no sketch"),
         (
             lambda: merge(
                 sketch("a", [0], seed=0, limit=5), sketch("a", [1], seed=1, limit=5)

@@ -1,0 +1,156 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from raylatent.errors import MapError
+from raylatent.mapping.colors import OKABE_ITO, category_colors
+from raylatent.mapping.density import binned
+from raylatent.mapping.plot import MapStyle, draw_map, save_map, show_map
+
+
+def points(n=500, seed=0):
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(3, size=n)
+    return rng.normal(size=(n, 2)) + kind[:, None] * 4, kind
+
+
+def drawn(xy, labels=None, **style):
+    ax = Figure().add_subplot()
+    draw_map(ax, xy, labels, MapStyle(**style))
+    return ax
+
+
+def colors_of(ax):
+    return {tuple(color) for color in ax.collections[0].get_facecolors().round(3)}
+
+
+def legend_of(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_plots_are_written_and_repeat(tmp_path, suffix):
+    import matplotlib.pyplot as plt
+
+    xy, kind = points()
+    for name in ("a", "b"):
+        save_map(str(tmp_path / f"{name}.{suffix}"), xy, kind, MapStyle(), dpi=80)
+    content = (tmp_path / f"a.{suffix}").read_bytes()
+    assert not plt.get_fignums()
+    if suffix == "png":
+        picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    else:
+        assert len(content) > 5000
+    if suffix != "svg":  # its ids are random
+        assert content == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_other_endings_are_refused(tmp_path):
+    with pytest.raises(MapError, match="ends in none"):
+        save_map(str(tmp_path / "a.bmp"), points()[0], None, MapStyle())
+
+
+def test_few_categories_have_okabe_and_itos_colors():
+    xy, kind = points()
+    names = np.array(["c", "a", "b"])[kind]
+    ax = drawn(xy, names, title="T", legend="type")
+    assert legend_of(ax) == ["a", "b", "c"]
+    assert len(colors_of(ax)) == 3
+    assert ax.get_title() == "T"
+    assert ax.get_legend().get_title().get_text() == "type"
+    assert ax.get_aspect() == 1.0
+
+
+def test_many_categories_are_told_apart_and_the_legend_stays_short():
+    assert category_colors(8) == list(OKABE_ITO)
+    for n in (9, 40, 120):
+        assert len(set(category_colors(n))) == n
+    xy, _ = points(600)
+    ax = drawn(xy, [f"slide{i % 60:02d}" for i in range(600)])
+    entries = legend_of(ax)
+    assert len(entries) == 25
+    assert entries[-1] == "+36 more"
+    assert len(colors_of(ax)) == 60
+
+
+def test_a_missing_label_is_gray():
+    xy, _ = points(10)
+    ax = drawn(xy, ["a"] * 9 + [None])
+    assert legend_of(ax) == ["a", "(no label)"]
+    assert len(colors_of(ax)) == 2
+
+
+def test_own_colors_by_label():
+    xy, _ = points(10)
+    ax = drawn(xy, ["a", "b"] * 5, cmap={"a": "red", "b": "blue"})
+    assert colors_of(ax) == {(1, 0, 0, 1), (0, 0, 1, 1)}
+
+
+def test_numbers_have_a_color_bar_and_whole_ones_are_categories():
+    xy, kind = points()
+    ax = drawn(xy, xy[:, 0])
+    assert ax.get_legend() is None
+    assert len(ax.figure.axes) == 2
+    assert legend_of(drawn(xy, kind)) == ["0", "1", "2"]
+    assert drawn(xy, kind, categorical=False).get_legend() is None
+
+
+def test_arguments_of_scatter_go_through_and_stay_with_their_points():
+    xy, _ = points(50)
+    size = np.arange(50) + 1.0
+    dots = drawn(xy, scatter={"s": size, "alpha": 0.5, "marker": "x"}).collections[0]
+    places = {tuple(p): s for p, s in zip(xy, size, strict=True)}
+    offsets = dots.get_offsets().tolist()
+    expected = [places[tuple(p)] for p in offsets]
+    np.testing.assert_array_equal(dots.get_sizes(), expected)
+    assert dots.get_alpha() == 0.5
+    red = drawn(xy, ["a"] * 50, scatter={"c": "red", "linewidth": 1})
+    assert colors_of(red) == {(1, 0, 0, 1)}
+
+
+def test_labels_of_another_length_are_refused():
+    with pytest.raises(MapError, match="2 labels for 5 points"):
+        drawn(points(5)[0], [1, 2])
+
+
+@pytest.mark.parametrize("labels", [None, "category", "value"])
+def test_large_maps_are_images(labels):
+    xy, kind = points(3000)
+    values = {
+        None: None,
+        "category": np.array(["a", "b", "c"])[kind],
+        "value": xy[:, 0],
+    }
+    ax = drawn(xy, values[labels], max_dots=1000)
+    assert not ax.collections
+    assert len(ax.images) == 1
+
+
+def test_cells_count_every_point():
+    xy, _ = points(2000)
+    count, (left, right, bottom, top) = binned(xy)
+    assert count.sum() == 2000
+    nx, ny = count.shape
+    assert (right - left) / nx == pytest.approx((top - bottom) / ny)
+    weighted, _ = binned(xy, np.full(2000, 2.0))
+    np.testing.assert_array_equal(weighted, 2 * count)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_points_are_drawn(n):
+    xy = np.zeros((n, 2))
+    assert drawn(xy) is not None
+    assert drawn(xy, ["a"] * n) is not None
+
+
+def test_pyplot_shows_it():
+    import matplotlib.pyplot as plt
+
+    ax = show_map(points(20)[0], None, MapStyle())
+    assert plt.gca() is ax
+    assert show_map(points(20)[0], None, MapStyle(), ax=ax) is ax
+    plt.close("all")
