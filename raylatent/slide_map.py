@@ -193,12 +193,7 @@ class SlideMap(LabeledPoints):
         return self._read(self.layer)
 
     def label_by_preds(self, index: int) -> None:
-        """Label by the prediction for a class, by its number.
-
-        Raises:
-            MapError: The map belongs to no run, the run has no predictions, or no such
-                class.
-        """
+        """Label by the prediction for a class, by its number; MapError if not there."""
         predictions = self._read(schema.PREDICTIONS)
         if not -predictions.shape[1] <= index < predictions.shape[1]:
             message = f"no class {index}: predictions have {predictions.shape[1]}"

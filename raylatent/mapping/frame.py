@@ -76,4 +76,5 @@ def _percentile(ordered: NDArray[np.floating], percentile: float) -> NDArray[Any
     low = ordered[below]
     high = ordered[min(below + 1, len(ordered) - 1)]
     step = high - low
-    return low + step * share if share < 0.5 else high - step * (kind(1) - share)
+    result = low + step * share if share < 0.5 else high - step * (kind(1) - share)
+    return np.asarray(result)
