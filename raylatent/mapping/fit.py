@@ -1,7 +1,5 @@
-"""Fit a map on a sample: the only module that imports umap-learn."""
+"""Fit a map on a sample."""
 
-import logging
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
+from raylatent.mapping.estimator import make_umap, run_umap, umap_curve
 from raylatent.mapping.fallback import metric_distances
 from raylatent.mapping.fitted import (
     FORMAT_VERSION,
@@ -31,8 +30,6 @@ from raylatent.mapping.reduce import (
 )
 
 __all__ = ["FittedMap", "MapParameters", "fit_map"]
-
-logger = logging.getLogger(__name__)
 
 MAX_SAMPLE_BYTES = 1 << 30
 KNN_PERCENTILE = 99.9
@@ -124,7 +121,7 @@ def _fit_by_row(
     k = max(1, min(params.n_neighbors, len(rows) - 1))
     halved = metric != "euclidean"
     index, distance, nearest = graph.neighbors(projection, sample, k, halved=halved)
-    a, b = _curve(params)
+    a, b = umap_curve(params)
     if distinct < graph.MIN_DISTINCT:
         layout, embedding = "pca", graph.spread_out(reduced)
     else:
@@ -162,7 +159,7 @@ def _embed(
     neighbors: tuple[NDArray[np.int32], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """UMAP's layout of the sample."""
-    model = _umap(
+    model = make_umap(
         params,
         metric="euclidean",
         n_neighbors=k,
@@ -170,7 +167,7 @@ def _embed(
         init=params.option("init", "spectral"),
         precomputed_knn=neighbors,
     )
-    _run(model, reduced.astype(np.float32))
+    run_umap(model, reduced.astype(np.float32))
     embedding = np.ascontiguousarray(model.embedding_, dtype=np.float32)
     if not np.isfinite(embedding).all():
         bad = int((~np.isfinite(embedding).all(axis=1)).sum())
@@ -182,47 +179,10 @@ def _embed(
     return embedding
 
 
-def _umap(params: MapParameters, **values: Any) -> Any:  # noqa: ANN401
-    """umap-learn's estimator, seeded and on one thread."""
-    import umap  # noqa: PLC0415  (slow)
-
-    other = {
-        name: value
-        for name, value in params.other
-        if name not in {"n_epochs", "init", "transform_seed", "metric_kwds"}
-    }
-    return umap.UMAP(
-        n_components=2,
-        min_dist=params.min_dist,
-        random_state=params.seed,
-        transform_seed=params.option("transform_seed", params.seed),
-        n_jobs=1,
-        **other,
-        **values,
-    )
-
-
-def _run(model: Any, rows: NDArray[np.float32]) -> None:  # noqa: ANN401
-    """Fit on one thread: the spectral start depends on the number of BLAS threads."""
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
-
-    # What umap-learn warns of (no search index, parts of the graph that do not
-    # connect, a seed that forbids threads) is either wanted here or dealt with.
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            model.fit(rows)
-        except ValueError as error:
-            message = f"UMAP refuses its arguments: {error}"
-            raise MapError(message) from error
-    for warning in caught:
-        logger.debug("umap-learn: %s", warning.message)
-
-
 def _fit_by_umap(rows: NDArray[np.float32], params: MapParameters) -> _Fit:
     """For metrics that no normalization makes Euclidean: all by umap-learn."""
     k = min(params.n_neighbors, len(rows) - 1)
-    model = _umap(
+    model = make_umap(
         params,
         metric=params.metric,
         metric_kwds=params.option("metric_kwds", {}),
@@ -230,11 +190,11 @@ def _fit_by_umap(rows: NDArray[np.float32], params: MapParameters) -> _Fit:
         n_epochs=params.fit_epochs(len(rows)),
         init=params.option("init", "spectral"),
     )
-    _run(model, rows)
+    run_umap(model, rows)
     first = rows[:_THRESHOLD_ROWS]
     own = metric_distances(model, first, rows)
     own[np.arange(len(first)), np.arange(len(first))] = np.inf
-    a, b = _curve(params)
+    a, b = umap_curve(params)
     return _Fit(
         arrays={
             "rows": rows,
@@ -252,39 +212,6 @@ def _fit_by_umap(rows: NDArray[np.float32], params: MapParameters) -> _Fit:
         },
         nearest=own.min(axis=1),
     )
-
-
-def restore_umap(fitted: FittedMap) -> Any:  # noqa: ANN401
-    """umap-learn's estimator as it was fitted, from the map's arrays.
-
-    Its neighbor index is made anew from the same rows and seed; its layout is not
-    computed again but taken from the map.
-    """
-    params, placement = fitted.parameters, fitted.info["placement"]
-    model = _umap(
-        params,
-        metric=params.metric,
-        metric_kwds=params.option("metric_kwds", {}),
-        n_neighbors=placement["n_neighbors"],
-        n_epochs=0,
-        init="random",
-    )
-    _run(model, fitted.arrays["rows"])
-    model.embedding_ = fitted.embedding
-    # transform() takes a third of these; and never the rows for the sample itself.
-    model.n_epochs = 3 * placement["epochs"]
-    model._input_hash = None
-    return model
-
-
-def _curve(params: MapParameters) -> tuple[float, float]:
-    """The parameters a and b of the layout's curve."""
-    a, b = params.option("a", None), params.option("b", None)
-    if a is None or b is None:
-        from umap.umap_ import find_ab_params  # noqa: PLC0415  (slow)
-
-        a, b = find_ab_params(params.option("spread", 1.0), params.min_dist)
-    return float(a), float(b)
 
 
 def _stream(params: MapParameters) -> NDArray[np.int64]:

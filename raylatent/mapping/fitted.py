@@ -150,9 +150,9 @@ class FittedMap:
 
     @cached_property
     def _umap(self) -> Any:  # noqa: ANN401  (umap-learn has no types)
-        from raylatent.mapping import fit  # noqa: PLC0415  (fit makes this class)
+        from raylatent.mapping.estimator import restore_umap  # noqa: PLC0415  (slow)
 
-        return fit.restore_umap(self)
+        return restore_umap(self.parameters, self.info["placement"], self.arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without what is made anew from the arrays."""
