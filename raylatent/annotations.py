@@ -2,10 +2,12 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from raylatent.errors import AnnotationsError, StorageError
-from raylatent.storage import open_input
+from raylatent.storage import open_input, reason, retry
 
 SLIDE_COLUMN = "slide"
 MAX_BYTES = 256 << 20
@@ -17,28 +19,45 @@ def read_annotations(uri: str) -> list[Row]:
     """Rows of a CSV file with a `slide` column; all values stay strings.
 
     Raises:
-        AnnotationsError: It cannot be read, or has no `slide` column.
+        AnnotationsError: It cannot be read, or has no `slide` column, or a column twice.
     """
     try:
         with open_input(uri) as file:
             if file.size() > MAX_BYTES:
                 message = f"annotations {uri} have {file.size()} bytes: is it a CSV?"
                 raise AnnotationsError(message)
-            text = file.read().decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        rows = [dict(row) for row in reader]
+            text = bytes(retry(file.read, f"read {uri}")).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [row for row in reader if row]
     except StorageError as error:
         message = f"annotations {uri} cannot be read: {error}"
         raise AnnotationsError(message) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        message = f"annotations {uri} are no CSV in UTF-8: {error}"
+        message = (
+            f"annotations {uri} are no CSV in UTF-8, save them as such: {reason(error)}"
+        )
         raise AnnotationsError(message) from error
-    columns = reader.fieldnames or []
+    columns = rows[0] if rows else []
+    _check_columns(columns, uri)
+    return [
+        dict(zip_longest(columns, row[: len(columns)], fillvalue=""))
+        for row in rows[1:]
+    ]
+
+
+def _check_columns(columns: Sequence[str], uri: str) -> None:
+    have = ", ".join(map(repr, columns[:10])) or "none"
     if SLIDE_COLUMN not in columns:
-        have = ", ".join(columns[:10]) or "none"
-        message = f"annotations {uri} have no column {SLIDE_COLUMN!r} (they have {have})"
+        message = (
+            f"annotations {uri} have no column {SLIDE_COLUMN!r} (they have {have})"
+        )
         raise AnnotationsError(message)
-    return [{k: v or "" for k, v in row.items() if k is not None} for row in rows]
+    for column, n in Counter(columns).items():
+        if n > 1 and column:
+            message = (
+                f"annotations {uri} have {n} columns {column!r}: rename all but one"
+            )
+            raise AnnotationsError(message)
 
 
 def slide_labels(rows: Sequence[Row], column: str, *, where: str) -> dict[str, str]:
@@ -51,7 +70,7 @@ def slide_labels(rows: Sequence[Row], column: str, *, where: str) -> dict[str, s
     {'a': 'x'}
     """
     if rows and column not in rows[0]:
-        have = ", ".join(rows[0])
+        have = ", ".join(map(repr, list(rows[0])[:10]))
         message = f"annotations {where} have no column {column!r} (they have {have})"
         raise AnnotationsError(message)
     labels: dict[str, str] = {}

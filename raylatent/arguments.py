@@ -4,16 +4,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 C = TypeVar("C")
 
 
 def parser_of(config: type, prog: str) -> argparse.ArgumentParser:
     """A parser with an option for each field of a configuration class."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description=config.__doc__, allow_abbrev=False
-    )
+    parser = _Parser(prog=prog, description=config.__doc__, allow_abbrev=False)
     hints = get_type_hints(config)
     for field in fields(config):
         _add(parser, field, hints[field.name])
@@ -49,7 +47,9 @@ def _add(parser: argparse.ArgumentParser, field: "Field[Any]", hint: object) -> 
         group.add_argument(
             flag, action="store_true", default=None, dest=field.name, help=text
         )
-        group.add_argument(about["no"], action="store_false", dest=field.name)
+        group.add_argument(
+            about["no"], action="store_false", dest=field.name, help=f"not {flag}"
+        )
     else:
         many = bool(about.get("many"))
         parser.add_argument(
@@ -63,6 +63,14 @@ def _add(parser: argparse.ArgumentParser, field: "Field[Any]", hint: object) -> 
             metavar=about.get("metavar"),
             help=_with_default(text, default),
         )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of forty options would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with 2."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
 
 
 class _Several(argparse.Action):

@@ -2,7 +2,7 @@
 
 A claim is a file that names host, process and a token, and is touched every
 `HEARTBEAT_S`. On the same host the claim of a dead process is taken at once; any other
-after `LEASE_S` without a heartbeat.
+after `LEASE_S` without a heartbeat, and none while we watch for `_WATCH_S`.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 from raylatent.errors import ClaimError, StorageError
 from raylatent.storage import Store
@@ -25,6 +25,9 @@ CLAIM = "claim.json"
 HEARTBEAT_S = 10.0
 LEASE_S = 60.0
 _SETTLE_S = 0.3  # between writing a claim over a dead one and reading it again
+_WATCH_S = 1.5 * HEARTBEAT_S
+
+Holder: TypeAlias = dict[str, Any]
 
 
 def host_id() -> str:
@@ -78,8 +81,11 @@ class Claim:
 
     def __enter__(self) -> "Claim":
         """Take the claim."""
-        if not self._store.create(CLAIM, self._content()):
-            self._take_over()
+        while not self._store.create(CLAIM, self._content()):
+            holder = self._holder(CLAIM)
+            if holder is not None:  # else it was given back just now
+                self._take_over(holder)
+                break
         self._thread.start()
         return self
 
@@ -92,8 +98,11 @@ class Claim:
         """Give the claim back."""
         self._stop.set()
         self._thread.join()
-        if self._holder().get("token") == self._token:
-            self._store.delete(CLAIM)
+        try:
+            if (self._holder(CLAIM) or {}).get("token") == self._token:
+                self._store.delete(CLAIM)
+        except StorageError as failure:  # it ends by itself, as we do
+            logger.warning("the claim could not be given back: %s", failure)
 
     def check(self) -> None:
         """Raise ClaimError if another driver has taken the claim over."""
@@ -111,40 +120,83 @@ class Claim:
         }
         return json.dumps(claim, indent=1).encode()
 
-    def _holder(self) -> dict[str, Any]:
-        if not self._store.exists(CLAIM):
-            return {}
+    def _holder(self, name: str) -> Holder | None:
+        """What a claim says, None where there is none; empty if it is no claim."""
         try:
-            holder = json.loads(self._store.read(CLAIM))
-        except (ValueError, StorageError):
-            return {}
-        return holder if isinstance(holder, dict) else {}
+            data = self._store.read(name)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise  # unreadable is not dead
+        return _parsed(data)
 
-    def _take_over(self) -> None:
-        holder = self._holder()
-        reason = _why_alive(holder)
-        if reason is not None:
-            message = (
-                f"{self._store.uri} is being worked on by {reason}: wait for it, or "
-                "stop it first"
-            )
-            raise ClaimError(message)
+    def _take_over(self, dead: Holder) -> None:
+        """Succeed a driver that is gone; of several that try, one does.
+
+        Whoever creates the file named after the dead driver's token is its successor.
+        One that died just then has a successor in its turn.
+        """
+        last, passed = dead, []
+        while True:
+            alive = self._alive(last)
+            if alive is not None:
+                self._refuse(f"is being worked on by {alive}: wait for it, or stop it")
+            marker = f"claim.{last.get('token', 'none')}.json"
+            passed.append(marker)
+            if self._store.create(marker, self._content()):
+                break
+            successor = self._holder(marker)
+            if not successor or marker in passed[:-1]:
+                self._refuse("was taken by another driver just now")
+            last = successor
+        now = self._holder(CLAIM) or {}
+        if now.get("token") != dead.get("token"):
+            self._store.delete(marker)
+            self._refuse("was taken by another driver just now")
         self._store.write(CLAIM, self._content())
-        # Two drivers may find the same dead claim: the last to write it has it.
-        time.sleep(_SETTLE_S)
-        if self._holder().get("token") != self._token:
-            message = f"{self._store.uri} was taken by another driver just now"
-            raise ClaimError(message)
-        logger.info("took over the claim of a driver that is gone: %s", holder)
+        for name in passed:
+            self._store.delete(name)
+        if not self._store.is_local:  # object stores create in two steps
+            time.sleep(_SETTLE_S)
+            if (self._holder(CLAIM) or {}).get("token") != self._token:
+                self._refuse("was taken by another driver just now")
+        logger.info("took over the claim of a driver that is gone: %s", last)
+
+    def _refuse(self, why: str) -> NoReturn:
+        message = f"{self._store.uri} {why}"
+        raise ClaimError(message)
+
+    def _alive(self, holder: Holder) -> str | None:
+        """Who holds the claim, or None if that driver is known or taken to be gone."""
+        if not holder:
+            return None
+        who = f"pid {holder['pid']} on {_host(holder)}"
+        if holder["host"] == host_id():
+            started = process_start(holder["pid"])
+            return who if started and started == holder["process_start"] else None
+        age_s = time.time() - holder["heartbeat"]
+        if abs(age_s) <= LEASE_S or self._beats(holder):
+            return f"{who} (last heartbeat {age_s:.0f} s ago, its lease is {LEASE_S:.0f} s)"
+        return None
+
+    def _beats(self, holder: Holder) -> bool:
+        """Whether a heartbeat comes while we watch: that host's clock may be off."""
+        until = time.monotonic() + _WATCH_S
+        while time.monotonic() < until:
+            time.sleep(min(1.0, _WATCH_S / 4))
+            now = self._holder(CLAIM) or {}
+            if now.get("token") == holder["token"] and now != holder:
+                return True
+        return False
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                holder = self._holder()
-                if holder and holder.get("token") != self._token:
+                holder = self._holder(CLAIM)
+                if holder and holder["token"] != self._token:
                     self._lost = (
-                        f"another driver (pid {holder.get('pid')} on "
-                        f"{_host(holder)}) took {self._store.uri} over"
+                        f"another driver (pid {holder['pid']} on {_host(holder)}) took "
+                        f"{self._store.uri} over: this one stops"
                     )
                     return
                 self._store.write(CLAIM, self._content())
@@ -152,23 +204,24 @@ class Claim:
                 logger.warning("the claim could not be renewed: %s", error)
 
 
-def _host(holder: dict[str, Any]) -> str:
-    return str(holder.get("host", "?")).split("/", 1)[0]
+def _parsed(data: bytes) -> Holder:
+    """A claim's fields; empty if it is no claim."""
+    try:
+        fields = json.loads(data)
+        holder: Holder = {
+            "token": str(fields["token"]),
+            "host": str(fields["host"]),
+            "pid": int(fields["pid"]),
+            "process_start": str(fields["process_start"]),
+            "heartbeat": float(fields["heartbeat"]),
+        }
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return holder if holder["token"].isalnum() else {}
 
 
-def _why_alive(holder: dict[str, Any]) -> str | None:
-    """Who holds the claim, or None if that driver is known or taken to be gone."""
-    if not holder:
-        return None
-    who = f"pid {holder.get('pid')} on {_host(holder)}"
-    if holder.get("host") == host_id():
-        started = process_start(int(holder.get("pid", -1)))
-        alive = started != "" and started == holder.get("process_start")
-        return who if alive else None
-    age_s = time.time() - float(holder.get("heartbeat", 0.0))
-    if age_s > LEASE_S:
-        return None
-    return f"{who} (last heartbeat {age_s:.0f} s ago, its lease is {LEASE_S:.0f} s)"
+def _host(holder: Holder) -> str:
+    return str(holder["host"]).split("/", 1)[0]
 
 
 def new_token() -> str:

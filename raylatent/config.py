@@ -4,6 +4,7 @@ The same classes serve `raylatent <verb>`, `jobs/*.py` and Python. `option` hold
 the command line needs to know of a field.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ DTYPES = ("float32", "float16")
 SELECTS = ("nearest", "medoid", "first")
 GRIDS = ("square", "slideflow")
 MIN_BATCH = 16
+MAX_NAME_BYTES = 200
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:  # noqa: ANN401
@@ -27,12 +29,20 @@ def option(default: Any, text: str, **extra: Any) -> Any:  # noqa: ANN401
     return field(default=default, metadata={"help": text, **extra})
 
 
+def flag(text: str) -> Any:  # noqa: ANN401
+    """A field that is off unless its option is given."""
+    return field(default=False, metadata={"help": text})
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What every verb that works on a run takes."""
 
     out: str = option(
-        "", "the run directory: a local path, s3://, gs://", metavar="RUN", required=True
+        "",
+        "the run directory: a local path, s3://, gs://",
+        metavar="RUN",
+        required=True,
     )
 
     def __post_init__(self) -> None:
@@ -76,12 +86,8 @@ class ActivationsConfig(RunConfig):
     max_bad_fraction: float = option(
         0.01, "a slide with more bad tiles, and more than 10, fails", metavar="F"
     )
-    overwrite: bool = option(
-        False, "delete the rows of another configuration in RUN"  # noqa: FBT003
-    )
-    allow_pickle: bool = option(
-        False, "allow a pickled model, which runs code from its file"  # noqa: FBT003
-    )
+    overwrite: bool = flag("delete the rows of another configuration in RUN")
+    allow_pickle: bool = flag("allow a pickled model, which runs code from its file")
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
@@ -93,9 +99,10 @@ class ActivationsConfig(RunConfig):
         if not 0 <= self.max_bad_fraction <= 1:
             message = f"--max-bad-fraction is {self.max_bad_fraction}, not 0 to 1"
             raise ConfigError(message)
-        if self.num_gpus is not None and self.num_gpus < 0:
-            message = f"--num-gpus is {self.num_gpus}, less than 0"
+        if self.num_gpus is not None and not 0 <= self.num_gpus < math.inf:
+            message = f"--num-gpus is {self.num_gpus}, not 0 or more"
             raise ConfigError(message)
+        _names("--layers", self.layers)
         self.actor_range()
 
     def actor_range(self) -> tuple[int, int] | None:
@@ -127,21 +134,31 @@ class MapConfig(RunConfig):
     map: str = option("default", "name below maps/", metavar="NAME")
     sample: int = option(20_000, "rows that UMAP is fitted on", metavar="N")
     seed: int = option(42, "of the sample, the fit and ties", metavar="N")
-    n_neighbors: int = option(50, "UMAP's n_neighbors", metavar="N")
-    min_dist: float = option(0.1, "UMAP's min_dist", metavar="F")
+    n_neighbors: int = option(50, "UMAP's n_neighbors, at least 2", metavar="N")
+    min_dist: float = option(0.1, "UMAP's min_dist, from 0", metavar="F")
     metric: str = option("cosine", "UMAP's metric", metavar="NAME")
     umap: tuple[str, ...] = option(
         (), "any other UMAP argument, as KEY=VALUE", metavar="KEY=VALUE", many=True
     )
-    annotations: str = option(
-        "", "CSV with a `slide` column and labels", metavar="CSV"
-    )
+    annotations: str = option("", "CSV with a `slide` column and labels", metavar="CSV")
     label: str = option("", "column of the annotations to color by", metavar="COLUMN")
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
         _at_least("--sample", self.sample, 1)
+        _at_least("--n-neighbors", self.n_neighbors, 2)
+        if not 0 <= self.seed < 1 << 32:
+            message = f"--seed is {self.seed}, not 0 to {(1 << 32) - 1}"
+            raise ConfigError(message)
+        if not 0 <= self.min_dist < math.inf:
+            message = f"--min-dist is {self.min_dist}, not 0 or more"
+            raise ConfigError(message)
+        for pair in self.umap:
+            name, equals, _ = pair.partition("=")
+            if not name or not equals:
+                message = f"--umap is {pair!r}, not KEY=VALUE"
+                raise ConfigError(message)
         _plain_name("--map", self.map)
         if self.label and not self.annotations:
             message = f"--label {self.label} needs --annotations CSV"
@@ -158,9 +175,7 @@ class MosaicConfig(RunConfig):
     select: str = option("nearest", "which tile of a cell is drawn", choices=SELECTS)
     grid: str = option("square", "the grid of cells", choices=GRIDS)
     cell_px: int = option(100, "side of a cell in pixels", metavar="N")
-    annotations: str = option(
-        "", "CSV with a `slide` column and labels", metavar="CSV"
-    )
+    annotations: str = option("", "CSV with a `slide` column and labels", metavar="CSV")
     label: str = option("", "column of the annotations to color by", metavar="COLUMN")
     source_root: str = option(
         "", "where the TFRecords are now, if they were moved", metavar="PATH"
@@ -184,13 +199,16 @@ class MosaicConfig(RunConfig):
 class AtlasConfig(ActivationsConfig, MapConfig, MosaicConfig):
     """Everything: activations, map, mosaic."""
 
-    demo: bool = option(
-        False, "run on the embedded demo: real tissue, real weights"  # noqa: FBT003
-    )
+    demo: bool = flag("run on the embedded demo: real tissue, real weights")
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
+        if self.layer and self.layer not in self.layers:
+            message = (
+                f"--layer {self.layer} is not among --layers {' '.join(self.layers)}"
+            )
+            raise ConfigError(message)
         if self.demo and (self.tfrecords or self.model):
             message = "--demo brings its own TFRecords and model: leave yours out"
             raise ConfigError(message)
@@ -201,9 +219,7 @@ class LayersConfig:
     """A model's layers and their output shapes."""
 
     model: str = option("", "the model", metavar="SPEC", positional=True)
-    allow_pickle: bool = option(
-        False, "allow a pickled model, which runs code from its file"  # noqa: FBT003
-    )
+    allow_pickle: bool = flag("allow a pickled model, which runs code from its file")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -218,7 +234,21 @@ def _at_least(name: str, value: int, smallest: int) -> None:
         raise ConfigError(message)
 
 
+def _names(name: str, values: tuple[str, ...]) -> None:
+    if not values or not all(values):
+        message = f"{name} has an empty name: give at least one, none of them empty"
+        raise ConfigError(message)
+    for value in values:
+        if values.count(value) > 1:
+            message = f"{name} has {value} twice"
+            raise ConfigError(message)
+
+
 def _plain_name(option_name: str, value: str) -> None:
-    if not value or "/" in value or "\\" in value or not value.strip("."):
-        message = f"{option_name} is {value!r}: it must be a plain folder name"
+    plain = value.strip(".") and value.isprintable() and not {"/", "\\"} & set(value)
+    if not plain or len(value.encode()) > MAX_NAME_BYTES:
+        message = (
+            f"{option_name} is {value[:40]!r}: it must be a plain folder name of at most "
+            f"{MAX_NAME_BYTES} bytes"
+        )
         raise ConfigError(message)

@@ -14,6 +14,7 @@
     │   └── VisibilityError   a node does not see it, the sources or the model
     ├── ContentError          one tile's bytes are bad: becomes a quarantine row
     ├── StorageError          reading or writing failed after retries
+    │   └── BrokenPartError   a part's bytes are not those that were written
     └── IncompleteError       the run ended, but some slide failed
 
 Each message is one sentence that says what was wrong, where, and what to do.
@@ -97,6 +98,10 @@ def _content_error(message: str, stage: str) -> ContentError:
 
 class StorageError(RaylatentError):
     """Reading or writing failed, also after retries; never a quarantine row."""
+
+
+class BrokenPartError(StorageError):
+    """A part's bytes are not those that were written; its unit is not done."""
 
 
 class IncompleteError(RaylatentError):

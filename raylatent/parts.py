@@ -1,20 +1,51 @@
 """One Parquet part: its name, footer and checksums, and Hive's escaping of slides."""
 
 import hashlib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raylatent import schema
-from raylatent.errors import SourceError, StorageError
-from raylatent.storage import Store
+from raylatent.errors import BrokenPartError, SourceError, StorageError
+from raylatent.storage import Store, reason
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _ESCAPED = re.compile(r"[\x00-\x1f\x7f\"#%'*/:=?\\{\[\]^]")
 _MAX_NAME_BYTES = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """An activations part, as its footer tells.
+
+    Attributes:
+        slide: Its slide.
+        unit: Its number in the slide.
+        name: Its name below the run directory.
+        rows: Number of rows.
+        footer: Key-value metadata, keys as in schema.FOOTER_*.
+    """
+
+    slide: str
+    unit: int
+    name: str
+    rows: int
+    footer: Mapping[str, str]
+
+    @property
+    def quarantined(self) -> int:
+        """Tiles of the unit that are quarantined."""
+        return int(self.footer.get(schema.FOOTER_QUARANTINED, "0"))
 
 
 def escape_partition(slide: str) -> str:
@@ -23,7 +54,8 @@ def escape_partition(slide: str) -> str:
     Spaces and non-ASCII stay: Spark decodes escapes byte by byte.
 
     Raises:
-        SourceError: The name is empty, Hive's null, or too long for a folder name.
+        SourceError: The name is empty, Hive's null, not in UTF-8, or too long for a
+            folder name.
 
     >>> escape_partition("x=1%2F"), escape_partition(".."), escape_partition("a b ✓")
     ('x%3D1%252F', '%2E%2E', 'a b ✓')
@@ -32,9 +64,14 @@ def escape_partition(slide: str) -> str:
         message = f"a slide cannot be called {slide!r}: rename its file"
         raise SourceError(message)
     if not slide.strip("."):
-        return "%2E" * len(slide)
-    escaped = _ESCAPED.sub(lambda match: f"%{ord(match[0]):02X}", slide)
-    n_bytes = len(f"{schema.SLIDE}={escaped}".encode("utf-8", "surrogateescape"))
+        escaped = "%2E" * len(slide)
+    else:
+        escaped = _ESCAPED.sub(lambda match: f"%{ord(match[0]):02X}", slide)
+    try:
+        n_bytes = len(f"{schema.SLIDE}={escaped}".encode())
+    except UnicodeEncodeError as error:
+        message = f"the slide's name {slide!r} is not in UTF-8: rename its file"
+        raise SourceError(message) from error
     if n_bytes > _MAX_NAME_BYTES:
         message = (
             f"slide {slide[:40]!r}... makes a folder name of {n_bytes} bytes, more than "
@@ -87,14 +124,11 @@ def digest(table: pa.Table) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     for field, column in zip(table.schema, table.columns, strict=True):
         hasher.update(f"{field.name}\0{field.type}\0{len(column)}\0".encode())
-        for chunk in column.combine_chunks().chunks if column.num_chunks != 1 else (
-            column.chunks
-        ):
-            _digest_array(hasher, chunk)
+        _digest_array(hasher, column.combine_chunks())
     return hasher.hexdigest()
 
 
-def _digest_array(hasher: "hashlib._Hash", array: pa.Array) -> None:
+def _digest_array(hasher: hashlib.blake2b, array: pa.Array) -> None:
     hasher.update(np.packbits(np.asarray(array.is_valid())).tobytes())
     if pa.types.is_fixed_size_list(array.type):
         values = array.flatten().to_numpy(zero_copy_only=False)
@@ -123,9 +157,7 @@ def write_part(
         StorageError: It could not be written, after retries.
     """
     metadata = {**footer, schema.FOOTER_DIGEST: digest(table)}
-    vectors = [
-        f.name for f in table.schema if pa.types.is_fixed_size_list(f.type)
-    ]
+    vectors = [f.name for f in table.schema if pa.types.is_fixed_size_list(f.type)]
     scalars = [f.name for f in table.schema if f.name not in vectors]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -147,14 +179,10 @@ def read_footer(store: Store, name: str) -> tuple[int, dict[str, str]]:
     """A part's number of rows and its key-value metadata.
 
     Raises:
-        StorageError: It is not there, or is no Parquet file.
+        BrokenPartError: It is no Parquet file.
+        StorageError: It is not there, or cannot be read.
     """
-    try:
-        with store.open(name) as file:
-            metadata = pq.read_metadata(file)
-    except pa.ArrowInvalid as error:
-        message = f"{store.uri}/{name} is no Parquet file: {error}"
-        raise StorageError(message) from error
+    metadata = _parse(store, name, pq.read_metadata)
     values = metadata.metadata or {}
     return metadata.num_rows, {
         key.decode(): value.decode("utf-8", "replace")
@@ -169,16 +197,34 @@ def read_part(
     """A part's rows, page checksums verified, without the partition column.
 
     Raises:
-        StorageError: It is not there, broken, or lacks a column.
+        BrokenPartError: Its bytes are not those that were written.
+        StorageError: It is not there, cannot be read, or lacks a column.
     """
+
+    def rows(file: pa.NativeFile) -> pa.Table:
+        reader = pq.ParquetFile(file, page_checksum_verification=True)
+        missing = set(columns or ()) - set(reader.schema_arrow.names)
+        if missing:
+            message = f"{store.uri}/{name} has no column {min(missing)!r}"
+            raise StorageError(message)
+        return reader.read(columns=None if columns is None else list(columns))
+
+    return _parse(store, name, rows)
+
+
+def _parse(store: Store, name: str, parse: Callable[[pa.NativeFile], T]) -> T:
+    """What `parse` makes of a file, told apart from storage that fails meanwhile."""
     try:
         with store.open(name) as file:
-            reader = pq.ParquetFile(file, page_checksum_verification=True)
-            missing = set(columns or ()) - set(reader.schema_arrow.names)
-            if missing:
-                message = f"{store.uri}/{name} has no column {sorted(missing)[0]!r}"
-                raise StorageError(message)
-            return reader.read(columns=None if columns is None else list(columns))
-    except (pa.ArrowInvalid, OSError) as error:
-        message = f"{store.uri}/{name} is broken, delete it and run again: {error}"
-        raise StorageError(message) from error
+            return parse(file)
+    except (OSError, ValueError, pa.ArrowException):
+        logger.debug("reading %s/%s once more, whole", store.uri, name)
+    # pyarrow raises the same errors for both; reading the bytes alone tells which.
+    data = store.read(name)
+    try:
+        return parse(pa.BufferReader(data))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        message = (
+            f"{store.uri}/{name} is broken, delete it and run again: {reason(error)}"
+        )
+        raise BrokenPartError(message) from error

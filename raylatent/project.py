@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -30,21 +31,29 @@ class Dataset:
         annotations: Rows, each with a `slide`.
         filters: Allowed values of columns.
         filter_blank: Columns that must not be empty.
+        variant: What tells these tiles from others that the project has of the same
+            slides, as `299px_10x`; empty where it has no others.
+
+    Raises:
+        AnnotationsError: A filter's column is not in the annotations.
+        SourceError: The filters leave no slide.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913  (what a project knows of it)
         self,
         files: Mapping[str, str],
         *,
         root: str,
         tile_px: int | None = None,
-        tile_um: int | str | None = None,
+        tile_um: float | str | None = None,
         annotations: Sequence[Row] = (),
         filters: Filters | None = None,
         filter_blank: str | Sequence[str] = (),
+        variant: str = "",
     ) -> None:
         """See the class."""
         self.root = root
+        self.variant = variant
         self.tile_px = tile_px
         self.tile_um = tile_um
         self.annotations = list(annotations)
@@ -52,23 +61,28 @@ class Dataset:
         self.filter_blank = _values(filter_blank)
         self._files = dict(files)
         if self.filters or self.filter_blank:
+            if not self.annotations:
+                message = (
+                    f"{root} has no {ANNOTATIONS}, so there is nothing to filter by"
+                )
+                raise AnnotationsError(message)
             kept = {row[SLIDE_COLUMN] for row in self.annotations if self._keeps(row)}
             self._files = {s: uri for s, uri in files.items() if s in kept}
             if not self._files:
-                message = f"no slide is left by the filters {self.filters}"
+                message = (
+                    f"no slide of {root} is left by filters {self.filters} and "
+                    f"filter_blank {self.filter_blank}"
+                )
                 raise SourceError(message)
 
     def _keeps(self, row: Row) -> bool:
         for column in (*self.filters, *self.filter_blank):
             if column not in row:
-                message = (
-                    f"annotations have no column {column!r} (they have "
-                    f"{', '.join(row)})"
-                )
+                have = ", ".join(row)
+                message = f"annotations have no column {column!r} (they have {have})"
                 raise AnnotationsError(message)
-        return all(row[c] in allowed for c, allowed in self.filters.items()) and all(
-            row[c] for c in self.filter_blank
-        )
+        allowed = all(row[column] in values for column, values in self.filters.items())
+        return allowed and all(row[column] for column in self.filter_blank)
 
     def filter(
         self, filters: Filters, filter_blank: str | Sequence[str] = ()
@@ -82,6 +96,7 @@ class Dataset:
             annotations=self.annotations,
             filters={**self.filters, **filters},
             filter_blank=[*self.filter_blank, *_values(filter_blank)],
+            variant=self.variant,
         )
 
     def slides(self) -> list[str]:
@@ -93,7 +108,7 @@ class Dataset:
         return [self._files[slide] for slide in self.slides()]
 
     def labels(
-        self, column: str, *, format: Literal["index", "name"] = "index"  # noqa: A002
+        self, column: str, *, format: Literal["index", "name"] = "index"
     ) -> tuple[dict[str, Any], list[str]]:
         """Label of each slide, and the labels there are, sorted.
 
@@ -103,7 +118,8 @@ class Dataset:
                 the sorted ones.
 
         Raises:
-            AnnotationsError: There are no annotations, or no such column.
+            AnnotationsError: There are no annotations, no such column, or no label of
+                any of the slides.
         """
         if format not in {"index", "name"}:
             message = f"format is {format!r}, not 'index' or 'name'"
@@ -113,6 +129,13 @@ class Dataset:
             raise AnnotationsError(message)
         found = slide_labels(self.annotations, column, where=f"{self.root}")
         names = {s: label for s, label in found.items() if s in self._files}
+        if not names:
+            some = ", ".join(self.slides()[:3])
+            message = (
+                f"annotations of {self.root} label no slide of these ({some}) in "
+                f"{column!r}: their column {SLIDE_COLUMN!r} must have the files' stems"
+            )
+            raise AnnotationsError(message)
         unique = sorted(set(names.values()))
         if format == "name":
             return dict(names), unique
@@ -121,13 +144,17 @@ class Dataset:
     def features_folder(self, model: str) -> str:
         """Where activations go: `<root>/features/<model>-<fingerprint>`.
 
-        The part in braces is filled in once it is known. Filtered datasets have
-        folders of their own, so that none sets the other's slides aside.
+        The part in braces is filled in once it is known. Filtered datasets, and sizes
+        of tiles where there are several, have their own: none sets aside the others'.
         """
-        about = [self.tile_px, self.tile_um, self.filters, self.filter_blank]
-        digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=3).hexdigest()
         name = re.sub(r"[^\w.-]+", "_", model).strip(".") or "model"
-        return f"{self.root}/features/{name}-{{fingerprint}}-{digest}"
+        folder = f"{self.root}/features/{name}-{{fingerprint}}"
+        filters = {column: sorted(set(v)) for column, v in self.filters.items()}
+        about = [self.variant, filters, sorted(set(self.filter_blank))]
+        if not any(about):
+            return folder
+        text = json.dumps(about, sort_keys=True)
+        return f"{folder}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
 
 
 def _values(values: "str | Sequence[str]") -> list[str]:
@@ -148,7 +175,7 @@ class Project:
         AnnotationsError: annotations.csv has no column `slide`.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str | os.PathLike[str]) -> None:
         """See the class."""
         self.root = absolute(root)
         self._store = Store(self.root)
@@ -162,7 +189,7 @@ class Project:
     def dataset(
         self,
         tile_px: int | None = None,
-        tile_um: int | str | None = None,
+        tile_um: float | str | None = None,
         *,
         filters: Filters | None = None,
         filter_blank: str | Sequence[str] = (),
@@ -181,52 +208,24 @@ class Project:
         folder = self.root
         if self._store.list("tfrecords"):
             folder = f"{self.root}/tfrecords"
-        files = find_tfrecords([folder], below=self._size_folder(folder, tile_px, tile_um))
+        sizes = _size_folders(folder)
+        below = _choose_size(sizes, tile_px, tile_um, where=folder)
         return Dataset(
-            files,
+            find_tfrecords([folder], below=below),
             root=self.root,
             tile_px=tile_px,
             tile_um=tile_um,
             annotations=self.annotations,
             filters=filters,
             filter_blank=filter_blank,
+            variant=below if below and len(sizes) > 1 else "",
         )
-
-    def _size_folder(
-        self, folder: str, tile_px: int | None, tile_um: int | str | None
-    ) -> str | None:
-        """The name of the folder of one tile size, None where no folder is named so."""
-        sizes = sorted(
-            {
-                part
-                for name in Store(folder).list()
-                if name.endswith((".tfrecords", ".tfrecord"))
-                for part in name.split("/")[:-1]
-                if _FOLDER.match(part)
-            }
-        )
-        if not sizes:
-            return None
-        if tile_px is None and len(sizes) == 1:
-            return sizes[0]
-        um = f"{tile_um}um" if isinstance(tile_um, int | float) else str(tile_um)
-        wanted = f"{tile_px}px_{um}".lower()
-        fitting = [
-            size
-            for size in sizes
-            if size.lower() == wanted
-            or (tile_um is None and size.startswith(f"{tile_px}px_"))
-        ]
-        if len(fitting) != 1:
-            message = (
-                f"{folder} has no tiles of {tile_px} px, {tile_um} um: it has "
-                f"{', '.join(sizes)}"
-            )
-            raise SourceError(message)
-        return fitting[0]
 
     def generate_features(
-        self, model: object, dataset: Dataset | None = None, **options: Any  # noqa: ANN401
+        self,
+        model: object,
+        dataset: Dataset | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> DatasetFeatures:
         """Activations of a dataset; default all slides.
 
@@ -252,4 +251,50 @@ class Project:
             umap_kwargs: As of `DatasetFeatures.map_activations`.
             **options: As of Mosaic.
         """
-        return features.map_activations(**(umap_kwargs or {})).generate_mosaic(**options)
+        slide_map = features.map_activations(**(umap_kwargs or {}))
+        return slide_map.generate_mosaic(**options)
+
+
+def _size_folders(folder: str) -> list[str]:
+    """Names of the folders of tile sizes that have TFRecords below them."""
+    return sorted(
+        {
+            part
+            for name in Store(folder).list()
+            if name.endswith((".tfrecords", ".tfrecord"))
+            for part in name.split("/")[:-1]
+            if _FOLDER.match(part)
+        }
+    )
+
+
+def _choose_size(
+    sizes: Sequence[str],
+    tile_px: int | None,
+    tile_um: float | str | None,
+    *,
+    where: str,
+) -> str | None:
+    """The folder of one tile size, None where no folder is named so.
+
+    Raises:
+        SourceError: None fits, or several do.
+    """
+    if not sizes:
+        return None
+    um = f"{tile_um:g}um" if isinstance(tile_um, int | float) else tile_um
+    fitting = [
+        size
+        for size in sizes
+        if (tile_px is None or size.startswith(f"{tile_px}px_"))
+        and (um is None or size.lower().endswith(f"px_{um}".lower()))
+    ]
+    if len(fitting) != 1:
+        asked = [f"tile_px={tile_px}"] * (tile_px is not None)
+        asked += [f"tile_um={tile_um!r}"] * (um is not None)
+        message = (
+            f"{where} has {'several sizes' if fitting else 'no size'} of tiles for "
+            f"{', '.join(asked) or 'no tile_px and tile_um'}: it has {', '.join(sizes)}"
+        )
+        raise SourceError(message)
+    return fitting[0]

@@ -3,7 +3,6 @@
 import logging
 import platform
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ray
-import torch
 
 from raylatent import schema
 from raylatent.claim import Claim, new_token
@@ -22,21 +20,17 @@ from raylatent.engine.actors import (
     PackedSpec,
     read_unit,
 )
-from raylatent.engine.cluster import (
-    Pool,
-    check_visibility,
-    connect,
-    pool,
-    refuse_temporary_copy,
-)
-from raylatent.engine.plan import Plan, make_plan
+from raylatent.engine.cluster import Pool, connect, pool
+from raylatent.engine.plan import Plan, make_plan, remove_litter
 from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, audit, write_report
 from raylatent.engine.stream import stream
+from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ContentError, IncompleteError, SourceError, StorageError
 from raylatent.model.features import Features
 from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions
+from raylatent.model.runtime import torch_version
 from raylatent.model.spec import ModelSpec
 from raylatent.parts import escape_partition
 from raylatent.run import RunDirectory, fingerprint
@@ -79,13 +73,13 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     """
     job = _prepare(config, spec)
     started_here = connect()
-    share = pool(config.actor_range(), config.num_gpus)
+    share = pool(config.actor_range(), config.num_gpus, local=started_here)
     fields = _fingerprint_fields(job, share)
     out = config.out.replace("{fingerprint}", fingerprint(fields)[:12])
     run = RunDirectory(out, writer=new_token())
     with Claim(run.store, run.store.writer) as claim:
         run.begin(fields, _about(job), overwrite=config.overwrite)
-        _remove_litter(run)
+        remove_litter(run)
         if not started_here:
             check_visibility(run.store, list(job.files.values()), job.spec)
         plan = make_plan(run, job.files, job.features.tile_px, config.unit_tiles)
@@ -103,7 +97,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
             seconds=seconds,
         )
         write_report(run, report)
-        _remove_litter(run)
+        remove_litter(run)
     return report
 
 
@@ -146,7 +140,9 @@ def _first_tile_px(files: Mapping[str, str]) -> int:
     for uri in files.values():
         try:
             index = index_tfrecord(uri)
-            for payload in iter_records(uri, index.offsets[:8], index.lengths[:8]):
+            for payload in iter_records(
+                uri, index.offsets[:8].tolist(), index.lengths[:8].tolist()
+            ):
                 if isinstance(payload, ContentError):
                     raise payload
                 return int(decode_image(parse_example(payload).image_raw).shape[1])
@@ -174,7 +170,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "unit_tiles": config.unit_tiles,
         "mixed_precision": share.num_gpus > 0 if autocast is None else autocast,
-        "torch": torch.__version__.split("+", 1)[0],
+        "torch": torch_version(),
         "decoder": DECODER,
     }
 
@@ -200,12 +196,6 @@ def _about(job: _Job) -> dict[str, Any]:
             **{name: _version(name) for name in _PACKAGES},
         },
     }
-
-
-def _remove_litter(run: RunDirectory) -> None:
-    """Delete aside files of drivers that are gone; we hold the claim."""
-    for name in run.store.asides():
-        run.store.delete(name)
 
 
 def _refuse_nothing(plan: Plan) -> None:
@@ -238,7 +228,7 @@ def _announce(plan: Plan, share: Pool) -> None:
 
 def _run_units(
     job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
-) -> tuple[dict[str, str], Counter[str], Counter[str]]:
+) -> tuple[dict[str, str], dict[str, int], dict[str, float]]:
     """Send the units to the actors; slides left undone, counts, seconds by stage."""
     settings = run.settings()
     options = ActorOptions(
@@ -250,18 +240,17 @@ def _run_units(
         batch_size=job.config.batch_size,
         mixed_precision=bool(settings["fields"]["mixed_precision"]),
         threads=share.threads,
+        gpu=share.num_gpus > 0,
         rows=RowOptions(dtype=job.config.dtype, with_preds=job.with_preds),
     )
     undone: dict[str, str] = {}
-    counts: Counter[str] = Counter(tiles=0, resized=0, other_slide=0)
-    seconds: Counter[str] = Counter()
+    counts = dict.fromkeys(("tiles", "resized", "other_slide"), 0)
+    seconds = dict.fromkeys(("decode", "forward", "write"), 0.0)
     reads = [partial(read_unit, unit) for unit in plan.units]
     arguments = (ray.put(PackedSpec.pack(job.spec)), options)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:
-        for row in stream(
-            "TFRecord units", reads, ActivationsActor, arguments, share
-        ):
+        for row in stream("TFRecord units", reads, ActivationsActor, arguments, share):
             claim.check()
             tiles = row[schema.ROWS] + row[schema.QUARANTINED]
             progress.add(tiles)

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from ray import cloudpickle
 
 from raylatent import schema
+from raylatent.engine.visibility import check_run
 from raylatent.errors import ModelError, RaylatentError, StorageError
 from raylatent.model.features import Features
 from raylatent.model.rows import RowOptions, UnitRows, unit_rows
+from raylatent.model.runtime import has_gpu, set_threads
 from raylatent.model.spec import ModelSpec
 from raylatent.parts import write_part
 from raylatent.run import RunDirectory
 from raylatent.source.units import Source, Unit, UnitPlan, load_unit
-from raylatent.storage import FileStat
+from raylatent.storage import FileStat, file_stat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class ActorOptions:
         batch_size: Tiles in one pass.
         mixed_precision: bfloat16 autocast.
         threads: For the model and for decoding.
+        gpu: Whether the actor has one, or a share of one.
         rows: What is stored.
     """
 
@@ -48,6 +50,7 @@ class ActorOptions:
     batch_size: int
     mixed_precision: bool
     threads: int
+    gpu: bool
     rows: RowOptions
 
 
@@ -69,7 +72,7 @@ class PackedSpec:
     @classmethod
     def pack(cls, spec: ModelSpec) -> "PackedSpec":
         """On the driver."""
-        return cls(tuple(sys.path), cloudpickle.dumps(spec))
+        return cls(tuple(sys.path), _dumps(spec))
 
     def unpack(self) -> ModelSpec:
         """On a worker: what the driver can import, it can."""
@@ -97,20 +100,14 @@ class ActivationsActor:
 
         An actor that dies at its start would be started again and again.
         """
-        torch.set_num_threads(options.threads)
+        set_threads(options.threads)
         self._options = options
         self._run = RunDirectory(options.run, writer=options.token)
         self._pool = ThreadPoolExecutor(options.threads)
         self._failure: RaylatentError | None = None
         try:
-            self._features = Features(
-                ray.get(spec).unpack(),
-                layers=options.layers,
-                include_preds=options.rows.with_preds,
-                pooling=options.pooling,
-                batch_size=options.batch_size,
-                mixed_precision=options.mixed_precision,
-            )
+            check_run(self._run, options.fingerprint)
+            self._features = _features(ray.get(spec).unpack(), options)
         except RaylatentError as error:
             self._failure = error
 
@@ -124,6 +121,7 @@ class ActivationsActor:
         unit = unit_from_row(row)
         try:
             found = unit_rows(unit, self._features, self._options.rows, self._pool)
+            refuse_changed(unit.source)
         except StorageError as error:  # the source's: others may still be read
             return undone(unit.source.slide, unit.unit, str(error))
         started = time.perf_counter()
@@ -145,6 +143,40 @@ class ActivationsActor:
         write_part(
             self._run.store, self._run.part(slide, unit.unit), found.rows, footer
         )
+
+
+def _dumps(spec: ModelSpec) -> bytes:
+    content: bytes = cloudpickle.dumps(spec)  # type: ignore[no-untyped-call]
+    return content
+
+
+def _features(spec: ModelSpec, options: ActorOptions) -> Features:
+    if options.gpu and not has_gpu():
+        message = (
+            f"torch sees no GPU on {platform.node()}, though Ray gave the actor one: "
+            "install a torch that can use it, or --num-gpus 0"
+        )
+        raise ModelError(message)
+    return Features(
+        spec,
+        layers=options.layers,
+        include_preds=options.rows.with_preds,
+        pooling=options.pooling,
+        batch_size=options.batch_size,
+        device="cuda" if options.gpu else "cpu",
+        mixed_precision=options.mixed_precision,
+    )
+
+
+def refuse_changed(source: Source) -> None:
+    """Refuse what was read if the file is not the one that was planned any more.
+
+    Raises:
+        StorageError: It has changed, or is gone.
+    """
+    if file_stat(source.uri) != source.stat:
+        message = f"{source.uri} has changed since it was indexed: run again"
+        raise StorageError(message)
 
 
 def unit_footer(unit: Unit, found: UnitRows, fingerprint: str) -> dict[str, str]:

@@ -1,35 +1,31 @@
-"""The cluster: connecting to it, its size, and what its nodes can see."""
+"""The cluster: connecting to it, its size, and what went wrong in it."""
 
 import logging
 import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raylatent.errors import (
-    ConfigError,
-    RaylatentError,
-    StorageError,
-    VisibilityError,
-)
-from raylatent.model.load import file_digest
-from raylatent.model.spec import ModelSpec
-from raylatent.storage import ASIDE_SUFFIX, Store, absolute, file_stat, is_uri
+from raylatent.errors import ConfigError, IncompleteError, RaylatentError
+from raylatent.storage import reason
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-# Where Ray unpacks what --working-dir ships: deleted after the job.
-_TEMPORARY_COPY = "/runtime_resources/"
-_CHECKED_SOURCES = 64
 READ_CPUS = 0.25
+_RAISED = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)(\(\w+\))?: ")
+_CPU_STEPS = 10_000  # Ray counts in ten-thousandths
 _DRIVER_LOGS = ("ray", "ray.data", "ray.tune", "ray.rllib")
+_LEVEL_LINE = b"Set ray log level from environment variable"
+_RAY_NO_PROGRESS_S = 1800.0
+_NO_PROGRESS_S = 2 * 3600.0  # a unit of a large model on CPUs may take an hour
 
 
 def connect() -> bool:
@@ -37,6 +33,9 @@ def connect() -> bool:
 
     Returns:
         Whether a local one was started; it ends with the process.
+
+    Raises:
+        ConfigError: There is no cluster at RAY_ADDRESS.
     """
     if ray.is_initialized():
         return False
@@ -45,15 +44,46 @@ def connect() -> bool:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address:
+    with _own_sigterm(), _without_level_line():
+        if not address:
+            ray.init(address="local", include_dashboard=False, **options)
+            return True
         try:
             ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            message = f"cannot connect to Ray at RAY_ADDRESS={address}: {error}"
-            raise ConfigError(message.splitlines()[0]) from error
-        return False
-    ray.init(address="local", include_dashboard=False, **options)
-    return True
+            message = f"cannot connect to Ray at RAY_ADDRESS={address}: {reason(error)}"
+            raise ConfigError(message) from error
+    return False
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep our handler of SIGTERM: with Ray's the process ends in an abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        in_main = threading.current_thread() is threading.main_thread()
+        if callable(before) and in_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _without_level_line() -> Iterator[None]:
+    """Take the line that Ray's C++ part writes of its log level out of stderr."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as caught:
+        saved = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            caught.seek(0)
+            rest = [line for line in caught if _LEVEL_LINE not in line]
+            os.write(2, b"".join(rest))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,153 +105,151 @@ class Pool:
     threads: int
 
 
-def pool(actors: tuple[int, int] | None, num_gpus: float | None) -> Pool:
+def alive_nodes() -> list[dict[str, Any]]:
+    """Ray's records of the nodes that are up."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def pool(
+    actors: tuple[int, int] | None, num_gpus: float | None, *, local: bool = False
+) -> Pool:
     """Share the cluster among actors.
 
-    Actors ask for so few logical CPUs that, with the largest node lost, all of them
-    and a read task still fit: else restarted actors would fill the surviving nodes
-    and nothing could ever be read again.
+    Args:
+        actors: Smallest and largest number, default by the cluster's size.
+        num_gpus: GPUs of each, default 1 where the cluster has any.
+        local: Whether the cluster is our own, to which no node will ever be added.
+
+    Raises:
+        ConfigError: There is no node with CPUs, or none will ever have the GPUs.
     """
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    nodes = [node["Resources"] for node in alive_nodes()]
     cpus = [float(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) > 0]
-    gpus = sum(float(node.get("GPU", 0)) for node in nodes)
+    gpus = [float(node.get("GPU", 0)) for node in nodes]
     if not cpus:
         message = "the cluster has no node with CPUs: start workers, then run again"
         raise ConfigError(message)
-    each_gpus = (1.0 if gpus else 0.0) if num_gpus is None else num_gpus
+    each_gpus = (1.0 if any(gpus) else 0.0) if num_gpus is None else num_gpus
+    if local and each_gpus > max(gpus):
+        message = (
+            f"--num-gpus is {each_gpus:g}, but this machine has {max(gpus):g} GPUs: "
+            "leave it out, or connect to a cluster that has them (RAY_ADDRESS)"
+        )
+        raise ConfigError(message)
     if each_gpus and actors is None:
-        count = max(1, int(gpus // each_gpus))
+        count = max(1, sum(int(node // each_gpus) for node in gpus))
     else:
         count = sum(max(1, int(node // 4)) for node in cpus)
     smallest, largest = actors or (count, count)
-    surviving = sum(cpus) - max(cpus) if len(cpus) > 1 else sum(cpus)
-    share = (surviving * 0.9 - READ_CPUS) / largest
     return Pool(
         smallest=smallest,
         largest=largest,
-        num_cpus=max(0.01, min(1.0, int(share * 100) / 100)),
+        num_cpus=actor_cpus(cpus, largest),
         num_gpus=each_gpus,
         threads=max(1, min(16, int(sum(cpus) // largest))),
     )
 
 
-def refuse_temporary_copy(what: str, paths: Sequence[str]) -> None:
-    """Refuse paths in the copy of the working directory that Ray makes for a job."""
-    for path in paths:
-        local = absolute(path)
-        if not is_uri(local) and _TEMPORARY_COPY in local:
-            message = (
-                f"{what} {path} lies in the temporary copy that --working-dir makes, "
-                "which Ray deletes: give an absolute path or a URI"
-            )
-            raise VisibilityError(message)
+def actor_cpus(cpus: Sequence[float], n_actors: int) -> float:
+    """Logical CPUs that each actor asks for: at most 1, and never too many.
 
+    With the largest node lost, all actors still fit on the others, each of which has
+    room for a read task: else restarted actors would fill the surviving nodes, and
+    nothing could ever be read again, or would wait for a place for ever with the units
+    that they were sent.
 
-def check_visibility(store: Store, sources: Sequence[str], spec: ModelSpec) -> None:
-    """Every node proves that it sees the run directory, the sources and the model.
+    Args:
+        cpus: Of each node that has any.
+        n_actors: The most there may be.
 
-    Raises:
-        VisibilityError: A node does not; the message names node and path.
+    >>> actor_cpus([1.0, 1.0], 2), actor_cpus([2.0], 1), actor_cpus([4.0, 1.0, 1.0], 3)
+    (0.375, 1.0, 0.375)
     """
-    proof = secrets.token_hex(16)
-    name = f".{store.writer}-probe{ASIDE_SUFFIX}"
-    step = max(1, len(sources) // _CHECKED_SOURCES)
-    stats = [(uri, file_stat(uri).size) for uri in sources[::step]]
-    model = None if spec.module is not None or spec.hub else (spec, file_digest(spec))
-    store.write(name, proof.encode())
-    try:
-        complaints = on_each_node(lambda: _sees(store, name, proof, stats, model))
-    finally:
-        store.delete(name)
-    for node, complaint in complaints:
-        if complaint is not None:
-            message = (
-                f"node {node} does not see {complaint}: use a path that all nodes "
-                "share, or a URI such as s3://bucket/folder"
-            )
-            raise VisibilityError(message)
-
-
-def on_each_node(action: Callable[[], T]) -> list[tuple[str, T]]:
-    """What `action` gives on each node that has CPUs, with the node's address."""
-    remote = ray.remote(num_cpus=0, max_retries=2)(action)
-    nodes = [
-        node
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
-    ]
-    pending = [
-        remote.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(
-                node["NodeID"], soft=False
-            )
-        ).remote()
-        for node in nodes
-    ]
-    names = [str(node["NodeManagerAddress"]) for node in nodes]
-    return list(zip(names, ray.get(pending), strict=True))
-
-
-def _sees(
-    store: Store,
-    name: str,
-    proof: str,
-    stats: Sequence[tuple[str, int]],
-    model: tuple[ModelSpec, str] | None,
-) -> str | None:
-    """What this node does not see, None where it sees all."""
-    try:
-        if not store.exists(name) or store.read(name).decode() != proof:
-            return f"the run directory {store.uri}"
-    except StorageError as error:
-        return f"the run directory {store.uri} ({error})"
-    for uri, size in stats:
-        try:
-            if file_stat(uri).size != size:
-                return f"the same {uri}"
-        except StorageError:
-            return f"the TFRecord {uri}"
-    if model is not None:
-        spec, digest = model
-        try:
-            if file_digest(spec) != digest:
-                return f"the same model {spec.name}"
-        except (StorageError, OSError):
-            return f"the model {spec.folder or spec.weights}"
-    return None
+    surviving = sorted(cpus)[:-1] if len(cpus) > 1 else list(cpus)
+    room = [max(0, round((node - READ_CPUS) * _CPU_STEPS)) for node in surviving]
+    low, high = 1, _CPU_STEPS  # the largest share with room for all, by halving
+    while low < high:
+        share = (low + high + 1) // 2
+        if sum(steps // share for steps in room) >= n_actors:
+            low = share
+        else:
+            high = share - 1
+    return low / _CPU_STEPS
 
 
 @contextmanager
 def quiet_ray_data() -> Iterator[None]:
     """Ray Data without its own progress bars and start-up lines; ours are in tiles."""
     context = ray.data.DataContext.get_current()
-    saved = (context.enable_progress_bars, context.print_on_execution_start)
+    saved = {
+        "enable_progress_bars": context.enable_progress_bars,
+        "print_on_execution_start": context.print_on_execution_start,
+        "execution_no_progress_timeout_s": context.execution_no_progress_timeout_s,
+    }
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    if context.execution_no_progress_timeout_s == _RAY_NO_PROGRESS_S:
+        context.execution_no_progress_timeout_s = _NO_PROGRESS_S
     levels = {name: logging.getLogger(name).level for name in _DRIVER_LOGS}
     for log in levels:
         logging.getLogger(log).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        context.enable_progress_bars, context.print_on_execution_start = saved
+        for name, value in saved.items():
+            setattr(context, name, value)
         for log, level in levels.items():
             logging.getLogger(log).setLevel(level)
 
 
-def own_error(error: BaseException) -> RaylatentError | None:
-    """Our error inside one of Ray's, None where there is none."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        if isinstance(current, RaylatentError):
-            return current
-        seen.add(id(current))
-        cause = getattr(current, "cause", None)
-        waiting += [current.__cause__, current.__context__]
-        if isinstance(cause, BaseException):
-            waiting.append(cause)
-    return None
+def gather(pending: Sequence["ray.ObjectRef[Any]"]) -> Iterator[Any]:
+    """Results of tasks, in their order.
+
+    Raises:
+        RaylatentError: A task raised it, or failed otherwise.
+    """
+    for answer in pending:
+        try:
+            result = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            raise as_ours(error) from error
+        yield result
+
+
+def as_ours(error: BaseException) -> RaylatentError:
+    """Our error inside one of Ray's, else an IncompleteError in one sentence.
+
+    >>> str(as_ours(ValueError("odd")))[:34]
+    'a worker failed (ValueError: odd):'
+    """
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, RaylatentError):
+            return cause
+    last = causes[-1]
+    lines = [line.strip() for line in str(last).splitlines() if line.strip()]
+    text = f"{type(last).__name__}: {lines[0]}" if lines else type(last).__name__
+    if isinstance(last, ray.exceptions.RayError):
+        # Its text holds a stack trace, the last line of which says what happened.
+        raised = [line for line in lines if _RAISED.match(line)]
+        text = raised[-1] if raised else text
+    message = (
+        f"a worker failed ({text}): what is written is kept, and the same command "
+        "again goes on from here"
+    )
+    return IncompleteError(message)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, Ray's error of both classes left out.
+
+    For an error of a task Ray makes one that is of both classes, its text a trace.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        inner = getattr(current, "cause", None)
+        inner = inner if isinstance(inner, BaseException) else current.__cause__
+        if inner is None or not isinstance(current, ray.exceptions.RayTaskError):
+            yield current
+        current = inner

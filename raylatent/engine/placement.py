@@ -6,30 +6,28 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
-from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.claim import Claim, new_token
-from raylatent.engine.cluster import READ_CPUS, connect, pool, refuse_temporary_copy
+from raylatent.engine.cluster import connect, pool
+from raylatent.engine.plan import remove_litter
 from raylatent.engine.progress import Progress
+from raylatent.engine.sampling import sample_rows, vectors
 from raylatent.engine.stream import stream
+from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import MapError, RunError
 from raylatent.mapping.fit import fit_map
 from raylatent.mapping.fitted import MAP_JSON, FittedMap, read_info
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
-from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, Part, RunDirectory
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
 
-_PARTS_TOGETHER = 64
 _PLACED = pa.schema(
     [
         pa.field("rows", pa.int64(), nullable=False),
@@ -79,14 +77,20 @@ def build_map(
     if _is_there(store, params, about):
         logger.info("the map %s is there already", store.uri)
         return store.uri
-    connect()
-    with Claim(run.store, run.store.writer):
-        store.delete(MAP_JSON)
-        store.delete_folder(POINTS_FOLDER)
-        features = _sample(run, parts, layer, params)
+    started_here = connect()
+    with Claim(run.store, run.store.writer) as claim:
+        remove_litter(run)
+        if not started_here:
+            check_visibility(run.store)
+        features = sample_rows(run, parts, layer, params)
         logger.info("fitting UMAP on %d rows", len(features))
         fitted = fit_map(features, params)
+        claim.check()
+        # From here on, and until map.json is back, there is no map of this name.
+        store.delete(MAP_JSON)
+        store.delete_folder(POINTS_FOLDER)
         counts = place_rows(run, parts, fitted, layer=layer, name=name)
+        claim.check()
         fitted.with_info(**about, points=counts).save(store)
     return store.uri
 
@@ -119,99 +123,6 @@ def _is_there(store: Store, params: MapParameters, about: dict[str, str]) -> boo
         return False
     same = all(info.get(key) == value for key, value in about.items())
     return same and info.get("parameters") == params.as_json()
-
-
-def _sample(
-    run: RunDirectory, parts: Sequence[Part], layer: str, params: MapParameters
-) -> NDArray[np.float32]:
-    """Activations of the sample's rows, in the order of their keys."""
-    batches = [
-        parts[i : i + _PARTS_TOGETHER] for i in range(0, len(parts), _PARTS_TOGETHER)
-    ]
-    remote_sketch = ray.remote(num_cpus=READ_CPUS)(sketch_parts)
-    limit = params.sample
-    whole: SampleSketch | None = None
-    for answer in [
-        remote_sketch.remote(run.store, batch, params.seed, limit) for batch in batches
-    ]:
-        found = ray.get(answer)
-        whole = found if whole is None else merge(whole, found)
-    if whole is None:
-        message = f"{run.uri} has no rows to sample"
-        raise RunError(message)
-    chosen = finish(whole, limit)
-    places = {
-        (slide, index): i
-        for i, (slide, index) in enumerate(
-            zip(
-                chosen[schema.SLIDE].to_pylist(),
-                chosen[schema.TILE_INDEX].to_pylist(),
-                strict=True,
-            )
-        )
-    }
-    remote_fetch = ray.remote(num_cpus=READ_CPUS)(fetch_rows)
-    table = ray.put(chosen)
-    features: NDArray[np.float32] | None = None
-    for answer in [
-        remote_fetch.remote(run.store, batch, layer, table) for batch in batches
-    ]:
-        for slide, indices, values in ray.get(answer):
-            if features is None:
-                shape = (len(chosen), values.shape[1])
-                features = np.empty(shape, np.float32)
-            at = [places[slide, index] for index in indices]
-            features[at] = values
-    if features is None:
-        message = f"{run.uri} has no rows to sample"
-        raise RunError(message)
-    return features
-
-
-def sketch_parts(
-    store: Store, parts: Sequence[Part], seed: int, limit: int
-) -> SampleSketch:
-    """The sample's sketch of some parts: their tile indices are all that is read."""
-    return merge(
-        *(
-            sketch(
-                part.slide,
-                read_part(store, part.name, [schema.TILE_INDEX])[
-                    schema.TILE_INDEX
-                ].to_numpy(),
-                seed=seed,
-                limit=limit,
-            )
-            for part in parts
-        )
-    )
-
-
-def fetch_rows(
-    store: Store, parts: Sequence[Part], layer: str, chosen: pa.Table
-) -> list[tuple[str, list[int], NDArray[np.float32]]]:
-    """Activations of the chosen rows of some parts: slide, tile indices, (n, d)."""
-    found = []
-    for part in parts:
-        here = chosen.filter(pc.equal(chosen[schema.SLIDE], part.slide))
-        first = int(part.footer[schema.FOOTER_FIRST])
-        last = int(part.footer[schema.FOOTER_LAST])
-        wanted = here[schema.TILE_INDEX].to_numpy()
-        wanted = wanted[(wanted >= first) & (wanted < last)]
-        if len(wanted):
-            table = read_part(store, part.name, [schema.TILE_INDEX, layer])
-            keep = np.isin(table[schema.TILE_INDEX].to_numpy(), wanted)
-            rows = table.filter(pa.array(keep))
-            indices = rows[schema.TILE_INDEX].to_pylist()
-            found.append((part.slide, indices, vectors(rows, layer)))
-    return found
-
-
-def vectors(table: pa.Table, layer: str) -> NDArray[np.float32]:
-    """A column of fixed-size lists as an array (n, d) of float32."""
-    column = table[layer].combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(column), -1).astype(np.float32, copy=False)
 
 
 def place_rows(

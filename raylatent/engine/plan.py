@@ -1,20 +1,28 @@
 """What is to be done: sources indexed by the cluster, units that lack a valid part."""
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from pyarrow import BufferReader
 
 from raylatent import schema
 from raylatent.engine.actors import source_footer
-from raylatent.engine.cluster import READ_CPUS
+from raylatent.engine.cluster import READ_CPUS, gather
 from raylatent.errors import StorageError
-from raylatent.run import REMOVED, SOURCES, Part, RunDirectory
+from raylatent.parts import read_footer, slide_of
+from raylatent.run import (
+    ACTIVATIONS,
+    QUARANTINE,
+    REMOVED,
+    SOURCES,
+    Part,
+    RunDirectory,
+)
 from raylatent.source.sources import (
     number_sources,
     sources_from_table,
@@ -62,7 +70,8 @@ def make_plan(
     """
     before = _known(run, SOURCES)
     away = _known(run, _REMOVED_SOURCES)
-    parts = _parts(run, set(files))
+    fingerprint = str(run.settings()["fingerprint"])
+    parts = _valid_parts(run, set(files), fingerprint)
     kept = {
         slide: source
         for slide, source in before.items()
@@ -85,15 +94,13 @@ def make_plan(
     ids = {slide: source.source for slide, source in {**away, **before}.items()}
     sources = number_sources(sources, ids)
     removed = _move(run, before, away, sources)
-    parts = _parts(run, set(files)) if away else parts
-    fingerprint = str(run.settings()["fingerprint"])
+    parts = _valid_parts(run, set(files), fingerprint) if away else parts
     todo: list[UnitPlan] = []
     for source in sources:
         units = [replace(u, source=source) for u in plans.get(source.slide, [])]
-        valid = _valid(source, parts[source.slide], fingerprint)
+        valid = {p.unit: p for p in _same_source(source, parts[source.slide])}
         todo += [u for u in units if not _matches(u, valid.get(u.unit))]
-        _delete_beyond(run, parts[source.slide], source.n_indexed, unit_tiles)
-    run.refresh()
+    _delete_beyond(run, sources, unit_tiles)
     n_todo = sum(unit.count for unit in todo)
     n_all = sum(source.n_indexed for source in sources)
     return Plan(sources=sources, units=todo, n_done=n_all - n_todo, removed=removed)
@@ -106,17 +113,29 @@ def _known(run: RunDirectory, name: str) -> dict[str, Source]:
     return {s.slide: s for s in sources_from_table(table.cast(schema.SOURCES))}
 
 
-def _parts(run: RunDirectory, slides: set[str]) -> dict[str, list[Part]]:
+def _valid_parts(
+    run: RunDirectory, slides: set[str], fingerprint: str
+) -> dict[str, list[Part]]:
+    """Parts of this configuration whose quarantine rows are all there, by slide."""
     parts: dict[str, list[Part]] = defaultdict(list)
     run.refresh()
     for part in run.footers(slides):
-        parts[part.slide].append(part)
+        if part.footer.get(schema.FOOTER_FINGERPRINT) == fingerprint and (
+            not part.quarantined or n_quarantine_rows(run, part) == part.quarantined
+        ):
+            parts[part.slide].append(part)
     return parts
 
 
-def _is_done(
-    source: Source, uri: str, parts: Sequence[Part], unit_tiles: int
-) -> bool:
+def n_quarantine_rows(run: RunDirectory, part: Part) -> int | None:
+    """Rows of a part's quarantine, None where it cannot be read."""
+    try:
+        return read_footer(run.store, run.quarantine_part(part.slide, part.unit))[0]
+    except (StorageError, OSError, pa.ArrowException):
+        return None
+
+
+def _is_done(source: Source, uri: str, parts: Sequence[Part], unit_tiles: int) -> bool:
     """Whether a source has not changed and has all its rows: no need to index it."""
     if source.error is not None or not source.n_indexed:
         return False
@@ -135,16 +154,6 @@ def _same_source(source: Source, parts: Sequence[Part]) -> list[Part]:
     return [p for p in parts if p.footer.get(schema.FOOTER_SOURCE) == footer]
 
 
-def _valid(
-    source: Source, parts: Sequence[Part], fingerprint: str
-) -> dict[int, Part]:
-    return {
-        part.unit: part
-        for part in _same_source(source, parts)
-        if part.footer.get(schema.FOOTER_FINGERPRINT) == fingerprint
-    }
-
-
 def _matches(unit: UnitPlan, part: Part | None) -> bool:
     """Whether the part holds just this unit, none of its tiles missing."""
     return (
@@ -156,15 +165,27 @@ def _matches(unit: UnitPlan, part: Part | None) -> bool:
 
 
 def _delete_beyond(
-    run: RunDirectory, parts: Sequence[Part], n_indexed: int, unit_tiles: int
+    run: RunDirectory, sources: Sequence[Source], unit_tiles: int
 ) -> None:
-    """Delete parts of units that the source, now shorter, no longer has."""
-    n_units = -(-n_indexed // unit_tiles)
-    for part in parts:
-        if part.unit >= n_units:
-            logger.warning("%s is beyond the end of its source: deleted", part.name)
-            run.store.delete(part.name)
-            run.store.delete(run.quarantine_part(part.slide, part.unit))
+    """Delete parts of units that the source, now shorter, no longer has.
+
+    By their names: they may be broken, or a quarantine without its part.
+    """
+    n_units = {s.slide: -(-s.n_indexed // unit_tiles) for s in sources}
+    for stage in (ACTIVATIONS, QUARANTINE):
+        for name in run.store.list(stage):
+            stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
+            known = n_units.get(slide_of(name) or "")
+            if known is not None and stem.isdigit() and int(stem) >= known:
+                logger.warning("%s is beyond the end of its source: deleted", name)
+                run.store.delete(name)
+    run.refresh()
+
+
+def remove_litter(run: RunDirectory) -> None:
+    """Delete aside files of drivers that are gone; the claim must be held."""
+    for name in run.store.asides():
+        run.store.delete(name)
 
 
 def _move(
@@ -217,7 +238,7 @@ def _index(
     remote = ray.remote(num_cpus=READ_CPUS)(index_files)
     pending = [remote.remote(batch, tile_px, unit_tiles) for batch in batches]
     found: dict[str, tuple[Source, list[UnitPlan]]] = {}
-    for answer in pending:
-        for source, units in ray.get(answer):
+    for answer in gather(pending):
+        for source, units in answer:
             found[source.slide] = (source, units)
     return found

@@ -22,8 +22,8 @@ class Progress:
         self._what = what
         self._total = total
         self._stream = sys.stderr if stream is None else stream
-        self._done = 0
-        self._started = self._shown = time.monotonic()
+        self._done = self._done_first = 0
+        self._started = self._shown = self._first = time.monotonic()
 
     def __enter__(self) -> "Progress":
         """Start the clock."""
@@ -43,31 +43,34 @@ class Progress:
     def add(self, tiles: int) -> None:
         """Count tiles as done."""
         self._done += tiles
+        if not self._done_first:
+            self._done_first, self._first = self._done, time.monotonic()
         if time.monotonic() - self._shown >= _EVERY_S:
             self._show(last=False)
 
     def _show(self, *, last: bool) -> None:
         self._shown = time.monotonic()
-        line = progress_line(
-            self._what, self._done, self._total, self._shown - self._started
-        )
+        # The first tiles come after the actors' start, which says nothing of the rest.
+        since = self._started if last else self._first
+        done = self._done - (0 if last else self._done_first)
+        rate = done / max(self._shown - since, 1e-9)
+        line = progress_line(self._what, self._done, self._total, rate)
         over = self._stream.isatty()
         ending = "\n" if last or not over else ""
         self._stream.write(f"\r\x1b[K{line}{ending}" if over else f"{line}\n")
         self._stream.flush()
 
 
-def progress_line(what: str, done: int, total: int, elapsed_s: float) -> str:
-    """One line of progress.
+def progress_line(what: str, done: int, total: int, rate: float) -> str:
+    """One line of progress; `rate` in tiles/s, 0 where it is not known yet.
 
-    >>> progress_line("activations", 500, 2000, 2.0)
+    >>> progress_line("activations", 500, 2000, 250.0)
     'activations  500/2,000 tiles  25%  250 tiles/s  6 s left'
     """
-    rate = done / elapsed_s if elapsed_s > 0 else 0.0
     parts = [f"{done:,}/{total:,} tiles", f"{100 * done // max(total, 1)}%"]
-    if done:
-        parts.append(f"{rate:,.0f} tiles/s")
-    if 0 < done < total and rate > 0:
+    if rate > 0:
+        parts.append(f"{rate:,.0f} tiles/s" if rate >= 10 else f"{rate:.1f} tiles/s")
+    if rate > 0 and done < total:
         parts.append(f"{duration((total - done) / rate)} left")
     return "  ".join([what, *parts])
 

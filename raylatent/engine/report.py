@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylatent import schema
+from raylatent.errors import StorageError
 from raylatent.parts import read_part
-from raylatent.run import REPORT, RunDirectory
+from raylatent.run import REPORT, Part, RunDirectory
 from raylatent.source.units import Source
 
 _FEW = 10  # this many bad tiles never fail a slide that has good ones
@@ -129,16 +130,15 @@ def audit(
         max_bad_fraction: A slide with more bad tiles, and more than 10, fails.
     """
     run.refresh()
+    fingerprint = run.settings()["fingerprint"]
     rows: Counter[str] = Counter()
-    quarantined: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
     for part in run.footers():
+        if part.footer.get(schema.FOOTER_FINGERPRINT) != fingerprint:
+            continue  # by an actor that outlived its driver, before --overwrite
         rows[part.slide] += part.rows
         if part.quarantined:
-            name = run.quarantine_part(part.slide, part.unit)
-            bad = read_part(run.store, name, [schema.ERROR])
-            quarantined[part.slide] += len(bad)
-            reasons[part.slide].update(bad[schema.ERROR].to_pylist())
+            reasons[part.slide].update(_quarantined(run, part))
     return [
         _slide_report(
             source,
@@ -149,6 +149,17 @@ def audit(
         )
         for source in sources
     ]
+
+
+def _quarantined(run: RunDirectory, part: Part) -> list[str]:
+    """Errors of a part's quarantine; none where it cannot be read: it is done again."""
+    name = run.quarantine_part(part.slide, part.unit)
+    try:
+        table = read_part(run.store, name, [schema.ERROR])
+    except StorageError:
+        return []
+    errors: list[str] = table[schema.ERROR].to_pylist()
+    return errors
 
 
 def _slide_report(

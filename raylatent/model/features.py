@@ -3,30 +3,28 @@
 from collections.abc import Sequence
 from functools import reduce
 from operator import mul
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raylatent.errors import ConfigError, LayerError, ModelError
-from raylatent.model.layers import (
-    POOLINGS,
-    POSTCONV,
-    LayerCapture,
-    find_targets,
-    layer_shapes,
-)
+from raylatent.errors import ConfigError, ModelError
+from raylatent.model.batches import as_batch, as_input
+from raylatent.model.layers import POOLINGS, LayerCapture, layer_names
 from raylatent.model.load import complete_spec, load_model
+from raylatent.model.postconv import find_targets
+from raylatent.model.running import layer_shapes
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
-from raylatent.schema import check_layer_names
 from raylatent.tiles.preprocess import standardize
 
 MIN_BATCH = 16
 """Smaller batches change bits with the number of threads (measured, oneDNN)."""
 _DEFAULT_TILE_PX = 224
 _PROBE_TILES = 2
+# How far the sum of probabilities may be from 1: bfloat16 has 8 bits.
+_SUM_TOLERANCE = 0.02
 
 Activations = NDArray[np.float32]
 
@@ -47,12 +45,16 @@ class Features:
         std: Likewise.
         classes: Names or number of the classes, where the model does not say.
         batch_size: Tiles in one pass, at least 16; the last pass is padded.
-        device: Default: a GPU if there is one.
+        device: Default: where a module from Python is, else a GPU if there is one.
         mixed_precision: bfloat16 autocast; default on a GPU only.
         apply_softmax: Of predictions; default if the model has classes.
         allow_pickle: Allow a pickled module, which runs code from its file.
 
+    A module from Python is left as it is: it runs in evaluation mode, and what was
+    training goes on training.
+
     Raises:
+        ConfigError: An argument is out of range.
         ModelError: The model cannot be loaded.
         LayerError: There is no such layer.
 
@@ -91,12 +93,13 @@ class Features:
             message = f"batch_size is {batch_size}, less than {MIN_BATCH}"
             raise ConfigError(message)
         self.batch_size = batch_size
-        self.device = torch.device(device or ("cuda" if _has_gpu() else "cpu"))
+        given = model_spec(path, allow_pickle=allow_pickle)
+        self.device = torch.device(device) if device else _default_device(given)
         self.mixed_precision = (
             self.device.type == "cuda" if mixed_precision is None else mixed_precision
         )
         spec = with_overrides(
-            model_spec(path, allow_pickle=allow_pickle),
+            given,
             tile_px=tile_px,
             mean=mean,
             std=std,
@@ -113,15 +116,16 @@ class Features:
     def _probe(self) -> None:
         """Find the layers and their shapes by running two tiles."""
         sample = self._sample()
-        targets = find_targets(self.model, self.layers, sample)
+        headless = self.spec.hub is not None  # loaded without its classifier
+        targets = find_targets(self.model, self.layers, sample, headless=headless)
         self._capture = LayerCapture(self.model, targets, self.pooling)
         found, output = self._run(sample, with_output=True)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
-        if output is not None and self._softmax:
+        if output is not None and self.num_classes and self._softmax:
             # A model that ends in a softmax by itself is not softmaxed again.
-            sums = output.sum(1) - 1
-            self._softmax = bool(sums.abs().max() > 1e-3 or output.min() < 0)
+            off = float((output.sum(1) - 1).abs().max())
+            self._softmax = not (off <= _SUM_TOLERANCE and float(output.min()) >= 0)
 
     def _sample(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -164,13 +168,7 @@ class Features:
         """Name, class and output shape of every module, in order of execution."""
         return layer_shapes(self.model, self._sample())
 
-    @overload
-    def __call__(self, batch: Tensor) -> Any: ...  # noqa: ANN401
-
-    @overload
-    def __call__(self, batch: NDArray[Any]) -> Any: ...  # noqa: ANN401
-
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: Any) -> Any:  # noqa: ANN401  (as `batch` is)
         """Activations of a batch, and predictions with `include_preds`.
 
         Args:
@@ -186,11 +184,11 @@ class Features:
             ModelError: The batch has another shape or type, or the model fails on it.
         """
         as_tensor = isinstance(batch, Tensor)
-        pixels = self._as_input(batch)
+        tiles = as_batch(batch)
         found: list[Tensor] = []
         predictions: list[Tensor] = []
-        for first in range(0, len(pixels), self.batch_size):
-            values, output = self._padded(pixels[first : first + self.batch_size])
+        for first in range(0, len(tiles), self.batch_size):
+            values, output = self._padded(tiles[first : first + self.batch_size])
             found.append(self._joined(values))
             if output is not None:
                 predictions.append(output)
@@ -226,9 +224,10 @@ class Features:
             return arrays, None
         return arrays, self._predictions(output).cpu().numpy()
 
-    def _padded(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+    def _padded(self, tiles: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """One pass over at most `batch_size` tiles, padded to a multiple of 16."""
-        n = len(batch)
+        n = len(tiles)
+        batch = as_input(tiles, self.spec.mean, self.spec.std, self.device)
         extra = -n % MIN_BATCH
         if extra:
             batch = torch.cat([batch, batch.new_zeros((extra, *batch.shape[1:]))])
@@ -261,61 +260,11 @@ class Features:
         shape = shapes[0] if len(shapes) == 1 else (self.num_features,)
         return torch.empty((0, *shape), device=self.device)
 
-    def _as_input(self, batch: Any) -> Tensor:  # noqa: ANN401
-        """The batch standardized, (n, 3, h, w) float32 on the device."""
-        tensor = batch if isinstance(batch, Tensor) else _from_array(batch)
-        if tensor.ndim != 4 or 3 not in {tensor.shape[1], tensor.shape[-1]}:
-            message = (
-                f"a batch of shape {tuple(tensor.shape)} is not (n, h, w, 3) or "
-                "(n, 3, h, w)"
-            )
-            raise ModelError(message)
-        if tensor.dtype == torch.uint8:
-            if tensor.shape[1] == 3:
-                tensor = tensor.permute(0, 2, 3, 1)
-            return standardize(
-                tensor.to(self.device), self.spec.mean, self.spec.std
-            )
-        if not tensor.is_floating_point() or tensor.shape[1] != 3:
-            message = (
-                f"a {tensor.dtype} batch of shape {tuple(tensor.shape)} is neither "
-                "uint8 nor standardized floats of shape (n, 3, h, w)"
-            )
-            raise ModelError(message)
-        return tensor.to(self.device, torch.float32)
 
-
-def layer_names(
-    layers: str | Sequence[str] | None, layer: str | Sequence[str] | None = None
-) -> list[str]:
-    """The layers asked for, in order; `postconv` where none is.
-
-    >>> layer_names(None, "conv1"), layer_names(None)
-    (['conv1'], ['postconv'])
-    """
-    if layers is not None and layer is not None:
-        message = "give layers= or layer=, not both"
-        raise ConfigError(message)
-    asked = layers if layers is not None else layer
-    asked = POSTCONV if asked is None else asked
-    names = [asked] if isinstance(asked, str) else [str(name) for name in asked]
-    if not names:
-        message = "no layer was asked for"
-        raise LayerError(message)
-    check_layer_names(names)
-    return names
-
-
-def _from_array(batch: object) -> Tensor:
-    array = np.asarray(batch)
-    if array.dtype.kind not in "uif":
-        message = f"a batch of {array.dtype} is no batch of pictures"
-        raise ModelError(message)
-    return torch.from_numpy(np.array(array))
-
-
-def _has_gpu() -> bool:
-    return torch.cuda.is_available()
-
-
-Pooling = Literal["none", "avg", "max", "cls"]
+def _default_device(spec: ModelSpec) -> torch.device:
+    """Where the user's module is, else a GPU if there is one."""
+    if spec.module is not None:
+        tensor = next(iter(spec.module.state_dict().values()), None)
+        if tensor is not None:
+            return torch.device(tensor.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

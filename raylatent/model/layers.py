@@ -1,168 +1,46 @@
-"""Named layers of any model: which module they are, and what it gave."""
+"""What named layers gave in one pass: hooks, pooling, and an early stop."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from raylatent.errors import LayerError, ModelError
-from raylatent.storage import reason
+from raylatent.errors import ConfigError, LayerError
+from raylatent.model.postconv import POSTCONV, Target
+from raylatent.model.running import first_tensor, run_model
+from raylatent.schema import check_layer_names
 
-POSTCONV = "postconv"
 POOLINGS = (None, "avg", "max", "cls")
-_FORWARD_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
-
-# Where Slideflow takes `postconv`, by the class of the model.
-_AVGPOOL = {"ResNet": "avgpool", "Inception3": "avgpool", "GoogLeNet": "avgpool"}
-_CLASSIFIER = {
-    "AlexNet",
-    "SqueezeNet",
-    "VGG",
-    "MobileNetV2",
-    "MobileNetV3",
-    "MNASNet",
-}
-_POOLED = {
-    "DenseNet": "features.norm5",
-    "ShuffleNetV2": "conv5.1",
-    "Xception": "bn4",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Where a layer's activations are taken.
-
-    Attributes:
-        layer: As the user calls it.
-        module: Name in `named_modules()`; empty for the model itself.
-        before: Take what goes into the module instead of what comes out.
-        pooled: Average over h and w, as Slideflow does for some models' postconv.
-    """
-
-    layer: str
-    module: str
-    before: bool = False
-    pooled: bool = False
 
 
 class _StopForward(Exception):  # noqa: N818  (a signal, not an error)
     """Everything that was wanted has been seen."""
 
 
-def first_tensor(output: object) -> Tensor | None:
-    """The tensor in what a module returns: itself, or the first inside."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        for key in ("logits", "last_hidden_state"):
-            if isinstance(output.get(key), Tensor):
-                return first_tensor(output[key])
-        output = tuple(output.values())
-    if isinstance(output, Sequence) and not isinstance(output, str):
-        for item in output:
-            tensor = first_tensor(item)
-            if tensor is not None:
-                return tensor
-    return None
-
-
-def find_targets(
-    model: nn.Module, layers: Sequence[str], sample: Tensor
-) -> list[Target]:
-    """The modules of the layers, in the order asked.
-
-    Args:
-        model: In evaluation mode.
-        layers: Names in `named_modules()`, or `postconv`.
-        sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+def layer_names(
+    layers: str | Sequence[str] | None, layer: str | Sequence[str] | None = None
+) -> list[str]:
+    """The layers asked for, in order; `postconv` where none is.
 
     Raises:
-        LayerError: There is no such layer; the message lists the near ones.
+        ConfigError: Both arguments are given.
+        LayerError: None is named, or a name cannot be a column.
+
+    >>> layer_names(None, "conv1"), layer_names(None)
+    (['conv1'], ['postconv'])
     """
-    modules = dict(model.named_modules())
-    return [
-        _postconv(model, sample)
-        if layer == POSTCONV and layer not in modules
-        else _named(layer, modules)
-        for layer in layers
-    ]
-
-
-def _named(layer: str, modules: Mapping[str, nn.Module]) -> Target:
-    if layer and layer in modules:
-        return Target(layer=layer, module=layer)
-    names = [name for name in modules if name]
-    near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4)
-    near = near or [name for name in names if "." not in name][:8]
-    message = (
-        f"the model has no layer {layer!r}; near ones: {', '.join(near)} "
-        "(`raylatent layers MODEL` lists all)"
-    )
-    raise LayerError(message)
-
-
-def _postconv(model: nn.Module, sample: Tensor) -> Target:
-    """The layer before the classifier."""
-    kind = type(model).__name__
-    modules = dict(model.named_modules())
-    name = _AVGPOOL.get(kind) or _POOLED.get(kind)
-    if kind == "ViT" and "to_latent" in modules:
-        name = "to_latent"
-    if kind in _CLASSIFIER and "classifier" in modules:
-        children = list(modules["classifier"].named_children())
-        name = f"classifier.{children[0][0]}" if children else "classifier"
-    if name in modules:
-        pooled = kind in _POOLED or kind == "SqueezeNet"
-        return Target(layer=POSTCONV, module=name, pooled=pooled)
-    head = _classifier_head(model, sample)
-    if head is None:
-        return Target(layer=POSTCONV, module="")
-    return Target(layer=POSTCONV, module=head, before=True)
-
-
-def _classifier_head(model: nn.Module, sample: Tensor) -> str | None:
-    """The linear layer whose output is what the model returns, or leads to it.
-
-    None where the model ends in no linear layer: it gives features by itself.
-    """
-    seen: list[tuple[str, Tensor]] = []
-
-    def record(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None:
-                seen.append((name, tensor))
-
-        return hook
-
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    handles = [m.register_forward_hook(record(n)) for n, m in linear.items()]
-    try:
-        result = run_model(model, sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if result is None or result.ndim != 2:
-        return None
-    same = [n for n, tensor in seen if tensor is result]
-    wide = [n for n, tensor in seen if tensor.shape == result.shape]
-    return (same or wide or [None])[-1]
-
-
-def run_model(model: nn.Module, batch: Tensor) -> Tensor | None:
-    """The model's output; ModelError with its first line when it fails."""
-    try:
-        with torch.inference_mode():
-            return first_tensor(model(batch))
-    except _FORWARD_FAILURES as error:
-        message = (
-            f"the model fails on a batch of shape {tuple(batch.shape)}: {reason(error)}"
-        )
-        raise ModelError(message) from error
+    if layers is not None and layer is not None:
+        message = "give layers= or layer=, not both"
+        raise ConfigError(message)
+    asked = layers if layers is not None else layer
+    asked = POSTCONV if asked is None else asked
+    names = [asked] if isinstance(asked, str) else [str(name) for name in asked]
+    if not names:
+        message = "no layer was asked for"
+        raise LayerError(message)
+    check_layer_names(names)
+    return names
 
 
 def pool(output: Tensor, pooling: str | None, *, layer: str) -> Tensor:
@@ -195,7 +73,7 @@ class LayerCapture:
     """Runs a model and keeps the activations of some layers.
 
     Args:
-        model: In evaluation mode.
+        model: The model.
         targets: Where to take them.
         pooling: See `pool`.
     """
@@ -216,7 +94,12 @@ class LayerCapture:
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Activations by layer, shape (n, ...), float32, and the model's output.
 
-        Without `with_output` the pass ends after the last wanted layer.
+        Without `with_output` the pass ends after the last wanted layer, once a whole
+        pass has shown which that is.
+
+        Raises:
+            LayerError: A layer does not run, or does not give one row a tile.
+            ModelError: The model fails.
         """
         calls: dict[str, int] = {}
         found: dict[str, Tensor] = {}
@@ -231,13 +114,12 @@ class LayerCapture:
         output = None
         try:
             output = run_model(self._model, batch)
+            self._calls = calls
         except _StopForward:
             pass
         finally:
             for handle in handles:
                 handle.remove()
-        if output is not None:
-            self._calls = calls
         for target in self._targets:
             if target.layer not in found:
                 message = f"layer {target.layer!r} is not used when the model runs"
@@ -249,14 +131,16 @@ class LayerCapture:
     ) -> "torch.utils.hooks.RemovableHandle":
         module = self._model.get_submodule(target.module)
 
-        def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            take(target, args)
+        def before(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        ) -> None:
+            take(target, (*args, *kwargs.values()))
 
         def after(_module: nn.Module, _args: object, output: object) -> None:
             take(target, output)
 
         if target.before:
-            return module.register_forward_pre_hook(before)
+            return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
 
     def _reduce(self, target: Target, value: object, n: int) -> Tensor:
@@ -264,7 +148,8 @@ class LayerCapture:
         if tensor is None or tensor.ndim < 1 or tensor.shape[0] != n:
             shape = None if tensor is None else tuple(tensor.shape)
             _refuse_shape(target.layer, shape, n)
-        pooling = "avg" if target.pooled else self._pooling
+        tensor = tensor[:, None] if tensor.ndim == 1 else tensor
+        pooling = self._pooling or ("avg" if target.pooled else None)
         pooled = pool(tensor, pooling, layer=target.layer)
         # A copy: a later in-place module may write over what was seen.
         return pooled.detach().to(torch.float32, copy=True)
@@ -274,25 +159,3 @@ def _refuse_shape(layer: str, shape: tuple[int, ...] | None, n: int) -> NoReturn
     what = "no tensor" if shape is None else f"shape {shape}"
     message = f"layer {layer!r} gives {what} for {n} tiles, not one row a tile"
     raise LayerError(message)
-
-
-def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:
-    """Name, class and output shape of every module that runs, in order of execution."""
-    rows: list[tuple[str, str, str]] = []
-
-    def record(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, _inputs: object, output: object) -> None:
-            tensor = first_tensor(output)
-            shape = "-" if tensor is None else str(tuple(tensor.shape[1:]))
-            rows.append((name, type(module).__name__, shape))
-
-        return hook
-
-    named = [(name, module) for name, module in model.named_modules() if name]
-    handles = [module.register_forward_hook(record(name)) for name, module in named]
-    try:
-        run_model(model, sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return rows

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -52,7 +52,7 @@ class UnitRows:
     rows: pa.Table
     quarantine: pa.Table
     counts: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def unit_rows(
         StorageError: The file cannot be read, after retries.
     """
     counts: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
+    seconds = {"decode": 0.0, "forward": 0.0}
     tiles: list[_Tile] = []
     blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in features.sizes}
     predictions: list[NDArray[np.float32]] = []
@@ -127,9 +127,7 @@ def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[np.floating]:
         return values.astype(_DTYPES[dtype])
 
 
-def _decoded(
-    unit: Unit, tile_px: int, pool: ThreadPoolExecutor
-) -> Iterator[_Tile]:
+def _decoded(unit: Unit, tile_px: int, pool: ThreadPoolExecutor) -> Iterator[_Tile]:
     """The unit's tiles in order, decoded some way ahead."""
     payloads = iter_records(unit.source.uri, unit.offsets, unit.lengths)
     waiting: deque[Future[list[_Tile]]] = deque()
@@ -149,9 +147,7 @@ def _decode(
     return [_decode_one(payload, slide, tile_px) for payload in payloads]
 
 
-def _decode_one(
-    payload: memoryview | ContentError, slide: str, tile_px: int
-) -> _Tile:
+def _decode_one(payload: memoryview | ContentError, slide: str, tile_px: int) -> _Tile:
     if isinstance(payload, ContentError):
         return _Tile(error=payload)
     loc_x = loc_y = None

@@ -12,6 +12,7 @@ from raylatent.storage import Store, absolute, is_uri
 MODEL_JSON = "model.json"
 _REQUIRED = ("factory", "weights", "tile_px", "mean", "std")
 _OPTIONAL = ("kwargs", "classes", "outcome")
+_HUBS = ("timm:", "hf-hub:")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".zip")
 # Slideflow's own standardization, x / 127.5 - 1, for models that do not say.
 SLIDEFLOW_MEAN = SLIDEFLOW_STD = (0.5, 0.5, 0.5)
@@ -39,6 +40,7 @@ class ModelSpec:
         classes: Names of its outputs, if it classifies.
         outcome: What it was trained to predict.
         allow_pickle: Whether `pickle` may be loaded, which runs code from the file.
+        given: Attributes that the user gave: a hub's own values do not replace them.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ModelSpec:
     classes: tuple[str, ...] | None = None
     outcome: str | None = None
     allow_pickle: bool = False
+    given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
@@ -93,8 +96,12 @@ def model_spec(model: object, *, allow_pickle: bool = False) -> ModelSpec:
 
 
 def _from_path(path: str, *, allow_pickle: bool) -> ModelSpec:
-    if path.startswith(("timm:", "hf-hub:")):
-        return ModelSpec(name=path.split(":", 1)[1].split("/")[-1], hub=path)
+    if path.startswith(_HUBS):
+        name = path.split(":", 1)[1].rsplit("/", maxsplit=1)[-1]
+        if not name:
+            message = f"{path} names no model: timm:NAME or hf-hub:REPO@REVISION"
+            raise ModelError(message)
+        return ModelSpec(name=name, hub=path)
     location = absolute(path)
     store = Store(location)
     if store.exists(MODEL_JSON):
@@ -208,16 +215,26 @@ def _classes(classes: object) -> tuple[str, ...] | None:
     raise ValueError(message)
 
 
-def with_overrides(spec: ModelSpec, **given: Any) -> ModelSpec:  # noqa: ANN401
+def with_overrides(
+    spec: ModelSpec,
+    *,
+    tile_px: int | None = None,
+    mean: object = None,
+    std: object = None,
+    classes: object = None,
+) -> ModelSpec:
     """The spec with what a user gave as arguments (None: as it is)."""
+    changes: dict[str, Any] = {}
     try:
-        changes = {
-            "tile_px": None if given.get("tile_px") is None else int(given["tile_px"]),
-            "mean": None if given.get("mean") is None else _triple(given["mean"]),
-            "std": None if given.get("std") is None else _triple(given["std"]),
-            "classes": _classes(given.get("classes")),
-        }
+        if tile_px is not None:
+            changes["tile_px"] = int(tile_px)
+        if mean is not None:
+            changes["mean"] = _triple(mean)
+        if std is not None:
+            changes["std"] = _triple(std)
+        if classes is not None:
+            changes["classes"] = _classes(classes)
     except (TypeError, ValueError) as error:
         message = f"{spec.name}: {error}"
         raise ModelError(message) from error
-    return replace(spec, **{key: v for key, v in changes.items() if v is not None})
+    return replace(spec, **changes, given=spec.given | changes.keys())

@@ -10,9 +10,7 @@ from raylatent.source.units import Source
 from raylatent.storage import FileStat
 
 
-def number_sources(
-    sources: list[Source], known: Mapping[str, int]
-) -> list[Source]:
+def number_sources(sources: list[Source], known: Mapping[str, int]) -> list[Source]:
     """Give each source the id its slide has, or the next that none ever had."""
     following = max(known.values(), default=-1) + 1
     numbered = []
@@ -56,9 +54,7 @@ def sources_from_table(table: pa.Table) -> list[Source]:
             source=row[schema.SOURCE],
             slide=row[schema.SLIDE],
             uri=row[schema.URI],
-            stat=FileStat(
-                size=row[schema.SIZE], mtime_ns=mtime, etag=row[schema.ETAG]
-            ),
+            stat=FileStat(size=row[schema.SIZE], mtime_ns=mtime, etag=row[schema.ETAG]),
             n_indexed=row[schema.N_INDEXED],
             tile_px=row[schema.TILE_PX],
             error=row[schema.ERROR],

@@ -147,9 +147,7 @@ def _lacks_images(uri: str, index: TFRecordIndex) -> str | None:
     return complaint
 
 
-def unit_plans(
-    source: Source, index: TFRecordIndex, unit_tiles: int
-) -> list[UnitPlan]:
+def unit_plans(source: Source, index: TFRecordIndex, unit_tiles: int) -> list[UnitPlan]:
     """The units over one indexed file, in tile order."""
     return [
         UnitPlan(

@@ -1,36 +1,16 @@
 """Writing TFRecords that Slideflow reads, with the index that it reads beside them."""
 
 import io
-import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from raylatent.source.tfrecord import (
-    FRAME_BYTES,
-    TileRecord,
-    example_message,
-    masked_crc,
-)
+from raylatent.source.example import TileRecord, example_message
+from raylatent.source.framing import FRAME_BYTES, frame
+from raylatent.source.index import sidecar_name
 from raylatent.storage import Store
-
-
-def frame(payload: bytes) -> bytes:
-    """A payload with header and checksums.
-
-    >>> len(frame(b"abc"))
-    19
-    """
-    header = struct.pack("<Q", len(payload))
-    return b"".join(
-        [
-            header,
-            struct.pack("<I", masked_crc(header)),
-            payload,
-            struct.pack("<I", masked_crc(payload)),
-        ]
-    )
 
 
 def example(record: TileRecord) -> bytes:
@@ -39,7 +19,9 @@ def example(record: TileRecord) -> bytes:
     feature = message.features.feature
     feature["image_raw"].bytes_list.value.append(record.image_raw)
     if record.slide is not None:
-        feature["slide"].bytes_list.value.append(record.slide.encode())
+        feature["slide"].bytes_list.value.append(
+            record.slide.encode("utf-8", "replace")
+        )
     if record.loc_x is not None and record.loc_y is not None:
         feature["loc_x"].int64_list.value.append(record.loc_x)
         feature["loc_y"].int64_list.value.append(record.loc_y)
@@ -65,11 +47,11 @@ def write_tfrecord(path: Path, records: Iterable[TileRecord]) -> None:
         data.write(frame(payload))
         if record.loc_x is not None and record.loc_y is not None:
             locations.append((record.loc_x, record.loc_y))
-    arrays = {"arr_0": np.array(frames, np.int64).reshape(-1, 2)}
-    if locations:
+    arrays: dict[str, Any] = {"arr_0": np.array(frames, np.int64).reshape(-1, 2)}
+    if locations and len(locations) == len(frames):
         arrays["locations"] = np.array(locations, np.int64)
     index = io.BytesIO()
     np.savez(index, **arrays)
     store = Store(path.parent)
-    store.write(f"{path.stem}.index.npz", index.getvalue())
+    store.write(sidecar_name(path.name), index.getvalue())
     store.write(path.name, data.getvalue())

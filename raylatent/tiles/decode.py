@@ -2,25 +2,29 @@
 
 import io
 import struct
-import warnings
 import zlib
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from raylatent.errors import ContentError
 from raylatent.storage import reason
 
-DECODER = f"pillow-{Image.__version__}"
+DECODER = f"pillow-{PIL.__version__}"
 FORMATS = ("JPEG", "PNG")
-MAX_SIDE_PX = 16_384
+MAX_SIDE_PX = 8192
 # What Pillow's decoders raise on broken input.
 _BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
+    LookupError,
+    ArithmeticError,
     EOFError,
+    MemoryError,
+    TypeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -43,7 +47,10 @@ def open_image(image_raw: bytes) -> Image.Image:
         message = f"broken picture: {reason(error)}"
         raise ContentError(message, stage="decode") from error
     if max(image.size) > MAX_SIDE_PX:
-        message = f"picture of {image.size[0]} x {image.size[1]} px is too large"
+        message = (
+            f"picture of {image.size[0]} x {image.size[1]} px: tiles have at most "
+            f"{MAX_SIDE_PX} px a side"
+        )
         raise ContentError(message, stage="decode")
     return image
 
@@ -51,17 +58,21 @@ def open_image(image_raw: bytes) -> Image.Image:
 def decode_image(image_raw: bytes) -> NDArray[np.uint8]:
     """Pixels of a JPEG or PNG, shape (height, width, 3), RGB, uint8.
 
-    Grey pictures are repeated, transparency is dropped as Slideflow drops it. The
-    orientation that a camera may have noted is not applied: a tile is as it is stored.
+    Grey pictures are repeated, of 16 bits the upper 8 are taken, transparency is
+    dropped as Slideflow drops it. The orientation that a camera may have noted is not
+    applied: a tile is as it is stored.
 
     Raises:
         ContentError: The picture is broken, of another format, or too large.
     """
+    image = open_image(image_raw)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = open_image(image_raw)
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        image.load()
+        if image.mode.startswith("I"):  # Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        # Dropped below in any case; palettes would make Pillow warn.
+        image.info.pop("transparency", None)
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except _BROKEN as error:
         message = f"broken picture: {reason(error)}"
         raise ContentError(message, stage="decode") from error

@@ -1,28 +1,32 @@
 """The run directory: its layout, what is in it, and what is done.
 
-    run.json                 configuration, fingerprint, versions; written first
-    sources.parquet          the plan: one row a slide
-    activations/slide=<name>/<unit>.parquet
-    quarantine/slide=<name>/<unit>.parquet
-    removed/                 rows of slides that a later run no longer names
-    report.json, maps/<name>/, mosaics/<name>/
+- `run.json`: configuration, fingerprint, versions; written first
+- `sources.parquet`: the plan, one row a slide
+- `activations/slide=<name>/<unit>.parquet`
+- `quarantine/slide=<name>/<unit>.parquet`
+- `removed/`: rows of slides that a later run no longer names
+- `report.json`, `maps/<name>/`, `mosaics/<name>/`
 """
 
-import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from raylatent import schema
-from raylatent.errors import FingerprintError, RunError, StorageError
+from raylatent.errors import (
+    BrokenPartError,
+    FingerprintError,
+    RunError,
+    StorageError,
+)
 from raylatent.parts import (
+    Part,
     part_name,
     partition_folder,
     read_footer,
@@ -30,9 +34,15 @@ from raylatent.parts import (
     slide_of,
     write_part,
 )
-from raylatent.storage import Store
+from raylatent.run.settings import (
+    CLEARING,
+    RUN_JSON,
+    differences,
+    fingerprint,
+    parse_settings,
+)
+from raylatent.storage import Store, reason
 
-RUN_JSON = "run.json"
 SOURCES = "sources.parquet"
 REPORT = "report.json"
 ACTIVATIONS = "activations"
@@ -40,41 +50,8 @@ QUARANTINE = "quarantine"
 REMOVED = "removed"
 MAPS = "maps"
 MOSAICS = "mosaics"
+_FOLDERS = (ACTIVATIONS, QUARANTINE, REMOVED, MAPS, MOSAICS)
 _FOOTER_THREADS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """An activations part, as its footer tells.
-
-    Attributes:
-        slide: Its slide.
-        unit: Its number in the slide.
-        name: Its name below the run directory.
-        rows: Number of rows.
-        footer: Key-value metadata, keys as in schema.FOOTER_*.
-    """
-
-    slide: str
-    unit: int
-    name: str
-    rows: int
-    footer: Mapping[str, str]
-
-    @property
-    def quarantined(self) -> int:
-        """Tiles of the unit that are quarantined."""
-        return int(self.footer.get(schema.FOOTER_QUARANTINED, "0"))
-
-
-def fingerprint(fields: Mapping[str, Any]) -> str:
-    """A digest of all that changes a number.
-
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    True
-    """
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class RunDirectory:
@@ -85,14 +62,16 @@ class RunDirectory:
         writer: Marks the aside files of this writer.
     """
 
-    def __init__(self, uri: str, *, writer: str | None = None) -> None:
+    def __init__(
+        self, uri: str | os.PathLike[str], *, writer: str | None = None
+    ) -> None:
         """See the class."""
         self.store = Store(uri, writer=writer)
         self._settings: dict[str, Any] | None = None
         self._names: dict[str, list[str]] | None = None
 
     @classmethod
-    def open(cls, uri: str) -> "RunDirectory":
+    def open(cls, uri: str | os.PathLike[str]) -> "RunDirectory":
         """An existing run; RunError if there is none at `uri`."""
         run = cls(uri)
         run.settings()
@@ -113,11 +92,14 @@ class RunDirectory:
             if not self.exists():
                 message = f"{self.uri} is no run directory: it has no {RUN_JSON}"
                 raise RunError(message)
-            try:
-                self._settings = dict(json.loads(self.store.read(RUN_JSON)))
-            except ValueError as error:
-                message = f"{self.uri}/{RUN_JSON} is no JSON ({error})"
-                raise RunError(message) from error
+            settings = parse_settings(self.store.read(RUN_JSON), self.uri)
+            if CLEARING in settings:
+                message = (
+                    f"{self.uri} was being overwritten when its driver stopped: run "
+                    "the same command again"
+                )
+                raise RunError(message)
+            self._settings = settings
         return self._settings
 
     def begin(
@@ -134,16 +116,18 @@ class RunDirectory:
             FingerprintError: The rows here are of another configuration.
         """
         if self.exists():
-            differing = self._differing(fields)
+            before = parse_settings(self.store.read(RUN_JSON), self.uri)
+            differing = differences(before, fields)
             if not differing:
                 return
-            if not overwrite:
+            if not overwrite and CLEARING not in before:
                 message = (
                     f"{self.uri} holds a run of another configuration "
                     f"({'; '.join(differing)}): choose another --out, or --overwrite"
                 )
                 raise FingerprintError(message)
-        self._clear()
+            self._clear()
+        self._refuse_others_files()
         settings = {
             "schema_version": schema.SCHEMA_VERSION,
             "fingerprint": fingerprint(fields),
@@ -154,33 +138,31 @@ class RunDirectory:
         self._settings = None
 
     def _clear(self) -> None:
-        """Delete what a run of another configuration left, run.json first."""
-        self.store.delete(RUN_JSON)
+        """Delete what a run of another configuration left; run.json says so before."""
+        self.store.write(RUN_JSON, json.dumps({CLEARING: True}).encode())
+        self._settings = None
         self.store.delete(SOURCES)
         self.store.delete(REPORT)
-        for folder in (ACTIVATIONS, QUARANTINE, REMOVED, MAPS, MOSAICS):
+        for folder in _FOLDERS:
             self.store.delete_folder(folder)
 
-    def _differing(self, fields: Mapping[str, Any]) -> list[str]:
-        settings = self.settings()
-        if settings.get("fingerprint") == fingerprint(fields):
-            return []
-        old = settings.get("fields", {})
-        names = sorted(set(old) | set(fields))
-        changed = [
-            f"{name} was {_short(old.get(name))}, now {_short(fields.get(name))}"
-            for name in names
-            if old.get(name) != fields.get(name)
-        ]
-        return changed or ["its fingerprint differs"]
+    def _refuse_others_files(self) -> None:
+        """Files of our names, and no run.json: they are not ours to delete or mix."""
+        for folder in _FOLDERS:
+            files = self.store.list(folder)
+            if files:
+                message = (
+                    f"{self.uri} has no {RUN_JSON} but {files[0]}: choose an empty "
+                    "folder for the run"
+                )
+                raise RunError(message)
 
     def sources(self) -> pa.Table:
         """The plan, as schema.SOURCES; RunError before a run has made one."""
         if not self.store.exists(SOURCES):
             message = f"{self.uri} has no {SOURCES}: run `raylatent activations` first"
             raise RunError(message)
-        table = pq.read_table(pa.BufferReader(self.store.read(SOURCES)))
-        return table.cast(schema.SOURCES)
+        return read_part(self.store, SOURCES).cast(schema.SOURCES)
 
     def write_sources(self, table: pa.Table, *, name: str = SOURCES) -> None:
         """Put the plan in place."""
@@ -225,7 +207,7 @@ class RunDirectory:
             return None
         try:
             rows, footer = read_footer(self.store, name)
-        except (StorageError, OSError, pa.ArrowException):
+        except BrokenPartError:
             return None
         return Part(slide=slide, unit=int(stem), name=name, rows=rows, footer=footer)
 
@@ -234,27 +216,37 @@ class RunDirectory:
         stored: dict[str, list[int]] = self.settings()["layers"]
         return {layer: tuple(shape) for layer, shape in stored.items()}
 
-    def read_rows(
-        self, slide: str, columns: Sequence[str] | None = None
-    ) -> pa.Table:
+    def read_rows(self, slide: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One slide's rows in tile order, without the partition column."""
         names = self.parts(slide)
         if not names:
             message = f"{self.uri} has no rows of slide {slide!r}"
             raise RunError(message)
-        return pa.concat_tables(read_part(self.store, name, columns) for name in names)
+        parts = [read_part(self.store, name, columns) for name in names]
+        # Footers are of their parts.
+        return pa.concat_tables(part.replace_schema_metadata() for part in parts)
 
     def dataset(self) -> ds.Dataset:
         """The rows of all slides; see `read`."""
-        partitioning = ds.partitioning(
+        by_slide = ds.partitioning(
             pa.schema([(schema.SLIDE, pa.string())]), flavor="hive"
         )
-        return ds.dataset(
-            self.store.path(ACTIVATIONS),
-            filesystem=self.store.filesystem,
-            format="parquet",
-            partitioning=partitioning,
-        )
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        try:
+            rows = ds.dataset(
+                self.store.path(ACTIVATIONS),
+                filesystem=self.store.filesystem,
+                format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+                partitioning=by_slide,
+            )
+        except FileNotFoundError as error:
+            message = f"{self.uri} has no rows yet: run `raylatent activations` first"
+            raise RunError(message) from error
+        except (OSError, ValueError) as error:
+            message = f"the rows of {self.uri} cannot be read: {reason(error)}"
+            raise StorageError(message) from error
+        # Else the first part's footer would stand for all.
+        return rows.replace_schema(rows.schema.remove_metadata())
 
     def set_aside(self, slides: Iterable[str], *, back: bool = False) -> None:
         """Move slides' parts to `removed/`, or back where nothing took their place."""
@@ -281,12 +273,7 @@ class RunDirectory:
         return part_name(QUARANTINE, slide, unit)
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def read(run: str) -> ds.Dataset:
+def read(run: str | os.PathLike[str]) -> ds.Dataset:
     """The activations of a run as a pyarrow dataset, `slide` declared a string.
 
     Without the declaration engines guess: a slide called 007 would become 7.

@@ -1,21 +1,14 @@
-"""`raylatent <verb>`: the same configurations as the jobs.
-
-Exit codes: 0, the promises hold and no slide failed; 1, some slide failed or the run
-could not be finished; 2, bad arguments or a refused run directory; 130, interrupted.
-"""
+"""What each verb does with its configuration; the engine is imported when needed."""
 
 import json
 import logging
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from raylatent import annotations
-from raylatent.arguments import parse
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
@@ -23,80 +16,55 @@ from raylatent.config import (
     MapConfig,
     MosaicConfig,
 )
-from raylatent.errors import ConfigError, RaylatentError
+from raylatent.errors import AnnotationsError, ConfigError
+from raylatent.mapping.parameters import MapParameters
+from raylatent.source.find import find_tfrecords
 from raylatent.storage import is_uri
+
+logger = logging.getLogger(__name__)
 
 PROG = "raylatent"
 PICTURE = "umap.png"
+_SHOWN = 20  # slides that are named; report.json has all
+# UMAP arguments with an option of their own.
+_OWN_OPTIONS = {
+    "metric": "--metric",
+    "min_dist": "--min-dist",
+    "n_neighbors": "--n-neighbors",
+    "random_state": "--seed",
+    "sample": "--sample",
+    "seed": "--seed",
+}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; its exit code.
-
-    Args:
-        argv: Verb and options, default those of the process.
-    """
-    given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] in {"-h", "--help"} or given[0] not in VERBS:
-        return _usage(given)
-    configuration, action = VERBS[given[0]]
-    _log_to_stderr()
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        config = parse(configuration, f"{PROG} {given[0]}", given[1:])
-        return action(config)
-    except RaylatentError as error:
-        return _fail(f"error: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted: the same command again goes on from here", 130)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _usage(given: Sequence[str]) -> int:
-    lines = [f"usage: {PROG} VERB [OPTIONS]   ({PROG} VERB --help lists them)", ""]
-    for verb, (configuration, _) in VERBS.items():
-        lines.append(f"  {verb:<12} {(configuration.__doc__ or '').splitlines()[0]}")
-    asked = bool(given) and given[0] in {"-h", "--help"}
-    if given and not asked:
-        lines.append(f"\nerror: no such verb: {given[0]}")
-    stream = sys.stdout if asked else sys.stderr
-    stream.write("\n".join(lines) + "\n")
-    return 0 if asked else 2
-
-
-def _fail(text: str, code: int) -> int:
+def fail(text: str, code: int) -> int:
+    """Say in one line on stderr what is wrong; gives the exit code back."""
     sys.stderr.write(f"{PROG}: {' '.join(text.split())}\n")
     return code
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line on stdout, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """SIGTERM ends like Ctrl-C: the claim is given back, the run can go on."""
-    raise KeyboardInterrupt
-
-
-def _log_to_stderr() -> None:
-    log = logging.getLogger(PROG)
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(f"{PROG}: %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
-
-
 def _atlas(config: AtlasConfig) -> int:
     config = _demo(config) if config.demo else config
-    _check_labels(config)
+    # What can be refused is refused before hours of work.
+    labels = _check_labels(config)
+    if labels is not None and config.tfrecords:
+        _check_labeled(labels, find_tfrecords(config.tfrecords), config)
+    _parameters(config)
+    if config.layer and config.layer not in config.layers:
+        message = (
+            f"--layer {config.layer} is none of --layers {' '.join(config.layers)}"
+        )
+        raise ConfigError(message)
     code = _activations(_part(config, ActivationsConfig))
     if len(config.layers) > 1 and not config.layer:
         config = replace(config, layer=config.layers[0])
-        _say(f"layer     {config.layer} is mapped, --layer chooses another")
+        say(f"layer     {config.layer} is mapped, --layer chooses another")
     _map(_part(config, MapConfig))
     _mosaic(_part(config, MosaicConfig))
     return code
@@ -134,6 +102,30 @@ def _check_labels(config: MapConfig | MosaicConfig) -> dict[str, str] | None:
     return annotations.read_labels(config.annotations, config.label)
 
 
+def _check_labeled(
+    labels: Mapping[str, str], slides: Iterable[str], config: MapConfig | MosaicConfig
+) -> None:
+    """Refuse labels of no slide at all, and say how many slides have none.
+
+    Raises:
+        AnnotationsError: Not one slide has a label.
+    """
+    names = list(slides)
+    without = [slide for slide in names if slide not in labels]
+    if names and len(without) == len(names):
+        message = (
+            f"annotations {config.annotations} have no {config.label!r} of any of the "
+            f"{len(names)} slides, as {names[0]!r}: their column 'slide' must have the "
+            "files' stems"
+        )
+        raise AnnotationsError(message)
+    if without:
+        logger.warning(
+            "%d of %d slides have no %s in the annotations, as %r",
+            *(len(without), len(names), config.label, without[0]),
+        )
+
+
 def _activations(config: ActivationsConfig) -> int:
     from raylatent.engine.activations import compute_activations  # noqa: PLC0415
     from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
@@ -143,41 +135,42 @@ def _activations(config: ActivationsConfig) -> int:
         raise ConfigError(message)
     spec = model_spec(config.model, allow_pickle=config.allow_pickle)
     report = compute_activations(config, spec)
-    _say(
+    say(
         f"slides    {len(report.slides)}, {report.n_rows:,} rows, "
         f"{report.n_quarantined:,} tiles quarantined"
     )
-    for slide in report.slides:
-        if not slide.n_indexed and slide.error is None:
-            _say(f"no tiles  {slide.slide}")
-    for slide in report.failed[:20]:
-        _fail(f"slide {slide.slide!r} failed: {slide.error}", 1)
-    if len(report.failed) > 20:
-        _fail(f"and {len(report.failed) - 20} more slides, see report.json", 1)
-    _say(f"rows      {report.run}/activations")
-    _say(f"report    {report.run}/report.json")
+    empty = [s.slide for s in report.slides if not s.n_indexed and s.error is None]
+    for slide in empty[:_SHOWN]:
+        say(f"no tiles  {slide}")
+    if len(empty) > _SHOWN:
+        say(f"no tiles  in {len(empty) - _SHOWN} more slides, see report.json")
+    for failed in report.failed[:_SHOWN]:
+        fail(f"slide {failed.slide!r} failed: {failed.error}", 1)
+    if len(report.failed) > _SHOWN:
+        fail(f"and {len(report.failed) - _SHOWN} more slides, see report.json", 1)
+    say(f"rows      {report.run}/activations")
+    say(f"report    {report.run}/report.json")
     return 1 if report.failed else 0
 
 
 def _map(config: MapConfig) -> int:
-    from raylatent.engine.placement import build_map  # noqa: PLC0415  (slow)
-    from raylatent.mapping.parameters import MapParameters  # noqa: PLC0415
-    from raylatent.slide_map import SlideMap  # noqa: PLC0415
-
+    parameters = _parameters(config)
     labels = _check_labels(config)
-    folder = build_map(
-        config.out, _parameters(config, MapParameters), layer=config.layer,
-        name=config.map,
-    )
+    from raylatent.engine.placement import build_map  # noqa: PLC0415  (slow)
+    from raylatent.slide_map import SlideMap  # noqa: PLC0415  (slow)
+
+    folder = build_map(config.out, parameters, layer=config.layer, name=config.map)
     slide_map = SlideMap.load(folder)
     if labels is not None:
+        _check_labeled(labels, slide_map.slides, config)
         slide_map.label_by_slide(labels)
     slide_map.save(f"{folder}/{PICTURE}")
-    _say(f"map       {folder}/{PICTURE}")
+    say(f"map       {folder}/{PICTURE}")
     return 0
 
 
-def _parameters(config: MapConfig, kind: Any) -> Any:  # noqa: ANN401
+def _parameters(config: MapConfig) -> MapParameters:
+    """What the map is asked to be; MapError names an argument that makes no sense."""
     values: dict[str, Any] = {}
     for pair in config.umap:
         name, equals, text = pair.partition("=")
@@ -188,7 +181,10 @@ def _parameters(config: MapConfig, kind: Any) -> Any:  # noqa: ANN401
             values[name] = json.loads(text)
         except ValueError:
             values[name] = text
-    return kind.of(
+        if name in _OWN_OPTIONS:
+            message = f"--umap {pair} is said as {_OWN_OPTIONS[name]} {values[name]}"
+            raise ConfigError(message)
+    return MapParameters.of(
         n_neighbors=config.n_neighbors,
         min_dist=config.min_dist,
         metric=config.metric,
@@ -206,6 +202,7 @@ def _mosaic(config: MosaicConfig) -> int:
     run = RunDirectory.open(config.out)
     slide_map = SlideMap.load(f"{run.uri}/{MAPS}/{config.map}", run=run)
     if labels is not None:
+        _check_labeled(labels, slide_map.slides, config)
         slide_map.label_by_slide(labels)
     options: dict[str, Any] = {}
     if config.source_root:
@@ -219,7 +216,7 @@ def _mosaic(config: MosaicConfig) -> int:
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
     mosaic.save(folder)
-    _say(f"mosaic    {folder}/mosaic.png")
+    say(f"mosaic    {folder}/mosaic.png")
     return 0
 
 
@@ -231,9 +228,9 @@ def _layers(config: LayersConfig) -> int:
     width = max((len(name) for name, _, _ in rows), default=0)
     kinds = max((len(kind) for _, kind, _ in rows), default=0)
     for name, kind, shape in rows:
-        _say(f"{name:<{width}}  {kind:<{kinds}}  {shape}")
-    shape = features.shapes[features.layers[0]]
-    _say(f"{'postconv':<{width}}  {'':<{kinds}}  {shape}")
+        say(f"{name:<{width}}  {kind:<{kinds}}  {shape}")
+    postconv = features.shapes[features.layers[0]]
+    say(f"{'postconv':<{width}}  {'':<{kinds}}  {postconv}")
     return 0
 
 
@@ -244,4 +241,3 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "mosaic": (MosaicConfig, _mosaic),
     "layers": (LayersConfig, _layers),
 }
-

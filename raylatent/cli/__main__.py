@@ -1,0 +1,5 @@
+"""`python -m raylatent.cli` is `raylatent`."""
+
+from raylatent.cli import main
+
+raise SystemExit(main())

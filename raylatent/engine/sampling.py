@@ -1,0 +1,110 @@
+"""The sample that a map is fitted on, drawn and read by the cluster."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.engine.cluster import READ_CPUS, gather
+from raylatent.errors import RunError
+from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
+from raylatent.parts import read_part
+from raylatent.run import Part, RunDirectory
+from raylatent.storage import Store
+
+_PARTS_TOGETHER = 64
+
+
+def sample_rows(
+    run: RunDirectory, parts: Sequence[Part], layer: str, params: MapParameters
+) -> NDArray[np.float32]:
+    """Activations of the sample's rows, in the order of their keys."""
+    batches = [
+        parts[i : i + _PARTS_TOGETHER] for i in range(0, len(parts), _PARTS_TOGETHER)
+    ]
+    sketcher = ray.remote(num_cpus=READ_CPUS)(sketch_parts)
+    sketches = [
+        sketcher.remote(run.store, batch, params.seed, params.sample)
+        for batch in batches
+    ]
+    whole: SampleSketch | None = None
+    for found in gather(sketches):
+        whole = found if whole is None else merge(whole, found)
+    if whole is None:
+        message = f"{run.uri} has no rows to sample"
+        raise RunError(message)
+    chosen = finish(whole, params.sample)
+    places = {
+        (slide, index): i
+        for i, (slide, index) in enumerate(
+            zip(
+                chosen[schema.SLIDE].to_pylist(),
+                chosen[schema.TILE_INDEX].to_pylist(),
+                strict=True,
+            )
+        )
+    }
+    fetcher = ray.remote(num_cpus=READ_CPUS)(fetch_rows)
+    table = ray.put(chosen)
+    pending = [fetcher.remote(run.store, batch, layer, table) for batch in batches]
+    features: NDArray[np.float32] | None = None
+    for answer in gather(pending):
+        for slide, indices, values in answer:
+            if features is None:
+                features = np.empty((len(chosen), values.shape[1]), np.float32)
+            features[[places[slide, index] for index in indices]] = values
+    if features is None:
+        message = f"{run.uri} has no rows to sample"
+        raise RunError(message)
+    return features
+
+
+def sketch_parts(
+    store: Store, parts: Sequence[Part], seed: int, limit: int
+) -> SampleSketch:
+    """The sample's sketch of some parts: their tile indices are all that is read."""
+    return merge(
+        *(
+            sketch(
+                part.slide,
+                read_part(store, part.name, [schema.TILE_INDEX])[
+                    schema.TILE_INDEX
+                ].to_numpy(),
+                seed=seed,
+                limit=limit,
+            )
+            for part in parts
+        )
+    )
+
+
+def fetch_rows(
+    store: Store, parts: Sequence[Part], layer: str, chosen: pa.Table
+) -> list[tuple[str, list[int], NDArray[np.float32]]]:
+    """Activations of the chosen rows of some parts: slide, tile indices, (n, d)."""
+    found = []
+    for part in parts:
+        here = chosen.filter(pc.equal(chosen[schema.SLIDE], part.slide))
+        first = int(part.footer[schema.FOOTER_FIRST])
+        last = int(part.footer[schema.FOOTER_LAST])
+        wanted = here[schema.TILE_INDEX].to_numpy()
+        wanted = wanted[(wanted >= first) & (wanted < last)]
+        if len(wanted):
+            table = read_part(store, part.name, [schema.TILE_INDEX, layer])
+            keep = np.isin(table[schema.TILE_INDEX].to_numpy(), wanted)
+            rows = table.filter(pa.array(keep))
+            indices = rows[schema.TILE_INDEX].to_pylist()
+            found.append((part.slide, indices, vectors(rows, layer)))
+    return found
+
+
+def vectors(table: pa.Table, layer: str) -> NDArray[np.float32]:
+    """A column of fixed-size lists as an array (n, d) of float32."""
+    column = table[layer].combine_chunks()
+    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+    return flat.reshape(len(column), -1)

@@ -1,0 +1,18 @@
+"""Torch in this process: its version, threads, and whether it can use a GPU."""
+
+import torch
+
+
+def torch_version() -> str:
+    """Torch's version without its build, such as `2.9.0`."""
+    return torch.__version__.split("+", 1)[0]
+
+
+def set_threads(n: int) -> None:
+    """Let torch use `n` threads."""
+    torch.set_num_threads(n)
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a GPU here."""
+    return torch.cuda.is_available()

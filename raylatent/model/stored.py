@@ -1,0 +1,151 @@
+"""Stored activations as arrays, a slide at a time, of one run or several side by side."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.errors import RunError
+from raylatent.run import RunDirectory
+
+Array = NDArray[Any]
+
+
+class SlideArrays(Mapping[str, Array]):
+    """An array for each slide, read when it is asked for and not kept.
+
+    Args:
+        slides: Names, sorted.
+        read: Reads one slide's array.
+
+    >>> arrays = SlideArrays(["a"], lambda slide: np.zeros((2, 3)))
+    >>> arrays["a"].shape, list(arrays), "b" in arrays
+    ((2, 3), ['a'], False)
+    """
+
+    def __init__(self, slides: Sequence[str], read: Callable[[str], Array]) -> None:
+        """See the class."""
+        self._slides = list(slides)
+        self._known = frozenset(slides)
+        self._read = read
+
+    def __getitem__(self, slide: str) -> Array:
+        """The slide's array; KeyError names the slide."""
+        if slide not in self._known:
+            raise KeyError(slide)
+        return self._read(slide)
+
+    def __contains__(self, slide: object) -> bool:
+        """Whether there is such a slide; nothing is read."""
+        return slide in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        """Slides in order."""
+        return iter(self._slides)
+
+    def __len__(self) -> int:
+        """Number of slides."""
+        return len(self._slides)
+
+    def __repr__(self) -> str:
+        """What it is, without reading."""
+        return f"<arrays of {len(self)} slides, read when asked for>"
+
+
+class StoredArrays:
+    """The rows of one run, or of several joined by slide and tile index.
+
+    Predictions and locations are those of the first run. Tiles that are quarantined in
+    any of the runs are missing in all arrays alike.
+
+    Args:
+        runs: At least one.
+
+    Raises:
+        RunError: There is no run, or no slide that all of them have.
+    """
+
+    def __init__(self, runs: Sequence[RunDirectory]) -> None:
+        """See the class."""
+        if not runs:
+            message = "there is nothing to concatenate: give one set at least"
+            raise RunError(message)
+        self.runs = list(runs)
+        common = reduce(set.intersection, (set(run.slides()) for run in runs))
+        if len(runs) > 1 and not common:
+            message = (
+                f"no slide is in all of {', '.join(run.uri for run in runs)}: "
+                "there is nothing to concatenate"
+            )
+            raise RunError(message)
+        self.slides = sorted(common)
+
+    @property
+    def num_features(self) -> int:
+        """Features of one tile, all layers of all runs together, flattened."""
+        shapes = [shape for run in self.runs for shape in run.layers().values()]
+        return sum(int(np.prod(shape)) for shape in shapes)
+
+    def indices(self, slide: str) -> NDArray[np.int64]:
+        """Tile indices of the slide's rows, ascending."""
+        columns = [
+            run.read_rows(slide, [schema.TILE_INDEX])[schema.TILE_INDEX].to_numpy()
+            for run in self.runs
+        ]
+        return columns[0] if len(columns) == 1 else reduce(np.intersect1d, columns)
+
+    def activations(self, slide: str) -> Array:
+        """Activations of one slide: one layer in its shape, several concatenated."""
+        indices = self.indices(slide) if len(self.runs) > 1 else None
+        blocks: list[Array] = []
+        for run in self.runs:
+            layers = run.layers()
+            rows = _rows(run, slide, list(layers), indices)
+            blocks += [
+                _vectors(rows, name).reshape(len(rows), *shape)
+                for name, shape in layers.items()
+            ]
+        if len(blocks) == 1:
+            return blocks[0]
+        return np.concatenate([b.reshape(len(b), -1) for b in blocks], axis=1)
+
+    def predictions(self, slide: str) -> Array:
+        """Predictions of one slide, float32 (n, classes)."""
+        return _vectors(self._first(slide, [schema.PREDICTIONS]), schema.PREDICTIONS)
+
+    def locations(self, slide: str) -> Array:
+        """Centers of one slide's tiles, (n, 2): x, y in level-0 pixels.
+
+        Integers where every tile has a location, else floats with NaN.
+        """
+        rows = self._first(slide, [schema.LOC_X, schema.LOC_Y])
+        columns = [rows[name].to_numpy() for name in (schema.LOC_X, schema.LOC_Y)]
+        return np.stack(columns, axis=1)
+
+    def _first(self, slide: str, columns: list[str]) -> pa.Table:
+        indices = self.indices(slide) if len(self.runs) > 1 else None
+        return _rows(self.runs[0], slide, columns, indices)
+
+
+def _rows(
+    run: RunDirectory,
+    slide: str,
+    columns: list[str],
+    indices: NDArray[np.int64] | None,
+) -> pa.Table:
+    """A slide's rows in tile order, only those of some tile indices if given."""
+    rows = run.read_rows(slide, [schema.TILE_INDEX, *columns])
+    if indices is None:
+        return rows
+    return rows.filter(np.isin(rows[schema.TILE_INDEX].to_numpy(), indices))
+
+
+def _vectors(rows: pa.Table, name: str) -> Array:
+    column = rows[name].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    values: Array = flat.reshape(len(column), column.type.list_size)
+    return np.require(values, requirements="W")  # Arrow's own memory is read-only

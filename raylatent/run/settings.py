@@ -1,0 +1,60 @@
+"""run.json: the configuration of a run, and what tells it from another."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from raylatent import schema
+from raylatent.errors import RunError
+
+RUN_JSON = "run.json"
+CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """A digest of all that changes a number.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def differences(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+    """What differs between a stored run and a configuration; empty if nothing.
+
+    >>> differences({"fields": {"dtype": "float16"}}, {"dtype": "float32"})
+    ['dtype was "float16", now "float32"']
+    """
+    if settings.get("fingerprint") == fingerprint(fields):
+        return []
+    old = settings.get("fields", {})
+    changed = [
+        f"{name} was {_short(old.get(name))}, now {_short(fields.get(name))}"
+        for name in sorted(set(old) | set(fields))
+        if old.get(name) != fields.get(name)
+    ]
+    return changed or ["its fingerprint differs"]
+
+
+def parse_settings(text: bytes, uri: str) -> dict[str, Any]:
+    """What run.json of the run at `uri` says; RunError if it is not ours."""
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        message = f"{uri}/{RUN_JSON} is no JSON ({error}): choose another --out"
+        raise RunError(message) from error
+    if not isinstance(settings, dict):
+        message = f"{uri}/{RUN_JSON} is not raylatent's: choose another --out"
+        raise RunError(message)
+    if int(settings.get("schema_version", 0)) > schema.SCHEMA_VERSION:
+        message = f"{uri} was made by a later version of raylatent: use that one"
+        raise RunError(message)
+    return settings
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

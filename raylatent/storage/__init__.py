@@ -1,0 +1,32 @@
+"""Files below one root, a local folder or any URI that pyarrow or fsspec opens.
+
+Nothing is ever visible half-written: a file is put in place in one step, locally by
+writing aside and renaming, on an object store by one PUT.
+"""
+
+from raylatent.storage.paths import (
+    FileStat,
+    absolute,
+    file_stat,
+    is_uri,
+    list_files,
+    open_input,
+    reason,
+    resolve,
+    retry,
+)
+from raylatent.storage.store import ASIDE_SUFFIX, Store
+
+__all__ = [
+    "ASIDE_SUFFIX",
+    "FileStat",
+    "Store",
+    "absolute",
+    "file_stat",
+    "is_uri",
+    "list_files",
+    "open_input",
+    "reason",
+    "resolve",
+    "retry",
+]

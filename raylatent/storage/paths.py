@@ -1,0 +1,268 @@
+"""Paths and URIs: which file system, reading, listing, and trying again."""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raylatent.errors import ConfigError, StorageError
+
+logger = logging.getLogger(__name__)
+
+RETRY_WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+# Waiting does not mend these.
+_FINAL = (
+    FileExistsError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+_FINAL_ERRNO = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+)
+# pyarrow gives what the store answered as text, without an errno.
+_FINAL_TEXT = re.compile(
+    r"ACCESS_DENIED|NO_SUCH_BUCKET|NO_SUCH_KEY|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT"
+    r"|is a directory"
+)
+_HINTS = {
+    errno.ENOSPC: "make room and run again",
+    errno.EDQUOT: "the quota is used up, make room and run again",
+    errno.EROFS: "it is mounted read-only, choose another place",
+    errno.EACCES: "give yourself access, or choose another place",
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileStat:
+    """What tells whether a file has changed.
+
+    Attributes:
+        size: In bytes.
+        mtime_ns: Modification time in ns since 1970 (UTC), None where not known.
+        etag: The store's tag of the content, None where it has none.
+    """
+
+    size: int
+    mtime_ns: int | None
+    etag: str | None = None
+
+
+def is_uri(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` has a scheme, as `s3://bucket/key`.
+
+    >>> is_uri("s3://bucket/key"), is_uri("/data/slide.tfrecords")
+    (True, False)
+    """
+    return _SCHEME.match(os.fspath(path)) is not None
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A URI as it is; a local path made absolute, `file://` taken off.
+
+    Raises:
+        ConfigError: It cannot be a path at all.
+
+    >>> absolute("file:///data/a%20b"), absolute("s3://bucket/run/")
+    ('/data/a b', 's3://bucket/run')
+    """
+    text = os.fspath(path)
+    _check_text(text)
+    if text.startswith("file://"):
+        host, slash, rest = text.removeprefix("file://").partition("/")
+        if host not in {"", "localhost"} or not slash:
+            message = f"{text} names a host: a local file is file:///folder/file"
+            raise ConfigError(message)
+        text = unquote(f"/{rest}")
+        _check_text(text)
+    elif is_uri(text):
+        scheme, rest = text.split("://", 1)
+        return f"{scheme}://{rest.rstrip('/')}"
+    elif text.startswith("~"):
+        with contextlib.suppress(RuntimeError):  # no such user: a name that begins so
+            text = str(Path(text).expanduser())
+    # Not resolve(): a link is the user's choice and stays in what we record.
+    return str(Path(text).absolute())
+
+
+def _check_text(text: str) -> None:
+    if not text.strip() or "\0" in text:
+        message = f"{text!r} is no path: give a file, a folder or a URI"
+        raise ConfigError(message)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"the path {text!r} is not in UTF-8: rename it"
+        raise ConfigError(message) from error
+
+
+@lru_cache(maxsize=64)
+def _remote_filesystem(root: str) -> pafs.FileSystem:
+    """The file system of `scheme://host`: pyarrow's, else fsspec's."""
+    try:
+        return pafs.FileSystem.from_uri(root)[0]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass
+    scheme = root.split("://", 1)[0]
+    import fsspec  # noqa: PLC0415  (only for schemes that pyarrow lacks)
+
+    try:
+        # A listing that is remembered would hide what other nodes write.
+        handler = fsspec.filesystem(scheme, use_listings_cache=False)
+    except (ValueError, ImportError) as error:
+        message = f"cannot open {scheme}:// paths: {error}"
+        raise StorageError(message) from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(handler))
+
+
+def fsspec_of(filesystem: pafs.FileSystem) -> Any:  # noqa: ANN401
+    """The fsspec file system below pyarrow's, None where it is pyarrow's own."""
+    if isinstance(filesystem, pafs.PyFileSystem):
+        return getattr(filesystem.handler, "fs", None)
+    return None
+
+
+def resolve(uri: str | os.PathLike[str]) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path in it."""
+    text = absolute(uri)
+    if not is_uri(text):
+        return pafs.LocalFileSystem(), text
+    scheme, rest = text.split("://", 1)
+    host = rest.split("/", 1)[0]
+    filesystem = retry(
+        lambda: _remote_filesystem(f"{scheme}://{host}"), f"open {scheme}://{host}"
+    )
+    inner = fsspec_of(filesystem)
+    # http's paths have their scheme, for one.
+    return filesystem, rest if inner is None else str(inner._strip_protocol(text))
+
+
+def retry(action: Callable[[], T], what: str) -> T:
+    """Call `action`, again after a while when I/O fails; at last a StorageError."""
+    for wait_s in (*RETRY_WAITS_S, None):
+        try:
+            return action()
+        except OSError as error:
+            if wait_s is None or _is_final(error):
+                hint = _HINTS.get(error.errno or 0)
+                message = f"cannot {what}: {reason(error)}"
+                raise StorageError(
+                    f"{message} ({hint})" if hint else message
+                ) from error
+            logger.warning("retry in %g s: cannot %s: %s", wait_s, what, error)
+            time.sleep(wait_s)
+        except (ValueError, pa.ArrowException) as error:  # the request is wrong
+            message = f"cannot {what}: {reason(error)}"
+            raise StorageError(message) from error
+    raise AssertionError(what)  # pragma: no cover - the loop returns or raises
+
+
+def _is_final(error: OSError) -> bool:
+    if isinstance(error, _FINAL) or error.errno in _FINAL_ERRNO:
+        return True
+    return _FINAL_TEXT.search(str(error)) is not None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's text, never empty."""
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def open_input(uri: str | os.PathLike[str]) -> pa.NativeFile:
+    """A file open for random access (`read_at(nbytes, offset)`, `size()`)."""
+    filesystem, path = resolve(uri)
+    return retry(lambda: filesystem.open_input_file(path), f"open {uri}")
+
+
+def file_stat(uri: str | os.PathLike[str]) -> FileStat:
+    """Size, time and tag of a file; StorageError when it is not there."""
+    filesystem, path = resolve(uri)
+    info = retry(lambda: filesystem.get_file_info(path), f"look at {uri}")
+    if info.type != pafs.FileType.File:
+        message = f"no such file: {uri}"
+        raise StorageError(message)
+    tag = None  # pyarrow's file info carries none; the time stands in
+    inner = fsspec_of(filesystem)
+    if inner is not None:
+        tag = retry(lambda: inner.info(path).get("ETag"), f"look at {uri}")
+    return FileStat(
+        size=info.size,
+        mtime_ns=info.mtime_ns,
+        etag=None if tag is None else str(tag),
+    )
+
+
+def list_files(uri: str | os.PathLike[str]) -> list[str] | None:
+    """All files below a folder, as full paths or URIs, sorted; None if absent.
+
+    A file lists itself. Links are followed; a folder that is reached twice is listed
+    once.
+    """
+    filesystem, path = resolve(uri)
+    info = retry(lambda: filesystem.get_file_info(path), f"look at {uri}")
+    if info.type == pafs.FileType.NotFound:
+        return None
+    root = absolute(uri)
+    if info.type == pafs.FileType.File:
+        return [root]
+    return [f"{root}/{name}" for name in list_below(filesystem, path)]
+
+
+def list_below(filesystem: pafs.FileSystem, root: str) -> list[str]:
+    """Names of all files below a folder, relative to it, sorted; empty if absent."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        # pyarrow would go round in linked folders, and stop at names not in UTF-8.
+        return sorted(retry(lambda: list(_walk(root)), f"list {root}"))
+    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+    found = retry(lambda: filesystem.get_file_info(selector), f"list {root}")
+    return sorted(
+        item.path.removeprefix(root).lstrip("/")
+        for item in found
+        if item.type == pafs.FileType.File
+    )
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Files below a local folder; each folder once, whatever links lead to it."""
+    seen: set[tuple[int, int]] = set()
+    ahead = [""]
+    while ahead:
+        folder = ahead.pop()
+        try:
+            status = Path(root, folder).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(f"{root}/{folder}") as entries:
+                for entry in sorted(entries, key=lambda e: e.name, reverse=True):
+                    name = f"{folder}/{entry.name}" if folder else entry.name
+                    if _is_folder(entry):
+                        ahead.append(name)
+                    elif entry.is_symlink() or entry.is_file():
+                        yield name  # also a link to nothing: opening it says so
+        except FileNotFoundError:  # deleted since it was listed
+            continue
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

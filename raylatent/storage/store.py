@@ -1,0 +1,207 @@
+"""Files below one root; what is written is put in place in one step."""
+
+import errno
+import os
+import uuid
+from pathlib import Path
+from typing import TypeAlias
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raylatent.storage.paths import (
+    absolute,
+    fsspec_of,
+    is_uri,
+    list_below,
+    resolve,
+    retry,
+)
+
+ASIDE_SUFFIX = ".aside"
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+
+Names: TypeAlias = list[str]  # the class below has a method called list
+
+
+class Store:
+    """Files below one root. Names are relative and use `/`.
+
+    Args:
+        uri: A local folder or a URI; it need not exist yet.
+        writer: Marks the aside files of this writer, so that they can be told apart.
+    """
+
+    def __init__(
+        self, uri: str | os.PathLike[str], *, writer: str | None = None
+    ) -> None:
+        """See the class."""
+        self.uri = absolute(uri)
+        self.writer = writer or f"pid{os.getpid()}"
+        self._connect()
+
+    def _connect(self) -> None:
+        self._filesystem, self._root = resolve(self.uri)
+
+    def __getstate__(self) -> dict[str, str]:
+        """What a worker needs to open the same files."""
+        return {"uri": self.uri, "writer": self.writer}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        """Open the same files in another process."""
+        self.uri, self.writer = state["uri"], state["writer"]
+        self._connect()
+
+    def __repr__(self) -> str:
+        """The root."""
+        return f"Store({self.uri!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a folder of this host (or a mounted one)."""
+        return not is_uri(self.uri)
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """For readers that take pyarrow's file systems."""
+        return self._filesystem
+
+    def path(self, name: str = "") -> str:
+        """The path of a name in `filesystem`."""
+        return f"{self._root}/{name}" if name else self._root
+
+    def child(self, name: str) -> "Store":
+        """The store of a folder below."""
+        return Store(f"{self.uri}/{name}", writer=self.writer)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        info = retry(
+            lambda: self._filesystem.get_file_info(self.path(name)), f"look at {name}"
+        )
+        return bool(info.type == pafs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        """A file's content; StorageError if it cannot be read."""
+
+        def action() -> bytes:
+            with self._filesystem.open_input_file(self.path(name)) as file:
+                return bytes(file.read())
+
+        return retry(action, f"read {self.uri}/{name}")
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file open for random access."""
+        return retry(
+            lambda: self._filesystem.open_input_file(self.path(name)),
+            f"open {self.uri}/{name}",
+        )
+
+    def write(self, name: str, data: bytes | pa.Buffer) -> None:
+        """Put a file in place in one step, replacing what is there."""
+        put = self._put_local if self.is_local else self._put_remote
+        retry(lambda: put(name, data), f"write {self.uri}/{name}")
+
+    def _put_local(self, name: str, data: bytes | pa.Buffer) -> None:
+        target, aside = self._aside(name)
+        try:
+            with aside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+    def _aside(self, name: str) -> tuple[Path, Path]:
+        """A local file, its folder made, and where to write it before it shows."""
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return (
+            target,
+            target.parent / f".{self.writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}",
+        )
+
+    def _put_remote(self, name: str, data: bytes | pa.Buffer) -> None:
+        path = self.path(name)
+        inner = fsspec_of(self._filesystem)
+        if inner is None:
+            with self._filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        # Not through a stream: closed after an error, it would store what it has.
+        inner.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        inner.pipe_file(path, bytes(memoryview(data)))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one; False where there is.
+
+        In one step locally; on an object store look, then write.
+        """
+        if not self.is_local:
+            if self.exists(name):
+                return False
+            self.write(name, data)
+            return True
+        return retry(lambda: self._create_local(name, data), f"write {self.uri}/{name}")
+
+    def _create_local(self, name: str, data: bytes) -> bool:
+        target, aside = self._aside(name)
+        try:
+            aside.write_bytes(data)
+            os.link(aside, target)  # fails where the target is, and only then shows
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_exclusive(target, data)
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    def list(self, name: str = "") -> Names:
+        """Names of all files below a folder, sorted; empty if it is absent."""
+        return [file for file in self._list(name) if not file.endswith(ASIDE_SUFFIX)]
+
+    def asides(self) -> Names:
+        """Names of files that are, or were, being written."""
+        return [file for file in self._list("") if file.endswith(ASIDE_SUFFIX)]
+
+    def _list(self, name: str) -> Names:
+        found = list_below(self._filesystem, self.path(name))
+        return [f"{name}/{file}" if name else file for file in found]
+
+    def delete(self, name: str) -> None:
+        """Delete a file; nothing happens if it is not there."""
+        if self.exists(name):
+            retry(
+                lambda: self._filesystem.delete_file(self.path(name)),
+                f"delete {self.uri}/{name}",
+            )
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder and all below it; nothing happens if it is not there."""
+        path = self.path(name)
+        what = f"delete {self.uri}/{name}"
+        info = retry(lambda: self._filesystem.get_file_info(path), what)
+        if info.type == pafs.FileType.Directory:
+            retry(lambda: self._filesystem.delete_dir(path), what)
+
+    def move(self, name: str, to: str) -> None:
+        """Move a file (on an object store: copy, then delete)."""
+        folder = self.path(to).rsplit("/", 1)[0]
+        what = f"move {self.uri}/{name}"
+        retry(lambda: self._filesystem.create_dir(folder, recursive=True), what)
+        retry(lambda: self._filesystem.move(self.path(name), self.path(to)), what)
+
+
+def _create_exclusive(target: Path, data: bytes) -> bool:
+    """For file systems without links; a reader may see the file before its content."""
+    try:
+        with target.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,301 @@
+"""Small slides, a small model, the plain loop, and processes that end with a test."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from raylatent import schema
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ["adeno", "squamous", "other"]
+
+
+@pytest.fixture(scope="session")
+def golden_model(goldens, tmp_path_factory):
+    """A model folder: golden_net with its weights, 96 px, 3 classes."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("golden_model")
+    shutil.copy(goldens / "golden_net.py", folder)
+    state = torch.load(goldens / "golden_net.pt", weights_only=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        folder / "weights.safetensors",
+    )
+    spec = {
+        "factory": "golden_net:build",
+        "weights": "weights.safetensors",
+        "tile_px": 96,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "classes": CLASSES,
+    }
+    (folder / "model.json").write_text(json.dumps(spec))
+    return str(folder)
+
+
+def _tiles(path):
+    from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
+
+    index = index_tfrecord(str(path))
+    records = iter_records(str(path), index.offsets, index.lengths)
+    return [parse_example(payload) for payload in records]
+
+
+@pytest.fixture(scope="session")
+def tiles(golden_tfrecords):
+    """The 64 tiles of the golden slide g03."""
+    return _tiles(golden_tfrecords / "g03.tfrecords")
+
+
+@pytest.fixture(scope="session")
+def write_slide():
+    """Write (folder, slide, tiles, bad): one TFRecord; `bad` tiles are no pictures."""
+    from raylatent.source.write import write_tfrecord
+
+    def write(folder, slide, tiles, bad=()):
+        records = [
+            replace(tile, slide=slide, image_raw=b"no picture" if i in bad else raw)
+            for i, tile in enumerate(tiles)
+            for raw in [tile.image_raw]
+        ]
+        path = Path(folder) / f"{slide}.tfrecords"
+        write_tfrecord(path, records)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def plain_loop():
+    """Rows and quarantine of each slide by the plain loop: one process, no Ray."""
+    from raylatent.config import ActivationsConfig
+    from raylatent.model.features import Features
+    from raylatent.model.rows import RowOptions, unit_rows
+    from raylatent.model.spec import model_spec
+    from raylatent.source.find import find_tfrecords
+    from raylatent.source.sources import number_sources
+    from raylatent.source.units import index_source, load_unit, unit_plans
+
+    def run(model, tfrecords, *, threads=1, tile_px=96, ids=None, **options):
+        config = ActivationsConfig(
+            out="unused", tfrecords=tuple(map(str, tfrecords)), **options
+        )
+        features = Features(
+            replace(model_spec(model), tile_px=tile_px),
+            layers=config.layers,
+            pooling=config.pooling,
+            batch_size=config.batch_size,
+            device="cpu",
+        )
+        with_preds = features.classes is not None
+        row_options = RowOptions(dtype=config.dtype, with_preds=with_preds)
+        found = {}
+        with ThreadPoolExecutor(threads) as pool:
+            for number, (slide, uri) in enumerate(
+                find_tfrecords(config.tfrecords).items()
+            ):
+                source, index = index_source(slide, uri, tile_px)
+                known = {slide: number if ids is None else ids[slide]}
+                (source,) = number_sources([source], known)
+                units = [
+                    unit_rows(load_unit(plan), features, row_options, pool)
+                    for plan in unit_plans(source, index, config.unit_tiles)
+                ]
+                found[slide] = (
+                    pa.concat_tables(unit.rows for unit in units),
+                    pa.concat_tables(unit.quarantine for unit in units),
+                )
+        return found
+
+    return run
+
+
+def bits(column):
+    """Bytes of a column's values, and where it is null: 0.0 is not -0.0 here."""
+    array = column.combine_chunks()
+    flat = array.flatten() if pa.types.is_fixed_size_list(array.type) else array
+    values = flat.fill_null(0).to_numpy(zero_copy_only=False)
+    return values.tobytes(), array.is_null().to_pylist()
+
+
+def quarantine_of(run, slide):
+    """All quarantine rows of a slide, read from the files alone."""
+    import pyarrow.parquet as pq
+
+    from raylatent.parts import partition_folder
+
+    folder = Path(run.uri) / "quarantine" / partition_folder(slide)
+    tables = [
+        pq.ParquetFile(file).read().replace_schema_metadata(None)
+        for file in sorted(folder.glob("*.parquet"))
+    ]
+    return pa.concat_tables([schema.QUARANTINE.empty_table(), *tables])
+
+
+@pytest.fixture(scope="session")
+def assert_rows():
+    """Assert that a run's rows and quarantine are, bit for bit, what is expected."""
+    from raylatent.run import RunDirectory
+
+    def check(out, expected):
+        run = RunDirectory.open(str(out))
+        have = {s for s in expected if expected[s][0].num_rows}
+        assert set(run.slides()) >= have
+        for slide, (rows, quarantine) in expected.items():
+            stored = run.read_rows(slide).replace_schema_metadata(None)
+            assert stored.schema.equals(rows.schema), slide
+            assert stored.num_rows == rows.num_rows, slide
+            for name in rows.column_names:
+                same = bits(stored[name]) == bits(rows[name])
+                assert same, f"{name} of {slide} differs"
+            assert quarantine_of(run, slide).equals(quarantine), slide
+        indexed = dict(
+            zip(*run.sources().select([schema.SLIDE, schema.N_INDEXED]), strict=True)
+        )
+        for slide, n in indexed.items():
+            name = slide.as_py()
+            n_rows = sum(
+                part.rows for part in run.footers([name])
+            )  # as their footers say
+            assert n_rows + len(quarantine_of(run, name)) == n.as_py()
+        litter = [
+            file.name
+            for file in Path(run.uri).rglob("*")
+            if file.name == "claim.json" or file.suffix == ".aside"
+        ]
+        assert not litter
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_same(golden_model, plain_loop, assert_rows):
+    """Assert that a run's rows are those of the plain loop over the same files."""
+
+    def check(out, tfrecords, *, model=golden_model, unit_tiles=20, **options):
+        expected = plain_loop(model, tfrecords, unit_tiles=unit_tiles, **options)
+        assert_rows(out, expected)
+
+    return check
+
+
+@pytest.fixture
+def in_process(ray_session, monkeypatch):
+    """Actors run in the driver, one unit after another: what the driver does is real."""
+    from raylatent.engine import activations, placement
+
+    def stream(name, reads, actor, arguments, share):
+        if reads:
+            worker = actor(*arguments)
+            for read in reads:
+                yield from worker(read()).to_pylist()
+
+    monkeypatch.setattr(activations, "stream", stream)
+    monkeypatch.setattr(placement, "stream", stream)
+
+
+@pytest.fixture
+def compute(golden_model):
+    """Compute activations with options of ActivationsConfig; the report."""
+    from raylatent.config import ActivationsConfig
+    from raylatent.engine.activations import compute_activations
+    from raylatent.model.spec import model_spec
+
+    def run(out, tfrecords, *, model=golden_model, **options):
+        options.setdefault("unit_tiles", 20)
+        config = ActivationsConfig(
+            out=str(out), tfrecords=tuple(map(str, tfrecords)), **options
+        )
+        return compute_activations(config, model_spec(model))
+
+    return run
+
+
+class Sandbox:
+    """Processes with a Ray of their own, all of which end with the test."""
+
+    def __init__(self, folder):
+        self.ray_folder = folder
+        self._processes = []
+        self.mark = f"RAYLATENT_TEST_MARK={folder}"
+        self.env = {
+            **os.environ,
+            "RAYLATENT_TEST_MARK": folder,
+            "RAY_TMPDIR": folder,
+            "RAY_AUTH_MODE": "disabled",
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+
+    def start(self, *command, **env):
+        process = subprocess.Popen(  # noqa: S603  (our own jobs)
+            [str(part) for part in command],
+            cwd=ROOT,
+            env={**self.env, **env},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def run(self, *command, timeout_s=120, **env):
+        process = self.start(*command, **env)
+        out, err = process.communicate(timeout=timeout_s)
+        return process.returncode, out, err
+
+    def job(self, name, *arguments):
+        return [sys.executable, ROOT / "jobs" / f"{name}.py", *arguments]
+
+    def alive(self):
+        """Ids of processes of this sandbox: by their environment or open session."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environ = (folder / "environ").read_bytes()
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            mine = self.mark.encode() in environ or self.ray_folder.encode() in command
+            if mine and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+        return found
+
+    def close(self):
+        for _ in range(50):
+            pids = self.alive()
+            if not pids:
+                break
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.1)
+        for process in self._processes:
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
+
+
+@pytest.fixture
+def sandbox():
+    # Sockets below it may have 107 bytes.
+    box = Sandbox(tempfile.mkdtemp(prefix="rls", dir="/tmp"))
+    yield box
+    box.close()

@@ -1,0 +1,175 @@
+"""Placing on the cluster is placing by the plain loop, and a map is kept or replaced."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from raylatent.claim import Claim
+from raylatent.engine import placement
+from raylatent.engine.placement import build_map, place_part, place_rows
+from raylatent.errors import ClaimError, MapError, RunError
+from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.parameters import MapParameters
+from raylatent.parts import part_name, read_part
+from raylatent.run import RunDirectory
+
+pytestmark = [pytest.mark.ray]
+
+PARAMETERS = MapParameters.of(n_neighbors=8, n_epochs=20, sample=60)
+
+
+@pytest.fixture
+def source(tmp_path, tiles, write_slide):
+    folder = tmp_path / "tfrecords"
+    folder.mkdir()
+    write_slide(folder, "a", tiles)
+    write_slide(folder, "b", tiles[:30], bad={3})
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path, source, compute, in_process):
+    """A run of 93 rows in 6 parts."""
+    compute(tmp_path / "run", [source])
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def real_stream(monkeypatch, in_process):
+    """After `in_process`: Ray's own actors again."""
+    from raylatent.engine.stream import stream
+
+    monkeypatch.setattr(placement, "stream", stream)
+
+
+def points_of(out, parts):
+    store = RunDirectory.open(str(out)).store
+    return {
+        part.name: read_part(
+            store, part_name("maps/default/points", part.slide, part.unit)
+        ).replace_schema_metadata(None)
+        for part in parts
+    }
+
+
+def test_placing_with_one_and_three_actors_is_the_plain_loop(
+    out, real_stream, monkeypatch
+):
+    run = RunDirectory.open(str(build_map_in_driver(out, monkeypatch)))
+    parts = run.footers()
+    fitted = FittedMap.load(run.store.child("maps/default"))
+    expected = {
+        part.name: place_part(read_part(run.store, part.name), fitted, "postconv")[0]
+        for part in parts
+    }
+    assert sum(map(len, expected.values())) == 93
+    share_of = placement.pool
+    for n_actors in (1, 3):
+        run.store.delete_folder("maps/default/points")
+        monkeypatch.setattr(
+            placement,
+            "pool",
+            lambda actors, gpus, n=n_actors: replace(
+                share_of((n, n), gpus), num_cpus=0.2
+            ),
+        )
+        counts = place_rows(run, parts, fitted, layer="postconv", name="default")
+        assert counts["rows"] == 93
+        stored = points_of(out, parts)
+        for name, points in expected.items():
+            assert stored[name].equals(points), (n_actors, name)
+
+
+def build_map_in_driver(out, monkeypatch):
+    """A map, its rows placed in this process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(placement, "stream", here)
+        build_map(str(out), PARAMETERS)
+    return out
+
+
+def here(name, reads, actor, arguments, share):
+    worker = actor(*arguments)
+    for read in reads:
+        yield from worker(read()).to_pylist()
+
+
+def test_a_map_is_reopened_replaced_and_made_again(
+    out, source, tiles, write_slide, compute, monkeypatch
+):
+    fits = []
+    fit_map = placement.fit_map
+
+    def counted(features, params):
+        fits.append(len(features))
+        return fit_map(features, params)
+
+    monkeypatch.setattr(placement, "fit_map", counted)
+    folder = build_map(str(out), PARAMETERS)
+    assert fits == [60]
+    info = json.loads((out / "maps/default/map.json").read_text())
+    assert info["layer"] == "postconv"
+    assert info["points"]["rows"] == 93
+
+    # The same arguments: it is opened.
+    assert build_map(str(out), PARAMETERS) == folder
+    assert fits == [60]
+
+    # Others: it is replaced. Under another name: it stays.
+    build_map(str(out), replace(PARAMETERS, sample=50))
+    build_map(str(out), PARAMETERS, name="other")
+    assert fits == [60, 50, 60]
+    found = {
+        name: json.loads((out / "maps" / name / "map.json").read_text())["parameters"]
+        for name in ("default", "other")
+    }
+    assert found["default"]["sample"] == 50
+    assert found["other"]["sample"] == 60
+
+    # Rows were added: what is there is of other rows.
+    write_slide(source, "c", tiles[:7])
+    compute(out, [source])
+    build_map(str(out), PARAMETERS, name="other")
+    assert len(fits) == 4
+    run = RunDirectory.open(str(out))
+    parts = run.footers()
+    assert len(parts) == 7
+    names = set(run.store.list("maps/other/points"))
+    assert names == {part_name("maps/other/points", p.slide, p.unit) for p in parts}
+
+
+def test_killed_before_map_json_it_is_made_again(out, monkeypatch):
+    def killed(self, store):
+        raise KeyboardInterrupt
+
+    build_map(str(out), replace(PARAMETERS, sample=50))
+    with monkeypatch.context() as patch:
+        patch.setattr(FittedMap, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_map(str(out), PARAMETERS)
+    assert not (out / "maps/default/map.json").exists()
+    assert not (out / "claim.json").exists()
+    (out / "maps/default/points/.dead-1.aside").write_bytes(b"litter")
+    build_map(str(out), PARAMETERS)
+    info = json.loads((out / "maps/default/map.json").read_text())
+    assert info["parameters"]["sample"] == 60
+    assert not list(out.rglob("*.aside"))
+
+
+def test_a_fit_that_fails_leaves_the_old_map(out):
+    build_map(str(out), PARAMETERS)
+    before = (out / "maps/default/map.json").read_bytes()
+    with pytest.raises(MapError):
+        build_map(str(out), replace(PARAMETERS, sample=1))
+    assert (out / "maps/default/map.json").read_bytes() == before
+
+
+def test_what_cannot_be_mapped_is_refused(tmp_path, out):
+    with pytest.raises(RunError, match=r"run\.json"):
+        build_map(str(tmp_path / "nothing"), PARAMETERS)
+    with pytest.raises(MapError, match="no layer 'conv9': it has postconv"):
+        build_map(str(out), PARAMETERS, layer="conv9")
+    run = RunDirectory(str(out))
+    with Claim(run.store, "other"), pytest.raises(ClaimError):
+        build_map(str(out), PARAMETERS)

@@ -1,0 +1,70 @@
+"""Progress in tiles: lines on a file, one line drawn over on a terminal."""
+
+import io
+
+import pytest
+
+from raylatent.engine import progress
+from raylatent.engine.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def work(stream, clock):
+    with Progress("activations", 1000, stream) as shown:
+        clock[0] += 10  # actors start
+        shown.add(100)
+        clock[0] += 1
+        shown.add(50)  # too soon for a line
+        clock[0] += 1
+        shown.add(150)
+        clock[0] += 4
+        shown.add(700)
+        shown.add(0)
+
+
+def test_lines_on_a_file(clock):
+    stream = io.StringIO()
+    work(stream, clock)
+    assert stream.getvalue().splitlines() == [
+        "activations  100/1,000 tiles  10%",
+        "activations  300/1,000 tiles  30%  100 tiles/s  7 s left",
+        "activations  1,000/1,000 tiles  100%  150 tiles/s",
+        "activations  1,000/1,000 tiles  100%  62 tiles/s",
+    ]
+
+
+def test_one_line_on_a_terminal(clock):
+    stream = Terminal()
+    work(stream, clock)
+    drawn = stream.getvalue()
+    assert drawn.count("\n") == 1
+    assert drawn.endswith("100%  62 tiles/s\n")
+    assert drawn.count("\r\x1b[K") == 4
+
+
+def test_nothing_to_do_shows_nothing(clock):
+    stream = io.StringIO()
+    with Progress("activations", 0, stream):
+        clock[0] += 10
+    assert not stream.getvalue()
+
+
+def test_an_error_still_shows_how_far_it_went(clock):
+    stream = io.StringIO()
+    shown = Progress("map", 10, stream)
+    shown.__enter__()
+    shown.add(4)
+    shown.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert stream.getvalue().startswith("map  4/10 tiles  40%")

@@ -1,0 +1,89 @@
+"""Fixtures that several test files share: the goldens' model, and runs with it.
+
+A plugin (`pytest_plugins`), so that each is made once in a session.
+"""
+
+import json
+import shutil
+
+import pytest
+
+TILE_PX = 96
+CLASSES = ["Lupus", "Vulpes", "Ursus"]
+
+
+def make_model_folder(folder, goldens, **changes):
+    """The goldens' network as a model folder; entries of model.json may be changed."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    shutil.copy(goldens / "golden_net.py", folder)
+    state = torch.load(goldens / "golden_net.pt", weights_only=True)
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "net.safetensors")
+    content = {
+        "factory": "golden_net:ResNet",
+        "weights": "net.safetensors",
+        "tile_px": TILE_PX,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "classes": CLASSES,
+        "outcome": "subtype",
+        **changes,
+    }
+    kept = {key: value for key, value in content.items() if value is not ...}
+    (folder / "model.json").write_text(json.dumps(kept))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_model(goldens, tmp_path_factory):
+    """A model folder of the network that Slideflow's goldens were made with."""
+    return make_model_folder(tmp_path_factory.mktemp("model") / "golden", goldens)
+
+
+@pytest.fixture(scope="session")
+def model_folder(goldens):
+    """Makes a model folder: model_folder(folder, **changes of model.json)."""
+    return lambda folder, **changes: make_model_folder(folder, goldens, **changes)
+
+
+@pytest.fixture(scope="session")
+def golden_project(goldens, golden_tfrecords, tmp_path_factory):
+    """A project folder as Slideflow lays it out."""
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(golden_tfrecords, root / "tfrecords" / "96px_96um")
+    shutil.copy(goldens / "annotations.csv", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def golden_dts(ray_session, golden_project, golden_model):
+    """The whole project's `postconv` and predictions, in the default outdir."""
+    import raylatent as sf
+
+    project = sf.Project(golden_project)
+    dataset = project.dataset(tile_px=TILE_PX, tile_um=96)
+    return project.generate_features(golden_model, dataset, actors=1)
+
+
+@pytest.fixture(scope="session")
+def golden_map(golden_dts):
+    """Its map."""
+    return golden_dts.map_activations(n_neighbors=10, min_dist=0.2)
+
+
+@pytest.fixture(scope="session")
+def layers_dts(ray_session, golden_tfrecords, golden_model, tmp_path_factory):
+    """Two layers, pooled, without predictions."""
+    import raylatent as sf
+
+    return sf.DatasetFeatures(
+        golden_model,
+        golden_tfrecords,
+        layers=["layer1", "postconv"],
+        pooling="avg",
+        include_preds=False,
+        outdir=tmp_path_factory.mktemp("layers") / "run",
+        actors=1,
+    )

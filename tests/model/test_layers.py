@@ -1,0 +1,249 @@
+"""Hooks on any model: what is kept, when the pass ends, and what is left behind."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from raylatent.errors import ConfigError, LayerError, ModelError
+from raylatent.model.layers import LayerCapture, layer_names, pool
+from raylatent.model.postconv import Target
+from raylatent.model.running import evaluating, first_tensor, layer_shapes, run_model
+
+N, PX = 3, 8
+
+
+def batch():
+    return torch.rand(N, 3, PX, PX, generator=torch.Generator().manual_seed(5))
+
+
+def capture(model, *layers, pooling=None):
+    targets = [Target(layer=name, module=name) for name in layers]
+    return LayerCapture(model, targets, pooling)
+
+
+class Counting(nn.Module):
+    """Passes through, counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+def chain():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), Counting(), nn.Conv2d(4, 2, 3)
+    ).eval()
+
+
+def test_the_pass_ends_after_the_last_layer_and_gives_the_same_bits():
+    model = chain()
+    capturing = capture(model, "0", "1")
+    whole, output = capturing(batch(), with_output=True)
+    assert output.shape == (N, 2, PX - 4, PX - 4)
+    assert model[2].calls == 1
+    stopped, nothing = capturing(batch(), with_output=False)
+    assert nothing is None
+    assert model[2].calls == 1  # not called again
+    for name in ("0", "1"):
+        assert torch.equal(stopped[name], whole[name])
+
+
+def test_a_later_module_in_place_does_not_change_what_was_kept():
+    model = chain()
+    found, _ = capture(model, "0")(batch(), with_output=True)
+    expected = nn.functional.conv2d(batch(), model[0].weight, model[0].bias)
+    torch.testing.assert_close(found["0"], expected)
+    assert (found["0"] < 0).any()
+
+
+def test_what_goes_into_a_module_is_kept_before_it_is_changed():
+    model = chain()
+    target = Target(layer="pre", module="1", before=True)
+    found, _ = LayerCapture(model, [target], None)(batch(), with_output=True)
+    assert (found["pre"] < 0).any()
+
+
+def test_hooks_are_gone_afterwards_also_after_an_error():
+    class Fails(nn.Module):
+        def forward(self, x):
+            return x.reshape(7, 7)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Fails())
+    with pytest.raises(ModelError, match=r"\(3, 3, 8, 8\).*invalid for input"):
+        capture(model, "0")(batch(), with_output=True)
+    capturing = capture(chain(), "0")
+    capturing(batch(), with_output=True)
+    capturing(batch(), with_output=False)
+    for module in (*model.modules(), *capturing._model.modules()):
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+class Twice(nn.Module):
+    """One layer used twice; the second time counts."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.after = nn.Conv2d(3, 3, 1), Counting()
+
+    def forward(self, x):
+        return self.after(self.layer(torch.relu(self.layer(x))))
+
+
+def test_a_layer_used_twice_gives_its_last_output():
+    model = Twice().eval()
+    capturing = capture(model, "layer")
+    whole, output = capturing(batch(), with_output=True)
+    assert torch.equal(whole["layer"], output)
+    stopped, _ = capturing(batch(), with_output=False)
+    assert torch.equal(stopped["layer"], output)
+    assert model.after.calls == 1
+
+
+def test_the_order_is_the_one_asked_for():
+    found, _ = capture(chain(), "3", "0")(batch(), with_output=True)
+    assert list(found) == ["3", "0"]
+
+
+def test_a_module_that_does_not_run_is_an_error():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Conv2d(3, 4, 3), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.raises(LayerError, match="'unused' is not used"):
+        capture(Unused(), "unused")(batch(), with_output=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda x: "words", "no tensor"),
+        (lambda x: x[0], r"shape \(4, 6, 6\) for 3 tiles"),
+        (lambda x: torch.cat([x, x]), r"shape \(6, 4, 6, 6\)"),
+        (lambda x: x.sum(), r"shape \(\)"),
+    ],
+)
+def test_an_output_that_is_not_one_row_a_tile_is_an_error(value, said):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return value(x)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.odd = nn.Conv2d(3, 4, 3), Odd()
+
+        def forward(self, x):
+            x = self.first(x)
+            self.odd(x)
+            return x
+
+    with pytest.raises(LayerError, match=f"'odd' gives {said}"):
+        capture(Model(), "odd")(batch(), with_output=True)
+
+
+def test_a_number_a_tile_is_a_row_of_one():
+    class Number(nn.Module):
+        def forward(self, x):
+            return x.mean((1, 2, 3))
+
+    found, _ = capture(nn.Sequential(Number()), "0")(batch(), with_output=True)
+    assert found["0"].shape == (N, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling", "expected"),
+    [
+        ((2, 5, 3, 4), None, (2, 5, 3, 4)),
+        ((2, 5, 1, 1), None, (2, 5)),
+        ((2, 5, 3, 4), "avg", (2, 5)),
+        ((2, 5, 3, 4), "max", (2, 5)),
+        ((2, 7, 5), None, (2, 7, 5)),
+        ((2, 7, 5), "avg", (2, 5)),
+        ((2, 7, 5), "max", (2, 5)),
+        ((2, 7, 5), "cls", (2, 5)),
+        ((2, 5), "avg", (2, 5)),
+        ((2, 5), "cls", (2, 5)),
+        ((2, 3, 4, 5, 6), "avg", (2, 3, 4, 5, 6)),
+    ],
+)
+def test_pooling_of_maps_and_tokens(shape, pooling, expected):
+    assert pool(torch.rand(shape), pooling, layer="x").shape == expected
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_pooling_is_over_h_and_w_and_over_tokens(n, c, side, seed):
+    values = torch.rand(
+        n, c, side, side + 1, generator=torch.Generator().manual_seed(seed)
+    )
+    flat = values.reshape(n, c, -1)
+    torch.testing.assert_close(pool(values, "avg", layer="x"), flat.mean(2))
+    assert torch.equal(pool(values, "max", layer="x"), flat.amax(2))
+    tokens = flat.transpose(1, 2)
+    torch.testing.assert_close(pool(tokens, "avg", layer="x"), flat.mean(2))
+    assert torch.equal(pool(tokens, "max", layer="x"), flat.amax(2))
+    assert torch.equal(pool(tokens, "cls", layer="x"), tokens[:, 0])
+
+
+def test_the_class_token_of_a_map_is_an_error():
+    with pytest.raises(LayerError, match="'conv' gives maps"):
+        pool(torch.rand(2, 5, 3, 4), "cls", layer="conv")
+
+
+def test_the_tensor_in_an_output():
+    one, two = torch.zeros(1), torch.ones(1)
+    assert first_tensor(one) is one
+    assert first_tensor((None, "x", [two, one])) is two
+    assert first_tensor({"a": one, "logits": two}) is two
+    assert first_tensor({"a": one, "last_hidden_state": two}) is two
+    assert first_tensor({"a": one, "logits": None}) is one
+    assert first_tensor({"a": None, "b": {"c": two}}) is two
+    assert first_tensor("words") is None
+    assert first_tensor(None) is None
+
+
+def test_a_users_module_goes_on_training():
+    model = nn.Sequential(
+        nn.Dropout(0.5), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)
+    ).train()
+    model[2].eval()  # frozen by the user
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    first, second = run_model(model, batch()), run_model(model, batch())
+    assert torch.equal(first, second)  # no dropout
+    assert [module.training for module in model.modules()] == [True, True, True, False]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        int(model.training) / 0
+    assert model.training
+
+
+def test_names_of_layers():
+    assert layer_names(["b", "a"]) == ["b", "a"]
+    assert layer_names(None) == ["postconv"]
+    with pytest.raises(ConfigError, match="not both"):
+        layer_names("a", "b")
+    with pytest.raises(LayerError, match="no layer"):
+        layer_names([])
+    for names in (["Conv", "conv"], ["slide"], ["Predictions"]):
+        with pytest.raises(LayerError, match="collides"):
+            layer_names(names)
+
+
+def test_shapes_of_all_modules_in_order_of_execution():
+    assert layer_shapes(Twice().eval(), batch()) == [
+        ("layer", "Conv2d", "(3, 8, 8)"),
+        ("layer", "Conv2d", "(3, 8, 8)"),
+        ("after", "Counting", "(3, 8, 8)"),
+    ]

@@ -1,0 +1,186 @@
+"""What a user may call a model, and what is wrong with what is none."""
+
+import json
+
+import pytest
+from torch import nn
+
+from raylatent.errors import ModelError
+from raylatent.model.spec import ModelSpec, model_spec, with_overrides
+
+GOOD = {
+    "factory": "net:build",
+    "weights": "weights.safetensors",
+    "tile_px": 96,
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.1, 0.2, 0.3],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder(**changes of model.json) writes it; `...` leaves an entry out."""
+
+    def write(**changes):
+        content = {k: v for k, v in {**GOOD, **changes}.items() if v is not ...}
+        (tmp_path / "model.json").write_text(json.dumps(content))
+        return str(tmp_path)
+
+    return write
+
+
+def test_a_model_folder(folder, tmp_path):
+    path = folder(kwargs={"width": 4}, classes=["a", "b"], outcome="subtype")
+    assert (
+        model_spec(path)
+        == model_spec(tmp_path)
+        == ModelSpec(
+            name=tmp_path.name,
+            factory="net:build",
+            kwargs={"width": 4},
+            weights=f"{tmp_path}/weights.safetensors",
+            folder=str(tmp_path),
+            tile_px=96,
+            mean=(0.5, 0.4, 0.3),
+            std=(0.1, 0.2, 0.3),
+            classes=("a", "b"),
+            outcome="subtype",
+        )
+    )
+
+
+def test_the_same_as_arguments(tmp_path):
+    spec = model_spec({**GOOD, "weights": str(tmp_path / "w.pt")})
+    assert spec.weights == str(tmp_path / "w.pt")
+    assert spec.name == "build"
+    assert spec.folder is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (2, ("0", "1")),
+        (["x"], ("x",)),
+        ({"1": "b", "0": "a", "10": "c"}, ("a", "b", "c")),
+        (None, None),
+    ],
+)
+def test_classes(folder, classes, expected):
+    assert model_spec(folder(classes=classes)).classes == expected
+
+
+def test_one_number_for_all_channels(folder):
+    assert model_spec(folder(mean=0.5, std=0.25)).std == (0.25, 0.25, 0.25)
+
+
+def test_weights_of_none_are_the_factorys_own(folder):
+    assert model_spec(folder(weights=None)).weights is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"factory": ...}, "lacks 'factory'"),
+        ({"weights": ...}, "lacks 'weights'"),
+        ({"tile_px": ...}, "lacks 'tile_px'"),
+        ({"mean": ...}, "lacks 'mean'"),
+        ({"std": ...}, "lacks 'std'"),
+        ({"tile_pixels": 96}, "unknown 'tile_pixels'"),
+        ({"weights": "../weights.pt"}, "leaves the model folder"),
+        ({"weights": "a/../../weights.pt"}, "leaves the model folder"),
+        ({"weights": "/etc/passwd"}, "leaves the model folder"),
+        ({"weights": "s3://bucket/weights.pt"}, "leaves the model folder"),
+        ({"weights": 7}, "must be a file's name"),
+        ({"tile_px": "many"}, "wrong kind"),
+        ({"tile_px": 0}, "tile_px is 0"),
+        ({"tile_px": [96, 96]}, "wrong kind"),
+        ({"mean": [0.5, 0.5]}, "3 numbers"),
+        ({"mean": "grey"}, "3 numbers"),
+        ({"std": [0.1, 0.1, 0]}, "std above 0"),
+        ({"classes": []}, "list of names"),
+        ({"classes": True}, "list of names"),
+        ({"classes": {"a": "b"}}, "wrong kind"),
+        ({"kwargs": [1]}, "wrong kind"),
+    ],
+)
+def test_what_is_wrong_with_model_json(folder, changes, said):
+    path = folder(**changes)
+    with pytest.raises(ModelError, match=said) as caught:
+        model_spec(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '"x"', "\x00"])
+def test_no_json_object(tmp_path, content):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(ModelError, match=r"model\.json (is no JSON|must be an object)"):
+        model_spec(str(tmp_path))
+
+
+def test_what_is_no_model_at_all(tmp_path):
+    with pytest.raises(ModelError, match=r"no such model: .*missing"):
+        model_spec(str(tmp_path / "missing"))
+    with pytest.raises(ModelError, match=r"it has no model\.json"):
+        model_spec(str(tmp_path))
+    (tmp_path / "params.json").write_text("{}")
+    with pytest.raises(ModelError, match="is a Slideflow model folder"):
+        model_spec(str(tmp_path))
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ModelError, match="is no model"):
+        model_spec(str(tmp_path / "notes.txt"))
+    with pytest.raises(ModelError, match="a list is no model"):
+        model_spec([])
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".pkl", ".bin"])
+def test_a_pickle_only_when_allowed(tmp_path, ending):
+    path = tmp_path / f"model{ending}"
+    path.write_bytes(b"x")
+    with pytest.raises(ModelError, match="--allow-pickle"):
+        model_spec(path)
+    spec = model_spec(path, allow_pickle=True)
+    assert (spec.pickle, spec.allow_pickle) == (str(path), True)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"),
+        ("hf-hub:org/UNI@0a1b", "UNI@0a1b"),
+    ],
+)
+def test_hubs(path, name):
+    spec = model_spec(path)
+    assert (spec.hub, spec.name) == (path, name)
+
+
+@pytest.mark.parametrize("path", ["timm:", "hf-hub:", "hf-hub:org/"])
+def test_hubs_without_name(path):
+    with pytest.raises(ModelError, match="names no model"):
+        model_spec(path)
+
+
+def test_a_module_from_python():
+    net = nn.Sequential()
+    spec = model_spec(net)
+    assert spec.module is net
+    assert spec.name == "Sequential"
+
+
+def test_overrides_are_kept_apart(folder):
+    spec = model_spec(folder())
+    assert with_overrides(spec) == spec
+    changed = with_overrides(spec, tile_px=48, std=[1, 1, 1], classes=2)
+    assert changed.tile_px == 48
+    assert changed.mean == spec.mean
+    assert changed.std == (1.0, 1.0, 1.0)
+    assert changed.classes == ("0", "1")
+    assert changed.given == {"tile_px", "std", "classes"}
+    assert with_overrides(changed, mean=0.5).given == {
+        "tile_px",
+        "std",
+        "classes",
+        "mean",
+    }
+    with pytest.raises(ModelError, match="3 numbers"):
+        with_overrides(spec, mean="x")

@@ -1,0 +1,112 @@
+"""The plan over a file, and its units."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raylatent import schema
+from raylatent.errors import StorageError
+from raylatent.source.example import TileRecord
+from raylatent.source.framing import frame
+from raylatent.source.sources import number_sources, sources_from_table, sources_table
+from raylatent.source.units import Source, index_source, load_unit, unit_plans
+from raylatent.source.write import write_tfrecord
+from raylatent.storage import FileStat
+
+
+def tiles(n):
+    return [
+        TileRecord(image_raw=bytes(i), slide="s", loc_x=i, loc_y=0) for i in range(n)
+    ]
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(n=st.integers(0, 40), unit_tiles=st.integers(1, 45), beside=st.booleans())
+def test_units_tile_the_file(tmp_path, n, unit_tiles, beside):
+    path = tmp_path / "s.tfrecords"
+    write_tfrecord(path, tiles(n))
+    if not beside:
+        (tmp_path / "s.index.npz").unlink()
+    source, index = index_source("s", str(path), 96)
+    assert (source.n_indexed, source.error) == (n, None)
+    plans = unit_plans(source, index, unit_tiles)
+    assert [plan.unit for plan in plans] == list(range(-(-n // unit_tiles)))
+    units = [load_unit(plan) for plan in plans]
+    offsets = [unit.offsets for unit in units]
+    assert np.array_equal(np.concatenate([*offsets, np.empty(0, int)]), index.offsets)
+    for unit, plan in zip(units, plans, strict=True):
+        assert (unit.first, unit.last) == (plan.first, plan.last)
+        assert unit.first == plan.unit * unit_tiles
+        assert len(unit) == plan.count <= unit_tiles
+
+
+def test_a_file_that_grows_renames_nothing(tmp_path):
+    path = tmp_path / "s.tfrecords"
+    plans = []
+    for n in (10, 17):
+        write_tfrecord(path, tiles(n))
+        source, index = index_source("s", str(path), None)
+        plans.append(unit_plans(source, index, 4))
+    before, after = ([(p.unit, p.first, p.start) for p in plan] for plan in plans)
+    assert after[: len(before)] == before
+    write_tfrecord(path, tiles(2))
+    with pytest.raises(StorageError, match="run again"):
+        load_unit(plans[1][-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "n", "says"),
+    [
+        (b"", 0, None),
+        (b"no TFRecord at all", 0, "is no TFRecord"),
+        (frame(b"no example \xff"), 0, "not a tf.train.Example"),
+        (frame(b""), 0, "no image_raw"),
+        (frame(b"abc")[:-1] + b"x", 1, None),  # a bad tile, not a bad file
+        (frame(b"abc")[:-3], 0, "breaks off in its first record"),
+    ],
+)
+def test_what_a_file_can_be(tmp_path, content, n, says):
+    path = tmp_path / "s.tfrecords"
+    path.write_bytes(content)
+    source, index = index_source("s", str(path), None)
+    assert source.n_indexed == len(index) == n
+    assert source.stat.size == len(content)
+    assert (source.error is None) == (says is None)
+    if says:
+        assert says in source.error
+        assert str(path) in source.error
+
+
+def test_a_file_that_is_gone(tmp_path):
+    source, index = index_source("s", str(tmp_path / "s.tfrecords"), None)
+    assert "no such file" in source.error
+    assert len(index) == 0
+
+
+def source_of(slide, **changes):
+    stat = FileStat(size=5, mtime_ns=1_700_000_000_123_456_789, etag='"e"')
+    values = {
+        "source": 0,
+        "slide": slide,
+        "uri": f"/é/{slide}",
+        "stat": stat,
+        "n_indexed": 3,
+    }
+    return Source(**{**values, **changes})
+
+
+def test_ids_are_kept_and_never_given_again():
+    numbered = number_sources([source_of(s) for s in "cab"], {"a": 4, "gone": 7})
+    assert {s.slide: s.source for s in numbered} == {"c": 8, "a": 4, "b": 9}
+
+
+def test_sources_as_a_table_and_back():
+    no_time = FileStat(size=0, mtime_ns=None)
+    sources = [source_of("007"), source_of("b ✓", stat=no_time, tile_px=96, error="x")]
+    table = sources_table(sources)
+    assert table.schema == schema.SOURCES
+    assert sources_from_table(table) == sources
+    assert sources_from_table(sources_table([])) == []
+    assert table["slide"].type == pa.string()

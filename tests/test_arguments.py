@@ -1,0 +1,174 @@
+"""Command lines and configurations: what is asked, what is refused."""
+
+from dataclasses import MISSING, FrozenInstanceError, fields
+
+import pytest
+
+from raylatent.arguments import parse, parser_of
+from raylatent.config import (
+    ActivationsConfig,
+    AtlasConfig,
+    LayersConfig,
+    MapConfig,
+    MosaicConfig,
+)
+from raylatent.errors import ConfigError
+
+CONFIGS = [ActivationsConfig, AtlasConfig, LayersConfig, MapConfig, MosaicConfig]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_field_has_help_and_help_has_every_default(config):
+    text = " ".join(parser_of(config, "prog").format_help().split())
+    for field in fields(config):
+        about = field.metadata["help"]
+        assert len(about) > 5
+        assert " ".join(about.split()) in text
+        name = "SPEC" if field.metadata.get("positional") else field.name
+        assert name in text or f"--{name.replace('_', '-')}" in text
+        assert field.default is not MISSING
+        if field.default not in {None, "", (), False}:
+            shown = field.default
+            shown = " ".join(shown) if isinstance(shown, tuple) else shown
+            assert f"{about} (default {shown})" in text
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_default_is_what_parsing_gives(config):
+    given = ["m"] if config is LayersConfig else ["--out", "run"]
+    parsed = parse(config, "prog", given)
+    assert parsed == config(**({"model": "m"} if len(given) == 1 else {"out": "run"}))
+
+
+def test_all_kinds_of_options():
+    config = parse(
+        AtlasConfig,
+        "prog",
+        [
+            "--out",
+            "s3://b/run",
+            "--tfrecords",
+            "a",
+            "b",
+            "--tfrecords",
+            "c",
+            "--layers",
+            "conv",
+            "layer1.0",
+            "--no-preds",
+            "--num-gpus",
+            "0.5",
+            "--sample",
+            "10",
+            "--umap",
+            "spread=2",
+            "--umap",
+            "init=pca",
+            "--overwrite",
+            "--actors",
+            "2:4",
+            "--layer",
+            "conv",
+            "--select",
+            "medoid",
+        ],
+    )
+    assert config.tfrecords == ("a", "b", "c")
+    assert config.layers == ("conv", "layer1.0")
+    assert config.umap == ("spread=2", "init=pca")
+    assert (config.include_preds, config.num_gpus, config.sample) == (False, 0.5, 10)
+    assert (config.overwrite, config.allow_pickle) == (True, False)
+    assert config.actor_range() == (2, 4)
+    assert config.select == "medoid"
+
+
+@pytest.mark.parametrize(("given", "preds"), [([], None), (["--include-preds"], True)])
+def test_three_states(given, preds):
+    config = parse(ActivationsConfig, "prog", ["--out", "run", *given])
+    assert config.include_preds is preds
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "--out",
+        "--out run --sample x",
+        "--out run --nonsense",
+        "--out run --select best",
+        "--out run --tfrecords",
+        "--out run --include-preds --no-preds",
+        "--out run --tfr a",  # no abbreviations: they would change their meaning
+        "--out run stray",
+    ],
+)
+def test_the_parser_refuses_in_one_line_with_2(given, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(AtlasConfig, "raylatent atlas", given.split())
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("raylatent atlas: error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("(--help lists the options)\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"out": ""}, "--out RUN is missing"),
+        ({"batch_size": 15}, "--batch-size is 15, less than 16"),
+        ({"unit_tiles": 0}, "--unit-tiles is 0, less than 1"),
+        ({"pooling": "mean"}, "--pooling is 'mean', not none, avg, max, cls"),
+        ({"dtype": "float64"}, "--dtype is 'float64'"),
+        ({"max_bad_fraction": 1.5}, "--max-bad-fraction is 1.5, not 0 to 1"),
+        ({"max_bad_fraction": float("nan")}, "--max-bad-fraction is nan"),
+        ({"num_gpus": -1}, "--num-gpus is -1"),
+        ({"num_gpus": float("nan")}, "--num-gpus is nan"),
+        ({"actors": "0"}, "--actors is '0'"),
+        ({"actors": "4:2"}, "--actors is '4:2'"),
+        ({"actors": "many"}, "--actors is 'many'"),
+        ({"actors": "1:"}, "--actors is '1:'"),
+        ({"layers": ()}, "--layers has an empty name"),
+        ({"layers": ("a", "")}, "--layers has an empty name"),
+        ({"layers": ("a", "b", "a")}, "--layers has a twice"),
+        ({"sample": 0}, "--sample is 0"),
+        ({"n_neighbors": 1}, "--n-neighbors is 1, less than 2"),
+        ({"seed": -1}, "--seed is -1, not 0 to 4294967295"),
+        ({"min_dist": float("nan")}, "--min-dist is nan"),
+        ({"umap": ("spread",)}, "--umap is 'spread', not KEY=VALUE"),
+        ({"map": "../x"}, "--map is '../x': it must be a plain folder name"),
+        ({"map": ".."}, "--map is '..'"),
+        ({"map": "a\nb"}, "--map is 'a.nb'"),
+        ({"mosaic": ""}, "--mosaic is ''"),
+        ({"mosaic": "é" * 101}, "at most 200 bytes"),
+        ({"num_tiles_x": 0}, "--num-tiles-x is 0"),
+        ({"cell_px": 0}, "--cell-px is 0"),
+        ({"select": "best"}, "--select is 'best'"),
+        ({"grid": "hex"}, "--grid is 'hex'"),
+        ({"label": "x"}, "--label x needs --annotations CSV"),
+        ({"layer": "conv"}, "--layer conv is not among --layers postconv"),
+        ({"demo": True, "model": "m"}, "--demo brings its own"),
+    ],
+)
+def test_configurations_refuse_nonsense_with_its_value(values, says):
+    with pytest.raises(ConfigError) as caught:
+        AtlasConfig(**{"out": "run", **values})
+    message = str(caught.value).replace("\\", ".")
+    assert says in message
+    assert "\n" not in message
+
+
+def test_configurations_are_frozen_and_by_keyword():
+    config = MapConfig(out="run")
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1
+    with pytest.raises(TypeError):
+        MapConfig("run")
+
+
+@pytest.mark.parametrize(
+    ("actors", "wanted"), [("", None), ("3", (3, 3)), ("1:8", (1, 8)), ("2:2", (2, 2))]
+)
+def test_actor_range(actors, wanted):
+    assert ActivationsConfig(out="run", actors=actors).actor_range() == wanted

@@ -1,0 +1,372 @@
+"""What is wrong is said in one line that names it, with the right exit code."""
+
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from raylatent import cli
+from raylatent.source.tfrecord import TileRecord
+from raylatent.source.write import example, frame, write_tfrecord
+
+pytest_plugins = ("tests.golden_runs",)
+
+
+@pytest.fixture
+def refused(capfd):
+    """refused(argv, *words): exit code 2, and one line on stderr with these words."""
+
+    def check(argv, *words, code=2):
+        assert cli.main([str(part) for part in argv]) == code
+        said = capfd.readouterr()
+        lines = said.err.splitlines()
+        assert len(lines) == 1, said.err
+        assert lines[0].startswith("raylatent: error: ")
+        for word in words:
+            assert str(word) in lines[0]
+        assert "Traceback" not in said.out
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture
+def given(golden_model, golden_tfrecords, tmp_path):
+    """given(**options) is the command line of `activations` with changed options."""
+
+    def argv(verb="activations", *more, **changes):
+        options = {
+            "tfrecords": golden_tfrecords,
+            "model": golden_model,
+            "out": tmp_path / "run",
+            **changes,
+        }
+        pairs = [
+            (f"--{name.replace('_', '-')}", value)
+            for name, value in options.items()
+            if value is not ...
+        ]
+        return [verb, *(part for pair in pairs for part in pair), *more]
+
+    return argv
+
+
+@pytest.mark.parametrize("verb", ["activations", "atlas"])
+def test_no_such_path(refused, given, tmp_path, verb):
+    refused(given(verb, tfrecords=tmp_path / "gone"), "no such", tmp_path / "gone")
+
+
+def test_an_empty_folder(refused, given, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(given(tfrecords=tmp_path / "empty"), tmp_path / "empty", "tfrecord")
+
+
+def test_two_files_of_one_stem(refused, given, golden_tfrecords, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / "t" / folder).mkdir(parents=True)
+        shutil.copy(golden_tfrecords / "g01.tfrecords", tmp_path / "t" / folder)
+    refused(given(tfrecords=tmp_path / "t"), "'g01'", "/a/g01.", "/b/g01.")
+
+
+@pytest.mark.parametrize("layers", ["layr1", "layer1.convolution"])
+def test_an_unknown_layer(refused, given, layers):
+    refused(given(layers=layers), repr(layers), "layer1")
+
+
+def test_layers_that_collide(refused, given):
+    refused([*given(layers="layer1"), "LAYER1"], "LAYER1", "collides")
+    refused(given(layers="slide"), "'slide'", "column")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("fc.bias"), "they lack fc.bias"),
+        (lambda s: s.update(extra=torch.ones(1)), "has not, extra"),
+        (lambda s: s.update({"fc.bias": torch.ones(9)}), "fc.bias is (9,)"),
+    ],
+)
+def test_weights_that_do_not_fit(refused, given, model_folder, tmp_path, change, said):
+    folder = model_folder(tmp_path / "model")
+    state = load_file(folder / "net.safetensors")
+    change(state)
+    save_file(state, folder / "net.safetensors")
+    refused(given(model=folder), "net.safetensors", said)
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("how", ["text", "list", "pickle", "torch"])
+def test_weights_that_are_no_state_dict(refused, given, model_folder, tmp_path, how):
+    folder = model_folder(tmp_path / "model", weights="net.pt")
+    bomb = Bomb(tmp_path / "ran")
+    if how == "text":
+        (folder / "net.pt").write_text("words")
+    elif how == "pickle":
+        (folder / "net.pt").write_bytes(pickle.dumps(bomb))
+    else:
+        torch.save([1] if how == "list" else {"w": bomb}, folder / "net.pt")
+    refused(given(model=folder), "net.pt", "no")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mean": ...}, "lacks 'mean'"),
+        ({"factory": ...}, "lacks 'factory'"),
+        ({"weights": "../net.safetensors"}, "leaves the model folder"),
+        ({"weights": "/etc/passwd"}, "leaves the model folder"),
+        ({"weights": "gone.safetensors"}, "gone.safetensors"),
+        ({"factory": "golden_net:missing"}, "golden_net:missing"),
+        ({"factory": "nowhere_at_all:build"}, "nowhere_at_all"),
+        ({"kwargs": {"width": "wide"}}, "golden_net:ResNet"),
+        ({"classes": ["a", "b"]}, "2 classes"),
+        ({"tile_px": -1}, "tile_px is -1"),
+    ],
+)
+def test_model_json(refused, given, model_folder, tmp_path, changes, said):
+    refused(given(model=model_folder(tmp_path / "model", **changes)), said)
+
+
+def test_model_json_that_is_none(refused, given, tmp_path):
+    (tmp_path / "model.json").write_text("{'factory'")
+    refused(given(model=tmp_path), "model.json is no JSON")
+
+
+def test_slideflows_model_folder(refused, given, tmp_path):
+    (tmp_path / "params.json").write_text("{}")
+    refused(given(model=tmp_path), "Slideflow model folder", "model.json")
+
+
+def test_no_model(refused, given, tmp_path):
+    refused(given(model=tmp_path / "gone"), "no such model", tmp_path / "gone")
+    refused(given(model=...), "--model")
+    refused(["layers", tmp_path / "gone"], "no such model", tmp_path / "gone")
+
+
+def test_a_pickled_model(refused, given, tmp_path):
+    path = tmp_path / "net.pt"
+    torch.save(Bomb(tmp_path / "ran"), path)
+    refused(given(model=path), path, "--allow-pickle")
+    refused(["layers", path], path, "--allow-pickle")
+    assert not (tmp_path / "ran").exists()
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+    refused(given("activations", "--allow-pickle", model=path), "not an nn.Module")
+
+
+@pytest.mark.parametrize("verb", ["atlas", "map", "mosaic"])
+@pytest.mark.parametrize(
+    ("content", "label", "said"),
+    [
+        ("slide,kind\ng00,a\n", "subtype", "'subtype'"),
+        ("patient,subtype\ng00,a\n", "subtype", "'slide'"),
+        ("", "subtype", "'slide'"),
+        ("slide,subtype\ng00,a\ng00,b\n", "subtype", "two labels"),
+        (None, "subtype", "annotations"),
+        (b"\xff\xfe\x00", "subtype", "UTF-8"),
+    ],
+)
+def test_annotations(refused, given, tmp_path, verb, content, label, said):
+    path = tmp_path / "annotations.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    own = {} if verb == "atlas" else {"tfrecords": ..., "model": ...}
+    argv = given(verb, annotations=path, label=label, **own)
+    refused(argv, path, said)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_annotations_of_other_slides(refused, given, tmp_path):
+    path = tmp_path / "annotations.csv"
+    path.write_text("slide,subtype\ng00.svs,a\n")
+    refused(given("atlas", annotations=path, label="subtype"), path, "'g00'")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"actors": "many"}, "--actors is 'many'"),
+        ({"actors": "0"}, "--actors is '0'"),
+        ({"actors": "4:2"}, "--actors is '4:2'"),
+        ({"batch_size": "8"}, "--batch-size is 8"),
+        ({"batch_size": "x"}, "--batch-size"),
+        ({"unit_tiles": "0"}, "--unit-tiles is 0"),
+        ({"num_gpus": "-1"}, "--num-gpus is -1"),
+        ({"max_bad_fraction": "2"}, "--max-bad-fraction is 2"),
+        ({"pooling": "median"}, "median"),
+        ({"dtype": "float64"}, "float64"),
+        ({"colour": "red"}, "--colour"),
+        ({"out": ...}, "--out"),
+        ({"tfrecords": ...}, "--tfrecords"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["activations", "atlas"])
+def test_options_out_of_range(refused, given, verb, options, said):
+    refused(given(verb, **options), said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"umap": "n_components=3"}, "n_components=3"),
+        ({"umap": "densmap=true"}, "densmap"),
+        ({"umap": "spread"}, "'spread'"),
+        ({"umap": "nonsense=1"}, "'nonsense'"),
+        ({"umap": "n_neighbors=3"}, "--n-neighbors"),
+        ({"metric": "cosmic"}, "cosmic"),
+        ({"n_neighbors": "1"}, "neighbors is 1"),
+        ({"sample": "0"}, "--sample is 0"),
+        ({"seed": "-1"}, "--seed is -1"),
+        ({"map": "../x"}, "--map"),
+        ({"label": "subtype"}, "--annotations"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["map", "atlas"])
+def test_maps_that_make_no_sense(refused, given, tmp_path, verb, options, said):
+    own = {} if verb == "atlas" else {"tfrecords": ..., "model": ...}
+    refused(given(verb, **own, **options), said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_to_map_that_is_not_computed(refused, given, tmp_path):
+    refused(given("atlas", layer="stem", layers="layer1"), "--layer stem", "layer1")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["map", "mosaic"])
+def test_no_run(refused, tmp_path, verb):
+    refused([verb, "--out", tmp_path / "none"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_demo_brings_its_own(refused, given):
+    refused(given("atlas", "--demo"), "--demo")
+    refused(["atlas", "--demo", "--out", "s3://bucket/run"], "s3://bucket/run", "local")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [([], "a verb is missing"), (["explode"], "'explode'"), (["--loud"], "'--loud'")],
+)
+def test_verbs(refused, argv, said):
+    line = refused(argv, said)
+    assert "atlas, activations, map" in line
+
+
+# What is noticed with the cluster at work: log lines may come before.
+
+
+def failing(argv, capfd, code):
+    """The one line of errors, after lines of progress."""
+    assert cli.main([str(part) for part in argv]) == code
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err + said.out
+    lines = [
+        line
+        for line in said.err.splitlines()
+        if re.match(r"raylatent: (error: |slide .* failed: )", line)
+    ]
+    assert len(lines) == 1, said.err
+    return lines[0]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["no tfrecord", "no image_raw", "empty", "cut off"])
+def test_a_slide_that_fails(
+    ray_session, given, golden_tfrecords, tmp_path, capfd, kind
+):
+    folder = tmp_path / "t"
+    folder.mkdir()
+    shutil.copy(golden_tfrecords / "g01.tfrecords", folder)
+    bad = folder / "bad.tfrecords"
+    if kind == "no tfrecord":
+        bad.write_bytes(b"slide,label\nno,tfrecord\n" * 40)
+    elif kind == "no image_raw":
+        payload = example(TileRecord(b"x", "bad", 1, 2)).replace(
+            b"image_raw", b"image_row"
+        )
+        bad.write_bytes(frame(payload) * 3)
+    elif kind == "cut off":
+        whole = (golden_tfrecords / "g02.tfrecords").read_bytes()
+        bad.write_bytes(whole[:-500])
+    else:
+        bad.write_bytes(b"")
+    argv = given(tfrecords=folder)
+    if kind == "empty":
+        assert cli.main([str(part) for part in argv]) == 0
+        assert "no tiles  bad" in capfd.readouterr().out
+    else:
+        assert "'bad'" in failing(argv, capfd, 1)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["rows"] >= 7  # the good one is finished and kept
+    assert bool(report["failed"]) == (kind != "empty")
+
+
+@pytest.mark.ray
+def test_not_one_tile(ray_session, given, tmp_path, capfd):
+    write_tfrecord(tmp_path / "t" / "none.tfrecords", [])
+    line = failing(given(tfrecords=tmp_path / "t"), capfd, 1)
+    assert "no tile" in line
+
+
+@pytest.mark.ray
+def test_a_run_of_another_configuration(
+    ray_session, given, golden_dts, golden_project, capfd
+):
+    argv = given(
+        out=golden_dts.run.uri, tfrecords=golden_project / "tfrecords", pooling="max"
+    )
+    line = failing(argv, capfd, 2)
+    for word in (golden_dts.run.uri, 'pooling was "none", now "max"', "--overwrite"):
+        assert word in line
+
+
+@pytest.mark.ray
+def test_a_file_where_the_run_shall_be(ray_session, given, tmp_path, capfd):
+    (tmp_path / "run").write_text("mine")
+    line = failing(given(), capfd, 1)
+    assert str(tmp_path / "run") in line
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.ray
+def test_a_layer_that_was_not_stored(ray_session, golden_dts, capfd):
+    argv = ["map", "--out", golden_dts.run.uri, "--layer", "layer1"]
+    line = failing(argv, capfd, 2)
+    assert "'layer1'" in line
+    assert "postconv" in line
+
+
+def test_in_a_process_of_its_own(given, tmp_path):
+    for argv, code in (
+        (given(tfrecords=tmp_path / "gone"), 2),
+        (["layers", tmp_path / "gone"], 2),
+        ([], 2),
+    ):
+        found = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "raylatent.cli", *map(str, argv)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert found.returncode == code
+        assert found.stdout == ""
+        assert len(found.stderr.splitlines()) == 1
+        assert found.stderr.startswith("raylatent: error: ")

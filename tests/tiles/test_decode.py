@@ -1,0 +1,173 @@
+"""Pictures to pixels, and every kind of bad picture."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from raylatent.errors import ContentError
+from raylatent.tiles.decode import MAX_SIDE_PX, decode_image
+
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+SMOOTH = np.stack(
+    np.broadcast_arrays(
+        np.arange(30) * 8, np.arange(20)[:, None] * 12, np.full((20, 30), 99)
+    ),
+    axis=2,
+).astype(np.uint8)
+
+
+def encoded(image, kind="PNG", **options):
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_png_is_exact():
+    pixels = decode_image(encoded(NOISE))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (20, 30, 3))
+    assert np.array_equal(pixels, NOISE)
+
+
+def test_jpeg_is_near():
+    pixels = decode_image(encoded(SMOOTH, "JPEG", quality=95)).astype(int)
+    assert np.abs(pixels - SMOOTH).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_is_repeated(kind):
+    grey = np.tile(np.arange(0, 240, 8, dtype=np.uint8), (20, 1))
+    pixels = decode_image(encoded(grey, kind))
+    assert np.array_equal(pixels[..., 0], pixels[..., 1])
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+    assert np.abs(pixels[..., 0].astype(int) - grey).max() <= 2
+
+
+def test_of_sixteen_bits_the_upper_eight_are_taken():
+    deep = np.arange(0, 65536, 100, dtype=np.uint16)[:600].reshape(20, 30)
+    pixels = decode_image(encoded(deep))
+    assert np.array_equal(pixels[..., 0], deep >> 8)
+
+
+def test_transparency_is_dropped():
+    alpha = np.dstack([NOISE, np.tile(np.arange(30, dtype=np.uint8), (20, 1))])
+    assert np.array_equal(decode_image(encoded(alpha)), NOISE)
+    grey = np.dstack([NOISE[..., 0], alpha[..., 3]])
+    assert np.array_equal(decode_image(encoded(grey))[..., 1], NOISE[..., 0])
+
+
+def test_palette_with_transparency_makes_no_warning():
+    image = Image.fromarray(SMOOTH).quantize(8)
+    wanted = np.asarray(image.convert("RGB"))
+    data = encoded(image, transparency=bytes(range(8)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(decode_image(data), wanted)
+
+
+def test_black_and_white():
+    image = Image.fromarray(NOISE[..., 0] > 127)
+    assert np.array_equal(
+        decode_image(encoded(image))[..., 2], np.where(NOISE[..., 0] > 127, 255, 0)
+    )
+
+
+def test_cmyk():
+    data = encoded(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(decode_image(data).astype(int) - SMOOTH).mean() < 4
+
+
+def test_a_camera_s_orientation_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    data = encoded(SMOOTH, "JPEG", quality=95, exif=exif)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+    assert decode_image(data).shape == (20, 30, 3)
+
+
+def refused(data, says="neither|broken"):
+    with pytest.raises(ContentError, match=says) as caught:
+        decode_image(data)
+    assert caught.value.stage == "decode"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_cut_off_pictures(kind):
+    data = encoded(NOISE, kind)
+    for size in (len(data) // 2, len(data) - 30, 30, 10):
+        refused(data[:size])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", bytes(99)]
+)
+def test_no_picture(data):
+    refused(data, "neither JPEG nor PNG|broken picture")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "WEBP"])
+def test_other_formats(kind):
+    refused(encoded(NOISE, kind), "neither JPEG nor PNG")
+
+
+def png_header(width, height):
+    """A PNG that says how large it is, and has nothing to show for it."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = b"IDAT" + zlib.compress(b"")
+    chunks = [
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (header, body, b"IEND")
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(MAX_SIDE_PX + 1, 1), (1, MAX_SIDE_PX + 1), (12_000, 12_000), (60_000, 60_000)],
+)
+def test_bombs(size):
+    """Refused by the size that the header tells: nothing is allocated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refused(png_header(*size), "at most 8192 px|exceeds limit")
+
+
+def test_the_largest_is_not_a_bomb():
+    refused(png_header(MAX_SIDE_PX, 1), "broken picture")
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_damaged_pictures_are_pixels_or_bad_content(data):
+    kind = data.draw(st.sampled_from(["PNG", "JPEG"]))
+    picture = bytearray(encoded(NOISE, kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        picture[data.draw(st.integers(0, len(picture) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            pixels = decode_image(bytes(picture))
+        except ContentError as error:
+            assert error.stage == "decode"  # noqa: PT017
+        else:
+            assert pixels.ndim == 3
+
+
+def test_slideflow_s_tiles(golden_tfrecords):
+    from raylatent.source.tfrecord import index_tfrecord, parse_example, read_records
+
+    path = str(golden_tfrecords / "g00.tfrecords")
+    index = index_tfrecord(path)
+    for payload in read_records(path, index.offsets[:3], index.lengths[:3]):
+        assert decode_image(parse_example(payload).image_raw).shape == (96, 96, 3)
