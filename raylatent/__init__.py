@@ -6,9 +6,9 @@
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from raylatent import errors as errors
     from raylatent import model as model
     from raylatent.dataset_features import DatasetFeatures as DatasetFeatures
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> typing.Any:  # noqa: ANN401
     """A public name, imported now."""
     if name not in _WHERE:
         message = f"module 'raylatent' has no attribute {name!r}"

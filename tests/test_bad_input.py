@@ -1,8 +1,6 @@
 """What is wrong is said in one line that names it, with the right exit code."""
 
-import json
 import pickle
-import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raylatent import cli
-from raylatent.source.tfrecord import TileRecord
-from raylatent.source.write import example, frame, write_tfrecord
 
 pytest_plugins = ("tests.golden_runs",)
 
@@ -267,90 +263,6 @@ def test_the_demo_brings_its_own(refused, given):
 def test_verbs(refused, argv, said):
     line = refused(argv, said)
     assert "atlas, activations, map" in line
-
-
-# What is noticed with the cluster at work: log lines may come before.
-
-
-def failing(argv, capfd, code):
-    """The one line of errors, after lines of progress."""
-    assert cli.main([str(part) for part in argv]) == code
-    said = capfd.readouterr()
-    assert "Traceback" not in said.err + said.out
-    lines = [
-        line
-        for line in said.err.splitlines()
-        if re.match(r"raylatent: (error: |slide .* failed: )", line)
-    ]
-    assert len(lines) == 1, said.err
-    return lines[0]
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("kind", ["no tfrecord", "no image_raw", "empty", "cut off"])
-def test_a_slide_that_fails(
-    ray_session, given, golden_tfrecords, tmp_path, capfd, kind
-):
-    folder = tmp_path / "t"
-    folder.mkdir()
-    shutil.copy(golden_tfrecords / "g01.tfrecords", folder)
-    bad = folder / "bad.tfrecords"
-    if kind == "no tfrecord":
-        bad.write_bytes(b"slide,label\nno,tfrecord\n" * 40)
-    elif kind == "no image_raw":
-        payload = example(TileRecord(b"x", "bad", 1, 2)).replace(
-            b"image_raw", b"image_row"
-        )
-        bad.write_bytes(frame(payload) * 3)
-    elif kind == "cut off":
-        whole = (golden_tfrecords / "g02.tfrecords").read_bytes()
-        bad.write_bytes(whole[:-500])
-    else:
-        bad.write_bytes(b"")
-    argv = given(tfrecords=folder)
-    if kind == "empty":
-        assert cli.main([str(part) for part in argv]) == 0
-        assert "no tiles  bad" in capfd.readouterr().out
-    else:
-        assert "'bad'" in failing(argv, capfd, 1)
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["rows"] >= 7  # the good one is finished and kept
-    assert bool(report["failed"]) == (kind != "empty")
-
-
-@pytest.mark.ray
-def test_not_one_tile(ray_session, given, tmp_path, capfd):
-    write_tfrecord(tmp_path / "t" / "none.tfrecords", [])
-    line = failing(given(tfrecords=tmp_path / "t"), capfd, 1)
-    assert "no tile" in line
-
-
-@pytest.mark.ray
-def test_a_run_of_another_configuration(
-    ray_session, given, golden_dts, golden_project, capfd
-):
-    argv = given(
-        out=golden_dts.run.uri, tfrecords=golden_project / "tfrecords", pooling="max"
-    )
-    line = failing(argv, capfd, 2)
-    for word in (golden_dts.run.uri, 'pooling was "none", now "max"', "--overwrite"):
-        assert word in line
-
-
-@pytest.mark.ray
-def test_a_file_where_the_run_shall_be(ray_session, given, tmp_path, capfd):
-    (tmp_path / "run").write_text("mine")
-    line = failing(given(), capfd, 1)
-    assert str(tmp_path / "run") in line
-    assert (tmp_path / "run").read_text() == "mine"
-
-
-@pytest.mark.ray
-def test_a_layer_that_was_not_stored(ray_session, golden_dts, capfd):
-    argv = ["map", "--out", golden_dts.run.uri, "--layer", "layer1"]
-    line = failing(argv, capfd, 2)
-    assert "'layer1'" in line
-    assert "postconv" in line
 
 
 def test_in_a_process_of_its_own(given, tmp_path):

@@ -6,23 +6,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 import raylatent as sf
-from raylatent.errors import AnnotationsError, ConfigError, MapError, SourceError
+from raylatent.errors import AnnotationsError, ConfigError, SourceError
 
 pytest_plugins = ("tests.golden_runs",)
 pytestmark = pytest.mark.ray
 
 SLIDES = ["g00", "g01", "g02", "g03", "g04"]
 N_TILES = dict(zip(SLIDES, [1, 7, 33, 64, 41], strict=True))
-
-
-@pytest.fixture
-def sm(golden_map):
-    """A map of one's own: labels and filters change it."""
-    return sf.SlideMap.load(f"{golden_map.run.uri}/maps/default")
 
 
 @pytest.fixture(scope="module")
@@ -233,163 +226,6 @@ def test_to_torch_writes_slideflows_bags(golden_dts, tmp_path):
     config = json.loads((tmp_path / "bags" / "bags_config.json").read_text())
     assert config["num_features"] == 64
     assert config["tile_px"] == 96
-
-
-def test_the_same_map_again_is_opened_and_others_replace_it(golden_dts):
-    folder = Path(golden_dts.run.uri) / "maps" / "twice"
-    first = golden_dts.map_activations(n_neighbors=10, min_dist=0.2, name="twice")
-    before = (folder / "map.json").stat().st_mtime_ns
-    again = golden_dts.map_activations(min_dist=0.2, n_neighbors=10, name="twice")
-    assert (folder / "map.json").stat().st_mtime_ns == before
-    np.testing.assert_array_equal(first.x, again.x)
-    other = golden_dts.map_activations(n_neighbors=15, min_dist=0.2, name="twice")
-    assert (folder / "map.json").stat().st_mtime_ns != before
-    assert not np.array_equal(first.x, other.x)
-    for wrong in ({"n_components": 3}, {"densmap": True}, {"target_metric": "l2"}):
-        with pytest.raises(MapError, match=next(iter(wrong))):
-            golden_dts.map_activations(**wrong)
-
-
-def test_a_map_has_every_tile(golden_map):
-    assert len(golden_map) == sum(N_TILES.values())
-    assert golden_map.data.groupby("slide").size().to_dict() == N_TILES
-    assert np.isfinite(golden_map.x).all()
-
-
-def test_plot(sm):
-    import matplotlib.pyplot as plt
-
-    axes = sm.plot(s=5)
-    assert axes.collections[0].get_sizes().tolist() == [5]
-    plt.close(axes.figure)
-
-
-def test_label_by_slide_plots_the_labels(sm, golden_project):
-    import matplotlib.pyplot as plt
-
-    labels, unique = (
-        sf.Project(golden_project).dataset().labels("subtype", format="name")
-    )
-    sm.label_by_slide(labels)
-    assert sm.data["label"].tolist() == [labels[s] for s in sm.data["slide"]]
-    axes = sm.plot(s=5)
-    shown = {text.get_text() for text in axes.get_legend().get_texts()}
-    assert all(any(name in text for text in shown) for name in unique)
-    plt.close(axes.figure)
-
-
-def test_umap_transform(sm, golden_dts):
-    rows = np.concatenate([golden_dts.activations[s] for s in golden_dts.slides])
-    places = sm.umap_transform(rows)
-    assert places.shape == (len(rows), 2)
-    np.testing.assert_array_equal(places, np.stack([sm.x, sm.y], axis=1))
-    np.testing.assert_array_equal(sm.umap_transform(rows[7:8]), places[7:8])
-
-
-def test_cluster_neighbors_and_predictions(sm, golden_project, golden_dts):
-    sm.cluster(3)
-    assert sm.data["cluster"].nunique() == 3
-    labels, _ = sf.Project(golden_project).dataset().labels("subtype", format="name")
-    sm.neighbors()
-    assert sm.data["num_unique_neighbors"].between(1, 5).all()
-    sm.neighbors(labels, method="features", k=5)
-    assert sm.data["percent_matching_categories"].between(0, 1).all()
-    sm.label_by_preds(1)
-    wanted = np.concatenate(
-        [golden_dts.predictions[s][:, 1] for s in golden_dts.slides]
-    )
-    np.testing.assert_array_equal(sm.data["label"], wanted)
-
-
-def test_filter(sm):
-    sm.filter(["g01", "g03"])
-    assert sm.slides == ["g01", "g03"]
-    assert len(sm) == 7 + 64
-
-
-def test_save_and_load(sm, golden_dts, tmp_path):
-    for folder in (tmp_path / "a", f"{tmp_path}/b/"):
-        sm.save(folder)
-        loaded = sf.SlideMap.load(folder)
-        np.testing.assert_array_equal(loaded.x, sm.x)
-        rows = golden_dts.activations["g04"]
-        np.testing.assert_array_equal(
-            loaded.umap_transform(rows), sm.umap_transform(rows)
-        )
-    assert not list(tmp_path.rglob("*.pkl"))
-
-
-def test_save_a_picture(sm, tmp_path):
-    sm.save(str(tmp_path / "umap.png"))
-    assert (tmp_path / "umap.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["umap.png"]
-
-
-def test_generate_mosaic_three_ways(golden_project, golden_dts, sm):
-    arguments = {"n_neighbors": 10, "min_dist": 0.2}
-    by_project = sf.Project(golden_project).generate_mosaic(
-        golden_dts, umap_kwargs=arguments, num_tiles_x=10
-    )
-    by_map = sm.generate_mosaic(num_tiles_x=10)
-    by_class = sf.Mosaic(sm, num_tiles_x=10, tfrecords=[str(golden_project)])
-    for mosaic in (by_project, by_map, by_class):
-        assert mosaic.cells.equals(by_map.cells)
-        assert isinstance(mosaic.slide_map, sf.SlideMap)
-    assert by_map.slide_map is sm
-
-
-def test_mosaic_save(sm, tmp_path):
-    from PIL import Image
-
-    mosaic = sm.generate_mosaic(num_tiles_x=10, cell_px=24)
-    mosaic.save(str(tmp_path / "mosaic.png"))
-    with Image.open(tmp_path / "mosaic.png") as picture:
-        assert picture.size[0] >= 240
-    assert mosaic.failed == {}
-    mosaic.save(tmp_path / "folder")
-    cells = pq.read_table(tmp_path / "folder" / "cells.parquet")
-    assert cells.num_rows == mosaic.cells.num_rows
-
-
-def test_mosaic_of_arrays():
-    images = [np.full((8, 8, 3), 10 * i, np.uint8) for i in range(4)]
-    mosaic = sf.Mosaic(images, [(0, 0), (0, 1), (1, 0), (1, 1)], num_tiles_x=2)
-    assert mosaic.cells["index"].to_pylist() == [0, 2, 1, 3]
-    assert mosaic.slide_map is None
-    assert {"row", "col", "n", "index", "distance"} <= set(mosaic.cells.column_names)
-
-
-@pytest.mark.parametrize("how", ["path", "slide", "folder"])
-def test_mosaic_of_tuples(golden_tfrecords, tmp_path, how):
-    file = golden_tfrecords / "g03.tfrecords"
-    name = str(file) if how == "path" else "g03"
-    given = {"path": None, "slide": [file], "folder": str(golden_tfrecords)}[how]
-    coords = np.random.default_rng(0).random((64, 2))
-    mosaic = sf.Mosaic(
-        [(name, i) for i in range(64)], coords, tfrecords=given, num_tiles_x=6
-    )
-    mosaic.save(tmp_path / "mosaic.png", cell_px=16)
-    assert mosaic.failed == {}
-    assert mosaic.cells["n"].to_numpy().sum() == 64
-    chosen = mosaic.cells["index"].to_numpy()
-    assert mosaic.cells["tile_index"].to_pylist() == chosen.tolist()
-
-
-def test_slideflows_words_for_select(sm):
-    centroid = sm.generate_mosaic(num_tiles_x=8, tile_select="centroid")
-    medoid = sm.generate_mosaic(num_tiles_x=8, select="medoid")
-    assert centroid.cells.equals(medoid.cells)
-    nearest = sm.generate_mosaic(num_tiles_x=8)
-    assert not nearest.cells.equals(medoid.cells)
-    first = sm.generate_mosaic(num_tiles_x=8, tile_select="first")
-    assert first.cells["n"].to_numpy().sum() == len(sm)
-
-
-def test_slideflows_grid(sm):
-    square = sm.generate_mosaic(num_tiles_x=10)
-    theirs = sm.generate_mosaic(num_tiles_x=10, grid="slideflow")
-    assert theirs.cells["n"].to_numpy().sum() == len(sm)
-    assert not theirs.cells.equals(square.cells)
 
 
 def test_a_slideflow_model_folder_is_told_what_to_do(tmp_path):

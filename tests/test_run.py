@@ -174,15 +174,17 @@ def test_sources(run):
     with pytest.raises(RunError, match=r"has no sources\.parquet"):
         run.sources()
     rows = [
-        {"source": i, "slide": slide, "uri": "/x", "size": 1, "n_indexed": 4}
-        for i, slide in enumerate(["007", "b"])
+        {"source": i, "slide": slide, "uri": "/x", "size": 1, "n_indexed": n}
+        for i, (slide, n) in enumerate([("b", 4), ("empty", 0), ("007", 4)])
     ]
     run.write_sources(pa.Table.from_pylist(rows, schema=schema.SOURCES))
     assert run.sources().schema.remove_metadata() == schema.SOURCES
-    assert run.sources()["slide"].to_pylist() == ["007", "b"]
+    assert run.sources()["slide"].to_pylist() == ["b", "empty", "007"]
     fill(run, "b")
     fill(run, "not in the plan")
-    assert run.slides() == ["b"]
+    assert run.slides() == ["007", "b"]
+    assert run.parts("b") == ["activations/slide=b/000000.parquet"]
+    assert run.parts("007") == []
 
 
 def test_set_aside_and_back(run):

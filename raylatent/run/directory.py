@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from raylatent import schema
@@ -169,9 +170,13 @@ class RunDirectory:
         write_part(self.store, name, table.cast(schema.SOURCES), {})
 
     def slides(self) -> list[str]:
-        """Names of the slides of the plan that have rows, sorted."""
-        names = self._part_names()
-        return sorted(set(self.sources()[schema.SLIDE].to_pylist()) & set(names))
+        """Names of the slides of the plan that have tiles, sorted.
+
+        The plan alone is read: nothing is listed, however many parts there are.
+        """
+        table = self.sources()
+        with_tiles = table.filter(pc.greater(table[schema.N_INDEXED], 0))
+        return sorted(with_tiles[schema.SLIDE].to_pylist())
 
     def _part_names(self) -> dict[str, list[str]]:
         """Parts of each slide, in tile order."""
@@ -190,7 +195,10 @@ class RunDirectory:
 
     def parts(self, slide: str) -> list[str]:
         """Names of a slide's activation parts, in tile order."""
-        return self._part_names().get(slide, [])
+        if self._names is not None:
+            return self._names.get(slide, [])
+        found = self.store.list(f"{ACTIVATIONS}/{partition_folder(slide)}")
+        return [name for name in found if name.endswith(".parquet")]
 
     def footers(self, slides: Iterable[str] | None = None) -> list[Part]:
         """Parts that can be read, with their footers; broken ones are left out."""

@@ -43,12 +43,10 @@ def test_rows_are_those_of_the_plain_loop(
     scenarios = {
         "one actor": {**layers, "actors": "1", "threads": 1},
         "three actors": {**layers, "actors": "3", "threads": 2},
-        "some actors, float16, a map": {
-            "actors": "1:2",
-            "dtype": "float16",
-            "layers": ["layer2"],
+        "a module, its maps in float16": {
+            **{"actors": "1:2", "module": True},
+            **{"layers": ["2"], "dtype": "float16"},
         },
-        "a module": {"actors": "2", "module": True, "layers": ["3"]},
     }
     given = [
         {**common, **scenario, "out": str(tmp_path / f"run {i}")}
@@ -65,6 +63,10 @@ def test_rows_are_those_of_the_plain_loop(
     assert_same(tmp_path / "run 0", [source], **layers, **plain)
     assert_same(tmp_path / "run 1", [source], **layers, **plain, threads=3)
     assert_same(
-        tmp_path / "run 2", [source], dtype="float16", layers=("layer2",), **plain
+        tmp_path / "run 2",
+        [source],
+        model=plain_net(),
+        layers=("2",),
+        dtype="float16",
+        **plain,
     )
-    assert_same(tmp_path / "run 3", [source], model=plain_net(), layers=("3",), **plain)

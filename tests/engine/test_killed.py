@@ -67,46 +67,52 @@ def wait_for_parts(process, out, n, timeout_s=90):
     return parts_of(out)
 
 
-def test_killed_terminated_interrupted_and_started_again(
+def test_killed_terminated_or_interrupted_it_can_go_on(
     tmp_path, source, slow_model, golden_model, sandbox, assert_same
 ):
-    out = tmp_path / "run"
-    job = sandbox.job(
-        *("activations", "--tfrecords", source, "--model", slow_model, "--out", out),
-        *("--unit-tiles", UNIT_TILES, "--batch-size", 16, "--actors", 2),
-    )
+    def job(out):
+        return sandbox.job(
+            *("activations", "--tfrecords", source, "--model", slow_model),
+            *("--unit-tiles", UNIT_TILES, "--batch-size", 16, "--actors", 2),
+            *("--out", out),
+        )
+
+    runs = {
+        number: tmp_path / number.name
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    }
+    jobs = {number: sandbox.start(*job(out)) for number, out in runs.items()}
+    for number, process in jobs.items():
+        wait_for_parts(process, runs[number], 2)
+        os.kill(process.pid, number)
 
     # Killed: nothing is given back, and the actors live on for a while.
-    process = sandbox.start(*job)
-    wait_for_parts(process, out, 2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.communicate()
-    kept = parts_of(out)
-    assert (out / "claim.json").exists()
+    killed = runs[signal.SIGKILL]
+    jobs[signal.SIGKILL].wait()
+    kept = parts_of(killed)
+    assert (killed / "claim.json").exists()
     assert sandbox.alive(), "the actors should still live when the next one starts"
+    again = sandbox.start(*job(killed))
 
-    for number, sent in ((signal.SIGTERM, 1), (signal.SIGINT, 1)):
-        process = sandbox.start(*job)
-        before = wait_for_parts(process, out, len(kept) + sent)
-        assert {file: before[file] for file in kept} == kept
-        os.kill(process.pid, number)
-        printed, complaints = process.communicate(timeout=60)
-        assert process.returncode == 130, complaints
+    for number in (signal.SIGTERM, signal.SIGINT):
+        printed, complaints = jobs[number].communicate(timeout=60)
+        assert jobs[number].returncode == 130, complaints
         last = complaints.strip().splitlines()[-1]
-        assert last.endswith("interrupted: the same command again goes on from here"), (
-            complaints
-        )
+        assert last.endswith(
+            "interrupted: the same command again goes on from here"
+        ), complaints
         assert "Traceback" not in complaints + printed
-        assert not (out / "claim.json").exists()
-        kept = parts_of(out)
-        assert len(kept) < 20
+        assert not (runs[number] / "claim.json").exists()
+        assert 2 <= len(parts_of(runs[number])) < 20
 
-    code, _, complaints = sandbox.run(*job)
-    assert code == 0, complaints
-    after = parts_of(out)
+    _, complaints = again.communicate(timeout=120)
+    assert again.returncode == 0, complaints
+    after = parts_of(killed)
     assert len(after) == 20
     assert {file: after[file] for file in kept} == kept
-    done = json.loads((out / "report.json").read_text())["this_invocation"]["tiles"]
-    assert done == (20 - len(kept)) * UNIT_TILES
-    assert_same(out, [source], model=golden_model, unit_tiles=UNIT_TILES, batch_size=16)
+    report = json.loads((killed / "report.json").read_text())
+    # The actors that lived on may have done some of it.
+    assert report["this_invocation"]["tiles"] <= (20 - len(kept)) * UNIT_TILES
+    assert_same(
+        killed, [source], model=golden_model, unit_tiles=UNIT_TILES, batch_size=16
+    )

@@ -157,11 +157,16 @@ def test_killed_before_map_json_it_is_made_again(out, monkeypatch):
     assert not list(out.rglob("*.aside"))
 
 
-def test_a_fit_that_fails_leaves_the_old_map(out):
+def test_a_fit_that_fails_leaves_the_old_map(out, monkeypatch):
+    def fail(features, params):
+        message = "cannot be fitted"
+        raise MapError(message)
+
     build_map(str(out), PARAMETERS)
     before = (out / "maps/default/map.json").read_bytes()
-    with pytest.raises(MapError):
-        build_map(str(out), replace(PARAMETERS, sample=1))
+    monkeypatch.setattr(placement, "fit_map", fail)
+    with pytest.raises(MapError, match="cannot be fitted"):
+        build_map(str(out), replace(PARAMETERS, sample=50))
     assert (out / "maps/default/map.json").read_bytes() == before
 
 

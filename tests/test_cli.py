@@ -1,0 +1,195 @@
+"""The command line: its help, its verbs, its exit codes, what it leaves behind."""
+
+import logging
+import os
+import re
+import signal
+import threading
+from dataclasses import fields
+
+import pytest
+
+import raylatent
+from raylatent import cli
+from raylatent.cli.verbs import VERBS
+from raylatent.errors import ConfigError, FingerprintError, IncompleteError, SourceError
+
+pytest_plugins = ("tests.golden_runs",)
+
+# Of the contract's table, without those of slides: option -> verbs, default.
+OPTIONS = {
+    "--tfrecords": ("atlas activations", None),
+    "--model": ("atlas activations", None),
+    "--layers": ("atlas activations", "postconv"),
+    "--pooling": ("atlas activations", "none"),
+    "--include-preds": ("atlas activations", "if the model has classes"),
+    "--no-preds": ("atlas activations", None),
+    "--dtype": ("atlas activations", "float32"),
+    "--actors": ("atlas activations", "default"),
+    "--num-gpus": ("atlas activations", "default"),
+    "--batch-size": ("atlas activations", "32"),
+    "--unit-tiles": ("atlas activations", "2048"),
+    "--sample": ("atlas map", "default"),
+    "--seed": ("atlas map", "default"),
+    "--n-neighbors": ("atlas map", "50"),
+    "--min-dist": ("atlas map", "0.1"),
+    "--metric": ("atlas map", "cosine"),
+    "--umap": ("atlas map", None),
+    "--layer": ("atlas map", "default"),
+    "--map": ("atlas map mosaic", "default"),
+    "--mosaic": ("atlas mosaic", "default"),
+    "--num-tiles-x": ("atlas mosaic", "50"),
+    "--select": ("atlas mosaic", "nearest"),
+    "--grid": ("atlas mosaic", "square"),
+    "--cell-px": ("atlas mosaic", "100"),
+    "--annotations": ("atlas map mosaic", None),
+    "--label": ("atlas map mosaic", None),
+    "--source-root": ("mosaic", None),
+    "--max-bad-fraction": ("atlas activations", "0.01"),
+    "--out": ("atlas activations map mosaic", None),
+    "--overwrite": ("atlas activations", None),
+    "--allow-pickle": ("atlas activations layers", None),
+    "--demo": ("atlas", None),
+}
+
+
+def help_of(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def test_help_lists_the_verbs(capsys):
+    for argv in (["--help"], ["-h"]):
+        assert cli.main(argv) == 0
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert all(f"\n  {verb} " in said.out for verb in VERBS)
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"raylatent {raylatent.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_every_option_of_the_contract_with_its_default(verb, capsys):
+    text = help_of(verb, capsys)
+    paragraphs = dict(re.findall(r"^  (--[\w-]+)(.*(?:\n   .*)*)", text, re.MULTILINE))
+    for option, (verbs, default) in OPTIONS.items():
+        if verb in verbs.split():
+            assert option in paragraphs, option
+            said = " ".join(paragraphs[option].split())
+            assert len(said) > 8, option
+            if default is not None:
+                assert default in said, option
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_explains_every_option(verb, capsys):
+    text = help_of(verb, capsys)
+    for field in fields(VERBS[verb][0]):
+        assert field.metadata["help"]
+        if not field.metadata.get("positional"):
+            assert f"--{field.name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("a\nb"), 2),
+        (SourceError("a b"), 2),
+        (FingerprintError("a b"), 2),
+        (IncompleteError("a b"), 1),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(monkeypatch, capsys, error, code):
+    def fails(config):
+        raise error
+
+    monkeypatch.setitem(VERBS, "layers", (VERBS["layers"][0], fails))
+    assert cli.main(["layers", "x"]) == code
+    assert capsys.readouterr().err == "raylatent: error: a b\n"
+
+
+def test_interrupted(monkeypatch, capsys):
+    def waits(config):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(10)
+
+    monkeypatch.setitem(VERBS, "layers", (VERBS["layers"][0], waits))
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["layers", "x"]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bugs_are_not_hidden(monkeypatch):
+    def has_a_bug(config):
+        return 1 // 0
+
+    monkeypatch.setitem(VERBS, "layers", (VERBS["layers"][0], has_a_bug))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["layers", "x"])
+
+
+def test_log_lines_go_to_stderr_and_nothing_stays(monkeypatch, capsys):
+    def says(config):
+        logging.getLogger("raylatent.some.room").info("%d tiles", 3)
+        return 0
+
+    monkeypatch.setitem(VERBS, "layers", (VERBS["layers"][0], says))
+    log = logging.getLogger("raylatent")
+    before = (list(log.handlers), log.level, log.propagate)
+    for _ in range(2):
+        assert cli.main(["layers", "x"]) == 0
+        assert capsys.readouterr().err == "raylatent: 3 tiles\n"
+    assert (list(log.handlers), log.level, log.propagate) == before
+
+
+def test_in_another_thread(capsys):
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["layers", "gone"])))
+    thread.start()
+    thread.join()
+    assert codes == [2]
+
+
+def test_layers(golden_model, capsys):
+    assert cli.main(["layers", str(golden_model)]) == 0
+    rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert ["layer1", "Block", "(32, 12, 12)"] in rows
+    assert ["fc", "Linear", "(3,)"] in rows
+    assert rows[0][0] == "stem.conv"  # in order of execution
+    assert rows[-1] == ["postconv", "(64,)"]
+
+
+def test_slides_without_label_are_said(golden_tfrecords, tmp_path, caplog):
+    """Then the model is missed: labels are looked at first."""
+    path = tmp_path / "annotations.csv"
+    path.write_text("slide,subtype\ng00,a\ng03,b\n")
+    argv = ["atlas", "--tfrecords", str(golden_tfrecords), "--out", str(tmp_path / "r")]
+    logging.getLogger("raylatent").addHandler(caplog.handler)
+    try:
+        assert cli.main([*argv, "--annotations", str(path), "--label", "subtype"]) == 2
+    finally:
+        logging.getLogger("raylatent").removeHandler(caplog.handler)
+    assert "3 of 5 slides have no subtype in the annotations, as 'g01'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pairs", "other"),
+    [
+        (["spread=2"], {"spread": 2}),
+        (["n_epochs=5", "init=pca"], {"n_epochs": 5, "init": "pca"}),
+        (['metric_kwds={"p": 3}'], {"metric_kwds": {"p": 3}}),
+        (["densmap=false"], {}),
+    ],
+)
+def test_umap_arguments_are_json_or_words(pairs, other):
+    from raylatent.cli.verbs import _parameters
+    from raylatent.config import MapConfig
+
+    found = _parameters(MapConfig(out="run", umap=tuple(pairs)))
+    assert dict(found.other) == other
