@@ -1,13 +1,9 @@
 """Small slides, a small model, the plain loop, and processes that end with a test."""
 
+import importlib.util
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +13,6 @@ import pytest
 
 from raylatent import schema
 
-ROOT = Path(__file__).parents[2]
 CLASSES = ["adeno", "squamous", "other"]
 
 
@@ -224,10 +219,25 @@ def compute(golden_model):
     return run
 
 
+@pytest.fixture(scope="session")
+def beside():
+    """Import a file of this folder, which is no package, by its name."""
+
+    def load(name):
+        path = Path(__file__).with_name(f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
 @pytest.fixture
-def sandbox():
+def sandbox(beside):
+    """Starts processes that have a Ray of their own, all of which end with the test."""
     # Sockets below it may have 107 bytes.
-    box = Sandbox(tempfile.mkdtemp(prefix="rls", dir="/tmp"))
+    box = beside("sandbox").Sandbox(tempfile.mkdtemp(prefix="rls", dir="/tmp"))
     yield box
     box.close()
 

@@ -1,6 +1,5 @@
 """Rows of a cluster of two nodes are, bit for bit, those of the plain loop."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -22,15 +21,8 @@ def source(tmp_path_factory, tiles, write_slide):
     return folder
 
 
-def plain_net():
-    spec = importlib.util.spec_from_file_location("two_nodes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.plain_net()
-
-
 def test_rows_are_those_of_the_plain_loop(
-    tmp_path, source, sandbox, golden_model, assert_same
+    tmp_path, source, sandbox, golden_model, assert_same, beside
 ):
     common = {
         "tfrecords": [str(source)],
@@ -44,8 +36,10 @@ def test_rows_are_those_of_the_plain_loop(
         "one actor": {**layers, "actors": "1", "threads": 1},
         "three actors": {**layers, "actors": "3", "threads": 2},
         "a module, its maps in float16": {
-            **{"actors": "1:2", "module": True},
-            **{"layers": ["2"], "dtype": "float16"},
+            "actors": "1:2",
+            "module": True,
+            "layers": ["2"],
+            "dtype": "float16",
         },
     }
     given = [
@@ -65,7 +59,7 @@ def test_rows_are_those_of_the_plain_loop(
     assert_same(
         tmp_path / "run 2",
         [source],
-        model=plain_net(),
+        model=beside("two_nodes").plain_net(),
         layers=("2",),
         dtype="float16",
         **plain,

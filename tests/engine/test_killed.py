@@ -98,9 +98,9 @@ def test_killed_terminated_or_interrupted_it_can_go_on(
         printed, complaints = jobs[number].communicate(timeout=60)
         assert jobs[number].returncode == 130, complaints
         last = complaints.strip().splitlines()[-1]
-        assert last.endswith(
-            "interrupted: the same command again goes on from here"
-        ), complaints
+        assert last.endswith("interrupted: the same command again goes on from here"), (
+            complaints
+        )
         assert "Traceback" not in complaints + printed
         assert not (runs[number] / "claim.json").exists()
         assert 2 <= len(parts_of(runs[number])) < 20

@@ -2,28 +2,14 @@
 
 import json
 import os
-import shutil
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from raylatent import schema
 from raylatent.claim import Claim
-from raylatent.engine import activations
-from raylatent.errors import ClaimError, FingerprintError, IncompleteError
+from raylatent.errors import ClaimError, FingerprintError
 from raylatent.run import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
-
-
-def parts_of(out):
-    """Name -> inode and time of each activations part: the same where not redone."""
-    out = Path(out)
-    return {
-        file.relative_to(out).as_posix(): (file.stat().st_ino, file.stat().st_mtime_ns)
-        for file in sorted(out.glob("activations/*/*.parquet"))
-    }
 
 
 def sources_of(out):
@@ -35,7 +21,7 @@ def ids_of(out):
     return {slide: row["source"] for slide, row in sources_of(out).items()}
 
 
-def test_a_second_run_redoes_nothing(tmp_path, source, compute, assert_same):
+def test_a_second_run_redoes_nothing(tmp_path, source, compute, assert_same, parts_of):
     out = tmp_path / "run"
     first = compute(out, [source])
     assert first.counts["tiles"] == 99
@@ -49,7 +35,9 @@ def test_a_second_run_redoes_nothing(tmp_path, source, compute, assert_same):
     assert_same(out, [source])
 
 
-def test_a_lost_and_a_broken_part_are_redone(tmp_path, source, compute, assert_same):
+def test_a_lost_and_a_broken_part_are_redone(
+    tmp_path, source, compute, assert_same, parts_of
+):
     out = tmp_path / "run"
     compute(out, [source])
     before = parts_of(out)
@@ -66,7 +54,7 @@ def test_a_lost_and_a_broken_part_are_redone(tmp_path, source, compute, assert_s
 
 
 def test_a_grown_source_redoes_its_units_only(
-    tmp_path, source, tiles, compute, write_slide, assert_same
+    tmp_path, source, tiles, compute, write_slide, assert_same, parts_of
 ):
     out = tmp_path / "run"
     compute(out, [source])
@@ -81,7 +69,7 @@ def test_a_grown_source_redoes_its_units_only(
 
 
 def test_a_shrunk_source_loses_the_parts_beyond_its_end(
-    tmp_path, source, tiles, compute, write_slide, assert_same
+    tmp_path, source, tiles, compute, write_slide, assert_same, parts_of
 ):
     out = tmp_path / "run"
     write_slide(source, "a", tiles, bad={63})
@@ -100,7 +88,9 @@ def test_a_shrunk_source_loses_the_parts_beyond_its_end(
     assert_same(out, [source])
 
 
-def test_slides_come_and_go(tmp_path, source, tiles, compute, write_slide, assert_same):
+def test_slides_come_and_go(
+    tmp_path, source, tiles, compute, write_slide, assert_same, parts_of
+):
     out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
     compute(out, [source])
@@ -136,7 +126,7 @@ def test_slides_come_and_go(tmp_path, source, tiles, compute, write_slide, asser
     assert_same(out, [source], ids=ids_of(out))
 
 
-def test_a_moved_source_is_not_computed_again(tmp_path, source, compute):
+def test_a_moved_source_is_not_computed_again(tmp_path, source, compute, parts_of):
     out = tmp_path / "run"
     compute(out, [source])
     before = parts_of(out)
@@ -148,7 +138,7 @@ def test_a_moved_source_is_not_computed_again(tmp_path, source, compute):
 
 
 def test_a_source_of_the_same_size_and_another_time_is_computed_again(
-    tmp_path, source, compute
+    tmp_path, source, compute, parts_of
 ):
     out = tmp_path / "run"
     compute(out, [source])
@@ -162,7 +152,7 @@ def test_a_source_of_the_same_size_and_another_time_is_computed_again(
 
 
 def test_another_configuration_is_refused_and_overwritten_on_demand(
-    tmp_path, source, compute, assert_same
+    tmp_path, source, compute, assert_same, parts_of
 ):
     out = tmp_path / "run"
     compute(out, [source])
@@ -199,5 +189,3 @@ def test_a_second_driver_is_refused(tmp_path, source, compute):
     with Claim(run.store, "other"), pytest.raises(ClaimError, match="being worked on"):
         compute(out, [source])
     assert not compute(out, [source]).failed
-
-

@@ -98,7 +98,7 @@ def test_a_source_lost_between_plan_and_read_is_left_undone(
     assert_same(out, [source])
 
 
-def test_a_slide_that_breaks_keeps_its_rows(tmp_path, source, compute):
+def test_a_slide_that_breaks_keeps_its_rows(tmp_path, source, compute, parts_of):
     out = tmp_path / "run"
     compute(out, [source])
     before = parts_of(out)
