@@ -1,11 +1,10 @@
 """DatasetFeatures: the activations of a dataset, a lazy handle on a run's Parquet."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
-
-from numpy.typing import NDArray
 
 from raylatent.config import ActivationsConfig
 from raylatent.engine.activations import compute_activations
@@ -23,7 +22,8 @@ from raylatent.storage import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[Any]
+logger = logging.getLogger(__name__)
+
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # What `raylatent activations` takes and is no argument by another name.
 _OPTIONS = {field.name for field in fields(ActivationsConfig)} - {
@@ -242,7 +242,7 @@ class DatasetFeatures:
         The same arguments again open the stored map, others replace it.
 
         Args:
-            layer: Which layer; may be left out where there is one.
+            layer: Which layer; the first where it is left out.
             name: The map's folder below `maps/` of the run.
             **umap: `sample`, `seed`, and any argument of umap.UMAP.
 
@@ -252,6 +252,9 @@ class DatasetFeatures:
         if len(self._runs) != 1:
             message = "map each run by itself: sets side by side cannot be mapped yet"
             raise MapError(message)
+        layers = list(self.run.layers())
+        if not layer and len(layers) > 1:
+            logger.warning("of layers %s the first is mapped", ", ".join(layers))
         folder = build_map(
             self.run.uri, MapParameters.of(**umap), layer=layer, name=name
         )

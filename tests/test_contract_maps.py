@@ -177,3 +177,25 @@ def test_slideflows_grid(sm):
     theirs = sm.generate_mosaic(num_tiles_x=10, grid="slideflow")
     assert theirs.cells["n"].to_numpy().sum() == len(sm)
     assert not theirs.cells.equals(square.cells)
+
+
+def test_of_several_layers_the_first_is_mapped_and_said(
+    layers_dts, caplog, monkeypatch
+):
+    from raylatent import dataset_features
+
+    asked = []
+
+    def build_map(out, params, *, layer, name):
+        asked.append(layer)
+        raise MapError(out)
+
+    monkeypatch.setattr(dataset_features, "build_map", build_map)
+    with pytest.raises(MapError):
+        layers_dts.map_activations()
+    assert "of layers layer1, postconv the first is mapped" in caplog.text
+    caplog.clear()
+    with pytest.raises(MapError):
+        layers_dts.map_activations(layer="postconv")
+    assert caplog.text == ""
+    assert asked == ["", "postconv"]

@@ -40,7 +40,7 @@ class Sandbox:
         self._processes.append(process)
         return process
 
-    def run(self, *command, timeout_s=120, **env):
+    def run(self, *command, timeout_s=300, **env):
         process = self.start(*command, **env)
         out, err = process.communicate(timeout=timeout_s)
         return process.returncode, out, err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCRIPT = Path(__file__).with_name("two_nodes.py")
 
@@ -47,7 +47,7 @@ def test_rows_are_those_of_the_plain_loop(
         for i, scenario in enumerate(scenarios.values())
     ]
     code, out, err = sandbox.run(
-        sys.executable, SCRIPT, json.dumps(given), timeout_s=240
+        sys.executable, SCRIPT, json.dumps(given), timeout_s=500
     )
     assert code == 0, err[-3000:]
     (line,) = [line for line in out.splitlines() if line.startswith("RESULTS ")]
