@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from raylatent.mapping.colors import OKABE_ITO
+from raylatent.mapping.colors import category_colors
 
-PALETTE = OKABE_ITO
+MOST_LABELS = 24  # with a color of their own: more are not told apart
 GREY = "#808080"
 MIXED = "mixed"
 OTHER = "other or mixed"
@@ -44,7 +44,8 @@ def label_colors(cells: Iterable[LabelCounts | None]) -> dict[str, str]:
     for counts in cells:
         totals.update(dict(counts or ()))
     ranked = sorted(totals, key=lambda label: (-totals[label], label))
-    return dict(zip(sorted(ranked[: len(PALETTE)]), PALETTE, strict=False))
+    names = sorted(ranked[:MOST_LABELS])
+    return dict(zip(names, category_colors(len(names)), strict=True))
 
 
 def cell_color(counts: LabelCounts | None, colors: dict[str, str]) -> str | None:

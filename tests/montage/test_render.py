@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from raylatent.errors import MapError
+from raylatent.mapping.colors import OKABE_ITO, category_colors
 from raylatent.montage import render
 from raylatent.montage.legend import (
     GREY,
     MIXED,
+    MOST_LABELS,
     OTHER,
-    PALETTE,
     add_legend,
     cell_color,
     label_colors,
@@ -189,7 +190,7 @@ def test_majority_is_more_than_half():
 def test_colors_are_by_name_and_the_rest_is_grey():
     few = [[("b", 1)], [("a", 5)], None]
     colors = label_colors(few)
-    assert colors == {"a": PALETTE[0], "b": PALETTE[1]}
+    assert colors == {"a": OKABE_ITO[0], "b": OKABE_ITO[1]}
     assert legend_entries(few, colors) == list(colors.items())
     assert cell_color([("a", 1), ("b", 1)], colors) == GREY
     assert cell_color([], colors) is None
@@ -198,11 +199,16 @@ def test_colors_are_by_name_and_the_rest_is_grey():
 
 
 def test_more_labels_than_colors():
-    cells = [[(f"l{i:02}", 30 - i)] for i in range(12)]
+    cells = [[(f"l{i:02}", 90 - i)] for i in range(MOST_LABELS + 4)]
     colors = label_colors(cells)
-    assert list(colors) == [f"l{i:02}" for i in range(8)]
-    assert cell_color([("l11", 1)], colors) == GREY
+    assert list(colors) == [f"l{i:02}" for i in range(MOST_LABELS)]
+    assert cell_color([(f"l{MOST_LABELS}", 1)], colors) == GREY
     assert legend_entries(cells, colors)[-1] == (OTHER, GREY)
+
+
+def test_colors_are_those_of_the_scatter():
+    cells = [[(f"l{i:02}", 1)] for i in range(12)]
+    assert list(label_colors(cells).values()) == category_colors(12)
 
 
 @pytest.mark.parametrize("background", ["#dfdfdf", "black"])
