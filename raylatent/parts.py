@@ -123,9 +123,17 @@ def digest(table: pa.Table) -> str:
     """
     hasher = hashlib.blake2b(digest_size=16)
     for field, column in zip(table.schema, table.columns, strict=True):
-        hasher.update(f"{field.name}\0{field.type}\0{len(column)}\0".encode())
+        kind = _plain_type(field.type)
+        hasher.update(f"{field.name}\0{kind}\0{len(column)}\0".encode())
         _digest_array(hasher, column.combine_chunks())
     return hasher.hexdigest()
+
+
+def _plain_type(kind: pa.DataType) -> str:
+    """A type by what its values are: Parquet gives a list's items another name."""
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.value_type}[{kind.list_size}]"
+    return str(kind)
 
 
 def _digest_array(hasher: hashlib.blake2b, array: pa.Array) -> None:

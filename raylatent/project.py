@@ -11,11 +11,12 @@ from raylatent.annotations import SLIDE_COLUMN, Row, read_annotations, slide_lab
 from raylatent.dataset_features import DatasetFeatures
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
 from raylatent.mosaic import Mosaic
+from raylatent.model.spec import model_spec
 from raylatent.source.find import find_tfrecords
+from raylatent.source.sizes import choose_size, size_folders
 from raylatent.storage import Store, absolute
 
 ANNOTATIONS = "annotations.csv"
-_FOLDER = re.compile(r"^(\d+)px_(.+)$")
 
 Filters = Mapping[str, "str | Sequence[str]"]
 
@@ -205,11 +206,9 @@ class Project:
         Raises:
             SourceError: There are no such tiles; the message lists the sizes there are.
         """
-        folder = self.root
-        if self._store.list("tfrecords"):
-            folder = f"{self.root}/tfrecords"
-        sizes = _size_folders(folder)
-        below = _choose_size(sizes, tile_px, tile_um, where=folder)
+        folder = self._tiles_folder()
+        sizes = size_folders(folder)
+        below = choose_size(sizes, tile_px, tile_um, where=folder)
         return Dataset(
             find_tfrecords([folder], below=below),
             root=self.root,
@@ -221,6 +220,10 @@ class Project:
             variant=below if below and len(sizes) > 1 else "",
         )
 
+    def _tiles_folder(self) -> str:
+        inside = self._store.list("tfrecords")
+        return f"{self.root}/tfrecords" if inside else self.root
+
     def generate_features(
         self,
         model: object,
@@ -231,11 +234,17 @@ class Project:
 
         Args:
             model: As of DatasetFeatures.
-            dataset: Which slides.
+            dataset: Which slides; where the project has several sizes of tiles the
+                default is the model's.
             **options: As of DatasetFeatures; `outdir` defaults to
                 `<root>/features/<model>-<fingerprint>`.
         """
-        return DatasetFeatures(model, dataset or self.dataset(), **options)
+        if dataset is None:
+            several = len(size_folders(self._tiles_folder())) > 1
+            pickles = bool(options.get("allow_pickle"))
+            tile_px = model_spec(model, allow_pickle=pickles).tile_px
+            dataset = self.dataset(tile_px if several else None)
+        return DatasetFeatures(model, dataset, **options)
 
     def generate_mosaic(
         self,
@@ -253,48 +262,3 @@ class Project:
         """
         slide_map = features.map_activations(**(umap_kwargs or {}))
         return slide_map.generate_mosaic(**options)
-
-
-def _size_folders(folder: str) -> list[str]:
-    """Names of the folders of tile sizes that have TFRecords below them."""
-    return sorted(
-        {
-            part
-            for name in Store(folder).list()
-            if name.endswith((".tfrecords", ".tfrecord"))
-            for part in name.split("/")[:-1]
-            if _FOLDER.match(part)
-        }
-    )
-
-
-def _choose_size(
-    sizes: Sequence[str],
-    tile_px: int | None,
-    tile_um: float | str | None,
-    *,
-    where: str,
-) -> str | None:
-    """The folder of one tile size, None where no folder is named so.
-
-    Raises:
-        SourceError: None fits, or several do.
-    """
-    if not sizes:
-        return None
-    um = f"{tile_um:g}um" if isinstance(tile_um, int | float) else tile_um
-    fitting = [
-        size
-        for size in sizes
-        if (tile_px is None or size.startswith(f"{tile_px}px_"))
-        and (um is None or size.lower().endswith(f"px_{um}".lower()))
-    ]
-    if len(fitting) != 1:
-        asked = [f"tile_px={tile_px}"] * (tile_px is not None)
-        asked += [f"tile_um={tile_um!r}"] * (um is not None)
-        message = (
-            f"{where} has {'several sizes' if fitting else 'no size'} of tiles for "
-            f"{', '.join(asked) or 'no tile_px and tile_um'}: it has {', '.join(sizes)}"
-        )
-        raise SourceError(message)
-    return fitting[0]

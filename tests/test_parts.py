@@ -216,6 +216,26 @@ def test_the_footer_has_what_was_given_and_a_digest(store):
     assert found == given
 
 
+def test_what_is_read_has_the_digest_of_what_was_written(store):
+    source = pa.Table.from_pylist(
+        [
+            {
+                "source": 0,
+                "slide": "a",
+                "uri": "/x",
+                "size": 1,
+                "mtime": 5,
+                "n_indexed": 2,
+            }
+        ],
+        schema=schema.SOURCES,
+    )
+    for table in (rows(), source):
+        write_part(store, "a.parquet", table, {})
+        written = read_footer(store, "a.parquet")[1][schema.FOOTER_DIGEST]
+        assert digest(read_part(store, "a.parquet")) == written
+
+
 def test_the_digest_is_of_values_not_of_buffers():
     table = rows()
     pieces = pa.concat_tables([table.slice(0, 1), table.slice(1)])

@@ -163,6 +163,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "layers": list(features.layers),
         "pooling": features.pooling or "none",
         "predictions": job.with_preds,
+        "softmax": job.with_preds and features.softmax,
         "tile_px": features.tile_px,
         "mean": list(features.spec.mean),
         "std": list(features.spec.std),

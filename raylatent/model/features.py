@@ -108,7 +108,7 @@ class Features:
         self.model = load_model(spec, self.device)
         self.spec: ModelSpec = complete_spec(spec, self.model)
         self.tile_px = self.spec.tile_px or _DEFAULT_TILE_PX
-        self._softmax = (
+        self.softmax = (
             self.spec.classes is not None if apply_softmax is None else apply_softmax
         )
         self._probe()
@@ -122,10 +122,10 @@ class Features:
         found, output = self._run(sample, with_output=True)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
-        if output is not None and self.num_classes and self._softmax:
+        if output is not None and self.num_classes and self.softmax:
             # A model that ends in a softmax by itself is not softmaxed again.
             off = float((output.sum(1) - 1).abs().max())
-            self._softmax = not (off <= _SUM_TOLERANCE and float(output.min()) >= 0)
+            self.softmax = not (off <= _SUM_TOLERANCE and float(output.min()) >= 0)
 
     def _sample(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -247,7 +247,7 @@ class Features:
 
     def _predictions(self, output: Tensor) -> Tensor:
         output = output.to(torch.float32)
-        return output.softmax(1) if self._softmax else output
+        return output.softmax(1) if self.softmax else output
 
     def _joined(self, found: dict[str, Tensor]) -> Tensor:
         values = list(found.values())
