@@ -10,8 +10,8 @@ from typing import Any, Literal
 from raylatent.annotations import SLIDE_COLUMN, Row, read_annotations, slide_labels
 from raylatent.dataset_features import DatasetFeatures
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
-from raylatent.mosaic import Mosaic
 from raylatent.model.spec import model_spec
+from raylatent.mosaic import Mosaic
 from raylatent.source.find import find_tfrecords
 from raylatent.source.sizes import choose_size, size_folders
 from raylatent.storage import Store, absolute
