@@ -18,6 +18,15 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.golden_runs import (  # noqa: E402, F401  (fixtures)
+    golden_dts,
+    golden_map,
+    golden_model,
+    golden_project,
+    layers_dts,
+    model_folder,
+)
+
 ROOT = Path(__file__).parents[1]
 
 hypothesis.settings.register_profile("house", deadline=None)

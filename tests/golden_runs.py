@@ -1,6 +1,6 @@
 """Fixtures that several test files share: the goldens' model, and runs with it.
 
-A plugin (`pytest_plugins`), so that each is made once in a session.
+conftest.py imports them, so that each is made once in a session.
 """
 
 import json

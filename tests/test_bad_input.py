@@ -12,8 +12,6 @@ from torch import nn
 
 from raylatent import cli
 
-pytest_plugins = ("tests.golden_runs",)
-
 
 @pytest.fixture
 def refused(capfd):

@@ -10,7 +10,6 @@ from raylatent import cli
 from raylatent.source.tfrecord import TileRecord
 from raylatent.source.write import example, frame, write_tfrecord
 
-pytest_plugins = ("tests.golden_runs",)
 pytestmark = pytest.mark.ray
 
 

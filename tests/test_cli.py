@@ -14,8 +14,6 @@ from raylatent import cli
 from raylatent.cli.verbs import VERBS
 from raylatent.errors import ConfigError, FingerprintError, IncompleteError, SourceError
 
-pytest_plugins = ("tests.golden_runs",)
-
 # Of the contract's table, without those of slides: option -> verbs, default.
 OPTIONS = {
     "--tfrecords": ("atlas activations", None),

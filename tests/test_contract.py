@@ -11,7 +11,6 @@ import pytest
 import raylatent as sf
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
 
-pytest_plugins = ("tests.golden_runs",)
 pytestmark = pytest.mark.ray
 
 SLIDES = ["g00", "g01", "g02", "g03", "g04"]

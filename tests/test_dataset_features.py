@@ -26,7 +26,6 @@ from raylatent.source.tfrecord import (
 )
 from raylatent.source.write import write_tfrecord
 
-pytest_plugins = ("tests.golden_runs",)
 pytestmark = pytest.mark.ray
 
 ODD = ["007", "a b=1%:✓", "ünï"]

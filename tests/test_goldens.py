@@ -14,8 +14,6 @@ from raylatent.source.tfrecord import (
 )
 from raylatent.source.write import write_tfrecord
 
-pytest_plugins = ("tests.golden_runs",)
-
 SLIDES = ["g00", "g01", "g02", "g03", "g04"]
 TOLERANCE = 1e-4
 

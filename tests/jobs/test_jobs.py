@@ -11,8 +11,6 @@ import pytest
 
 import raylatent as sf
 
-pytest_plugins = ("tests.golden_runs",)
-
 JOBS = Path(__file__).parents[2] / "jobs"
 N_TILES = 146
 
