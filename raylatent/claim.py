@@ -8,6 +8,7 @@ after `LEASE_S` without a heartbeat, and none while we watch for `_WATCH_S`.
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from raylatent.storage import Store
 logger = logging.getLogger(__name__)
 
 CLAIM = "claim.json"
+_MARKER = re.compile(r"claim\.[0-9a-z]+\.json")  # of a take-over
 HEARTBEAT_S = 10.0
 LEASE_S = 60.0
 _SETTLE_S = 0.3  # between writing a claim over a dead one and reading it again
@@ -100,6 +102,7 @@ class Claim:
         self._thread.join()
         try:
             if (self._holder(CLAIM) or {}).get("token") == self._token:
+                self._remove_markers()
                 self._store.delete(CLAIM)
         except StorageError as failure:  # it ends by itself, as we do
             logger.warning("the claim could not be given back: %s", failure)
@@ -161,6 +164,15 @@ class Claim:
             if (self._holder(CLAIM) or {}).get("token") != self._token:
                 self._refuse("was taken by another driver just now")
         logger.info("took over the claim of a driver that is gone: %s", last)
+
+    def _remove_markers(self) -> None:
+        """Delete what drivers left that died while they took a claim over.
+
+        Not before the end: others may be at it just when we begin.
+        """
+        for name in self._store.root_files():
+            if _MARKER.fullmatch(name):
+                self._store.delete(name)
 
     def _refuse(self, why: str) -> NoReturn:
         message = f"{self._store.uri} {why}"

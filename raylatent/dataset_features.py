@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-# What `raylatent activations` takes and is no argument by another name.
+# Options of `raylatent activations` that are no argument by another name.
 _OPTIONS = {field.name for field in fields(ActivationsConfig)} - {
     "include_preds",
     "layers",
@@ -53,11 +53,11 @@ class TileSource(Protocol):
 class DatasetFeatures:
     """Activations of every tile of a dataset.
 
-    Computes what is missing, then is a handle on the run directory: opening a run of
-    100 million tiles costs nothing, arrays are read when they are asked for.
+    Computes what is missing, then is a handle on the run directory: opening it reads the
+    plan and no rows, arrays are read when they are asked for.
 
     Attributes:
-        slides: Names of the slides that have rows, sorted.
+        slides: Names of the slides that have tiles, sorted.
         activations: By slide, (n, features) in tile order: layers concatenated, one
             layer alone in its own shape. Bad tiles are missing here and below alike.
         predictions: By slide, float32 (n, classes); empty where none are stored.
@@ -127,11 +127,7 @@ class DatasetFeatures:
 
     @classmethod
     def open(cls, run: str | os.PathLike[str]) -> "DatasetFeatures":
-        """A finished run.
-
-        Raises:
-            RunError: There is no run.
-        """
+        """A finished run: its plan is read, no rows; RunError if there is none."""
         self = cls.__new__(cls)
         self._attach([RunDirectory.open(os.fspath(run))])
         return self
@@ -189,12 +185,13 @@ class DatasetFeatures:
     def to_df(self) -> "pd.DataFrame":
         """All tiles as a DataFrame: index `slide`, arrays in columns as Slideflow's.
 
-        Everything is read into memory: for large runs query the Parquet instead.
+        Everything is read into memory: for large runs query the Parquet instead. Slides
+        that have no part are left out, with a warning.
         """
         import pandas as pd  # noqa: PLC0415  (slow)
 
         frames = []
-        for slide in self.slides:
+        for slide in self._with_parts():
             columns: dict[str, Any] = {
                 "tfr_index": self._stored.indices(slide),
                 "locations": list(self.locations[slide]),
@@ -208,6 +205,17 @@ class DatasetFeatures:
             frames.append(frame.set_index("slide", drop=False).rename_axis(None))
         return pd.concat(frames) if frames else pd.DataFrame()
 
+    def _with_parts(self) -> list[str]:
+        """Slides that have rows to read; the others are said in one warning."""
+        found = [slide for slide in self.slides if self._stored.has_parts(slide)]
+        without = sorted(set(self.slides).difference(found))
+        if without:
+            logger.warning(
+                "%d of %d slides have no part and are left out, as %r: see report.json",
+                *(len(without), len(self.slides), without[0]),
+            )
+        return found
+
     def to_torch(
         self, outdir: str | os.PathLike[str], slides: Sequence[str] | None = None
     ) -> None:
@@ -215,13 +223,13 @@ class DatasetFeatures:
 
         Args:
             outdir: A folder or URI.
-            slides: Which; default all.
+            slides: Which; default all that have a part.
 
         Raises:
-            RunError: There is no such slide.
+            RunError: There is no such slide, or it has no part.
         """
         store = Store(outdir)
-        wanted = self.slides if slides is None else list(slides)
+        wanted = self._with_parts() if slides is None else list(slides)
         unknown = [slide for slide in wanted if slide not in self.activations]
         if unknown:
             message = f"there are no rows of slide {unknown[0]!r}"

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from raylatent.mapping.fitted import (
 )
 from raylatent.mapping.labeled import LABEL, LabeledPoints
 from raylatent.mapping.points import read_points, read_vectors, write_points
+from raylatent.montage import of_run
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
 from raylatent.storage import Store, absolute
@@ -154,10 +154,11 @@ class SlideMap(LabeledPoints):
             **style: Of the plot, as of `plot`.
 
         Raises:
+            MapError: A picture of another kind.
             StorageError: It could not be written.
         """
         uri = absolute(path)
-        if PurePosixPath(uri).suffix.lower() in drawing.PICTURES:
+        if of_run.is_picture(uri, drawing.PICTURES):
             self.save_plot(uri, **style)
             return
         if style:
@@ -265,26 +266,21 @@ class SlideMap(LabeledPoints):
         Args:
             **options: As of `Mosaic`. TFRecords default to the run's sources; labels
                 to those set here, if they are words; features to the activations
-                where `select` needs them.
+                where `select` needs them: all are read at once, up to 4 GiB.
 
         Raises:
-            MapError: Options that do not fit.
+            MapError: Options that do not fit, or features of more than 4 GiB.
         """
-        if self.run is not None:
-            sources = self.run.sources()
-            uris = zip(
-                sources[schema.SOURCE].to_pylist(),
-                sources[schema.URI].to_pylist(),
-                strict=True,
-            )
-            options.setdefault("tfrecords", dict(uris))
+        if self.run is not None and options.get("tfrecords") is None:
+            options["tfrecords"] = of_run.source_uris(self.run)
         select = options.get("tile_select") or options.get("select")
-        if select in {"medoid", "centroid"} and self.run is not None:
-            options.setdefault("features", self.activations())
-        values = self.data.get(LABEL)
-        if values is not None and not pd.api.types.is_float_dtype(values):
-            labels = values.astype(object).where(values.notna(), None)
-            options.setdefault("labels", labels.tolist())
+        given = options.get("features") is not None
+        if select in of_run.MEDOIDS and self.run is not None and not given:
+            of_run.check_feature_bytes(self.run, self.layer, len(self.data))
+            options["features"] = self.activations()
+        labels = of_run.words(self.data.get(LABEL))
+        if labels is not None:
+            options.setdefault("labels", labels)
         return Mosaic(self, **options)
 
     build_mosaic = generate_mosaic

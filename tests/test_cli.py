@@ -191,3 +191,59 @@ def test_umap_arguments_are_json_or_words(pairs, other):
 
     found = _parameters(MapConfig(out="run", umap=tuple(pairs)))
     assert dict(found.other) == other
+
+
+def test_atlas_without_rows_ends_before_the_map(
+    golden_tfrecords, tmp_path, monkeypatch, capsys
+):
+    import types
+
+    from raylatent.cli import verbs
+
+    report = types.SimpleNamespace(n_rows=0, failed=["a"])
+    monkeypatch.setattr(verbs, "_compute", lambda config: report)
+    argv = ["atlas", "--tfrecords", str(golden_tfrecords), "--out", str(tmp_path)]
+    assert cli.main([*argv, "--model", "timm:resnet18"]) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "raylatent: not one tile has activations: there is nothing to map\n"
+    )
+
+
+def test_annotations_of_other_slides_are_refused_before_the_map(
+    tmp_path, monkeypatch, capsys
+):
+    from raylatent.engine import placement
+    from raylatent.run import RunDirectory
+
+    def built(*args, **kwargs):
+        raise AssertionError
+
+    table = tmp_path / "a.csv"
+    table.write_text("slide,kind\nother,x\n")
+    monkeypatch.setattr(placement, "build_map", built)
+    monkeypatch.setattr(RunDirectory, "settings", lambda self: {})
+    monkeypatch.setattr(RunDirectory, "slides", lambda self: ["a"])
+    argv = ["map", "--out", str(tmp_path / "run"), "--annotations", str(table)]
+    assert cli.main([*argv, "--label", "kind"]) == 2
+    assert "have no 'kind' of any of the 1 slides" in capsys.readouterr().err
+
+
+def test_a_mosaic_called_as_a_picture_is_a_folder(tmp_path, monkeypatch):
+    from raylatent import slide_map
+    from raylatent.engine import placement
+    from raylatent.run import RunDirectory
+
+    class Map:
+        def generate_mosaic(self, **options):
+            import numpy as np
+
+            images = [np.zeros((8, 8, 3), np.uint8)] * 2
+            return raylatent.Mosaic(images, [(0, 0), (1, 1)], num_tiles_x=2, cell_px=8)
+
+    monkeypatch.setattr(placement, "check_map_is_current", lambda run, folder: None)
+    monkeypatch.setattr(RunDirectory, "settings", lambda self: {})
+    monkeypatch.setattr(slide_map.SlideMap, "load", lambda *args, **kwargs: Map())
+    assert cli.main(["mosaic", "--out", str(tmp_path), "--mosaic", "fig.png"]) == 0
+    files = sorted(p.name for p in (tmp_path / "mosaics" / "fig.png").iterdir())
+    assert files == ["cells.parquet", "mosaic.json", "mosaic.png"]

@@ -255,3 +255,26 @@ def test_unknown_look(pictures):
     mosaic = Mosaic(pictures, CORNERS)
     with pytest.raises(MapError, match="unknown option 'colour': there are cell_px"):
         mosaic.picture(colour="red")
+
+
+def test_two_files_of_one_stem_matter_only_where_the_slide_is_needed(
+    golden_points, golden_tfrecords, tmp_path
+):
+    import shutil
+
+    from raylatent.errors import SourceError
+
+    points = golden_points[0]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(
+            golden_tfrecords / "g00.tfrecords", tmp_path / folder / "x.tfrecords"
+        )
+    for path in golden_tfrecords.glob("*.tfrecords"):
+        shutil.copy(path, tmp_path / "one")
+    mosaic = Mosaic(points, tfrecords=[str(tmp_path)], num_tiles_x=4, cell_px=16)
+    mosaic.save(tmp_path / "mosaic.png")
+    assert mosaic.failed == {}
+    shutil.copy(golden_tfrecords / "g03.tfrecords", tmp_path / "two")
+    with pytest.raises(SourceError, match="two files are called 'g03'"):
+        Mosaic(points, tfrecords=[str(tmp_path)], num_tiles_x=4)

@@ -234,3 +234,13 @@ def test_run_json_is_readable(run):
     found = json.loads(Path(run.uri, RUN_JSON).read_text(encoding="utf-8"))
     assert found["schema_version"] == schema.SCHEMA_VERSION
     assert found["fields"] == FIELDS
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"schema_version": "x"}, {"schema_version": None, "fingerprint": "a"}],
+)
+def test_a_run_json_that_is_not_ours_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="not raylatent's"):
+        RunDirectory.open(str(tmp_path))

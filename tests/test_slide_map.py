@@ -28,7 +28,12 @@ def tile_vectors(slide, n, width):
 def run(tmp_path):
     """A run of three slides; the first slide's tiles are in two parts."""
     run = RunDirectory(str(tmp_path / "run"))
-    settings = {"layers": {"postconv": [N_FEATURES]}, "fingerprint": "", "fields": {}}
+    settings = {
+        "schema_version": 1,
+        "layers": {"postconv": [N_FEATURES]},
+        "fingerprint": "",
+        "fields": {},
+    }
     run.store.write("run.json", json.dumps(settings).encode())
     layers = {"postconv": N_FEATURES}
     for source, (slide, n) in enumerate(SIZES.items()):
@@ -264,3 +269,25 @@ def test_mosaic_is_of_this_maps_points(golden_tfrecords):
     assert sorted(mosaic.cells["tile_index"].to_pylist()) == [0, 1, 2, 5]
     assert mosaic.cells["label_counts"].to_pylist()[0] == [("t", 1)]
     assert mosaic.picture().width > 100
+
+
+@pytest.mark.parametrize("name", ["umap.jpg", "umap.JPEG", "umap.tif"])
+def test_a_picture_that_cannot_be_written_is_no_folder(tmp_path, name):
+    with pytest.raises(MapError, match=r"saved as \.png, \.pdf, \.svg"):
+        make_map().save(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_medoid_of_too_many_features_is_refused(run, monkeypatch):
+    from raylatent.montage import of_run
+
+    monkeypatch.setattr(of_run, "MAX_FEATURE_BYTES", N * N_FEATURES * 4)
+    of_run.check_feature_bytes(run, "postconv", N)
+    with pytest.raises(
+        MapError, match=r"GiB of features \(96 tiles\).*'nearest' needs"
+    ):
+        of_run.check_feature_bytes(run, "postconv", N + 1)
+    monkeypatch.setattr(of_run, "MAX_FEATURE_BYTES", 1)
+    slide_map = make_map(run=run)
+    with pytest.raises(MapError, match="'nearest' needs none"):
+        slide_map.generate_mosaic(tfrecords={}, select="medoid")

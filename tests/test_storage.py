@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from raylatent.errors import StorageError
+from raylatent.errors import RunError, StorageError
 from raylatent.storage import (
     ASIDE_SUFFIX,
     Store,
@@ -191,8 +191,23 @@ def test_create_where_there_are_no_links(tmp_path, monkeypatch):
     assert (store.read("claim"), litter(tmp_path)) == (b"1", [])
 
 
-def test_a_root_that_is_a_file(tmp_path):
+@pytest.mark.parametrize("root", ["file", "file/run", "file/a/run"])
+def test_a_root_that_is_a_file_or_below_one(tmp_path, root):
     (tmp_path / "file").write_bytes(b"")
-    for write in (Store.write, Store.create):
-        with pytest.raises(StorageError, match="cannot write"):
-            write(Store(tmp_path / "file"), "run.json", b"x")
+    store = Store(tmp_path / root)
+    for action in (
+        lambda: store.write("run.json", b"x"),
+        lambda: store.create("claim/0.json", b"x"),
+        store.list,
+    ):
+        with pytest.raises(RunError, match=r"/file is a file, not a folder"):
+            action()
+    assert not store.exists("run.json")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_file_where_a_folder_is_wanted_below_the_root(tmp_path):
+    store = Store(tmp_path)
+    store.write("a", b"x")
+    with pytest.raises(StorageError, match="cannot write"):
+        store.write("a/b", b"x")

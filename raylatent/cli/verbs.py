@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raylatent import annotations
 from raylatent.config import (
@@ -20,6 +20,9 @@ from raylatent.errors import AnnotationsError, ConfigError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.source.find import find_tfrecords
 from raylatent.storage import is_uri
+
+if TYPE_CHECKING:
+    from raylatent.engine.report import RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +64,15 @@ def _atlas(config: AtlasConfig) -> int:
             f"--layer {config.layer} is none of --layers {' '.join(config.layers)}"
         )
         raise ConfigError(message)
-    code = _activations(_part(config, ActivationsConfig))
+    report = _compute(_part(config, ActivationsConfig))
+    if not report.n_rows:
+        return fail("not one tile has activations: there is nothing to map", 1)
     if len(config.layers) > 1 and not config.layer:
         config = replace(config, layer=config.layers[0])
         say(f"layer     {config.layer} is mapped, --layer chooses another")
     _map(_part(config, MapConfig))
     _mosaic(_part(config, MosaicConfig))
-    return code
+    return 1 if report.failed else 0
 
 
 def _part(config: AtlasConfig, kind: type[Any]) -> Any:  # noqa: ANN401
@@ -127,6 +132,11 @@ def _check_labeled(
 
 
 def _activations(config: ActivationsConfig) -> int:
+    return 1 if _compute(config).failed else 0
+
+
+def _compute(config: ActivationsConfig) -> "RunReport":
+    """Compute what is missing, and say what became of it."""
     from raylatent.engine.activations import compute_activations  # noqa: PLC0415
     from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
 
@@ -150,19 +160,21 @@ def _activations(config: ActivationsConfig) -> int:
         fail(f"and {len(report.failed) - _SHOWN} more slides, see report.json", 1)
     say(f"rows      {report.run}/activations")
     say(f"report    {report.run}/report.json")
-    return 1 if report.failed else 0
+    return report
 
 
 def _map(config: MapConfig) -> int:
     parameters = _parameters(config)
     labels = _check_labels(config)
     from raylatent.engine.placement import build_map  # noqa: PLC0415  (slow)
+    from raylatent.run import RunDirectory  # noqa: PLC0415
     from raylatent.slide_map import SlideMap  # noqa: PLC0415  (slow)
 
+    if labels is not None:
+        _check_labeled(labels, RunDirectory.open(config.out).slides(), config)
     folder = build_map(config.out, parameters, layer=config.layer, name=config.map)
     slide_map = SlideMap.load(folder)
     if labels is not None:
-        _check_labeled(labels, slide_map.slides, config)
         slide_map.label_by_slide(labels)
     slide_map.save(f"{folder}/{PICTURE}")
     say(f"map       {folder}/{PICTURE}")
@@ -195,12 +207,15 @@ def _parameters(config: MapConfig) -> MapParameters:
 
 
 def _mosaic(config: MosaicConfig) -> int:
+    from raylatent.engine.placement import check_map_is_current  # noqa: PLC0415
     from raylatent.run import MAPS, MOSAICS, RunDirectory  # noqa: PLC0415  (slow)
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
 
     labels = _check_labels(config)
     run = RunDirectory.open(config.out)
-    slide_map = SlideMap.load(f"{run.uri}/{MAPS}/{config.map}", run=run)
+    of_map = f"{run.uri}/{MAPS}/{config.map}"
+    check_map_is_current(run, of_map)
+    slide_map = SlideMap.load(of_map, run=run)
     if labels is not None:
         _check_labeled(labels, slide_map.slides, config)
         slide_map.label_by_slide(labels)
@@ -215,7 +230,7 @@ def _mosaic(config: MosaicConfig) -> int:
         **options,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
-    mosaic.save(folder)
+    mosaic.export(folder)
     say(f"mosaic    {folder}/mosaic.png")
     return 0
 

@@ -15,25 +15,26 @@ from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.config import ActivationsConfig
 from raylatent.engine.actors import (
+    MODEL_FIELDS,
     ActivationsActor,
     ActorOptions,
     PackedSpec,
     read_unit,
 )
 from raylatent.engine.cluster import Pool, connect, pool
-from raylatent.engine.plan import Plan, make_plan, remove_litter
+from raylatent.engine.plan import Plan, make_plan
 from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, audit, write_report
 from raylatent.engine.stream import stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ContentError, IncompleteError, SourceError, StorageError
 from raylatent.model.features import Features
-from raylatent.model.load import model_digest
+from raylatent.model.load import code_digest, model_digest
 from raylatent.model.rows import RowOptions
 from raylatent.model.runtime import torch_version
 from raylatent.model.spec import ModelSpec
 from raylatent.parts import escape_partition
-from raylatent.run import RunDirectory, fingerprint
+from raylatent.run import RunDirectory, fingerprint, remove_litter
 from raylatent.source.find import find_tfrecords
 from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
 from raylatent.tiles.decode import DECODER, decode_image
@@ -160,6 +161,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
     return {
         "schema_version": schema.SCHEMA_VERSION,
         "model": model_digest(features.model),
+        "code": code_digest(job.spec, features.model),
         "layers": list(features.layers),
         "pooling": features.pooling or "none",
         "predictions": job.with_preds,
@@ -170,6 +172,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "dtype": config.dtype,
         "batch_size": config.batch_size,
         "unit_tiles": config.unit_tiles,
+        "device": "gpu" if share.num_gpus > 0 else "cpu",
         "mixed_precision": share.num_gpus > 0 if autocast is None else autocast,
         "torch": torch_version(),
         "decoder": DECODER,
@@ -212,13 +215,12 @@ def _refuse_nothing(plan: Plan) -> None:
 def _announce(plan: Plan, share: Pool) -> None:
     if plan.removed:
         logger.warning(
-            "%d slides are not named any more, their rows are set aside in removed/: "
-            "%s",
+            "slides no longer named, %d: their rows are set aside in removed/ (%s)",
             len(plan.removed),
             ", ".join(plan.removed[:5]),
         )
     logger.info(
-        "%d slides, %d tiles, %d of them done; up to %d actors of %d threads",
+        "slides %d, tiles %d, done %d; actors up to %d, threads of each %d",
         len(plan.sources),
         plan.n_indexed,
         plan.n_done,
@@ -236,6 +238,7 @@ def _run_units(
         run=run.uri,
         token=run.store.writer,
         fingerprint=str(settings["fingerprint"]),
+        model={name: settings["fields"][name] for name in MODEL_FIELDS},
         layers=tuple(job.features.layers),
         pooling=job.features.pooling,
         batch_size=job.config.batch_size,

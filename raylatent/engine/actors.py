@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,13 +17,18 @@ from raylatent import schema
 from raylatent.engine.visibility import check_run
 from raylatent.errors import ModelError, RaylatentError, StorageError
 from raylatent.model.features import Features
+from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions, UnitRows, unit_rows
-from raylatent.model.runtime import has_gpu, set_threads
+from raylatent.model.runtime import has_gpu, set_threads, torch_version
 from raylatent.model.spec import ModelSpec
 from raylatent.parts import write_part
 from raylatent.run import RunDirectory
 from raylatent.source.units import Source, Unit, UnitPlan, load_unit
 from raylatent.storage import FileStat, file_stat
+from raylatent.tiles.decode import DECODER
+
+MODEL_FIELDS = ("model", "torch", "decoder")
+"""Fields of the fingerprint that an actor can check by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,7 @@ class ActorOptions:
         run: The run directory.
         token: Of the driver's claim; marks aside files.
         fingerprint: Goes into each part's footer.
+        model: What of it tells the model and what runs it, see `MODEL_FIELDS`.
         layers: Names, in column order.
         pooling: See Features.
         batch_size: Tiles in one pass.
@@ -45,6 +52,7 @@ class ActorOptions:
     run: str
     token: str
     fingerprint: str
+    model: Mapping[str, str]
     layers: tuple[str, ...]
     pooling: str | None
     batch_size: int
@@ -157,7 +165,7 @@ def _features(spec: ModelSpec, options: ActorOptions) -> Features:
             "install a torch that can use it, or --num-gpus 0"
         )
         raise ModelError(message)
-    return Features(
+    features = Features(
         spec,
         layers=options.layers,
         include_preds=options.rows.with_preds,
@@ -166,6 +174,29 @@ def _features(spec: ModelSpec, options: ActorOptions) -> Features:
         device="cuda" if options.gpu else "cpu",
         mixed_precision=options.mixed_precision,
     )
+    check_model(features, options.model)
+    return features
+
+
+def check_model(features: Features, wanted: Mapping[str, str]) -> None:
+    """Refuse a model, or what runs it, that is not the one of the fingerprint.
+
+    Raises:
+        ModelError: The message names the node and what differs.
+    """
+    found = {
+        "model": model_digest(features.model),
+        "torch": torch_version(),
+        "decoder": DECODER,
+    }
+    for name in MODEL_FIELDS:
+        if found[name] != wanted[name]:
+            message = (
+                f"node {platform.node()} has another {name} than the driver "
+                f"({found[name]}, not {wanted[name]}): weights must be the same "
+                "each time the model is made, and all nodes need the same packages"
+            )
+            raise ModelError(message)
 
 
 def refuse_changed(source: Source) -> None:

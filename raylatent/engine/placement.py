@@ -12,7 +12,6 @@ import ray
 from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.engine.cluster import connect, pool
-from raylatent.engine.plan import remove_litter
 from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import sample_rows, vectors
 from raylatent.engine.stream import stream
@@ -22,8 +21,9 @@ from raylatent.mapping.fit import fit_map
 from raylatent.mapping.fitted import MAP_JSON, FittedMap, read_info
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
+from raylatent.model.complete import Promised
 from raylatent.parts import part_name, read_part, write_part
-from raylatent.run import MAPS, Part, RunDirectory
+from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -62,16 +62,19 @@ def build_map(
         The map's folder, `<out>/maps/<name>`.
 
     Raises:
-        RunError: There is no run, or it has no rows.
+        RunError: There is no run, it has no rows, or lacks rows that no recorded
+            error explains.
         MapError: There is no such layer, or the rows cannot be mapped.
     """
     refuse_temporary_copy("--out", [out])
     run = RunDirectory(out, writer=new_token())
     layer = _layer_of(run, layer)
-    parts = [part for part in run.footers(run.slides()) if part.rows]
+    footers = run.footers(run.slides())
+    parts = [part for part in footers if part.rows]
     if not parts:
         message = f"{run.uri} has no activations yet: run `raylatent activations` first"
         raise RunError(message)
+    _check_complete(run, footers)
     store = run.store.child(f"{MAPS}/{name}")
     about = {"layer": layer, "rows": _rows_digest(parts)}
     if _is_there(store, params, about):
@@ -93,6 +96,46 @@ def build_map(
         claim.check()
         fitted.with_info(**about, points=counts).save(store)
     return store.uri
+
+
+def check_map_is_current(run: RunDirectory, folder: str) -> None:
+    """Refuse a map of rows that the run no longer has; the parts' footers are read.
+
+    Args:
+        run: The run.
+        folder: The map's folder; a map that does not tell its rows is let pass.
+
+    Raises:
+        MapError: There is no map, or it is of other rows.
+    """
+    mapped = read_info(Store(folder)).get("rows")
+    parts = [part for part in run.footers(run.slides()) if part.rows]
+    if mapped is not None and mapped != _rows_digest(parts):
+        message = (
+            f"the map {folder} is of other rows than the run has now: run "
+            "`raylatent map` again"
+        )
+        raise MapError(message)
+
+
+def _check_complete(run: RunDirectory, parts: Sequence[Part]) -> None:
+    """Refuse to leave out lost or broken parts; what is known to have failed is said."""
+    promised = Promised(run)
+    lacking = promised.lacking(parts)
+    lost = [slide for slide in lacking if slide not in promised.failed]
+    if lost:
+        slide, more = lost[0], len(lost) - 1
+        message = (
+            f"slide {slide!r} lacks {lacking[slide]} of {promised.n_indexed[slide]} "
+            f"tiles{f', and {more} more slides lack some' if more else ''}: run "
+            "`raylatent activations` again"
+        )
+        raise RunError(message)
+    if lacking:
+        logger.warning(
+            "%d slides failed and lack tiles, as %r: the map is made of what is there",
+            *(len(lacking), next(iter(lacking))),
+        )
 
 
 def _layer_of(run: RunDirectory, layer: str) -> str:

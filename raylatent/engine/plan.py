@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
-from pyarrow import BufferReader
 
 from raylatent import schema
 from raylatent.engine.actors import source_footer
 from raylatent.engine.cluster import READ_CPUS, gather
-from raylatent.errors import StorageError
-from raylatent.parts import read_footer, slide_of
+from raylatent.errors import BrokenPartError, StorageError
+from raylatent.parts import read_footer, read_part, slide_of
 from raylatent.run import (
     ACTIVATIONS,
     QUARANTINE,
@@ -86,8 +84,8 @@ def make_plan(
             sources.append(replace(kept[slide], uri=uri))
             continue
         source, units = found[slide]
-        old = before.get(slide)
-        if source.error is not None and not source.n_indexed and old is not None:
+        old = before.get(slide) or away.get(slide)
+        if _is_lost(source) and old is not None:
             source = replace(old, error=source.error)  # its rows stay
         sources.append(source)
         plans[slide] = units
@@ -106,11 +104,21 @@ def make_plan(
     return Plan(sources=sources, units=todo, n_done=n_all - n_todo, removed=removed)
 
 
+def _is_lost(source: Source) -> bool:
+    """Whether nothing of the file can be read now; that may pass."""
+    return source.error is not None and not source.n_indexed
+
+
 def _known(run: RunDirectory, name: str) -> dict[str, Source]:
+    """Slides that an earlier plan has; none where it is broken, for a new one."""
     if not run.store.exists(name):
         return {}
-    table = pq.read_table(BufferReader(run.store.read(name)))
-    return {s.slide: s for s in sources_from_table(table.cast(schema.SOURCES))}
+    try:
+        table = read_part(run.store, name).cast(schema.SOURCES)
+    except (BrokenPartError, ValueError) as error:
+        logger.warning("%s is broken and is made anew: %s", name, error)
+        return {}
+    return {source.slide: source for source in sources_from_table(table)}
 
 
 def _valid_parts(
@@ -171,7 +179,9 @@ def _delete_beyond(
 
     By their names: they may be broken, or a quarantine without its part.
     """
-    n_units = {s.slide: -(-s.n_indexed // unit_tiles) for s in sources}
+    n_units = {
+        s.slide: -(-s.n_indexed // unit_tiles) for s in sources if not _is_lost(s)
+    }
     for stage in (ACTIVATIONS, QUARANTINE):
         for name in run.store.list(stage):
             stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
@@ -180,12 +190,6 @@ def _delete_beyond(
                 logger.warning("%s is beyond the end of its source: deleted", name)
                 run.store.delete(name)
     run.refresh()
-
-
-def remove_litter(run: RunDirectory) -> None:
-    """Delete aside files of drivers that are gone; the claim must be held."""
-    for name in run.store.asides():
-        run.store.delete(name)
 
 
 def _move(

@@ -45,7 +45,7 @@ def run_umap(model: Any, rows: NDArray[np.float32]) -> None:  # noqa: ANN401
         try:
             model.fit(rows)
         except ValueError as error:
-            message = f"UMAP refuses its arguments: {error}"
+            message = f"UMAP refuses metric={model.metric!r} on these rows: {error}"
             raise MapError(message) from error
     for warning in caught:
         logger.debug("umap-learn: %s", warning.message)

@@ -58,7 +58,6 @@ def metric_distances(
     }:
         metric = model._input_distance_func
     keywords = model.metric_kwds or {}
-    return np.asarray(
-        pairwise_distances(rows, sample, metric=metric, **keywords),
-        dtype=np.float64,
-    )
+    with np.errstate(all="ignore"):  # what is not finite is refused by `fit_map`
+        distances = pairwise_distances(rows, sample, metric=metric, **keywords)
+    return np.asarray(distances, dtype=np.float64)

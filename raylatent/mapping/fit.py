@@ -20,6 +20,7 @@ from raylatent.mapping.frame import (
     LOWER_PERCENTILE,
     MARGIN,
     UPPER_PERCENTILE,
+    Frame,
     fit_frame,
 )
 from raylatent.mapping.parameters import MapParameters
@@ -78,6 +79,8 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
     else:
         result = _fit_by_umap(rows, params)
     frame = fit_frame(result.arrays["embedding"])
+    threshold = float(np.percentile(result.nearest, KNN_PERCENTILE))
+    _check_finite(params, result, frame, threshold)
     info = {
         "format_version": FORMAT_VERSION,
         "versions": library_versions(),
@@ -95,11 +98,28 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
         "knn": {
             "metric": result.placement["metric"],
             "percentile": KNN_PERCENTILE,
-            "threshold": float(np.percentile(result.nearest, KNN_PERCENTILE)),
+            "threshold": threshold,
         },
         "placement": result.placement,
     }
     return FittedMap(info=info, arrays=result.arrays)
+
+
+def _check_finite(
+    params: MapParameters, result: _Fit, frame: Frame, threshold: float
+) -> None:
+    """Refuse a map with NaN in it, as some metrics give for some rows."""
+    for what, values in (
+        ("places of the sample", result.arrays["embedding"]),
+        ("frame", [frame.lower, frame.upper]),
+        ("distances between sample rows", threshold),
+    ):
+        if not np.isfinite(values).all():
+            message = (
+                f"metric={params.metric!r} gives {what} that are not finite for these "
+                f"{len(result.nearest)} rows: use another metric or more rows"
+            )
+            raise MapError(message)
 
 
 def _fit_by_row(

@@ -2,6 +2,10 @@
 
 import io
 import json
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +19,39 @@ from raylatent.errors import MapError, StorageError
 from raylatent.mapping.frame import Frame
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.reduce import check_features, normalize
-from raylatent.storage import Store
+from raylatent.storage import Store, reason
 
 FORMAT_VERSION = 1
 MAP_JSON = "map.json"
 MODEL_NPZ = "model.npz"
 ROW_ENGINE = "raylatent-rows"
 UMAP_ENGINE = "umap-learn"
+
+# What each engine needs of model.npz: the fields of `nearest`'s tuples, and places.
+_ARRAYS = {
+    ROW_ENGINE: (
+        *("mean", "components", "offset"),
+        *("rows", "reduced", "residual", "spread"),
+        *("embedding", "stream"),
+    ),
+    UMAP_ENGINE: ("rows", "embedding"),
+}
+# What a broken archive can raise in zipfile and numpy.
+_BROKEN = (
+    ValueError,
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent")
 
@@ -185,15 +215,37 @@ class FittedMap:
         if "placement" not in info:
             message = f"{store.uri} has points, but no fitted model: rows have no place"
             raise MapError(message)
-        try:
-            with np.load(
-                io.BytesIO(store.read(MODEL_NPZ)), allow_pickle=False
-            ) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError) as error:
-            message = f"{store.uri}/{MODEL_NPZ} is broken: {error}"
-            raise StorageError(message) from error
-        return cls(info=info, arrays=arrays)
+        return cls(info=info, arrays=_read_arrays(store, info["placement"]))
+
+
+def _read_arrays(store: Store, placement: object) -> dict[str, NDArray[Any]]:
+    """The arrays of model.npz, all that the engine needs among them."""
+    engine = placement.get("engine") if isinstance(placement, dict) else None
+    if engine not in _ARRAYS:
+        message = f"{store.uri}/{MAP_JSON} is broken: placement engine {engine!r}"
+        raise MapError(message)
+    data = store.read(MODEL_NPZ)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            arrays = {
+                name.removesuffix(".npy"): np.lib.format.read_array(
+                    io.BytesIO(archive.read(name)), allow_pickle=False
+                )
+                for name in archive.namelist()
+            }
+    except _BROKEN as error:
+        message = (
+            f"{store.uri}/{MODEL_NPZ} is broken: {reason(error)}; fit the map again"
+        )
+        raise StorageError(message) from error
+    missing = [name for name in _ARRAYS[engine] if name not in arrays]
+    if missing:
+        message = (
+            f"{store.uri}/{MODEL_NPZ} is broken: it lacks {', '.join(missing)}; fit "
+            "the map again"
+        )
+        raise StorageError(message)
+    return arrays
 
 
 def write_info(store: Store, info: Mapping[str, Any]) -> None:
@@ -217,6 +269,9 @@ def read_info(store: Store) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         message = f"{store.uri}/{MAP_JSON} is broken: {error!r}"
         raise MapError(message) from error
+    if isinstance(version, bool) or not isinstance(version, int):
+        message = f"{store.uri}/{MAP_JSON} is broken: its format_version is {version!r}"
+        raise MapError(message)
     if version > FORMAT_VERSION:
         message = (
             f"{store.uri} has map format {version}, and this version of raylatent "

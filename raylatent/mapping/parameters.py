@@ -231,8 +231,8 @@ def _check_other(name: str, value: Any) -> None:  # noqa: ANN401
             raise MapError(message)
     elif name == "metric_kwds":
         try:
-            json.dumps(value)
-        except TypeError as error:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
             message = f"metric_kwds={value!r} does not fit in JSON: {error}"
             raise MapError(message) from error
     elif name in _NUMBERS:

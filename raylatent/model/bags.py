@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raylatent.model.stored import flat
 from raylatent.parts import escape_partition
 from raylatent.storage import Store
 
@@ -31,9 +32,9 @@ def write_bag(
     """
     index = io.BytesIO()
     np.savez(index, locations)
-    flat = np.ascontiguousarray(features.reshape(len(features), -1), np.float32)
+    rows = np.ascontiguousarray(flat(features), np.float32)
     bag = io.BytesIO()
-    torch.save(torch.from_numpy(flat), bag)
+    torch.save(torch.from_numpy(rows), bag)
     plain = "/" not in slide and slide.strip(".") and "\0" not in slide
     stem = slide if plain else escape_partition(slide)
     store.write(f"{stem}.index.npz", index.getvalue())

@@ -46,7 +46,9 @@ def as_input(batch: Tensor, mean: Triple, std: Triple, device: torch.device) -> 
     """A checked batch as the model takes it: (n, 3, h, w) float32 on the device."""
     if batch.dtype == torch.uint8:
         return standardize(batch.to(device), mean, std)
-    return batch.to(device, torch.float32)
+    # In memory as `standardize` has them: one layout, so the same bits.
+    floats = batch.to(device, torch.float32)
+    return floats.contiguous(memory_format=torch.channels_last)
 
 
 def _from_array(batch: object) -> Tensor:

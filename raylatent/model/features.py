@@ -38,7 +38,9 @@ class Features:
         layers: A name or names in `named_modules()`, or `postconv`, the layer before
             the classifier.
         include_preds: Also return predictions.
-        pooling: `avg`, `max` or `cls`, of maps over h and w and of tokens.
+        pooling: `avg`, `max` or `cls`, of maps (n, c, h, w) over h and w, and of
+            tokens (n, tokens, c). Maps (n, h, w, c), as in Swin, are not recognized:
+            their c is taken for w.
         layer: The same as `layers`.
         tile_px: Side of the tiles, where the model does not say.
         mean: Of each channel, pixels scaled to 0..1; Slideflow's 0.5 where not known.
@@ -47,7 +49,8 @@ class Features:
         batch_size: Tiles in one pass, at least 16; the last pass is padded.
         device: Default: where a module from Python is, else a GPU if there is one.
         mixed_precision: bfloat16 autocast; default on a GPU only.
-        apply_softmax: Of predictions; default if the model has classes.
+        apply_softmax: Of predictions; default if the model has classes. Of one class
+            it is a sigmoid: give False if the model ends in one by itself.
         allow_pickle: Allow a pickled module, which runs code from its file.
 
     A module from Python is left as it is: it runs in evaluation mode, and what was
@@ -122,7 +125,7 @@ class Features:
         found, output = self._run(sample, with_output=True)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
-        if output is not None and self.num_classes and self.softmax:
+        if output is not None and (self.num_classes or 0) > 1 and self.softmax:
             # A model that ends in a softmax by itself is not softmaxed again.
             off = float((output.sum(1) - 1).abs().max())
             self.softmax = not (off <= _SUM_TOLERANCE and float(output.min()) >= 0)
@@ -225,12 +228,15 @@ class Features:
         return arrays, self._predictions(output).cpu().numpy()
 
     def _padded(self, tiles: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-        """One pass over at most `batch_size` tiles, padded to a multiple of 16."""
+        """One pass over at most `batch_size` tiles, padded to exactly that.
+
+        As in `forward`, so that a row has the bits that are stored of it.
+        """
         n = len(tiles)
+        if n < self.batch_size:
+            shape = (self.batch_size - n, *tiles.shape[1:])
+            tiles = torch.cat([tiles, tiles.new_zeros(shape)])
         batch = as_input(tiles, self.spec.mean, self.spec.std, self.device)
-        extra = -n % MIN_BATCH
-        if extra:
-            batch = torch.cat([batch, batch.new_zeros((extra, *batch.shape[1:]))])
         found, output = self._run(batch, with_output=self.include_preds)
         cut = {name: value[:n] for name, value in found.items()}
         if output is None or not self.include_preds:
@@ -247,7 +253,10 @@ class Features:
 
     def _predictions(self, output: Tensor) -> Tensor:
         output = output.to(torch.float32)
-        return output.softmax(1) if self.softmax else output
+        if not self.softmax:
+            return output
+        # A softmax over one output would be 1 for every tile.
+        return output.sigmoid() if output.shape[1] == 1 else output.softmax(1)
 
     def _joined(self, found: dict[str, Tensor]) -> Tensor:
         values = list(found.values())

@@ -47,7 +47,9 @@ def pool(output: Tensor, pooling: str | None, *, layer: str) -> Tensor:
     """One tile's activations pooled: maps over h and w, tokens over tokens.
 
     Args:
-        output: (n, c), (n, c, h, w) or (n, tokens, c); other shapes stay.
+        output: (n, c), (n, c, h, w) or (n, tokens, c); other shapes stay. Maps with
+            the channels last, (n, h, w, c) as in Swin, are not recognized: all with
+            four dimensions are taken as (n, c, h, w).
         pooling: None, `avg`, `max` or `cls` (the first token).
         layer: For the error.
 

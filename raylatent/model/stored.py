@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import RunError
+from raylatent.model.complete import Promised
 from raylatent.run import RunDirectory
 
 Array = NDArray[Any]
@@ -83,6 +84,15 @@ class StoredArrays:
             )
             raise RunError(message)
         self.slides = sorted(common)
+        self._promised = [Promised(run) for run in runs]
+
+    def has_parts(self, slide: str) -> bool:
+        """Whether all runs have a part of the slide: one that failed may have none."""
+        return all(run.parts(slide) for run in self.runs)
+
+    def _check(self, slide: str) -> None:
+        for promised in self._promised:
+            promised.check_parts(slide)
 
     @property
     def num_features(self) -> int:
@@ -92,6 +102,7 @@ class StoredArrays:
 
     def indices(self, slide: str) -> NDArray[np.int64]:
         """Tile indices of the slide's rows, ascending."""
+        self._check(slide)
         columns = [
             run.read_rows(slide, [schema.TILE_INDEX])[schema.TILE_INDEX].to_numpy()
             for run in self.runs
@@ -99,7 +110,13 @@ class StoredArrays:
         return columns[0] if len(columns) == 1 else reduce(np.intersect1d, columns)
 
     def activations(self, slide: str) -> Array:
-        """Activations of one slide: one layer in its shape, several concatenated."""
+        """Activations of one slide: one layer in its shape, several concatenated.
+
+        Raises:
+            RunError: The slide has no part, or one is lost.
+            BrokenPartError: A part is broken.
+        """
+        self._check(slide)
         indices = self.indices(slide) if len(self.runs) > 1 else None
         blocks: list[Array] = []
         for run in self.runs:
@@ -111,7 +128,7 @@ class StoredArrays:
             ]
         if len(blocks) == 1:
             return blocks[0]
-        return np.concatenate([b.reshape(len(b), -1) for b in blocks], axis=1)
+        return np.concatenate([flat(block) for block in blocks], axis=1)
 
     def predictions(self, slide: str) -> Array:
         """Predictions of one slide, float32 (n, classes)."""
@@ -127,8 +144,18 @@ class StoredArrays:
         return np.stack(columns, axis=1)
 
     def _first(self, slide: str, columns: list[str]) -> pa.Table:
+        self._check(slide)
         indices = self.indices(slide) if len(self.runs) > 1 else None
         return _rows(self.runs[0], slide, columns, indices)
+
+
+def flat(rows: Array) -> Array:
+    """Rows of any shape as (n, features), also where there are none.
+
+    >>> flat(np.zeros((0, 2, 3))).shape
+    (0, 6)
+    """
+    return rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
 
 
 def _rows(
@@ -146,6 +173,6 @@ def _rows(
 
 def _vectors(rows: pa.Table, name: str) -> Array:
     column = rows[name].combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    values: Array = flat.reshape(len(column), column.type.list_size)
+    items = column.flatten().to_numpy(zero_copy_only=False)
+    values: Array = items.reshape(len(column), column.type.list_size)
     return np.require(values, requirements="W")  # Arrow's own memory is read-only

@@ -1,7 +1,7 @@
 """What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import index as as_index
@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
-from raylatent.errors import MapError
+from raylatent.errors import MapError, SourceError
 from raylatent.montage.images import Frame, check_array, frame_of
 from raylatent.montage.points import as_reference
 from raylatent.source.find import find_tfrecords, slide_name
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
-from raylatent.storage import absolute
+from raylatent.storage import absolute, list_files
 
 TFRecords = Mapping[str, str] | Mapping[int, str] | Iterable[str] | str
 Labels = Mapping[str, object] | Sequence[object]
@@ -99,9 +99,11 @@ def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
     reference = as_reference(points)
     if tfrecords is None:
         return Inputs(xy=xy, reference=reference)
-    uris = tfrecord_uris(tfrecords)
+    if not isinstance(tfrecords, Mapping | str | os.PathLike):
+        tfrecords = list(tfrecords)
 
     def frames(cells: pa.Table) -> list[Frame]:
+        uris = tfrecord_uris(tfrecords, set(cells[schema.SLIDE].to_pylist()))
         by_source = bool(uris) and isinstance(next(iter(uris)), int)
         keys = cells[schema.SOURCE if by_source else schema.SLIDE].to_pylist()
         for key in dict.fromkeys(keys):
@@ -144,14 +146,38 @@ def feature_array(features: ArrayLike, n: int) -> NDArray[np.floating[Any]]:
     return array
 
 
-def tfrecord_uris(tfrecords: TFRecords) -> dict[str | int, str]:
-    """TFRecords by slide, or by source id where that is how they were given."""
+def tfrecord_uris(
+    tfrecords: TFRecords, needed: Container[str] | None = None
+) -> dict[str | int, str]:
+    """TFRecords by slide, or by source id where that is how they were given.
+
+    Args:
+        tfrecords: As of `Mosaic`.
+        needed: Slides that are looked for: what is wrong with others does not matter.
+    """
     if isinstance(tfrecords, Mapping):
         return {key: absolute(uri) for key, uri in tfrecords.items()}
     if isinstance(tfrecords, str | os.PathLike):
         tfrecords = [os.fspath(tfrecords)]
-    found = find_tfrecords([os.fspath(path) for path in tfrecords])
+    paths = [os.fspath(path) for path in tfrecords]
+    try:
+        found = find_tfrecords(paths)
+    except SourceError:
+        if needed is None:
+            raise
+        found = find_tfrecords([f for p in paths for f in _needed_files(p, needed)])
     return {slide: absolute(uri) for slide, uri in found.items()}
+
+
+def _needed_files(path: str, needed: Container[str]) -> list[str]:
+    """Files of some slides at a path; the path itself where it holds no TFRecord."""
+    files = [f for f in list_files(path) or [] if f.endswith(SUFFIXES)]
+    names = [f.rsplit("/", 1)[-1] for f in files]
+    return [
+        file
+        for file, name in zip(files, names, strict=True)
+        if not name.startswith("._") and slide_name(file) in needed
+    ] or ([] if files else [path])
 
 
 def label_array(

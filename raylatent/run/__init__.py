@@ -12,6 +12,7 @@ from raylatent.run.directory import (
     RunDirectory,
     read,
 )
+from raylatent.run.litter import remove_litter
 from raylatent.run.settings import RUN_JSON, fingerprint
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "RunDirectory",
     "fingerprint",
     "read",
+    "remove_litter",
 ]

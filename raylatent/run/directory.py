@@ -51,7 +51,7 @@ QUARANTINE = "quarantine"
 REMOVED = "removed"
 MAPS = "maps"
 MOSAICS = "mosaics"
-_FOLDERS = (ACTIVATIONS, QUARANTINE, REMOVED, MAPS, MOSAICS)
+FOLDERS = (ACTIVATIONS, QUARANTINE, REMOVED, MAPS, MOSAICS)
 _FOOTER_THREADS = 16
 
 
@@ -144,12 +144,12 @@ class RunDirectory:
         self._settings = None
         self.store.delete(SOURCES)
         self.store.delete(REPORT)
-        for folder in _FOLDERS:
+        for folder in FOLDERS:
             self.store.delete_folder(folder)
 
     def _refuse_others_files(self) -> None:
         """Files of our names, and no run.json: they are not ours to delete or mix."""
-        for folder in _FOLDERS:
+        for folder in FOLDERS:
             files = self.store.list(folder)
             if files:
                 message = (

@@ -46,13 +46,22 @@ def parse_settings(text: bytes, uri: str) -> dict[str, Any]:
     except ValueError as error:
         message = f"{uri}/{RUN_JSON} is no JSON ({error}): choose another --out"
         raise RunError(message) from error
-    if not isinstance(settings, dict):
-        message = f"{uri}/{RUN_JSON} is not raylatent's: choose another --out"
-        raise RunError(message)
-    if int(settings.get("schema_version", 0)) > schema.SCHEMA_VERSION:
+    version = settings.get("schema_version") if isinstance(settings, dict) else None
+    if isinstance(version, int) and version > schema.SCHEMA_VERSION:
         message = f"{uri} was made by a later version of raylatent: use that one"
         raise RunError(message)
+    if not isinstance(settings, dict) or not _is_ours(settings):
+        message = f"{uri}/{RUN_JSON} is not raylatent's: choose another --out"
+        raise RunError(message)
     return settings
+
+
+def _is_ours(settings: Mapping[str, Any]) -> bool:
+    """Whether what everything else relies on is there."""
+    if CLEARING in settings:
+        return True
+    kinds = {"schema_version": int, "fingerprint": str, "fields": dict, "layers": dict}
+    return all(isinstance(settings.get(name), kind) for name, kind in kinds.items())
 
 
 def _short(value: object) -> str:

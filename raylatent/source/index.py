@@ -24,7 +24,6 @@ from raylatent.storage import is_uri, open_input, retry
 
 _WINDOW_BYTES = 4096  # small: the payloads between headers are mostly passed over
 _REMOTE_WINDOW_BYTES = 4 << 20  # a request costs more than the bytes
-_PROBES = 5
 _INDEX_MEMBER = "arr_0.npy"
 # What a file that is no index can raise in zipfile and numpy.
 _NO_INDEX = (
@@ -88,6 +87,14 @@ def index_tfrecord(uri: str) -> TFRecordIndex:
 
 def _sidecar_index(uri: str, file: pa.NativeFile, size: int) -> TFRecordIndex | None:
     """Slideflow's index, None where there is none or it does not fit the file."""
+    index = _sidecar_frames(uri, size)
+    if index is None or not _headers_agree(_Headers(uri, file), index):
+        return None
+    return index
+
+
+def _sidecar_frames(uri: str, size: int) -> TFRecordIndex | None:
+    """The index beside, None unless its frames fill a file of `size` bytes."""
     try:
         frames = _read_sidecar(sidecar_name(uri), size)
     except _NO_INDEX:
@@ -100,7 +107,7 @@ def _sidecar_index(uri: str, file: pa.NativeFile, size: int) -> TFRecordIndex | 
         return None
     if (lengths < FRAME_BYTES).any() or (offsets[1:] != ends[:-1]).any():
         return None
-    if not _headers_agree(uri, file, offsets, lengths):
+    if (lengths > MAX_PAYLOAD_BYTES + FRAME_BYTES).any():
         return None
     return TFRecordIndex(offsets, lengths, sidecar=True)
 
@@ -134,29 +141,47 @@ def _read_sidecar(name: str, size: int) -> NDArray[np.generic]:
     return np.asarray(array)
 
 
-def _headers_agree(
-    uri: str,
-    file: pa.NativeFile,
-    offsets: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-) -> bool:
-    """Whether some headers are where the index has them.
+class _Headers:
+    """Headers of a file's records, read by windows."""
 
-    A file that was written anew may have its old size. A broken header tells nothing,
-    as long as most are right.
+    def __init__(self, uri: str, file: pa.NativeFile) -> None:
+        self._uri, self._file = uri, file
+        self._window, self._start = memoryview(b""), 0
+        self._window_bytes = _REMOTE_WINDOW_BYTES if is_uri(uri) else _WINDOW_BYTES
+
+    def at(self, offset: int) -> memoryview:
+        """The header that begins at a byte, shorter where the file ends in it."""
+        if not (
+            self._start <= offset
+            and offset + HEADER_BYTES <= self._start + len(self._window)
+        ):
+            read = partial(self._file.read_at, self._window_bytes, offset)
+            self._window = memoryview(retry(read, f"read {self._uri}"))
+            self._start = offset
+        begin = offset - self._start
+        return self._window[begin : begin + HEADER_BYTES]
+
+
+def _headers_agree(headers: _Headers, index: TFRecordIndex) -> bool:
+    """Whether every header is where the index has it and tells the same length.
+
+    An index of another version of the file parts from it at some record, and up to
+    there all headers are right: that record's header tells another length. A header
+    with a wrong checksum is bit rot; the index stands in for it if the next header is
+    right again, or the file ends there.
     """
-    probed = np.unique(np.linspace(0, len(offsets) - 1, _PROBES).astype(np.int64))
-    right, broken = 0, 0
-    for i in probed:
-        read = partial(file.read_at, HEADER_BYTES, int(offsets[i]))
-        length = header_length(retry(read, f"read {uri}"))
+    broken_before, right = False, 0
+    for offset, frame_bytes in zip(index.offsets, index.lengths, strict=True):
+        length = header_length(headers.at(int(offset)))
         if length is None:
-            broken += 1
-        elif length == int(lengths[i]) - FRAME_BYTES:
-            right += 1
-        else:
+            if broken_before:
+                return False
+            broken_before = True
+            continue
+        if length != int(frame_bytes) - FRAME_BYTES:
             return False
-    return broken <= max(1, right)
+        broken_before, right = False, right + 1
+    return right > 0 or len(index) == 1
 
 
 def frames_from(uri: str, start: int, count: int) -> TFRecordIndex:
@@ -180,7 +205,8 @@ def frames_beside(uri: str, first: int, count: int) -> TFRecordIndex:
         StorageError: It is not there any more, or does not fit.
     """
     with open_input(uri) as file:
-        index = _sidecar_index(uri, file, file.size())
+        # Its headers were compared when the file was indexed.
+        index = _sidecar_frames(uri, file.size())
     if index is None or len(index) < first + count:
         message = f"the index beside {uri} has changed since it was read: run again"
         raise StorageError(message)
@@ -199,14 +225,10 @@ def _scan_headers(
     offsets: list[int] = []
     lengths: list[int] = []
     error = None
-    window, start = memoryview(b""), 0
-    window_bytes = _REMOTE_WINDOW_BYTES if is_uri(uri) else _WINDOW_BYTES
+    headers = _Headers(uri, file)
     offset = first
     while offset < size and len(offsets) != count:
-        if offset + HEADER_BYTES > start + len(window):
-            read = partial(file.read_at, window_bytes, offset)
-            window, start = memoryview(retry(read, f"read {uri}")), offset
-        header = window[offset - start : offset - start + HEADER_BYTES]
+        header = headers.at(offset)
         length = header_length(header)
         end = offset + FRAME_BYTES + (length or 0)
         if length is None or end > size or length > MAX_PAYLOAD_BYTES:

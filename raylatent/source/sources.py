@@ -1,5 +1,6 @@
 """sources.parquet: the plan as data."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -8,6 +9,8 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.source.units import Source
 from raylatent.storage import FileStat
+
+_FOLDER_UM = re.compile(r"^\d+px_(\d+(?:\.\d+)?)um$", re.IGNORECASE)
 
 
 def number_sources(sources: list[Source], known: Mapping[str, int]) -> list[Source]:
@@ -35,7 +38,7 @@ def sources_table(sources: list[Source]) -> pa.Table:
                 schema.ETAG: source.stat.etag,
                 schema.N_INDEXED: source.n_indexed,
                 schema.TILE_PX: source.tile_px,
-                schema.TILE_UM: None,
+                schema.TILE_UM: _tile_um(source.uri),
                 schema.MPP: None,
                 schema.ERROR: source.error,
             }
@@ -43,6 +46,18 @@ def sources_table(sources: list[Source]) -> pa.Table:
         ],
         schema=schema.SOURCES,
     )
+
+
+def _tile_um(uri: str) -> float | None:
+    """Side of the tiles in µm as a folder above the file tells, None where none does.
+
+    >>> _tile_um("/data/tfrecords/299px_302um/s.tfrecords"), _tile_um("/data/s.tfrecords")
+    (302.0, None)
+    """
+    for folder in reversed(uri.split("/")[:-1]):
+        if found := _FOLDER_UM.match(folder):
+            return float(found[1])
+    return None
 
 
 def sources_from_table(table: pa.Table) -> list[Source]:

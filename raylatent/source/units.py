@@ -4,12 +4,14 @@ A unit is tiles [k U, (k+1) U) of one slide, U fixed for a run, so that a file t
 grows renames nothing.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import ContentError, SourceError, StorageError
+from raylatent.source.picture import open_image
 from raylatent.source.tfrecord import (
     TFRecordIndex,
     frames_beside,
@@ -106,13 +108,20 @@ def index_source(
     """Index one file; one that cannot be has no tiles and says why in `error`.
 
     The id is 0 until `number_sources` gives it one.
+
+    Args:
+        slide: The slide's name.
+        uri: The file.
+        tile_px: Side of the tiles where no picture tells it.
     """
     empty = TFRecordIndex(np.empty(0, np.int64), np.empty(0, np.int64))
     stat = FileStat(size=0, mtime_ns=None)
     try:
         stat = file_stat(uri)
         index = index_tfrecord(uri)
-        error = index.error or _lacks_images(uri, index)
+        complaint, width = _look_inside(uri, index)
+        tile_px = tile_px if width is None else width
+        error = index.error or complaint
     except (SourceError, StorageError) as failure:
         index, error = empty, str(failure)
     if error is not None and index.error is None:
@@ -129,22 +138,31 @@ def index_source(
     return source, index
 
 
-def _lacks_images(uri: str, index: TFRecordIndex) -> str | None:
-    """What is wrong if the first, middle and last record have no picture."""
+def _look_inside(uri: str, index: TFRecordIndex) -> tuple[str | None, int | None]:
+    """What the first, middle and last record show of a file.
+
+    Returns:
+        What is wrong if none has a picture, and the width of the first picture that
+        can be opened, in pixels.
+    """
     n = len(index)
     probed = sorted({0, n // 2, n - 1})[:_PROBED_RECORDS] if n else []
     complaint = None
+    fine = False
     payloads = iter_records(uri, index.offsets[probed], index.lengths[probed])
     for payload in payloads:
         if isinstance(payload, ContentError):
-            return None  # broken bytes are the tile's matter, not the file's
+            fine = True  # broken bytes are the tile's matter, not the file's
+            continue
         try:
-            parse_example(payload)
+            record = parse_example(payload)
         except ContentError as error:
             complaint = f"{uri}: {error}"
-        else:
-            return None
-    return complaint
+            continue
+        fine = True
+        with contextlib.suppress(ContentError):
+            return None, open_image(record.image_raw).width
+    return (None if fine else complaint), None
 
 
 def unit_plans(source: Source, index: TFRecordIndex, unit_tiles: int) -> list[UnitPlan]:

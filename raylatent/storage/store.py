@@ -3,12 +3,14 @@
 import errno
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raylatent.errors import RunError, StorageError
 from raylatent.storage.paths import (
     absolute,
     fsspec_of,
@@ -20,7 +22,9 @@ from raylatent.storage.paths import (
 
 ASIDE_SUFFIX = ".aside"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+_NO_FOLDER = (FileExistsError, NotADirectoryError)
 
+T = TypeVar("T")
 Names: TypeAlias = list[str]  # the class below has a method called list
 
 
@@ -98,9 +102,30 @@ class Store:
         )
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Put a file in place in one step, replacing what is there."""
+        """Put a file in place in one step, replacing what is there.
+
+        Raises:
+            RunError: The root is a file, or below one.
+            StorageError: It cannot be written, after retries.
+        """
         put = self._put_local if self.is_local else self._put_remote
-        retry(lambda: put(name, data), f"write {self.uri}/{name}")
+        self._below_root(lambda: put(name, data), f"write {self.uri}/{name}")
+
+    def _below_root(self, action: Callable[[], T], what: str) -> T:
+        """Call `action` as `retry` does; RunError where the root cannot be a folder."""
+        try:
+            return retry(action, what)
+        except StorageError as error:
+            cause = error.__cause__
+            if self.is_local and isinstance(cause, _NO_FOLDER):
+                root = Path(self._root)
+                for path in (root, *root.parents):
+                    if path.is_file():
+                        message = (
+                            f"{path} is a file, not a folder: choose another place"
+                        )
+                        raise RunError(message) from error
+            raise
 
     def _put_local(self, name: str, data: bytes | pa.Buffer) -> None:
         target, aside = self._aside(name)
@@ -144,7 +169,9 @@ class Store:
                 return False
             self.write(name, data)
             return True
-        return retry(lambda: self._create_local(name, data), f"write {self.uri}/{name}")
+        return self._below_root(
+            lambda: self._create_local(name, data), f"write {self.uri}/{name}"
+        )
 
     def _create_local(self, name: str, data: bytes) -> bool:
         target, aside = self._aside(name)
@@ -169,8 +196,16 @@ class Store:
         """Names of files that are, or were, being written."""
         return [file for file in self._list("") if file.endswith(ASIDE_SUFFIX)]
 
+    def root_files(self) -> Names:
+        """Names of the files at the root itself, those being written too, sorted."""
+        here = pafs.FileSelector(self.path(), recursive=False, allow_not_found=True)
+        found = retry(lambda: self._filesystem.get_file_info(here), f"list {self.uri}")
+        return sorted(i.base_name for i in found if i.type == pafs.FileType.File)
+
     def _list(self, name: str) -> Names:
-        found = list_below(self._filesystem, self.path(name))
+        found = self._below_root(
+            lambda: list_below(self._filesystem, self.path(name)), f"list {self.uri}"
+        )
         return [f"{name}/{file}" if name else file for file in found]
 
     def delete(self, name: str) -> None:

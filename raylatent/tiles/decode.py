@@ -1,58 +1,17 @@
 """Encoded pictures to pixels."""
 
-import io
-import struct
-import zlib
-
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from raylatent.errors import ContentError
+from raylatent.errors import ContentError, StorageError
+from raylatent.source.picture import BROKEN, MAX_SIDE_PX, open_image
 from raylatent.storage import reason
 
+__all__ = ["DECODER", "MAX_SIDE_PX", "decode_image", "open_image"]
+
 DECODER = f"pillow-{PIL.__version__}"
-FORMATS = ("JPEG", "PNG")
-MAX_SIDE_PX = 8192
-# What Pillow's decoders raise on broken input.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-
-
-def open_image(image_raw: bytes) -> Image.Image:
-    """A JPEG or PNG, opened but not decoded.
-
-    Raises:
-        ContentError: It is neither, or larger than `MAX_SIDE_PX` a side.
-    """
-    try:
-        image = Image.open(io.BytesIO(image_raw), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        message = "the picture is neither JPEG nor PNG"
-        raise ContentError(message, stage="decode") from error
-    except _BROKEN as error:
-        message = f"broken picture: {reason(error)}"
-        raise ContentError(message, stage="decode") from error
-    if max(image.size) > MAX_SIDE_PX:
-        message = (
-            f"picture of {image.size[0]} x {image.size[1]} px: tiles have at most "
-            f"{MAX_SIDE_PX} px a side"
-        )
-        raise ContentError(message, stage="decode")
-    return image
 
 
 def decode_image(image_raw: bytes) -> NDArray[np.uint8]:
@@ -64,6 +23,7 @@ def decode_image(image_raw: bytes) -> NDArray[np.uint8]:
 
     Raises:
         ContentError: The picture is broken, of another format, or too large.
+        StorageError: The memory does not suffice, which is not the tile's fault.
     """
     image = open_image(image_raw)
     try:
@@ -73,6 +33,12 @@ def decode_image(image_raw: bytes) -> NDArray[np.uint8]:
         # Dropped below in any case; palettes would make Pillow warn.
         image.info.pop("transparency", None)
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except _BROKEN as error:
+    except MemoryError as error:
+        message = (
+            f"not enough memory to decode a picture of {image.size[0]} x "
+            f"{image.size[1]} px: use fewer workers on a node, or give it more memory"
+        )
+        raise StorageError(message) from error
+    except BROKEN as error:
         message = f"broken picture: {reason(error)}"
         raise ContentError(message, stage="decode") from error

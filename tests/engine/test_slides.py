@@ -6,11 +6,17 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from raylatent import schema
 from raylatent.engine import activations
-from raylatent.errors import IncompleteError
+from raylatent.engine.actors import check_model
+from raylatent.errors import IncompleteError, ModelError
+from raylatent.model.features import Features
+from raylatent.model.load import model_digest
+from raylatent.model.runtime import torch_version
 from raylatent.run import RunDirectory
+from raylatent.tiles.decode import DECODER
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 
@@ -116,6 +122,27 @@ def test_a_slide_that_breaks_keeps_its_rows(tmp_path, source, compute, parts_of)
     assert parts_of(out) == before
 
 
+@pytest.mark.parametrize("plan_lost", [False, True])
+def test_a_slide_that_comes_back_broken_keeps_its_rows(
+    tmp_path, source, compute, parts_of, plan_lost
+):
+    out, file = tmp_path / "run", source / "a.tfrecords"
+    compute(out, [source])
+    before = parts_of(out)
+    away = file.rename(tmp_path / "a.tfrecords")
+    compute(out, [source])
+    if plan_lost:
+        (out / "sources.parquet").write_bytes(b"broken")
+    file.write_bytes(b"no TFRecord at all, for now")
+    assert [slide.slide for slide in compute(out, [source]).failed] == ["a"]
+    file.unlink()
+    away.rename(file)
+    report = compute(out, [source])
+    assert not report.failed
+    assert report.counts["tiles"] == 0
+    assert parts_of(out) == before
+
+
 def test_a_run_without_tiles_fails(tmp_path, source, compute, tiles, write_slide):
     for slide in "abc":
         write_slide(source, slide, [])
@@ -158,3 +185,20 @@ def test_a_row_does_not_depend_on_the_bad_tile_beside_it(
             .combine_chunks()
             .equals(expected[column].combine_chunks().take(kept))
         )
+
+
+def test_an_actor_refuses_another_model_than_the_driver_s():
+    """As a factory gives that draws its weights anew each time."""
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    features = [Features(m, layers="0", tile_px=8) for m in (module, other)]
+    wanted = {
+        "model": model_digest(module),
+        "torch": torch_version(),
+        "decoder": DECODER,
+    }
+    check_model(features[0], wanted)
+    with pytest.raises(ModelError, match="has another model than the driver"):
+        check_model(features[1], wanted)
+    with pytest.raises(ModelError, match="has another decoder"):
+        check_model(features[0], {**wanted, "decoder": "pillow-0"})

@@ -199,3 +199,69 @@ def test_broken_folders_are_told(tmp_path, fitted):
     store.write(MODEL_NPZ, b"no zip")
     with pytest.raises(StorageError, match=r"model\.npz is broken"):
         FittedMap.load(store)
+
+
+def test_what_each_engine_needs_is_what_is_saved(fitted, manhattan):
+    from raylatent.mapping import fitted as module
+    from raylatent.mapping.nearest import Projection, Sample
+
+    rows, umap = module._ARRAYS[module.ROW_ENGINE], module._ARRAYS[module.UMAP_ENGINE]
+    assert {*Projection._fields, *Sample._fields} <= set(rows)
+    assert set(rows) == set(fitted.arrays)
+    assert set(umap) <= set(manhattan.arrays)
+
+
+def test_a_damaged_model_is_told(tmp_path, fitted):
+    small = {name: values[:2] for name, values in fitted.arrays.items()}
+    store = Store(str(tmp_path))
+    FittedMap(info=fitted.info, arrays=small).save(store)
+    whole = store.read(MODEL_NPZ)
+    sizes = range(0, len(whole), 997)
+    flips = np.random.default_rng(0).integers(0, len(whole), 300)
+    # What is told at the end of an archive: names, sizes, checksums, methods.
+    flips = [*flips, *range(len(whole) - 900, len(whole), 3)]
+    damaged = [whole[:size] for size in sizes]
+    damaged += [whole[:i] + bytes([whole[i] ^ 0x55]) + whole[i + 1 :] for i in flips]
+    sentences = []
+    for content in damaged:
+        store.write(MODEL_NPZ, content)
+        try:
+            found = FittedMap.load(store).arrays
+        except StorageError as error:
+            sentences.append(str(error))
+        else:  # a byte that does not matter
+            for name, values in small.items():
+                assert found[name].tobytes() == values.tobytes()
+    assert len(sentences) > len(damaged) / 2
+    assert all(f"{MODEL_NPZ} is broken: " in said for said in sentences)
+    assert not any("\n" in said for said in sentences)
+    with (tmp_path / MODEL_NPZ).open("wb") as file:
+        np.savez(file, **{n: v for n, v in small.items() if n != "residual"})
+    with pytest.raises(StorageError, match="it lacks residual"):
+        FittedMap.load(store)
+
+
+@pytest.mark.parametrize("version", ["1", None, 1.5, True, [1]])
+def test_a_format_version_that_is_no_number(tmp_path, fitted, version):
+    store = Store(str(tmp_path))
+    fitted.with_info(format_version=version).save(store)
+    with pytest.raises(MapError, match=r"map\.json is broken"):
+        FittedMap.load(store)
+
+
+def test_a_metric_that_gives_nan_is_refused(monkeypatch):
+    rows = np.random.default_rng(0).random((40, 8), np.float32)
+    # umap-learn's mahalanobis takes what is in memory for the covariance.
+    with pytest.raises(MapError, match="metric='mahalanobis'"):
+        fit_map(rows, MapParameters(metric="mahalanobis"))
+    monkeypatch.setattr(
+        "raylatent.mapping.fit.metric_distances",
+        lambda _model, some, others: np.full((len(some), len(others)), np.nan),
+    )
+    with pytest.raises(MapError, match=r"metric='chebyshev' gives dist.* 40 rows"):
+        fit_map(rows, MapParameters(metric="chebyshev", n_neighbors=5))
+
+
+def test_nan_is_no_argument_of_a_metric():
+    with pytest.raises(MapError, match="metric_kwds"):
+        MapParameters.of(metric="minkowski", metric_kwds={"p": float("nan")})

@@ -1,10 +1,13 @@
 """The plan over a file, and its units."""
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import StorageError
@@ -110,3 +113,20 @@ def test_sources_as_a_table_and_back():
     assert sources_from_table(table) == sources
     assert sources_from_table(sources_table([])) == []
     assert table["slide"].type == pa.string()
+
+
+def test_the_tiles_own_side_and_what_their_folder_tells(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(buffer, "JPEG")
+    folder = tmp_path / "40px_302um"
+    folder.mkdir()
+    good = TileRecord(image_raw=buffer.getvalue())
+    broken = TileRecord(image_raw=b"no picture")
+    found = []
+    for name, records in (("a", [good] * 3), ("b", [broken, good]), ("c", [broken])):
+        write_tfrecord(folder / f"{name}.tfrecords", records)
+        found.append(index_source(name, str(folder / f"{name}.tfrecords"), 224)[0])
+    table = sources_table(found)
+    assert table[schema.TILE_PX].to_pylist() == [40, 40, 224]
+    assert table[schema.TILE_UM].to_pylist() == [302.0] * 3
+    assert table[schema.ERROR].to_pylist() == [None] * 3

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raylatent.errors import ContentError
+from raylatent.errors import ContentError, StorageError
 from raylatent.tiles.decode import MAX_SIDE_PX, decode_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -171,3 +171,13 @@ def test_slideflow_s_tiles(golden_tfrecords):
     index = index_tfrecord(path)
     for payload in read_records(path, index.offsets[:3], index.lengths[:3]):
         assert decode_image(parse_example(payload).image_raw).shape == (96, 96, 3)
+
+
+def test_too_little_memory_is_not_the_tile_s_fault(monkeypatch):
+    def load(_image):
+        raise MemoryError
+
+    image_raw = encoded(NOISE)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(StorageError, match=r"not enough memory .* 30 x 20 px"):
+        decode_image(image_raw)

@@ -1,0 +1,50 @@
+"""The picture of a record: opened, its size known, not decoded."""
+
+import io
+import struct
+import zlib
+
+from PIL import Image, UnidentifiedImageError
+
+from raylatent.errors import ContentError
+from raylatent.storage import reason
+
+FORMATS = ("JPEG", "PNG")
+MAX_SIDE_PX = 8192
+# What Pillow's decoders raise on broken input.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def open_image(image_raw: bytes) -> Image.Image:
+    """A JPEG or PNG, opened but not decoded.
+
+    Raises:
+        ContentError: It is neither, or larger than `MAX_SIDE_PX` a side.
+    """
+    try:
+        image = Image.open(io.BytesIO(image_raw), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        message = "the picture is neither JPEG nor PNG"
+        raise ContentError(message, stage="decode") from error
+    except BROKEN as error:
+        message = f"broken picture: {reason(error)}"
+        raise ContentError(message, stage="decode") from error
+    if max(image.size) > MAX_SIDE_PX:
+        message = (
+            f"picture of {image.size[0]} x {image.size[1]} px: tiles have at most "
+            f"{MAX_SIDE_PX} px a side"
+        )
+        raise ContentError(message, stage="decode")
+    return image
