@@ -25,15 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-# Options of `raylatent activations` that are no argument by another name.
-_OPTIONS = {field.name for field in fields(ActivationsConfig)} - {
-    "include_preds",
-    "layers",
-    "model",
-    "out",
-    "pooling",
-    "tfrecords",
-}
+# Options of `raylatent activations` but those that are arguments here.
+_OWN = {"include_preds", "layers", "model", "out", "pooling", "tfrecords"}
+_OPTIONS = {field.name for field in fields(ActivationsConfig)} - _OWN
 
 
 class TileSource(Protocol):
@@ -124,6 +118,10 @@ class DatasetFeatures:
             )
             raise IncompleteError(message)
         self._attach([RunDirectory.open(report.run)])
+
+    def __repr__(self) -> str:
+        """How many slides, and where."""
+        return f"DatasetFeatures({len(self.slides)} slides in {self._runs[0].uri})"
 
     @classmethod
     def open(cls, run: str | os.PathLike[str]) -> "DatasetFeatures":
@@ -260,12 +258,11 @@ class DatasetFeatures:
         if len(self._runs) != 1:
             message = "map each run by itself: sets side by side cannot be mapped yet"
             raise MapError(message)
-        layers = list(self.run.layers())
+        layers = [*self.run.layers()]
         if not layer and len(layers) > 1:
             logger.warning("of layers %s the first is mapped", ", ".join(layers))
-        folder = build_map(
-            self.run.uri, MapParameters.of(**umap), layer=layer, name=name
-        )
+        parameters = MapParameters.of(**umap)
+        folder = build_map(self.run.uri, parameters, layer=layer, name=name)
         return SlideMap.load(folder)
 
 

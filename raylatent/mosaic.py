@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WORDS = {"centroid": "medoid"}
-"""Slideflow's words for ways to select."""
+WORDS = {"centroid": "medoid"}  # Slideflow's
 
 
 class Mosaic:
@@ -60,8 +59,7 @@ class Mosaic:
             which of the given points was chosen.
         grid: The grid, `SquareGrid` or `SlideflowGrid`.
         slide_map: The SlideMap that it was made of, or None.
-        failed: After drawing, for each cell's position in `cells` without picture the
-            reason.
+        failed: After drawing, why a cell (position in `cells`) has no picture.
 
     Raises:
         MapError: The arguments do not fit together.
@@ -101,8 +99,8 @@ class Mosaic:
             seed=seed,
             max_dist=max_dist,
         )
-        slides = None if given.reference is None else given.reference[schema.SLIDE]
         n = len(given.xy)
+        slides = None if given.reference is None else given.reference[schema.SLIDE]
         self._points = Points.of(
             given.xy,
             reference=given.reference,
@@ -116,6 +114,10 @@ class Mosaic:
         self._arrays = given.arrays
         # Only the chosen tiles need a file.
         self._frames = None if given.frames is None else given.frames(self.cells)
+
+    def __repr__(self) -> str:
+        """How large."""
+        return f"Mosaic({len(self._points.xy)} points, {self.cells.num_rows} cells)"
 
     @classmethod
     def from_points(
@@ -137,7 +139,7 @@ class Mosaic:
 
     @property
     def num_tiles_x(self) -> int:
-        """Columns of the grid."""
+        """Columns."""
         return self.grid.n_cols
 
     @property

@@ -76,6 +76,11 @@ class Dataset:
                 )
                 raise SourceError(message)
 
+    def __repr__(self) -> str:
+        """How many slides, of which tiles."""
+        size = f"tile_px={self.tile_px}, tile_um={self.tile_um!r}"
+        return f"Dataset({len(self._files)} slides, {size})"
+
     def _keeps(self, row: Row) -> bool:
         for column in (*self.filters, *self.filter_blank):
             if column not in row:
@@ -186,6 +191,10 @@ class Project:
         path = f"{self.root}/{ANNOTATIONS}"
         found = self._store.exists(ANNOTATIONS)
         self.annotations: list[Row] = read_annotations(path) if found else []
+
+    def __repr__(self) -> str:
+        """Where it is."""
+        return f"Project({self.root!r})"
 
     def dataset(
         self,

@@ -59,14 +59,6 @@ def test_nothing_is_left(store):
     assert store.list() == []
 
 
-def test_what_others_left_that_died_while_taking_over_is_gone_at_the_end(store):
-    store.write("claim.0123456789ab.json", b"{}")
-    store.write("claim.txt", b"not ours")
-    with Claim(store, "a"):
-        pass
-    assert store.list() == ["claim.txt"]
-
-
 def test_given_back_after_an_error(store):
     with pytest.raises(ZeroDivisionError), Claim(store, "a"):
         1 / 0  # noqa: B018

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from raylatent.claim import Claim
 from raylatent.run import RunDirectory, remove_litter
 
 HEX = "0" * 32
@@ -39,3 +40,11 @@ def test_what_is_not_ours_or_alive_stays(run):
     ]
     remove_litter(run)
     assert left(run) == sorted(kept)
+
+
+def test_what_others_left_that_died_while_taking_over_is_gone_at_the_end(run):
+    run.store.write("claim.0123456789ab.json", b"{}")
+    run.store.write("claim.txt", b"not ours")
+    with Claim(run.store, "a"):
+        pass
+    assert run.store.list() == ["claim.txt"]

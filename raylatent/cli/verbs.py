@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PROG = "raylatent"
-PICTURE = "umap.png"
 _SHOWN = 20  # slides that are named; report.json has all
 # UMAP arguments with an option of their own.
 _OWN_OPTIONS = {
@@ -102,7 +101,11 @@ def _check_labels(config: MapConfig | MosaicConfig) -> dict[str, str] | None:
     if not config.annotations:
         return None
     if not config.label:
-        annotations.read_annotations(config.annotations)
+        rows = annotations.read_annotations(config.annotations)
+        logger.warning(
+            "--annotations without --label COLUMN colors nothing; columns are %s",
+            ", ".join(rows[0] if rows else ()),
+        )
         return None
     return annotations.read_labels(config.annotations, config.label)
 
@@ -166,7 +169,7 @@ def _compute(config: ActivationsConfig) -> "RunReport":
 def _map(config: MapConfig) -> int:
     parameters = _parameters(config)
     labels = _check_labels(config)
-    from raylatent.engine.placement import build_map  # noqa: PLC0415  (slow)
+    from raylatent.engine.placement import PICTURE, build_map  # noqa: PLC0415  (slow)
     from raylatent.run import RunDirectory  # noqa: PLC0415
     from raylatent.slide_map import SlideMap  # noqa: PLC0415  (slow)
 

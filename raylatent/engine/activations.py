@@ -19,9 +19,9 @@ from raylatent.engine.actors import (
     ActivationsActor,
     ActorOptions,
     PackedSpec,
-    read_unit,
 )
 from raylatent.engine.cluster import Pool, connect, pool
+from raylatent.engine.items import read_unit
 from raylatent.engine.plan import Plan, make_plan
 from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, audit, write_report

@@ -16,7 +16,7 @@ from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import sample_rows, vectors
 from raylatent.engine.stream import stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import MapError, RunError
+from raylatent.errors import MapError, RunError, StorageError
 from raylatent.mapping.fit import fit_map
 from raylatent.mapping.fitted import MAP_JSON, FittedMap, read_info
 from raylatent.mapping.parameters import MapParameters
@@ -28,6 +28,7 @@ from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
 
+PICTURE = "umap.png"  # of a map, beside map.json
 _PLACED = pa.schema(
     [
         pa.field("rows", pa.int64(), nullable=False),
@@ -80,6 +81,7 @@ def build_map(
     if _is_there(store, params, about):
         logger.info("the map %s is there already", store.uri)
         return store.uri
+    _say_replaced(store, params, about)
     started_here = connect()
     with Claim(run.store, run.store.writer) as claim:
         remove_litter(run)
@@ -91,11 +93,32 @@ def build_map(
         claim.check()
         # From here on, and until map.json is back, there is no map of this name.
         store.delete(MAP_JSON)
+        store.delete(PICTURE)
         store.delete_folder(POINTS_FOLDER)
         counts = place_rows(run, parts, fitted, layer=layer, name=name)
         claim.check()
         fitted.with_info(**about, points=counts).save(store)
     return store.uri
+
+
+def _say_replaced(store: Store, params: MapParameters, about: dict[str, str]) -> None:
+    """Say that another map of this name is replaced, and what differs."""
+    try:
+        info = read_info(store)
+    except MapError:
+        return
+    old, new = dict(info.get("parameters", {})), params.as_json()
+    changed = [
+        f"{key} was {old.get(key)}, now {new.get(key)}"
+        for key in new
+        if old.get(key) != new.get(key)
+    ]
+    if info.get("layer") != about["layer"]:
+        changed.append(f"the layer was {info.get('layer')}, now {about['layer']}")
+    if info.get("rows") != about["rows"]:
+        changed.append("the run's rows have changed")
+    why = "; ".join(changed) or "it is broken"
+    logger.warning("the map %s is replaced: %s", store.uri, why)
 
 
 def check_map_is_current(run: RunDirectory, folder: str) -> None:
@@ -158,11 +181,9 @@ def _rows_digest(parts: Sequence[Part]) -> str:
 
 
 def _is_there(store: Store, params: MapParameters, about: dict[str, str]) -> bool:
-    if not store.exists(MAP_JSON):
-        return False
     try:
-        info = read_info(store)
-    except MapError:
+        info = FittedMap.load(store).info
+    except (MapError, StorageError):  # none, unfinished or broken: it is made anew
         return False
     same = all(info.get(key) == value for key, value in about.items())
     return same and info.get("parameters") == params.as_json()

@@ -9,8 +9,8 @@ import pyarrow as pa
 import ray
 
 from raylatent import schema
-from raylatent.engine.actors import source_footer
 from raylatent.engine.cluster import READ_CPUS, gather
+from raylatent.engine.items import source_footer
 from raylatent.errors import BrokenPartError, StorageError
 from raylatent.parts import read_footer, read_part, slide_of
 from raylatent.run import (

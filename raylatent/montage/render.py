@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MOVED = "if TFRecords were moved, say where they are (--source-root, tfrecords=)"
+
 MAX_SIDE_PX = 20_000
 MAX_PIXELS = 400_000_000
 """A raster is no larger, 1.2 GB: cells are made smaller."""
@@ -188,6 +190,7 @@ def say_failed(failed: dict[int, str], n: int) -> None:
     if not failed:
         return
     reason = failed[min(failed)]
+    reason += f"; {_MOVED}" if reason.startswith("cannot open") else ""
     if len(failed) == n:
         message = f"none of the mosaic's {n} tiles can be read: {reason}"
         raise MapError(message)
