@@ -84,7 +84,8 @@ def draw_map(
     else:
         _draw_values(ax, xy, values.to_numpy(dtype=np.float64), style)
     if len(xy):
-        ax.set_aspect("equal", adjustable="datalim" if style.xlim is None else "box")
+        low, high = sorted(np.ptp(xy, axis=0))  # a narrow box could not be read
+        ax.set_aspect("equal", adjustable="datalim" if 4 * low < high else "box")
     ax.set_title(style.title or "")
     ax.set_xlabel("UMAP 1" if style.xlabel is None else style.xlabel)
     ax.set_ylabel("UMAP 2" if style.ylabel is None else style.ylabel)
@@ -146,7 +147,9 @@ def save_map(
     # Text stays text in PDF and SVG, and the file does not depend on the day.
     with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
         date = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
-        figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=date)
+        figure.savefig(
+            buffer, format=suffix[1:], dpi=dpi, metadata=date, bbox_inches="tight"
+        )
     folder, name = uri.rsplit("/", 1)
     Store(folder or "/").write(name, buffer.getvalue())
 
