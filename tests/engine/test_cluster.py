@@ -189,7 +189,7 @@ def test_a_node_that_joins_later_looks_by_itself(tmp_path):
     run = RunDirectory(str(tmp_path / "run"))
     with pytest.raises(VisibilityError, match="does not see the run directory"):
         check_run(run, "abc")
-    run.begin({"a": 1}, {}, overwrite=False)
+    run.begin({"a": 1}, {"layers": {}}, overwrite=False)
     fingerprint = run.settings()["fingerprint"]
     check_run(run, fingerprint)
     with pytest.raises(VisibilityError, match="does not see the same run"):
