@@ -98,7 +98,7 @@ def test_a_run_of_another_configuration(
 
 def test_a_file_where_the_run_shall_be(ray_session, given, tmp_path, capfd):
     (tmp_path / "run").write_text("mine")
-    line = failing(given(), capfd, 1)
+    line = failing(given(), capfd, 2)
     assert str(tmp_path / "run") in line
     assert (tmp_path / "run").read_text() == "mine"
 

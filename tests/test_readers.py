@@ -211,6 +211,6 @@ def test_read_of_no_run_or_an_empty_one(tmp_path):
     with pytest.raises(RunError, match=r"is no run directory: it has no run\.json"):
         raylatent.read(tmp_path / "none")
     run = RunDirectory(tmp_path / "begun")
-    run.begin({}, {}, overwrite=False)
+    run.begin({}, {"layers": {}}, overwrite=False)
     with pytest.raises(RunError, match="no rows yet"):
         raylatent.read(run.uri)
