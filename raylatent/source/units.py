@@ -189,6 +189,9 @@ def load_unit(plan: UnitPlan) -> Unit:
     uri = plan.source.uri
     if plan.sidecar:
         index = frames_beside(uri, plan.first, plan.count)
+        if int(index.offsets[0]) != plan.start:
+            message = f"the index beside {uri} has changed since it was read: run again"
+            raise StorageError(message)
     else:
         index = frames_from(uri, plan.start, plan.count)
     return Unit(

@@ -17,6 +17,7 @@ from raylatent.source.sources import number_sources, sources_from_table, sources
 from raylatent.source.units import Source, index_source, load_unit, unit_plans
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import FileStat
+from tests.source.frames import write_sidecar
 
 
 def tiles(n):
@@ -80,6 +81,17 @@ def test_what_a_file_can_be(tmp_path, content, n, says):
     if says:
         assert says in source.error
         assert str(path) in source.error
+
+
+def test_an_index_replaced_since_the_plan_is_noticed(tmp_path):
+    path = tmp_path / "s.tfrecords"
+    write_tfrecord(path, tiles(6))
+    plan = unit_plans(*index_source("s", str(path), 96), 4)[1]
+    frames = np.load(tmp_path / "s.index.npz")["arr_0"]
+    moved = frames + [[0, 0], [0, 1], [1, -1], [0, 1], [1, -1], [0, 0]]
+    write_sidecar(path, moved)
+    with pytest.raises(StorageError, match="has changed since it was read"):
+        load_unit(plan)
 
 
 def test_a_file_that_is_gone(tmp_path):
