@@ -88,7 +88,8 @@ def test_an_index_replaced_since_the_plan_is_noticed(tmp_path):
     write_tfrecord(path, tiles(6))
     plan = unit_plans(*index_source("s", str(path), 96), 4)[1]
     frames = np.load(tmp_path / "s.index.npz")["arr_0"]
-    moved = frames + [[0, 0], [0, 1], [1, -1], [0, 1], [1, -1], [0, 0]]
+    shifts = [[0, 0], [0, 1], [1, -1], [0, 1], [1, -1], [0, 0]]
+    moved = frames + np.array(shifts)
     write_sidecar(path, moved)
     with pytest.raises(StorageError, match="has changed since it was read"):
         load_unit(plan)
