@@ -19,9 +19,11 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.golden_runs import (  # noqa: E402, F401  (fixtures)
+    command_line,
     golden_dts,
     golden_map,
     golden_model,
+    golden_points,
     golden_project,
     layers_dts,
     model_folder,

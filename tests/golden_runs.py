@@ -6,6 +6,8 @@ conftest.py imports them, so that each is made once in a session.
 import json
 import shutil
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 TILE_PX = 96
@@ -87,3 +89,46 @@ def layers_dts(ray_session, golden_tfrecords, golden_model, tmp_path_factory):
         outdir=tmp_path_factory.mktemp("layers") / "run",
         actors=1,
     )
+
+
+@pytest.fixture
+def command_line(golden_model, golden_tfrecords, tmp_path):
+    """command_line(**options) is the command line of `activations` with changed options."""
+
+    def argv(verb="activations", *more, **changes):
+        options = {
+            "tfrecords": golden_tfrecords,
+            "model": golden_model,
+            "out": tmp_path / "run",
+            **changes,
+        }
+        pairs = [
+            (f"--{name.replace('_', '-')}", value)
+            for name, value in options.items()
+            if value is not ...
+        ]
+        return [verb, *(part for pair in pairs for part in pair), *more]
+
+    return argv
+
+
+@pytest.fixture(scope="session")
+def golden_points(golden_tfrecords):
+    """All 146 golden tiles as points with offsets, and where their files are."""
+    from raylatent.source.tfrecord import index_tfrecord
+
+    tables, uris = [], {}
+    rng = np.random.default_rng(0)
+    for slide, n in (("g00", 1), ("g01", 7), ("g02", 33), ("g03", 64), ("g04", 41)):
+        uris[slide] = str(golden_tfrecords / f"{slide}.tfrecords")
+        index = index_tfrecord(uris[slide])
+        columns = {
+            "slide": [slide] * n,
+            "tile_index": np.arange(n),
+            "offset": index.offsets,
+            "length": index.lengths.astype(np.int32),
+            "x": rng.random(n, np.float32),
+            "y": rng.random(n, np.float32),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables), uris

@@ -31,52 +31,33 @@ def refused(capfd):
     return check
 
 
-@pytest.fixture
-def given(golden_model, golden_tfrecords, tmp_path):
-    """given(**options) is the command line of `activations` with changed options."""
-
-    def argv(verb="activations", *more, **changes):
-        options = {
-            "tfrecords": golden_tfrecords,
-            "model": golden_model,
-            "out": tmp_path / "run",
-            **changes,
-        }
-        pairs = [
-            (f"--{name.replace('_', '-')}", value)
-            for name, value in options.items()
-            if value is not ...
-        ]
-        return [verb, *(part for pair in pairs for part in pair), *more]
-
-    return argv
-
-
 @pytest.mark.parametrize("verb", ["activations", "atlas"])
-def test_no_such_path(refused, given, tmp_path, verb):
-    refused(given(verb, tfrecords=tmp_path / "gone"), "no such", tmp_path / "gone")
+def test_no_such_path(refused, command_line, tmp_path, verb):
+    refused(
+        command_line(verb, tfrecords=tmp_path / "gone"), "no such", tmp_path / "gone"
+    )
 
 
-def test_an_empty_folder(refused, given, tmp_path):
+def test_an_empty_folder(refused, command_line, tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(given(tfrecords=tmp_path / "empty"), tmp_path / "empty", "tfrecord")
+    refused(command_line(tfrecords=tmp_path / "empty"), tmp_path / "empty", "tfrecord")
 
 
-def test_two_files_of_one_stem(refused, given, golden_tfrecords, tmp_path):
+def test_two_files_of_one_stem(refused, command_line, golden_tfrecords, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / "t" / folder).mkdir(parents=True)
         shutil.copy(golden_tfrecords / "g01.tfrecords", tmp_path / "t" / folder)
-    refused(given(tfrecords=tmp_path / "t"), "'g01'", "/a/g01.", "/b/g01.")
+    refused(command_line(tfrecords=tmp_path / "t"), "'g01'", "/a/g01.", "/b/g01.")
 
 
 @pytest.mark.parametrize("layers", ["layr1", "layer1.convolution"])
-def test_an_unknown_layer(refused, given, layers):
-    refused(given(layers=layers), repr(layers), "layer1")
+def test_an_unknown_layer(refused, command_line, layers):
+    refused(command_line(layers=layers), repr(layers), "layer1")
 
 
-def test_layers_that_collide(refused, given):
-    refused([*given(layers="layer1"), "LAYER1"], "LAYER1", "collides")
-    refused(given(layers="slide"), "'slide'", "column")
+def test_layers_that_collide(refused, command_line):
+    refused([*command_line(layers="layer1"), "LAYER1"], "LAYER1", "collides")
+    refused(command_line(layers="slide"), "'slide'", "column")
 
 
 @pytest.mark.parametrize(
@@ -87,12 +68,14 @@ def test_layers_that_collide(refused, given):
         (lambda s: s.update({"fc.bias": torch.ones(9)}), "fc.bias is (9,)"),
     ],
 )
-def test_weights_that_do_not_fit(refused, given, model_folder, tmp_path, change, said):
+def test_weights_that_do_not_fit(
+    refused, command_line, model_folder, tmp_path, change, said
+):
     folder = model_folder(tmp_path / "model")
     state = load_file(folder / "net.safetensors")
     change(state)
     save_file(state, folder / "net.safetensors")
-    refused(given(model=folder), "net.safetensors", said)
+    refused(command_line(model=folder), "net.safetensors", said)
 
 
 class Bomb:
@@ -106,7 +89,9 @@ class Bomb:
 
 
 @pytest.mark.parametrize("how", ["text", "list", "pickle", "torch"])
-def test_weights_that_are_no_state_dict(refused, given, model_folder, tmp_path, how):
+def test_weights_that_are_no_state_dict(
+    refused, command_line, model_folder, tmp_path, how
+):
     folder = model_folder(tmp_path / "model", weights="net.pt")
     bomb = Bomb(tmp_path / "ran")
     if how == "text":
@@ -115,7 +100,7 @@ def test_weights_that_are_no_state_dict(refused, given, model_folder, tmp_path, 
         (folder / "net.pt").write_bytes(pickle.dumps(bomb))
     else:
         torch.save([1] if how == "list" else {"w": bomb}, folder / "net.pt")
-    refused(given(model=folder), "net.pt", "no")
+    refused(command_line(model=folder), "net.pt", "no")
     assert not (tmp_path / "ran").exists()
 
 
@@ -134,34 +119,36 @@ def test_weights_that_are_no_state_dict(refused, given, model_folder, tmp_path, 
         ({"tile_px": -1}, "tile_px is -1"),
     ],
 )
-def test_model_json(refused, given, model_folder, tmp_path, changes, said):
-    refused(given(model=model_folder(tmp_path / "model", **changes)), said)
+def test_model_json(refused, command_line, model_folder, tmp_path, changes, said):
+    refused(command_line(model=model_folder(tmp_path / "model", **changes)), said)
 
 
-def test_model_json_that_is_none(refused, given, tmp_path):
+def test_model_json_that_is_none(refused, command_line, tmp_path):
     (tmp_path / "model.json").write_text("{'factory'")
-    refused(given(model=tmp_path), "model.json is no JSON")
+    refused(command_line(model=tmp_path), "model.json is no JSON")
 
 
-def test_slideflows_model_folder(refused, given, tmp_path):
+def test_slideflows_model_folder(refused, command_line, tmp_path):
     (tmp_path / "params.json").write_text("{}")
-    refused(given(model=tmp_path), "Slideflow model folder", "model.json")
+    refused(command_line(model=tmp_path), "Slideflow model folder", "model.json")
 
 
-def test_no_model(refused, given, tmp_path):
-    refused(given(model=tmp_path / "gone"), "no such model", tmp_path / "gone")
-    refused(given(model=...), "--model")
+def test_no_model(refused, command_line, tmp_path):
+    refused(command_line(model=tmp_path / "gone"), "no such model", tmp_path / "gone")
+    refused(command_line(model=...), "--model")
     refused(["layers", tmp_path / "gone"], "no such model", tmp_path / "gone")
 
 
-def test_a_pickled_model(refused, given, tmp_path):
+def test_a_pickled_model(refused, command_line, tmp_path):
     path = tmp_path / "net.pt"
     torch.save(Bomb(tmp_path / "ran"), path)
-    refused(given(model=path), path, "--allow-pickle")
+    refused(command_line(model=path), path, "--allow-pickle")
     refused(["layers", path], path, "--allow-pickle")
     assert not (tmp_path / "ran").exists()
     torch.save(nn.Linear(2, 2).state_dict(), path)
-    refused(given("activations", "--allow-pickle", model=path), "not an nn.Module")
+    refused(
+        command_line("activations", "--allow-pickle", model=path), "not an nn.Module"
+    )
 
 
 @pytest.mark.parametrize("verb", ["atlas", "map", "mosaic"])
@@ -176,20 +163,20 @@ def test_a_pickled_model(refused, given, tmp_path):
         (b"\xff\xfe\x00", "subtype", "UTF-8"),
     ],
 )
-def test_annotations(refused, given, tmp_path, verb, content, label, said):
+def test_annotations(refused, command_line, tmp_path, verb, content, label, said):
     path = tmp_path / "annotations.csv"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     own = {} if verb == "atlas" else {"tfrecords": ..., "model": ...}
-    argv = given(verb, annotations=path, label=label, **own)
+    argv = command_line(verb, annotations=path, label=label, **own)
     refused(argv, path, said)
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_annotations_of_other_slides(refused, given, tmp_path):
+def test_annotations_of_other_slides(refused, command_line, tmp_path):
     path = tmp_path / "annotations.csv"
     path.write_text("slide,subtype\ng00.svs,a\n")
-    refused(given("atlas", annotations=path, label="subtype"), path, "'g00'")
+    refused(command_line("atlas", annotations=path, label="subtype"), path, "'g00'")
 
 
 @pytest.mark.parametrize(
@@ -211,8 +198,8 @@ def test_annotations_of_other_slides(refused, given, tmp_path):
     ],
 )
 @pytest.mark.parametrize("verb", ["activations", "atlas"])
-def test_options_out_of_range(refused, given, verb, options, said):
-    refused(given(verb, **options), said)
+def test_options_out_of_range(refused, command_line, verb, options, said):
+    refused(command_line(verb, **options), said)
 
 
 @pytest.mark.parametrize(
@@ -232,14 +219,16 @@ def test_options_out_of_range(refused, given, verb, options, said):
     ],
 )
 @pytest.mark.parametrize("verb", ["map", "atlas"])
-def test_maps_that_make_no_sense(refused, given, tmp_path, verb, options, said):
+def test_maps_that_make_no_sense(refused, command_line, tmp_path, verb, options, said):
     own = {} if verb == "atlas" else {"tfrecords": ..., "model": ...}
-    refused(given(verb, **own, **options), said)
+    refused(command_line(verb, **own, **options), said)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_layer_to_map_that_is_not_computed(refused, given, tmp_path):
-    refused(given("atlas", layer="stem", layers="layer1"), "--layer stem", "layer1")
+def test_a_layer_to_map_that_is_not_computed(refused, command_line, tmp_path):
+    refused(
+        command_line("atlas", layer="stem", layers="layer1"), "--layer stem", "layer1"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -249,8 +238,8 @@ def test_no_run(refused, tmp_path, verb):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_demo_brings_its_own(refused, given):
-    refused(given("atlas", "--demo"), "--demo")
+def test_the_demo_brings_its_own(refused, command_line):
+    refused(command_line("atlas", "--demo"), "--demo")
     refused(["atlas", "--demo", "--out", "s3://bucket/run"], "s3://bucket/run", "local")
 
 
@@ -263,9 +252,9 @@ def test_verbs(refused, argv, said):
     assert "atlas, activations, map" in line
 
 
-def test_in_a_process_of_its_own(given, tmp_path):
+def test_in_a_process_of_its_own(command_line, tmp_path):
     for argv, code in (
-        (given(tfrecords=tmp_path / "gone"), 2),
+        (command_line(tfrecords=tmp_path / "gone"), 2),
         (["layers", tmp_path / "gone"], 2),
         ([], 2),
     ):

@@ -13,27 +13,6 @@ from raylatent.source.write import example, frame, write_tfrecord
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture
-def given(golden_model, golden_tfrecords, tmp_path):
-    """given(**options) is the command line of `activations` with changed options."""
-
-    def argv(verb="activations", *more, **changes):
-        options = {
-            "tfrecords": golden_tfrecords,
-            "model": golden_model,
-            "out": tmp_path / "run",
-            **changes,
-        }
-        pairs = [
-            (f"--{name.replace('_', '-')}", value)
-            for name, value in options.items()
-            if value is not ...
-        ]
-        return [verb, *(part for pair in pairs for part in pair), *more]
-
-    return argv
-
-
 def failing(argv, capfd, code):
     """The one line of errors, after lines of progress."""
     assert cli.main([str(part) for part in argv]) == code
@@ -50,7 +29,7 @@ def failing(argv, capfd, code):
 
 @pytest.mark.parametrize("kind", ["no tfrecord", "no image_raw", "empty", "cut off"])
 def test_a_slide_that_fails(
-    ray_session, given, golden_tfrecords, tmp_path, capfd, kind
+    ray_session, command_line, golden_tfrecords, tmp_path, capfd, kind
 ):
     folder = tmp_path / "t"
     folder.mkdir()
@@ -68,7 +47,7 @@ def test_a_slide_that_fails(
         bad.write_bytes(whole[:-500])
     else:
         bad.write_bytes(b"")
-    argv = given(tfrecords=folder)
+    argv = command_line(tfrecords=folder)
     if kind == "empty":
         assert cli.main([str(part) for part in argv]) == 0
         assert "no tiles  bad" in capfd.readouterr().out
@@ -79,16 +58,16 @@ def test_a_slide_that_fails(
     assert bool(report["failed"]) == (kind != "empty")
 
 
-def test_not_one_tile(ray_session, given, tmp_path, capfd):
+def test_not_one_tile(ray_session, command_line, tmp_path, capfd):
     write_tfrecord(tmp_path / "t" / "none.tfrecords", [])
-    line = failing(given(tfrecords=tmp_path / "t"), capfd, 1)
+    line = failing(command_line(tfrecords=tmp_path / "t"), capfd, 1)
     assert "no tile" in line
 
 
 def test_a_run_of_another_configuration(
-    ray_session, given, golden_dts, golden_project, capfd
+    ray_session, command_line, golden_dts, golden_project, capfd
 ):
-    argv = given(
+    argv = command_line(
         out=golden_dts.run.uri, tfrecords=golden_project / "tfrecords", pooling="max"
     )
     line = failing(argv, capfd, 2)
@@ -96,9 +75,9 @@ def test_a_run_of_another_configuration(
         assert word in line
 
 
-def test_a_file_where_the_run_shall_be(ray_session, given, tmp_path, capfd):
+def test_a_file_where_the_run_shall_be(ray_session, command_line, tmp_path, capfd):
     (tmp_path / "run").write_text("mine")
-    line = failing(given(), capfd, 2)
+    line = failing(command_line(), capfd, 2)
     assert str(tmp_path / "run") in line
     assert (tmp_path / "run").read_text() == "mine"
 

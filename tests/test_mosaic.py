@@ -26,26 +26,6 @@ def pictures():
     return [picture(i) for i in range(4)]
 
 
-@pytest.fixture(scope="module")
-def golden_points(golden_tfrecords):
-    """All 146 golden tiles as points with offsets, and where their files are."""
-    tables, uris = [], {}
-    rng = np.random.default_rng(0)
-    for slide, n in (("g00", 1), ("g01", 7), ("g02", 33), ("g03", 64), ("g04", 41)):
-        uris[slide] = str(golden_tfrecords / f"{slide}.tfrecords")
-        index = index_tfrecord(uris[slide])
-        columns = {
-            "slide": [slide] * n,
-            "tile_index": np.arange(n),
-            "offset": index.offsets,
-            "length": index.lengths.astype(np.int32),
-            "x": rng.random(n, np.float32),
-            "y": rng.random(n, np.float32),
-        }
-        tables.append(pa.table(columns))
-    return pa.concat_tables(tables), uris
-
-
 def golden_tile(uri, tile_index):
     index = index_tfrecord(uri)
     (payload,) = read_records(

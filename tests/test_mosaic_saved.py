@@ -11,7 +11,6 @@ from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mosaic import Mosaic
-from raylatent.source.tfrecord import index_tfrecord
 
 CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
@@ -20,26 +19,6 @@ CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 def pictures():
     rng = np.random.default_rng(0)
     return list(rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def golden_points(golden_tfrecords):
-    """All 146 golden tiles as points with offsets, and where their files are."""
-    tables, uris = [], {}
-    rng = np.random.default_rng(0)
-    for slide, n in (("g00", 1), ("g01", 7), ("g02", 33), ("g03", 64), ("g04", 41)):
-        uris[slide] = str(golden_tfrecords / f"{slide}.tfrecords")
-        index = index_tfrecord(uris[slide])
-        columns = {
-            "slide": [slide] * n,
-            "tile_index": np.arange(n),
-            "offset": index.offsets,
-            "length": index.lengths.astype(np.int32),
-            "x": rng.random(n, np.float32),
-            "y": rng.random(n, np.float32),
-        }
-        tables.append(pa.table(columns))
-    return pa.concat_tables(tables), uris
 
 
 def test_saved_in_a_folder(golden_points, tmp_path):

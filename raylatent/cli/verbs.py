@@ -57,6 +57,8 @@ def _atlas(config: AtlasConfig) -> int:
     labels = _check_labels(config)
     if labels is not None and config.tfrecords:
         _check_labeled(labels, find_tfrecords(config.tfrecords), config)
+    if labels is None:
+        config = replace(config, annotations="")  # what was to be said of it is said
     _parameters(config)
     if config.layer and config.layer not in config.layers:
         message = (
