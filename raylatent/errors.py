@@ -4,6 +4,7 @@
     ├── InputError            what was asked for makes no sense, or is not there
     │   ├── ConfigError       an option or argument
     │   ├── SourceError       a TFRecord or slide that cannot be opened or indexed
+    │   │   └── MissingMPPError  a slide that does not say how large its pixels are
     │   ├── AnnotationsError  the annotations file
     │   ├── ModelError        a model that cannot be loaded or run
     │   │   └── LayerError    a layer that the model does not have
@@ -39,6 +40,10 @@ class ConfigError(InputError):
 
 class SourceError(InputError):
     """A TFRecord or slide cannot be opened or indexed."""
+
+
+class MissingMPPError(SourceError):
+    """A slide does not say how many µm a pixel is, and nobody else did."""
 
 
 class AnnotationsError(InputError):

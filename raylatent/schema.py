@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raylatent.errors import LayerError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SLIDE = "slide"
 TILE_INDEX = "tile_index"
@@ -65,6 +65,7 @@ N_INDEXED = "n_indexed"
 TILE_PX = "tile_px"
 TILE_UM = "tile_um"
 MPP = "mpp"
+WINDOW_PX = "window_px"
 SOURCES = pa.schema(
     [
         pa.field(SOURCE, pa.int32(), nullable=False),
@@ -75,12 +76,27 @@ SOURCES = pa.schema(
         pa.field(ETAG, pa.string()),
         pa.field(N_INDEXED, pa.int64(), nullable=False),  # tiles
         pa.field(TILE_PX, pa.int32()),
-        pa.field(TILE_UM, pa.float64()),
-        pa.field(MPP, pa.float64()),
+        pa.field(TILE_UM, pa.float64()),  # as it is: window_px * mpp for slides
+        pa.field(MPP, pa.float64()),  # of level 0
+        pa.field(WINDOW_PX, pa.int32()),  # side of a tile on level 0; null: a TFRecord
         pa.field(ERROR, pa.string()),  # why the slide, or its rest, was given up
     ]
 )
 """The plan: one row a source."""
+
+ROW = "row"
+COL = "col"
+REASON = "reason"
+GRID = pa.schema(
+    [
+        pa.field(ROW, pa.int32(), nullable=False),
+        pa.field(COL, pa.int32(), nullable=False),
+        pa.field(LOC_X, pa.int32(), nullable=False),
+        pa.field(LOC_Y, pa.int32(), nullable=False),
+        pa.field(REASON, pa.string()),  # why it is left out; null: it is kept
+    ]
+)
+"""Every tile of a slide's grid, row by row; kept ones are the slide's tiles, in order."""
 
 UNIT = "unit"
 FIRST = "first"
@@ -96,7 +112,7 @@ UNITS = pa.schema(
         pa.field(ETAG, pa.string()),
         pa.field(UNIT, pa.int32(), nullable=False),
         pa.field(FIRST, pa.int64(), nullable=False),
-        pa.field(OFFSETS, pa.list_(pa.int64()), nullable=False),
+        pa.field(OFFSETS, pa.list_(pa.int64()), nullable=False),  # none for slides
         pa.field(LENGTHS, pa.list_(pa.int64()), nullable=False),
         pa.field(ERROR, pa.string()),  # why its frames could not be read
     ]
@@ -126,8 +142,6 @@ MANIFEST = pa.schema(
 )
 """What an actor tells the driver of a unit; the part on disk is the truth."""
 
-ROW = "row"
-COL = "col"
 N = "n"
 INDEX = "index"
 DISTANCE = "distance"
@@ -158,6 +172,7 @@ FOOTER_LAST = "raylatent.last"  # one past its last tile index
 FOOTER_QUARANTINED = "raylatent.quarantined"
 FOOTER_LAYERS = "raylatent.layers"  # JSON: layer -> shape of one tile's activations
 FOOTER_DIGEST = "raylatent.digest"  # of the column buffers
+FOOTER_GRID = "raylatent.grid"  # JSON: what a grid was made with
 
 RESERVED = frozenset({SLIDE, *REFERENCE.names, PREDICTIONS})
 """Names that a layer cannot have, whatever the case."""

@@ -1,6 +1,6 @@
-"""Which slides there are: TFRecord files by their stem."""
+"""Which slides there are: TFRecord files by their stem, and searching for sources."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raylatent.errors import SourceError, StorageError
@@ -20,41 +20,60 @@ def find_tfrecords(paths: Sequence[str], *, below: str | None = None) -> dict[st
         SourceError: A path is not there or holds none, or two files have one stem
             (one file on two ways is one file).
     """
+
+    def wanted(files: list[str]) -> list[str]:
+        return [
+            file
+            for file in files
+            if _is_tfrecord(file) and (below is None or below in file.split("/")[:-1])
+        ]
+
     found: dict[str, str] = {}
     for path in paths:
-        for file in _files(path, below):
-            slide = slide_name(file)
-            other = found.setdefault(slide, file)
-            if other != file and not _same_file(other, file):
-                message = (
-                    f"two files are called {slide!r}, {other} and {file}: the slide's "
-                    "name is the file's stem, rename one"
-                )
-                raise SourceError(message)
+        for file in search(path, wanted, "*.tfrecords or *.tfrecord file"):
+            add(found, slide_name(file), file)
     return dict(sorted(found.items()))
 
 
-def _files(path: str, below: str | None) -> list[str]:
-    """TFRecords at a path: itself, or those in the folder."""
+def add(found: dict[str, str], slide: str, uri: str) -> None:
+    """Note where a slide is.
+
+    Raises:
+        SourceError: Another source has the same name.
+    """
+    other = found.setdefault(slide, uri)
+    if other != uri and not _same_file(other, uri):
+        message = (
+            f"two files are called {slide!r}, {other} and {uri}: the slide's "
+            "name is the file's stem, rename one"
+        )
+        raise SourceError(message)
+
+
+def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> list[str]:
+    """Sources at a path: itself where it is a file, else those in the folder.
+
+    Args:
+        path: A file, a folder or a URI.
+        wanted: Picks the sources out of all files below a folder.
+        what: They are, for the message that there is none.
+
+    Raises:
+        SourceError: The path is not there, or holds none.
+    """
     try:
         files = list_files(path)
     except StorageError as error:
-        message = f"{path} cannot be searched for TFRecords: {error}"
+        message = f"{path} cannot be searched: {error}"
         raise SourceError(message) from error
     if files is None:
         message = f"no such file or folder: {path}"
         raise SourceError(message)
     if files == [absolute(path)]:  # named itself, whatever its ending
         return files
-    files = [
-        file
-        for file in files
-        if _is_tfrecord(file) and (below is None or below in file.split("/")[:-1])
-    ]
+    files = wanted(files)
     if not files:
-        message = (
-            f"{path} holds no *.tfrecords or *.tfrecord file: give the folder that does"
-        )
+        message = f"{path} holds no {what}: give the folder that does"
         raise SourceError(message)
     for file in files:
         if _not_utf8(file):

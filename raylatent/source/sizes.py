@@ -8,6 +8,7 @@ from raylatent.source.framing import SUFFIXES
 from raylatent.storage import Store
 
 _FOLDER = re.compile(r"^(\d+)px_(.+)$")
+_FOLDER_UM = re.compile(r"^\d+px_(\d+(?:\.\d+)?)um$", re.IGNORECASE)
 
 
 def size_folders(folder: str) -> list[str]:
@@ -53,3 +54,15 @@ def choose_size(
         )
         raise SourceError(message)
     return fitting[0]
+
+
+def tile_um_of(uri: str) -> float | None:
+    """Side of the tiles in µm as a folder above the file tells, None where none does.
+
+    >>> tile_um_of("/data/tfrecords/299px_302um/s.tfrecords"), tile_um_of("/data/s.tfrecords")
+    (302.0, None)
+    """
+    for folder in reversed(uri.split("/")[:-1]):
+        if found := _FOLDER_UM.match(folder):
+            return float(found[1])
+    return None

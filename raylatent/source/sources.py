@@ -1,6 +1,5 @@
 """sources.parquet: the plan as data."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,8 +8,6 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.source.units import Source
 from raylatent.storage import FileStat
-
-_FOLDER_UM = re.compile(r"^\d+px_(\d+(?:\.\d+)?)um$", re.IGNORECASE)
 
 
 def number_sources(sources: list[Source], known: Mapping[str, int]) -> list[Source]:
@@ -38,26 +35,15 @@ def sources_table(sources: list[Source]) -> pa.Table:
                 schema.ETAG: source.stat.etag,
                 schema.N_INDEXED: source.n_indexed,
                 schema.TILE_PX: source.tile_px,
-                schema.TILE_UM: _tile_um(source.uri),
-                schema.MPP: None,
+                schema.TILE_UM: source.tile_um,
+                schema.MPP: source.mpp,
+                schema.WINDOW_PX: source.window_px,
                 schema.ERROR: source.error,
             }
             for source in sources
         ],
         schema=schema.SOURCES,
     )
-
-
-def _tile_um(uri: str) -> float | None:
-    """Side of the tiles in µm as a folder above the file tells, None where none does.
-
-    >>> _tile_um("/data/tfrecords/299px_302um/s.tfrecords"), _tile_um("/data/s.tfrecords")
-    (302.0, None)
-    """
-    for folder in reversed(uri.split("/")[:-1]):
-        if found := _FOLDER_UM.match(folder):
-            return float(found[1])
-    return None
 
 
 def sources_from_table(table: pa.Table) -> list[Source]:
@@ -72,6 +58,9 @@ def sources_from_table(table: pa.Table) -> list[Source]:
             stat=FileStat(size=row[schema.SIZE], mtime_ns=mtime, etag=row[schema.ETAG]),
             n_indexed=row[schema.N_INDEXED],
             tile_px=row[schema.TILE_PX],
+            tile_um=row[schema.TILE_UM],
+            mpp=row[schema.MPP],
+            window_px=row[schema.WINDOW_PX],
             error=row[schema.ERROR],
         )
         for row, mtime in zip(rows, mtimes, strict=True)

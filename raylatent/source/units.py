@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.source.picture import open_image
+from raylatent.source.sizes import tile_um_of
 from raylatent.source.tfrecord import (
     TFRecordIndex,
     frames_beside,
@@ -36,6 +37,9 @@ class Source:
         stat: What tells whether it has changed.
         n_indexed: Tiles that the run promises a row or a quarantine row for.
         tile_px: Side of the tiles in pixels, None where not known.
+        tile_um: Side in µm where it is known.
+        mpp: µm a pixel of a slide's level 0.
+        window_px: Side of the tiles in level-0 pixels; None for TFRecords.
         error: Why the slide, or its rest, was given up; None where nothing is wrong.
     """
 
@@ -45,7 +49,15 @@ class Source:
     stat: FileStat
     n_indexed: int
     tile_px: int | None = None
+    tile_um: float | None = None
+    mpp: float | None = None
+    window_px: int | None = None
     error: str | None = None
+
+    @property
+    def is_slide(self) -> bool:
+        """Whether tiles are cut out of a whole slide, not read from a TFRecord."""
+        return self.window_px is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +145,7 @@ def index_source(
         stat=stat,
         n_indexed=len(index),
         tile_px=tile_px,
+        tile_um=tile_um_of(uri),
         error=error,
     )
     return source, index

@@ -1,0 +1,53 @@
+"""What `raylatent activations` takes."""
+
+import math
+from dataclasses import dataclass
+
+from raylatent.config.options import at_least, flag, names, one_of, option
+from raylatent.config.slides import SlidesConfig
+from raylatent.errors import ConfigError
+
+POOLINGS = ("none", "avg", "max", "cls")
+DTYPES = ("float32", "float16")
+MIN_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationsConfig(SlidesConfig):
+    """TFRecords or whole slides, and a model, to Parquet."""
+
+    tfrecords: tuple[str, ...] = option(
+        (), "TFRecord files, folders or URIs", metavar="PATH", many=True
+    )
+    model: str = option(
+        "", "model folder, timm:NAME or hf-hub:REPO@REVISION", metavar="SPEC"
+    )
+    layers: tuple[str, ...] = option(
+        ("postconv",), "layers by name in the model", metavar="NAME", many=True
+    )
+    pooling: str = option(
+        "none", "of maps larger than 1x1 and of tokens", choices=POOLINGS
+    )
+    include_preds: bool | None = option(
+        None, "store predictions (default: if the model has classes)", no="--no-preds"
+    )
+    dtype: str = option("float32", "of the stored activations", choices=DTYPES)
+    num_gpus: float | None = option(
+        None, "GPUs for each actor (default: 1 if the cluster has any)", metavar="F"
+    )
+    batch_size: int = option(32, "tiles in one pass of the model", metavar="N")
+    mixed_precision: bool | None = option(
+        None, "bfloat16 autocast (default: on GPUs)", no="--no-mixed-precision"
+    )
+    allow_pickle: bool = flag("allow a pickled model, which runs code from its file")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        one_of("--pooling", self.pooling, POOLINGS)
+        one_of("--dtype", self.dtype, DTYPES)
+        at_least("--batch-size", self.batch_size, MIN_BATCH)
+        if self.num_gpus is not None and not 0 <= self.num_gpus < math.inf:
+            message = f"--num-gpus is {self.num_gpus}, not 0 or more"
+            raise ConfigError(message)
+        names("--layers", self.layers)

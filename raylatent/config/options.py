@@ -1,0 +1,78 @@
+"""What a field of a configuration needs to be an option, and checks of values."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from raylatent.errors import ConfigError
+
+MAX_NAME_BYTES = 200
+
+
+def option(default: Any, text: str, **extra: Any) -> Any:  # noqa: ANN401
+    """A field with its help text.
+
+    Args:
+        default: The field's default.
+        text: What it is, with its unit.
+        **extra: `choices`, `metavar`, `many` (takes several values), `required`.
+    """
+    return field(default=default, metadata={"help": text, **extra})
+
+
+def flag(text: str) -> Any:  # noqa: ANN401
+    """A field that is off unless its option is given."""
+    return field(default=False, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every verb that works on a run takes."""
+
+    out: str = option(
+        "",
+        "the run directory: a local path, s3://, gs://",
+        metavar="RUN",
+        required=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        if not self.out:
+            message = "--out RUN is missing: where the run directory is or shall be"
+            raise ConfigError(message)
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """ConfigError unless a value is among those allowed."""
+    if value not in allowed:
+        message = f"{name} is {value!r}, not {', '.join(allowed)}"
+        raise ConfigError(message)
+
+
+def at_least(name: str, value: int, smallest: int) -> None:
+    """ConfigError if a value is less than the smallest allowed."""
+    if value < smallest:
+        message = f"{name} is {value}, less than {smallest}"
+        raise ConfigError(message)
+
+
+def names(name: str, values: tuple[str, ...]) -> None:
+    """ConfigError unless there are names, none of them empty or twice."""
+    if not values or not all(values):
+        message = f"{name} has an empty name: give at least one, none of them empty"
+        raise ConfigError(message)
+    for value in values:
+        if values.count(value) > 1:
+            message = f"{name} has {value} twice"
+            raise ConfigError(message)
+
+
+def plain_name(option_name: str, value: str) -> None:
+    """ConfigError unless a value can be the name of one folder."""
+    plain = value.strip(".") and value.isprintable() and not {"/", "\\"} & set(value)
+    if not plain or len(value.encode()) > MAX_NAME_BYTES:
+        message = (
+            f"{option_name} is {value[:40]!r}: it must be a plain folder name of at most "
+            f"{MAX_NAME_BYTES} bytes"
+        )
+        raise ConfigError(message)

@@ -1,0 +1,47 @@
+"""What every verb that spreads units over actors takes."""
+
+from dataclasses import dataclass
+
+from raylatent.config.options import RunConfig, at_least, flag, option
+from raylatent.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkConfig(RunConfig):
+    """Units of work, spread over actors."""
+
+    actors: str = option(
+        "", "actors N, or MIN:MAX (default: by the cluster's size)", metavar="N"
+    )
+    unit_tiles: int = option(2048, "tiles in one unit of work", metavar="N")
+    max_bad_fraction: float = option(
+        0.01, "a slide with more bad tiles, and more than 10, fails", metavar="F"
+    )
+    overwrite: bool = flag("delete the rows of another configuration in RUN")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        at_least("--unit-tiles", self.unit_tiles, 1)
+        if not 0 <= self.max_bad_fraction <= 1:
+            message = f"--max-bad-fraction is {self.max_bad_fraction}, not 0 to 1"
+            raise ConfigError(message)
+        self.actor_range()
+
+    def actor_range(self) -> tuple[int, int] | None:
+        """Smallest and largest number of actors, None for the default.
+
+        >>> WorkConfig(out="run", actors="1:4").actor_range()
+        (1, 4)
+        """
+        if not self.actors:
+            return None
+        low, colon, high = self.actors.partition(":")
+        try:
+            smallest, largest = int(low), int(high if colon else low)
+        except ValueError:
+            smallest, largest = 0, 0
+        if not 1 <= smallest <= largest:
+            message = f"--actors is {self.actors!r}, not N or MIN:MAX with MIN from 1"
+            raise ConfigError(message)
+        return smallest, largest

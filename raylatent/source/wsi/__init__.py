@@ -1,0 +1,33 @@
+"""Whole slides through OpenSlide: the only folder that imports it."""
+
+from raylatent.source.wsi.geometry import (
+    Geometry,
+    TileOptions,
+    geometry_of,
+    parse_tile_um,
+    size_name,
+)
+from raylatent.source.wsi.handle import READER, SlideHandle
+from raylatent.source.wsi.overview import scaled, thumbnail, whole
+from raylatent.source.wsi.regions import Region, TileReader
+from raylatent.source.wsi.selection import filter_tiles, select_tiles
+from raylatent.source.wsi.wsi import WSI, open_grid
+
+__all__ = [
+    "READER",
+    "WSI",
+    "Geometry",
+    "Region",
+    "SlideHandle",
+    "TileOptions",
+    "TileReader",
+    "filter_tiles",
+    "geometry_of",
+    "open_grid",
+    "parse_tile_um",
+    "scaled",
+    "select_tiles",
+    "size_name",
+    "thumbnail",
+    "whole",
+]

@@ -1,0 +1,128 @@
+"""A slide, or a part of it, at any size: for tissue detection and for people."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from raylatent.errors import ContentError
+from raylatent.source.wsi.geometry import Geometry, best_level
+from raylatent.source.wsi.handle import BLOCK_PX, RESAMPLING, Pixels, SlideHandle
+
+BROKEN_COLOR = (255, 0, 0)
+_SMALL_PX = 1 << 18  # a broken block larger than this is read again in quarters
+_THUMB_PX = 1024
+_GRID_COLOR = (0, 160, 70)
+
+Box = tuple[float, float, float, float]
+
+
+def whole(handle: SlideHandle, size: tuple[int, int]) -> Pixels:
+    """The whole slide at a size (width, height); see `scaled`."""
+    width, height = handle.dimensions
+    return scaled(handle, (0.0, 0.0, float(width), float(height)), size)
+
+
+def scaled(handle: SlideHandle, box: Box, size: tuple[int, int]) -> Pixels:
+    """A part of the slide at any size, antialiased, (height, width, 3) uint8.
+
+    Read from the coarsest level that is as fine, in blocks, so that the memory is
+    that of the result whatever the level. Blocks that are broken in the file are
+    `BROKEN_COLOR`, which no filter takes for background: their tiles are to be
+    found broken one by one.
+
+    Args:
+        handle: The slide.
+        box: Left, top, right, bottom in level-0 pixels.
+        size: Width and height of the result.
+
+    Raises:
+        ContentError: Nothing of it can be read.
+        StorageError: The file cannot be read.
+    """
+    x0, y0, x1, y1 = box
+    width, height = size
+    level = best_level(handle.downsamples, x1 - x0, width)
+    scale_x, scale_y = (x1 - x0) / width, (y1 - y0) / height
+    per_pixel = max(1.0, scale_x * scale_y / handle.downsamples[level] ** 2)
+    side = max(1, int((BLOCK_PX / per_pixel) ** 0.5))
+    out = np.empty((height, width, 3), np.uint8)
+    ahead = [
+        (top, min(height, top + side), left, min(width, left + side))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+    error: ContentError | None = None
+    fine = False
+    while ahead:
+        top, bottom, left, right = ahead.pop()
+        part = (
+            x0 + left * scale_x,
+            y0 + top * scale_y,
+            x0 + right * scale_x,
+            y0 + bottom * scale_y,
+        )
+        try:
+            found = _block(handle, level, part, (right - left, bottom - top))
+        except ContentError as broken:
+            error = broken
+            out[top:bottom, left:right] = BROKEN_COLOR
+            if (bottom - top) * (right - left) * per_pixel > _SMALL_PX:
+                ahead += _quarters(top, bottom, left, right)
+        else:
+            out[top:bottom, left:right] = found
+            fine = True
+    if error is not None and not fine:
+        raise error
+    return out
+
+
+def _block(handle: SlideHandle, level: int, box: Box, size: tuple[int, int]) -> Pixels:
+    low_x, low_y, high_x, high_y = (v / handle.downsamples[level] for v in box)
+    left, top = int(np.floor(low_x)), int(np.floor(low_y))
+    right, bottom = int(np.ceil(high_x)), int(np.ceil(high_y))
+    pixels = handle.read(level, left, top, right - left, bottom - top)
+    if (right - left, bottom - top) == size:
+        return pixels
+    inner = (low_x - left, low_y - top, high_x - left, high_y - top)
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize(size, RESAMPLING, box=inner))
+
+
+def _quarters(
+    top: int, bottom: int, left: int, right: int
+) -> list[tuple[int, int, int, int]]:
+    y, x = (top + bottom) // 2, (left + right) // 2
+    parts = [
+        (t, b, lo, hi)
+        for t, b in ((top, y), (y, bottom))
+        for lo, hi in ((left, x), (x, right))
+    ]
+    return [part for part in parts if part[0] < part[1] and part[2] < part[3]]
+
+
+def thumbnail(
+    handle: SlideHandle,
+    width: int | None = None,
+    geometry: Geometry | None = None,
+    kept: NDArray[np.bool_] | None = None,
+) -> Image.Image:
+    """A picture of a slide, with the kept tiles of its grid drawn on it.
+
+    Args:
+        handle: The slide.
+        width: Of the picture, in pixels; default: its longer side is 1,024.
+        geometry: The grid.
+        kept: Which tiles are drawn, (rows, cols); None: none.
+    """
+    scale = (width or 0) / handle.dimensions[0] or _THUMB_PX / max(handle.dimensions)
+    width, height = (max(1, round(side * scale)) for side in handle.dimensions)
+    image = Image.fromarray(whole(handle, (width, height)))
+    if geometry is None or kept is None:
+        return image
+    draw = ImageDraw.Draw(image, "RGBA")
+    for row, col in np.argwhere(kept):
+        x, y = geometry.xs[col] * scale, geometry.ys[row] * scale
+        side = geometry.window_px * scale
+        box = (x, y, max(x, x + side - 1), max(y, y + side - 1))
+        draw.rectangle(box, fill=(*_GRID_COLOR, 24), outline=(*_GRID_COLOR, 255))
+    return image

@@ -1,0 +1,189 @@
+"""Tiles of a slide read together: each region of the file is touched once.
+
+A region is a block of the grid. Its pixels are read in one go and cut into tiles, so
+that what several tiles share (the file's own tiles under their edges, overlapping
+windows) is read and decoded once. A tile's pixels do not depend on the region it was
+read in.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raylatent.errors import ContentError, SourceError
+from raylatent.source.wsi.geometry import Geometry, Span, best_level, span
+from raylatent.source.wsi.handle import BLOCK_PX, RESAMPLING, Pixels, SlideHandle
+
+_MAX_WINDOW_PX = 16_384  # on the level it is read from
+_MAX_HEIGHT_PX = 8_192
+_SPARSE = 0.5  # below this share of wanted pixels tiles are read one by one
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Tiles that are read together.
+
+    Attributes:
+        tiles: Positions among the tiles that were asked for.
+        columns: Of each tile, its pixels along x.
+        rows: Likewise along y.
+    """
+
+    tiles: Sequence[int]
+    columns: Sequence[Span]
+    rows: Sequence[Span]
+
+
+class TileReader:
+    """Tiles of one grid over one slide.
+
+    Args:
+        handle: The open slide.
+        geometry: The grid.
+
+    Raises:
+        SourceError: A tile is too large for the levels that the slide has.
+    """
+
+    def __init__(self, handle: SlideHandle, geometry: Geometry) -> None:
+        """See the class."""
+        self.handle = handle
+        self.geometry = geometry
+        g = geometry
+        self.level = best_level(handle.downsamples, g.window_px, g.tile_px)
+        self._downsample = handle.downsamples[self.level]
+        width, height = handle.level_dimensions[self.level]
+        self._x_level = (self._downsample, width, g.width)
+        self._y_level = (self._downsample, height, g.height)
+        side = g.window_px / self._downsample
+        if side > _MAX_WINDOW_PX:
+            message = (
+                f"slide {handle.slide}: a tile of {g.tile_um:g} µm is {side:.0f} pixels "
+                f"of level {self.level}, more than {_MAX_WINDOW_PX}: choose smaller "
+                "tiles, or make a pyramid of the slide"
+            )
+            raise SourceError(message)
+
+    def regions(self, rows: Positions, cols: Positions) -> list[Region]:
+        """Tiles of the grid in an order that reads each part of the slide once.
+
+        Strips of columns, each over all rows, from left to right; neighboring strips
+        share what the reader remembers. Tiles that lie far apart stand alone.
+
+        Args:
+            rows: Row of each tile in the grid, (n,).
+            cols: Column likewise.
+        """
+        if not len(rows):
+            return []
+        pitch = max(1.0, self.geometry.stride_px / self._downsample)
+        n_rows = max(1, min(int(np.ptp(rows)) + 1, int(_MAX_HEIGHT_PX / pitch)))
+        n_cols = max(1, int(BLOCK_PX / (n_rows * pitch) / pitch))
+        blocks = ((rows - rows.min()) // n_rows) << 32 | (cols - cols.min()) // n_cols
+        order = np.lexsort((cols, rows, blocks))
+        cuts = np.flatnonzero(np.diff(blocks[order])) + 1
+        found: list[Region] = []
+        for tiles in np.split(order, cuts):
+            region = self._region(tiles, rows, cols)
+            area = sum(
+                _area(c, r) for c, r in zip(region.columns, region.rows, strict=True)
+            )
+            if len(tiles) > 1 and area < _SPARSE * _area(*_bounds(region)):
+                found += [
+                    self._region(tiles[i : i + 1], rows, cols)
+                    for i in range(len(tiles))
+                ]
+            else:
+                found.append(region)
+        return found
+
+    def _region(self, tiles: Positions, rows: Positions, cols: Positions) -> Region:
+        g = self.geometry
+        xs, ys = g.xs, g.ys
+        return Region(
+            tiles=tiles.tolist(),
+            columns=[
+                span(int(xs[cols[i]]), g.window_px, g.tile_px, self._x_level)
+                for i in tiles
+            ],
+            rows=[
+                span(int(ys[rows[i]]), g.window_px, g.tile_px, self._y_level)
+                for i in tiles
+            ],
+        )
+
+    def at(self, x: int, y: int) -> Pixels:
+        """The tile whose window's top left is at (x, y), on the grid or off it.
+
+        Returns:
+            (tile_px, tile_px, 3) uint8.
+
+        Raises:
+            ContentError: Its part of the file is broken.
+            StorageError: The file cannot be read.
+        """
+        g = self.geometry
+        column = span(x, g.window_px, g.tile_px, self._x_level)
+        row = span(y, g.window_px, g.tile_px, self._y_level)
+        return _cut(self._pixels(column, row), column, row, (column, row), g.tile_px)
+
+    def read(self, region: Region) -> Iterator[tuple[int, Pixels | ContentError]]:
+        """The tiles of a region with their positions, each (tile_px, tile_px, 3) uint8.
+
+        Where the file is broken, the tiles that it touches come as the error.
+
+        Raises:
+            StorageError: The file cannot be read.
+        """
+        px = self.geometry.tile_px
+        bounds = _bounds(region)
+        spans = zip(region.tiles, region.columns, region.rows, strict=True)
+        try:
+            pixels = self._pixels(*bounds)
+        except ContentError:
+            for tile, column, row in spans:
+                try:
+                    alone = self._pixels(column, row)
+                except ContentError as error:
+                    yield tile, error
+                else:
+                    yield tile, _cut(alone, column, row, (column, row), px)
+            return
+        for tile, column, row in spans:
+            yield tile, _cut(pixels, column, row, bounds, px)
+
+    def _pixels(self, column: Span, row: Span) -> Pixels:
+        width, height = column.stop - column.start, row.stop - row.start
+        return self.handle.read(self.level, column.start, row.start, width, height)
+
+
+def _bounds(region: Region) -> tuple[Span, Span]:
+    """What must be read for all tiles of a region."""
+    x, y = (
+        Span(min(s.start for s in spans), max(s.stop for s in spans))
+        for spans in (region.columns, region.rows)
+    )
+    return x, y
+
+
+def _area(column: Span, row: Span) -> int:
+    return (column.stop - column.start) * (row.stop - row.start)
+
+
+def _cut(
+    pixels: Pixels, column: Span, row: Span, bounds: tuple[Span, Span], tile_px: int
+) -> Pixels:
+    """One tile out of what was read, resampled once where it is not the tile's size."""
+    left, top = column.start - bounds[0].start, row.start - bounds[1].start
+    right, bottom = column.stop - bounds[0].start, row.stop - bounds[1].start
+    part = np.ascontiguousarray(pixels[top:bottom, left:right])
+    if column.low is None or row.low is None:
+        return part
+    box = (column.low, row.low, column.high or 0.0, row.high or 0.0)
+    image = Image.fromarray(part)
+    return np.asarray(image.resize((tile_px, tile_px), RESAMPLING, box=box))
