@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from raylatent.errors import AnnotationsError, StorageError
 from raylatent.storage import open_input, reason, retry
 
 SLIDE_COLUMN = "slide"
+MPP_COLUMN = "mpp"
 MAX_BYTES = 256 << 20
 
 Row = Mapping[str, str]
@@ -90,3 +92,28 @@ def slide_labels(rows: Sequence[Row], column: str, *, where: str) -> dict[str, s
 def read_labels(uri: str, column: str) -> dict[str, str]:
     """The label of each slide, from a file."""
     return slide_labels(read_annotations(uri), column, where=uri)
+
+
+def read_mpps(uri: str) -> dict[str, float]:
+    """µm a pixel of the slides for which a file's column `mpp` gives it.
+
+    Raises:
+        AnnotationsError: The file cannot be read, or a value is no size of a pixel.
+    """
+    rows = read_annotations(uri)
+    if not rows or MPP_COLUMN not in rows[0]:
+        return {}
+    found = {}
+    for slide, text in slide_labels(rows, MPP_COLUMN, where=uri).items():
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < math.inf:
+            message = (
+                f"annotations {uri} give slide {slide!r} the mpp {text!r}: give "
+                "micrometers a pixel, as 0.25"
+            )
+            raise AnnotationsError(message)
+        found[slide] = value
+    return found

@@ -145,6 +145,11 @@ def _digest_array(hasher: hashlib.blake2b, array: pa.Array) -> None:
         for value in array.to_pylist():
             text = b"" if value is None else value.encode("utf-8", "surrogateescape")
             hasher.update(len(text).to_bytes(8, "little") + text)
+    elif pa.types.is_large_binary(array.type):
+        for value in array:
+            content = value.as_buffer() or b""
+            hasher.update(len(content).to_bytes(8, "little"))
+            hasher.update(content)
     else:
         filled = array.fill_null(0).to_numpy(zero_copy_only=False)
         hasher.update(np.ascontiguousarray(filled).view(np.uint8).data)

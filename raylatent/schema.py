@@ -46,6 +46,12 @@ POINTS = pa.schema(
 )
 """A row placed on a map, in UMAP's own coordinates."""
 
+IMAGE_RAW = "image_raw"
+TILES = pa.schema(
+    [*REFERENCE, pa.field(IMAGE_RAW, pa.large_binary(), nullable=False)]
+)
+"""An encoded tile on its way from a slide to a TFRecord."""
+
 STAGE = "stage"
 ERROR = "error"
 QUARANTINE = pa.schema(
@@ -110,6 +116,7 @@ UNITS = pa.schema(
         pa.field(SIZE, pa.int64(), nullable=False),
         pa.field(MTIME, pa.int64()),  # ns since 1970
         pa.field(ETAG, pa.string()),
+        pa.field(WINDOW_PX, pa.int32()),  # of a whole slide, null for a TFRecord
         pa.field(UNIT, pa.int32(), nullable=False),
         pa.field(FIRST, pa.int64(), nullable=False),
         pa.field(OFFSETS, pa.list_(pa.int64()), nullable=False),  # none for slides

@@ -12,6 +12,7 @@ from raylatent import annotations
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
+    ExtractTilesConfig,
     LayersConfig,
     MapConfig,
     MosaicConfig,
@@ -19,6 +20,7 @@ from raylatent.config import (
 from raylatent.errors import AnnotationsError, ConfigError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.source.find import find_tfrecords
+from raylatent.source.slides import find_slides
 from raylatent.storage import is_uri
 
 if TYPE_CHECKING:
@@ -55,10 +57,9 @@ def _atlas(config: AtlasConfig) -> int:
     config = _demo(config) if config.demo else config
     # What can be refused is refused before hours of work.
     labels = _check_labels(config)
-    if labels is not None and config.tfrecords:
-        _check_labeled(labels, find_tfrecords(config.tfrecords), config)
-    if labels is None:
-        config = replace(config, annotations="")  # what was to be said of it is said
+    if labels is not None and (config.tfrecords or config.slides):
+        names = [*find_tfrecords(config.tfrecords), *find_slides(config.slides)]
+        _check_labeled(labels, names, config)
     _parameters(config)
     if config.layer and config.layer not in config.layers:
         message = (
@@ -71,6 +72,8 @@ def _atlas(config: AtlasConfig) -> int:
     if len(config.layers) > 1 and not config.layer:
         config = replace(config, layer=config.layers[0])
         say(f"layer     {config.layer} is mapped, --layer chooses another")
+    if labels is None:
+        config = replace(config, annotations="")  # what was to be said of it is said
     _map(_part(config, MapConfig))
     _mosaic(_part(config, MosaicConfig))
     return 1 if report.failed else 0
@@ -104,6 +107,8 @@ def _check_labels(config: MapConfig | MosaicConfig) -> dict[str, str] | None:
         return None
     if not config.label:
         rows = annotations.read_annotations(config.annotations)
+        if rows and annotations.MPP_COLUMN in rows[0]:
+            return None  # they are for the slides
         logger.warning(
             "--annotations without --label COLUMN colors nothing; columns are %s",
             ", ".join(rows[0] if rows else ()),
@@ -150,8 +155,28 @@ def _compute(config: ActivationsConfig) -> "RunReport":
         raise ConfigError(message)
     spec = model_spec(config.model, allow_pickle=config.allow_pickle)
     report = compute_activations(config, spec)
+    _say_slides(report, "rows")
+    say(f"rows      {report.run}/activations")
+    say(f"report    {report.run}/report.json")
+    return report
+
+
+def _extract_tiles(config: ExtractTilesConfig) -> int:
+    from raylatent.engine.extraction import extract_tiles  # noqa: PLC0415  (ray: slow)
+    from raylatent.source.wsi import size_name  # noqa: PLC0415
+
+    report = extract_tiles(config)
+    _say_slides(report, "tiles")
+    folder = size_name(config.tile_px or 0, config.tile_um)
+    say(f"TFRecords {report.run}/{folder}")
+    say(f"report    {report.run}/report.json")
+    return 1 if report.failed else 0
+
+
+def _say_slides(report: "RunReport", what: str) -> None:
+    """Counts, slides without tiles, and those that failed."""
     say(
-        f"slides    {len(report.slides)}, {report.n_rows:,} rows, "
+        f"slides    {len(report.slides)}, {report.n_rows:,} {what}, "
         f"{report.n_quarantined:,} tiles quarantined"
     )
     empty = [s.slide for s in report.slides if not s.n_indexed and s.error is None]
@@ -163,9 +188,8 @@ def _compute(config: ActivationsConfig) -> "RunReport":
         fail(f"slide {failed.slide!r} failed: {failed.error}", 1)
     if len(report.failed) > _SHOWN:
         fail(f"and {len(report.failed) - _SHOWN} more slides, see report.json", 1)
-    say(f"rows      {report.run}/activations")
-    say(f"report    {report.run}/report.json")
-    return report
+    if any(slide.left_out is not None for slide in report.slides):
+        say(f"slides    {report.run}/slides.html")
 
 
 def _map(config: MapConfig) -> int:
@@ -259,5 +283,6 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "activations": (ActivationsConfig, _activations),
     "map": (MapConfig, _map),
     "mosaic": (MosaicConfig, _mosaic),
+    "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "layers": (LayersConfig, _layers),
 }

@@ -1,9 +1,8 @@
-"""TFRecords and a model to activations in Parquet, spread over a cluster."""
+"""TFRecords or whole slides, and a model, to activations in Parquet, spread over a cluster."""
 
 import logging
 import platform
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -20,24 +19,36 @@ from raylatent.engine.actors import (
     ActorOptions,
     PackedSpec,
 )
+from raylatent.engine.affinity import start_queue
 from raylatent.engine.cluster import Pool, connect, pool
+from raylatent.engine.done import Inputs
 from raylatent.engine.items import read_unit
-from raylatent.engine.plan import Plan, make_plan
+from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, audit, write_report
+from raylatent.engine.requests import (
+    first_tile_px,
+    refuse_bad_names,
+    slide_requests,
+    slides_fields,
+)
+from raylatent.engine.slide_report import with_grids
 from raylatent.engine.stream import stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import ContentError, IncompleteError, SourceError, StorageError
+from raylatent.errors import (
+    SourceError,
+)
 from raylatent.model.features import Features
 from raylatent.model.load import code_digest, model_digest
 from raylatent.model.rows import RowOptions
 from raylatent.model.runtime import torch_version
 from raylatent.model.spec import ModelSpec
-from raylatent.parts import escape_partition
 from raylatent.run import RunDirectory, fingerprint, remove_litter
 from raylatent.source.find import find_tfrecords
-from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
-from raylatent.tiles.decode import DECODER, decode_image
+from raylatent.source.slides import find_slides
+from raylatent.source.units import SlideUnitPlan
+from raylatent.source.wsi import READER
+from raylatent.tiles.decode import DECODER
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +60,7 @@ class _Job:
     """What is known before the cluster is."""
 
     config: ActivationsConfig
-    files: Mapping[str, str]
+    inputs: Inputs
     spec: ModelSpec
     features: Features
     with_preds: bool
@@ -82,14 +93,15 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
         run.begin(fields, _about(job), overwrite=config.overwrite)
         remove_litter(run)
         if not started_here:
-            check_visibility(run.store, list(job.files.values()), job.spec)
-        plan = make_plan(run, job.files, job.features.tile_px, config.unit_tiles)
-        _refuse_nothing(plan)
+            check_visibility(run.store, list(job.inputs.uris.values()), job.spec)
+        plan = make_plan(run, job.inputs)
+        refuse_nothing(plan)
         _announce(plan, share)
         started = time.monotonic()
         undone, counts, seconds = _run_units(job, run, plan, share, claim)
         seconds["wall"] = time.monotonic() - started
         slides = audit(run, plan.sources, undone, config.max_bad_fraction)
+        slides = with_grids(run, slides, job.inputs.slides)
         report = RunReport(
             run=run.uri,
             slides=slides,
@@ -104,16 +116,16 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
 
 def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
     """All that can be refused before a cluster is asked."""
-    if not config.tfrecords:
-        message = "no TFRecords were given: --tfrecords PATH..."
+    if not config.tfrecords and not config.slides:
+        message = "no tiles were given: --tfrecords PATH... or --slides PATH..."
         raise SourceError(message)
     refuse_temporary_copy("--out", [config.out])
     refuse_temporary_copy("--tfrecords", config.tfrecords)
     files = find_tfrecords(config.tfrecords)
-    for slide in files:
-        escape_partition(slide)
+    slides = find_slides(config.slides)
+    refuse_bad_names(files, slides)
     if spec.tile_px is None and spec.hub is None:
-        spec = replace(spec, tile_px=_first_tile_px(files))
+        spec = replace(spec, tile_px=config.tile_px or first_tile_px(files))
     features = Features(
         spec,
         layers=config.layers,
@@ -126,33 +138,19 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
     with_preds = config.include_preds
     if with_preds is None:
         with_preds = features.classes is not None
+    inputs = Inputs(
+        tfrecords=files,
+        slides=slide_requests(config, slides, features.tile_px),
+        tile_px=features.tile_px,
+        unit_tiles=config.unit_tiles,
+    )
     return _Job(
         config=config,
-        files=files,
+        inputs=inputs,
         spec=features.spec,
         features=features,
         with_preds=with_preds,
     )
-
-
-def _first_tile_px(files: Mapping[str, str]) -> int:
-    """Side of the first tile that can be read, for a model that does not say."""
-    problem = "the files are empty"
-    for uri in files.values():
-        try:
-            index = index_tfrecord(uri)
-            for payload in iter_records(
-                uri, index.offsets[:8].tolist(), index.lengths[:8].tolist()
-            ):
-                if isinstance(payload, ContentError):
-                    raise payload
-                return int(decode_image(parse_example(payload).image_raw).shape[1])
-        except (SourceError, StorageError) as error:
-            problem = str(error)
-        except ContentError as error:
-            problem = f"{uri}: {error}"
-    message = f"no tile can be read: {problem}"
-    raise IncompleteError(message)
 
 
 def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
@@ -176,6 +174,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "mixed_precision": share.num_gpus > 0 if autocast is None else autocast,
         "torch": torch_version(),
         "decoder": DECODER,
+        "slides": slides_fields(config, features.tile_px),
     }
 
 
@@ -200,16 +199,6 @@ def _about(job: _Job) -> dict[str, Any]:
             **{name: _version(name) for name in _PACKAGES},
         },
     }
-
-
-def _refuse_nothing(plan: Plan) -> None:
-    if plan.n_indexed:
-        return
-    problems = [source.error for source in plan.sources if source.error is not None]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    reason = f"{problems[0]}{more}" if problems else "every file is empty"
-    message = f"there is no tile to work on: {reason}"
-    raise IncompleteError(message)
 
 
 def _announce(plan: Plan, share: Pool) -> None:
@@ -245,16 +234,18 @@ def _run_units(
         mixed_precision=bool(settings["fields"]["mixed_precision"]),
         threads=share.threads,
         gpu=share.num_gpus > 0,
+        reader=READER if job.inputs.slides else None,
         rows=RowOptions(dtype=job.config.dtype, with_preds=job.with_preds),
     )
     undone: dict[str, str] = {}
     counts = dict.fromkeys(("tiles", "resized", "other_slide"), 0)
     seconds = dict.fromkeys(("decode", "forward", "write"), 0.0)
     reads = [partial(read_unit, unit) for unit in plan.units]
-    arguments = (ray.put(PackedSpec.pack(job.spec)), options)
+    queue = start_queue([u for u in plan.units if isinstance(u, SlideUnitPlan)])
+    arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:
-        for row in stream("TFRecord units", reads, ActivationsActor, arguments, share):
+        for row in stream("units of tiles", reads, ActivationsActor, arguments, share):
             claim.check()
             tiles = row[schema.ROWS] + row[schema.QUARANTINED]
             progress.add(tiles)

@@ -3,28 +3,24 @@
 import json
 import platform
 import sys
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-import pyarrow as pa
 import ray
 from ray import cloudpickle
 
 from raylatent import schema
-from raylatent.engine.items import manifest, undone, unit_footer, unit_from_row
-from raylatent.engine.visibility import check_run
-from raylatent.errors import ModelError, RaylatentError, StorageError
+from raylatent.engine.items import UnitResult
+from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
+from raylatent.errors import ModelError
 from raylatent.model.features import Features
 from raylatent.model.load import model_digest
-from raylatent.model.rows import RowOptions, UnitRows, unit_rows
+from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.model.runtime import has_gpu, set_threads, torch_version
 from raylatent.model.spec import ModelSpec
-from raylatent.parts import write_part
-from raylatent.run import RunDirectory
-from raylatent.source.units import Source, Unit
-from raylatent.storage import file_stat
+from raylatent.source.grids import SlideUnit
+from raylatent.source.units import Unit
 from raylatent.tiles.decode import DECODER
 
 MODEL_FIELDS = ("model", "torch", "decoder")
@@ -32,32 +28,24 @@ MODEL_FIELDS = ("model", "torch", "decoder")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorOptions:
+class ActorOptions(WorkOptions):
     """What an actor needs beside the model.
 
     Attributes:
-        run: The run directory.
-        token: Of the driver's claim; marks aside files.
-        fingerprint: Goes into each part's footer.
         model: What of it tells the model and what runs it, see `MODEL_FIELDS`.
         layers: Names, in column order.
         pooling: See Features.
         batch_size: Tiles in one pass.
         mixed_precision: bfloat16 autocast.
-        threads: For the model and for decoding.
         gpu: Whether the actor has one, or a share of one.
         rows: What is stored.
     """
 
-    run: str
-    token: str
-    fingerprint: str
     model: Mapping[str, str]
     layers: tuple[str, ...]
     pooling: str | None
     batch_size: int
     mixed_precision: bool
-    threads: int
     gpu: bool
     rows: RowOptions
 
@@ -93,63 +81,43 @@ class PackedSpec:
         return spec
 
 
-class ActivationsActor:
-    """Units in, parts on disk, a manifest row out.
+class ActivationsActor(UnitActor):
+    """Units to activations.
 
     Args:
         spec: Reference to the model's packed spec.
         options: The rest.
+        queue: Of units of whole slides.
     """
 
     def __init__(
-        self, spec: "ray.ObjectRef[PackedSpec]", options: ActorOptions
+        self,
+        spec: "ray.ObjectRef[PackedSpec]",
+        options: ActorOptions,
+        queue: Any,  # noqa: ANN401
     ) -> None:
-        """Load the model; that it cannot be is said by the first call.
-
-        An actor that dies at its start would be started again and again.
-        """
+        """Load the model."""
         set_threads(options.threads)
-        self._options = options
-        self._run = RunDirectory(options.run, writer=options.token)
-        self._pool = ThreadPoolExecutor(options.threads)
-        self._failure: RaylatentError | None = None
-        try:
-            check_run(self._run, options.fingerprint)
-            self._features = _features(ray.get(spec).unpack(), options)
-        except RaylatentError as error:
-            self._failure = error
+        self._spec, self._options = spec, options
+        super().__init__(options, queue)
 
-    def __call__(self, item: pa.Table) -> pa.Table:
-        """Work on one unit: schema.UNITS in, schema.MANIFEST out."""
-        if self._failure is not None:
-            raise self._failure
-        row = item.to_pylist()[0]
-        if row[schema.ERROR] is not None:
-            return undone(row[schema.SLIDE], row[schema.UNIT], row[schema.ERROR])
-        unit = unit_from_row(row)
-        try:
-            found = unit_rows(unit, self._features, self._options.rows, self._pool)
-            refuse_changed(unit.source)
-        except StorageError as error:  # the source's: others may still be read
-            return undone(unit.source.slide, unit.unit, str(error))
-        started = time.perf_counter()
-        self._commit(unit, found)
-        return manifest(unit, found, time.perf_counter() - started)
+    def prepare(self) -> None:
+        """Load the model, and check it."""
+        self._features = _features(ray.get(self._spec).unpack(), self._options)
+        check_reader(self._options.reader)
 
-    def _commit(self, unit: Unit, found: UnitRows) -> None:
-        """Quarantine first, then the part, which is the unit's commit record."""
-        slide = unit.source.slide
-        quarantine = self._run.quarantine_part(slide, unit.unit)
-        footer = unit_footer(unit, found, self._options.fingerprint)
-        if len(found.quarantine):
-            write_part(self._run.store, quarantine, found.quarantine, footer)
-        else:
-            self._run.store.delete(quarantine)  # of what the unit was before
-        footer[schema.FOOTER_LAYERS] = json.dumps(
-            {name: list(shape) for name, shape in self._features.shapes.items()}
+    def work(self, unit: Unit | SlideUnit) -> UnitResult:
+        """Activations of a unit."""
+        found = unit_rows(
+            unit, self._features, self._options.rows, self._threads, self._slides
         )
-        write_part(
-            self._run.store, self._run.part(slide, unit.unit), found.rows, footer
+        shapes = {name: list(shape) for name, shape in self._features.shapes.items()}
+        return UnitResult(
+            rows=found.rows,
+            quarantine=found.quarantine,
+            footer={schema.FOOTER_LAYERS: json.dumps(shapes)},
+            counts=found.counts,
+            seconds=found.seconds,
         )
 
 
@@ -197,14 +165,3 @@ def check_model(features: Features, wanted: Mapping[str, str]) -> None:
                 "each time the model is made, and all nodes need the same packages"
             )
             raise ModelError(message)
-
-
-def refuse_changed(source: Source) -> None:
-    """Refuse what was read if the file is not the one that was planned any more.
-
-    Raises:
-        StorageError: It has changed, or is gone.
-    """
-    if file_stat(source.uri) != source.stat:
-        message = f"{source.uri} has changed since it was indexed: run again"
-        raise StorageError(message)

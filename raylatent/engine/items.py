@@ -1,18 +1,28 @@
 """Units on their way to an actor, and what it tells of them: rows, footers, manifests."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
 from raylatent.errors import StorageError
-from raylatent.model.rows import UnitRows
-from raylatent.source.units import Source, Unit, UnitPlan, load_unit
+from raylatent.source.grids import SlideUnit
+from raylatent.source.units import (
+    SlideUnitPlan,
+    Source,
+    Unit,
+    UnitPlan,
+    load_unit,
+)
 from raylatent.storage import FileStat
 
 
-def unit_footer(unit: Unit, found: UnitRows, fingerprint: str) -> dict[str, str]:
+def unit_footer(
+    unit: Unit | SlideUnit, n_quarantined: int, fingerprint: str
+) -> dict[str, str]:
     """What a part says of itself, but for the layers."""
     return {
         schema.FOOTER_FINGERPRINT: fingerprint,
@@ -21,25 +31,29 @@ def unit_footer(unit: Unit, found: UnitRows, fingerprint: str) -> dict[str, str]
         schema.FOOTER_UNIT: str(unit.unit),
         schema.FOOTER_FIRST: str(unit.first),
         schema.FOOTER_LAST: str(unit.last),
-        schema.FOOTER_QUARANTINED: str(len(found.quarantine)),
+        schema.FOOTER_QUARANTINED: str(n_quarantined),
     }
 
 
 def source_footer(source: Source) -> str:
     """The source as it was when the part was made."""
     stat = source.stat
-    return json.dumps(
-        {
-            "id": source.source,
-            "size": stat.size,
-            "mtime_ns": stat.mtime_ns,
-            "etag": stat.etag,
-        }
-    )
+    about: dict[str, object] = {
+        "id": source.source,
+        "size": stat.size,
+        "mtime_ns": stat.mtime_ns,
+        "etag": stat.etag,
+    }
+    if source.is_slide:
+        about |= {"mpp": source.mpp, "window_px": source.window_px}
+    return json.dumps(about)
 
 
-def read_unit(plan: UnitPlan) -> pa.Table:
-    """A unit as schema.UNITS, its frames read on the worker that calls this."""
+def read_unit(plan: UnitPlan | SlideUnitPlan) -> pa.Table:
+    """A unit as schema.UNITS, its frames read on the worker that calls this.
+
+    A slide's unit is a ticket only: who works on it asks which one it is to do.
+    """
     source = plan.source
     row = {
         schema.SOURCE: source.source,
@@ -48,12 +62,15 @@ def read_unit(plan: UnitPlan) -> pa.Table:
         schema.SIZE: source.stat.size,
         schema.MTIME: source.stat.mtime_ns,
         schema.ETAG: source.stat.etag,
+        schema.WINDOW_PX: source.window_px,
         schema.UNIT: plan.unit,
         schema.FIRST: plan.first,
         schema.OFFSETS: [],
         schema.LENGTHS: [],
         schema.ERROR: None,
     }
+    if isinstance(plan, SlideUnitPlan):
+        return pa.Table.from_pylist([row], schema=schema.UNITS)
     try:
         unit = load_unit(plan)
     except StorageError as error:
@@ -88,17 +105,36 @@ def unit_from_row(row: dict[str, object]) -> Unit:
     )
 
 
-def manifest(unit: Unit, found: UnitRows, write_s: float) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class UnitResult:
+    """What became of a unit, for its part and for the driver.
+
+    Attributes:
+        rows: For its part.
+        quarantine: Its bad tiles, as schema.QUARANTINE.
+        footer: What its part says beside where it is from.
+        counts: `resized` and `other_slide` tiles.
+        seconds: `decode` and `forward`.
+    """
+
+    rows: pa.Table
+    quarantine: pa.Table
+    footer: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def manifest(unit: Unit | SlideUnit, result: UnitResult, write_s: float) -> pa.Table:
     """What the driver is told of a unit that is done."""
     row = {
         schema.SLIDE: unit.source.slide,
         schema.UNIT: unit.unit,
-        schema.ROWS: len(found.rows),
-        schema.QUARANTINED: len(found.quarantine),
-        schema.RESIZED: found.counts["resized"],
-        schema.OTHER_SLIDE: found.counts["other_slide"],
-        schema.DECODE_S: found.seconds["decode"],
-        schema.FORWARD_S: found.seconds["forward"],
+        schema.ROWS: len(result.rows),
+        schema.QUARANTINED: len(result.quarantine),
+        schema.RESIZED: result.counts.get("resized", 0),
+        schema.OTHER_SLIDE: result.counts.get("other_slide", 0),
+        schema.DECODE_S: result.seconds.get("decode", 0.0),
+        schema.FORWARD_S: result.seconds.get("forward", 0.0),
         schema.WRITE_S: write_s,
         schema.ERROR: None,
     }

@@ -1,24 +1,29 @@
 """What is to be done: sources indexed by the cluster, units that lack a valid part."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
 import ray
 
 from raylatent import schema
 from raylatent.engine.cluster import READ_CPUS, gather
-from raylatent.engine.items import source_footer
-from raylatent.errors import BrokenPartError, StorageError
-from raylatent.parts import read_footer, read_part, slide_of
+from raylatent.engine.done import (
+    AnyPlan,
+    Inputs,
+    delete_beyond,
+    is_done,
+    matches,
+    same_source,
+    valid_parts,
+)
+from raylatent.engine.progress import Progress
+from raylatent.engine.slides import index_slide
+from raylatent.errors import BrokenPartError, IncompleteError
+from raylatent.parts import read_part
 from raylatent.run import (
-    ACTIVATIONS,
-    QUARANTINE,
     REMOVED,
     SOURCES,
-    Part,
     RunDirectory,
 )
 from raylatent.source.sources import (
@@ -26,8 +31,12 @@ from raylatent.source.sources import (
     sources_from_table,
     sources_table,
 )
-from raylatent.source.units import Source, UnitPlan, index_source, unit_plans
-from raylatent.storage import file_stat
+from raylatent.source.units import (
+    Source,
+    UnitPlan,
+    index_source,
+    unit_plans,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +56,7 @@ class Plan:
     """
 
     sources: list[Source]
-    units: list[UnitPlan]
+    units: list[AnyPlan]
     n_done: int
     removed: list[str]
 
@@ -57,29 +66,28 @@ class Plan:
         return sum(source.n_indexed for source in self.sources)
 
 
-def make_plan(
-    run: RunDirectory, files: Mapping[str, str], tile_px: int, unit_tiles: int
-) -> Plan:
-    """Index the files, put sources.parquet in place, and find what is to be done.
+def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
+    """Index the sources, put sources.parquet in place, and find what is to be done.
 
-    Slides that the run had and `files` lacks are set aside in `removed/`, and come
+    Slides that the run had and `inputs` lack are set aside in `removed/`, and come
     back from there when they are named again. Parts of a source that has changed are
     done again; those beyond its end are deleted.
     """
     before = _known(run, SOURCES)
     away = _known(run, _REMOVED_SOURCES)
     fingerprint = str(run.settings()["fingerprint"])
-    parts = _valid_parts(run, set(files), fingerprint)
+    uris = inputs.uris
+    parts = valid_parts(run, set(uris), fingerprint)
     kept = {
         slide: source
         for slide, source in before.items()
-        if slide in files and _is_done(source, files[slide], parts[slide], unit_tiles)
+        if slide in uris and is_done(source, inputs, parts[slide])
     }
-    unknown = {slide: uri for slide, uri in files.items() if slide not in kept}
-    found = _index(unknown, tile_px, unit_tiles)
-    plans: dict[str, list[UnitPlan]] = {}
+    kept |= inputs.finished
+    found = _index(run, inputs, [slide for slide in uris if slide not in kept])
+    plans: dict[str, Sequence[AnyPlan]] = {}
     sources: list[Source] = []
-    for slide, uri in files.items():
+    for slide, uri in uris.items():
         if slide in kept:
             sources.append(replace(kept[slide], uri=uri))
             continue
@@ -87,21 +95,41 @@ def make_plan(
         old = before.get(slide) or away.get(slide)
         if _is_lost(source) and old is not None:
             source = replace(old, error=source.error)  # its rows stay
+        else:
+            plans[slide] = units
         sources.append(source)
-        plans[slide] = units
     ids = {slide: source.source for slide, source in {**away, **before}.items()}
     sources = number_sources(sources, ids)
     removed = _move(run, before, away, sources)
-    parts = _valid_parts(run, set(files), fingerprint) if away else parts
-    todo: list[UnitPlan] = []
+    parts = valid_parts(run, set(uris), fingerprint) if away else parts
+    todo: list[AnyPlan] = []
     for source in sources:
         units = [replace(u, source=source) for u in plans.get(source.slide, [])]
-        valid = {p.unit: p for p in _same_source(source, parts[source.slide])}
-        todo += [u for u in units if not _matches(u, valid.get(u.unit))]
-    _delete_beyond(run, sources, unit_tiles)
+        valid = {p.unit: p for p in same_source(source, parts[source.slide])}
+        todo += [u for u in units if not matches(u, valid.get(u.unit))]
+    lost = {source.slide for source in sources if _is_lost(source)}
+    n_units = {slide: len(units) for slide, units in plans.items() if slide not in lost}
+    n_units |= {s: len(same_source(kept[s], parts[s])) for s in kept}
+    n_units = {s: n for s, n in n_units.items() if s not in inputs.finished}
+    delete_beyond(run, n_units)
     n_todo = sum(unit.count for unit in todo)
     n_all = sum(source.n_indexed for source in sources)
     return Plan(sources=sources, units=todo, n_done=n_all - n_todo, removed=removed)
+
+
+def refuse_nothing(plan: Plan) -> None:
+    """A run without a single tile has failed.
+
+    Raises:
+        IncompleteError: The message says what is wrong with the first slide.
+    """
+    if plan.n_indexed:
+        return
+    problems = [source.error for source in plan.sources if source.error is not None]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    reason = f"{problems[0]}{more}" if problems else "no slide has any"
+    message = f"there is no tile to work on: {reason}"
+    raise IncompleteError(message)
 
 
 def _is_lost(source: Source) -> bool:
@@ -119,77 +147,6 @@ def _known(run: RunDirectory, name: str) -> dict[str, Source]:
         logger.warning("%s is broken and is made anew: %s", name, error)
         return {}
     return {source.slide: source for source in sources_from_table(table)}
-
-
-def _valid_parts(
-    run: RunDirectory, slides: set[str], fingerprint: str
-) -> dict[str, list[Part]]:
-    """Parts of this configuration whose quarantine rows are all there, by slide."""
-    parts: dict[str, list[Part]] = defaultdict(list)
-    run.refresh()
-    for part in run.footers(slides):
-        if part.footer.get(schema.FOOTER_FINGERPRINT) == fingerprint and (
-            not part.quarantined or n_quarantine_rows(run, part) == part.quarantined
-        ):
-            parts[part.slide].append(part)
-    return parts
-
-
-def n_quarantine_rows(run: RunDirectory, part: Part) -> int | None:
-    """Rows of a part's quarantine, None where it cannot be read."""
-    try:
-        return read_footer(run.store, run.quarantine_part(part.slide, part.unit))[0]
-    except (StorageError, OSError, pa.ArrowException):
-        return None
-
-
-def _is_done(source: Source, uri: str, parts: Sequence[Part], unit_tiles: int) -> bool:
-    """Whether a source has not changed and has all its rows: no need to index it."""
-    if source.error is not None or not source.n_indexed:
-        return False
-    try:
-        if file_stat(uri) != source.stat:
-            return False
-    except StorageError:
-        return False
-    done = sum(p.rows + p.quarantined for p in _same_source(source, parts))
-    n_units = -(-source.n_indexed // unit_tiles)
-    return done == source.n_indexed and len(parts) == n_units
-
-
-def _same_source(source: Source, parts: Sequence[Part]) -> list[Part]:
-    footer = source_footer(source)
-    return [p for p in parts if p.footer.get(schema.FOOTER_SOURCE) == footer]
-
-
-def _matches(unit: UnitPlan, part: Part | None) -> bool:
-    """Whether the part holds just this unit, none of its tiles missing."""
-    return (
-        part is not None
-        and part.footer.get(schema.FOOTER_FIRST) == str(unit.first)
-        and part.footer.get(schema.FOOTER_LAST) == str(unit.last)
-        and part.rows + part.quarantined == unit.count
-    )
-
-
-def _delete_beyond(
-    run: RunDirectory, sources: Sequence[Source], unit_tiles: int
-) -> None:
-    """Delete parts of units that the source, now shorter, no longer has.
-
-    By their names: they may be broken, or a quarantine without its part.
-    """
-    n_units = {
-        s.slide: -(-s.n_indexed // unit_tiles) for s in sources if not _is_lost(s)
-    }
-    for stage in (ACTIVATIONS, QUARANTINE):
-        for name in run.store.list(stage):
-            stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
-            known = n_units.get(slide_of(name) or "")
-            if known is not None and stem.isdigit() and int(stem) >= known:
-                logger.warning("%s is beyond the end of its source: deleted", name)
-                run.store.delete(name)
-    run.refresh()
 
 
 def _move(
@@ -234,15 +191,27 @@ def index_files(
 
 
 def _index(
-    files: Mapping[str, str], tile_px: int, unit_tiles: int
-) -> dict[str, tuple[Source, list[UnitPlan]]]:
-    """Sources and units of files, indexed by the cluster. Ids are not yet given."""
-    items = list(files.items())
-    batches = [items[i : i + _INDEX_BATCH] for i in range(0, len(items), _INDEX_BATCH)]
-    remote = ray.remote(num_cpus=READ_CPUS)(index_files)
-    pending = [remote.remote(batch, tile_px, unit_tiles) for batch in batches]
-    found: dict[str, tuple[Source, list[UnitPlan]]] = {}
+    run: RunDirectory, inputs: Inputs, slides: Sequence[str]
+) -> dict[str, tuple[Source, Sequence[AnyPlan]]]:
+    """Sources and units of slides, indexed by the cluster. Ids are not yet given."""
+    files = [(s, inputs.tfrecords[s]) for s in slides if s in inputs.tfrecords]
+    batches = [files[i : i + _INDEX_BATCH] for i in range(0, len(files), _INDEX_BATCH)]
+    of_files = ray.remote(num_cpus=READ_CPUS)(index_files)
+    pending = [of_files.remote(b, inputs.tile_px, inputs.unit_tiles) for b in batches]
+    whole = [slide for slide in slides if slide in inputs.slides]
+    of_slide = ray.remote(num_cpus=1)(index_slide)
+    run = type(run)(run.uri, writer=run.store.writer)  # without what it has listed
+    requests = [
+        of_slide.remote(run, slide, inputs.slides[slide], inputs.unit_tiles)
+        for slide in whole
+    ]
+    found: dict[str, tuple[Source, Sequence[AnyPlan]]] = {}
     for answer in gather(pending):
         for source, units in answer:
             found[source.slide] = (source, units)
+    if requests:
+        with Progress("tissue", len(requests), unit="slides") as progress:
+            for source, units in gather(requests):
+                found[source.slide] = (source, units)
+                progress.add(1)
     return found

@@ -15,10 +15,19 @@ class Progress:
         what: What is being done.
         total: Tiles to do.
         stream: Where to; default stderr.
+        unit: What is counted.
     """
 
-    def __init__(self, what: str, total: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        stream: TextIO | None = None,
+        *,
+        unit: str = "tiles",
+    ) -> None:
         """See the class."""
+        self._unit = unit
         self._what = what
         self._total = total
         self._stream = sys.stderr if stream is None else stream
@@ -54,22 +63,24 @@ class Progress:
         since = self._started if last else self._first
         done = self._done - (0 if last else self._done_first)
         rate = done / max(self._shown - since, 1e-9)
-        line = progress_line(self._what, self._done, self._total, rate)
+        line = progress_line(self._what, self._done, self._total, rate, self._unit)
         over = self._stream.isatty()
         ending = "\n" if last or not over else ""
         self._stream.write(f"\r\x1b[K{line}{ending}" if over else f"{line}\n")
         self._stream.flush()
 
 
-def progress_line(what: str, done: int, total: int, rate: float) -> str:
-    """One line of progress; `rate` in tiles/s, 0 where it is not known yet.
+def progress_line(
+    what: str, done: int, total: int, rate: float, unit: str = "tiles"
+) -> str:
+    """One line of progress; `rate` in units/s, 0 where it is not known yet.
 
     >>> progress_line("activations", 500, 2000, 250.0)
     'activations  500/2,000 tiles  25%  250 tiles/s  6 s left'
     """
-    parts = [f"{done:,}/{total:,} tiles", f"{100 * done // max(total, 1)}%"]
+    parts = [f"{done:,}/{total:,} {unit}", f"{100 * done // max(total, 1)}%"]
     if rate > 0:
-        parts.append(f"{rate:,.0f} tiles/s" if rate >= 10 else f"{rate:.1f} tiles/s")
+        parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s")
     if rate > 0 and done < total:
         parts.append(f"{duration((total - done) / rate)} left")
     return "  ".join([what, *parts])

@@ -3,37 +3,17 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from raylatent import schema
+from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
 from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
 from raylatent.source.units import Source
 
-_FEW = 10  # this many bad tiles never fail a slide that has good ones
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideReport:
-    """One slide's tiles.
-
-    Attributes:
-        slide: Its name.
-        n_indexed: Tiles promised.
-        rows: Activation rows on disk.
-        quarantined: Quarantine rows on disk.
-        reasons: How often each error quarantined a tile.
-        error: Why the slide failed, None where it did not.
-    """
-
-    slide: str
-    n_indexed: int
-    rows: int
-    quarantined: int
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    error: str | None = None
+SLIDES_PAGE = "slides.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +89,7 @@ class RunReport:
                     "quarantined": slide.quarantined,
                     "reasons": dict(slide.reasons),
                     "error": slide.error,
+                    **({} if slide.left_out is None else {"left_out": slide.left_out}),
                 }
                 for slide in self.slides
             ],
@@ -140,7 +121,7 @@ def audit(
         if part.quarantined:
             reasons[part.slide].update(_quarantined(run, part))
     return [
-        _slide_report(
+        slide_report(
             source,
             rows[source.slide],
             reasons[source.slide],
@@ -162,38 +143,9 @@ def _quarantined(run: RunDirectory, part: Part) -> list[str]:
     return errors
 
 
-def _slide_report(
-    source: Source,
-    rows: int,
-    reasons: Counter[str],
-    undone: str | None,
-    max_bad_fraction: float,
-) -> SlideReport:
-    bad = sum(reasons.values())
-    error = undone or source.error
-    if error is None and rows + bad != source.n_indexed:
-        error = (
-            f"{rows} rows and {bad} quarantined tiles are not the {source.n_indexed} "
-            "that were indexed: run again"
-        )
-    too_many = bad > _FEW and bad > max_bad_fraction * source.n_indexed
-    if error is None and (too_many or (bad and not rows)):
-        reason, count = reasons.most_common(1)[0]
-        error = (
-            f"{bad} of {source.n_indexed} tiles are bad (--max-bad-fraction "
-            f"{max_bad_fraction:g}), {count} of them: {reason}"
-        )
-    return SlideReport(
-        slide=source.slide,
-        n_indexed=source.n_indexed,
-        rows=rows,
-        quarantined=bad,
-        reasons=dict(reasons),
-        error=error,
-    )
-
-
 def write_report(run: RunDirectory, report: RunReport) -> None:
-    """Put report.json in place."""
+    """Put report.json in place, and slides.html where there are whole slides."""
+    if any(slide.left_out is not None for slide in report.slides):
+        run.store.write(SLIDES_PAGE, slides_page(run, report.slides).encode())
     text = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
     run.store.write(REPORT, text.encode("utf-8", "surrogateescape"))

@@ -14,12 +14,12 @@ from raylatent.errors import RunError, StorageError, VisibilityError
 from raylatent.model.load import file_digest
 from raylatent.model.spec import ModelSpec
 from raylatent.run import RunDirectory
+from raylatent.source.slides import slide_stat
 from raylatent.storage import (
     ASIDE_SUFFIX,
     FileStat,
     Store,
     absolute,
-    file_stat,
     is_uri,
 )
 
@@ -76,7 +76,7 @@ def check_visibility(
         store=store,
         name=f".{store.writer}-probe{ASIDE_SUFFIX}",
         proof=secrets.token_hex(16),
-        stats=tuple((uri, file_stat(uri)) for uri in sources[::step]),
+        stats=tuple((uri, slide_stat(uri)) for uri in sources[::step]),
         model=(spec, file_digest(spec)) if spec is not None and with_files else None,
     )
     store.write(sights.name, sights.proof.encode())
@@ -125,10 +125,10 @@ def _unseen_run(sights: Sights) -> str | None:
 def _unseen_source(sights: Sights) -> str | None:
     for uri, stat in sights.stats:
         try:
-            if file_stat(uri) != stat:
-                return f"the same TFRecord {uri} (its size or time differs)"
+            if slide_stat(uri) != stat:
+                return f"the same file {uri} (its size or time differs)"
         except StorageError:
-            return f"the TFRecord {uri}"
+            return f"the file {uri}"
     return None
 
 

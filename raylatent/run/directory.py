@@ -1,12 +1,4 @@
-"""The run directory: its layout, what is in it, and what is done.
-
-- `run.json`: configuration, fingerprint, versions; written first
-- `sources.parquet`: the plan, one row a slide
-- `activations/slide=<name>/<unit>.parquet`
-- `quarantine/slide=<name>/<unit>.parquet`
-- `removed/`: rows of slides that a later run no longer names
-- `report.json`, `maps/<name>/`, `mosaics/<name>/`
-"""
+"""The run directory: what is in it, and what is done."""
 
 import json
 import os
@@ -35,6 +27,16 @@ from raylatent.parts import (
     slide_of,
     write_part,
 )
+from raylatent.run.layout import (
+    ACTIVATIONS,
+    FOLDERS,
+    GRIDS,
+    QUARANTINE,
+    REMOVED,
+    REPORT,
+    SOURCES,
+    THUMBNAILS,
+)
 from raylatent.run.settings import (
     CLEARING,
     RUN_JSON,
@@ -44,14 +46,6 @@ from raylatent.run.settings import (
 )
 from raylatent.storage import Store, reason
 
-SOURCES = "sources.parquet"
-REPORT = "report.json"
-ACTIVATIONS = "activations"
-QUARANTINE = "quarantine"
-REMOVED = "removed"
-MAPS = "maps"
-MOSAICS = "mosaics"
-FOLDERS = (ACTIVATIONS, QUARANTINE, REMOVED, MAPS, MOSAICS)
 _FOOTER_THREADS = 16
 
 
@@ -62,6 +56,9 @@ class RunDirectory:
         uri: A local folder or URI.
         writer: Marks the aside files of this writer.
     """
+
+    rows = ACTIVATIONS
+    """The folder of its parts."""
 
     def __init__(
         self, uri: str | os.PathLike[str], *, writer: str | None = None
@@ -147,6 +144,11 @@ class RunDirectory:
         for folder in FOLDERS:
             self.store.delete_folder(folder)
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where files of the run are written."""
+        return FOLDERS
+
     def _refuse_others_files(self) -> None:
         """Files of our names, and no run.json: they are not ours to delete or mix."""
         for folder in FOLDERS:
@@ -182,7 +184,7 @@ class RunDirectory:
         """Parts of each slide, in tile order."""
         if self._names is None:
             names: dict[str, list[str]] = defaultdict(list)
-            for name in self.store.list(ACTIVATIONS):
+            for name in self.store.list(self.rows):
                 slide = slide_of(name)
                 if slide is not None and name.endswith(".parquet"):
                     names[slide].append(name)
@@ -197,7 +199,7 @@ class RunDirectory:
         """Names of a slide's activation parts, in tile order."""
         if self._names is not None:
             return self._names.get(slide, [])
-        found = self.store.list(f"{ACTIVATIONS}/{partition_folder(slide)}")
+        found = self.store.list(f"{self.rows}/{partition_folder(slide)}")
         return [name for name in found if name.endswith(".parquet")]
 
     def footers(self, slides: Iterable[str] | None = None) -> list[Part]:
@@ -259,7 +261,7 @@ class RunDirectory:
     def set_aside(self, slides: Iterable[str], *, back: bool = False) -> None:
         """Move slides' parts to `removed/`, or back where nothing took their place."""
         for slide in slides:
-            for stage in (QUARANTINE, ACTIVATIONS):
+            for stage in (THUMBNAILS, GRIDS, QUARANTINE, self.rows):
                 folder = f"{stage}/{partition_folder(slide)}"
                 origin = f"{REMOVED}/{folder}" if back else folder
                 for name in self.store.list(origin):
@@ -273,8 +275,16 @@ class RunDirectory:
         self.refresh()
 
     def part(self, slide: str, unit: int) -> str:
-        """The name of a unit's activations part."""
-        return part_name(ACTIVATIONS, slide, unit)
+        """The name of a unit's part."""
+        return part_name(self.rows, slide, unit)
+
+    def grid_part(self, slide: str) -> str:
+        """The name of a whole slide's grid."""
+        return part_name(GRIDS, slide, 0)
+
+    def thumbnail(self, slide: str) -> str:
+        """The name of a whole slide's picture."""
+        return f"{THUMBNAILS}/{partition_folder(slide)}/grid.jpg"
 
     def quarantine_part(self, slide: str, unit: int) -> str:
         """The name of a unit's quarantine part."""

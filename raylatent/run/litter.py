@@ -3,7 +3,7 @@
 import re
 
 from raylatent.claim import process_start
-from raylatent.run.directory import FOLDERS, RunDirectory
+from raylatent.run.directory import RunDirectory
 
 # `.<token of a driver>-...` or `.pid<process>-...`, see Store.
 _ASIDE = re.compile(r"\.(?:[0-9a-f]{12}|pid(?P<pid>\d+))-[0-9a-f]{32}\.aside")
@@ -25,6 +25,6 @@ def remove_litter(run: RunDirectory) -> None:
 
 def _asides(run: RunDirectory) -> list[str]:
     names = run.store.root_files()
-    for folder in FOLDERS:
+    for folder in dict.fromkeys(run.folders):
         names += [f"{folder}/{name}" for name in run.store.child(folder).asides()]
     return names

@@ -114,6 +114,56 @@ class Unit:
         return self.first + len(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlideUnitPlan:
+    """Whole rows of a slide's grid, before the grid is read.
+
+    Attributes:
+        source: The slide.
+        unit: Its number in the slide.
+        first: Tile index of its first tile.
+        count: Number of tiles.
+    """
+
+    source: Source
+    unit: int
+    first: int
+    count: int
+
+    @property
+    def last(self) -> int:
+        """One past the last tile's index."""
+        return self.first + self.count
+
+
+def slide_unit_plans(
+    source: Source, rows: NDArray[np.integer], unit_tiles: int
+) -> list[SlideUnitPlan]:
+    """The units over a slide: whole grid rows, each as near to `unit_tiles` as it comes.
+
+    Args:
+        source: The slide.
+        rows: Grid row of each tile, (n,), ascending.
+        unit_tiles: Tiles that a unit should have.
+    """
+    ends = np.flatnonzero(np.diff(rows, append=-1)) + 1  # tiles up to each row's end
+    plans: list[SlideUnitPlan] = []
+    first = end = 0
+    for i, row_end in enumerate(ends.tolist()):
+        end = row_end
+        ahead = ends[i + 1] if i + 1 < len(ends) else None
+        short = unit_tiles - (end - first)
+        if ahead is not None and abs(ahead - first - unit_tiles) < short:
+            continue  # with the next row it comes nearer
+        plans.append(
+            SlideUnitPlan(
+                source=source, unit=len(plans), first=first, count=end - first
+            )
+        )
+        first = end
+    return plans
+
+
 def index_source(
     slide: str, uri: str, tile_px: int | None
 ) -> tuple[Source, TFRecordIndex]:

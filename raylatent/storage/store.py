@@ -2,10 +2,13 @@
 
 import errno
 import os
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import BinaryIO, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,6 +19,7 @@ from raylatent.storage.paths import (
     fsspec_of,
     is_uri,
     list_below,
+    reason,
     resolve,
     retry,
 )
@@ -85,6 +89,13 @@ class Store:
         )
         return bool(info.type == pafs.FileType.File)
 
+    def size(self, name: str) -> int | None:
+        """A file's size in bytes, None where there is none."""
+        info = retry(
+            lambda: self._filesystem.get_file_info(self.path(name)), f"look at {name}"
+        )
+        return info.size if info.type == pafs.FileType.File else None
+
     def read(self, name: str) -> bytes:
         """A file's content; StorageError if it cannot be read."""
 
@@ -147,6 +158,38 @@ class Store:
             target,
             target.parent / f".{self.writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}",
         )
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write a large content to; it shows when the block ends well.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        what = f"write {self.uri}/{name}"
+        if self.is_local:
+            target, aside = self._below_root(lambda: self._aside(name), what)
+            put: Callable[[], object] = partial(aside.replace, target)
+        else:
+            aside = Path(tempfile.mkdtemp(prefix="raylatent-")) / "content"
+            put = partial(self._put_file, name, aside)
+        try:
+            with aside.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            retry(put, what)
+        except OSError as error:
+            message = f"cannot {what}: {reason(error)}"
+            raise StorageError(message) from error
+        finally:
+            aside.unlink(missing_ok=True)
+            if not self.is_local:
+                aside.parent.rmdir()
+
+    def _put_file(self, name: str, file: Path) -> None:
+        with pa.memory_map(str(file)) as mapped:
+            self._put_remote(name, mapped.read_buffer())
 
     def _put_remote(self, name: str, data: bytes | pa.Buffer) -> None:
         path = self.path(name)

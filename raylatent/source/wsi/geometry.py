@@ -104,6 +104,10 @@ class Geometry:
         """Rows and columns."""
         return len(self.ys), len(self.xs)
 
+    def empty_grid(self) -> NDArray[np.bool_]:
+        """A grid without a tile, (rows, cols)."""
+        return np.zeros(self.shape, bool)
+
     def _edges(self, origin: int, size: int) -> NDArray[np.int64]:
         # As Slideflow: with edge tiles the last may begin on the very edge.
         end = size + 1 if self.use_edge_tiles else size + 1 - self.window_px

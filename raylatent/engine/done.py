@@ -1,0 +1,142 @@
+"""What is done: which parts of a run are valid, and of sources that have not changed."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pyarrow as pa
+
+from raylatent import schema
+from raylatent.engine.items import source_footer
+from raylatent.errors import StorageError
+from raylatent.parts import read_footer, slide_of
+from raylatent.run import QUARANTINE, Part, RunDirectory
+from raylatent.source.grids import SlideRequest
+from raylatent.source.slides import slide_stat
+from raylatent.source.units import SlideUnitPlan, Source, UnitPlan
+from raylatent.storage import file_stat
+
+AnyPlan = UnitPlan | SlideUnitPlan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What an invocation names.
+
+    Attributes:
+        tfrecords: TFRecords by slide.
+        slides: Whole slides likewise.
+        tile_px: Side of the tiles of a TFRecord that does not tell.
+        unit_tiles: Tiles in a unit.
+        finished: Slides that need no parts any more, whatever they were made into.
+    """
+
+    tfrecords: Mapping[str, str]
+    slides: Mapping[str, SlideRequest]
+    tile_px: int
+    unit_tiles: int
+    finished: Mapping[str, Source] = field(default_factory=dict)
+
+    @cached_property
+    def uris(self) -> dict[str, str]:
+        """Where each slide's tiles come from, sorted by name."""
+        found = {**self.tfrecords, **{k: v.uri for k, v in self.slides.items()}}
+        return dict(sorted(found.items()))
+
+
+def valid_parts(
+    run: RunDirectory, slides: set[str], fingerprint: str
+) -> dict[str, list[Part]]:
+    """Parts of this configuration whose quarantine rows are all there, by slide."""
+    parts: dict[str, list[Part]] = defaultdict(list)
+    run.refresh()
+    for part in run.footers(slides):
+        if part.footer.get(schema.FOOTER_FINGERPRINT) == fingerprint and (
+            not part.quarantined or n_quarantine_rows(run, part) == part.quarantined
+        ):
+            parts[part.slide].append(part)
+    return parts
+
+
+def n_quarantine_rows(run: RunDirectory, part: Part) -> int | None:
+    """Rows of a part's quarantine, None where it cannot be read."""
+    try:
+        return read_footer(run.store, run.quarantine_part(part.slide, part.unit))[0]
+    except (StorageError, OSError, pa.ArrowException):
+        return None
+
+
+def is_done(source: Source, inputs: Inputs, parts: Sequence[Part]) -> bool:
+    """Whether a source has not changed and has all its rows: no need to index it."""
+    if source.error is not None or not source.n_indexed:
+        return False
+    request = inputs.slides.get(source.slide)
+    if request is None:
+        if not _is_same_file(source, inputs.tfrecords[source.slide]):
+            return False
+    elif not is_unchanged(source, request):
+        return False
+    same = sorted(same_source(source, parts), key=lambda part: part.unit)
+    ends = [0]
+    for part in same:
+        first, last = (
+            int(part.footer.get(key, -1))
+            for key in (schema.FOOTER_FIRST, schema.FOOTER_LAST)
+        )
+        if first != ends[-1] or part.rows + part.quarantined != last - first:
+            return False
+        ends.append(last)
+    return ends[-1] == source.n_indexed and len(parts) == len(same)
+
+
+def _is_same_file(source: Source, uri: str) -> bool:
+    """Whether a TFRecord is as it was when it was planned."""
+    try:
+        return not source.is_slide and file_stat(uri) == source.stat
+    except StorageError:
+        return False
+
+
+def is_unchanged(source: Source, request: SlideRequest) -> bool:
+    """Whether a whole slide is as it was when it was planned, and its pixels' size."""
+    if not source.is_slide or request.tiles.mpp not in {None, source.mpp}:
+        return False  # another mpp may be what the grid is laid out by
+    try:
+        return slide_stat(request.uri) == source.stat
+    except StorageError:
+        return False
+
+
+def same_source(source: Source, parts: Sequence[Part]) -> list[Part]:
+    """Parts that were made of the source as it is."""
+    footer = source_footer(source)
+    return [p for p in parts if p.footer.get(schema.FOOTER_SOURCE) == footer]
+
+
+def matches(unit: AnyPlan, part: Part | None) -> bool:
+    """Whether the part holds just this unit, none of its tiles missing."""
+    return (
+        part is not None
+        and part.footer.get(schema.FOOTER_FIRST) == str(unit.first)
+        and part.footer.get(schema.FOOTER_LAST) == str(unit.last)
+        and part.rows + part.quarantined == unit.count
+    )
+
+
+def delete_beyond(run: RunDirectory, n_units: Mapping[str, int]) -> None:
+    """Delete parts of units that the source, now shorter, no longer has.
+
+    By their names: they may be broken, or a quarantine without its part.
+    """
+    for stage in (run.rows, QUARANTINE):
+        for name in run.store.list(stage):
+            stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
+            known = n_units.get(slide_of(name) or "")
+            if known is not None and stem.isdigit() and int(stem) >= known:
+                logger.warning("%s is beyond the end of its source: deleted", name)
+                run.store.delete(name)
+    run.refresh()

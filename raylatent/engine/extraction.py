@@ -1,0 +1,263 @@
+"""Whole slides to TFRecords, spread over a cluster.
+
+Units of tiles are encoded into parts, as activations are; a slide whose units are all
+there is written as one TFRecord, put in place in one step, and its parts are deleted.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+
+from raylatent import schema
+from raylatent.claim import Claim, new_token
+from raylatent.config import ExtractTilesConfig
+from raylatent.engine.affinity import start_queue
+from raylatent.engine.cluster import READ_CPUS, Pool, connect, gather, pool
+from raylatent.engine.done import Inputs
+from raylatent.engine.finishing import (
+    Finished,
+    broken_tiles,
+    finish_slide,
+    finished_slides,
+    forget_parts,
+    refuse_long_names,
+    write_manifest,
+)
+from raylatent.engine.items import UnitResult, read_unit
+from raylatent.engine.plan import Plan, make_plan, refuse_nothing
+from raylatent.engine.progress import Progress
+from raylatent.engine.report import RunReport, write_report
+from raylatent.engine.requests import refuse_bad_names, slide_requests, slides_fields
+from raylatent.engine.slide_report import slide_report, with_grids
+from raylatent.engine.stream import stream
+from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
+from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
+from raylatent.errors import ConfigError, SourceError
+from raylatent.run import ExtractionDirectory, remove_litter
+from raylatent.source.grids import SlideRequest, SlideUnit
+from raylatent.source.slides import find_slides
+from raylatent.source.units import SlideUnitPlan, Unit
+from raylatent.source.write import ENCODER
+from raylatent.source.wsi import READER, size_name
+from raylatent.tiles.encode import Picture, encoded_unit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(WorkOptions):
+    """What an actor needs to encode tiles.
+
+    Attributes:
+        picture: What they become.
+    """
+
+    picture: Picture
+
+
+class ExtractActor(UnitActor):
+    """Units of slides to encoded tiles.
+
+    Args:
+        options: See ExtractOptions.
+        queue: Of the units.
+    """
+
+    directory = ExtractionDirectory
+
+    def __init__(self, options: ExtractOptions, queue: Any) -> None:  # noqa: ANN401
+        """See the class."""
+        self._options = options
+        super().__init__(options, queue)
+
+    def prepare(self) -> None:
+        """Check what reads the slides."""
+        check_reader(self._options.reader)
+
+    def work(self, unit: Unit | SlideUnit) -> UnitResult:
+        """Encoded tiles of a unit."""
+        if not isinstance(unit, SlideUnit):
+            message = f"{unit.source.uri} is no slide"
+            raise SourceError(message)
+        started = time.perf_counter()
+        rows, quarantine = encoded_unit(
+            unit, self._options.picture, self._threads, self._slides
+        )
+        seconds = {"decode": time.perf_counter() - started}
+        return UnitResult(rows=rows, quarantine=quarantine, seconds=seconds)
+
+
+def extract_tiles(config: ExtractTilesConfig) -> RunReport:
+    """Extract the tiles of every slide whose TFRecord is not in place yet.
+
+    Args:
+        config: Slides, tiles, and the run directory; TFRecords go into its folder
+            `<tile_px>px_<tile_um>um`.
+
+    Returns:
+        What became of each slide; `failed` names those that failed.
+
+    Raises:
+        InputError: Slides are not there, or options make no sense.
+        RunError: The run directory is refused.
+        StorageError: The run directory cannot be written, after retries.
+        IncompleteError: There is no tile at all.
+    """
+    requests = _prepare(config)
+    folder = size_name(config.tile_px or 0, config.tile_um)
+    started_here = connect()
+    share = pool(config.actor_range(), 0, local=started_here)
+    run = ExtractionDirectory(config.out, writer=new_token())
+    with Claim(run.store, run.store.writer) as claim:
+        run.begin(_fields(config, folder), _about(), overwrite=config.overwrite)
+        remove_litter(run)
+        if not started_here:
+            check_visibility(run.store, [one.uri for one in requests.values()])
+        finished = finished_slides(run, requests)
+        forget_parts(run, finished)
+        inputs = Inputs(
+            tfrecords={},
+            slides=requests,
+            tile_px=config.tile_px or 0,
+            unit_tiles=config.unit_tiles,
+            finished={slide: one.source for slide, one in finished.items()},
+        )
+        plan = make_plan(run, inputs)
+        refuse_nothing(plan)
+        _announce(plan, finished)
+        started = time.monotonic()
+        undone, counts, seconds = _run_units(
+            _Job(run, plan, share, claim, folder), config, finished
+        )
+        seconds["wall"] = time.monotonic() - started
+        write_manifest(run, folder, finished)
+        slides = [
+            slide_report(
+                source,
+                finished[source.slide].tiles if source.slide in finished else 0,
+                Counter(broken_tiles(run, source.slide)),
+                undone.get(source.slide),
+                config.max_bad_fraction,
+            )
+            for source in plan.sources
+        ]
+        report = RunReport(
+            run=run.uri,
+            slides=with_grids(run, slides, requests),
+            removed=plan.removed,
+            counts=counts,
+            seconds=seconds,
+        )
+        write_report(run, report)
+        remove_litter(run)
+    return report
+
+
+def _prepare(config: ExtractTilesConfig) -> dict[str, SlideRequest]:
+    if not config.slides:
+        message = "no slides were given: --slides PATH..."
+        raise ConfigError(message)
+    refuse_temporary_copy("--out", [config.out])
+    slides = find_slides(config.slides)
+    refuse_bad_names([], slides)
+    refuse_long_names(list(slides))
+    return slide_requests(config, slides, config.tile_px or 0)
+
+
+def _fields(config: ExtractTilesConfig, folder: str) -> dict[str, Any]:
+    """All that changes a byte of a TFRecord."""
+    slides = slides_fields(config, config.tile_px or 0)
+    return {
+        "schema_version": schema.SCHEMA_VERSION,
+        "job": "extract-tiles",
+        "img_format": config.img_format,
+        "jpeg_quality": config.jpeg_quality if config.img_format == "jpg" else None,
+        "unit_tiles": config.unit_tiles,
+        "encoder": ENCODER,
+        "slides": {**(slides or {}), "folder": folder},
+    }
+
+
+def _about() -> dict[str, Any]:
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"layers": {}, "created": created}
+
+
+def _announce(plan: Plan, finished: Mapping[str, Finished]) -> None:
+    logger.info(
+        "slides %d, tiles %d, done %d (slides whose TFRecord is there: %d)",
+        len(plan.sources),
+        plan.n_indexed,
+        plan.n_done,
+        len(finished),
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    run: ExtractionDirectory
+    plan: Plan
+    share: Pool
+    claim: Claim
+    folder: str
+
+
+def _run_units(
+    job: _Job, config: ExtractTilesConfig, finished: dict[str, Finished]
+) -> tuple[dict[str, str], dict[str, int], dict[str, float]]:
+    """Send the units to the actors, and write each slide's TFRecord when it is whole.
+
+    Returns:
+        Slides left undone and why, counts, seconds by stage; `finished` is added to.
+    """
+    run, plan = job.run, job.plan
+    options = ExtractOptions(
+        run=run.uri,
+        token=run.store.writer,
+        fingerprint=str(run.settings()["fingerprint"]),
+        threads=job.share.threads,
+        reader=READER,
+        picture=Picture(img_format=config.img_format, jpeg_quality=config.jpeg_quality),
+    )
+    left = Counter(unit.source.slide for unit in plan.units)
+    by_slide = {source.slide: source for source in plan.sources}
+    remote = ray.remote(num_cpus=READ_CPUS)(finish_slide)
+    target = ExtractionDirectory(run.uri, writer=run.store.writer)
+    pending = [
+        remote.remote(target, source, job.folder)
+        for slide, source in by_slide.items()
+        if source.n_indexed and not left[slide] and slide not in finished
+    ]
+    undone: dict[str, str] = {}
+    counts = {"tiles": 0}
+    seconds = {"decode": 0.0, "write": 0.0}
+    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
+    reads = [partial(read_unit, unit) for unit in units]
+    arguments = (options, start_queue(units))
+    n_todo = sum(unit.count for unit in units)
+    with Progress("tiles", n_todo) as progress:
+        for row in stream("units of tiles", reads, ExtractActor, arguments, job.share):
+            job.claim.check()
+            slide, tiles = row[schema.SLIDE], row[schema.ROWS] + row[schema.QUARANTINED]
+            progress.add(tiles)
+            counts["tiles"] += tiles
+            seconds["decode"] += row[schema.DECODE_S]
+            seconds["write"] += row[schema.WRITE_S]
+            if row[schema.ERROR] is not None:
+                undone[slide] = row[schema.ERROR]
+            left[slide] -= 1
+            if not left[slide] and slide not in undone:
+                pending.append(remote.remote(target, by_slide[slide], job.folder))
+    with Progress("TFRecords", len(pending), unit="slides") as progress:
+        for one in gather(pending):
+            job.claim.check()
+            progress.add(1)
+            if one is not None:
+                finished[one.source.slide] = one
+    return undone, counts, seconds

@@ -1,0 +1,180 @@
+"""Slides whose tiles are all extracted: one TFRecord each, and a record that it is so."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raylatent import schema
+from raylatent.engine.done import is_unchanged, same_source
+from raylatent.errors import SourceError, StorageError
+from raylatent.parts import Part, partition_folder, read_part
+from raylatent.run import QUARANTINE, TILES, ExtractionDirectory
+from raylatent.source.example import TileRecord
+from raylatent.source.grids import SlideRequest
+from raylatent.source.units import Source
+from raylatent.source.write import SUFFIX, put_tfrecord
+from raylatent.storage import FileStat
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_THREADS = 16
+_LONGEST_NAME = 255 - len(".index.npz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A slide whose TFRecord is in place.
+
+    Attributes:
+        source: The slide as it was.
+        tfrecord: The file's name in the run directory.
+        size: Of it, in bytes.
+        tiles: Its records.
+    """
+
+    source: Source
+    tfrecord: str
+    size: int
+    tiles: int
+
+
+def refuse_long_names(slides: Sequence[str]) -> None:
+    """Refuse slides whose name with `.index.npz` is too long for a file.
+
+    Raises:
+        SourceError: The message names the first.
+    """
+    for slide in slides:
+        if len(slide.encode()) > _LONGEST_NAME:
+            message = f"slide {slide[:40]!r}... has too long a name for a TFRecord"
+            raise SourceError(message)
+
+
+def finish_slide(
+    run: ExtractionDirectory, source: Source, folder: str
+) -> Finished | None:
+    """Write a slide's TFRecord out of its parts, then delete them.
+
+    Killed in between, doing it again gives the same file.
+
+    Args:
+        run: The run directory.
+        source: A slide whose parts are all there.
+        folder: Of the TFRecords, in the run directory.
+
+    Returns:
+        What was written; None if the slide has not one good tile.
+    """
+    parts = same_source(source, run.footers([source.slide]))
+    parts.sort(key=lambda part: part.unit)
+    n_tiles = sum(part.rows for part in parts)
+    if not n_tiles:
+        return None
+    name = f"{source.slide}{SUFFIX}"
+    size = put_tfrecord(run.store.child(folder), name, _records(run, parts))
+    finished = Finished(
+        source=source, tfrecord=f"{folder}/{name}", size=size, tiles=n_tiles
+    )
+    record = _as_json(finished, str(run.settings()["fingerprint"]))
+    run.store.write(run.finished(source.slide), record)
+    run.store.delete_folder(f"{TILES}/{partition_folder(source.slide)}")
+    return finished
+
+
+def _records(run: ExtractionDirectory, parts: Sequence[Part]) -> Iterator[TileRecord]:
+    for part in parts:
+        table = read_part(run.store, part.name)
+        columns = (schema.IMAGE_RAW, schema.LOC_X, schema.LOC_Y)
+        for image, x, y in zip(*(table[name] for name in columns), strict=True):
+            yield TileRecord(image.as_py(), part.slide, x.as_py(), y.as_py())
+
+
+def _as_json(finished: Finished, fingerprint: str) -> bytes:
+    about = {
+        "fingerprint": fingerprint,
+        "tfrecord": finished.tfrecord,
+        "size": finished.size,
+        "tiles": finished.tiles,
+        "source": {
+            name: vars(value) if isinstance(value, FileStat) else value
+            for name, value in vars(finished.source).items()
+        },
+    }
+    return json.dumps(about, indent=1).encode()
+
+
+def finished_slides(
+    run: ExtractionDirectory, requests: Mapping[str, SlideRequest]
+) -> dict[str, Finished]:
+    """Slides whose TFRecord is in place, made of the slide as it is now."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda slide: _finished(run, slide, requests[slide]), requests)
+        return {one.source.slide: one for one in found if one is not None}
+
+
+def _finished(
+    run: ExtractionDirectory, slide: str, request: SlideRequest
+) -> Finished | None:
+    name = run.finished(slide)
+    if not run.store.exists(name):
+        return None
+    try:
+        about: dict[str, Any] = json.loads(run.store.read(name))
+        values = about["source"]
+        source = Source(**{**values, "stat": FileStat(**values["stat"])})
+        finished = Finished(
+            source=replace(source, uri=request.uri),
+            tfrecord=about["tfrecord"],
+            size=about["size"],
+            tiles=about["tiles"],
+        )
+    except (ValueError, LookupError, TypeError) as error:
+        logger.warning("%s is broken, the slide is done again: %s", name, error)
+        return None
+    current = about["fingerprint"] == run.settings()["fingerprint"]
+    if not current or not is_unchanged(source, request):
+        return None
+    try:
+        in_place = run.store.size(finished.tfrecord) == finished.size
+    except StorageError:
+        in_place = False
+    return finished if in_place else None
+
+
+def forget_parts(run: ExtractionDirectory, finished: Mapping[str, Finished]) -> None:
+    """Delete parts of finished slides that a run that was killed left."""
+    for slide in finished:
+        run.store.delete_folder(f"{TILES}/{partition_folder(slide)}")
+
+
+def broken_tiles(run: ExtractionDirectory, slide: str) -> list[str]:
+    """Why each quarantined tile of a slide is broken."""
+    folder = f"{QUARANTINE}/{partition_folder(slide)}"
+    return [
+        error
+        for name in run.store.list(folder)
+        for error in read_part(run.store, name, [schema.ERROR])[
+            schema.ERROR
+        ].to_pylist()
+    ]
+
+
+def write_manifest(
+    run: ExtractionDirectory, folder: str, finished: Mapping[str, Finished]
+) -> None:
+    """Slideflow's manifest.json of a folder: how many records each file has."""
+    name = f"{folder}/{MANIFEST}"
+    manifest: dict[str, Any] = {}
+    if run.store.exists(name):
+        try:
+            manifest = dict(json.loads(run.store.read(name)))
+        except (ValueError, TypeError):
+            logger.warning("%s/%s is broken and is made anew", run.uri, name)
+    for slide, one in finished.items():
+        manifest[f"{slide}{SUFFIX}"] = {"total": one.tiles}
+    text = json.dumps(dict(sorted(manifest.items())), indent=1)
+    run.store.write(name, text.encode())

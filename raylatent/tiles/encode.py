@@ -1,0 +1,74 @@
+"""A unit's tiles as encoded pictures: what becomes the records of a TFRecord."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from raylatent import schema
+from raylatent.source.grids import SlideUnit
+from raylatent.source.write import encode_tile
+from raylatent.source.wsi.cache import SlideCache
+from raylatent.tiles.reference import reference_table, split_off_broken
+from raylatent.tiles.stream import Threads, Tile, unit_tiles
+
+_AHEAD_TILES = 64  # encoded before they are asked for
+
+_Encoded: TypeAlias = Callable[[], tuple[Tile, bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What a tile becomes.
+
+    Attributes:
+        img_format: `jpg` or `png`.
+        jpeg_quality: 1 to 100.
+    """
+
+    img_format: str
+    jpeg_quality: int
+
+
+def encoded_unit(
+    unit: SlideUnit,
+    picture: Picture,
+    threads: Threads,
+    slides: SlideCache | None = None,
+) -> tuple[pa.Table, pa.Table]:
+    """A unit of a slide as schema.TILES in tile order, and its schema.QUARANTINE.
+
+    Args:
+        unit: Which tiles.
+        picture: What they become.
+        threads: That read and encode.
+        slides: What this worker holds open.
+
+    Raises:
+        StorageError: The slide cannot be read, after retries.
+    """
+    tile_px = unit.geometry.tile_px
+    waiting: deque[_Encoded] = deque()
+    done: list[tuple[Tile, bytes]] = []
+    for tile in unit_tiles(unit, tile_px, threads, slides or SlideCache()):
+        waiting.append(threads.pool.submit(_encoded, tile, picture).result)
+        if len(waiting) > _AHEAD_TILES:
+            done.append(waiting.popleft()())
+    done += [result() for result in waiting]
+    done.sort(key=lambda pair: pair[0].position)
+    tiles = [tile for tile, _ in done]
+    reference, quarantine = split_off_broken(
+        reference_table(unit, tiles), [tile.error for tile in tiles]
+    )
+    images = [image for tile, image in done if tile.error is None]
+    columns = [*reference.columns, pa.array(images, pa.large_binary())]
+    return pa.Table.from_arrays(columns, schema=schema.TILES), quarantine
+
+
+def _encoded(tile: Tile, picture: Picture) -> tuple[Tile, bytes]:
+    if tile.pixels is None:
+        return tile, b""
+    image = encode_tile(tile.pixels, picture.img_format, picture.jpeg_quality)
+    return replace(tile, pixels=None), image
