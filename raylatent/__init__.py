@@ -11,33 +11,36 @@ import typing
 if typing.TYPE_CHECKING:
     from raylatent import errors as errors
     from raylatent import model as model
+    from raylatent.dataset import Dataset as Dataset
     from raylatent.dataset_features import DatasetFeatures as DatasetFeatures
     from raylatent.mosaic import Mosaic as Mosaic
-    from raylatent.project import Dataset as Dataset
     from raylatent.project import Project as Project
     from raylatent.run import read as read
     from raylatent.slide_map import SlideMap as SlideMap
+    from raylatent.source.wsi import WSI as WSI
 
 __version__ = "0.1.0"
 
 # Imported when first used: torch, Ray and UMAP take seconds.
 _WHERE = {
-    "Dataset": "raylatent.project",
+    "Dataset": "raylatent.dataset",
     "DatasetFeatures": "raylatent.dataset_features",
     "Mosaic": "raylatent.mosaic",
     "Project": "raylatent.project",
     "SlideMap": "raylatent.slide_map",
+    "WSI": "raylatent.source.wsi",
     "errors": "raylatent",
     "model": "raylatent",
     "read": "raylatent.run",
 }
 
-__all__ = [
+__all__ = [  # noqa: RUF022  (sorted as Python sorts)
     "Dataset",
     "DatasetFeatures",
     "Mosaic",
     "Project",
     "SlideMap",
+    "WSI",
     "errors",
     "model",
     "read",

@@ -4,9 +4,10 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from raylatent.config import ActivationsConfig
+from raylatent.dataset import Paths, TileSource, inputs_of
 from raylatent.engine.activations import compute_activations
 from raylatent.engine.placement import build_map
 from raylatent.errors import ConfigError, IncompleteError, MapError, RunError
@@ -24,24 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # Options of `raylatent activations` but those that are arguments here.
-_OWN = {"include_preds", "layers", "model", "out", "pooling", "tfrecords"}
+_OWN = {"include_preds", "layers", "model", "out", "pooling", "tfrecords", "tile_px"}
 _OPTIONS = {field.name for field in fields(ActivationsConfig)} - _OWN
-
-
-class TileSource(Protocol):
-    """What DatasetFeatures needs of a dataset; `raylatent.Dataset` is one."""
-
-    tile_px: int | None
-
-    def tfrecords(self) -> list[str]:
-        """Files that hold the tiles."""
-        ...
-
-    def features_folder(self, model: str) -> str:
-        """Where a run goes when no `outdir` is given."""
-        ...
 
 
 class DatasetFeatures:
@@ -60,7 +46,8 @@ class DatasetFeatures:
     Args:
         model: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, an nn.Module or a
             ModelSpec.
-        dataset: A Dataset, or paths of TFRecords.
+        dataset: A Dataset, or paths of TFRecords (whole slides: `slides=` and
+            `tile_um=`, options of `raylatent activations`, beside `[]`).
         layers: Names of layers, or `postconv`.
         outdir: The run directory; default in the dataset's project.
         layer: The same as `layers`.
@@ -100,13 +87,12 @@ class DatasetFeatures:
             tile_px = getattr(dataset, "tile_px", None)
         spec = with_overrides(spec, tile_px=tile_px, **given)
         config = ActivationsConfig(
-            tfrecords=_tfrecords(dataset),
             model=spec.name,
             layers=tuple(layer_names(layers, layer)),
             pooling=pooling or "none",
             include_preds=include_preds,
             out=_folder(outdir, dataset, spec.name),
-            **_checked(options),
+            **{**inputs_of(dataset), **_checked(options)},
         )
         report = compute_activations(config, spec)
         if report.failed:
@@ -264,14 +250,6 @@ class DatasetFeatures:
         parameters = MapParameters.of(**umap)
         folder = build_map(self.run.uri, parameters, layer=layer, name=name)
         return SlideMap.load(folder)
-
-
-def _tfrecords(dataset: TileSource | Paths) -> tuple[str, ...]:
-    if isinstance(dataset, str | os.PathLike):
-        return (os.fspath(dataset),)
-    if isinstance(dataset, Sequence):
-        return tuple(os.fspath(path) for path in dataset)
-    return tuple(dataset.tfrecords())
 
 
 def _folder(

@@ -1,177 +1,32 @@
-"""Project and Dataset: a folder of TFRecords and annotations, in Slideflow's words."""
+"""Project: a folder of slides, TFRecords and annotations, in Slideflow's words."""
 
-import hashlib
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from raylatent.annotations import SLIDE_COLUMN, Row, read_annotations, slide_labels
+from raylatent.annotations import Row, read_annotations
+from raylatent.config import ExtractTilesConfig
+from raylatent.dataset import ANNOTATIONS, Dataset, Filters
 from raylatent.dataset_features import DatasetFeatures
-from raylatent.errors import AnnotationsError, ConfigError, SourceError
+from raylatent.engine.extraction import extract_tiles
+from raylatent.errors import IncompleteError, SourceError
 from raylatent.model.spec import model_spec
 from raylatent.mosaic import Mosaic
 from raylatent.source.find import find_tfrecords
 from raylatent.source.sizes import choose_size, size_folders
+from raylatent.source.slides import find_slides
+from raylatent.source.wsi import size_name
 from raylatent.storage import Store, absolute
 
-ANNOTATIONS = "annotations.csv"
-
-Filters = Mapping[str, "str | Sequence[str]"]
-
-
-class Dataset:
-    """Slides with tiles of one size, and what the annotations say of them.
-
-    Args:
-        files: TFRecord of each slide.
-        root: The project's folder; where runs go.
-        tile_px: Side of the tiles in pixels.
-        tile_um: Side in micrometers, or a magnification as `10x`.
-        annotations: Rows, each with a `slide`.
-        filters: Allowed values of columns.
-        filter_blank: Columns that must not be empty.
-        variant: What tells these tiles from others that the project has of the same
-            slides, as `299px_10x`; empty where it has no others.
-
-    Raises:
-        AnnotationsError: A filter's column is not in the annotations.
-        SourceError: The filters leave no slide.
-    """
-
-    def __init__(  # noqa: PLR0913  (what a project knows of it)
-        self,
-        files: Mapping[str, str],
-        *,
-        root: str,
-        tile_px: int | None = None,
-        tile_um: float | str | None = None,
-        annotations: Sequence[Row] = (),
-        filters: Filters | None = None,
-        filter_blank: str | Sequence[str] = (),
-        variant: str = "",
-    ) -> None:
-        """See the class."""
-        self.root = root
-        self.variant = variant
-        self.tile_px = tile_px
-        self.tile_um = tile_um
-        self.annotations = list(annotations)
-        self.filters = {k: _values(v) for k, v in (filters or {}).items()}
-        self.filter_blank = _values(filter_blank)
-        self._files = dict(files)
-        if self.filters or self.filter_blank:
-            if not self.annotations:
-                message = (
-                    f"{root} has no {ANNOTATIONS}, so there is nothing to filter by"
-                )
-                raise AnnotationsError(message)
-            kept = {row[SLIDE_COLUMN] for row in self.annotations if self._keeps(row)}
-            self._files = {s: uri for s, uri in files.items() if s in kept}
-            if not self._files:
-                message = (
-                    f"no slide of {root} is left by filters {self.filters} and "
-                    f"filter_blank {self.filter_blank}"
-                )
-                raise SourceError(message)
-
-    def __repr__(self) -> str:
-        """How many slides, of which tiles."""
-        size = f"tile_px={self.tile_px}, tile_um={self.tile_um!r}"
-        return f"Dataset({len(self._files)} slides, {size})"
-
-    def _keeps(self, row: Row) -> bool:
-        for column in (*self.filters, *self.filter_blank):
-            if column not in row:
-                have = ", ".join(row)
-                message = f"annotations have no column {column!r} (they have {have})"
-                raise AnnotationsError(message)
-        allowed = all(row[column] in values for column, values in self.filters.items())
-        return allowed and all(row[column] for column in self.filter_blank)
-
-    def filter(
-        self, filters: Filters, filter_blank: str | Sequence[str] = ()
-    ) -> "Dataset":
-        """The slides among these that have allowed values."""
-        return Dataset(
-            self._files,
-            root=self.root,
-            tile_px=self.tile_px,
-            tile_um=self.tile_um,
-            annotations=self.annotations,
-            filters={**self.filters, **filters},
-            filter_blank=[*self.filter_blank, *_values(filter_blank)],
-            variant=self.variant,
-        )
-
-    def slides(self) -> list[str]:
-        """Names of the slides, sorted."""
-        return sorted(self._files)
-
-    def tfrecords(self) -> list[str]:
-        """Their files."""
-        return [self._files[slide] for slide in self.slides()]
-
-    def labels(
-        self, column: str, *, format: Literal["index", "name"] = "index"
-    ) -> tuple[dict[str, Any], list[str]]:
-        """Label of each slide, and the labels there are, sorted.
-
-        Args:
-            column: Of the annotations.
-            format: `name` for the labels themselves, `index` for their position among
-                the sorted ones.
-
-        Raises:
-            AnnotationsError: There are no annotations, no such column, or no label of
-                any of the slides.
-        """
-        if format not in {"index", "name"}:
-            message = f"format is {format!r}, not 'index' or 'name'"
-            raise ConfigError(message)
-        if not self.annotations:
-            message = f"{self.root} has no {ANNOTATIONS}, so slides have no labels"
-            raise AnnotationsError(message)
-        found = slide_labels(self.annotations, column, where=f"{self.root}")
-        names = {s: label for s, label in found.items() if s in self._files}
-        if not names:
-            some = ", ".join(self.slides()[:3])
-            message = (
-                f"annotations of {self.root} label no slide of these ({some}) in "
-                f"{column!r}: their column {SLIDE_COLUMN!r} must have the files' stems"
-            )
-            raise AnnotationsError(message)
-        unique = sorted(set(names.values()))
-        if format == "name":
-            return dict(names), unique
-        return {s: unique.index(label) for s, label in names.items()}, unique
-
-    def features_folder(self, model: str) -> str:
-        """Where activations go: `<root>/features/<model>-<fingerprint>`.
-
-        The part in braces is filled in once it is known. Filtered datasets, and sizes
-        of tiles where there are several, have their own: none sets aside the others'.
-        """
-        name = re.sub(r"[^\w.-]+", "_", model).strip(".") or "model"
-        folder = f"{self.root}/features/{name}-{{fingerprint}}"
-        filters = {column: sorted(set(v)) for column, v in self.filters.items()}
-        about = [self.variant, filters, sorted(set(self.filter_blank))]
-        if not any(about):
-            return folder
-        text = json.dumps(about, sort_keys=True)
-        return f"{folder}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
-
-
-def _values(values: "str | Sequence[str]") -> list[str]:
-    return [values] if isinstance(values, str) else [str(value) for value in values]
+SLIDES = "slides"
 
 
 class Project:
-    """A folder with `annotations.csv` and TFRecords.
+    """A folder with `annotations.csv` and TFRecords, or whole slides.
 
     TFRecords are looked for in `<root>/tfrecords` where that exists, else in the whole
     folder, below `<tile_px>px_<tile_um>um` or `<tile_px>px_10x` as Slideflow calls it.
+    Where there are none of a size, tiles are cut out of the slides in `<root>/slides`.
 
     Args:
         root: A local folder or a URI.
@@ -204,11 +59,12 @@ class Project:
         filters: Filters | None = None,
         filter_blank: str | Sequence[str] = (),
     ) -> Dataset:
-        """The slides that have tiles of a size.
+        """The slides that have tiles of a size, or whose tiles can be cut in that size.
 
         Args:
-            tile_px: Side of the tiles in pixels; may be left out where there is one.
-            tile_um: Side in micrometers, or a magnification as `10x`.
+            tile_px: Side of the tiles in pixels; may be left out where TFRecords have
+                only one.
+            tile_um: Side in micrometers, or a magnification as `10x`; likewise.
             filters: Allowed values of annotation columns.
             filter_blank: Columns that must not be empty.
 
@@ -217,6 +73,10 @@ class Project:
         """
         folder = self._tiles_folder()
         sizes = size_folders(folder)
+        if tile_px is not None and tile_um is not None:
+            size = size_name(tile_px, tile_um)
+            if size not in sizes and self._store.list(SLIDES):
+                return self._whole_slides(tile_px, tile_um, filters, filter_blank)
         below = choose_size(sizes, tile_px, tile_um, where=folder)
         return Dataset(
             find_tfrecords([folder], below=below),
@@ -227,6 +87,65 @@ class Project:
             filters=filters,
             filter_blank=filter_blank,
             variant=below if below and len(sizes) > 1 else "",
+        )
+
+    def _whole_slides(
+        self,
+        tile_px: int,
+        tile_um: float | str,
+        filters: Filters | None,
+        filter_blank: str | Sequence[str],
+    ) -> Dataset:
+        return Dataset(
+            find_slides([f"{self.root}/{SLIDES}"]),
+            root=self.root,
+            tile_px=tile_px,
+            tile_um=tile_um,
+            annotations=self.annotations,
+            filters=filters,
+            filter_blank=filter_blank,
+            variant=size_name(tile_px, tile_um),
+            whole=True,
+        )
+
+    def extract_tiles(
+        self,
+        tile_px: int,
+        tile_um: float | str,
+        *,
+        filters: Filters | None = None,
+        filter_blank: str | Sequence[str] = (),
+        **options: Any,  # noqa: ANN401
+    ) -> Dataset:
+        """Cut the slides in `<root>/slides` into TFRecords; the dataset of these.
+
+        They go to `<root>/tfrecords/<size>/<size>`, `size` as `299px_302um`, with a
+        page of the slides beside them, `slides.html`.
+
+        Args:
+            tile_px: Side of the tiles in pixels.
+            tile_um: Side in micrometers, or a magnification as `10x`.
+            filters: Allowed values of annotation columns.
+            filter_blank: Columns that must not be empty.
+            **options: Any other option of `raylatent extract-tiles`, as `img_format`.
+
+        Raises:
+            IncompleteError: Some slide failed; all others are finished and kept.
+        """
+        whole = self._whole_slides(tile_px, tile_um, filters, filter_blank)
+        out = f"{self.root}/tfrecords/{size_name(tile_px, tile_um)}"
+        report = extract_tiles(
+            ExtractTilesConfig(out=out, **{**whole.inputs(), **options})
+        )
+        if report.failed:
+            first = report.failed[0]
+            message = (
+                f"{len(report.failed)} of {len(report.slides)} slides failed, as "
+                f"{first.slide!r}: {first.error} (the others are in {out})"
+            )
+            raise IncompleteError(message)
+        return self.dataset(
+            tile_px, tile_um, filters=filters, filter_blank=filter_blank
         )
 
     def _tiles_folder(self) -> str:

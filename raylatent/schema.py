@@ -47,9 +47,7 @@ POINTS = pa.schema(
 """A row placed on a map, in UMAP's own coordinates."""
 
 IMAGE_RAW = "image_raw"
-TILES = pa.schema(
-    [*REFERENCE, pa.field(IMAGE_RAW, pa.large_binary(), nullable=False)]
-)
+TILES = pa.schema([*REFERENCE, pa.field(IMAGE_RAW, pa.large_binary(), nullable=False)])
 """An encoded tile on its way from a slide to a TFRecord."""
 
 STAGE = "stage"

@@ -64,7 +64,7 @@ class MosaicConfig(RunConfig):
     annotations: str = option("", "CSV with a `slide` column and labels", metavar="CSV")
     label: str = option("", "column of the annotations to color by", metavar="COLUMN")
     source_root: str = option(
-        "", "where the TFRecords are now, if they were moved", metavar="PATH"
+        "", "where the TFRecords or slides are now, if they were moved", metavar="PATH"
     )
 
     def __post_init__(self) -> None:

@@ -241,7 +241,8 @@ def _run_units(
     counts = dict.fromkeys(("tiles", "resized", "other_slide"), 0)
     seconds = dict.fromkeys(("decode", "forward", "write"), 0.0)
     reads = [partial(read_unit, unit) for unit in plan.units]
-    queue = start_queue([u for u in plan.units if isinstance(u, SlideUnitPlan)])
+    of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
+    queue = start_queue(of_slides, plan.nodes)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:

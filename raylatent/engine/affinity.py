@@ -1,7 +1,7 @@
 """Units of whole slides, handed out so that workers stay with the slide they hold."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -21,10 +21,16 @@ class SlideQueue:
 
     Args:
         plans: All units.
+        nodes: The node that has a copy of a slide already, from looking at it.
     """
 
-    def __init__(self, plans: Sequence[SlideUnitPlan]) -> None:
+    def __init__(
+        self,
+        plans: Sequence[SlideUnitPlan],
+        nodes: Mapping[str, str] | None = None,
+    ) -> None:
         """See the class."""
+        self._copies = dict(nodes or {})
         self._left: dict[str, deque[SlideUnitPlan]] = {}
         for plan in plans:
             self._left.setdefault(plan.source.slide, deque()).append(plan)
@@ -59,13 +65,19 @@ class SlideQueue:
         here = {slide for w, slide in self._holds.items() if self._node[w] == node}
 
         def rank(slide: str) -> tuple[int, int, int]:
-            place = 0 if slide in here else 1 if not held[slide] else 2
+            copy = self._copies.get(slide, node)
+            if slide in here or (slide in self._copies and copy == node):
+                place = 0
+            elif held[slide]:
+                place = 3
+            else:
+                place = 1 if copy == node else 2
             return place, held[slide], -sum(plan.count for plan in self._left[slide])
 
         return min(self._left, key=rank)
 
 
-def start_queue(plans: Sequence[SlideUnitPlan]) -> Any:  # noqa: ANN401  (a handle)
+def start_queue(plans: Sequence[SlideUnitPlan], nodes: Mapping[str, str]) -> Any:  # noqa: ANN401  (a handle)
     """The queue as an actor beside the driver, None where there is no unit."""
     if not plans:
         return None
@@ -73,7 +85,7 @@ def start_queue(plans: Sequence[SlideUnitPlan]) -> Any:  # noqa: ANN401  (a hand
         ray.get_runtime_context().get_node_id(), soft=True
     )
     actor: Any = ray.remote(num_cpus=0)(SlideQueue)
-    return actor.options(scheduling_strategy=here).remote(list(plans))
+    return actor.options(scheduling_strategy=here).remote(list(plans), dict(nodes))
 
 
 def take(queue: Any, ticket: Ticket) -> SlideUnitPlan:  # noqa: ANN401

@@ -239,7 +239,7 @@ def _run_units(
     seconds = {"decode": 0.0, "write": 0.0}
     units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
     reads = [partial(read_unit, unit) for unit in units]
-    arguments = (options, start_queue(units))
+    arguments = (options, start_queue(units, plan.nodes))
     n_todo = sum(unit.count for unit in units)
     with Progress("tiles", n_todo) as progress:
         for row in stream("units of tiles", reads, ExtractActor, arguments, job.share):

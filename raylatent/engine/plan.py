@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import ray
 
@@ -26,12 +26,14 @@ from raylatent.run import (
     SOURCES,
     RunDirectory,
 )
+from raylatent.source.grids import SlideRequest
 from raylatent.source.sources import (
     number_sources,
     sources_from_table,
     sources_table,
 )
 from raylatent.source.units import (
+    SlideUnitPlan,
     Source,
     UnitPlan,
     index_source,
@@ -53,12 +55,14 @@ class Plan:
         units: Units without a valid part, in order of slide and tile.
         n_done: Tiles whose unit has one.
         removed: Slides that the run had and this invocation does not name.
+        nodes: Where a whole slide was looked at, and may have been copied to.
     """
 
     sources: list[Source]
     units: list[AnyPlan]
     n_done: int
     removed: list[str]
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_indexed(self) -> int:
@@ -84,7 +88,8 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
         if slide in uris and is_done(source, inputs, parts[slide])
     }
     kept |= inputs.finished
-    found = _index(run, inputs, [slide for slide in uris if slide not in kept])
+    nodes: dict[str, str] = {}
+    found = _index(run, inputs, [slide for slide in uris if slide not in kept], nodes)
     plans: dict[str, Sequence[AnyPlan]] = {}
     sources: list[Source] = []
     for slide, uri in uris.items():
@@ -114,7 +119,13 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     delete_beyond(run, n_units)
     n_todo = sum(unit.count for unit in todo)
     n_all = sum(source.n_indexed for source in sources)
-    return Plan(sources=sources, units=todo, n_done=n_all - n_todo, removed=removed)
+    return Plan(
+        sources=sources,
+        units=todo,
+        n_done=n_all - n_todo,
+        removed=removed,
+        nodes=nodes,
+    )
 
 
 def refuse_nothing(plan: Plan) -> None:
@@ -191,15 +202,18 @@ def index_files(
 
 
 def _index(
-    run: RunDirectory, inputs: Inputs, slides: Sequence[str]
+    run: RunDirectory, inputs: Inputs, slides: Sequence[str], nodes: dict[str, str]
 ) -> dict[str, tuple[Source, Sequence[AnyPlan]]]:
-    """Sources and units of slides, indexed by the cluster. Ids are not yet given."""
+    """Sources and units of slides, indexed by the cluster. Ids are not yet given.
+
+    Where whole slides were looked at is added to `nodes`.
+    """
     files = [(s, inputs.tfrecords[s]) for s in slides if s in inputs.tfrecords]
     batches = [files[i : i + _INDEX_BATCH] for i in range(0, len(files), _INDEX_BATCH)]
     of_files = ray.remote(num_cpus=READ_CPUS)(index_files)
     pending = [of_files.remote(b, inputs.tile_px, inputs.unit_tiles) for b in batches]
     whole = [slide for slide in slides if slide in inputs.slides]
-    of_slide = ray.remote(num_cpus=1)(index_slide)
+    of_slide = ray.remote(num_cpus=1)(_index_here)
     run = type(run)(run.uri, writer=run.store.writer)  # without what it has listed
     requests = [
         of_slide.remote(run, slide, inputs.slides[slide], inputs.unit_tiles)
@@ -211,7 +225,16 @@ def _index(
             found[source.slide] = (source, units)
     if requests:
         with Progress("tissue", len(requests), unit="slides") as progress:
-            for source, units in gather(requests):
+            for source, units, node in gather(requests):
                 found[source.slide] = (source, units)
+                nodes[source.slide] = node
                 progress.add(1)
     return found
+
+
+def _index_here(
+    run: RunDirectory, slide: str, request: SlideRequest, unit_tiles: int
+) -> tuple[Source, list[SlideUnitPlan], str]:
+    """A whole slide, its units, and the node that this runs on."""
+    source, units = index_slide(run, slide, request, unit_tiles)
+    return source, units, str(ray.get_runtime_context().get_node_id())

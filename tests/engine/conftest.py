@@ -83,6 +83,7 @@ def plain_loop():
     from raylatent.source.find import find_tfrecords
     from raylatent.source.sources import number_sources
     from raylatent.source.units import index_source, load_unit, unit_plans
+    from raylatent.tiles.stream import Threads
 
     def run(model, tfrecords, *, threads=1, tile_px=96, ids=None, **options):
         config = ActivationsConfig(
@@ -106,7 +107,9 @@ def plain_loop():
                 known = {slide: number if ids is None else ids[slide]}
                 (source,) = number_sources([source], known)
                 units = [
-                    unit_rows(load_unit(plan), features, row_options, pool)
+                    unit_rows(
+                        load_unit(plan), features, row_options, Threads(pool, threads)
+                    )
                     for plan in unit_plans(source, index, config.unit_tiles)
                 ]
                 found[slide] = (

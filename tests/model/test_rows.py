@@ -17,6 +17,7 @@ from raylatent.source.tfrecord import TileRecord, index_tfrecord
 from raylatent.source.units import Source, Unit
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import file_stat
+from raylatent.tiles.stream import Threads
 
 PX = 16
 
@@ -53,7 +54,7 @@ def features():
 @pytest.fixture(scope="module")
 def threads():
     with ThreadPoolExecutor(2) as pool:
-        yield pool
+        yield Threads(pool, 2)
 
 
 @pytest.fixture
@@ -243,6 +244,6 @@ def test_threads_do_not_change_bits(unit_of, features, threads, n_threads):
     torch.set_num_threads(n_threads)
     try:
         with ThreadPoolExecutor(n_threads) as pool:
-            assert run(unit, features, pool).rows.equals(expected)
+            assert run(unit, features, Threads(pool, n_threads)).rows.equals(expected)
     finally:
         torch.set_num_threads(before)
