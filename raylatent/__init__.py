@@ -6,7 +6,12 @@
 """
 
 import importlib
+import os
 import typing
+
+# Read at MKL's first call: with AVX-512 its products of matrices otherwise depend on the
+# number of threads (torch 2.13: a linear layer of 1,280 to 1,000), and rows must not.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if typing.TYPE_CHECKING:
     from raylatent import errors as errors

@@ -208,7 +208,7 @@ def test_a_run_at_a_uri(ray_session, golden_dts):
         ({"model": "gone"}, ModelError, "no such model: gone"),
         ({"mean": "x"}, ModelError, "3 numbers"),
         ({"dataset": "gone"}, SourceError, "gone"),
-        ({"dataset": []}, SourceError, "no TFRecords"),
+        ({"dataset": []}, SourceError, "no tiles were given"),
     ],
 )
 def test_arguments_that_make_no_sense(

@@ -138,7 +138,8 @@ def _section(picture: str, slide: SlideReport) -> str:
         f"<tr><td>{escape(name)}</td><td>{count:,}</td></tr>\n"
         for name, count in counts.items()
     )
-    image = f'<img src="{escape(quote(picture))}" alt="">' if slide.left_out else ""
+    image = f'<img src="{escape(quote(picture))}" alt="">'
+    image = "" if slide.left_out is None else image  # none of it was ever seen
     failed = f'<p class="failed">{escape(slide.error)}</p>' if slide.error else ""
     return (
         f"<section>{image}<div><h2>{escape(slide.slide)}</h2>\n"

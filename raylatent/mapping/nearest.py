@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.mapping.kernel import kernel
+from raylatent.kernel import kernel
 
 _TILE_ROWS = 16  # rows that share one pass over the sample, for the cache's sake
 _BLOCK_COLUMNS = 512

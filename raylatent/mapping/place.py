@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.mapping.kernel import kernel
+from raylatent.kernel import kernel
 from raylatent.mapping.nearest import Projection, Sample, nearest
 
 _BANDWIDTH_STEPS = 64

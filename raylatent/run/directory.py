@@ -27,16 +27,8 @@ from raylatent.parts import (
     slide_of,
     write_part,
 )
-from raylatent.run.layout import (
-    ACTIVATIONS,
-    FOLDERS,
-    GRIDS,
-    QUARANTINE,
-    REMOVED,
-    REPORT,
-    SOURCES,
-    THUMBNAILS,
-)
+from raylatent.run import layout
+from raylatent.run.layout import ACTIVATIONS, FOLDERS, QUARANTINE, REMOVED, SOURCES
 from raylatent.run.settings import (
     CLEARING,
     RUN_JSON,
@@ -140,7 +132,7 @@ class RunDirectory:
         self.store.write(RUN_JSON, json.dumps({CLEARING: True}).encode())
         self._settings = None
         self.store.delete(SOURCES)
-        self.store.delete(REPORT)
+        self.store.delete(layout.REPORT)
         for folder in FOLDERS:
             self.store.delete_folder(folder)
 
@@ -261,7 +253,7 @@ class RunDirectory:
     def set_aside(self, slides: Iterable[str], *, back: bool = False) -> None:
         """Move slides' parts to `removed/`, or back where nothing took their place."""
         for slide in slides:
-            for stage in (THUMBNAILS, GRIDS, QUARANTINE, self.rows):
+            for stage in (layout.THUMBNAILS, layout.GRIDS, QUARANTINE, self.rows):
                 folder = f"{stage}/{partition_folder(slide)}"
                 origin = f"{REMOVED}/{folder}" if back else folder
                 for name in self.store.list(origin):
@@ -280,11 +272,11 @@ class RunDirectory:
 
     def grid_part(self, slide: str) -> str:
         """The name of a whole slide's grid."""
-        return part_name(GRIDS, slide, 0)
+        return part_name(layout.GRIDS, slide, 0)
 
     def thumbnail(self, slide: str) -> str:
         """The name of a whole slide's picture."""
-        return f"{THUMBNAILS}/{partition_folder(slide)}/grid.jpg"
+        return f"{layout.THUMBNAILS}/{partition_folder(slide)}/grid.jpg"
 
     def quarantine_part(self, slide: str, unit: int) -> str:
         """The name of a unit's quarantine part."""

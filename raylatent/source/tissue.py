@@ -107,7 +107,9 @@ def otsu_mask(pixels: Pixels, removed: Mask | None = None) -> Mask:
     values = saturation(pixels)
     if removed is not None:
         values[removed] = 0
-    smooth = ndimage.median_filter(values, size=_MEDIAN_PX, mode="nearest")
+    from raylatent.source.median import median_filter  # noqa: PLC0415  (numba)
+
+    smooth = median_filter(values, _MEDIAN_PX)
     mask: Mask = smooth <= otsu_threshold(smooth)
     return mask
 

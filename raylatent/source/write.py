@@ -1,9 +1,9 @@
 """Writing TFRecords that Slideflow reads, with the index that it reads beside them."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL
@@ -55,8 +55,8 @@ def example(record: TileRecord) -> bytes:
 class _RecordWriter:
     """Records one after the other, and what the index says of them."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, append: Callable[[bytes], None]) -> None:
+        self._append = append
         self._frames: list[tuple[int, int]] = []
         self._locations: list[tuple[int, int]] = []
         self._end = 0
@@ -64,7 +64,7 @@ class _RecordWriter:
     def write(self, record: TileRecord) -> None:
         payload = example(record)
         length = len(payload) + FRAME_BYTES
-        self._file.write(frame(payload))
+        self._append(frame(payload))
         self._frames.append((self._end, length))
         self._end += length
         if record.loc_x is not None and record.loc_y is not None:
@@ -109,8 +109,8 @@ def put_tfrecord(store: Store, name: str, records: Iterable[TileRecord]) -> int:
     Raises:
         StorageError: It cannot be written; nothing is to be seen then.
     """
-    with store.writing(name) as file:
-        writer = _RecordWriter(file)
+    with store.writing(name) as append:
+        writer = _RecordWriter(append)
         for record in records:
             writer.write(record)
         store.write(sidecar_name(name), writer.index())

@@ -160,8 +160,11 @@ class Store:
         )
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write a large content to; it shows when the block ends well.
+    def writing(self, name: str) -> Iterator[Callable[[bytes], None]]:
+        """What appends to a new file, which shows when the block ends well.
+
+        For what is too large to be held: bytes go to a file aside, for an object store
+        to a temporary one that is sent whole.
 
         Raises:
             StorageError: It cannot be written.
@@ -174,14 +177,11 @@ class Store:
             aside = Path(tempfile.mkdtemp(prefix="raylatent-")) / "content"
             put = partial(self._put_file, name, aside)
         try:
-            with aside.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            with retry(lambda: aside.open("xb"), what) as file:
+                yield partial(_append, file, what)
+                retry(file.flush, what)
+                retry(lambda: os.fsync(file.fileno()), what)
             retry(put, what)
-        except OSError as error:
-            message = f"cannot {what}: {reason(error)}"
-            raise StorageError(message) from error
         finally:
             aside.unlink(missing_ok=True)
             if not self.is_local:
@@ -273,6 +273,14 @@ class Store:
         what = f"move {self.uri}/{name}"
         retry(lambda: self._filesystem.create_dir(folder, recursive=True), what)
         retry(lambda: self._filesystem.move(self.path(name), self.path(to)), what)
+
+
+def _append(file: BinaryIO, what: str, data: bytes) -> None:
+    try:
+        file.write(data)
+    except OSError as error:  # how much was written is not known: not again
+        message = f"cannot {what}: {reason(error)}"
+        raise StorageError(message) from error
 
 
 def _create_exclusive(target: Path, data: bytes) -> bool:

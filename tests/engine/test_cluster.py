@@ -165,7 +165,7 @@ def test_a_node_says_what_it_does_not_see(sights, tmp_path):
     for change, complaint in (
         ({"store": elsewhere}, f"the run directory {elsewhere.uri}"),
         ({"proof": "another"}, f"the same run directory {sights.store.uri}"),
-        ({"stats": ((uri, other),)}, f"the same TFRecord {uri}"),
+        ({"stats": ((uri, other),)}, f"the same file {uri}"),
         ({"stats": ((f"{uri}2", stat),)}, f"the file {uri}2"),
         ({"model": (spec, "another")}, f"the same model {spec.name}"),
         ({"model": (gone, "")}, f"the model {tmp_path / 'gone'}"),

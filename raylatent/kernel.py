@@ -1,4 +1,4 @@
-"""How this room's inner loops are compiled.
+"""How inner loops are compiled.
 
 Importing this module imports numba.
 """
