@@ -16,9 +16,10 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.montage import cells, inputs, legend, output, render
 from raylatent.montage.grid import Bounds, make_grid
-from raylatent.montage.images import Tile, array_tiles, record_tiles
+from raylatent.montage.images import Tile, array_tiles, stored_tiles
 from raylatent.montage.points import Points, Rule
 from raylatent.montage.render import Look
+from raylatent.montage.sources import TFRecords
 from raylatent.storage import absolute
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Mosaic:
         self,
         images: Any,  # noqa: ANN401  (arrays, tuples, a SlideMap or a table)
         coords: ArrayLike | None = None,
-        tfrecords: inputs.TFRecords | None = None,
+        tfrecords: TFRecords | None = None,
         num_tiles_x: int = 50,
         select: str = "nearest",
         grid: str = "square",
@@ -124,7 +125,7 @@ class Mosaic:
         cls,
         points: pa.Table,
         *,
-        tfrecords: inputs.TFRecords | None = None,
+        tfrecords: TFRecords | None = None,
         **options: Any,  # noqa: ANN401
     ) -> "Mosaic":
         """Of a table with `slide` and the columns of `schema.POINTS`.
@@ -283,11 +284,10 @@ class Mosaic:
                 "hold the slides"
             )
             raise MapError(message)
-        return record_tiles(self._frames, tile_px)
+        return stored_tiles(self._frames, tile_px)
 
     def _check_chosen(self) -> None:
-        n_dropped = self._chosen.n_dropped
-        if n_dropped:
+        if n_dropped := self._chosen.n_dropped:
             logger.warning(
                 "%d of %d points are left out: their x or y is not finite",
                 *(n_dropped, self._chosen.n_points),

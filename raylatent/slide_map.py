@@ -264,15 +264,16 @@ class SlideMap(LabeledPoints):
         """The map drawn with the tiles themselves.
 
         Args:
-            **options: As of `Mosaic`. TFRecords default to the run's sources; labels
+            **options: As of `Mosaic`. TFRecords default to the run's sources, and may
+                be folders that its TFRecords and slides were moved to; labels
                 to those set here, if they are words; features to the activations
                 where `select` needs them: all are read at once, up to 4 GiB.
 
         Raises:
             MapError: Options that do not fit, or features of more than 4 GiB.
         """
-        if self.run is not None and options.get("tfrecords") is None:
-            options["tfrecords"] = of_run.source_uris(self.run)
+        if self.run is not None:
+            options["tfrecords"] = of_run.where(self.run, options.get("tfrecords"))
         select = options.get("tile_select") or options.get("select")
         given = options.get("features") is not None
         if select in of_run.MEDOIDS and self.run is not None and not given:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.errors import ContentError, MapError, SourceError, StorageError
+from raylatent.montage.slide_tiles import SlideTile, read_slide_tiles
 from raylatent.source.tfrecord import (
     TFRecordIndex,
     index_tfrecord,
@@ -27,6 +28,7 @@ Tile = Image.Image | str
 """A picture that fits its cell, or the reason why there is none."""
 
 _GROUP = 32  # records read and decoded by one thread at a time
+_SLIDE_GROUP = 256  # tiles of one slide: it is opened for each group
 _MAX_THREADS = 8
 
 
@@ -114,40 +116,56 @@ def array_tiles(
         yield position, fit_tile(images[pick], tile_px)
 
 
-def record_tiles(
-    frames: Sequence[Frame], tile_px: int, *, n_threads: int | None = None
+def stored_tiles(
+    places: Sequence[Frame | SlideTile], tile_px: int, *, n_threads: int | None = None
 ) -> Iterator[tuple[int, Tile]]:
-    """Tiles of TFRecords by range reads grouped by file, as they come.
+    """Tiles of TFRecords and of slides, grouped by file, as they come.
 
     Args:
-        frames: Which; those without an offset are found by the file's index.
+        places: Which; records without an offset are found by the file's index.
         tile_px: Longer side of the pictures.
         n_threads: That read and decode; default: one a core, at most 8.
 
     Yields:
-        The position among `frames`, and the picture or the reason why there is none.
+        The position among `places`, and the picture or the reason why there is none.
     """
     n_threads = n_threads or min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(n_threads, "mosaic-tiles") as pool:
         waiting: deque[Future[list[tuple[int, Tile]]]] = deque()
-        for uri, positions in _groups(frames):
-            group = [(i, frames[i]) for i in positions]
-            waiting.append(pool.submit(_fetch, uri, group, tile_px))
+        for group in _groups(places):
+            waiting.append(pool.submit(_fetch_group, group, tile_px))
             if len(waiting) > 2 * n_threads:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
 
 
-def _groups(frames: Sequence[Frame]) -> Iterator[tuple[str, list[int]]]:
-    """Positions of frames of one file, near ones together, at most `_GROUP`."""
-    by_uri: dict[str, list[int]] = {}
-    for position, frame in enumerate(frames):
-        by_uri.setdefault(frame.uri, []).append(position)
-    for uri, positions in sorted(by_uri.items()):
-        positions.sort(key=lambda i: frames[i].tile_index)
-        for start in range(0, len(positions), _GROUP):
-            yield uri, positions[start : start + _GROUP]
+Group = list[tuple[int, Frame | SlideTile]]
+
+
+def _groups(places: Sequence[Frame | SlideTile]) -> Iterator[Group]:
+    """Tiles of one file with their positions, near ones together."""
+    by_uri: dict[str, Group] = {}
+    for position, place in enumerate(places):
+        by_uri.setdefault(place.uri, []).append((position, place))
+    for _, group in sorted(by_uri.items()):
+        group.sort(key=lambda pair: _order(pair[1]))
+        size = _GROUP if isinstance(group[0][1], Frame) else _SLIDE_GROUP
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _order(place: Frame | SlideTile) -> tuple[int, int]:
+    if isinstance(place, Frame):
+        return place.tile_index, 0
+    return place.y, place.x
+
+
+def _fetch_group(group: Group, tile_px: int) -> list[tuple[int, Tile]]:
+    frames = [(i, place) for i, place in group if isinstance(place, Frame)]
+    of_slide = [(i, place) for i, place in group if isinstance(place, SlideTile)]
+    tiles = _fetch(frames[0][1].uri, frames, tile_px) if frames else []
+    return tiles + (read_slide_tiles(of_slide, tile_px) if of_slide else [])
 
 
 def _fetch(

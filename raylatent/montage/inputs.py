@@ -1,9 +1,8 @@
 """What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
 
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from operator import index as as_index
 from typing import Any, SupportsIndex
 
@@ -12,14 +11,15 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
-from raylatent.errors import MapError, SourceError
+from raylatent.errors import MapError
 from raylatent.montage.images import Frame, check_array, frame_of
 from raylatent.montage.points import as_reference
-from raylatent.source.find import find_tfrecords, slide_name
+from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
+from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
+from raylatent.source.find import slide_name
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
-from raylatent.storage import absolute, list_files
+from raylatent.storage import absolute
 
-TFRecords = Mapping[str, str] | Mapping[int, str] | Iterable[str] | str
 Labels = Mapping[str, object] | Sequence[object]
 
 
@@ -31,13 +31,13 @@ class Inputs:
         xy: Places, shape (n, 2).
         reference: Columns of `points.REFERENCE`, n rows; None for arrays.
         arrays: The pictures themselves, or None.
-        frames: For a table of cells, where their tiles' records are; None if unknown.
+        frames: For a table of cells, where their tiles are; None if unknown.
     """
 
     xy: NDArray[np.float64]
     reference: pa.Table | None = None
     arrays: list[NDArray[np.uint8]] | None = None
-    frames: Callable[[pa.Table], list[Frame]] | None = None
+    frames: Callable[[pa.Table], list[Frame | SlideTile]] | None = None
 
 
 def from_any(
@@ -102,21 +102,31 @@ def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
     if not isinstance(tfrecords, Mapping | str | os.PathLike):
         tfrecords = list(tfrecords)
 
-    def frames(cells: pa.Table) -> list[Frame]:
+    def frames(cells: pa.Table) -> list[Frame | SlideTile]:
         uris = tfrecord_uris(tfrecords, set(cells[schema.SLIDE].to_pylist()))
         by_source = bool(uris) and isinstance(next(iter(uris)), int)
         keys = cells[schema.SOURCE if by_source else schema.SLIDE].to_pylist()
         for key in dict.fromkeys(keys):
             if key not in uris:
-                raise MapError(_unknown(key, uris))
-        names = (schema.TILE_INDEX, schema.OFFSET, schema.LENGTH)
-        rows = zip(keys, *(cells[name].to_pylist() for name in names), strict=True)
+                raise MapError(unknown(key, uris))
         return [
-            Frame(uri=uris[key], tile_index=tile, offset=offset, length=length)
-            for key, tile, offset, length in rows
+            _place(uris[key], row)
+            for key, row in zip(keys, cells.to_pylist(), strict=True)
         ]
 
     return Inputs(xy=xy, reference=reference, frames=frames)
+
+
+def _place(source: str | WholeSlide, row: Mapping[str, Any]) -> Frame | SlideTile:
+    """Where a chosen tile's pixels are; `row` is its cell."""
+    if isinstance(source, WholeSlide):
+        return tile_at(source, row[schema.LOC_X], row[schema.LOC_Y])
+    return Frame(
+        uri=source,
+        tile_index=row[schema.TILE_INDEX],
+        offset=row[schema.OFFSET],
+        length=row[schema.LENGTH],
+    )
 
 
 def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
@@ -144,40 +154,6 @@ def feature_array(features: ArrayLike, n: int) -> NDArray[np.floating[Any]]:
         )
         raise MapError(message)
     return array
-
-
-def tfrecord_uris(
-    tfrecords: TFRecords, needed: Container[str] | None = None
-) -> dict[str | int, str]:
-    """TFRecords by slide, or by source id where that is how they were given.
-
-    Args:
-        tfrecords: As of `Mosaic`.
-        needed: Slides that are looked for: what is wrong with others does not matter.
-    """
-    if isinstance(tfrecords, Mapping):
-        return {key: absolute(uri) for key, uri in tfrecords.items()}
-    if isinstance(tfrecords, str | os.PathLike):
-        tfrecords = [os.fspath(tfrecords)]
-    paths = [os.fspath(path) for path in tfrecords]
-    try:
-        found = find_tfrecords(paths)
-    except SourceError:
-        if needed is None:
-            raise
-        found = find_tfrecords([f for p in paths for f in _needed_files(p, needed)])
-    return {slide: absolute(uri) for slide, uri in found.items()}
-
-
-def _needed_files(path: str, needed: Container[str]) -> list[str]:
-    """Files of some slides at a path; the path itself where it holds no TFRecord."""
-    files = [f for f in list_files(path) or [] if f.endswith(SUFFIXES)]
-    names = [f.rsplit("/", 1)[-1] for f in files]
-    return [
-        file
-        for file, name in zip(files, names, strict=True)
-        if not name.startswith("._") and slide_name(file) in needed
-    ] or ([] if files else [path])
 
 
 def label_array(
@@ -241,7 +217,7 @@ def _from_tuples(
         }
     )
 
-    def frames(cells: pa.Table) -> list[Frame]:
+    def frames(cells: pa.Table) -> list[Frame | SlideTile]:
         return [found[i] for i in cells[schema.INDEX].to_pylist()]
 
     return Inputs(xy=xy, reference=as_reference(reference), frames=frames)
@@ -262,10 +238,13 @@ def _pair(image: object, position: int) -> tuple[str, int]:
     return name, as_index(number)
 
 
-def _uri_of(name: str, known: Mapping[str | int, str], *, given: bool) -> str:
+def _uri_of(
+    name: str, known: Mapping[str | int, str | WholeSlide], *, given: bool
+) -> str:
     """The file of a slide, or the file itself where `name` is a path."""
-    if name in known:
-        return known[name]
+    found = known.get(name)
+    if isinstance(found, str):
+        return found
     if name.endswith(SUFFIXES):
         return absolute(name)
     if not given:
@@ -274,18 +253,4 @@ def _uri_of(name: str, known: Mapping[str | int, str], *, given: bool) -> str:
             "the files or folders that hold them"
         )
         raise MapError(message)
-    raise MapError(_unknown(name, known))
-
-
-def _unknown(key: object, known: Mapping[str | int, str]) -> str:
-    if not isinstance(key, str):
-        return f"tfrecords hold no source {key}: they have {_few(map(str, known))}"
-    near = get_close_matches(key, [str(name) for name in known], n=3)
-    hint = f"near it are {_few(near)}" if near else f"there are {_few(map(str, known))}"
-    return f"no slide {key!r} among the tfrecords: {hint}"
-
-
-def _few(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
-    return (", ".join(shown[:5]) or "none") + more
+    raise MapError(unknown(name, known))

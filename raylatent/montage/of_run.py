@@ -1,6 +1,7 @@
 """What a map needs to be saved as a picture, or to become a mosaic."""
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -8,8 +9,11 @@ import numpy as np
 import pandas as pd
 
 from raylatent import schema
-from raylatent.errors import MapError
+from raylatent.errors import MapError, SourceError
+from raylatent.montage.slide_tiles import WholeSlide
 from raylatent.run import RunDirectory
+from raylatent.source.find import find_tfrecords
+from raylatent.source.slides import find_slides
 
 MAX_FEATURE_BYTES = 4 << 30
 MEDOIDS = frozenset({"medoid", "centroid"})
@@ -40,11 +44,75 @@ def is_picture(uri: str, written: Collection[str]) -> bool:
     return False
 
 
-def source_uris(run: RunDirectory) -> dict[int, str]:
-    """TFRecords by source id."""
-    sources = run.sources()
-    columns = (sources[name].to_pylist() for name in (schema.SOURCE, schema.URI))
-    return dict(zip(*columns, strict=True))
+def source_places(
+    run: RunDirectory, roots: Iterable[str] | None = None
+) -> dict[int, str | WholeSlide]:
+    """TFRecords and whole slides by source id.
+
+    Args:
+        run: The run directory.
+        roots: Where they are now, if they were moved: files and folders.
+
+    Raises:
+        SourceError: There is neither a TFRecord nor a slide below `roots`.
+    """
+    columns = (schema.SOURCE, schema.SLIDE, schema.URI, schema.WINDOW_PX)
+    sources = run.sources().select(columns).to_pylist()
+    of_slides = run.settings().get("fields", {}).get("slides") or {}
+    icc = bool(of_slides.get("icc"))
+    moved = None if roots is None else _below(list(roots), sources)
+    places: dict[int, str | WholeSlide] = {}
+    for row in sources:
+        window = row[schema.WINDOW_PX]
+        uri = row[schema.URI]
+        if moved is not None:
+            uri = moved.get((row[schema.SLIDE], window is not None))
+        if uri is not None:
+            places[row[schema.SOURCE]] = (
+                uri
+                if window is None
+                else WholeSlide(uri=uri, window_px=window, icc=icc)
+            )
+    return places
+
+
+def _below(
+    roots: list[str], sources: list[dict[str, Any]]
+) -> dict[tuple[str, bool], str]:
+    """Sources found again by name: (slide, whether it is a whole one) to URI."""
+    found: dict[tuple[str, bool], str] = {}
+    complaint: SourceError | None = None
+    for whole, find in ((False, find_tfrecords), (True, find_slides)):
+        names = {
+            row[schema.SLIDE]
+            for row in sources
+            if (row[schema.WINDOW_PX] is not None) == whole
+        }
+        if not names:
+            continue
+        for root in roots:
+            try:
+                there = find([root])
+            except SourceError as error:
+                complaint = complaint or error
+                continue
+            found |= {(name, whole): there[name] for name in names & set(there)}
+    if complaint is not None and not found:
+        raise complaint
+    return found
+
+
+def where(run: RunDirectory, given: Any) -> Any:  # noqa: ANN401  (as of Mosaic)
+    """Where a mosaic's tiles are: as given, else as the run knows.
+
+    Folders in which a run's whole slides are to be found are searched for them.
+    """
+    if given is None:
+        return source_places(run)
+    if isinstance(given, Mapping) or not run.settings()["fields"].get("slides"):
+        return given
+    roots = [given] if isinstance(given, str | os.PathLike) else given
+    return source_places(run, [os.fspath(root) for root in roots])
 
 
 def words(values: "pd.Series[Any] | None") -> list[object] | None:

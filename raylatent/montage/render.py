@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOVED = "if TFRecords were moved, say where they are (--source-root, tfrecords=)"
+_MOVED = (
+    "if TFRecords or slides were moved, say where they are (--source-root, tfrecords=)"
+)
 
 MAX_SIDE_PX = 20_000
 MAX_PIXELS = 400_000_000

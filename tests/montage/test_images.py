@@ -14,7 +14,7 @@ from raylatent.montage.images import (
     check_array,
     fit_tile,
     frame_of,
-    record_tiles,
+    stored_tiles,
 )
 from raylatent.source.tfrecord import TileRecord, index_tfrecord, parse_example
 from raylatent.source.tfrecord import read_records as real_read_records
@@ -48,7 +48,7 @@ def frames(uri, numbers):
 
 def test_tiles_are_those_of_their_references(tfrecord):
     numbers = [99, 0, 50, 7, 0, *range(60, 98)]
-    found = dict(record_tiles(frames(tfrecord, numbers), 12))
+    found = dict(stored_tiles(frames(tfrecord, numbers), 12))
     assert sorted(found) == list(range(len(numbers)))
     for position, number in enumerate(numbers):
         np.testing.assert_array_equal(np.asarray(found[position]), noise(number))
@@ -56,7 +56,7 @@ def test_tiles_are_those_of_their_references(tfrecord):
 
 def test_records_without_offset_are_found_by_their_number(tfrecord):
     wanted = [Frame(uri=tfrecord, tile_index=i) for i in (3, 98, 100, -1)]
-    found = dict(record_tiles(wanted, 12))
+    found = dict(stored_tiles(wanted, 12))
     np.testing.assert_array_equal(np.asarray(found[0]), noise(3))
     np.testing.assert_array_equal(np.asarray(found[1]), noise(98))
     assert "there is no tile 100" in found[2]
@@ -69,7 +69,7 @@ def test_slideflows_own_tfrecords(golden_tfrecords):
     (frame,) = frames(uri, [63])
     (payload,) = real_read_records(uri, [frame.offset], [frame.length])
     expected = decode_image(parse_example(payload).image_raw)
-    ((_, tile),) = record_tiles([frame], 96)
+    ((_, tile),) = stored_tiles([frame], 96)
     np.testing.assert_array_equal(np.asarray(tile), expected)
 
 
@@ -82,7 +82,7 @@ def test_a_file_is_read_by_range_and_once_a_group(tfrecord, monkeypatch):
 
     monkeypatch.setattr(images, "read_records", reading)
     wanted = frames(tfrecord, [9, 3, 6])
-    assert len(dict(record_tiles(wanted, 12))) == 3
+    assert len(dict(stored_tiles(wanted, 12))) == 3
     assert calls == [sorted(frame.offset for frame in wanted)]
 
 
@@ -97,7 +97,7 @@ def test_bad_tiles_are_reasons_and_the_rest_is_there(tmp_path, tfrecord):
     path.write_bytes(data)
     wanted = frames(str(path), range(4))
     gone = Frame(uri=str(tmp_path / "gone.tfrecords"), tile_index=0, offset=0, length=9)
-    found = dict(record_tiles([*wanted, gone, *frames(tfrecord, [5])], 12))
+    found = dict(stored_tiles([*wanted, gone, *frames(tfrecord, [5])], 12))
     assert isinstance(found[0], Image.Image)
     assert found[1].startswith("decode: broken picture")
     assert found[2] == "decode: the picture is neither JPEG nor PNG"
@@ -117,7 +117,7 @@ def test_tiles_that_wait_are_few(tmp_path, monkeypatch):
         return real_read_records(uri, offsets, lengths)
 
     monkeypatch.setattr(images, "read_records", reading)
-    tiles = record_tiles(frames(str(path), range(1000)), 4, n_threads=1)
+    tiles = stored_tiles(frames(str(path), range(1000)), 4, n_threads=1)
     next(tiles)
     assert max(read) <= 32
     assert sum(read) <= 32 * 4
@@ -130,7 +130,7 @@ def test_storage_that_fails_is_a_reason(tfrecord, monkeypatch):
         raise StorageError(message)
 
     monkeypatch.setattr(images, "read_records", failing)
-    found = dict(record_tiles(frames(tfrecord, [0, 1]), 12))
+    found = dict(stored_tiles(frames(tfrecord, [0, 1]), 12))
     assert found == dict.fromkeys([0, 1], f"cannot read {tfrecord}: timeout")
 
 
