@@ -54,6 +54,7 @@ class _Level:
     """One page: where its tiles are.
 
     Attributes:
+        size: Width and height; tiles at the edges reach beyond.
         tile: Width and height of a tile.
         n_cols: Tiles across.
         offsets: Of each tile in the file, row by row.
@@ -61,6 +62,7 @@ class _Level:
         head: What comes before a tile's own bytes to make a JPEG of it.
     """
 
+    size: tuple[int, int]
     tile: tuple[int, int]
     n_cols: int
     offsets: Sequence[int]
@@ -113,17 +115,17 @@ class JpegTiff:
         """
         page = self._levels[level]
         tile_w, tile_h = page.tile
-        n_rows = len(page.offsets) // page.n_cols
         out = np.full((height, width, 3), 255, np.uint8)
-        rows = range(max(0, y // tile_h), min(n_rows, -(-(y + height) // tile_h)))
-        cols = range(max(0, x // tile_w), min(page.n_cols, -(-(x + width) // tile_w)))
+        right, bottom = min(x + width, page.size[0]), min(y + height, page.size[1])
+        rows = range(max(0, y // tile_h), -(-bottom // tile_h))
+        cols = range(max(0, x // tile_w), -(-right // tile_w))
         for row, col in product(rows, cols):
             tile = self._tile(level, row * page.n_cols + col)
             if tile is None:
                 continue
             top, left = row * tile_h - y, col * tile_w - x
             y0, x0 = max(0, top), max(0, left)
-            y1, x1 = min(height, top + tile_h), min(width, left + tile_w)
+            y1, x1 = min(bottom - y, top + tile_h), min(right - x, left + tile_w)
             out[y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         return out
 
@@ -187,6 +189,7 @@ def _level(page: object) -> _Level | None:
     color = bytes([_COLORS[int(page.photometric)]])
     head = _SOI + _ADOBE + color + tables.removeprefix(_SOI).removesuffix(_EOI)
     return _Level(
+        size=(page.imagewidth, page.imagelength),
         tile=(page.tilewidth, page.tilelength),
         n_cols=n_cols,
         offsets=page.dataoffsets,
