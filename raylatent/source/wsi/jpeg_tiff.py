@@ -117,6 +117,8 @@ class JpegTiff:
         tile_w, tile_h = page.tile
         out = np.full((height, width, 3), 255, np.uint8)
         right, bottom = min(x + width, page.size[0]), min(y + height, page.size[1])
+        if right <= x or bottom <= y:
+            return out
         rows = range(max(0, y // tile_h), -(-bottom // tile_h))
         cols = range(max(0, x // tile_w), -(-right // tile_w))
         for row, col in product(rows, cols):
