@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import reduce
 from operator import mul
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from raylatent.model.layers import POOLINGS, LayerCapture, layer_names
 from raylatent.model.load import complete_spec, load_model
 from raylatent.model.postconv import find_targets
 from raylatent.model.running import layer_shapes
+from raylatent.model.slide_grid import GridOptions, feature_grid
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
+from raylatent.source.wsi import WSI
 from raylatent.tiles.preprocess import standardize
 
 MIN_BATCH = 16
@@ -171,21 +173,29 @@ class Features:
         """Name, class and output shape of every module, in order of execution."""
         return layer_shapes(self.model, self._sample())
 
-    def __call__(self, batch: Any) -> Any:  # noqa: ANN401  (as `batch` is)
-        """Activations of a batch, and predictions with `include_preds`.
+    def __call__(self, batch: Any, **options: Unpack[GridOptions]) -> Any:  # noqa: ANN401  (as `batch` is)
+        """Activations of a batch or a slide, and predictions with `include_preds`.
 
         Args:
             batch: uint8, (n, h, w, 3) or (n, 3, h, w): standardized here. Float,
-                (n, 3, h, w): taken as standardized already. Array or tensor.
+                (n, 3, h, w): taken as standardized already. Array or tensor. Or a WSI.
+            options: Of a WSI only, see `feature_grid`: dtype, and the filters' numbers.
 
         Returns:
             (n, features) float32, layers concatenated; one layer alone that is not
             pooled keeps its shape. With `include_preds` a pair, the second (n,
-            classes). Tensors for a tensor, arrays for an array.
+            classes). Tensors for a tensor, arrays for an array. Of a WSI the masked
+            array (rows, cols, features) of `feature_grid`.
 
         Raises:
             ModelError: The batch has another shape or type, or the model fails on it.
+            ConfigError: Options are given with a batch.
         """
+        if isinstance(batch, WSI):
+            return feature_grid(self, batch, **options)
+        if options:
+            message = f"{', '.join(options)}: for a WSI only, this is a batch of tiles"
+            raise ConfigError(message)
         as_tensor = isinstance(batch, Tensor)
         tiles = as_batch(batch)
         found: list[Tensor] = []
