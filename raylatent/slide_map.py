@@ -273,7 +273,8 @@ class SlideMap(LabeledPoints):
             MapError: Options that do not fit, or features of more than 4 GiB.
         """
         if self.run is not None:
-            options["tfrecords"] = of_run.where(self.run, options.get("tfrecords"))
+            given_files = options.get("tfrecords")
+            options["tfrecords"] = of_run.where(self.run, given_files, self.slides)
         select = options.get("tile_select") or options.get("select")
         given = options.get("features") is not None
         if select in of_run.MEDOIDS and self.run is not None and not given:

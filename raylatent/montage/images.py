@@ -6,16 +6,22 @@ few tiles are held at full resolution.
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.errors import ContentError, MapError, SourceError, StorageError
-from raylatent.montage.slide_tiles import SlideTile, read_slide_tiles
+from raylatent.montage.slide_tiles import (
+    Group,
+    SharedSlide,
+    SlideTile,
+    slide_groups,
+)
 from raylatent.source.tfrecord import (
     TFRecordIndex,
     index_tfrecord,
@@ -28,7 +34,6 @@ Tile = Image.Image | str
 """A picture that fits its cell, or the reason why there is none."""
 
 _GROUP = 32  # records read and decoded by one thread at a time
-_SLIDE_GROUP = 256  # tiles of one slide: it is opened for each group
 _MAX_THREADS = 8
 
 
@@ -132,40 +137,49 @@ def stored_tiles(
     n_threads = n_threads or min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(n_threads, "mosaic-tiles") as pool:
         waiting: deque[Future[list[tuple[int, Tile]]]] = deque()
-        for group in _groups(places):
-            waiting.append(pool.submit(_fetch_group, group, tile_px))
+        for fetch in _fetches(places, tile_px):
+            waiting.append(pool.submit(fetch))
             if len(waiting) > 2 * n_threads:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
 
 
-Group = list[tuple[int, Frame | SlideTile]]
+def _fetches(
+    places: Sequence[Frame | SlideTile], tile_px: int
+) -> Iterator[Callable[[], list[tuple[int, Tile]]]]:
+    """What reads a group each, to be begun in this order."""
+    frames = [(i, place) for i, place in enumerate(places) if isinstance(place, Frame)]
+    for uri, group in _groups(frames):
+        yield partial(_fetch, uri, group, tile_px)
+    tiles = [
+        (i, place) for i, place in enumerate(places) if isinstance(place, SlideTile)
+    ]
+    for slide, cut in slide_groups(tiles):
+        yield partial(_fetch_cut, slide, cut, tile_px)
 
 
-def _groups(places: Sequence[Frame | SlideTile]) -> Iterator[Group]:
-    """Tiles of one file with their positions, near ones together."""
-    by_uri: dict[str, Group] = {}
-    for position, place in enumerate(places):
-        by_uri.setdefault(place.uri, []).append((position, place))
-    for _, group in sorted(by_uri.items()):
-        group.sort(key=lambda pair: _order(pair[1]))
-        size = _GROUP if isinstance(group[0][1], Frame) else _SLIDE_GROUP
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
+def _groups(
+    frames: Sequence[tuple[int, Frame]],
+) -> Iterator[tuple[str, list[tuple[int, Frame]]]]:
+    """Frames of one file with their positions, near ones together, at most `_GROUP`."""
+    by_uri: dict[str, list[tuple[int, Frame]]] = {}
+    for position, frame in frames:
+        by_uri.setdefault(frame.uri, []).append((position, frame))
+    for uri, group in sorted(by_uri.items()):
+        group.sort(key=lambda pair: pair[1].tile_index)
+        for start in range(0, len(group), _GROUP):
+            yield uri, group[start : start + _GROUP]
 
 
-def _order(place: Frame | SlideTile) -> tuple[int, int]:
-    if isinstance(place, Frame):
-        return place.tile_index, 0
-    return place.y, place.x
-
-
-def _fetch_group(group: Group, tile_px: int) -> list[tuple[int, Tile]]:
-    frames = [(i, place) for i, place in group if isinstance(place, Frame)]
-    of_slide = [(i, place) for i, place in group if isinstance(place, SlideTile)]
-    tiles = _fetch(frames[0][1].uri, frames, tile_px) if frames else []
-    return tiles + (read_slide_tiles(of_slide, tile_px) if of_slide else [])
+def _fetch_cut(
+    slide: SharedSlide, group: Group, tile_px: int
+) -> list[tuple[int, Tile]]:
+    """Read some tiles of one slide."""
+    return [
+        (position, found if isinstance(found, str) else fit_tile(found, tile_px))
+        for position, found in slide.read(group, tile_px)
+    ]
 
 
 def _fetch(

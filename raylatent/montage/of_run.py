@@ -1,7 +1,8 @@
 """What a map needs to be saved as a picture, or to become a mosaic."""
 
+import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,9 +12,11 @@ import pandas as pd
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.montage.slide_tiles import WholeSlide
+from raylatent.montage.sources import SLIDE_FILES, TFRECORD_FILES, few
 from raylatent.run import RunDirectory
-from raylatent.source.find import find_tfrecords
-from raylatent.source.slides import find_slides
+from raylatent.storage import absolute
+
+logger = logging.getLogger(__name__)
 
 MAX_FEATURE_BYTES = 4 << 30
 MEDOIDS = frozenset({"medoid", "centroid"})
@@ -45,64 +48,71 @@ def is_picture(uri: str, written: Collection[str]) -> bool:
 
 
 def source_places(
-    run: RunDirectory, roots: Iterable[str] | None = None
+    run: RunDirectory,
+    roots: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
 ) -> dict[int, str | WholeSlide]:
     """TFRecords and whole slides by source id.
 
     Args:
         run: The run directory.
-        roots: Where they are now, if they were moved: files and folders.
+        roots: Where they are now, if they were moved: files and folders. What is not
+            found there is looked for where it was.
+        needed: Slides that matter; None: all.
 
     Raises:
-        SourceError: There is neither a TFRecord nor a slide below `roots`.
+        SourceError: A root is not there, or none of the run's sources is.
     """
-    columns = (schema.SOURCE, schema.SLIDE, schema.URI, schema.WINDOW_PX)
+    columns = (
+        *(schema.SOURCE, schema.SLIDE, schema.URI),
+        *(schema.WINDOW_PX, schema.TILE_PX),
+    )
     sources = run.sources().select(columns).to_pylist()
     of_slides = run.settings().get("fields", {}).get("slides") or {}
     icc = bool(of_slides.get("icc"))
-    moved = None if roots is None else _below(list(roots), sources)
+    if needed is not None:
+        sources = [row for row in sources if row[schema.SLIDE] in needed]
+    moved = {} if roots is None else _below(roots, sources)
     places: dict[int, str | WholeSlide] = {}
     for row in sources:
+        uri = moved.get(row[schema.SLIDE], row[schema.URI])
         window = row[schema.WINDOW_PX]
-        uri = row[schema.URI]
-        if moved is not None:
-            uri = moved.get((row[schema.SLIDE], window is not None))
-        if uri is not None:
-            places[row[schema.SOURCE]] = (
-                uri
-                if window is None
-                else WholeSlide(uri=uri, window_px=window, icc=icc)
+        places[row[schema.SOURCE]] = (
+            uri
+            if window is None
+            else WholeSlide(
+                uri=uri, window_px=window, icc=icc, tile_px=row[schema.TILE_PX]
             )
+        )
     return places
 
 
-def _below(
-    roots: list[str], sources: list[dict[str, Any]]
-) -> dict[tuple[str, bool], str]:
-    """Sources found again by name: (slide, whether it is a whole one) to URI."""
-    found: dict[tuple[str, bool], str] = {}
-    complaint: SourceError | None = None
-    for whole, find in ((False, find_tfrecords), (True, find_slides)):
-        names = {
-            row[schema.SLIDE]
-            for row in sources
-            if (row[schema.WINDOW_PX] is not None) == whole
-        }
-        if not names:
-            continue
-        for root in roots:
-            try:
-                there = find([root])
-            except SourceError as error:
-                complaint = complaint or error
-                continue
-            found |= {(name, whole): there[name] for name in names & set(there)}
-    if complaint is not None and not found:
-        raise complaint
+def _below(roots: Sequence[str], sources: list[dict[str, Any]]) -> dict[str, str]:
+    """Sources found again by slide: TFRecords among TFRecords, slides among slides."""
+    whole = {r[schema.SLIDE] for r in sources if r[schema.WINDOW_PX] is not None}
+    names = {row[schema.SLIDE] for row in sources}
+    found: dict[str, str] = {}
+    for kind, wanted in ((TFRECORD_FILES, names - whole), (SLIDE_FILES, whole)):
+        if wanted:
+            there = kind.below(roots, wanted, may_lack=True)
+            found |= {n: absolute(there[n]) for n in wanted & set(there)}
+    lost = sorted(names - set(found))
+    if lost and not found:
+        message = f"{few(roots)} holds none of the run's sources: {few(lost)}"
+        raise SourceError(message)
+    if lost:
+        logger.warning(
+            "%d of %d sources are not below %s and are looked for where they were: %s",
+            *(len(lost), len(names), few(roots), few(lost)),
+        )
     return found
 
 
-def where(run: RunDirectory, given: Any) -> Any:  # noqa: ANN401  (as of Mosaic)
+def where(
+    run: RunDirectory,
+    given: Any,  # noqa: ANN401  (as of Mosaic)
+    needed: Collection[str] | None = None,
+) -> Any:  # noqa: ANN401
     """Where a mosaic's tiles are: as given, else as the run knows.
 
     Folders in which a run's whole slides are to be found are searched for them.
@@ -112,7 +122,7 @@ def where(run: RunDirectory, given: Any) -> Any:  # noqa: ANN401  (as of Mosaic)
     if isinstance(given, Mapping) or not run.settings()["fields"].get("slides"):
         return given
     roots = [given] if isinstance(given, str | os.PathLike) else given
-    return source_places(run, [os.fspath(root) for root in roots])
+    return source_places(run, [os.fspath(root) for root in roots], needed)
 
 
 def words(values: "pd.Series[Any] | None") -> list[object] | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_GONE = ("cannot open", "no such slide")  # how reasons begin
 _MOVED = (
     "if TFRecords or slides were moved, say where they are (--source-root, tfrecords=)"
 )
@@ -192,7 +193,7 @@ def say_failed(failed: dict[int, str], n: int) -> None:
     if not failed:
         return
     reason = failed[min(failed)]
-    reason += f"; {_MOVED}" if reason.startswith("cannot open") else ""
+    reason += f"; {_MOVED}" if reason.startswith(_GONE) else ""
     if len(failed) == n:
         message = f"none of the mosaic's {n} tiles can be read: {reason}"
         raise MapError(message)
