@@ -1,0 +1,18 @@
+"""The benchmarks run; what they measure is theirs to say."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+def test_slide_reads(test_data, capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_slide_reads.py"))
+    argv = ["--data", str(test_data), "--side-px", "2048", "--turns", "1"]
+    assert benchmark["main"](argv) > 0
+    said = capsys.readouterr().out
+    assert "ratio" in said
+    assert "peak memory" in said
