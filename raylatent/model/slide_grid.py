@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,9 +17,6 @@ from raylatent.source import tissue
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.wsi import WSI, Region, filter_tiles
 from raylatent.tiles.preprocess import resize
-
-if TYPE_CHECKING:
-    from raylatent.model.features import Features
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +30,26 @@ Pixels = NDArray[np.uint8]
 Read = tuple[int, Pixels | ContentError]
 
 
+class TileModel(Protocol):
+    """What is asked of a model and its layers; `Features` is one."""
+
+    include_preds: bool
+    num_classes: int | None
+    batch_size: int
+    tile_px: int
+
+    @property
+    def num_features(self) -> int:
+        """Features of one tile."""
+        ...
+
+    def forward(
+        self, tiles: Pixels, *, with_preds: bool
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
+        """Activations by layer, flattened, of one full micro-batch, and predictions."""
+        ...
+
+
 class GridOptions(TypedDict, total=False):
     """Options of `feature_grid`."""
 
@@ -44,7 +61,7 @@ class GridOptions(TypedDict, total=False):
 
 
 def feature_grid(
-    features: "Features",
+    features: TileModel,
     wsi: WSI,
     *,
     dtype: DTypeLike = "float32",
@@ -141,7 +158,7 @@ def _masked(grid: NDArray[np.floating], done: NDArray[np.bool_]) -> Grid:
 
 
 def _forward(
-    features: "Features", chunk: Sequence[tuple[Place, Pixels]]
+    features: TileModel, chunk: Sequence[tuple[Place, Pixels]]
 ) -> list[NDArray[np.float32]]:
     """Activations (n, features), and predictions if wanted, of at most a micro-batch."""
     px = features.tile_px
