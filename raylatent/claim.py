@@ -163,7 +163,10 @@ class Claim:
             time.sleep(_SETTLE_S)
             if (self._holder(CLAIM) or {}).get("token") != self._token:
                 self._refuse("was taken by another driver just now")
-        logger.info("took over the claim of a driver that is gone: %s", last)
+        logger.info(
+            "took over the claim of a driver that is gone (host %s, pid %s)",
+            *(str(last.get("host", "?")).split("/")[0], last.get("pid", "?")),
+        )
 
     def _remove_markers(self) -> None:
         """Delete what drivers left that died while they took a claim over.

@@ -75,7 +75,8 @@ class Project:
         sizes = size_folders(folder)
         if tile_px is not None and tile_um is not None:
             size = size_name(tile_px, tile_um)
-            if size not in sizes and self._store.list(SLIDES):
+            others = bool(sizes) or not self._store.list("tfrecords")
+            if size not in sizes and others and self._store.list(SLIDES):
                 return self._whole_slides(tile_px, tile_um, filters, filter_blank)
         below = choose_size(sizes, tile_px, tile_um, where=folder)
         return Dataset(
@@ -119,8 +120,8 @@ class Project:
     ) -> Dataset:
         """Cut the slides in `<root>/slides` into TFRecords; the dataset of these.
 
-        They go to `<root>/tfrecords/<size>/<size>`, `size` as `299px_302um`, with a
-        page of the slides beside them, `slides.html`.
+        They go to `<root>/tfrecords/<size>`, `size` as `299px_302um`, with a page of
+        the slides beside them, `slides.html`.
 
         Args:
             tile_px: Side of the tiles in pixels.

@@ -162,21 +162,23 @@ def _compute(config: ActivationsConfig) -> "RunReport":
 
 
 def _extract_tiles(config: ExtractTilesConfig) -> int:
-    from raylatent.engine.extraction import extract_tiles  # noqa: PLC0415  (ray: slow)
-    from raylatent.source.wsi import size_name  # noqa: PLC0415
+    from raylatent.engine.extraction import (  # noqa: PLC0415  (ray: slow)
+        extract_tiles,
+        tfrecords_folder,
+    )
 
     report = extract_tiles(config)
     _say_slides(report, "tiles")
-    folder = size_name(config.tile_px or 0, config.tile_um)
-    say(f"TFRecords {report.run}/{folder}")
+    say(f"TFRecords {report.run}/{tfrecords_folder(config)}".rstrip("/"))
     say(f"report    {report.run}/report.json")
     return 1 if report.failed else 0
 
 
 def _say_slides(report: "RunReport", what: str) -> None:
     """Counts, slides without tiles, and those that failed."""
+    n_failed = f" ({len(report.failed)} failed)" if report.failed else ""
     say(
-        f"slides    {len(report.slides)}, {report.n_rows:,} {what}, "
+        f"slides    {len(report.slides)}{n_failed}, {report.n_rows:,} {what}, "
         f"{report.n_quarantined:,} tiles quarantined"
     )
     empty = [s.slide for s in report.slides if not s.n_indexed and s.error is None]
@@ -189,7 +191,7 @@ def _say_slides(report: "RunReport", what: str) -> None:
     if len(report.failed) > _SHOWN:
         fail(f"and {len(report.failed) - _SHOWN} more slides, see report.json", 1)
     if any(slide.left_out is not None for slide in report.slides):
-        say(f"slides    {report.run}/slides.html")
+        say(f"page      {report.run}/slides.html")
 
 
 def _map(config: MapConfig) -> int:

@@ -22,7 +22,7 @@ class SlidesConfig(WorkConfig):
     )
     tile_px: int | None = option(
         None,
-        "with --slides: side of a tile in pixels (default: the model's)",
+        "with --slides: side of a tile in pixels (default: the model's, if any)",
         metavar="N",
     )
     tile_um: str = option(

@@ -47,7 +47,7 @@ class SlideQueue:
             node: Where it is.
 
         Raises:
-            KeyError: There were fewer units than tickets.
+            ValueError: There are more tickets than units.
         """
         if ticket not in self._given:
             slide = self._choose(worker, node)

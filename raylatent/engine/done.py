@@ -12,8 +12,8 @@ from raylatent import schema
 from raylatent.engine.items import source_footer
 from raylatent.errors import StorageError
 from raylatent.parts import read_footer, slide_of
-from raylatent.run import QUARANTINE, Part, RunDirectory
-from raylatent.source.grids import SlideRequest
+from raylatent.run import QUARANTINE, REMOVED, Part, RunDirectory
+from raylatent.source.grids import SlideRequest, has_own_mpp
 from raylatent.source.slides import slide_stat
 from raylatent.source.units import SlideUnitPlan, Source, UnitPlan
 from raylatent.storage import file_stat
@@ -70,7 +70,9 @@ def n_quarantine_rows(run: RunDirectory, part: Part) -> int | None:
         return None
 
 
-def is_done(source: Source, inputs: Inputs, parts: Sequence[Part]) -> bool:
+def is_done(
+    run: RunDirectory, source: Source, inputs: Inputs, parts: Sequence[Part]
+) -> bool:
     """Whether a source has not changed and has all its rows: no need to index it."""
     if source.error is not None or not source.n_indexed:
         return False
@@ -78,7 +80,7 @@ def is_done(source: Source, inputs: Inputs, parts: Sequence[Part]) -> bool:
     if request is None:
         if not _is_same_file(source, inputs.tfrecords[source.slide]):
             return False
-    elif not is_unchanged(source, request):
+    elif not is_unchanged(run, source, request):
         return False
     same = sorted(same_source(source, parts), key=lambda part: part.unit)
     ends = [0]
@@ -101,11 +103,16 @@ def _is_same_file(source: Source, uri: str) -> bool:
         return False
 
 
-def is_unchanged(source: Source, request: SlideRequest) -> bool:
+def is_unchanged(run: RunDirectory, source: Source, request: SlideRequest) -> bool:
     """Whether a whole slide is as it was when it was planned, and its pixels' size."""
-    if not source.is_slide or request.tiles.mpp not in {None, source.mpp}:
-        return False  # another mpp may be what the grid is laid out by
+    if not source.is_slide:
+        return False
     try:
+        if request.tiles.mpp not in {None, source.mpp}:
+            grid = run.grid_part(source.slide)
+            grid = grid if run.store.exists(grid) else f"{REMOVED}/{grid}"
+            if not has_own_mpp(read_footer(run.store, grid)[1]):
+                return False
         return slide_stat(request.uri) == source.stat
     except StorageError:
         return False

@@ -26,6 +26,7 @@ from raylatent.engine.finishing import (
     finish_slide,
     finished_slides,
     forget_parts,
+    forget_stale,
     refuse_long_names,
     write_manifest,
 )
@@ -45,6 +46,7 @@ from raylatent.source.slides import find_slides
 from raylatent.source.units import SlideUnitPlan, Unit
 from raylatent.source.write import ENCODER
 from raylatent.source.wsi import READER, size_name
+from raylatent.storage import absolute
 from raylatent.tiles.encode import Picture, encoded_unit
 
 logger = logging.getLogger(__name__)
@@ -98,7 +100,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
 
     Args:
         config: Slides, tiles, and the run directory; TFRecords go into its folder
-            `<tile_px>px_<tile_um>um`.
+            `<tile_px>px_<tile_um>um`, or into itself if it is called so.
 
     Returns:
         What became of each slide; `failed` names those that failed.
@@ -110,12 +112,11 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         IncompleteError: There is no tile at all.
     """
     requests = _prepare(config)
-    folder = size_name(config.tile_px or 0, config.tile_um)
     started_here = connect()
     share = pool(config.actor_range(), 0, local=started_here)
     run = ExtractionDirectory(config.out, writer=new_token())
     with Claim(run.store, run.store.writer) as claim:
-        run.begin(_fields(config, folder), _about(), overwrite=config.overwrite)
+        run.begin(_fields(config), _about(), overwrite=config.overwrite)
         remove_litter(run)
         if not started_here:
             check_visibility(run.store, [one.uri for one in requests.values()])
@@ -129,14 +130,15 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
             finished={slide: one.source for slide, one in finished.items()},
         )
         plan = make_plan(run, inputs)
+        forget_stale(run, plan.sources, finished)
         refuse_nothing(plan)
         _announce(plan, finished)
         started = time.monotonic()
         undone, counts, seconds = _run_units(
-            _Job(run, plan, share, claim, folder), config, finished
+            _Job(run, plan, share, claim), config, finished
         )
         seconds["wall"] = time.monotonic() - started
-        write_manifest(run, folder, finished)
+        write_manifest(run, finished)
         slides = [
             slide_report(
                 source,
@@ -170,8 +172,14 @@ def _prepare(config: ExtractTilesConfig) -> dict[str, SlideRequest]:
     return slide_requests(config, slides, config.tile_px or 0)
 
 
-def _fields(config: ExtractTilesConfig, folder: str) -> dict[str, Any]:
-    """All that changes a byte of a TFRecord."""
+def tfrecords_folder(config: ExtractTilesConfig) -> str:
+    """Where in RUN the TFRecords go: the folder of their size, unless RUN is one."""
+    size = size_name(config.tile_px or 0, config.tile_um)
+    return "" if absolute(config.out).rsplit("/", 1)[-1] == size else size
+
+
+def _fields(config: ExtractTilesConfig) -> dict[str, Any]:
+    """All that changes a byte of a TFRecord, and how units are cut."""
     slides = slides_fields(config, config.tile_px or 0)
     return {
         "schema_version": schema.SCHEMA_VERSION,
@@ -180,7 +188,7 @@ def _fields(config: ExtractTilesConfig, folder: str) -> dict[str, Any]:
         "jpeg_quality": config.jpeg_quality if config.img_format == "jpg" else None,
         "unit_tiles": config.unit_tiles,
         "encoder": ENCODER,
-        "slides": {**(slides or {}), "folder": folder},
+        "slides": {**(slides or {}), "folder": tfrecords_folder(config)},
     }
 
 
@@ -205,7 +213,6 @@ class _Job:
     plan: Plan
     share: Pool
     claim: Claim
-    folder: str
 
 
 def _run_units(
@@ -230,7 +237,7 @@ def _run_units(
     remote = ray.remote(num_cpus=READ_CPUS)(finish_slide)
     target = ExtractionDirectory(run.uri, writer=run.store.writer)
     pending = [
-        remote.remote(target, source, job.folder)
+        remote.remote(target, source)
         for slide, source in by_slide.items()
         if source.n_indexed and not left[slide] and slide not in finished
     ]
@@ -253,7 +260,7 @@ def _run_units(
                 undone[slide] = row[schema.ERROR]
             left[slide] -= 1
             if not left[slide] and slide not in undone:
-                pending.append(remote.remote(target, by_slide[slide], job.folder))
+                pending.append(remote.remote(target, by_slide[slide]))
     with Progress("TFRecords", len(pending), unit="slides") as progress:
         for one in gather(pending):
             job.claim.check()

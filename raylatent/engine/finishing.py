@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from raylatent import schema
 from raylatent.engine.done import is_unchanged, same_source
 from raylatent.errors import SourceError, StorageError
 from raylatent.parts import Part, partition_folder, read_part
-from raylatent.run import QUARANTINE, TILES, ExtractionDirectory
+from raylatent.run import QUARANTINE, REMOVED, TILES, ExtractionDirectory
 from raylatent.source.example import TileRecord
 from raylatent.source.grids import SlideRequest
 from raylatent.source.units import Source
@@ -54,9 +54,7 @@ def refuse_long_names(slides: Sequence[str]) -> None:
             raise SourceError(message)
 
 
-def finish_slide(
-    run: ExtractionDirectory, source: Source, folder: str
-) -> Finished | None:
+def finish_slide(run: ExtractionDirectory, source: Source) -> Finished | None:
     """Write a slide's TFRecord out of its parts, then delete them.
 
     Killed in between, doing it again gives the same file.
@@ -64,21 +62,21 @@ def finish_slide(
     Args:
         run: The run directory.
         source: A slide whose parts are all there.
-        folder: Of the TFRecords, in the run directory.
 
     Returns:
-        What was written; None if the slide has not one good tile.
+        What was written; None if the slide has not one good tile, or parts went away,
+        as by such a task of a run that was killed.
     """
-    parts = same_source(source, run.footers([source.slide]))
+    parts = same_source(source, run.parts_of(source.slide))
     parts.sort(key=lambda part: part.unit)
     n_tiles = sum(part.rows for part in parts)
+    if n_tiles + sum(part.quarantined for part in parts) != source.n_indexed:
+        return None
     if not n_tiles:
         return None
-    name = f"{source.slide}{SUFFIX}"
-    size = put_tfrecord(run.store.child(folder), name, _records(run, parts))
-    finished = Finished(
-        source=source, tfrecord=f"{folder}/{name}", size=size, tiles=n_tiles
-    )
+    name = run.tfrecord(source.slide)
+    size = put_tfrecord(run.store, name, _records(run, parts))
+    finished = Finished(source=source, tfrecord=name, size=size, tiles=n_tiles)
     record = _as_json(finished, str(run.settings()["fingerprint"]))
     run.store.write(run.finished(source.slide), record)
     run.store.delete_folder(f"{TILES}/{partition_folder(source.slide)}")
@@ -128,7 +126,7 @@ def _finished(
         source = Source(**{**values, "stat": FileStat(**values["stat"])})
         finished = Finished(
             source=replace(source, uri=request.uri),
-            tfrecord=about["tfrecord"],
+            tfrecord=run.tfrecord(slide),
             size=about["size"],
             tiles=about["tiles"],
         )
@@ -136,13 +134,14 @@ def _finished(
         logger.warning("%s is broken, the slide is done again: %s", name, error)
         return None
     current = about["fingerprint"] == run.settings()["fingerprint"]
-    if not current or not is_unchanged(source, request):
+    if not current or not is_unchanged(run, source, request):
         return None
     try:
         in_place = run.store.size(finished.tfrecord) == finished.size
+        n_tiles = finished.tiles + len(broken_tiles(run, slide))
     except StorageError:
-        in_place = False
-    return finished if in_place else None
+        return None
+    return finished if in_place and n_tiles == source.n_indexed else None
 
 
 def forget_parts(run: ExtractionDirectory, finished: Mapping[str, Finished]) -> None:
@@ -151,29 +150,48 @@ def forget_parts(run: ExtractionDirectory, finished: Mapping[str, Finished]) -> 
         run.store.delete_folder(f"{TILES}/{partition_folder(slide)}")
 
 
+def forget_stale(
+    run: ExtractionDirectory, sources: Iterable[Source], finished: Container[str]
+) -> None:
+    """Delete TFRecords of slides that are to be extracted again, or have no tile now.
+
+    Those of slides that cannot be read stay: that may pass.
+    """
+    there = set(run.store.list(run.folder))
+    for source in sources:
+        lost = source.error is not None
+        if not lost and source.slide not in finished:
+            run.forget(source.slide, there)
+
+
 def broken_tiles(run: ExtractionDirectory, slide: str) -> list[str]:
-    """Why each quarantined tile of a slide is broken."""
+    """Why each quarantined tile of a slide is broken; it may be set aside."""
     folder = f"{QUARANTINE}/{partition_folder(slide)}"
+    names = {
+        name.removeprefix(place): name
+        for place in (f"{REMOVED}/{folder}", folder)
+        for name in run.store.list(place)
+    }
     return [
         error
-        for name in run.store.list(folder)
+        for name in names.values()
         for error in read_part(run.store, name, [schema.ERROR])[
             schema.ERROR
         ].to_pylist()
     ]
 
 
-def write_manifest(
-    run: ExtractionDirectory, folder: str, finished: Mapping[str, Finished]
-) -> None:
-    """Slideflow's manifest.json of a folder: how many records each file has."""
-    name = f"{folder}/{MANIFEST}"
+def write_manifest(run: ExtractionDirectory, finished: Mapping[str, Finished]) -> None:
+    """Slideflow's manifest.json of the TFRecords: how many records each has."""
+    name = run.inside(MANIFEST)
     manifest: dict[str, Any] = {}
     if run.store.exists(name):
         try:
             manifest = dict(json.loads(run.store.read(name)))
         except (ValueError, TypeError):
             logger.warning("%s/%s is broken and is made anew", run.uri, name)
+    there = set(run.store.list(run.folder))
+    manifest = {k: v for k, v in manifest.items() if run.inside(k) in there}
     for slide, one in finished.items():
         manifest[f"{slide}{SUFFIX}"] = {"total": one.tiles}
     text = json.dumps(dict(sorted(manifest.items())), indent=1)

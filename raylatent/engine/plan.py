@@ -22,8 +22,10 @@ from raylatent.engine.slides import index_slide
 from raylatent.errors import BrokenPartError, IncompleteError
 from raylatent.parts import read_part
 from raylatent.run import (
+    GRIDS,
     REMOVED,
     SOURCES,
+    THUMBNAILS,
     RunDirectory,
 )
 from raylatent.source.grids import SlideRequest
@@ -85,9 +87,10 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     kept = {
         slide: source
         for slide, source in before.items()
-        if slide in uris and is_done(source, inputs, parts[slide])
+        if slide in uris and is_done(run, source, inputs, parts[slide])
     }
     kept |= inputs.finished
+    _bring_grids_back(run, set(away) & set(uris))
     nodes: dict[str, str] = {}
     found = _index(run, inputs, [slide for slide in uris if slide not in kept], nodes)
     plans: dict[str, Sequence[AnyPlan]] = {}
@@ -117,12 +120,11 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     n_units |= {s: len(same_source(kept[s], parts[s])) for s in kept}
     n_units = {s: n for s, n in n_units.items() if s not in inputs.finished}
     delete_beyond(run, n_units)
-    n_todo = sum(unit.count for unit in todo)
-    n_all = sum(source.n_indexed for source in sources)
+    n_done = sum(source.n_indexed for source in sources) - sum(u.count for u in todo)
     return Plan(
         sources=sources,
         units=todo,
-        n_done=n_all - n_todo,
+        n_done=n_done,
         removed=removed,
         nodes=nodes,
     )
@@ -141,6 +143,11 @@ def refuse_nothing(plan: Plan) -> None:
     reason = f"{problems[0]}{more}" if problems else "no slide has any"
     message = f"there is no tile to work on: {reason}"
     raise IncompleteError(message)
+
+
+def _bring_grids_back(run: RunDirectory, returning: set[str]) -> None:
+    """Of slides that come back it need not be found out again what is left out."""
+    run.set_aside(sorted(returning), back=True, stages=(THUMBNAILS, GRIDS))
 
 
 def _is_lost(source: Source) -> bool:

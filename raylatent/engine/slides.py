@@ -38,15 +38,21 @@ def index_slide(
     """
     try:
         opened = open_slide(slide, request)
-        table = _stored_grid(run, opened)
-        if table is None:
-            table = detect_tiles(opened, request)
-            _store_grid(run, opened, table)
     except (SourceError, StorageError) as error:
         return failed_slide(slide, request, str(error)), []
-    except ContentError as error:
-        complaint = f"slide {slide} cannot be read: {error}"
-        return failed_slide(slide, request, complaint), []
+    table = _stored_grid(run, opened)  # what fails of the run is not the slide's fault
+    if table is None:
+        try:
+            table = detect_tiles(opened, request)
+            picture = _picture(opened, table)
+        except StorageError as error:
+            return failed_slide(slide, request, str(error)), []
+        except ContentError as error:
+            complaint = f"slide {slide} cannot be read: {error}"
+            return failed_slide(slide, request, complaint), []
+        # The picture first: a grid that is there is complete.
+        run.store.write(run.thumbnail(slide), picture)
+        write_part(run.store, run.grid_part(slide), table, dict(opened.footer))
     rows, _ = kept_tiles(table)
     source = source_of_slide(slide, request, opened.stat, opened.geometry, len(rows))
     return source, slide_unit_plans(source, rows, unit_tiles)
@@ -68,9 +74,8 @@ def _stored_grid(run: RunDirectory, opened: OpenedSlide) -> pa.Table | None:
         return None
 
 
-def _store_grid(run: RunDirectory, opened: OpenedSlide, table: pa.Table) -> None:
-    """The picture first: a grid that is there is complete."""
-    slide = opened.handle.slide
+def _picture(opened: OpenedSlide, table: pa.Table) -> bytes:
+    """The slide as a JPEG, its kept tiles drawn on it."""
     rows, cols = kept_tiles(table)
     kept = opened.geometry.empty_grid()
     kept[rows, cols] = True
@@ -78,8 +83,7 @@ def _store_grid(run: RunDirectory, opened: OpenedSlide, table: pa.Table) -> None
     thumbnail(opened.handle, geometry=opened.geometry, kept=kept).save(
         picture, "JPEG", quality=_THUMB_QUALITY
     )
-    run.store.write(run.thumbnail(slide), picture.getvalue())
-    write_part(run.store, run.grid_part(slide), table, dict(opened.footer))
+    return picture.getvalue()
 
 
 def load_slide_unit(run: RunDirectory, plan: SlideUnitPlan) -> SlideUnit:

@@ -12,12 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from raylatent import schema
-from raylatent.errors import (
-    BrokenPartError,
-    FingerprintError,
-    RunError,
-    StorageError,
-)
+from raylatent.errors import BrokenPartError, FingerprintError, RunError, StorageError
 from raylatent.parts import (
     Part,
     part_name,
@@ -203,6 +198,11 @@ class RunDirectory:
             found = pool.map(lambda pair: self._footer(*pair), pairs)
         return [part for part in found if part is not None]
 
+    def parts_of(self, slide: str) -> list[Part]:
+        """One slide's parts that can be read, listed anew."""
+        names = self.store.list(f"{self.rows}/{partition_folder(slide)}")
+        return [part for name in names if (part := self._footer(slide, name))]
+
     def _footer(self, slide: str, name: str) -> Part | None:
         stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
         if not stem.isdigit():
@@ -250,10 +250,13 @@ class RunDirectory:
         # Else the first part's footer would stand for all.
         return rows.replace_schema(rows.schema.remove_metadata())
 
-    def set_aside(self, slides: Iterable[str], *, back: bool = False) -> None:
+    def set_aside(
+        self, slides: Iterable[str], *, back: bool = False, stages: Sequence[str] = ()
+    ) -> None:
         """Move slides' parts to `removed/`, or back where nothing took their place."""
+        every = (layout.THUMBNAILS, layout.GRIDS, QUARANTINE, self.rows)
         for slide in slides:
-            for stage in (layout.THUMBNAILS, layout.GRIDS, QUARANTINE, self.rows):
+            for stage in stages or every:
                 folder = f"{stage}/{partition_folder(slide)}"
                 origin = f"{REMOVED}/{folder}" if back else folder
                 for name in self.store.list(origin):

@@ -30,13 +30,24 @@ def differences(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> list[
     """
     if settings.get("fingerprint") == fingerprint(fields):
         return []
-    old = settings.get("fields", {})
-    changed = [
-        f"{name} was {_short(old.get(name))}, now {_short(fields.get(name))}"
-        for name in sorted(set(old) | set(fields))
-        if old.get(name) != fields.get(name)
-    ]
+    changed = _changed(settings.get("fields", {}), fields)
     return changed or ["its fingerprint differs"]
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs, down to the fields of fields.
+
+    >>> _changed({"slides": {"qc": "otsu", "icc": True}}, {"slides": {"icc": True}})
+    ['slides.qc was "otsu", now null']
+    """
+    changed: list[str] = []
+    for name in sorted(set(old) | set(new)):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed += [f"{name}.{inner}" for inner in _changed(before, after)]
+        elif before != after:
+            changed.append(f"{name} was {_short(before)}, now {_short(after)}")
+    return changed
 
 
 def parse_settings(text: bytes, uri: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from raylatent.source.wsi import (
     open_grid,
     select_tiles,
 )
+from raylatent.source.wsi.mpp import mpp_of
 from raylatent.storage import FileStat
 
 
@@ -141,11 +142,19 @@ def left_out(table: pa.Table) -> dict[str, int]:
 
 
 def grid_footer(
-    request: SlideRequest, stat: FileStat, geometry: Geometry
+    request: SlideRequest, stat: FileStat, geometry: Geometry, *, own_mpp: bool
 ) -> dict[str, str]:
-    """What a grid was made with: a grid of the same is the same."""
+    """What a grid was made with: a grid of the same is the same.
+
+    Args:
+        request: What is asked.
+        stat: Of the slide's files.
+        geometry: The grid.
+        own_mpp: Whether the slide says its mpp by itself.
+    """
     made_with = {
         "geometry": asdict(geometry),
+        "own_mpp": own_mpp,
         "tissue": asdict(request.tissue),
         "stat": asdict(stat),
         "icc": request.tiles.icc,
@@ -160,6 +169,12 @@ def geometry_from_footer(footer: Mapping[str, str]) -> tuple[Geometry, bool]:
     values = made_with["geometry"]
     geometry = Geometry(**{**values, "origin": tuple(values["origin"])})
     return geometry, bool(made_with["icc"])
+
+
+def has_own_mpp(footer: Mapping[str, str]) -> bool:
+    """Whether the slide of a grid says its mpp by itself: others' is nothing to it."""
+    made_with: dict[str, Any] = json.loads(footer.get(schema.FOOTER_GRID, "{}"))
+    return bool(made_with.get("own_mpp"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +203,8 @@ def open_slide(slide: str, request: SlideRequest) -> OpenedSlide:
     """
     stat = slide_stat(request.uri)
     handle, geometry = open_grid(request.uri, slide, request.tiles)
-    footer = grid_footer(request, stat, geometry)
+    own_mpp = mpp_of(handle.properties) is not None
+    footer = grid_footer(request, stat, geometry, own_mpp=own_mpp)
     return OpenedSlide(handle=handle, geometry=geometry, stat=stat, footer=footer)
 
 

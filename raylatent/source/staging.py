@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ CAPACITY_VARIABLE = "RAYLATENT_SCRATCH_GB"
 _CHUNK_BYTES = 16 << 20
 _ASIDE = ".aside"
 _LOCK = ".lock"
+_RESERVED = "reserved"
+_PATIENCE_S = 600.0  # for others to need their copies no more
+_WAIT_S = 1.0
 
 
 class Staged:
@@ -56,6 +60,14 @@ def stage(files: Sequence[str], stat: FileStat) -> Staged:
     Raises:
         StorageError: It cannot be read, or there is no room for it.
     """
+    try:
+        return _stage(files, stat)
+    except OSError as error:
+        message = f"cannot copy {files[0]} to the scratch of this node: {error}"
+        raise StorageError(message) from error
+
+
+def _stage(files: Sequence[str], stat: FileStat) -> Staged:
     root = _root()
     key = hashlib.blake2b(
         repr((list(files), stat)).encode(), digest_size=16
@@ -63,11 +75,14 @@ def stage(files: Sequence[str], stat: FileStat) -> Staged:
     folder = root / key
     lock = os.open(root / f"{key}{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be copying it
-        if not folder.is_dir():
-            _copy(root, folder, files, stat.size)
-        os.utime(folder)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be copying it
+            if not folder.is_dir():
+                _copy(root, folder, files, stat.size)
+            os.utime(folder)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if folder.is_dir():  # not taken away between the two locks
+                break
     except BaseException:
         os.close(lock)
         raise
@@ -99,11 +114,7 @@ class _Copy:
 def _copy(root: Path, folder: Path, files: Sequence[str], size: int) -> None:
     aside = root / f"{folder.name}{_ASIDE}"
     shutil.rmtree(aside, ignore_errors=True)  # of a worker that died
-    with _only_one(root):
-        _make_room(root, size)
-        aside.mkdir(mode=0o700)
-        with (aside / "reserved").open("wb") as reserved:
-            reserved.truncate(size)  # counted by the next to make room
+    _reserve(root, aside, size)
     base = files[0].rsplit("/", 1)[0]
     try:
         for file in files:
@@ -111,11 +122,24 @@ def _copy(root: Path, folder: Path, files: Sequence[str], size: int) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             _download(file, target)
         (aside / "files").rename(folder)
-    except OSError as error:
-        message = f"cannot copy {files[0]} to {root}: {error}"
-        raise StorageError(message) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _reserve(root: Path, aside: Path, size: int) -> None:
+    """Make room, or wait until others need theirs no more."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        with _only_one(root):
+            complaint = _make_room(root, size)
+            if complaint is None:
+                aside.mkdir(mode=0o700)
+                with (aside / _RESERVED).open("wb") as reserved:
+                    reserved.truncate(size)  # counted by the next to make room
+                return
+        if time.monotonic() > until:
+            raise StorageError(complaint)
+        time.sleep(_WAIT_S)
 
 
 def _download(uri: str, target: Path) -> None:
@@ -134,8 +158,15 @@ def _only_one(root: Path) -> Iterator[None]:
         yield
 
 
-def _make_room(root: Path, size: int) -> None:
-    """Take away copies that nobody uses until `size` bytes fit."""
+def _make_room(root: Path, size: int) -> str | None:
+    """Take away copies that nobody uses until `size` bytes fit.
+
+    Returns:
+        What is in the way of it now, None where there is room.
+
+    Raises:
+        StorageError: There is less room than that in all.
+    """
     folders = [entry for entry in root.iterdir() if entry.is_dir()]
     copies = [_Copy(f, _bytes(f), f.stat().st_mtime) for f in folders]
     used = sum(copy.size for copy in copies)
@@ -145,12 +176,15 @@ def _make_room(root: Path, size: int) -> None:
             break
         if _remove_unused(root, copy.path):
             used -= copy.size
-    if used + size > capacity:
-        message = (
-            f"no room to copy a slide of {size:,} bytes to {root}: {used:,} of "
-            f"{capacity:,} are in use; set {CAPACITY_VARIABLE} or {ROOT_VARIABLE}"
-        )
+    if used + size <= capacity:
+        return None
+    message = (
+        f"no room to copy a slide of {size:,} bytes to {root}: {used:,} of "
+        f"{capacity:,} are in use; set {CAPACITY_VARIABLE} or {ROOT_VARIABLE}"
+    )
+    if size > capacity:
         raise StorageError(message)
+    return message
 
 
 def _capacity(root: Path, used: int) -> int:
@@ -165,6 +199,10 @@ def _capacity(root: Path, used: int) -> int:
 
 
 def _bytes(folder: Path) -> int:
+    reserved = folder / _RESERVED
+    with contextlib.suppress(FileNotFoundError):
+        if reserved.is_file():  # being copied: what it will be
+            return reserved.stat().st_size
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # moved into place meanwhile

@@ -94,12 +94,15 @@ def otsu_threshold(values: NDArray[np.uint8]) -> int:
     return int(np.argmax(between))
 
 
-def otsu_mask(pixels: Pixels, removed: Mask | None = None) -> Mask:
+def otsu_mask(
+    pixels: Pixels, removed: Mask | None = None, unknown: Mask | None = None
+) -> Mask:
     """Background: where a median-filtered saturation is not above Otsu's threshold.
 
     Args:
         pixels: The slide at low resolution, (h, w, 3) uint8.
         removed: What other methods took away already, (h, w): it counts as black.
+        unknown: What could not be read, (h, w): the threshold is that of the rest.
 
     Returns:
         (h, w) bool, True where there is no tissue.
@@ -110,7 +113,8 @@ def otsu_mask(pixels: Pixels, removed: Mask | None = None) -> Mask:
     from raylatent.source.median import median_filter  # noqa: PLC0415  (numba)
 
     smooth = median_filter(values, _MEDIAN_PX)
-    mask: Mask = smooth <= otsu_threshold(smooth)
+    known = smooth if unknown is None else smooth[~unknown]
+    mask: Mask = smooth <= otsu_threshold(known)
     return mask
 
 

@@ -188,6 +188,12 @@ class Store:
                 aside.parent.rmdir()
 
     def _put_file(self, name: str, file: Path) -> None:
+        inner = fsspec_of(self._filesystem)
+        if inner is not None:
+            path = self.path(name)
+            inner.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            inner.put_file(str(file), path)
+            return
         with pa.memory_map(str(file)) as mapped:
             self._put_remote(name, mapped.read_buffer())
 

@@ -193,7 +193,7 @@ def assert_same(golden_model, plain_loop, assert_rows):
 @pytest.fixture
 def in_process(ray_session, monkeypatch):
     """Actors run in the driver, one unit after another: what the driver does is real."""
-    from raylatent.engine import activations, placement
+    from raylatent.engine import activations, extraction, placement
 
     def stream(name, reads, actor, arguments, share):
         if reads:
@@ -201,8 +201,8 @@ def in_process(ray_session, monkeypatch):
             for read in reads:
                 yield from worker(read()).to_pylist()
 
-    monkeypatch.setattr(activations, "stream", stream)
-    monkeypatch.setattr(placement, "stream", stream)
+    for module in (activations, extraction, placement):
+        monkeypatch.setattr(module, "stream", stream)
 
 
 @pytest.fixture
@@ -270,3 +270,28 @@ def parts_of():
         }
 
     return look
+
+
+@pytest.fixture
+def compute_slides(compute):
+    """Compute activations of whole slides, tiles of 96 pixels and 48 µm; the report."""
+
+    def run(out, slides, *, tfrecords=(), **options):
+        options.setdefault("tile_um", "48")
+        return compute(out, tfrecords, slides=tuple(map(str, slides)), **options)
+
+    return run
+
+
+@pytest.fixture
+def extract():
+    """Extract such tiles to TFRecords; the report."""
+    from raylatent.config import ExtractTilesConfig
+    from raylatent.engine.extraction import extract_tiles
+
+    def run(out, slides, **options):
+        given = {"tile_px": 96, "tile_um": "48", "unit_tiles": 20, **options}
+        paths = tuple(map(str, slides))
+        return extract_tiles(ExtractTilesConfig(out=str(out), slides=paths, **given))
+
+    return run

@@ -7,6 +7,7 @@ from raylatent.source.units import Source
 from raylatent.source.wsi.geometry import Geometry
 from raylatent.source.wsi.handle import SlideHandle
 from raylatent.source.wsi.regions import TileReader
+from raylatent.storage import is_uri
 
 _MAX_OPEN = 2
 
@@ -31,6 +32,8 @@ class SlideCache:
         key = (source.uri, source.stat, icc)
         handle = self._open.get(key)
         if handle is None:
+            if is_uri(source.uri):
+                self._open.clear()  # a copy that is held has no room for others
             while len(self._open) >= _MAX_OPEN:
                 self._open.popitem(last=False)
             handle = SlideHandle(local_slide(source.uri), slide=source.slide, icc=icc)

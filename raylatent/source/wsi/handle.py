@@ -26,7 +26,8 @@ RESAMPLING = Image.Resampling.BILINEAR
 _PROBE_PX = 64
 _CELL_PX = 256
 # pyramids in TIFF whose levels are the file's pages
-_TIFF_VENDORS = frozenset({"aperio", "generic-tiff"})
+_APERIO = "aperio"
+_TIFF_VENDORS = frozenset({_APERIO, "generic-tiff"})
 # How the system says that reading failed, not the file's content.
 _IO_WORDS = tuple(
     map(
@@ -118,7 +119,8 @@ class SlideHandle:
         """Plain JPEG tiles are decoded without OpenSlide, if that gives its pixels."""
         if self.properties.get("openslide.vendor") not in _TIFF_VENDORS:
             return None
-        tiff = JpegTiff.open(self.path, self.level_dimensions)
+        sparse = self.properties.get("openslide.vendor") != _APERIO
+        tiff = JpegTiff.open(self.path, self.level_dimensions, sparse=sparse)
         if tiff is None:
             return None
         places = list(probes(self.level_dimensions, self.downsamples))
@@ -138,6 +140,14 @@ class SlideHandle:
     def dimensions(self) -> tuple[int, int]:
         """Width and height of level 0, in pixels."""
         return self.level_dimensions[0]
+
+    def scales(self, level: int) -> tuple[float, float]:
+        """Level-0 pixels of a level's pixel along x and y.
+
+        OpenSlide's downsample is their mean: far down a narrow slide that is pixels off.
+        """
+        width, height = self.level_dimensions[level]
+        return self.dimensions[0] / width, self.dimensions[1] / height
 
     @property
     def reader(self) -> str:
@@ -184,9 +194,12 @@ class SlideHandle:
             pixels = self._from_cells(level, x, y, width, height)
         if self._to_srgb is None:
             return pixels
-        return np.asarray(
-            ImageCms.applyTransform(Image.fromarray(pixels), self._to_srgb)
-        )
+        converted = ImageCms.applyTransform(Image.fromarray(pixels), self._to_srgb)
+        inside = np.full_like(pixels, 255)  # beyond the slide it stays white
+        columns = slice(max(0, -x), max(0, self.level_dimensions[level][0] - x))
+        rows = slice(max(0, -y), max(0, self.level_dimensions[level][1] - y))
+        inside[rows, columns] = np.asarray(converted)[rows, columns]
+        return inside
 
     def _from_cells(
         self, level: int, x: int, y: int, width: int, height: int
@@ -248,14 +261,14 @@ class SlideHandle:
     ) -> Image.Image:
         """Read with a handle of its own: after an error OpenSlide's refuses all reads."""
         try:
-            own = self._opened()
+            own, fresh = self._opened(), self._opened()
         except SourceError as error:
             message = f"{self.path} cannot be read any more: {reason(error)}"
             raise StorageError(message) from error
         with self._lock:
             if self._open_slide is failed:
                 # Dropped, not closed: other threads may be reading from it.
-                self._open_slide = self._opened()
+                self._open_slide = fresh
         try:
             return own.read_region(place, level, size)
         except _ERRORS as error:

@@ -6,7 +6,6 @@ plain JPEG they are decoded here, once each, and copied into place. The pixels a
 OpenSlide's: `SlideHandle` compares some before it relies on this.
 """
 
-import io
 import os
 import struct
 import threading
@@ -18,12 +17,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
 from raylatent.errors import ContentError
-from raylatent.source.picture import BROKEN
 from raylatent.storage import reason, retry
 
 CACHE_BYTES = 32 << 20
@@ -31,7 +29,7 @@ _JPEG = 7
 _COLORS = {2: 0, 6: 1}  # photometric RGB, YCbCr: Adobe's transform
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_MAX_TILE_PX = 4096
+_MAX_TILE_PX = 2048  # two of them fit into the cache
 # What tifffile raises of files that it cannot read.
 _NO_TIFF = (
     tifffile.TiffFileError,
@@ -90,9 +88,16 @@ class JpegTiff:
 
     @classmethod
     def open(
-        cls, path: Path, dimensions: Sequence[tuple[int, int]]
+        cls, path: Path, dimensions: Sequence[tuple[int, int]], *, sparse: bool
     ) -> "JpegTiff | None":
-        """The file's levels of these sizes; None where one is not plain JPEG tiles."""
+        """The file's levels of these sizes; None where one is not plain JPEG tiles.
+
+        Args:
+            path: A local file.
+            dimensions: Width and height of each level.
+            sparse: Whether a tile may be missing, and is white then. (Of Aperio's
+                OpenSlide makes such a tile out of the next finer level.)
+        """
         try:
             with tifffile.TiffFile(path) as tiff:
                 pages = {
@@ -101,10 +106,13 @@ class JpegTiff:
                     if isinstance(page, tifffile.TiffPage) and page.is_tiled
                 }
                 levels = [_level(pages.get(size)) for size in dimensions]
+            found = [level for level in levels if level is not None]
+            whole = sparse or all(all(level.lengths) for level in found)
+            if not found or len(found) != len(levels) or not whole:
+                return None
+            return cls(path, found)
         except _NO_TIFF:
             return None
-        found = [level for level in levels if level is not None]
-        return cls(path, found) if found and len(found) == len(levels) else None
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Pixels of a level, (height, width, 3) uint8; white where there are none.
@@ -158,17 +166,20 @@ class JpegTiff:
         if len(data) < length:
             message = f"{where} is cut off"
             raise ContentError(message, stage="read")
+        jpeg = page.head + data.removeprefix(_SOI)
         try:
-            with Image.open(
-                io.BytesIO(page.head + data.removeprefix(_SOI)), formats=("JPEG",)
-            ) as image:
-                if image.size != page.tile or image.mode != "RGB":
-                    message = f"{where} is {image.mode} of {image.size} px"
-                    raise ContentError(message, stage="decode")
-                return np.asarray(image)
-        except BROKEN as error:
+            height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+            if (width, height) != page.tile:
+                message = f"{where} has {width} x {height} pixels"
+                raise ContentError(message, stage="decode")
+            # As OpenSlide decodes. Strict: what libjpeg only warns of is damage.
+            tile: Pixels = simplejpeg.decode_jpeg(
+                jpeg, "RGB", fastdct=False, fastupsample=False, strict=True
+            )
+        except ValueError as error:
             message = f"{where} is broken: {reason(error)}"
             raise ContentError(message, stage="decode") from error
+        return tile
 
 
 def _level(page: object) -> _Level | None:

@@ -17,9 +17,17 @@ Box = tuple[float, float, float, float]
 
 
 def whole(handle: SlideHandle, size: tuple[int, int]) -> Pixels:
-    """The whole slide at a size (width, height); see `scaled`."""
+    """The whole slide at a size (width, height); see `scaled`.
+
+    Raises:
+        ContentError: Nothing of it can be read.
+        StorageError: The file cannot be read.
+    """
     width, height = handle.dimensions
-    return scaled(handle, (0.0, 0.0, float(width), float(height)), size)
+    pixels, broken = _read(handle, (0.0, 0.0, float(width), float(height)), size)
+    if broken is not None:
+        raise broken
+    return pixels
 
 
 def scaled(handle: SlideHandle, box: Box, size: tuple[int, int]) -> Pixels:
@@ -36,9 +44,15 @@ def scaled(handle: SlideHandle, box: Box, size: tuple[int, int]) -> Pixels:
         size: Width and height of the result.
 
     Raises:
-        ContentError: Nothing of it can be read.
         StorageError: The file cannot be read.
     """
+    return _read(handle, box, size)[0]
+
+
+def _read(
+    handle: SlideHandle, box: Box, size: tuple[int, int]
+) -> tuple[Pixels, ContentError | None]:
+    """The pixels, and what is wrong if not one block can be read."""
     x0, y0, x1, y1 = box
     width, height = size
     level = best_level(handle.downsamples, x1 - x0, width)
@@ -71,13 +85,14 @@ def scaled(handle: SlideHandle, box: Box, size: tuple[int, int]) -> Pixels:
         else:
             out[top:bottom, left:right] = found
             fine = True
-    if error is not None and not fine:
-        raise error
-    return out
+    return out, None if fine else error
 
 
 def _block(handle: SlideHandle, level: int, box: Box, size: tuple[int, int]) -> Pixels:
-    low_x, low_y, high_x, high_y = (v / handle.downsamples[level] for v in box)
+    down_x, down_y = handle.scales(level)
+    # Rounded: a whole pixel divided and multiplied again must stay one.
+    low_x, high_x = round(box[0] / down_x, 6), round(box[2] / down_x, 6)
+    low_y, high_y = round(box[1] / down_y, 6), round(box[3] / down_y, 6)
     left, top = int(np.floor(low_x)), int(np.floor(low_y))
     right, bottom = int(np.ceil(high_x)), int(np.ceil(high_y))
     pixels = handle.read(level, left, top, right - left, bottom - top)

@@ -6,6 +6,7 @@ windows) is read and decoded once. A tile's pixels do not depend on the region i
 read in.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from raylatent.errors import ContentError, SourceError
 from raylatent.source.wsi.geometry import Geometry, Span, best_level, span
 from raylatent.source.wsi.handle import BLOCK_PX, RESAMPLING, Pixels, SlideHandle
 
-_MAX_WINDOW_PX = 16_384  # on the level it is read from
+_MAX_WINDOW_PX = 8_192  # on the level it is read from
 _MAX_HEIGHT_PX = 8_192
 _SPARSE = 0.5  # below this share of wanted pixels tiles are read one by one
 
@@ -58,8 +59,9 @@ class TileReader:
         self.level = best_level(handle.downsamples, g.window_px, g.tile_px)
         self._downsample = handle.downsamples[self.level]
         width, height = handle.level_dimensions[self.level]
-        self._x_level = (self._downsample, width, g.width)
-        self._y_level = (self._downsample, height, g.height)
+        scale_x, scale_y = handle.scales(self.level)
+        self._x_level = (scale_x, width, g.width)
+        self._y_level = (scale_y, height, g.height)
         side = g.window_px / self._downsample
         if side > _MAX_WINDOW_PX:
             message = (
@@ -84,6 +86,10 @@ class TileReader:
         pitch = max(1.0, self.geometry.stride_px / self._downsample)
         n_rows = max(1, min(int(np.ptp(rows)) + 1, int(_MAX_HEIGHT_PX / pitch)))
         n_cols = max(1, int(BLOCK_PX / (n_rows * pitch) / pitch))
+        most = max(1, BLOCK_PX // self.geometry.tile_px**2)
+        if n_rows * n_cols > most:  # they overlap, or are larger than their windows
+            n_rows = max(1, min(n_rows, math.isqrt(most)))
+            n_cols = max(1, most // n_rows)
         blocks = ((rows - rows.min()) // n_rows) << 32 | (cols - cols.min()) // n_cols
         order = np.lexsort((cols, rows, blocks))
         cuts = np.flatnonzero(np.diff(blocks[order])) + 1

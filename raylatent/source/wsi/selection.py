@@ -10,7 +10,7 @@ from raylatent.source import tissue
 from raylatent.source.tissue import CellFractions, Mask, Pixels, TissueOptions
 from raylatent.source.wsi.geometry import Geometry, best_level
 from raylatent.source.wsi.handle import SlideHandle
-from raylatent.source.wsi.overview import scaled, whole
+from raylatent.source.wsi.overview import BROKEN_COLOR, scaled, whole
 
 _OTSU_SIDE_PX = 500  # Slideflow: the coarsest level whose shorter side is above this
 _OTSU_MAX_PX = 16 << 20  # a slide without such a level is shrunk to this
@@ -56,7 +56,7 @@ def select_tiles(
         _leave_out(reasons, fractions > options.filter_threshold, tissue.BLUR)
     if options.qc in {"otsu", "both"}:
         pixels = otsu_picture(handle)
-        mask = tissue.otsu_mask(pixels, blurred)
+        mask = tissue.otsu_mask(pixels, blurred, _broken(pixels))
         fractions = fractions_of(mask, geometry)
         _leave_out(reasons, fractions > options.filter_threshold, tissue.OTSU)
     filter_tiles(handle, geometry, options, reasons)
@@ -67,6 +67,12 @@ def fractions_of(mask: Mask, geometry: Geometry) -> NDArray[np.float64]:
     """The share of each tile that a mask of the whole slide covers, (rows, cols)."""
     g = geometry
     return tissue.mask_fractions(mask, g.xs, g.ys, g.window_px, (g.width, g.height))
+
+
+def _broken(pixels: Pixels) -> Mask:
+    """What could not be read, (h, w): nobody knows that it is no tissue."""
+    mask: Mask = (pixels == BROKEN_COLOR).all(axis=2)
+    return mask
 
 
 def _leave_out(reasons: Reasons, out: Mask, reason: int) -> None:
@@ -99,7 +105,7 @@ def _blur(
         for n, whole in zip(shape, reversed(size), strict=True)
     )
     for block in _blocks(handle, size, margin):
-        mask = tissue.blur_mask(block.pixels, options)
+        mask = tissue.blur_mask(block.pixels, options) & ~_broken(block.pixels)
         skip_y, skip_x = (margin if edge else 0 for edge in (block.top, block.left))
         top, left = block.top + skip_y, block.left + skip_x
         inner = mask[skip_y : skip_y + _BLOCK_PX, skip_x : skip_x + _BLOCK_PX]

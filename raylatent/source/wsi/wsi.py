@@ -284,4 +284,5 @@ def open_grid(
         dimensions=handle.dimensions,
         downsamples=handle.downsamples,
     )
+    TileReader(handle, geometry)  # refuses tiles that are too large to be read
     return handle, geometry
