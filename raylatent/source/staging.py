@@ -75,14 +75,13 @@ def _stage(files: Sequence[str], stat: FileStat) -> Staged:
     folder = root / key
     lock = os.open(root / f"{key}{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while True:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be copying it
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits for a worker that is copying it
+        while not folder.is_dir():  # or was taken away between the two locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.is_dir():
                 _copy(root, folder, files, stat.size)
-            os.utime(folder)
             fcntl.flock(lock, fcntl.LOCK_SH)
-            if folder.is_dir():  # not taken away between the two locks
-                break
+        os.utime(folder)
     except BaseException:
         os.close(lock)
         raise

@@ -31,9 +31,7 @@ def fold_of(x, y, level):
 
 def folded_level(size, size0, level):
     """A level (width, height) whose colors say where each pixel is."""
-    x, y = (
-        (np.arange(n) + 0.5) * n0 / n for n, n0 in zip(size, size0, strict=True)
-    )
+    x, y = ((np.arange(n) + 0.5) * n0 / n for n, n0 in zip(size, size0, strict=True))
     x, y = np.meshgrid(x, y)
     values = [folded(x), folded(y), fold_of(x, y, level)]
     return np.stack(values, axis=2).astype(np.uint8)

@@ -188,8 +188,14 @@ def _cut(
     left, top = column.start - bounds[0].start, row.start - bounds[1].start
     right, bottom = column.stop - bounds[0].start, row.stop - bounds[1].start
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
-    if column.low is None or row.low is None:
+    if column.low is None and row.low is None:
         return part
-    box = (column.low, row.low, column.high or 0.0, row.high or 0.0)
+    # Where a level's width and height are not shrunk alike, one of them may do as it is.
+    box = (
+        column.low or 0.0,
+        row.low or 0.0,
+        column.high or float(right - left),
+        row.high or float(bottom - top),
+    )
     image = Image.fromarray(part)
     return np.asarray(image.resize((tile_px, tile_px), RESAMPLING, box=box))

@@ -1,0 +1,95 @@
+"""Which whole slides there are, what they are called, what tells that they changed."""
+
+import os
+
+import pytest
+
+from raylatent.errors import SourceError, StorageError
+from raylatent.source.slides import (
+    dicom_files,
+    find_slides,
+    local_slide,
+    slide_files,
+    slide_name,
+    slide_stat,
+)
+from raylatent.source.wsi.mpp import mpp_of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.SVS", "deep/b.ndpi", "._c.svs", "notes.txt", "d/1.dcm", "d/2.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def test_slides_of_a_folder(folder):
+    found = find_slides([str(folder)])
+    assert found == {
+        "a": str(folder / "a.SVS"),
+        "b": str(folder / "deep/b.ndpi"),
+        "d": str(folder / "d"),
+    }
+
+
+def test_dicom_is_called_as_its_folder(folder):
+    assert find_slides([str(folder / "d/2.dcm")]) == {"d": str(folder / "d")}
+    assert slide_name(str(folder / "d")) == slide_name(str(folder / "d/1.dcm")) == "d"
+    assert len(slide_files(str(folder / "d"))) == 2
+    assert local_slide(str(folder / "d")).path.suffix == ".dcm"
+    assert len(dicom_files(folder / "d")) == 2
+
+
+def test_a_named_file_is_a_slide_whatever_its_ending(folder):
+    assert list(find_slides([str(folder / "notes.txt")])) == ["notes.txt"]
+
+
+def test_two_slides_of_one_name_are_refused(folder):
+    (folder / "deep/a.tif").write_bytes(b"")
+    with pytest.raises(SourceError, match="two files are called 'a'"):
+        find_slides([str(folder)])
+
+
+def test_no_slide_and_no_folder_are_said(tmp_path):
+    with pytest.raises(SourceError, match="holds no slide"):
+        find_slides([str(tmp_path)])
+    with pytest.raises(SourceError, match="no such file or folder"):
+        find_slides([str(tmp_path / "gone")])
+    with pytest.raises(StorageError, match="no such slide"):
+        slide_stat(str(tmp_path / "gone.svs"))
+    with pytest.raises(SourceError, match="no slide"):
+        local_slide(str(tmp_path))
+
+
+def test_all_files_of_a_slide_tell_whether_it_changed(folder, tmp_path):
+    before = slide_stat(str(folder / "d"))
+    assert before.size == len("d/1.dcm") + len("d/2.dcm")
+    os.utime(folder / "d/1.dcm", ns=(1, 1 << 62))
+    assert slide_stat(str(folder / "d")) != before
+    (tmp_path / "m.mrxs").write_bytes(b"head")
+    alone = slide_stat(str(tmp_path / "m.mrxs"))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/Data.dat").write_bytes(b"data")
+    assert slide_stat(str(tmp_path / "m.mrxs")).size == alone.size + 4
+
+
+@pytest.mark.parametrize(
+    ("properties", "mpp"),
+    [
+        ({}, None),
+        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}, 0.25),
+        ({"openslide.mpp-y": "0.26"}, 0.26),
+        ({"openslide.mpp-x": "nan"}, None),
+        ({"openslide.mpp-x": "0"}, None),
+        ({"openslide.mpp-x": "28.97", "openslide.vendor": "dicom"}, 28.97),
+        ({"openslide.mpp-x": "352.8", "openslide.vendor": "generic-tiff"}, None),
+        ({"tiff.XResolution": "25.4", "tiff.ResolutionUnit": "inch"}, None),
+        ({"tiff.XResolution": "72", "tiff.ResolutionUnit": "inch"}, None),
+        ({"tiff.XResolution": "50800", "tiff.ResolutionUnit": "inch"}, 0.5),
+        ({"tiff.XResolution": "40000", "tiff.ResolutionUnit": "centimeter"}, 0.25),
+        ({"tiff.XResolution": "40000"}, None),
+    ],
+)
+def test_the_size_of_a_pixel(properties, mpp):
+    assert mpp_of(properties) == mpp

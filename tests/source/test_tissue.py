@@ -1,0 +1,107 @@
+"""Which tiles show tissue: the rules, on arrays."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from raylatent.errors import ConfigError
+from raylatent.source import tissue
+from raylatent.source.tissue import CellFractions, TissueOptions
+
+PIXELS = hnp.arrays(
+    np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))
+)
+
+
+def test_reasons_have_their_numbers():
+    numbers = (tissue.KEPT, tissue.BLUR, tissue.OTSU, tissue.GRAY, tissue.WHITE)
+    assert [tissue.REASONS[n] for n in numbers] == [
+        *("kept", "blur", "otsu", "gray", "white")
+    ]
+
+
+@given(hnp.arrays(np.uint8, st.integers(2, 60)))
+def test_otsus_threshold_parts_best(values):
+    def between(threshold):
+        low, high = values[values <= threshold], values[values > threshold]
+        if not len(low) or not len(high):
+            return 0.0
+        return len(low) * len(high) * (low.mean() - high.mean()) ** 2
+
+    found = between(tissue.otsu_threshold(values))
+    assert found == pytest.approx(max(map(between, range(256))))
+
+
+@given(PIXELS)
+def test_saturation_is_that_of_hsv(pixels):
+    high = pixels.max(axis=2).astype(float)
+    low = pixels.min(axis=2)
+    expected = 255 * (high - low) / np.maximum(high, 1)
+    assert np.abs(tissue.saturation(pixels) - expected).max() <= 0.5 + 1e-4
+
+
+@given(PIXELS, st.floats(0, 1))
+def test_gray_is_little_saturation(pixels, threshold):
+    high = pixels.max(axis=2).astype(np.float32)
+    low = pixels.min(axis=2)
+    expected = (high - low) < np.float32(threshold) * np.maximum(high, 1)
+    np.testing.assert_array_equal(tissue.gray_mask(pixels, threshold), expected)
+
+
+def test_white_is_bright():
+    pixels = np.array([[[231, 231, 231], [230, 230, 230], [255, 255, 0]]], np.uint8)
+    assert tissue.white_mask(pixels, 230).tolist() == [[True, False, False]]
+
+
+def test_background_is_masked_and_tissue_is_not():
+    pixels = np.full((60, 80, 3), 245, np.uint8)
+    pixels[20:40, 30:60] = (180, 60, 140)
+    mask = tissue.otsu_mask(pixels)
+    assert not mask[24:36, 34:56].any()
+    assert mask[:15].all()
+    removed = np.zeros((60, 80), bool)
+    removed[:, :45] = True
+    assert tissue.otsu_mask(pixels, removed)[:, :40].all()
+
+
+def test_blur_is_where_edges_are_weak():
+    rng = np.random.default_rng(0)
+    pixels = np.full((120, 240, 3), 200, np.uint8)
+    pixels[:, :120] = rng.integers(0, 256, (120, 120, 3))
+    mask = tissue.blur_mask(pixels, TissueOptions(qc="blur"))
+    assert not mask[:, :100].any()
+    assert mask[:, 140:].all()
+
+
+@given(st.data())
+def test_fractions_do_not_depend_on_how_the_mask_is_cut(data):
+    height, width = (data.draw(st.integers(1, 30)) for _ in range(2))
+    mask = data.draw(hnp.arrays(bool, (height, width)))
+    window = data.draw(st.integers(1, 12))
+    ys, xs = (np.arange(0, n, data.draw(st.integers(1, 9))) for n in (height, width))
+    spans = [
+        tissue.cell_spans(edges, window, 1.0, size)
+        for edges, size in ((ys, height), (xs, width))
+    ]
+    cells = CellFractions(*spans)
+    step = data.draw(st.integers(1, 31))
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            cells.add(mask[top : top + step, left : left + step], top, left)
+    expected = [[mask[y : y + window, x : x + window].mean() for x in xs] for y in ys]
+    np.testing.assert_allclose(cells.fractions(), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"qc": "magic"}, "magic"),
+        ({"grayspace_fraction": 1.5}, "grayspace_fraction is 1.5"),
+        ({"filter_threshold": -0.1}, "filter_threshold"),
+    ],
+)
+def test_nonsense_is_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
+        TissueOptions(**options)
