@@ -128,6 +128,7 @@ ROWS = "rows"
 QUARANTINED = "quarantined"
 RESIZED = "resized"
 OTHER_SLIDE = "other_slide"
+SMALLER_BATCH = "smaller_batch"
 DECODE_S = "decode_s"
 FORWARD_S = "forward_s"
 WRITE_S = "write_s"
@@ -139,6 +140,7 @@ MANIFEST = pa.schema(
         pa.field(QUARANTINED, pa.int64(), nullable=False),
         pa.field(RESIZED, pa.int64(), nullable=False),
         pa.field(OTHER_SLIDE, pa.int64(), nullable=False),
+        pa.field(SMALLER_BATCH, pa.int64(), nullable=False),  # tiles, see FOOTER_BATCH
         pa.field(DECODE_S, pa.float64(), nullable=False),
         pa.field(FORWARD_S, pa.float64(), nullable=False),
         pa.field(WRITE_S, pa.float64(), nullable=False),
@@ -176,8 +178,30 @@ FOOTER_FIRST = "raylatent.first"  # first tile index of the unit
 FOOTER_LAST = "raylatent.last"  # one past its last tile index
 FOOTER_QUARANTINED = "raylatent.quarantined"
 FOOTER_LAYERS = "raylatent.layers"  # JSON: layer -> shape of one tile's activations
+FOOTER_BATCH = "raylatent.batch_size"  # only where a GPU had no room for all of it
 FOOTER_DIGEST = "raylatent.digest"  # of the column buffers
 FOOTER_GRID = "raylatent.grid"  # JSON: what a grid was made with
+FOOTER_MAP = "raylatent.map"  # of a points part: digest of the map's arrays
+FOOTER_ROWS = "raylatent.rows"  # of a points part: digest of the rows it places
+FOOTER_SEAL = "raylatent.seal"  # of the whole file, see raylatent.seal
+FOOTER_KEYS = frozenset(
+    {
+        FOOTER_FINGERPRINT,
+        FOOTER_SLIDE,
+        FOOTER_SOURCE,
+        FOOTER_UNIT,
+        FOOTER_FIRST,
+        FOOTER_LAST,
+        FOOTER_QUARANTINED,
+        FOOTER_LAYERS,
+        FOOTER_DIGEST,
+        FOOTER_GRID,
+        FOOTER_MAP,
+        FOOTER_ROWS,
+        FOOTER_SEAL,
+    }
+)
+"""All keys that a footer of ours can have."""
 
 RESERVED = frozenset({SLIDE, *REFERENCE.names, PREDICTIONS})
 """Names that a layer cannot have, whatever the case."""

@@ -1,5 +1,6 @@
 """What every verb that spreads units over actors takes."""
 
+import math
 from dataclasses import dataclass
 
 from raylatent.config.options import RunConfig, at_least, flag, option
@@ -17,6 +18,9 @@ class WorkConfig(RunConfig):
     max_bad_fraction: float = option(
         0.01, "a slide with more bad tiles, and more than 10, fails", metavar="F"
     )
+    stall_timeout_s: float = option(
+        7200.0, "with nothing finished for S seconds the run ends", metavar="S"
+    )
     overwrite: bool = flag("delete the rows of another configuration in RUN")
 
     def __post_init__(self) -> None:
@@ -25,6 +29,9 @@ class WorkConfig(RunConfig):
         at_least("--unit-tiles", self.unit_tiles, 1)
         if not 0 <= self.max_bad_fraction <= 1:
             message = f"--max-bad-fraction is {self.max_bad_fraction}, not 0 to 1"
+            raise ConfigError(message)
+        if not 1 <= self.stall_timeout_s < math.inf:
+            message = f"--stall-timeout-s is {self.stall_timeout_s}, less than 1"
             raise ConfigError(message)
         self.actor_range()
 

@@ -25,7 +25,7 @@ from raylatent.engine.done import Inputs
 from raylatent.engine.items import read_unit
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Progress
-from raylatent.engine.report import RunReport, audit, write_report
+from raylatent.engine.report import RunReport, Tally, audit, write_report
 from raylatent.engine.requests import (
     first_tile_px,
     refuse_bad_names,
@@ -98,15 +98,15 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
         refuse_nothing(plan)
         _announce(plan, share)
         started = time.monotonic()
-        undone, counts, seconds = _run_units(job, run, plan, share, claim)
-        seconds["wall"] = time.monotonic() - started
-        slides = audit(run, plan.sources, undone, config.max_bad_fraction)
+        tally = _run_units(job, run, plan, share, claim)
+        seconds = {**tally.seconds, "wall": time.monotonic() - started}
+        slides = audit(run, plan.sources, tally.undone, config.max_bad_fraction)
         slides = with_grids(run, slides, job.inputs.slides)
         report = RunReport(
             run=run.uri,
             slides=slides,
             removed=plan.removed,
-            counts=counts,
+            counts=tally.counts,
             seconds=seconds,
         )
         write_report(run, report)
@@ -220,8 +220,8 @@ def _announce(plan: Plan, share: Pool) -> None:
 
 def _run_units(
     job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
-) -> tuple[dict[str, str], dict[str, int], dict[str, float]]:
-    """Send the units to the actors; slides left undone, counts, seconds by stage."""
+) -> Tally:
+    """Send the units to the actors; what they told of them."""
     settings = run.settings()
     options = ActorOptions(
         run=run.uri,
@@ -237,28 +237,32 @@ def _run_units(
         reader=READER if job.inputs.slides else None,
         rows=RowOptions(dtype=job.config.dtype, with_preds=job.with_preds),
     )
-    undone: dict[str, str] = {}
-    counts = dict.fromkeys(("tiles", "resized", "other_slide"), 0)
-    seconds = dict.fromkeys(("decode", "forward", "write"), 0.0)
+    tally = Tally()
     reads = [partial(read_unit, unit) for unit in plan.units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
     queue = start_queue(of_slides, plan.nodes)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:
-        for row in stream("units of tiles", reads, ActivationsActor, arguments, share):
+        found = stream(
+            "units of tiles",
+            reads,
+            ActivationsActor,
+            arguments,
+            share,
+            stall_timeout_s=job.config.stall_timeout_s,
+        )
+        for row in found:
             claim.check()
-            tiles = row[schema.ROWS] + row[schema.QUARANTINED]
-            progress.add(tiles)
-            counts["tiles"] += tiles
-            counts["resized"] += row[schema.RESIZED]
-            counts["other_slide"] += row[schema.OTHER_SLIDE]
-            seconds["decode"] += row[schema.DECODE_S]
-            seconds["forward"] += row[schema.FORWARD_S]
-            seconds["write"] += row[schema.WRITE_S]
-            if row[schema.ERROR] is not None:
-                undone[row[schema.SLIDE]] = row[schema.ERROR]
-    return undone, counts, seconds
+            progress.add(tally.add(row))
+    smaller = tally.counts["smaller_batch"]
+    if smaller:
+        logger.warning(
+            "a GPU had no memory for --batch-size %d: %d tiles went through in smaller "
+            "passes, their rows are within the tolerance for GPUs",
+            *(job.config.batch_size, smaller),
+        )
+    return tally
 
 
 def _version(package: str) -> str:

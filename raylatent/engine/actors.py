@@ -112,10 +112,15 @@ class ActivationsActor(UnitActor):
             unit, self._features, self._options.rows, self._threads, self._slides
         )
         shapes = {name: list(shape) for name, shape in self._features.shapes.items()}
+        footer = {schema.FOOTER_LAYERS: json.dumps(shapes)}
+        at_once = self._features.passed_at_once
+        if at_once < self._features.batch_size:  # for want of memory on a GPU
+            footer[schema.FOOTER_BATCH] = str(at_once)
+            found.counts["smaller_batch"] = len(unit)
         return UnitResult(
             rows=found.rows,
             quarantine=found.quarantine,
-            footer={schema.FOOTER_LAYERS: json.dumps(shapes)},
+            footer=footer,
             counts=found.counts,
             seconds=found.seconds,
         )

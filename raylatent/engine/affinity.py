@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raylatent.engine.cluster import beside_driver
 from raylatent.source.units import SlideUnitPlan
 
 Ticket = tuple[str, int]
@@ -81,11 +81,10 @@ def start_queue(plans: Sequence[SlideUnitPlan], nodes: Mapping[str, str]) -> Any
     """The queue as an actor beside the driver, None where there is no unit."""
     if not plans:
         return None
-    here = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=True
-    )
     actor: Any = ray.remote(num_cpus=0)(SlideQueue)
-    return actor.options(scheduling_strategy=here).remote(list(plans), dict(nodes))
+    return actor.options(scheduling_strategy=beside_driver()).remote(
+        list(plans), dict(nodes)
+    )
 
 
 def take(queue: Any, ticket: Ticket) -> SlideUnitPlan:  # noqa: ANN401

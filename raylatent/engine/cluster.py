@@ -7,12 +7,14 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylatent.errors import ConfigError, IncompleteError, RaylatentError
 from raylatent.storage import reason
@@ -20,12 +22,13 @@ from raylatent.storage import reason
 logger = logging.getLogger(__name__)
 
 READ_CPUS = 0.25
+_SAY_EVERY_S = 60.0
 _RAISED = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)(\(\w+\))?: ")
 _CPU_STEPS = 10_000  # Ray counts in ten-thousandths
 _DRIVER_LOGS = ("ray", "ray.data", "ray.tune", "ray.rllib")
 _LEVEL_LINE = b"Set ray log level from environment variable"
-_RAY_NO_PROGRESS_S = 1800.0
-_NO_PROGRESS_S = 2 * 3600.0  # a unit of a large model on CPUs may take an hour
+STALL_TIMEOUT_S = 2 * 3600.0
+"""Nothing done for this long ends the work; a large model's unit may take an hour."""
 
 
 def connect() -> bool:
@@ -84,6 +87,12 @@ def _without_level_line() -> Iterator[None]:
             caught.seek(0)
             rest = [line for line in caught if _LEVEL_LINE not in line]
             os.write(2, b"".join(rest))
+
+
+def beside_driver() -> NodeAffinitySchedulingStrategy:
+    """For actors that must not die with another node: the driver's own."""
+    here = ray.get_runtime_context().get_node_id()
+    return NodeAffinitySchedulingStrategy(here, soft=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +188,12 @@ def actor_cpus(cpus: Sequence[float], n_actors: int) -> float:
 
 
 @contextmanager
-def quiet_ray_data() -> Iterator[None]:
-    """Ray Data without its own progress bars and start-up lines; ours are in tiles."""
+def quiet_ray_data(stall_timeout_s: float) -> Iterator[None]:
+    """Ray Data without its own progress bars and start-up lines; ours are in tiles.
+
+    Args:
+        stall_timeout_s: When Ray Data gives up if nothing moves.
+    """
     context = ray.data.DataContext.get_current()
     saved = {
         "enable_progress_bars": context.enable_progress_bars,
@@ -189,8 +202,7 @@ def quiet_ray_data() -> Iterator[None]:
     }
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    if context.execution_no_progress_timeout_s == _RAY_NO_PROGRESS_S:
-        context.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    context.execution_no_progress_timeout_s = stall_timeout_s
     levels = {name: logging.getLogger(name).level for name in _DRIVER_LOGS}
     for log in levels:
         logging.getLogger(log).setLevel(logging.CRITICAL + 1)
@@ -203,18 +215,42 @@ def quiet_ray_data() -> Iterator[None]:
             logging.getLogger(log).setLevel(level)
 
 
-def gather(pending: Sequence["ray.ObjectRef[Any]"]) -> Iterator[Any]:
+def gather(
+    pending: Sequence["ray.ObjectRef[Any]"], stall_timeout_s: float = STALL_TIMEOUT_S
+) -> Iterator[Any]:
     """Results of tasks, in their order.
 
     Raises:
         RaylatentError: A task raised it, or failed otherwise.
+        IncompleteError: None was done for `stall_timeout_s`.
     """
-    for answer in pending:
+    for i, answer in enumerate(pending):
+        _wait(pending[i:], stall_timeout_s)
         try:
             result = ray.get(answer)
         except ray.exceptions.RayError as error:
             raise as_ours(error) from error
         yield result
+
+
+def _wait(pending: Sequence["ray.ObjectRef[Any]"], stall_timeout_s: float) -> None:
+    """Wait for the first of some tasks; say so now and then, and not for ever."""
+    first = list(pending[:1])
+    n_done, since = -1, time.monotonic()
+    while not ray.wait(first, timeout=_SAY_EVERY_S)[0]:
+        done = ray.wait(list(pending), num_returns=len(pending), timeout=0)[0]
+        if len(done) > n_done:  # others were
+            n_done, since = len(done), time.monotonic()
+            continue
+        quiet_s = time.monotonic() - since
+        up = f"{len(alive_nodes())} nodes of the cluster are up"
+        if quiet_s >= stall_timeout_s:
+            message = (
+                f"nothing was finished for {quiet_s:.0f} s (--stall-timeout-s), {up}: "
+                "the same command again goes on from here"
+            )
+            raise IncompleteError(message)
+        logger.warning("nothing was finished for %.0f s; %s", quiet_s, up)
 
 
 def as_ours(error: BaseException) -> RaylatentError:

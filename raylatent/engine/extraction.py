@@ -249,7 +249,15 @@ def _run_units(
     arguments = (options, start_queue(units, plan.nodes))
     n_todo = sum(unit.count for unit in units)
     with Progress("tiles", n_todo) as progress:
-        for row in stream("units of tiles", reads, ExtractActor, arguments, job.share):
+        found = stream(
+            "units of tiles",
+            reads,
+            ExtractActor,
+            arguments,
+            job.share,
+            stall_timeout_s=config.stall_timeout_s,
+        )
+        for row in found:
             job.claim.check()
             slide, tiles = row[schema.SLIDE], row[schema.ROWS] + row[schema.QUARANTINED]
             progress.add(tiles)

@@ -113,7 +113,7 @@ class UnitResult:
         rows: For its part.
         quarantine: Its bad tiles, as schema.QUARANTINE.
         footer: What its part says beside where it is from.
-        counts: `resized` and `other_slide` tiles.
+        counts: `resized`, `other_slide` and `smaller_batch` tiles.
         seconds: `decode` and `forward`.
     """
 
@@ -133,6 +133,7 @@ def manifest(unit: Unit | SlideUnit, result: UnitResult, write_s: float) -> pa.T
         schema.QUARANTINED: len(result.quarantine),
         schema.RESIZED: result.counts.get("resized", 0),
         schema.OTHER_SLIDE: result.counts.get("other_slide", 0),
+        schema.SMALLER_BATCH: result.counts.get("smaller_batch", 0),
         schema.DECODE_S: result.seconds.get("decode", 0.0),
         schema.FORWARD_S: result.seconds.get("forward", 0.0),
         schema.WRITE_S: write_s,
@@ -143,7 +144,10 @@ def manifest(unit: Unit | SlideUnit, result: UnitResult, write_s: float) -> pa.T
 
 def undone(slide: str, unit: int, error: str) -> pa.Table:
     """What the driver is told of a unit that could not be read."""
-    counts = (schema.ROWS, schema.QUARANTINED, schema.RESIZED, schema.OTHER_SLIDE)
+    counts = (
+        *(schema.ROWS, schema.QUARANTINED, schema.RESIZED),
+        *(schema.OTHER_SLIDE, schema.SMALLER_BATCH),
+    )
     seconds = (schema.DECODE_S, schema.FORWARD_S, schema.WRITE_S)
     row = {
         schema.SLIDE: slide,

@@ -16,6 +16,47 @@ from raylatent.source.units import Source
 SLIDES_PAGE = "slides.html"
 
 
+_COUNTS = {
+    "resized": schema.RESIZED,
+    "other_slide": schema.OTHER_SLIDE,
+    "smaller_batch": schema.SMALLER_BATCH,
+}
+_SECONDS = {
+    "decode": schema.DECODE_S,
+    "forward": schema.FORWARD_S,
+    "write": schema.WRITE_S,
+}
+
+
+class Tally:
+    """What the actors told of their units, summed up.
+
+    Attributes:
+        counts: Tiles, and how many of them were resized, of other slides, or went
+            through the model in smaller batches than asked for.
+        seconds: By stage.
+        undone: Slides with units left undone, and why.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was told."""
+        self.counts = dict.fromkeys(("tiles", *_COUNTS), 0)
+        self.seconds = dict.fromkeys(_SECONDS, 0.0)
+        self.undone: dict[str, str] = {}
+
+    def add(self, row: Mapping[str, Any]) -> int:
+        """Add a row of schema.MANIFEST; its tiles."""
+        tiles = int(row[schema.ROWS] + row[schema.QUARANTINED])
+        self.counts["tiles"] += tiles
+        for name, column in _COUNTS.items():
+            self.counts[name] += row[column]
+        for name, column in _SECONDS.items():
+            self.seconds[name] += row[column]
+        if row[schema.ERROR] is not None:
+            self.undone[row[schema.SLIDE]] = row[schema.ERROR]
+        return tiles
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
     """What became of a run.
@@ -24,7 +65,7 @@ class RunReport:
         run: The run directory.
         slides: Each slide of the plan.
         removed: Slides set aside since this invocation did not name them.
-        counts: Of this invocation: tiles, resized tiles, tiles of other slides.
+        counts: Of this invocation, see Tally.
         seconds: Of this invocation: wall time, and actors' time by stage.
     """
 

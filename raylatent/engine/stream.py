@@ -1,8 +1,6 @@
 """Work items through an actor pool: one read task = one item = one block = one row."""
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +10,17 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
-from raylatent.engine.cluster import READ_CPUS, Pool, as_ours, quiet_ray_data
+from raylatent import schema
+from raylatent.engine.cluster import (
+    READ_CPUS,
+    STALL_TIMEOUT_S,
+    Pool,
+    as_ours,
+    quiet_ray_data,
+)
+from raylatent.engine.ledger import Teller, asked, start_ledger
 from raylatent.engine.waiting import Watch
-from raylatent.errors import IncompleteError, RaylatentError
+from raylatent.errors import IncompleteError
 
 Row = dict[str, Any]
 
@@ -71,57 +77,6 @@ class _Blocks:
         return [self._read()]
 
 
-class Ledger:
-    """What actors tell the driver beside their answers; an actor itself.
-
-    Ray Data hands on the text of an error only, so the error itself is kept here. And
-    Ray starts an actor that died again without end: one whose items kill it, for want
-    of memory say, would die for ever, so it is counted how often they did since the
-    last item was done.
-    """
-
-    def __init__(self) -> None:
-        """Nothing has happened."""
-        self._restarts = 0
-        self._failure: RaylatentError | None = None
-
-    def failed(self, failure: RaylatentError) -> None:
-        """An actor failed; the first error counts."""
-        self._failure = self._failure or failure
-
-    def failure(self) -> RaylatentError | None:
-        """The first error."""
-        return self._failure
-
-    def restarted(self) -> int:
-        """An actor was started again; how many since the last item."""
-        self._restarts += 1
-        return self._restarts
-
-    def done(self) -> None:
-        """An item was done."""
-        self._restarts = 0
-
-
-class _Telling:
-    """Tells the ledger of an error that passes through, whatever it is."""
-
-    def __init__(self, ledger: Any) -> None:  # noqa: ANN401  (see Worker)
-        self._ledger = ledger
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            ray.get(self._ledger.failed.remote(as_ours(error)))
-
-
 class Worker:
     """An actor around one of ours, which gives up when actors die again and again.
 
@@ -140,24 +95,35 @@ class Worker:
         arguments: tuple[Any, ...],
     ) -> None:
         """Make the actor; that it dies again and again is said by the first call."""
+        self._teller = Teller(ledger)
         again = ray.get_runtime_context().was_current_actor_reconstructed
-        n: int = ray.get(ledger.restarted.remote()) if again else 0
-        self._ledger = ledger
-        self._restarts = n
-        with _Telling(ledger):
-            self._inner = None if n > most_restarts else actor(*arguments)
+        n = self._teller.restarted() if again else 0
+        self._deaths = self._teller.deaths() if n > most_restarts else ""
+        if self._deaths:
+            return
+        self._teller.begins("at its start", wait=True)
+        with self._teller:
+            self._inner = actor(*arguments)
 
     def __call__(self, item: pa.Table) -> pa.Table:
         """Hand an item on."""
-        with _Telling(self._ledger):
-            if self._inner is None:
+        with self._teller:
+            if self._deaths:
                 message = (
-                    f"actors died and were started again {self._restarts} times "
-                    f"without one item done, last on {platform.node()}: they may lack "
-                    "memory, try fewer --actors or a smaller --batch-size"
+                    f"{self._deaths}: they may lack memory, try fewer --actors or a "
+                    "smaller --batch-size"
                 )
                 raise IncompleteError(message)
+            self._teller.begins(f"at {_named(item)}")
             return self._inner(item)
+
+
+def _named(item: pa.Table) -> str:
+    """What an item is, for people."""
+    row = item.to_pylist()[0]
+    if schema.SLIDE not in row:
+        return "an item"
+    return f"slide {row[schema.SLIDE]!r}, unit {row.get(schema.UNIT)}"
 
 
 def stream(
@@ -166,6 +132,8 @@ def stream(
     actor: type,
     arguments: tuple[Any, ...],
     share: Pool,
+    *,
+    stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> Iterator[Row]:
     """Send each item to one of the actors; rows of their answers as they come.
 
@@ -176,17 +144,19 @@ def stream(
             table.
         arguments: Of its constructor.
         share: How many actors, and what each gets.
+        stall_timeout_s: With no item done for this long the work ends.
 
     Raises:
         RaylatentError: An actor raised it, or failed otherwise.
+        IncompleteError: Nothing was done for `stall_timeout_s`.
     """
     if not reads:
         return
     largest = min(share.largest, len(reads))
     compute = ActorPoolStrategy(min_size=min(share.smallest, largest), max_size=largest)
-    ledger: Any = ray.remote(num_cpus=0)(Ledger).remote()
+    ledger = start_ledger()
     most_restarts = _RESTARTS * largest
-    with quiet_ray_data(), Watch(share) as watch:
+    with quiet_ray_data(stall_timeout_s), Watch(share, stall_timeout_s) as watch:
         items = ray.data.read_datasource(
             ItemDatasource(name, reads),
             num_cpus=READ_CPUS,
@@ -206,14 +176,11 @@ def stream(
                 watch.alive()
                 ledger.done.remote()
                 yield row
+        except ExecutionTimeoutError as error:
+            raise IncompleteError(watch.stalled(asked(ledger.deaths))) from error
+        except KeyboardInterrupt as error:
+            if not watch.gave_up:
+                raise
+            raise IncompleteError(watch.stalled(asked(ledger.deaths))) from error
         except _FAILURES as error:
-            raise _told(ledger) or as_ours(error) from error
-
-
-def _told(ledger: Any) -> RaylatentError | None:  # noqa: ANN401
-    """The error that an actor told of, None where none did."""
-    try:
-        failure: RaylatentError | None = ray.get(ledger.failure.remote(), timeout=30)
-    except ray.exceptions.RayError:  # its node is gone, too
-        return None
-    return failure
+            raise asked(ledger.failure) or as_ours(error) from error

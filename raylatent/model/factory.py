@@ -15,20 +15,6 @@ from raylatent.errors import ModelError
 from raylatent.model.spec import ModelSpec
 from raylatent.storage import Store, is_uri
 
-# What a factory raises; anything else is a bug and shows as one.
-_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 # A model folder that has a file of such a name does not get in their place.
 _NEVER_REPLACED = sys.stdlib_module_names | {"numpy", "ray", "raylatent", "torch"}
 
@@ -53,7 +39,7 @@ def call_factory(spec: ModelSpec) -> nn.Module:
                 for name in attribute.split("."):
                     found = getattr(found, name)
                 model: nn.Module = _callable(found)(**dict(spec.kwargs))
-    except _FAILURES as error:
+    except (Exception, SystemExit) as error:  # a factory may raise anything
         where = f" of {spec.folder}" if spec.folder else ""
         message = (
             f"factory {spec.factory}{where} failed: {type(error).__name__}: {error}"

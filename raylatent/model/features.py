@@ -1,7 +1,7 @@
 """Features: a model's activations at named layers, for a batch of tiles."""
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import mul
 from typing import Any, Unpack
 
@@ -14,6 +14,7 @@ from raylatent.errors import ConfigError, ModelError
 from raylatent.model.batches import as_batch, as_input
 from raylatent.model.layers import POOLINGS, LayerCapture, layer_names
 from raylatent.model.load import complete_spec, load_model
+from raylatent.model.micro_batch import MicroBatch
 from raylatent.model.postconv import find_targets
 from raylatent.model.running import layer_shapes
 from raylatent.model.slide_grid import GridOptions, feature_grid
@@ -98,6 +99,7 @@ class Features:
             message = f"batch_size is {batch_size}, less than {MIN_BATCH}"
             raise ConfigError(message)
         self.batch_size = batch_size
+        self._passes = MicroBatch(batch_size)
         given = model_spec(path, allow_pickle=allow_pickle)
         self.device = torch.device(device) if device else _default_device(given)
         self.mixed_precision = (
@@ -168,6 +170,11 @@ class Features:
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes, if the model classifies."""
         return self.spec.classes
+
+    @property
+    def passed_at_once(self) -> int:
+        """Tiles in one pass: `batch_size`, or fewer where a GPU had no room for them."""
+        return self._passes.size
 
     def layer_shapes(self) -> list[tuple[str, str, str]]:
         """Name, class and output shape of every module, in order of execution."""
@@ -259,7 +266,7 @@ class Features:
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.mixed_precision
         ):
-            return self._capture(batch, with_output=with_output)
+            return self._passes(partial(self._capture, with_output=with_output), batch)
 
     def _predictions(self, output: Tensor) -> Tensor:
         output = output.to(torch.float32)

@@ -8,14 +8,10 @@ from torch import Tensor, nn
 
 from raylatent.errors import ConfigError, LayerError
 from raylatent.model.postconv import POSTCONV, Target
-from raylatent.model.running import first_tensor, run_model
+from raylatent.model.running import StopForward, first_tensor, run_model
 from raylatent.schema import check_layer_names
 
 POOLINGS = (None, "avg", "max", "cls")
-
-
-class _StopForward(Exception):  # noqa: N818  (a signal, not an error)
-    """Everything that was wanted has been seen."""
 
 
 def layer_names(
@@ -110,14 +106,14 @@ class LayerCapture:
             found[target.layer] = self._reduce(target, value, len(batch))
             calls[target.layer] = calls.get(target.layer, 0) + 1
             if not with_output and calls == self._calls:
-                raise _StopForward
+                raise StopForward
 
         handles = [self._hook(target, take) for target in self._targets]
         output = None
         try:
             output = run_model(self._model, batch)
             self._calls = calls
-        except _StopForward:
+        except StopForward:
             pass
         finally:
             for handle in handles:

@@ -35,6 +35,7 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
         ModelError: It cannot be loaded, or the weights do not fit.
     """
     if spec.module is not None:
+        refuse_nan(spec.module, spec.name)
         return _fitting(spec.module, device)
     if spec.hub is not None:
         model: Any = _load_hub(spec)
@@ -47,7 +48,32 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
         raise ModelError(message)
     if spec.weights is not None:
         load_weights(model, spec.weights)
+    refuse_nan(model, spec.weights or spec.name)
     return model.to(device).float().eval()
+
+
+def refuse_nan(model: nn.Module, where: str) -> None:
+    """Refuse weights that are not a number: no tile would have activations.
+
+    Infinities pass: masks are made of them.
+
+    Raises:
+        ModelError: The message names the first such tensor.
+    """
+    bad = [
+        name
+        for name, tensor in model.state_dict().items()
+        if isinstance(tensor, torch.Tensor)
+        and tensor.is_floating_point()
+        and bool(tensor.isnan().any())
+    ]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        message = (
+            f"weights {where} have NaN in {bad[0]}{more}: the training diverged, or "
+            "the file is damaged"
+        )
+        raise ModelError(message)
 
 
 def _fitting(module: nn.Module, device: torch.device) -> nn.Module:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raylatent.errors import LayerError
+from raylatent.errors import LayerError, ModelError
 from raylatent.model.running import first_tensor, run_model
+from raylatent.storage import reason
 
 POSTCONV = "postconv"
 
@@ -176,6 +177,9 @@ def _find_head(model: nn.Module, sample: Tensor) -> str | None:
     ]
     try:
         result = run_model(model, sample)
+    except torch.OutOfMemoryError as error:
+        message = f"the device has no memory for {len(sample)} tiles: {reason(error)}"
+        raise ModelError(message) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -6,20 +6,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from raylatent.errors import ModelError
+from raylatent.errors import ModelError, RaylatentError
 from raylatent.storage import reason
 
-_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 _OUTPUT_KEYS = ("logits", "last_hidden_state")
+
+
+class StopForward(Exception):  # noqa: N818  (a signal, not an error)
+    """Everything that was wanted of a pass has been seen."""
 
 
 def first_tensor(output: object) -> Tensor | None:
@@ -65,11 +59,14 @@ def run_model(model: nn.Module, batch: Tensor) -> Tensor | None:
 
     Raises:
         ModelError: The model fails; the message has the failure's first line.
+        torch.OutOfMemoryError: The device has no room for it.
     """
     try:
         with evaluating(model), torch.inference_mode():
             return first_tensor(model(batch))
-    except _FAILURES as error:
+    except (RaylatentError, StopForward, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # a model's code may raise anything
         message = (
             f"the model fails on a batch of shape {tuple(batch.shape)}: "
             f"{type(error).__name__}: {reason(error)}"

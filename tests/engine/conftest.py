@@ -195,7 +195,7 @@ def in_process(ray_session, monkeypatch):
     """Actors run in the driver, one unit after another: what the driver does is real."""
     from raylatent.engine import activations, extraction, placement
 
-    def stream(name, reads, actor, arguments, share):
+    def stream(name, reads, actor, arguments, share, **options):
         if reads:
             worker = actor(*arguments)
             for read in reads:

@@ -1,0 +1,100 @@
+"""Nothing waits for ever: a stall ends with the reason, a death with what it was at."""
+
+import os
+import time
+from functools import partial
+
+import pyarrow as pa
+import pytest
+
+from raylatent.engine import cluster, waiting
+from raylatent.engine import stream as module
+from raylatent.engine.cluster import Pool, gather
+from raylatent.engine.stream import stream
+from raylatent.errors import IncompleteError
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def share(**options):
+    given = {"num_cpus": 0.2, "num_gpus": 0, "threads": 1, **options}
+    return Pool(smallest=1, largest=1, **given)
+
+
+def item(i):
+    return pa.table({"slide": [f"s{i}"], "unit": [i]})
+
+
+class Sleeping:
+    def __call__(self, table):
+        if table["unit"][0].as_py() == 1:
+            time.sleep(600)
+        return table
+
+
+class Dying:
+    def __init__(self, when):
+        if when == "start":
+            os._exit(1)
+
+    def __call__(self, table):
+        if table["unit"][0].as_py() == 2:
+            os._exit(1)
+        return table
+
+
+def test_a_unit_that_never_ends(ray_session):
+    reads = [partial(item, i) for i in (0, 1)]
+    with pytest.raises(IncompleteError, match=r"nothing was finished for .*may take"):
+        list(stream("items", reads, Sleeping, (), share(), stall_timeout_s=4))
+
+
+def test_an_actor_that_finds_no_place(ray_session):
+    with pytest.raises(IncompleteError, match="no node has the 3 GPUs"):
+        list(
+            stream(
+                "items",
+                [partial(item, 0)],
+                Sleeping,
+                (),
+                share(num_gpus=3),
+                stall_timeout_s=4,
+            )
+        )
+
+
+def test_where_ray_does_not_give_up_we_do(ray_session, monkeypatch):
+    monkeypatch.setattr(waiting, "_GRACE_S", 0)
+    real = module.quiet_ray_data
+    monkeypatch.setattr(module, "quiet_ray_data", lambda _: real(10_000))
+    with pytest.raises(IncompleteError, match="nothing was finished"):
+        list(
+            stream(
+                "items", [partial(item, 1)], Sleeping, (), share(), stall_timeout_s=4
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [("start", "last at its start on"), ("unit", "last at slide 's2', unit 2 on")],
+)
+def test_what_an_actor_was_at_when_it_died_is_said_once(
+    ray_session, monkeypatch, when, said
+):
+    monkeypatch.setattr(module, "_RESTARTS", 1)
+    with pytest.raises(IncompleteError, match=said) as caught:
+        list(stream("items", [partial(item, 2)], Dying, (when,), share()))
+    assert str(caught.value).startswith("actors died and were started again 2 times")
+
+
+def test_a_task_that_never_ends(ray_session, monkeypatch, caplog):
+    monkeypatch.setattr(cluster, "_SAY_EVERY_S", 1)
+    def sleep(seconds):
+        time.sleep(seconds)
+
+    remote = ray_session.remote(num_cpus=0.1)(sleep)
+    tasks = [remote.remote(600), remote.remote(0)]
+    with pytest.raises(IncompleteError, match="nothing was finished for"):
+        list(gather(tasks, stall_timeout_s=3))
+    ray_session.cancel(tasks[0], force=True)

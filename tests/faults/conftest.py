@@ -1,0 +1,47 @@
+"""The campaign's ledger, printed at the end, and the engine's small slides and model."""
+
+import pytest
+
+from tests.engine.conftest import (  # noqa: F401  (fixtures)
+    beside,
+    compute,
+    golden_model,
+    parts_of,
+    plain_loop,
+    sandbox,
+    source,
+    tiles,
+    write_slide,
+)
+from tests.faults.ledger import Campaign
+
+CAMPAIGN = pytest.StashKey[Campaign]()
+
+
+def pytest_configure(config):
+    config.stash[CAMPAIGN] = Campaign()
+
+
+@pytest.fixture(scope="session")
+def campaign(request):
+    """Counts faults and runs, and audits what they left."""
+    return request.config.stash[CAMPAIGN]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    campaign = config.stash.get(CAMPAIGN, None)
+    if campaign is None or not campaign.faults:
+        return
+    terminalreporter.section("fault campaign")
+    for line in campaign.lines():
+        terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(config, items):
+    """The long part runs only where `-m` asks for it."""
+    if config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("campaign")]
+    if long:
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
