@@ -1,7 +1,8 @@
 # Everything on a machine that has Python 3.11 or newer, and make:
-#   make demo    installs into .venv, runs the main job on real tissue, writes out/demo
-#   make test    installs into .venv, runs all tests
-#   make lint    formatting, lint, types, import contracts
+#   make demo        installs into .venv, runs the main job on real tissue, writes out/demo
+#   make test        installs into .venv, runs all tests
+#   make campaign    the fault campaign: jobs killed at SEEDS=50 moments, and all other faults
+#   make lint        formatting, lint, types, import contracts
 # PYTHON=python3.12 picks another interpreter, VENV=folder another place, OUT=folder
 # another place for the demo's results, PYTEST="tests/model -x" what pytest gets.
 
@@ -9,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 OUT := out/demo
 PYTEST :=
+SEEDS := 50
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -16,17 +18,21 @@ DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test campaign lint clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python jobs/atlas.py --demo --out $(OUT)
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest $(PYTEST)
+
+campaign: $(DEV_STAMP)
+	RAYLATENT_CAMPAIGN_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/faults \
+	  -m "campaign or not campaign" $(PYTEST)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .

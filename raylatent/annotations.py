@@ -5,14 +5,15 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 from raylatent.errors import AnnotationsError, StorageError
 from raylatent.storage import open_input, reason, retry
 
 SLIDE_COLUMN = "slide"
 MPP_COLUMN = "mpp"
-MAX_BYTES = 256 << 20
+MAX_BYTES = 64 << 20
+MAX_ROWS = 1_000_000
 
 Row = Mapping[str, str]
 
@@ -21,7 +22,8 @@ def read_annotations(uri: str) -> list[Row]:
     """Rows of a CSV file with a `slide` column; all values stay strings.
 
     Raises:
-        AnnotationsError: It cannot be read, or has no `slide` column, or a column twice.
+        AnnotationsError: It cannot be read, is too large to be true, or has no `slide`
+            column, or a column twice.
     """
     try:
         with open_input(uri) as file:
@@ -30,7 +32,7 @@ def read_annotations(uri: str) -> list[Row]:
                 raise AnnotationsError(message)
             text = bytes(retry(file.read, f"read {uri}")).decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [row for row in reader if row]
+        rows = list(islice((row for row in reader if row), MAX_ROWS + 1))
     except StorageError as error:
         message = f"annotations {uri} cannot be read: {error}"
         raise AnnotationsError(message) from error
@@ -39,6 +41,9 @@ def read_annotations(uri: str) -> list[Row]:
             f"annotations {uri} are no CSV in UTF-8, save them as such: {reason(error)}"
         )
         raise AnnotationsError(message) from error
+    if len(rows) > MAX_ROWS:
+        message = f"annotations {uri} have more than {MAX_ROWS} rows: is it the file?"
+        raise AnnotationsError(message)
     columns = rows[0] if rows else []
     _check_columns(columns, uri)
     return [

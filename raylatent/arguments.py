@@ -39,7 +39,13 @@ def _add(parser: argparse.ArgumentParser, field: "Field[Any]", hint: object) -> 
     text = str(about["help"]).replace("%", "%%")
     default = field.default
     if about.get("positional"):
-        parser.add_argument(field.name, metavar=about["metavar"], help=text)
+        parser.add_argument(
+            field.name,
+            metavar=about["metavar"],
+            nargs=about.get("nargs"),
+            default=default,
+            help=text,
+        )
     elif hint is bool:
         parser.add_argument(flag, action="store_true", help=text)
     elif "no" in about:

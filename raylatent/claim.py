@@ -219,6 +219,31 @@ class Claim:
                 logger.warning("the claim could not be renewed: %s", error)
 
 
+def refuse_taken(store: Store, token: str) -> None:
+    """Refuse to write for a driver that no longer holds the run directory.
+
+    Actors outlive a killed driver by some seconds; by then another driver may be at
+    work, perhaps on rows of another configuration.
+
+    Args:
+        store: The run directory.
+        token: Of the driver.
+
+    Raises:
+        ClaimError: The claim is another's, or was given back.
+        StorageError: The claim cannot be read.
+    """
+    try:
+        holder = _parsed(store.read(CLAIM)).get("token")
+    except StorageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        holder = None
+    if holder != token:
+        message = f"{store.uri} is no longer this driver's: nothing more is written"
+        raise ClaimError(message)
+
+
 def _parsed(data: bytes) -> Holder:
     """A claim's fields; empty if it is no claim."""
     try:
@@ -237,6 +262,17 @@ def _parsed(data: bytes) -> Holder:
 
 def _host(holder: Holder) -> str:
     return str(holder["host"]).split("/", 1)[0]
+
+
+def worker_of(store: Store) -> tuple[str, str] | None:
+    """Token of the driver that works on a run directory, and who it is; None if none.
+
+    Looks only; a driver of another host may be watched for a while.
+    """
+    claim = Claim(store, "")
+    holder = claim._holder(CLAIM)
+    alive = None if holder is None else claim._alive(holder)
+    return None if holder is None or alive is None else (holder["token"], alive)
 
 
 def new_token() -> str:

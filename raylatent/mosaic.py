@@ -1,10 +1,10 @@
 """Mosaic: a map drawn with the tiles themselves."""
 
-import json
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from raylatent.errors import MapError
 from raylatent.montage import cells, inputs, legend, output, render
 from raylatent.montage.grid import Bounds, make_grid
 from raylatent.montage.images import Tile, array_tiles, stored_tiles
-from raylatent.montage.points import Points, Rule
+from raylatent.montage.points import Rule
 from raylatent.montage.render import Look
 from raylatent.montage.sources import TFRecords
 from raylatent.storage import absolute
@@ -91,24 +91,21 @@ class Mosaic:
         self.slide_map = images if hasattr(images, "points") else None
         given = inputs.from_any(images, coords, tfrecords)
         self._look = Look(cell_px=cell_px)
-        self._bounds = Bounds.of(given.xy)
-        self.grid = make_grid(grid, self._bounds, num_tiles_x)
-        by_row = grid == "slideflow" or given.reference is None
+        without = given.reference is None and given.stored is None
         self._rule = Rule(
             select=WORDS.get(tile_select or select, tile_select or select),
-            ties="row" if by_row else "hash",
+            ties="row" if grid == "slideflow" or without else "hash",
             seed=seed,
             max_dist=max_dist,
         )
-        n = len(given.xy)
-        slides = None if given.reference is None else given.reference[schema.SLIDE]
-        self._points = Points.of(
-            given.xy,
-            reference=given.reference,
-            labels=None if labels is None else inputs.label_array(labels, slides, n),
-            features=None if features is None else inputs.feature_array(features, n),
-        )
-        self._chosen = cells.select_cells(self.grid, self._points, self._rule)
+        self._labeled = labels is not None
+        medoid = self._rule.select == "medoid"
+        self._parts = given.parts(labels, features, medoid=medoid)
+        # Where points lie their activations are not needed.
+        places = given.parts(None, None, medoid=False) if given.stored else self._parts
+        self._bounds = reduce(Bounds.merge, (Bounds.of(p.xy) for p in places))
+        self.grid = make_grid(grid, self._bounds, num_tiles_x)
+        self._chosen = cells.select_cells(self.grid, self._parts, self._rule)
         self.cells = cells.finish_cells(self.grid, self._chosen)
         self.failed: dict[int, str] = {}
         self._check_chosen()
@@ -118,7 +115,7 @@ class Mosaic:
 
     def __repr__(self) -> str:
         """How large."""
-        return f"Mosaic({len(self._points.xy)} points, {self.cells.num_rows} cells)"
+        return f"Mosaic({self._chosen.n_points} points, {self.cells.num_rows} cells)"
 
     @classmethod
     def from_points(
@@ -155,8 +152,11 @@ class Mosaic:
 
     def points_in_cell(self, row: int, col: int) -> NDArray[np.int64]:
         """Which of the given points fall in a cell."""
-        rows, cols = self.grid.bin(self._points.xy)
-        return np.flatnonzero((rows == row) & (cols == col))
+        found = []
+        for points in self._parts:
+            rows, cols = self.grid.bin(points.xy)
+            found.append(points.index[(rows == row) & (cols == col)])
+        return np.concatenate(found)
 
     def plot(
         self,
@@ -222,10 +222,9 @@ class Mosaic:
             look=drawn,
             failed=self.failed,
         )
-        output.write_file(f"{uri}/mosaic.png", output.encode_picture(picture, "PNG"))
-        output.write_file(f"{uri}/cells.parquet", output.encode_cells(self.cells))
-        text = json.dumps(description, indent=1, ensure_ascii=False)
-        output.write_file(f"{uri}/mosaic.json", text.encode("utf-8", "replace"))
+        png = output.encode_picture(picture, "PNG")
+        cells_file = output.encode_cells(self.cells)
+        output.write_mosaic(uri, png, cells_file, description)
         logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
     def save_report(self, path: str | os.PathLike[str]) -> None:
@@ -262,13 +261,12 @@ class Mosaic:
         shares = None
         if look.focus_slide is not None:
             shares = cells.slide_shares(
-                self.grid, self._points, self.cells, look.focus_slide
+                self.grid, self._parts, self.cells, look.focus_slide
             )
         layout = render.make_layout(self.grid, self.cells, shares)
         look = replace(look, cell_px=render.bounded_cell_px(layout, look.cell_px))
-        framed = self._points.labels is not None
         room = render.tile_room_px(
-            look.cell_px, framed=framed, label_style=look.label_style
+            look.cell_px, framed=self._labeled, label_style=look.label_style
         )
         raster, self.failed = render.draw_raster(layout, look, self._tiles(room))
         render.say_failed(self.failed, len(self.cells))

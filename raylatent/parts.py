@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from raylatent import schema
 from raylatent.errors import BrokenPartError, SourceError, StorageError
+from raylatent.seal import sealed_parquet
 from raylatent.storage import Store, reason
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,25 @@ def part_name(stage: str, slide: str, unit: int) -> str:
     return f"{stage}/{partition_folder(slide)}/{unit:06d}.parquet"
 
 
+def is_part(name: str) -> bool:
+    """Whether a file's name is that of a part.
+
+    >>> is_part("slide=a/000001.parquet"), is_part("slide=a/x.parquet")
+    (True, False)
+    """
+    stem = name.rsplit("/", 1)[-1]
+    return stem.endswith(".parquet") and stem.removesuffix(".parquet").isdigit()
+
+
+def unit_of(name: str) -> int:
+    """The number in a part's name.
+
+    >>> unit_of("activations/slide=a/000012.parquet")
+    12
+    """
+    return int(name.rsplit("/", 1)[-1].removesuffix(".parquet"))
+
+
 def digest(table: pa.Table) -> str:
     """A digest of the values of each column, whatever their buffers' offsets.
 
@@ -158,7 +178,7 @@ def _digest_array(hasher: hashlib.blake2b, array: pa.Array) -> None:
 def write_part(
     store: Store, name: str, table: pa.Table, footer: Mapping[str, str]
 ) -> None:
-    """Put a Parquet file in place in one step, with page checksums and a footer.
+    """Put a Parquet file in place in one step: page checksums, a footer, a seal.
 
     Args:
         store: Where.
@@ -170,22 +190,10 @@ def write_part(
         StorageError: It could not be written, after retries.
     """
     metadata = {**footer, schema.FOOTER_DIGEST: digest(table)}
-    vectors = [f.name for f in table.schema if pa.types.is_fixed_size_list(f.type)]
-    scalars = [f.name for f in table.schema if f.name not in vectors]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        sink,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=[
-            name
-            for name in scalars
-            if pa.types.is_string(table.schema.field(name).type)
-        ],
-        write_page_checksum=True,
-    )
-    store.write(name, sink.getvalue())
+    strings = [f.name for f in table.schema if pa.types.is_string(f.type)]
+    # One chunk a column: where pages end must not depend on how the rows came.
+    whole = table.combine_chunks().replace_schema_metadata(metadata)
+    store.write(name, sealed_parquet(whole, use_dictionary=strings))
 
 
 def read_footer(store: Store, name: str) -> tuple[int, dict[str, str]]:
@@ -196,10 +204,14 @@ def read_footer(store: Store, name: str) -> tuple[int, dict[str, str]]:
         StorageError: It is not there, or cannot be read.
     """
     metadata = _parse(store, name, pq.read_metadata)
-    values = metadata.metadata or {}
-    return metadata.num_rows, {
-        key.decode(): value.decode("utf-8", "replace")
-        for key, value in values.items()
+    return metadata.num_rows, own_metadata(metadata.metadata)
+
+
+def own_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    """Our own entries of a file's key-value metadata."""
+    return {
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for key, value in (metadata or {}).items()
         if key.startswith(b"raylatent.")
     }
 

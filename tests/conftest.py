@@ -28,6 +28,11 @@ from tests.golden_runs import (  # noqa: E402, F401  (fixtures)
     layers_dts,
     model_folder,
 )
+from tests.verify_runs import (  # noqa: E402, F401  (fixtures)
+    finished_run,
+    made,
+    verify_here,
+)
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,6 +11,7 @@ from raylatent.config import (
     LayersConfig,
     MapConfig,
     MosaicConfig,
+    VerifyConfig,
 )
 from raylatent.errors import ConfigError
 
@@ -38,6 +39,23 @@ def test_every_default_is_what_parsing_gives(config):
     given = ["m"] if config is LayersConfig else ["--out", "run"]
     parsed = parse(config, "prog", given)
     assert parsed == config(**({"model": "m"} if len(given) == 1 else {"out": "run"}))
+
+
+def test_a_run_by_position_or_by_option():
+    by_position = parse(VerifyConfig, "prog", ["run", "--source-root", "x"])
+    assert by_position == VerifyConfig(run="run", source_root="x")
+    by_option = parse(VerifyConfig, "prog", ["--out", "run"])
+    assert by_option.directory == by_position.directory == "run"
+    with pytest.raises(ConfigError, match="verify takes one run directory"):
+        parse(VerifyConfig, "prog", [])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [([], None), (["--recheck"], True), (["--no-recheck"], False)]
+)
+def test_recheck(given, wanted):
+    config = parse(ActivationsConfig, "prog", ["--out", "run", *given])
+    assert config.recheck is wanted
 
 
 def test_all_kinds_of_options():

@@ -22,6 +22,8 @@ OPTIONS = {
     "--pooling": ("atlas activations", "none"),
     "--include-preds": ("atlas activations", "if the model has classes"),
     "--no-preds": ("atlas activations", None),
+    "--resize": ("atlas activations", "default"),
+    "--no-resize": ("atlas activations", None),
     "--dtype": ("atlas activations", "float32"),
     "--actors": ("atlas activations", "default"),
     "--num-gpus": ("atlas activations", "default"),
@@ -42,9 +44,11 @@ OPTIONS = {
     "--cell-px": ("atlas mosaic", "100"),
     "--annotations": ("atlas map mosaic", None),
     "--label": ("atlas map mosaic", None),
-    "--source-root": ("mosaic", None),
+    "--source-root": ("mosaic verify", None),
     "--max-bad-fraction": ("atlas activations", "0.01"),
-    "--out": ("atlas activations map mosaic", None),
+    "--recheck": ("atlas activations extract-tiles", "default"),
+    "--no-recheck": ("atlas activations extract-tiles", None),
+    "--out": ("atlas activations map mosaic verify", None),
     "--overwrite": ("atlas activations", None),
     "--allow-pickle": ("atlas activations layers", None),
     "--demo": ("atlas", None),
@@ -230,20 +234,17 @@ def test_annotations_of_other_slides_are_refused_before_the_map(
 
 
 def test_a_mosaic_called_as_a_picture_is_a_folder(tmp_path, monkeypatch):
-    from raylatent import slide_map
+    import numpy as np
+
+    from raylatent import mosaic
     from raylatent.engine import placement
     from raylatent.run import RunDirectory
 
-    class Map:
-        def generate_mosaic(self, **options):
-            import numpy as np
-
-            images = [np.zeros((8, 8, 3), np.uint8)] * 2
-            return raylatent.Mosaic(images, [(0, 0), (1, 1)], num_tiles_x=2, cell_px=8)
-
+    images = [np.zeros((8, 8, 3), np.uint8)] * 2
+    made = raylatent.Mosaic(images, [(0, 0), (1, 1)], num_tiles_x=2, cell_px=8)
     monkeypatch.setattr(placement, "check_map_is_current", lambda run, folder: None)
     monkeypatch.setattr(RunDirectory, "settings", lambda self: {})
-    monkeypatch.setattr(slide_map.SlideMap, "load", lambda *args, **kwargs: Map())
+    monkeypatch.setattr(mosaic, "Mosaic", lambda points, **options: made)
     assert cli.main(["mosaic", "--out", str(tmp_path), "--mosaic", "fig.png"]) == 0
     files = sorted(p.name for p in (tmp_path / "mosaics" / "fig.png").iterdir())
     assert files == ["cells.parquet", "mosaic.json", "mosaic.png"]

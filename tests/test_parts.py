@@ -213,6 +213,7 @@ def test_the_footer_has_what_was_given_and_a_digest(store):
     n_rows, found = read_footer(store, "p.parquet")
     assert n_rows == N_TILES
     assert found.pop(schema.FOOTER_DIGEST) == digest(table)
+    assert len(found.pop(schema.FOOTER_SEAL)) == 32
     assert found == given
 
 

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from raylatent import __version__
 from raylatent.arguments import parse
-from raylatent.cli.verbs import PROG, VERBS, fail, say
+from raylatent.cli.saying import PROG, fail, say
+from raylatent.cli.verbs import VERBS
 from raylatent.errors import ConfigError, RaylatentError
 
 C = TypeVar("C")

@@ -2,13 +2,14 @@
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylatent import annotations
+from raylatent.cli.saying import fail, say
+from raylatent.cli.verify import verify
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
@@ -16,19 +17,19 @@ from raylatent.config import (
     LayersConfig,
     MapConfig,
     MosaicConfig,
+    VerifyConfig,
 )
 from raylatent.errors import AnnotationsError, ConfigError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.source.find import find_tfrecords
 from raylatent.source.slides import find_slides
-from raylatent.storage import is_uri
+from raylatent.storage import Store, is_uri
 
 if TYPE_CHECKING:
     from raylatent.engine.report import RunReport
 
 logger = logging.getLogger(__name__)
 
-PROG = "raylatent"
 _SHOWN = 20  # slides that are named; report.json has all
 # UMAP arguments with an option of their own.
 _OWN_OPTIONS = {
@@ -39,18 +40,6 @@ _OWN_OPTIONS = {
     "sample": "--sample",
     "seed": "--seed",
 }
-
-
-def fail(text: str, code: int) -> int:
-    """Say in one line on stderr what is wrong; gives the exit code back."""
-    sys.stderr.write(f"{PROG}: {' '.join(text.split())}\n")
-    return code
-
-
-def say(text: str) -> None:
-    """A line on stdout, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def _atlas(config: AtlasConfig) -> int:
@@ -181,9 +170,11 @@ def _say_slides(report: "RunReport", what: str) -> None:
         f"slides    {len(report.slides)}{n_failed}, {report.n_rows:,} {what}, "
         f"{report.n_quarantined:,} tiles quarantined"
     )
+    if n_resized := report.counts.get("resized", 0):
+        say(f"resized   {n_resized:,} tiles of another size (--no-resize refuses them)")
     empty = [s.slide for s in report.slides if not s.n_indexed and s.error is None]
     for slide in empty[:_SHOWN]:
-        say(f"no tiles  {slide}")
+        say(f"no tiles  {slide if slide.isprintable() else ascii(slide)}")
     if len(empty) > _SHOWN:
         say(f"no tiles  in {len(empty) - _SHOWN} more slides, see report.json")
     for failed in report.failed[:_SHOWN]:
@@ -198,16 +189,16 @@ def _map(config: MapConfig) -> int:
     parameters = _parameters(config)
     labels = _check_labels(config)
     from raylatent.engine.placement import PICTURE, build_map  # noqa: PLC0415  (slow)
+    from raylatent.mapping.fitted import read_info  # noqa: PLC0415
+    from raylatent.mapping.stored_plot import save_stored_map  # noqa: PLC0415
     from raylatent.run import RunDirectory  # noqa: PLC0415
-    from raylatent.slide_map import SlideMap  # noqa: PLC0415  (slow)
 
     if labels is not None:
         _check_labeled(labels, RunDirectory.open(config.out).slides(), config)
     folder = build_map(config.out, parameters, layer=config.layer, name=config.map)
-    slide_map = SlideMap.load(folder)
-    if labels is not None:
-        slide_map.label_by_slide(labels)
-    slide_map.save(f"{folder}/{PICTURE}")
+    store = Store(folder)
+    n_points = read_info(store)["points"]["rows"]
+    save_stored_map(store, f"{folder}/{PICTURE}", labels, n_points=n_points)
     say(f"map       {folder}/{PICTURE}")
     return 0
 
@@ -239,26 +230,25 @@ def _parameters(config: MapConfig) -> MapParameters:
 
 def _mosaic(config: MosaicConfig) -> int:
     from raylatent.engine.placement import check_map_is_current  # noqa: PLC0415
-    from raylatent.run import MAPS, MOSAICS, RunDirectory  # noqa: PLC0415  (slow)
-    from raylatent.slide_map import SlideMap  # noqa: PLC0415
+    from raylatent.montage.stored_points import StoredPoints  # noqa: PLC0415
+    from raylatent.mosaic import Mosaic  # noqa: PLC0415  (slow)
+    from raylatent.run import MAPS, MOSAICS, RunDirectory  # noqa: PLC0415
 
     labels = _check_labels(config)
     run = RunDirectory.open(config.out)
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     check_map_is_current(run, of_map)
-    slide_map = SlideMap.load(of_map, run=run)
+    points = StoredPoints(of_map, run)
     if labels is not None:
-        _check_labeled(labels, slide_map.slides, config)
-        slide_map.label_by_slide(labels)
-    options: dict[str, Any] = {}
-    if config.source_root:
-        options["tfrecords"] = [config.source_root]
-    mosaic = slide_map.generate_mosaic(
+        _check_labeled(labels, points.slides, config)
+    mosaic = Mosaic(
+        points,
+        tfrecords=[config.source_root] if config.source_root else None,
+        labels=labels,
         num_tiles_x=config.num_tiles_x,
         select=config.select,
         grid=config.grid,
         cell_px=config.cell_px,
-        **options,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
     mosaic.export(folder)
@@ -287,4 +277,5 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "mosaic": (MosaicConfig, _mosaic),
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "layers": (LayersConfig, _layers),
+    "verify": (VerifyConfig, verify),
 }

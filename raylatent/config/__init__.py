@@ -15,6 +15,7 @@ from raylatent.config.extraction import IMAGE_FORMATS, ExtractTilesConfig
 from raylatent.config.maps import GRIDS, SELECTS, MapConfig, MosaicConfig
 from raylatent.config.options import MAX_NAME_BYTES, RunConfig, flag, option
 from raylatent.config.slides import QCS, SlidesConfig
+from raylatent.config.verify import VerifyConfig
 
 __all__ = [
     "DTYPES",
@@ -33,6 +34,7 @@ __all__ = [
     "MosaicConfig",
     "RunConfig",
     "SlidesConfig",
+    "VerifyConfig",
     "flag",
     "option",
 ]

@@ -39,6 +39,11 @@ class ActivationsConfig(SlidesConfig):
     mixed_precision: bool | None = option(
         None, "bfloat16 autocast (default: on GPUs)", no="--no-mixed-precision"
     )
+    resize: bool | None = option(
+        None,
+        "tiles of another side than the model's are resized (default), or refused",
+        no="--no-resize",
+    )
     allow_pickle: bool = flag("allow a pickled model, which runs code from its file")
 
     def __post_init__(self) -> None:

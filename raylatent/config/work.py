@@ -21,6 +21,12 @@ class WorkConfig(RunConfig):
     stall_timeout_s: float = option(
         7200.0, "with nothing finished for S seconds the run ends", metavar="S"
     )
+    recheck: bool | None = option(
+        None,
+        "read the parts that are kept and check every byte (default), not their "
+        "footers only",
+        no="--no-recheck",
+    )
     overwrite: bool = flag("delete the rows of another configuration in RUN")
 
     def __post_init__(self) -> None:

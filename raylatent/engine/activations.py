@@ -29,6 +29,7 @@ from raylatent.engine.report import RunReport, Tally, audit, write_report
 from raylatent.engine.requests import (
     first_tile_px,
     refuse_bad_names,
+    refuse_other_side,
     slide_requests,
     slides_fields,
 )
@@ -135,6 +136,8 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
         device="cpu",
         mixed_precision=False,
     )
+    if config.slides and config.resize is False:
+        refuse_other_side(config.tile_px, features.tile_px)
     with_preds = config.include_preds
     if with_preds is None:
         with_preds = features.classes is not None
@@ -143,6 +146,7 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
         slides=slide_requests(config, slides, features.tile_px),
         tile_px=features.tile_px,
         unit_tiles=config.unit_tiles,
+        recheck=config.recheck is not False,
     )
     return _Job(
         config=config,
@@ -175,6 +179,8 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "torch": torch_version(),
         "decoder": DECODER,
         "slides": slides_fields(config, features.tile_px),
+        # Only where it is not the default: runs of before it was an option are the same.
+        **({"resize": False} if config.resize is False else {}),
     }
 
 
@@ -235,7 +241,11 @@ def _run_units(
         threads=share.threads,
         gpu=share.num_gpus > 0,
         reader=READER if job.inputs.slides else None,
-        rows=RowOptions(dtype=job.config.dtype, with_preds=job.with_preds),
+        rows=RowOptions(
+            dtype=job.config.dtype,
+            with_preds=job.with_preds,
+            resize=job.config.resize is not False,
+        ),
     )
     tally = Tally()
     reads = [partial(read_unit, unit) for unit in plan.units]

@@ -1,8 +1,10 @@
 """What is done: which parts of a run are valid, and of sources that have not changed."""
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +13,7 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.engine.items import source_footer
 from raylatent.errors import StorageError
-from raylatent.parts import read_footer, slide_of
+from raylatent.parts import is_part, read_footer, slide_of, unit_of
 from raylatent.run import QUARANTINE, REMOVED, Part, RunDirectory
 from raylatent.source.grids import SlideRequest, has_own_mpp
 from raylatent.source.slides import slide_stat
@@ -32,6 +34,8 @@ class Inputs:
         slides: Whole slides likewise.
         tile_px: Side of the tiles of a TFRecord that does not tell.
         unit_tiles: Tiles in a unit.
+        recheck: Whether parts that are kept are read and checked, not only their
+            footers.
         finished: Slides that need no parts any more, whatever they were made into.
     """
 
@@ -39,6 +43,7 @@ class Inputs:
     slides: Mapping[str, SlideRequest]
     tile_px: int
     unit_tiles: int
+    recheck: bool = True
     finished: Mapping[str, Source] = field(default_factory=dict)
 
     @cached_property
@@ -54,12 +59,63 @@ def valid_parts(
     """Parts of this configuration whose quarantine rows are all there, by slide."""
     parts: dict[str, list[Part]] = defaultdict(list)
     run.refresh()
+    readable = set()
     for part in run.footers(slides):
-        if part.footer.get(schema.FOOTER_FINGERPRINT) == fingerprint and (
-            not part.quarantined or n_quarantine_rows(run, part) == part.quarantined
-        ):
+        readable.add(part.name)
+        if part.footer.get(schema.FOOTER_FINGERPRINT) != fingerprint:
+            continue
+        n_bad = n_quarantine_rows(run, part) if part.quarantined else 0
+        if n_bad == part.quarantined:
             parts[part.slide].append(part)
+        else:
+            name = run.quarantine_part(part.slide, part.unit)
+            logger.warning("%s/%s is lost or broken: done again", run.uri, name)
+    for slide in slides:
+        names = [name for name in run.parts(slide) if is_part(name)]
+        for name in sorted(set(names) - readable):
+            logger.warning("%s/%s is broken: it is done again", run.uri, name)
     return parts
+
+
+def delete_needless(run: RunDirectory, parts: Mapping[str, Sequence[Part]]) -> None:
+    """Delete quarantine of parts that have no bad tile: of what they were before."""
+    clean = {
+        run.quarantine_part(part.slide, part.unit)
+        for of_slide in parts.values()
+        for part in of_slide
+        if not part.quarantined
+    }
+    for name in run.store.list(QUARANTINE):
+        if name in clean:
+            logger.warning("%s/%s: its part has no bad tile: deleted", run.uri, name)
+            run.store.delete(name)
+
+
+def ids_of_parts(
+    run: RunDirectory, slides: Sequence[str], away: Mapping[str, int]
+) -> dict[str, int]:
+    """Ids of slides' sources as footers have them, for a plan that is lost.
+
+    With other ids every part would be done again. A slide that no part tells of gets
+    the id that a new run gives it, where that is free.
+
+    Args:
+        run: The run directory.
+        slides: All, sorted.
+        away: Ids of slides that are set aside.
+    """
+    told: dict[str, set[int]] = defaultdict(set)
+    for part in run.footers(slides):
+        with suppress(ValueError, TypeError, KeyError):
+            about = json.loads(part.footer[schema.FOOTER_SOURCE])
+            told[part.slide].add(int(about["id"]))
+    ids = {slide: number.pop() for slide, number in told.items() if len(number) == 1}
+    ids |= away
+    taken = set(ids.values())
+    if len(taken) < len(ids):
+        return dict(away)
+    new = {slide: i for i, slide in enumerate(slides) if slide not in ids}
+    return ids | {slide: i for slide, i in new.items() if i not in taken}
 
 
 def n_quarantine_rows(run: RunDirectory, part: Part) -> int | None:
@@ -141,9 +197,8 @@ def delete_beyond(run: RunDirectory, n_units: Mapping[str, int]) -> None:
     """
     for stage in (run.rows, QUARANTINE):
         for name in run.store.list(stage):
-            stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
             known = n_units.get(slide_of(name) or "")
-            if known is not None and stem.isdigit() and int(stem) >= known:
+            if known is not None and is_part(name) and unit_of(name) >= known:
                 logger.warning("%s is beyond the end of its source: deleted", name)
                 run.store.delete(name)
     run.refresh()

@@ -7,7 +7,7 @@ there is written as one TFRecord, put in place in one step, and its parts are de
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,6 +38,7 @@ from raylatent.engine.requests import refuse_bad_names, slide_requests, slides_f
 from raylatent.engine.slide_report import slide_report, with_grids
 from raylatent.engine.stream import stream
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
+from raylatent.engine.verify_tfrecords import sound_slides
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
 from raylatent.run import ExtractionDirectory, remove_litter
@@ -120,13 +121,13 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         remove_litter(run)
         if not started_here:
             check_visibility(run.store, [one.uri for one in requests.values()])
-        finished = finished_slides(run, requests)
-        forget_parts(run, finished)
+        finished = _finished(run, requests, config)
         inputs = Inputs(
             tfrecords={},
             slides=requests,
             tile_px=config.tile_px or 0,
             unit_tiles=config.unit_tiles,
+            recheck=config.recheck is not False,
             finished={slide: one.source for slide, one in finished.items()},
         )
         plan = make_plan(run, inputs)
@@ -159,6 +160,19 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         write_report(run, report)
         remove_litter(run)
     return report
+
+
+def _finished(
+    run: ExtractionDirectory,
+    requests: Mapping[str, SlideRequest],
+    config: ExtractTilesConfig,
+) -> dict[str, Finished]:
+    """Slides whose TFRecord is in place, and whole; they need no parts any more."""
+    finished = finished_slides(run, requests)
+    if config.recheck is not False:
+        finished = sound_slides(run, finished)
+    forget_parts(run, finished)
+    return finished
 
 
 def _prepare(config: ExtractTilesConfig) -> dict[str, SlideRequest]:
@@ -224,14 +238,6 @@ def _run_units(
         Slides left undone and why, counts, seconds by stage; `finished` is added to.
     """
     run, plan = job.run, job.plan
-    options = ExtractOptions(
-        run=run.uri,
-        token=run.store.writer,
-        fingerprint=str(run.settings()["fingerprint"]),
-        threads=job.share.threads,
-        reader=READER,
-        picture=Picture(img_format=config.img_format, jpeg_quality=config.jpeg_quality),
-    )
     left = Counter(unit.source.slide for unit in plan.units)
     by_slide = {source.slide: source for source in plan.sources}
     remote = ray.remote(num_cpus=READ_CPUS)(finish_slide)
@@ -244,20 +250,8 @@ def _run_units(
     undone: dict[str, str] = {}
     counts = {"tiles": 0}
     seconds = {"decode": 0.0, "write": 0.0}
-    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
-    reads = [partial(read_unit, unit) for unit in units]
-    arguments = (options, start_queue(units, plan.nodes))
-    n_todo = sum(unit.count for unit in units)
-    with Progress("tiles", n_todo) as progress:
-        found = stream(
-            "units of tiles",
-            reads,
-            ExtractActor,
-            arguments,
-            job.share,
-            stall_timeout_s=config.stall_timeout_s,
-        )
-        for row in found:
+    with Progress("tiles", sum(unit.count for unit in plan.units)) as progress:
+        for row in _answers(job, config):
             job.claim.check()
             slide, tiles = row[schema.SLIDE], row[schema.ROWS] + row[schema.QUARANTINED]
             progress.add(tiles)
@@ -276,3 +270,25 @@ def _run_units(
             if one is not None:
                 finished[one.source.slide] = one
     return undone, counts, seconds
+
+
+def _answers(job: _Job, config: ExtractTilesConfig) -> Iterator[dict[str, Any]]:
+    """What the actors tell of the units, as schema.MANIFEST, as they are done."""
+    run, plan = job.run, job.plan
+    options = ExtractOptions(
+        run=run.uri,
+        token=run.store.writer,
+        fingerprint=str(run.settings()["fingerprint"]),
+        threads=job.share.threads,
+        reader=READER,
+        picture=Picture(img_format=config.img_format, jpeg_quality=config.jpeg_quality),
+    )
+    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
+    return stream(
+        "units of tiles",
+        [partial(read_unit, unit) for unit in units],
+        ExtractActor,
+        (options, start_queue(units, plan.nodes)),
+        job.share,
+        stall_timeout_s=config.stall_timeout_s,
+    )

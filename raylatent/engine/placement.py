@@ -1,6 +1,5 @@
 """Stored activations to a map: sample, fit on the driver, place every row."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -15,8 +14,14 @@ from raylatent.engine.cluster import connect, pool
 from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import sample_rows, vectors
 from raylatent.engine.stream import stream
+from raylatent.engine.verify_points import (
+    current_map,
+    rows_digest,
+    stray_points,
+    unsound_points,
+)
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import MapError, RunError, StorageError
+from raylatent.errors import MapError, RunError
 from raylatent.mapping.fit import fit_map
 from raylatent.mapping.fitted import MAP_JSON, FittedMap, read_info
 from raylatent.mapping.parameters import MapParameters
@@ -29,6 +34,7 @@ from raylatent.storage import Store
 logger = logging.getLogger(__name__)
 
 PICTURE = "umap.png"  # of a map, beside map.json
+_DIGEST = "digest"  # of a part's rows
 _PLACED = pa.schema(
     [
         pa.field("rows", pa.int64(), nullable=False),
@@ -41,6 +47,7 @@ _ITEM = pa.schema(
         pa.field(schema.SLIDE, pa.string(), nullable=False),
         pa.field(schema.UNIT, pa.int32(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
+        pa.field(_DIGEST, pa.string(), nullable=False),
     ]
 )
 
@@ -77,16 +84,25 @@ def build_map(
         raise RunError(message)
     _check_complete(run, footers)
     store = run.store.child(f"{MAPS}/{name}")
-    about = {"layer": layer, "rows": _rows_digest(parts)}
-    if _is_there(store, params, about):
+    about = {"layer": layer, "rows": rows_digest(parts)}
+    fitted = current_map(store, params, about)
+    broken = [] if fitted is None else unsound_points(run.store, name, parts, fitted)
+    strays = [] if fitted is None else stray_points(run.store, name, parts)
+    if fitted is not None and not broken and not strays:
         logger.info("the map %s is there already", store.uri)
         return store.uri
-    _say_replaced(store, params, about)
+    if fitted is None:
+        _say_replaced(store, params, about)
     started_here = connect()
     with Claim(run.store, run.store.writer) as claim:
         remove_litter(run)
         if not started_here:
             check_visibility(run.store)
+        if fitted is not None:
+            for stray in strays:
+                run.store.delete(stray)
+            place_rows(run, broken, fitted, layer=layer, name=name)
+            return store.uri
         features = sample_rows(run, parts, layer, params)
         logger.info("fitting UMAP on %d rows", len(features))
         fitted = fit_map(features, params)
@@ -133,7 +149,7 @@ def check_map_is_current(run: RunDirectory, folder: str) -> None:
     """
     mapped = read_info(Store(folder)).get("rows")
     parts = [part for part in run.footers(run.slides()) if part.rows]
-    if mapped is not None and mapped != _rows_digest(parts):
+    if mapped is not None and mapped != rows_digest(parts):
         message = (
             f"the map {folder} is of other rows than the run has now: run "
             "`raylatent map` again"
@@ -171,24 +187,6 @@ def _layer_of(run: RunDirectory, layer: str) -> str:
     return layer
 
 
-def _rows_digest(parts: Sequence[Part]) -> str:
-    """A digest of all rows, from the parts' own."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest = part.footer.get(schema.FOOTER_DIGEST, "")
-        hasher.update(f"{part.name}\0{digest}\n".encode("utf-8", "surrogateescape"))
-    return hasher.hexdigest()
-
-
-def _is_there(store: Store, params: MapParameters, about: dict[str, str]) -> bool:
-    try:
-        info = FittedMap.load(store).info
-    except (MapError, StorageError):  # none, unfinished or broken: it is made anew
-        return False
-    same = all(info.get(key) == value for key, value in about.items())
-    return same and info.get("parameters") == params.as_json()
-
-
 def place_rows(
     run: RunDirectory,
     parts: Sequence[Part],
@@ -219,7 +217,12 @@ def place_rows(
 
 
 def _item(part: Part) -> pa.Table:
-    row = {schema.SLIDE: part.slide, schema.UNIT: part.unit, "name": part.name}
+    row = {
+        schema.SLIDE: part.slide,
+        schema.UNIT: part.unit,
+        "name": part.name,
+        _DIGEST: part.footer.get(schema.FOOTER_DIGEST, ""),
+    }
     return pa.Table.from_pylist([row], schema=_ITEM)
 
 
@@ -255,7 +258,13 @@ class PlacementActor:
         points, counts = place_part(table, self._fitted, self._layer)
         slide = row[schema.SLIDE]
         name = part_name(self._folder, slide, row[schema.UNIT])
-        write_part(self._store, name, points, {schema.FOOTER_SLIDE: slide})
+        footer = {
+            schema.FOOTER_SLIDE: slide,
+            schema.FOOTER_UNIT: str(row[schema.UNIT]),
+            schema.FOOTER_MAP: self._fitted.digest,
+            schema.FOOTER_ROWS: row[_DIGEST],
+        }
+        write_part(self._store, name, points, footer)
         return pa.Table.from_pylist([counts], schema=_PLACED)
 
 

@@ -1,6 +1,7 @@
 """What is to be done: sources indexed by the cluster, units that lack a valid part."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,8 @@ from raylatent.engine.done import (
     AnyPlan,
     Inputs,
     delete_beyond,
+    delete_needless,
+    ids_of_parts,
     is_done,
     matches,
     same_source,
@@ -19,15 +22,17 @@ from raylatent.engine.done import (
 )
 from raylatent.engine.progress import Progress
 from raylatent.engine.slides import index_slide
+from raylatent.engine.verify_parts import broken_grids, sound_parts
 from raylatent.errors import BrokenPartError, IncompleteError
-from raylatent.parts import read_part
 from raylatent.run import (
     GRIDS,
     REMOVED,
     SOURCES,
     THUMBNAILS,
+    Part,
     RunDirectory,
 )
+from raylatent.run.checked import check_part
 from raylatent.source.grids import SlideRequest
 from raylatent.source.sources import (
     number_sources,
@@ -81,15 +86,9 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     """
     before = _known(run, SOURCES)
     away = _known(run, _REMOVED_SOURCES)
-    fingerprint = str(run.settings()["fingerprint"])
     uris = inputs.uris
-    parts = valid_parts(run, set(uris), fingerprint)
-    kept = {
-        slide: source
-        for slide, source in before.items()
-        if slide in uris and is_done(run, source, inputs, parts[slide])
-    }
-    kept |= inputs.finished
+    parts = _parts(run, set(uris), inputs)
+    kept = {**_kept(run, before, inputs, parts), **inputs.finished}
     _bring_grids_back(run, set(away) & set(uris))
     nodes: dict[str, str] = {}
     found = _index(run, inputs, [slide for slide in uris if slide not in kept], nodes)
@@ -107,9 +106,12 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
             plans[slide] = units
         sources.append(source)
     ids = {slide: source.source for slide, source in {**away, **before}.items()}
+    if not before:
+        ids = ids_of_parts(run, list(uris), ids)
     sources = number_sources(sources, ids)
     removed = _move(run, before, away, sources)
-    parts = valid_parts(run, set(uris), fingerprint) if away else parts
+    returning = set(away) & set(uris)
+    parts = defaultdict(list, {**parts, **_parts(run, returning, inputs)})
     todo: list[AnyPlan] = []
     for source in sources:
         units = [replace(u, source=source) for u in plans.get(source.slide, [])]
@@ -120,6 +122,7 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     n_units |= {s: len(same_source(kept[s], parts[s])) for s in kept}
     n_units = {s: n for s, n in n_units.items() if s not in inputs.finished}
     delete_beyond(run, n_units)
+    delete_needless(run, parts)
     n_done = sum(source.n_indexed for source in sources) - sum(u.count for u in todo)
     return Plan(
         sources=sources,
@@ -128,6 +131,34 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
         removed=removed,
         nodes=nodes,
     )
+
+
+def _parts(
+    run: RunDirectory, slides: set[str], inputs: Inputs
+) -> defaultdict[str, list[Part]]:
+    """Parts that need not be done again unless their source has changed."""
+    if not slides:
+        return defaultdict(list)
+    parts = valid_parts(run, slides, str(run.settings()["fingerprint"]))
+    return defaultdict(list, sound_parts(run, parts) if inputs.recheck else parts)
+
+
+def _kept(
+    run: RunDirectory,
+    before: Mapping[str, Source],
+    inputs: Inputs,
+    parts: Mapping[str, Sequence[Part]],
+) -> dict[str, Source]:
+    """Sources that need not be indexed: nothing of them has changed or is lacking."""
+    kept = {
+        slide: source
+        for slide, source in before.items()
+        if slide in inputs.uris and is_done(run, source, inputs, parts[slide])
+    }
+    if not inputs.recheck:
+        return kept
+    broken = broken_grids(run, [slide for slide in kept if slide in inputs.slides])
+    return {slide: source for slide, source in kept.items() if slide not in broken}
 
 
 def refuse_nothing(plan: Plan) -> None:
@@ -160,7 +191,8 @@ def _known(run: RunDirectory, name: str) -> dict[str, Source]:
     if not run.store.exists(name):
         return {}
     try:
-        table = read_part(run.store, name).cast(schema.SOURCES)
+        table = check_part(run.store, name, schema.SOURCES.names).table
+        table = table.cast(schema.SOURCES)
     except (BrokenPartError, ValueError) as error:
         logger.warning("%s is broken and is made anew: %s", name, error)
         return {}

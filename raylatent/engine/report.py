@@ -11,6 +11,7 @@ from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
 from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
+from raylatent.seal import sealed_json
 from raylatent.source.units import Source
 
 SLIDES_PAGE = "slides.html"
@@ -188,5 +189,6 @@ def write_report(run: RunDirectory, report: RunReport) -> None:
     """Put report.json in place, and slides.html where there are whole slides."""
     if any(slide.left_out is not None for slide in report.slides):
         run.store.write(SLIDES_PAGE, slides_page(run, report.slides).encode())
-    text = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
+    about = sealed_json(report.as_json())
+    text = json.dumps(about, indent=1, ensure_ascii=False)
     run.store.write(REPORT, text.encode("utf-8", "surrogateescape"))

@@ -30,18 +30,21 @@ def first_tile_px(files: Mapping[str, str]) -> int:
     for uri in files.values():
         try:
             index = index_tfrecord(uri)
-            for payload in iter_records(
-                uri, index.offsets[:8].tolist(), index.lengths[:8].tolist()
-            ):
-                if isinstance(payload, ContentError):
-                    raise payload
-                return int(decode_image(parse_example(payload).image_raw).shape[1])
+            for payload in iter_records(uri, index.offsets[:64], index.lengths[:64]):
+                try:
+                    return _width(payload)
+                except ContentError as error:  # that tile's matter: the next may do
+                    problem = f"{uri}: {error}"
         except (SourceError, StorageError) as error:
             problem = str(error)
-        except ContentError as error:
-            problem = f"{uri}: {error}"
     message = f"no tile can be read: {problem}"
     raise IncompleteError(message)
+
+
+def _width(payload: memoryview | ContentError) -> int:
+    if isinstance(payload, ContentError):
+        raise payload
+    return int(decode_image(parse_example(payload).image_raw).shape[1])
 
 
 def refuse_bad_names(files: Iterable[str], slides: Iterable[str]) -> None:
@@ -60,6 +63,20 @@ def refuse_bad_names(files: Iterable[str], slides: Iterable[str]) -> None:
             f"{f' (as {len(both) - 1} more)' if len(both) > 1 else ''}: give it once"
         )
         raise SourceError(message)
+
+
+def refuse_other_side(tile_px: int | None, wanted: int) -> None:
+    """Refuse to cut tiles that the model would then refuse, one by one.
+
+    Raises:
+        ConfigError: The message says both sides.
+    """
+    if tile_px not in {None, wanted}:
+        message = (
+            f"--tile-px is {tile_px}, the model takes {wanted}: without --no-resize "
+            "tiles are resized"
+        )
+        raise ConfigError(message)
 
 
 def slide_requests(

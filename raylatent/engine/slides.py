@@ -9,6 +9,7 @@ from raylatent import schema
 from raylatent.errors import BrokenPartError, ContentError, SourceError, StorageError
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.run import RunDirectory
+from raylatent.run.checked import check_part
 from raylatent.source.grids import (
     OpenedSlide,
     SlideRequest,
@@ -68,7 +69,7 @@ def _stored_grid(run: RunDirectory, opened: OpenedSlide) -> pa.Table | None:
         footer = read_footer(run.store, name)[1]
         if footer.get(schema.FOOTER_GRID) != opened.footer[schema.FOOTER_GRID]:
             return None
-        return read_part(run.store, name)
+        return check_part(run.store, name, schema.GRID.names).table
     except BrokenPartError as error:
         logger.warning("%s is broken and is made anew: %s", name, error)
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from raylatent import schema
+from raylatent.claim import refuse_taken
 from raylatent.engine.affinity import take
 from raylatent.engine.items import (
     UnitResult,
@@ -117,6 +118,7 @@ class UnitActor:
 
     def _commit(self, unit: Unit | SlideUnit, result: UnitResult) -> None:
         """Quarantine first, then the part, which is the unit's commit record."""
+        refuse_taken(self._run.store, self._work_options.token)
         slide = unit.source.slide
         quarantine = self._run.quarantine_part(slide, unit.unit)
         n_quarantined = len(result.quarantine)

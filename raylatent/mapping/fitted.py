@@ -19,38 +19,29 @@ from raylatent.errors import MapError, StorageError
 from raylatent.mapping.frame import Frame
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.reduce import check_features, normalize
+from raylatent.seal import content_digest, json_holds, sealed_json
 from raylatent.storage import Store, reason
 
 FORMAT_VERSION = 1
 MAP_JSON = "map.json"
 MODEL_NPZ = "model.npz"
+MODEL_DIGEST = "model_digest"  # in map.json
 ROW_ENGINE = "raylatent-rows"
 UMAP_ENGINE = "umap-learn"
 
 # What each engine needs of model.npz: the fields of `nearest`'s tuples, and places.
 _ARRAYS = {
     ROW_ENGINE: (
-        *("mean", "components", "offset"),
-        *("rows", "reduced", "residual", "spread"),
+        *("mean", "components", "offset", "rows", "reduced", "residual", "spread"),
         *("embedding", "stream"),
     ),
     UMAP_ENGINE: ("rows", "embedding"),
 }
 # What a broken archive can raise in zipfile and numpy.
 _BROKEN = (
-    ValueError,
-    OSError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
+    *(ValueError, OSError, EOFError, LookupError, TypeError, ArithmeticError),
+    *(MemoryError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 
 _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent")
@@ -198,10 +189,19 @@ class FittedMap:
         Raises:
             StorageError: It could not be written.
         """
+        data = self._content()
+        store.write(MODEL_NPZ, data)
+        write_info(store, {**self.info, MODEL_DIGEST: content_digest(data)})
+
+    def _content(self) -> bytes:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **self.arrays)
-        store.write(MODEL_NPZ, buffer.getvalue())
-        write_info(store, self.info)
+        return buffer.getvalue()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of model.npz: tells this map from others."""
+        return str(self.info.get(MODEL_DIGEST) or content_digest(self._content()))
 
     @classmethod
     def load(cls, store: Store) -> "FittedMap":
@@ -215,11 +215,12 @@ class FittedMap:
         if "placement" not in info:
             message = f"{store.uri} has points, but no fitted model: rows have no place"
             raise MapError(message)
-        return cls(info=info, arrays=_read_arrays(store, info["placement"]))
+        return cls(info=info, arrays=_read_arrays(store, info))
 
 
-def _read_arrays(store: Store, placement: object) -> dict[str, NDArray[Any]]:
+def _read_arrays(store: Store, info: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """The arrays of model.npz, all that the engine needs among them."""
+    placement = info["placement"]
     engine = placement.get("engine") if isinstance(placement, dict) else None
     if engine not in _ARRAYS:
         message = f"{store.uri}/{MAP_JSON} is broken: placement engine {engine!r}"
@@ -245,12 +246,15 @@ def _read_arrays(store: Store, placement: object) -> dict[str, NDArray[Any]]:
             "the map again"
         )
         raise StorageError(message)
+    if info.get(MODEL_DIGEST) not in {None, content_digest(data)}:
+        message = f"{store.uri}/{MODEL_NPZ} is broken: fit the map again"
+        raise StorageError(message)
     return arrays
 
 
 def write_info(store: Store, info: Mapping[str, Any]) -> None:
     """Write map.json: last, since it says that the map is whole."""
-    text = json.dumps(info, indent=1, sort_keys=True, allow_nan=False)
+    text = json.dumps(sealed_json(info), indent=1, sort_keys=True, allow_nan=False)
     store.write(MAP_JSON, f"{text}\n".encode())
 
 
@@ -266,9 +270,13 @@ def read_info(store: Store) -> dict[str, Any]:
     try:
         info = json.loads(store.read(MAP_JSON))
         version = info["format_version"]
+        held = json_holds(info)
     except (ValueError, KeyError, TypeError) as error:
         message = f"{store.uri}/{MAP_JSON} is broken: {error!r}"
         raise MapError(message) from error
+    if held is False:
+        message = f"{store.uri}/{MAP_JSON} is broken: it is not as it was written"
+        raise MapError(message)
     if isinstance(version, bool) or not isinstance(version, int):
         message = f"{store.uri}/{MAP_JSON} is broken: its format_version is {version!r}"
         raise MapError(message)

@@ -1,7 +1,7 @@
 """Points of a map as a scatter plot, or as an image where there are too many."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.colors import OKABE_ITO, category_colors
-from raylatent.mapping.density import binned
+from raylatent.mapping.colors import OKABE_ITO
+from raylatent.mapping.density import Counts, Density, Extent, binned
+from raylatent.mapping.density_plot import show_counts, show_majority
+from raylatent.mapping.legend import draw_legend, label_colors
 from raylatent.storage import Store, absolute
 
 if TYPE_CHECKING:
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".pdf", ".svg")
 
-_NO_LABEL = "#BBBBBB"
-_MAX_LEGEND = 24
-_MAX_DOTS = 200_000
+MAX_DOTS = 200_000
 _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
 _MAX_WHOLE_CATEGORIES = 30  # distinct whole numbers that are taken for categories
 
@@ -59,7 +59,7 @@ class MapStyle:
     loc: str | None = None
     ncol: int = 1
     legend_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    max_dots: int = _MAX_DOTS
+    max_dots: int = MAX_DOTS
     scatter: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -83,8 +83,13 @@ def draw_map(
         _draw_categories(ax, xy, values, style)
     else:
         _draw_values(ax, xy, values.to_numpy(dtype=np.float64), style)
-    if len(xy):
-        low, high = sorted(np.ptp(xy, axis=0))  # a narrow box could not be read
+    _frame(ax, np.ptp(xy, axis=0) if len(xy) else None, style)
+
+
+def _frame(ax: "Axes", extent: NDArray[np.floating] | None, style: MapStyle) -> None:
+    """Titles, limits and shape of axes that points of an extent (2,) are drawn in."""
+    if extent is not None:
+        low, high = sorted(extent)  # a narrow box could not be read
         ax.set_aspect("equal", adjustable="datalim" if 4 * low < high else "box")
     ax.set_title(style.title or "")
     ax.set_xlabel("UMAP 1" if style.xlabel is None else style.xlabel)
@@ -131,6 +136,25 @@ def save_map(
         MapError: Another ending.
         StorageError: It could not be written.
     """
+    _save(path, lambda ax: draw_map(ax, xy, labels, style), dpi)
+
+
+def save_density(
+    path: str, counted: Density, style: MapStyle, *, dpi: int = 300
+) -> None:
+    """Write a plot of counts, as `save_map` does of more than `MAX_DOTS` points."""
+
+    def draw(ax: "Axes") -> None:
+        if counted.by_label is None:
+            _show_counts(ax, counted.counts, counted.extent, style)
+        else:
+            _draw_majority(ax, counted.counts, counted.extent, counted.by_label, style)
+        _frame(ax, counted.upper - counted.lower, style)
+
+    _save(path, draw, dpi)
+
+
+def _save(path: str, draw: Callable[["Axes"], None], dpi: int) -> None:
     uri = absolute(path)
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix not in PICTURES:
@@ -142,7 +166,7 @@ def save_map(
 
     figure = Figure(figsize=(7.5, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
-    draw_map(figure.add_subplot(), xy, labels, style)
+    draw(figure.add_subplot())
     buffer = io.BytesIO()
     # Text stays text in PDF and SVG, and the file does not depend on the day.
     with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
@@ -171,19 +195,12 @@ def _draw_plain(ax: "Axes", xy: NDArray[np.floating], style: MapStyle) -> None:
         color = {} if {"c", "color"} & set(style.scatter) else {"color": OKABE_ITO[0]}
         _scatter(ax, xy, style, color)
         return
-    count, extent = binned(xy)
-    shown = np.ma.masked_equal(count, 0)
-    from matplotlib.colors import LogNorm  # noqa: PLC0415  (slow)
+    _show_counts(ax, *binned(xy), style)
 
-    image = ax.imshow(
-        shown.T,
-        origin="lower",
-        extent=extent,
-        cmap=style.cmap if isinstance(style.cmap, str) else "viridis",
-        norm=LogNorm(vmin=1, vmax=max(2, int(count.max()))),
-        interpolation="nearest",
-    )
-    ax.figure.colorbar(image, ax=ax, label=style.legend or "tiles")
+
+def _show_counts(ax: "Axes", counts: Counts, extent: Extent, style: MapStyle) -> None:
+    cmap = style.cmap if isinstance(style.cmap, str) else "viridis"
+    show_counts(ax, counts, extent, cmap=cmap, legend=style.legend or "tiles")
 
 
 def _draw_values(
@@ -207,75 +224,35 @@ def _draw_categories(
     ax: "Axes", xy: NDArray[np.floating], values: "pd.Series[Any]", style: MapStyle
 ) -> None:
     codes, names = pd.factorize(values, sort=True, use_na_sentinel=True)
-    colors = category_colors(len(names))
-    if isinstance(style.cmap, Mapping):
-        colors = [style.cmap.get(name, _NO_LABEL) for name in names]
-    from matplotlib.colors import to_rgba_array  # noqa: PLC0415  (slow)
-
-    table = to_rgba_array([*colors, _NO_LABEL])  # code -1 is the last: no label
-    if len(xy) <= style.max_dots:
-        _scatter(ax, xy, style, {"c": table[codes]})
-    else:
-        _draw_majority(ax, xy, codes, table)
-    counts = np.bincount(codes[codes >= 0], minlength=len(names))
-    entries = [
-        (str(names[i]), colors[i])
-        for i in sorted(np.argsort(-counts, kind="stable")[:_MAX_LEGEND])
-    ]
-    if (codes < 0).any():
-        entries.append(("(no label)", _NO_LABEL))
-    _legend(ax, entries, len(names) - _MAX_LEGEND, style)
+    if len(xy) > style.max_dots:
+        counts, extent = binned(xy)
+        shares = {
+            name: binned(xy[codes == code], None, extent)[0]
+            for code, name in enumerate(names)
+        }
+        _draw_majority(ax, counts, extent, shares, style)
+        return
+    colors, table = label_colors(list(names), style)
+    _scatter(ax, xy, style, {"c": table[codes]})
+    n_of = np.bincount(codes[codes >= 0], minlength=len(names))
+    draw_legend(ax, list(names), colors, n_of, style, lacking=bool((codes < 0).any()))
 
 
 def _draw_majority(
     ax: "Axes",
-    xy: NDArray[np.floating],
-    codes: NDArray[np.intp],
-    table: NDArray[np.floating],
+    counts: Counts,
+    extent: Extent,
+    shares: Mapping[Any, Counts],
+    style: MapStyle,
 ) -> None:
-    """Each cell in the color of its most frequent label, paler where points are few."""
-    count, extent = binned(xy)
-    most = np.zeros(count.shape)
-    winner = np.full(count.shape, -1, dtype=np.intp)
-    for code in np.unique(codes):
-        share, _ = binned(xy[codes == code], None, extent)
-        ahead = share > most
-        winner[ahead], most[ahead] = code, share[ahead]
-    picture = table[winner]
-    strength = np.log1p(count) / max(np.log1p(count.max()), 1e-9)
-    picture[..., 3] = np.where(count > 0, 0.25 + 0.75 * strength, 0.0)
-    ax.imshow(
-        picture.transpose(1, 0, 2),
-        origin="lower",
-        extent=extent,
-        interpolation="nearest",
-    )
-
-
-def _legend(
-    ax: "Axes", entries: list[tuple[str, Any]], more: int, style: MapStyle
-) -> None:
-    from matplotlib.lines import Line2D  # noqa: PLC0415  (slow)
-
-    handles = [
-        Line2D([], [], linestyle="", marker="o", markersize=5, color=color, label=name)
-        for name, color in entries
-    ]
-    if more > 0:
-        handles.append(Line2D([], [], linestyle="", label=f"+{more} more"))
-    if not handles:
-        return
-    outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
-    place = outside if style.loc is None else {"loc": style.loc}
-    keywords = {
-        **place,
-        "ncol": style.ncol,
-        "title": style.legend,
-        "frameon": False,
-        "fontsize": "small",
-        **style.legend_kwargs,
-    }
-    ax.legend(handles=handles, **keywords)
+    """Cells by their most frequent label; points without label count as one, too."""
+    names = list(shares)
+    colors, table = label_colors(names, style)
+    lacking = counts - sum(shares.values())
+    ranked = [(-1, lacking), *((i, shares[name]) for i, name in enumerate(names))]
+    show_majority(ax, counts, extent, ranked, table)
+    n_of = np.array([shares[name].sum() for name in names])
+    draw_legend(ax, names, colors, n_of, style, lacking=bool(lacking.any()))
 
 
 def _scatter(

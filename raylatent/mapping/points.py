@@ -1,7 +1,7 @@
 """Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -84,20 +84,54 @@ def read_points(store: Store) -> pa.Table:
         MapError: There are none.
         StorageError: A part cannot be read.
     """
-    tables = []
-    for name in store.list(POINTS_FOLDER):
-        slide = slide_of(name)
-        if slide is None or not name.endswith(".parquet"):
-            continue
-        table = read_part(store, name, schema.POINTS.names)
-        slides = pa.array([slide], pa.string()).take(
-            pa.array(np.zeros(table.num_rows, np.int32))
-        )
-        tables.append(table.add_column(0, MAP_POINTS.field(0), slides))
-    if not tables:
+    return check_points(pa.concat_tables(list(_read_parts(store, points_parts(store)))))
+
+
+def points_parts(store: Store) -> list[tuple[str, str]]:
+    """Slide and name of each part of a map's folder, by slide, then tile index.
+
+    Raises:
+        MapError: There are none.
+    """
+    parts = [
+        (slide, name)
+        for name in store.list(POINTS_FOLDER)
+        if (slide := slide_of(name)) is not None and name.endswith(".parquet")
+    ]
+    if not parts:
         message = f"{store.uri}/{POINTS_FOLDER} holds no points: the map is unfinished"
         raise MapError(message)
-    return check_points(pa.concat_tables(tables, promote_options="default"))
+    return sorted(parts)
+
+
+def iter_points(
+    store: Store, parts: Sequence[tuple[str, str]], block_rows: int
+) -> Iterator[pa.Table]:
+    """The points of a map's folder in blocks, together as `read_points` gives them.
+
+    Args:
+        store: The map's folder.
+        parts: Of `points_parts`.
+        block_rows: Rows that make a block full; a part is never divided.
+    """
+    tables: list[pa.Table] = []
+    n = 0
+    for table in _read_parts(store, parts):
+        tables.append(table)
+        n += table.num_rows
+        if n >= block_rows:
+            yield check_points(pa.concat_tables(tables))
+            tables, n = [], 0
+    if tables:
+        yield check_points(pa.concat_tables(tables))
+
+
+def _read_parts(store: Store, parts: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
+    for slide, name in parts:
+        table = read_part(store, name, schema.POINTS.names).replace_schema_metadata()
+        at = pa.array(np.zeros(table.num_rows, np.int32))
+        slides = pa.array([slide], pa.string()).take(at)
+        yield table.add_column(0, MAP_POINTS.field(0), slides)
 
 
 def by_slide(points: pa.Table) -> Iterator[tuple[str, pa.Table]]:

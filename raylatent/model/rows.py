@@ -17,7 +17,7 @@ from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.tiles.reference import reference_table, split_off_broken
-from raylatent.tiles.stream import Threads, Tile, unit_tiles
+from raylatent.tiles.stream import Side, Threads, Tile, unit_tiles
 
 _DTYPES = {"float32": np.float32, "float16": np.float16}
 
@@ -29,10 +29,12 @@ class RowOptions:
     Attributes:
         dtype: `float32` or `float16`, of the stored activations.
         with_preds: Store predictions.
+        resize: Tiles of another side than the model's are resized, else quarantined.
     """
 
     dtype: str = "float32"
     with_preds: bool = False
+    resize: bool = True
 
 
 @dataclass(kw_only=True)
@@ -80,7 +82,8 @@ def unit_rows(
     blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in features.sizes}
     predictions: list[NDArray[np.float32]] = []
     px = features.tile_px
-    decoded = unit_tiles(unit, px, threads, slides or SlideCache())
+    side = Side(px, resize=options.resize)
+    decoded = unit_tiles(unit, side, threads, slides or SlideCache())
     while True:
         started = time.perf_counter()
         chunk = list(islice(decoded, features.batch_size))

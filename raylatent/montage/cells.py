@@ -5,7 +5,9 @@ points, joined by `merge_cells` in any order, are the cells of all points, to th
 `medoid` takes two passes, `medoid.partial_sums` before.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from raylatent.montage.medoid import (
     feature_scale,
     features_of,
     largest_feature,
+    merge_sums,
     partial_sums,
 )
 from raylatent.montage.points import REFERENCE, Points, Rule, cell_ids, split_ids
@@ -122,28 +125,40 @@ def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
     return pa.table([columns[name] for name in schema.CELLS.names], schema.CELLS)
 
 
-def select_cells(grid: Grid, points: Points, rule: Rule) -> PartialCells:
-    """`partial_cells` of all points, with both passes where the rule needs them."""
+def select_cells(grid: Grid, parts: Iterable[Points], rule: Rule) -> PartialCells:
+    """The cells of all points, with both passes where the rule needs them.
+
+    Args:
+        grid: Over all points.
+        parts: The points in parts; gone through up to three times.
+        rule: How to choose.
+    """
     sums = None
     if rule.select == "medoid":
-        features = features_of(points)
-        scale = feature_scale(largest_feature(features), len(features))
-        sums = partial_sums(grid, points, scale)
-    return partial_cells(grid, points, rule, sums)
+        largest, n = 0.0, 0
+        for points in parts:
+            features = features_of(points)
+            largest, n = max(largest, largest_feature(features)), n + len(features)
+        scale = feature_scale(largest, n)
+        sums = reduce(merge_sums, (partial_sums(grid, p, scale) for p in parts))
+    return reduce(merge_cells, (partial_cells(grid, p, rule, sums) for p in parts))
 
 
 def slide_shares(
-    grid: Grid, points: Points, cells: pa.Table, slide: str
+    grid: Grid, parts: Iterable[Points], cells: pa.Table, slide: str
 ) -> NDArray[np.float64]:
     """For each row of `cells`, which part of its points is of a slide, 0 to 1."""
-    if points.reference is None:
-        message = "focus_slide needs slides, and this mosaic is made of arrays"
-        raise MapError(message)
-    own = pc.equal(points.reference[schema.SLIDE], slide).to_numpy()
-    if not own.any():
+    own_cells = []
+    for points in parts:
+        if points.reference is None:
+            message = "focus_slide needs slides, and this mosaic is made of arrays"
+            raise MapError(message)
+        own = pc.equal(points.reference[schema.SLIDE], slide).to_numpy()
+        own_cells.append(cell_ids(grid, points.xy[own])[0])
+    ids, n = np.unique(np.concatenate(own_cells), return_counts=True)
+    if not len(ids):
         message = f"no point is of the slide {slide!r} that focus_slide names"
         raise MapError(message)
-    ids, n = np.unique(cell_ids(grid, points.xy[own])[0], return_counts=True)
     rows, cols = (cells[name].to_numpy() for name in (schema.ROW, schema.COL))
     wanted = (rows.astype(np.int64) << 32) | cols
     shares = np.zeros(len(cells))

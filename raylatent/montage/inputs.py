@@ -1,8 +1,9 @@
 """What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from operator import index as as_index
 from typing import Any, SupportsIndex
 
@@ -12,15 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.montage import of_run
 from raylatent.montage.images import Frame, check_array, frame_of
-from raylatent.montage.points import as_reference
+from raylatent.montage.points import Points, as_reference
 from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
+from raylatent.montage.stored_points import StoredParts, StoredPoints
 from raylatent.source.find import slide_name
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
 
 Labels = Mapping[str, object] | Sequence[object]
+
+
+Frames = Callable[[pa.Table], list[Frame | SlideTile]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,12 +38,37 @@ class Inputs:
         reference: Columns of `points.REFERENCE`, n rows; None for arrays.
         arrays: The pictures themselves, or None.
         frames: For a table of cells, where their tiles are; None if unknown.
+        stored: Where the points lie instead, and are read from part by part.
     """
 
-    xy: NDArray[np.float64]
+    xy: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
     reference: pa.Table | None = None
     arrays: list[NDArray[np.uint8]] | None = None
-    frames: Callable[[pa.Table], list[Frame | SlideTile]] | None = None
+    frames: Frames | None = None
+    stored: StoredPoints | None = None
+
+    def parts(
+        self, labels: Labels | None, features: ArrayLike | None, *, medoid: bool
+    ) -> Iterable[Points]:
+        """The points with labels and features (n, d), in parts.
+
+        With `medoid` features are needed: stored points have their own.
+        """
+        if self.stored is not None:
+            if features is not None or not isinstance(labels, Mapping | None):
+                message = "stored points take labels by slide, and no features"
+                raise MapError(message)
+            by_slide = None if labels is None else partial(label_array, labels)
+            return StoredParts(stored=self.stored, label=by_slide, with_features=medoid)
+        n = len(self.xy)
+        slides = None if self.reference is None else self.reference[schema.SLIDE]
+        points = Points.of(
+            self.xy,
+            reference=self.reference,
+            labels=None if labels is None else label_array(labels, slides, n),
+            features=None if features is None else feature_array(features, n),
+        )
+        return [points]
 
 
 def from_any(
@@ -46,15 +77,23 @@ def from_any(
     tfrecords: TFRecords | None,
 ) -> Inputs:
     """By what `images` is: a SlideMap or table, tuples, or arrays."""
+    if isinstance(images, StoredPoints):
+        _refuse_coords(coords)
+        given = of_run.where(images.run, tfrecords, images.slides)
+        return Inputs(stored=images, frames=_frames(given))
     points = getattr(images, "points", images)
     if not hasattr(points, "__arrow_c_stream__"):
         return from_images(points, coords, tfrecords)
-    if coords is not None:
-        message = "the points of a map have their coordinates: leave out coords"
-        raise MapError(message)
+    _refuse_coords(coords)
     if tfrecords is None:
         tfrecords = getattr(images, "tfrecords", None)
     return from_table(pa.table(points), tfrecords)
+
+
+def _refuse_coords(coords: ArrayLike | None) -> None:
+    if coords is not None:
+        message = "the points of a map have their coordinates: leave out coords"
+        raise MapError(message)
 
 
 def from_images(
@@ -99,6 +138,11 @@ def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
     reference = as_reference(points)
     if tfrecords is None:
         return Inputs(xy=xy, reference=reference)
+    return Inputs(xy=xy, reference=reference, frames=_frames(tfrecords))
+
+
+def _frames(tfrecords: TFRecords) -> Frames:
+    """Where the tiles of a table of cells are."""
     if not isinstance(tfrecords, Mapping | str | os.PathLike):
         tfrecords = list(tfrecords)
 
@@ -114,7 +158,7 @@ def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
             for key, row in zip(keys, cells.to_pylist(), strict=True)
         ]
 
-    return Inputs(xy=xy, reference=reference, frames=frames)
+    return frames
 
 
 def _place(source: str | WholeSlide, row: Mapping[str, Any]) -> Frame | SlideTile:

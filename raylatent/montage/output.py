@@ -2,11 +2,11 @@
 
 import csv
 import io
+import json
 from dataclasses import asdict
 from importlib import metadata
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from raylatent import schema
@@ -14,9 +14,11 @@ from raylatent.errors import MapError
 from raylatent.montage.cells import PartialCells
 from raylatent.montage.grid import Bounds, Grid
 from raylatent.montage.render import Look
+from raylatent.seal import content_digest, sealed_json, sealed_parquet
 from raylatent.storage import Store, absolute
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+FILES = "files"  # in mosaic.json: digests of the other two
 _NOT_WRITTEN = (".bmp", ".eps", ".gif", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 
 
@@ -52,10 +54,21 @@ def encode_picture(picture: Image.Image, kind: str) -> bytes:
 
 
 def encode_cells(cells: pa.Table) -> bytes:
-    """As Parquet with page checksums."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(cells, sink, compression="zstd", write_page_checksum=True)
-    return bytes(sink.getvalue())
+    """As Parquet with page checksums and a seal."""
+    return bytes(memoryview(sealed_parquet(cells)))
+
+
+def write_mosaic(
+    folder: str, picture: bytes, cells: bytes, description: dict[str, object]
+) -> None:
+    """Put `mosaic.png` and `cells.parquet` in place, then what describes them."""
+    files = {"mosaic.png": picture, "cells.parquet": cells}
+    for name, data in files.items():
+        write_file(f"{folder}/{name}", data)
+    digests = {name: content_digest(data) for name, data in files.items()}
+    about = sealed_json({**description, FILES: digests})
+    text = json.dumps(about, indent=1, ensure_ascii=False)
+    write_file(f"{folder}/mosaic.json", text.encode("utf-8", "replace"))
 
 
 def encode_report(cells: pa.Table, number: str) -> bytes:

@@ -1,6 +1,7 @@
 """The run directory: what is in it, and what is done."""
 
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from raylatent import schema
-from raylatent.errors import BrokenPartError, FingerprintError, RunError, StorageError
+from raylatent.errors import BrokenPartError, FingerprintError, RunError
 from raylatent.parts import (
     Part,
     part_name,
@@ -24,14 +25,18 @@ from raylatent.parts import (
 )
 from raylatent.run import layout
 from raylatent.run.layout import ACTIVATIONS, FOLDERS, QUARANTINE, REMOVED, SOURCES
+from raylatent.run.reading import open_rows
 from raylatent.run.settings import (
     CLEARING,
     RUN_JSON,
     differences,
     fingerprint,
     parse_settings,
+    settings_text,
 )
-from raylatent.storage import Store, reason
+from raylatent.storage import Store
+
+logger = logging.getLogger(__name__)
 
 _FOOTER_THREADS = 16
 
@@ -100,8 +105,8 @@ class RunDirectory:
         Raises:
             FingerprintError: The rows here are of another configuration.
         """
-        if self.exists():
-            before = parse_settings(self.store.read(RUN_JSON), self.uri)
+        before = self._before(fields)
+        if before is not None:
             differing = differences(before, fields)
             if not differing:
                 return
@@ -112,15 +117,27 @@ class RunDirectory:
                 )
                 raise FingerprintError(message)
             self._clear()
-        self._refuse_others_files()
-        settings = {
-            "schema_version": schema.SCHEMA_VERSION,
-            "fingerprint": fingerprint(fields),
-            "fields": dict(fields),
-            **about,
-        }
-        self.store.write(RUN_JSON, json.dumps(settings, indent=1).encode())
+            self._refuse_others_files()
+        self.store.write(RUN_JSON, settings_text(fields, about))
         self._settings = None
+
+    def _before(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What run.json says; None where it is to be written.
+
+        One that is lost or broken is written anew if all parts are of this
+        configuration, as their footers tell; else RunError.
+        """
+        try:
+            if self.exists():
+                return parse_settings(self.store.read(RUN_JSON), self.uri, whole=True)
+            self._refuse_others_files()
+        except RunError as error:
+            parts = self.footers()
+            of_parts = {part.footer.get(schema.FOOTER_FINGERPRINT) for part in parts}
+            if of_parts != {fingerprint(fields)}:
+                raise
+            logger.warning("%s is written anew: %s", RUN_JSON, error)
+        return None
 
     def _clear(self) -> None:
         """Delete what a run of another configuration left; run.json says so before."""
@@ -230,25 +247,7 @@ class RunDirectory:
 
     def dataset(self) -> ds.Dataset:
         """The rows of all slides; see `read`."""
-        by_slide = ds.partitioning(
-            pa.schema([(schema.SLIDE, pa.string())]), flavor="hive"
-        )
-        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        try:
-            rows = ds.dataset(
-                self.store.path(ACTIVATIONS),
-                filesystem=self.store.filesystem,
-                format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
-                partitioning=by_slide,
-            )
-        except FileNotFoundError as error:
-            message = f"{self.uri} has no rows yet: run `raylatent activations` first"
-            raise RunError(message) from error
-        except (OSError, ValueError) as error:
-            message = f"the rows of {self.uri} cannot be read: {reason(error)}"
-            raise StorageError(message) from error
-        # Else the first part's footer would stand for all.
-        return rows.replace_schema(rows.schema.remove_metadata())
+        return open_rows(self.store)
 
     def set_aside(
         self, slides: Iterable[str], *, back: bool = False, stages: Sequence[str] = ()

@@ -4,9 +4,10 @@ import re
 
 from raylatent.claim import process_start
 from raylatent.run.directory import RunDirectory
+from raylatent.run.inventory import asides
 
 # `.<token of a driver>-...` or `.pid<process>-...`, see Store.
-_ASIDE = re.compile(r"\.(?:[0-9a-f]{12}|pid(?P<pid>\d+))-[0-9a-f]{32}\.aside")
+ASIDE = re.compile(r"\.(?:(?P<token>[0-9a-f]{12})|pid(?P<pid>\d+))-[0-9a-f]{32}\.aside")
 
 
 def remove_litter(run: RunDirectory) -> None:
@@ -16,15 +17,8 @@ def remove_litter(run: RunDirectory) -> None:
     may be another's. What a process of this host is still writing, as a mosaic, for
     which no claim is needed, stays.
     """
-    for name in _asides(run):
-        match = _ASIDE.fullmatch(name.rsplit("/", 1)[-1])
+    for name in asides(run):
+        match = ASIDE.fullmatch(name.rsplit("/", 1)[-1])
         if match is None or (match["pid"] and process_start(int(match["pid"]))):
             continue
         run.store.delete(name)
-
-
-def _asides(run: RunDirectory) -> list[str]:
-    names = run.store.root_files()
-    for folder in dict.fromkeys(run.folders):
-        names += [f"{folder}/{name}" for name in run.store.child(folder).asides()]
-    return names

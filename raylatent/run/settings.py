@@ -7,6 +7,7 @@ from typing import Any
 
 from raylatent import schema
 from raylatent.errors import RunError
+from raylatent.seal import json_holds, sealed_json
 
 RUN_JSON = "run.json"
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
@@ -20,6 +21,22 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     """
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def settings_text(fields: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
+    """The content of run.json.
+
+    Args:
+        fields: All that changes a number.
+        about: What else is worth to be recorded.
+    """
+    settings = {
+        "schema_version": schema.SCHEMA_VERSION,
+        "fingerprint": fingerprint(fields),
+        "fields": dict(fields),
+        **about,
+    }
+    return json.dumps(sealed_json(settings), indent=1).encode()
 
 
 def differences(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
@@ -50,19 +67,38 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def parse_settings(text: bytes, uri: str) -> dict[str, Any]:
-    """What run.json of the run at `uri` says; RunError if it is not ours."""
+def parse_settings(text: bytes, uri: str, *, whole: bool = False) -> dict[str, Any]:
+    """What run.json of the run at `uri` says; RunError if it is not ours, or broken.
+
+    Args:
+        text: Its content.
+        uri: Of the run.
+        whole: Refuse one whose fingerprint is not that of its fields.
+    """
     try:
         settings = json.loads(text)
     except ValueError as error:
         message = f"{uri}/{RUN_JSON} is no JSON ({error}): choose another --out"
         raise RunError(message) from error
+    if isinstance(settings, dict) and json_holds(settings) is False:
+        message = (
+            f"{uri}/{RUN_JSON} is not as it was written: run the command that made it "
+            "again, which mends it, or choose another --out"
+        )
+        raise RunError(message)
     version = settings.get("schema_version") if isinstance(settings, dict) else None
     if isinstance(version, int) and version > schema.SCHEMA_VERSION:
         message = f"{uri} was made by a later version of raylatent: use that one"
         raise RunError(message)
     if not isinstance(settings, dict) or not _is_ours(settings):
         message = f"{uri}/{RUN_JSON} is not raylatent's: choose another --out"
+        raise RunError(message)
+    is_run = CLEARING not in settings
+    if whole and is_run and settings["fingerprint"] != fingerprint(settings["fields"]):
+        message = (
+            f"{uri}/{RUN_JSON} has a fingerprint that is not that of its fields: choose "
+            "another --out"
+        )
         raise RunError(message)
     return settings
 

@@ -13,7 +13,8 @@ from raylatent.errors import ContentError
 
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
-MAX_PAYLOAD_BYTES = (1 << 31) - 1 - FRAME_BYTES  # a frame's length is an int32 column
+MAX_FRAME_BYTES = (1 << 31) - 1  # a frame's length is an int32 column
+MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - FRAME_BYTES
 SUFFIXES = (".tfrecords", ".tfrecord")
 
 
@@ -23,7 +24,11 @@ def masked_crc(data: bytes | memoryview) -> int:
     >>> hex(masked_crc(b""))
     '0xa282ead8'
     """
-    crc = crc32c(data)
+    return mask(crc32c(data))
+
+
+def mask(crc: int) -> int:
+    """A CRC32C as TFRecords have it."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -35,19 +40,43 @@ def header_length(header: bytes | memoryview) -> int | None:
     return int(length) if masked_crc(header[:8]) == crc else None
 
 
-def check_frame(frame: memoryview) -> memoryview | ContentError:
-    """The payload of one frame, or the ContentError that its checksums give."""
+def check_frame(frame: memoryview, start: int) -> memoryview | ContentError:
+    """The payload of one frame, or the ContentError that its checksums give.
+
+    Args:
+        frame: Its bytes.
+        start: Where in the file they begin, for the message.
+    """
     length = header_length(frame[:HEADER_BYTES])
-    if length is None:
-        return ContentError("wrong checksum of the record's length", stage="read")
-    if length + FRAME_BYTES != len(frame):
-        message = f"record of {length} bytes in a frame of {len(frame)}"
-        return ContentError(message, stage="read")
-    payload = frame[HEADER_BYTES:-4]
-    (crc,) = struct.unpack("<I", frame[-4:])
-    if masked_crc(payload) != crc:
+    whole = len(frame) >= FRAME_BYTES and masked_crc(
+        frame[HEADER_BYTES:-4]
+    ) == int.from_bytes(frame[-4:], "little")
+    if length is None or length + FRAME_BYTES != len(frame):
+        return broken_frame(length, start, start + len(frame), one=whole)
+    if not whole:
         return ContentError("wrong checksum of the record's payload", stage="read")
-    return payload
+    return frame[HEADER_BYTES:-4]
+
+
+def broken_frame(
+    length: int | None, start: int, end: int, *, one: bool
+) -> ContentError:
+    """What is said of bytes that are no whole record.
+
+    Args:
+        length: Of the payload as a header with a right checksum tells it, if any does.
+        start: First byte in the file.
+        end: One past the last.
+        one: Whether they are surely one record: all but the header fits.
+    """
+    where = f"bytes {start} to {end}"
+    if length is not None:
+        message = f"a record of {length} bytes has other bytes in it: {where}"
+    elif one:
+        message = f"wrong checksum of the record's length, {where} are one record"
+    else:
+        message = f"no right record length in {where}: one tile or more"
+    return ContentError(message, stage="read")
 
 
 def frame(payload: bytes) -> bytes:

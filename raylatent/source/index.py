@@ -1,58 +1,37 @@
 """Where the records of a TFRecord file are: Slideflow's index, or the headers."""
 
-import io
-import struct
-import tokenize
-import zipfile
-import zlib
-from dataclasses import dataclass
-from functools import partial
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent.errors import SourceError, StorageError
-from raylatent.source.framing import (
-    FRAME_BYTES,
-    HEADER_BYTES,
-    MAX_PAYLOAD_BYTES,
-    SUFFIXES,
-    header_length,
+from raylatent.source.filebytes import FileBytes
+from raylatent.source.resync import Kind, Span, spans
+from raylatent.source.sidecar import (
+    Frames,
+    headers_agree,
+    sidecar_frames,
+    told_frames,
 )
-from raylatent.storage import is_uri, open_input, retry
+from raylatent.storage import open_input
 
-_WINDOW_BYTES = 4096  # small: the payloads between headers are mostly passed over
-_REMOTE_WINDOW_BYTES = 4 << 20  # a request costs more than the bytes
-_INDEX_MEMBER = "arr_0.npy"
-# What a file that is no index can raise in zipfile and numpy.
-_NO_INDEX = (
-    StorageError,
-    ValueError,
-    OSError,
-    LookupError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_HEADED = (Kind.RECORD, Kind.CUT)
 
 
 @dataclass(frozen=True)
 class TFRecordIndex:
     """Where each record of a file is.
 
+    Bytes that are no record are a frame too: read, they are what is wrong with a tile.
+
     Attributes:
         offsets: First byte of each frame, shape (n,), int64.
         lengths: Bytes of each frame with header and checksums, shape (n,), int64.
-        error: What is wrong with the rest of the file, None where nothing is.
+        error: Why there may be more records than frames, None where there are not.
     """
 
     offsets: NDArray[np.int64]
@@ -68,134 +47,102 @@ class TFRecordIndex:
 def index_tfrecord(uri: str) -> TFRecordIndex:
     """Frames of a file, from Slideflow's `.index.npz` beside it where that fits.
 
-    Otherwise every header is read and its checksum verified. A file that breaks off,
-    or has a broken header, keeps the records before that; `error` says where.
+    Otherwise every header is read and its checksum verified; after a broken one the
+    next that is right is searched, and what lies between is one frame. `error` says
+    where the file breaks off, ends in bytes that are no record, or ends before its index
+    does.
 
     Raises:
         SourceError: The file is no TFRecord at all.
         StorageError: It cannot be read.
     """
     with open_input(uri) as file:
-        size = file.size()
-        index = _sidecar_index(uri, file, size)
-        if index is None:
-            index = _scan_headers(uri, file, size)
-    if index.error is not None and not len(index):
-        raise SourceError(index.error)
-    return index
+        data = FileBytes(uri, file, file.size())
+        frames = sidecar_frames(uri, data.size)
+        if frames is not None and headers_agree(data, frames):
+            return TFRecordIndex(*frames, sidecar=True)
+        return _index(data, spans(data))
 
 
-def _sidecar_index(uri: str, file: pa.NativeFile, size: int) -> TFRecordIndex | None:
-    """Slideflow's index, None where there is none or it does not fit the file."""
-    index = _sidecar_frames(uri, size)
-    if index is None or not _headers_agree(_Headers(uri, file), index):
-        return None
-    return index
-
-
-def _sidecar_frames(uri: str, size: int) -> TFRecordIndex | None:
-    """The index beside, None unless its frames fill a file of `size` bytes."""
-    try:
-        frames = _read_sidecar(sidecar_name(uri), size)
-    except _NO_INDEX:
-        return None
-    if frames.ndim != 2 or frames.shape[1] != 2 or frames.dtype.kind not in "iu":
-        return None
-    offsets, lengths = np.ascontiguousarray(frames.astype(np.int64).T)
-    ends = offsets + lengths
-    if not len(ends) or offsets[0] != 0 or ends[-1] != size:
-        return None
-    if (lengths < FRAME_BYTES).any() or (offsets[1:] != ends[:-1]).any():
-        return None
-    if (lengths > MAX_PAYLOAD_BYTES + FRAME_BYTES).any():
-        return None
-    return TFRecordIndex(offsets, lengths, sidecar=True)
-
-
-def sidecar_name(uri: str) -> str:
-    """Where Slideflow keeps the index of a file.
-
-    >>> sidecar_name("tiles/a.tfrecords")
-    'tiles/a.index.npz'
-    """
-    for suffix in SUFFIXES:
-        if uri.endswith(suffix):
-            return f"{uri.removesuffix(suffix)}.index.npz"
-    return f"{uri}.index.npz"
-
-
-def _read_sidecar(name: str, size: int) -> NDArray[np.generic]:
-    """The frames that an index gives; ValueError if there are too many to be true."""
-    with open_input(name) as sidecar:
-        # Frames and locations are 16 bytes a record each, a record at least as many.
-        largest = 4 * size + (1 << 16)
-        if sidecar.size() > largest:
-            raise ValueError(name)
-        data = bytes(retry(sidecar.read, f"read {name}"))
-    with zipfile.ZipFile(io.BytesIO(data)) as members:
-        if members.getinfo(_INDEX_MEMBER).file_size > largest:
-            raise ValueError(name)
-        array = np.lib.format.read_array(
-            io.BytesIO(members.read(_INDEX_MEMBER)), allow_pickle=False
+def _index(data: FileBytes, found: Iterable[Span]) -> TFRecordIndex:
+    """All frames of a file, by its headers."""
+    offsets, lengths = array("q"), array("q")
+    headed = False
+    tail: tuple[Span, int] | None = None  # what follows the last record, its number
+    for span in found:
+        headed = headed or span.kind in _HEADED
+        if span.kind in {Kind.RECORD, Kind.GAP}:
+            tail = None
+        elif tail is None:
+            tail = (span, len(offsets))
+        offsets.append(span.start)
+        lengths.append(span.end - span.start)
+    if offsets and not headed:
+        message = (
+            f"{data.uri} is no TFRecord: no record header in it is right, leave it out "
+            "or write it again"
         )
-    return np.asarray(array)
+        raise SourceError(message)
+    index = TFRecordIndex(np.array(offsets, np.int64), np.array(lengths, np.int64))
+    return replace(index, error=_lost_records(data, index, *(tail or (None, 0))))
 
 
-class _Headers:
-    """Headers of a file's records, read by windows."""
+def _lost_records(
+    data: FileBytes, index: TFRecordIndex, tail: Span | None, number: int
+) -> str | None:
+    """Why there may be more records than were found, None where there are not.
 
-    def __init__(self, uri: str, file: pa.NativeFile) -> None:
-        self._uri, self._file = uri, file
-        self._window, self._start = memoryview(b""), 0
-        self._window_bytes = _REMOTE_WINDOW_BYTES if is_uri(uri) else _WINDOW_BYTES
-
-    def at(self, offset: int) -> memoryview:
-        """The header that begins at a byte, shorter where the file ends in it."""
-        if not (
-            self._start <= offset
-            and offset + HEADER_BYTES <= self._start + len(self._window)
-        ):
-            read = partial(self._file.read_at, self._window_bytes, offset)
-            self._window = memoryview(retry(read, f"read {self._uri}"))
-            self._start = offset
-        begin = offset - self._start
-        return self._window[begin : begin + HEADER_BYTES]
-
-
-def _headers_agree(headers: _Headers, index: TFRecordIndex) -> bool:
-    """Whether every header is where the index has it and tells the same length.
-
-    An index of another version of the file parts from it at some record, and up to
-    there all headers are right: that record's header tells another length. A header
-    with a wrong checksum is bit rot; the index stands in for it if the next header is
-    right again, or the file ends there.
+    Args:
+        data: The file.
+        index: Its frames.
+        tail: What follows the last record, None where nothing does.
+        number: Of the frame that is.
     """
-    broken_before, right = False, 0
-    for offset, frame_bytes in zip(index.offsets, index.lengths, strict=True):
-        length = header_length(headers.at(int(offset)))
-        if length is None:
-            if broken_before:
-                return False
-            broken_before = True
-            continue
-        if length != int(frame_bytes) - FRAME_BYTES:
-            return False
-        broken_before, right = False, right + 1
-    return right > 0 or len(index) == 1
+    told = told_frames(data.uri, data.size)
+    known = "" if told is None else f" (its index has {len(told[0])} records)"
+    if tail is None:
+        if told is None or not _goes_on(index, told):
+            return None
+        return (
+            f"{data.uri} ends after {len(index)} records, of which its index has "
+            f"{len(told[0])}: write the file again, or delete the index if it is old"
+        )
+    if tail.kind is Kind.CUT:
+        what = f"the file breaks off in record {number} at byte {tail.start}"
+    else:
+        what = f"bytes {tail.start} to {data.size} are no record"
+    return (
+        f"{data.uri}: {what}{known}; the {number} before are kept, write the file again "
+        "to have the rest"
+    )
+
+
+def _goes_on(index: TFRecordIndex, told: Frames) -> bool:
+    """Whether an index has all frames of a file, and more after them."""
+    n = len(index)
+    return (
+        len(told[0]) > n
+        and np.array_equal(told[0][:n], index.offsets)
+        and np.array_equal(told[1][:n], index.lengths)
+    )
 
 
 def frames_from(uri: str, start: int, count: int) -> TFRecordIndex:
-    """`count` frames from byte `start` on, by their headers.
+    """`count` frames from the one at byte `start` on, by their headers.
 
     Raises:
         StorageError: The file cannot be read, or is not as it was when indexed.
     """
     with open_input(uri) as file:
-        index = _scan_headers(uri, file, file.size(), first=start, count=count)
-    if len(index) != count:
+        data = FileBytes(uri, file, file.size())
+        found = list(islice(spans(data, start), count))
+    if len(found) != count:
         message = f"{uri} has changed since it was indexed: run again"
         raise StorageError(message)
-    return index
+    return TFRecordIndex(
+        np.array([span.start for span in found], np.int64),
+        np.array([span.end - span.start for span in found], np.int64),
+    )
 
 
 def frames_beside(uri: str, first: int, count: int) -> TFRecordIndex:
@@ -206,53 +153,10 @@ def frames_beside(uri: str, first: int, count: int) -> TFRecordIndex:
     """
     with open_input(uri) as file:
         # Its headers were compared when the file was indexed.
-        index = _sidecar_frames(uri, file.size())
-    if index is None or len(index) < first + count:
+        frames = sidecar_frames(uri, file.size())
+    last = first + count
+    if frames is None or len(frames[0]) < last:
         message = f"the index beside {uri} has changed since it was read: run again"
         raise StorageError(message)
-    last = first + count
-    return TFRecordIndex(index.offsets[first:last], index.lengths[first:last])
-
-
-def _scan_headers(
-    uri: str,
-    file: pa.NativeFile,
-    size: int,
-    *,
-    first: int = 0,
-    count: int | None = None,
-) -> TFRecordIndex:
-    offsets: list[int] = []
-    lengths: list[int] = []
-    error = None
-    headers = _Headers(uri, file)
-    offset = first
-    while offset < size and len(offsets) != count:
-        header = headers.at(offset)
-        length = header_length(header)
-        end = offset + FRAME_BYTES + (length or 0)
-        if length is None or end > size or length > MAX_PAYLOAD_BYTES:
-            cut = len(header) < HEADER_BYTES or (length is not None and end > size)
-            error = _framing_error(uri, offset, len(offsets), cut=cut)
-            break
-        offsets.append(offset)
-        lengths.append(end - offset)
-        offset = end
-    return TFRecordIndex(
-        np.array(offsets, np.int64), np.array(lengths, np.int64), error
-    )
-
-
-def _framing_error(uri: str, offset: int, n_before: int, *, cut: bool) -> str:
-    if not n_before and cut:
-        return f"{uri} breaks off in its first record: write the file again"
-    if not n_before:
-        return (
-            f"{uri} is no TFRecord: its first record header is wrong, leave it out or "
-            "write it again"
-        )
-    what = "the file breaks off in" if cut else "broken header of"
-    return (
-        f"{uri}: {what} record {n_before} at byte {offset}; the {n_before} records "
-        "before it are kept, write the file again to have the rest"
-    )
+    offsets, lengths = (values[first:last] for values in frames)
+    return TFRecordIndex(offsets, lengths)

@@ -11,7 +11,9 @@ from raylatent.storage import reason
 
 FORMATS = ("JPEG", "PNG")
 MAX_SIDE_PX = 8192
-# What Pillow's decoders raise on broken input.
+MAX_SCANS = 100  # each costs time for all of a JPEG; encoders make a dozen
+_SCAN = b"\xff\xda"
+# What decoders raise on broken input.
 BROKEN = (
     OSError,
     SyntaxError,
@@ -23,7 +25,7 @@ BROKEN = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    Warning,  # where they are made errors
 )
 
 
@@ -31,7 +33,8 @@ def open_image(image_raw: bytes) -> Image.Image:
     """A JPEG or PNG, opened but not decoded.
 
     Raises:
-        ContentError: It is neither, or larger than `MAX_SIDE_PX` a side.
+        ContentError: It is neither, larger than `MAX_SIDE_PX` a side, or made to be
+            slow.
     """
     try:
         image = Image.open(io.BytesIO(image_raw), formats=FORMATS)
@@ -46,5 +49,8 @@ def open_image(image_raw: bytes) -> Image.Image:
             f"picture of {image.size[0]} x {image.size[1]} px: tiles have at most "
             f"{MAX_SIDE_PX} px a side"
         )
+        raise ContentError(message, stage="decode")
+    if image.format != "PNG" and (scans := image_raw.count(_SCAN)) > MAX_SCANS:
+        message = f"JPEG of {scans} scans: tiles have at most {MAX_SCANS}"
         raise ContentError(message, stage="decode")
     return image

@@ -4,18 +4,20 @@ What the other rooms need of framing, index and Example is importable from here.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from raylatent.errors import ContentError, StorageError
+from raylatent.errors import ContentError
 from raylatent.source.example import TileRecord, example_message, parse_example
+from raylatent.source.filebytes import FileBytes, read_range
 from raylatent.source.framing import (
     FRAME_BYTES,
     HEADER_BYTES,
     SUFFIXES,
+    broken_frame,
     check_frame,
     header_length,
     masked_crc,
@@ -26,11 +28,12 @@ from raylatent.source.index import (
     frames_from,
     index_tfrecord,
 )
-from raylatent.storage import open_input, retry
+from raylatent.storage import open_input
 
 __all__ = [
     "FRAME_BYTES",
     "HEADER_BYTES",
+    "MAX_RECORD_BYTES",
     "SUFFIXES",
     "TFRecordIndex",
     "TileRecord",
@@ -46,6 +49,7 @@ __all__ = [
     "read_records",
 ]
 
+MAX_RECORD_BYTES = 256 << 20
 _CHUNK_BYTES = 16 << 20
 _GAP_BYTES = 64 << 10  # records nearer than this are read in one go
 
@@ -57,7 +61,8 @@ def iter_records(
 ) -> Iterator[memoryview | ContentError]:
     """Payloads of records in the order of their offsets, checksums verified.
 
-    Near records are read together, at most 16 MiB at once.
+    Near records are read together, at most 16 MiB at once; what is larger is read only
+    if its header is right, and never beyond 256 MiB.
 
     Args:
         uri: The file.
@@ -73,17 +78,29 @@ def iter_records(
     with open_input(uri) as file:
         for first, last in _spans(offsets, lengths):
             start = int(offsets[first])
+            if int(lengths[first]) > _CHUNK_BYTES:  # it is read alone
+                yield _large(uri, file, start, start + int(lengths[first]))
+                continue
             end = max(int(offsets[i]) + int(lengths[i]) for i in range(first, last))
-            n_bytes = end - start
-            view = memoryview(
-                retry(partial(file.read_at, n_bytes, start), f"read {uri}")
-            )
-            if len(view) < n_bytes:
-                message = f"{uri} has changed, it ends before byte {end}: run again"
-                raise StorageError(message)
+            view = read_range(file, uri, start, end - start)
             for i in range(first, last):
                 begin = int(offsets[i]) - start
-                yield check_frame(view[begin : begin + int(lengths[i])])
+                frame = view[begin : begin + int(lengths[i])]
+                yield check_frame(frame, start + begin)
+
+
+def _large(
+    uri: str, file: pa.NativeFile, start: int, end: int
+) -> memoryview | ContentError:
+    """The payload of a large frame; what is none is not held in memory."""
+    length = header_length(read_range(file, uri, start, HEADER_BYTES))
+    if length is None or length + FRAME_BYTES != end - start:
+        one = FileBytes(uri, file, end).payload_fits(start, end)
+        return broken_frame(length, start, end, one=one)
+    if length > MAX_RECORD_BYTES:
+        message = f"record of {length} bytes: tiles have at most {MAX_RECORD_BYTES}"
+        return ContentError(message, stage="read")
+    return check_frame(read_range(file, uri, start, end - start), start)
 
 
 def _spans(offsets: Integers, lengths: Integers) -> Iterator[tuple[int, int]]:

@@ -24,6 +24,7 @@ from raylatent.source.tfrecord import (
 from raylatent.storage import FileStat, file_stat
 
 _PROBED_RECORDS = 3
+_PROBED_AT_LAST = 256  # before it is said that a file holds no tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,18 +203,28 @@ def index_source(
 
 
 def _look_inside(uri: str, index: TFRecordIndex) -> tuple[str | None, int | None]:
-    """What the first, middle and last record show of a file.
+    """What some records show of a file: the first, middle and last, or more of them.
 
     Returns:
         What is wrong if none has a picture, and the width of the first picture that
         can be opened, in pixels.
     """
-    n = len(index)
-    probed = sorted({0, n // 2, n - 1})[:_PROBED_RECORDS] if n else []
     complaint = None
-    fine = False
-    payloads = iter_records(uri, index.offsets[probed], index.lengths[probed])
-    for payload in payloads:
+    for most in (_PROBED_RECORDS, _PROBED_AT_LAST):
+        complaint, fine, width = _probe(uri, index, most)
+        if fine:
+            return None, width
+    return complaint, None
+
+
+def _probe(
+    uri: str, index: TFRecordIndex, most: int
+) -> tuple[str | None, bool, int | None]:
+    """A complaint, whether any record is a tile or broken bytes, a picture's width."""
+    n = len(index)
+    probed = np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+    complaint, fine = None, n == 0
+    for payload in iter_records(uri, index.offsets[probed], index.lengths[probed]):
         if isinstance(payload, ContentError):
             fine = True  # broken bytes are the tile's matter, not the file's
             continue
@@ -224,8 +235,8 @@ def _look_inside(uri: str, index: TFRecordIndex) -> tuple[str | None, int | None
             continue
         fine = True
         with contextlib.suppress(ContentError):
-            return None, open_image(record.image_raw).width
-    return (None if fine else complaint), None
+            return None, True, open_image(record.image_raw).width
+    return complaint, fine, None
 
 
 def unit_plans(source: Source, index: TFRecordIndex, unit_tiles: int) -> list[UnitPlan]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from raylatent.source.example import TileRecord, example_message
 from raylatent.source.framing import FRAME_BYTES, frame
-from raylatent.source.index import sidecar_name
+from raylatent.source.sidecar import sidecar_name
 from raylatent.storage import Store
 
 SUFFIX = ".tfrecords"

@@ -4,6 +4,7 @@ Nothing is ever visible half-written: a file is put in place in one step, locall
 writing aside and renaming, on an object store by one PUT.
 """
 
+from raylatent.storage.local import ASIDE_SUFFIX
 from raylatent.storage.paths import (
     FileStat,
     absolute,
@@ -15,7 +16,7 @@ from raylatent.storage.paths import (
     resolve,
     retry,
 )
-from raylatent.storage.store import ASIDE_SUFFIX, Store
+from raylatent.storage.store import Store
 
 __all__ = [
     "ASIDE_SUFFIX",

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raylatent.errors import ConfigError, StorageError
+from raylatent.storage.s3 import s3_filesystem
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _FINAL_ERRNO = frozenset(
 # pyarrow gives what the store answered as text, without an errno.
 _FINAL_TEXT = re.compile(
     r"ACCESS_DENIED|NO_SUCH_BUCKET|NO_SUCH_KEY|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT"
-    r"|is a directory"
+    r"|is a directory|Bucket '[^']*' not found"
 )
 _HINTS = {
     errno.ENOSPC: "make room and run again",
@@ -115,11 +116,13 @@ def _check_text(text: str) -> None:
 @lru_cache(maxsize=64)
 def _remote_filesystem(root: str) -> pafs.FileSystem:
     """The file system of `scheme://host`: pyarrow's, else fsspec's."""
+    scheme, host = root.split("://", 1)
     try:
+        if scheme == "s3":
+            return s3_filesystem(host)
         return pafs.FileSystem.from_uri(root)[0]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    scheme = root.split("://", 1)[0]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError):
+        pass  # not in every build of pyarrow
     import fsspec  # noqa: PLC0415  (only for schemes that pyarrow lacks)
 
     try:

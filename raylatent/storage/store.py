@@ -1,11 +1,10 @@
 """Files below one root; what is written is put in place in one step."""
 
-import errno
 import os
 import tempfile
-import uuid
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
@@ -14,6 +13,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raylatent.errors import RunError, StorageError
+from raylatent.storage import local
+from raylatent.storage.local import ASIDE_SUFFIX
 from raylatent.storage.paths import (
     absolute,
     fsspec_of,
@@ -24,9 +25,8 @@ from raylatent.storage.paths import (
     retry,
 )
 
-ASIDE_SUFFIX = ".aside"
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 _NO_FOLDER = (FileExistsError, NotADirectoryError)
+_SETTLE_S = 0.3  # between writing a file that others may write too and reading it
 
 T = TypeVar("T")
 Names: TypeAlias = list[str]  # the class below has a method called list
@@ -139,25 +139,7 @@ class Store:
             raise
 
     def _put_local(self, name: str, data: bytes | pa.Buffer) -> None:
-        target, aside = self._aside(name)
-        try:
-            with aside.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(target)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-
-    def _aside(self, name: str) -> tuple[Path, Path]:
-        """A local file, its folder made, and where to write it before it shows."""
-        target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return (
-            target,
-            target.parent / f".{self.writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}",
-        )
+        local.put(Path(self.path(name)), self.writer, data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Callable[[bytes], None]]:
@@ -171,7 +153,8 @@ class Store:
         """
         what = f"write {self.uri}/{name}"
         if self.is_local:
-            target, aside = self._below_root(lambda: self._aside(name), what)
+            target = Path(self.path(name))
+            aside = self._below_root(lambda: local.aside(target, self.writer), what)
             put: Callable[[], object] = partial(aside.replace, target)
         else:
             aside = Path(tempfile.mkdtemp(prefix="raylatent-")) / "content"
@@ -211,31 +194,20 @@ class Store:
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless there is one; False where there is.
 
-        In one step locally; on an object store look, then write.
+        In one step locally. On an object store look, write, and look again after a
+        moment: of several that write at once, all with content of their own, the last
+        has it.
         """
         if not self.is_local:
             if self.exists(name):
                 return False
             self.write(name, data)
-            return True
+            time.sleep(_SETTLE_S)
+            return self.read(name) == data
         return self._below_root(
-            lambda: self._create_local(name, data), f"write {self.uri}/{name}"
+            lambda: local.create(Path(self.path(name)), self.writer, data),
+            f"write {self.uri}/{name}",
         )
-
-    def _create_local(self, name: str, data: bytes) -> bool:
-        target, aside = self._aside(name)
-        try:
-            aside.write_bytes(data)
-            os.link(aside, target)  # fails where the target is, and only then shows
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            return _create_exclusive(target, data)
-        finally:
-            aside.unlink(missing_ok=True)
-        return True
 
     def list(self, name: str = "") -> Names:
         """Names of all files below a folder, sorted; empty if it is absent."""
@@ -259,26 +231,43 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Delete a file; nothing happens if it is not there."""
+
+        def action() -> None:
+            # Another's turn, or ours that was not answered, may have deleted it.
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_file(self.path(name))
+
         if self.exists(name):
-            retry(
-                lambda: self._filesystem.delete_file(self.path(name)),
-                f"delete {self.uri}/{name}",
-            )
+            retry(action, f"delete {self.uri}/{name}")
 
     def delete_folder(self, name: str) -> None:
         """Delete a folder and all below it; nothing happens if it is not there."""
         path = self.path(name)
         what = f"delete {self.uri}/{name}"
+
+        def action() -> None:
+            with suppress(FileNotFoundError):
+                self._filesystem.delete_dir(path)
+
         info = retry(lambda: self._filesystem.get_file_info(path), what)
         if info.type == pafs.FileType.Directory:
-            retry(lambda: self._filesystem.delete_dir(path), what)
+            retry(action, what)
 
     def move(self, name: str, to: str) -> None:
         """Move a file (on an object store: copy, then delete)."""
         folder = self.path(to).rsplit("/", 1)[0]
         what = f"move {self.uri}/{name}"
         retry(lambda: self._filesystem.create_dir(folder, recursive=True), what)
-        retry(lambda: self._filesystem.move(self.path(name), self.path(to)), what)
+
+        def action() -> None:
+            try:
+                self._filesystem.move(self.path(name), self.path(to))
+            except OSError:
+                # The answer to a move may have been lost: it is done all the same.
+                if self.exists(name) or not self.exists(to):
+                    raise
+
+        retry(action, what)
 
 
 def _append(file: BinaryIO, what: str, data: bytes) -> None:
@@ -287,13 +276,3 @@ def _append(file: BinaryIO, what: str, data: bytes) -> None:
     except OSError as error:  # how much was written is not known: not again
         message = f"cannot {what}: {reason(error)}"
         raise StorageError(message) from error
-
-
-def _create_exclusive(target: Path, data: bytes) -> bool:
-    """For file systems without links; a reader may see the file before its content."""
-    try:
-        with target.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return False
-    return True

@@ -1,7 +1,10 @@
 """Encoded pictures to pixels."""
 
+from importlib.metadata import version
+
 import numpy as np
 import PIL
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -11,7 +14,8 @@ from raylatent.storage import reason
 
 __all__ = ["DECODER", "MAX_SIDE_PX", "decode_image", "open_image"]
 
-DECODER = f"pillow-{PIL.__version__}"
+_OTHER_KIND = "subsampling level"  # sampling factors that TurboJPEG has no name for
+DECODER = f"pillow-{PIL.__version__}, simplejpeg-{version('simplejpeg')}"
 
 
 def decode_image(image_raw: bytes) -> NDArray[np.uint8]:
@@ -27,6 +31,10 @@ def decode_image(image_raw: bytes) -> NDArray[np.uint8]:
     """
     image = open_image(image_raw)
     try:
+        if image.format != "PNG" and image.mode in {"RGB", "L"}:
+            pixels = _strictly(image_raw)
+            if pixels is not None:
+                return pixels
         image.load()
         if image.mode.startswith("I"):  # Pillow would cut off at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -42,3 +50,20 @@ def decode_image(image_raw: bytes) -> NDArray[np.uint8]:
     except BROKEN as error:
         message = f"broken picture: {reason(error)}"
         raise ContentError(message, stage="decode") from error
+
+
+def _strictly(image_raw: bytes) -> NDArray[np.uint8] | None:
+    """A JPEG's pixels, None where only Pillow knows its kind; ValueError if damaged.
+
+    They are those of Pillow, which makes a grey or garbled picture of damaged data and
+    says nothing.
+    """
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            image_raw, "RGB", fastdct=False, fastupsample=False, strict=True
+        )
+    except ValueError as error:
+        if _OTHER_KIND in str(error):
+            return None
+        raise
+    return pixels

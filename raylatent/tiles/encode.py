@@ -12,7 +12,7 @@ from raylatent.source.grids import SlideUnit
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.tiles.reference import reference_table, split_off_broken
-from raylatent.tiles.stream import Threads, Tile, unit_tiles
+from raylatent.tiles.stream import Side, Threads, Tile, unit_tiles
 
 _AHEAD_TILES = 64  # encoded before they are asked for
 
@@ -52,7 +52,7 @@ def encoded_unit(
     tile_px = unit.geometry.tile_px
     waiting: deque[_Encoded] = deque()
     done: list[tuple[Tile, bytes]] = []
-    for tile in unit_tiles(unit, tile_px, threads, slides or SlideCache()):
+    for tile in unit_tiles(unit, Side(tile_px), threads, slides or SlideCache()):
         waiting.append(threads.pool.submit(_encoded, tile, picture).result)
         if len(waiting) > _AHEAD_TILES:
             done.append(waiting.popleft()())

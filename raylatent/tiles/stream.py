@@ -1,10 +1,13 @@
 """A unit's tiles as pixels, decoded some way ahead of who uses them."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +23,11 @@ from raylatent.tiles.preprocess import resize
 
 _DECODED_TOGETHER = 8
 _AHEAD_TILES = 96  # decoded before the forward pass asks for them
+_AHEAD_BYTES = 128 << 20
+_LARGE_BYTES = 8 << 20
 _INT32 = range(-(1 << 31), 1 << 31)
+
+_Payload: TypeAlias = tuple[int, memoryview | ContentError]
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,42 @@ class Threads:
     count: int
 
 
+@dataclass(frozen=True)
+class Side:
+    """The side that tiles shall have.
+
+    Attributes:
+        tile_px: In pixels.
+        resize: Whether tiles of another size are resized; they are bad otherwise.
+    """
+
+    tile_px: int
+    resize: bool = True
+
+    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A picture at this size; the same array if it has it.
+
+        Raises:
+            ContentError: It has not, and is not to be resized.
+        """
+        height, width = pixels.shape[:2]
+        if not self.resize and (width, height) != (self.tile_px, self.tile_px):
+            message = (
+                f"picture of {width} x {height} px, not {self.tile_px} x {self.tile_px} "
+                "(--resize takes it)"
+            )
+            raise ContentError(message, stage="decode")
+        return resize(pixels, self.tile_px)
+
+
 def unit_tiles(
-    unit: Unit | SlideUnit, tile_px: int, threads: Threads, slides: SlideCache
+    unit: Unit | SlideUnit, side: Side, threads: Threads, slides: SlideCache
 ) -> Iterator[Tile]:
     """All tiles of a unit: a TFRecord's in order, a slide's as they are cheapest to read.
 
     Args:
         unit: Which tiles.
-        tile_px: Side that they are resized to, if they have another.
+        side: What they shall have.
         threads: That read and decode ahead.
         slides: What this worker holds open.
 
@@ -74,12 +109,12 @@ def unit_tiles(
         StorageError: The file cannot be read, after retries.
     """
     if isinstance(unit, SlideUnit):
-        return _slide_tiles(unit, tile_px, threads, slides)
-    return _record_tiles(unit, tile_px, threads.pool)
+        return _slide_tiles(unit, side, threads, slides)
+    return _record_tiles(unit, side, threads.pool)
 
 
 def _slide_tiles(
-    unit: SlideUnit, tile_px: int, threads: Threads, slides: SlideCache
+    unit: SlideUnit, side: Side, threads: Threads, slides: SlideCache
 ) -> Iterator[Tile]:
     try:
         reader = slides.reader(unit.source, unit.geometry, icc=unit.icc)
@@ -90,7 +125,7 @@ def _slide_tiles(
 
     def read(region: Region) -> list[Tile]:
         return [
-            _slide_tile(Tile(i, xs[i], ys[i]), found, tile_px)
+            _slide_tile(Tile(i, xs[i], ys[i]), found, side)
             for i, found in reader.read(region)
         ]
 
@@ -106,30 +141,80 @@ def _job(
 
 
 def _slide_tile(
-    tile: Tile, found: NDArray[np.uint8] | ContentError, tile_px: int
+    tile: Tile, found: NDArray[np.uint8] | ContentError, side: Side
 ) -> Tile:
     if isinstance(found, ContentError):
         return replace(tile, error=found)
-    pixels = resize(found, tile_px)
+    try:
+        pixels = side.fit(found)
+    except ContentError as error:
+        return replace(tile, error=error)
     return replace(tile, pixels=pixels, resized=pixels is not found)
 
 
-def _record_tiles(unit: Unit, tile_px: int, pool: ThreadPoolExecutor) -> Iterator[Tile]:
+class _Budget:
+    """Bytes of records that wait to be decoded: however large, not all are held."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+        self._changed = threading.Condition()
+
+    def take(self, n_bytes: int) -> None:
+        """Wait until there is room; what is larger than all has it when it is alone."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._held or self._held + n_bytes <= self._most
+            )
+            self._held += n_bytes
+
+    def give_back(self, n_bytes: int) -> None:
+        with self._changed:
+            self._held -= n_bytes
+            self._changed.notify_all()
+
+
+def _record_tiles(unit: Unit, side: Side, pool: ThreadPoolExecutor) -> Iterator[Tile]:
     payloads = iter(
         enumerate(iter_records(unit.source.uri, unit.offsets, unit.lengths))
     )
+    budget = _Budget(_AHEAD_BYTES)
 
     def jobs() -> Iterator[Callable[[], list[Tile]]]:
-        while together := list(islice(payloads, _DECODED_TOGETHER)):
-            yield _decoding(together, unit.source.slide, tile_px)
+        while together := list(_few(payloads)):
+            n_bytes = sum(_size(payload) for _, payload in together)
+            budget.take(n_bytes)
+            yield _decoding(
+                together, unit.source.slide, side, partial(budget.give_back, n_bytes)
+            )
 
     return _ahead(jobs(), pool, _AHEAD_TILES // _DECODED_TOGETHER)
 
 
+def _few(payloads: Iterator[_Payload]) -> Iterator[_Payload]:
+    """Some records, of many bytes fewer."""
+    n_bytes = 0
+    for number, payload in islice(payloads, _DECODED_TOGETHER):
+        yield number, payload
+        n_bytes += _size(payload)
+        if n_bytes > _LARGE_BYTES:
+            return
+
+
+def _size(payload: memoryview | ContentError) -> int:
+    return 0 if isinstance(payload, ContentError) else len(payload)
+
+
 def _decoding(
-    payloads: list[tuple[int, memoryview | ContentError]], slide: str, tile_px: int
+    payloads: list[_Payload], slide: str, side: Side, done: Callable[[], None]
 ) -> Callable[[], list[Tile]]:
-    return lambda: [_decode(i, payload, slide, tile_px) for i, payload in payloads]
+    def decode() -> list[Tile]:
+        try:
+            return [_decode(i, payload, slide, side) for i, payload in payloads]
+        finally:
+            payloads.clear()
+            done()
+
+    return decode
 
 
 def _ahead(
@@ -150,7 +235,7 @@ def _ahead(
 
 
 def _decode(
-    position: int, payload: memoryview | ContentError, slide: str, tile_px: int
+    position: int, payload: memoryview | ContentError, slide: str, side: Side
 ) -> Tile:
     if isinstance(payload, ContentError):
         return Tile(position, error=payload)
@@ -159,9 +244,9 @@ def _decode(
         record = parse_example(payload)
         loc_x, loc_y = _location(record.loc_x), _location(record.loc_y)
         image = decode_image(record.image_raw)
+        pixels = side.fit(image)
     except ContentError as error:
         return Tile(position, loc_x, loc_y, error=error)
-    pixels = resize(image, tile_px)
     return Tile(
         position,
         loc_x,

@@ -135,7 +135,8 @@ def child(argv):
 
 def measure(argv, scratch):
     """Peaks of one verb in a process of its own."""
-    env = {**os.environ, "RAYLATENT_BENCH": str(scratch), "RAY_AUTH_MODE": "disabled"}
+    mark = f"{scratch}{time.monotonic_ns()}"  # workers of the verb before may linger
+    env = {**os.environ, "RAYLATENT_BENCH": mark, "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(  # noqa: S603
         [sys.executable, __file__, "--child", *map(str, argv)],
         capture_output=True,

@@ -27,12 +27,13 @@ class Sandbox:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
-    def start(self, *command, **env):
+    def start(self, *command, stdin=None, **env):
         process = subprocess.Popen(  # noqa: S603  (our own jobs)
             [str(part) for part in command],
             cwd=ROOT,
             env={**self.env, **env},
             text=True,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -77,4 +78,6 @@ class Sandbox:
             process.wait()
             process.stdout.close()
             process.stderr.close()
+            if process.stdin is not None:
+                process.stdin.close()
         shutil.rmtree(self.ray_folder, ignore_errors=True)

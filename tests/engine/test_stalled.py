@@ -90,6 +90,7 @@ def test_what_an_actor_was_at_when_it_died_is_said_once(
 
 def test_a_task_that_never_ends(ray_session, monkeypatch, caplog):
     monkeypatch.setattr(cluster, "_SAY_EVERY_S", 1)
+
     def sleep(seconds):
         time.sleep(seconds)
 

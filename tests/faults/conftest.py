@@ -13,6 +13,17 @@ from tests.engine.conftest import (  # noqa: F401  (fixtures)
     tiles,
     write_slide,
 )
+from tests.faults.disturbed import (  # noqa: F401  (fixtures)
+    arguments,
+    bucket,
+    cluster,
+    disturb,
+    expected_rows,
+    impatient,
+    s3,
+    slow_model,
+    slow_source,
+)
 from tests.faults.ledger import Campaign
 
 CAMPAIGN = pytest.StashKey[Campaign]()

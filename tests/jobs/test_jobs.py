@@ -118,7 +118,13 @@ def test_mosaic_on_slideflows_grid_from_moved_sources(
     assert "gone" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["atlas", "activations", "map", "mosaic"])
+@pytest.mark.ray
+def test_verify(atlas, run, capfd):
+    assert job("verify")(run) == 0
+    assert "146 rows" in lines_of(capfd.readouterr().out)["slides"]
+
+
+@pytest.mark.parametrize("name", ["atlas", "activations", "map", "mosaic", "verify"])
 def test_a_job_is_a_script(name, tmp_path):
     found = subprocess.run(  # noqa: S603
         [sys.executable, str(JOBS / f"{name}.py"), "--help"],

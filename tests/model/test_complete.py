@@ -11,9 +11,9 @@ from raylatent import schema
 from raylatent.dataset_features import DatasetFeatures
 from raylatent.engine.placement import (
     _check_complete,
-    _rows_digest,
     check_map_is_current,
 )
+from raylatent.engine.verify_points import rows_digest
 from raylatent.errors import BrokenPartError, MapError, RunError
 from raylatent.parts import part_name, write_part
 from raylatent.run import RunDirectory
@@ -136,7 +136,7 @@ def test_slides_without_part_are_left_out_and_said(run, tmp_path, caplog):
 
 def test_a_map_of_other_rows_is_refused(run):
     parts = [part for part in run.footers() if part.rows]
-    info = {"format_version": 1, "rows": _rows_digest(parts)}
+    info = {"format_version": 1, "rows": rows_digest(parts)}
     run.store.write("maps/default/map.json", json.dumps(info).encode())
     folder = f"{run.uri}/maps/default"
     check_map_is_current(of(run), folder)

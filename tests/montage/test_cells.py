@@ -56,7 +56,7 @@ def grid_of(points, nx=4):
 
 
 def whole(grid, points, rule):
-    return finish_cells(grid, select_cells(grid, points, rule))
+    return finish_cells(grid, select_cells(grid, [points], rule))
 
 
 @given(
@@ -207,7 +207,7 @@ def test_points_without_a_place_are_dropped_and_counted():
     xy = np.array([[0, 0], [np.nan, 1], [1, 1], [1, np.inf]])
     points = Points.of(xy)
     grid = grid_of(points, 2)
-    partial = select_cells(grid, points, Rule(ties="row"))
+    partial = select_cells(grid, [points], Rule(ties="row"))
     assert (partial.n_points, partial.n_dropped) == (4, 2)
     assert finish_cells(grid, partial)["index"].to_pylist() == [0, 2]
 
@@ -231,7 +231,7 @@ def test_max_dist_leaves_cells_empty():
         labels=pa.array(["far", "near", "far", "far"], pa.string()),
     )
     grid = grid_of(points, 2)
-    partial = select_cells(grid, points, Rule(ties="row", max_dist=0.5))
+    partial = select_cells(grid, [points], Rule(ties="row", max_dist=0.5))
     cells = finish_cells(grid, partial)
     assert cells["index"].to_pylist() == [1]
     assert cells["n"].to_pylist() == [2]
@@ -249,10 +249,10 @@ def test_the_share_of_a_slide():
         own[(rows == cell["row"]) & (cols == cell["col"])].mean()
         for cell in cells.to_pylist()
     ]
-    shares = slide_shares(grid, points, cells, "b")
+    shares = slide_shares(grid, [points], cells, "b")
     np.testing.assert_allclose(shares, expected, rtol=1e-15)
     with pytest.raises(MapError, match="no point is of the slide 'zz'"):
-        slide_shares(grid, points, cells, "zz")
+        slide_shares(grid, [points], cells, "zz")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_unknown_words_are_refused(options, sentence):
 def test_what_cannot_be_merged_is_refused():
     points = some_points(0)
     grid = grid_of(points)
-    one, two = (select_cells(grid, points, Rule(seed=seed)) for seed in (0, 1))
+    one, two = (select_cells(grid, [points], Rule(seed=seed)) for seed in (0, 1))
     with pytest.raises(MapError, match="cannot be merged"):
         merge_cells(one, two)
     sums = [partial_sums(grid, points, scale) for scale in (1.0, 2.0)]

@@ -45,7 +45,7 @@ def slideflow_reference(x, y, nx, select):
 
 def slideflow_chosen(xy, nx, select):
     grid = SlideflowGrid.fit(Bounds.of(xy), nx)
-    partial = select_cells(grid, Points.of(xy), Rule(select=select, ties="row"))
+    partial = select_cells(grid, [Points.of(xy)], Rule(select=select, ties="row"))
     return grid, finish_cells(grid, partial)
 
 

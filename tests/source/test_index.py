@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raylatent.errors import SourceError, StorageError
-from raylatent.source.framing import frame, masked_crc
+from raylatent.errors import ContentError, SourceError, StorageError
+from raylatent.source.framing import HEADER_BYTES, frame, masked_crc
 from raylatent.source.index import frames_beside, frames_from
 from raylatent.source.tfrecord import index_tfrecord, read_records
 from tests.source.frames import frames_of, remove, write_frames, write_sidecar
@@ -42,7 +42,7 @@ def test_the_index_beside_is_that_of_the_headers(tmp_path, contents):
 
 @quick
 @given(payloads, st.data())
-def test_truncation_anywhere_keeps_the_records_before(tmp_path, contents, data):
+def test_truncation_anywhere_costs_the_record_that_is_cut(tmp_path, contents, data):
     path = write_frames(tmp_path, contents)
     content = path.read_bytes()
     size = data.draw(st.integers(0, len(content) - 1), label="bytes left")
@@ -50,21 +50,28 @@ def test_truncation_anywhere_keeps_the_records_before(tmp_path, contents, data):
     write_sidecar(path, frames_of(contents))  # does not fit any more
     ends = frames_of(contents).sum(axis=1)
     kept = int((ends <= size).sum())
-    if not kept and size:
-        with pytest.raises(SourceError, match="breaks off in its first record"):
+    left = size - int(ends[kept - 1] if kept else 0)
+    if not kept and 0 < size < HEADER_BYTES:
+        with pytest.raises(SourceError, match="is no TFRecord"):
             index_tfrecord(str(path))
         remove(path)
         return
     index = index_tfrecord(str(path))
-    assert len(index) == kept
+    assert len(index) == kept + bool(left)
     assert not index.sidecar
-    if size in {0, *ends}:
-        assert index.error is None
-    else:
-        assert f"the file breaks off in record {kept}" in index.error
-        assert str(path) in index.error
     found = read_records(str(path), index.offsets, index.lengths)
-    assert found == contents[:kept]
+    assert found[:kept] == contents[:kept]
+    if left:
+        assert isinstance(found[kept], ContentError)
+        says = (
+            f"bytes {size - left} to {size} are no record"
+            if left < HEADER_BYTES
+            else f"the file breaks off in record {kept} at byte {size - left}"
+        )
+        assert f"{path}: {says} (its index has {len(contents)} records)" in index.error
+    else:
+        says = f"ends after {kept} records, of which its index has {len(contents)}"
+        assert f"{path} {says}" in index.error
     remove(path)
 
 
@@ -100,7 +107,7 @@ def test_a_header_with_an_absurd_length(tmp_path):
         frame(b"good") + header + struct.pack("<I", masked_crc(header)) + bytes(99)
     )
     index = index_tfrecord(str(path))
-    assert len(index) == 1
+    assert index.lengths.tolist() == [20, 111]
     assert "breaks off in record 1 at byte 20" in index.error
 
 
@@ -134,6 +141,7 @@ def test_an_index_that_does_not_fit_is_ignored(tmp_path, case):
     index = index_tfrecord(str(path))
     assert not index.sidecar
     assert index.offsets.tolist() == frames_of(contents)[:, 0].tolist()
+    assert (index.error is None) == (case != "too long")
 
 
 def test_an_index_of_another_file_of_one_size_is_ignored(tmp_path):

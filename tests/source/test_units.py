@@ -15,7 +15,7 @@ from raylatent.source.example import TileRecord
 from raylatent.source.framing import frame
 from raylatent.source.sources import number_sources, sources_from_table, sources_table
 from raylatent.source.units import Source, index_source, load_unit, unit_plans
-from raylatent.source.write import write_tfrecord
+from raylatent.source.write import example, write_tfrecord
 from raylatent.storage import FileStat
 from tests.source.frames import write_sidecar
 
@@ -68,7 +68,7 @@ def test_a_file_that_grows_renames_nothing(tmp_path):
         (frame(b"no example \xff"), 0, "not a tf.train.Example"),
         (frame(b""), 0, "no image_raw"),
         (frame(b"abc")[:-1] + b"x", 1, None),  # a bad tile, not a bad file
-        (frame(b"abc")[:-3], 0, "breaks off in its first record"),
+        (frame(b"abc")[:-3], 1, "breaks off in record 0"),
     ],
 )
 def test_what_a_file_can_be(tmp_path, content, n, says):
@@ -81,6 +81,19 @@ def test_what_a_file_can_be(tmp_path, content, n, says):
     if says:
         assert says in source.error
         assert str(path) in source.error
+
+
+@pytest.mark.parametrize("n_good", [0, 1])
+def test_a_file_is_given_up_only_if_no_record_is_a_tile(tmp_path, n_good):
+    """The first, middle and last are looked at; are they bad, so are others."""
+    path = tmp_path / "s.tfrecords"
+    contents = [b"", b"", b"", b"", b""]
+    if n_good:
+        contents[1] = example(tiles(1)[0])
+    path.write_bytes(b"".join(map(frame, contents)))
+    source, index = index_source("s", str(path), None)
+    assert source.n_indexed == len(index) == 5 * n_good
+    assert (source.error is None) == bool(n_good)
 
 
 def test_an_index_replaced_since_the_plan_is_noticed(tmp_path):

@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from raylatent.source.units import index_source, load_unit, unit_plans
 from raylatent.source.write import encode_tile, write_tfrecord
 from raylatent.source.wsi import TileOptions
 from raylatent.source.wsi.cache import SlideCache
-from raylatent.tiles.stream import Threads, _ahead, unit_tiles
+from raylatent.tiles.stream import Side, Threads, _ahead, unit_tiles
 from tests.engine import slide_files
 
 
@@ -78,19 +79,19 @@ def assert_tiles(found, path, first=0, last=None, **options):
 @pytest.mark.parametrize("part", [(0, None), (5, 21)])
 def test_a_slides_tiles_come_once_each_in_whatever_order(slide, threads, part):
     unit = unit_of(slide, first=part[0], last=part[1])
-    found = list(unit_tiles(unit, 96, threads, SlideCache()))
+    found = list(unit_tiles(unit, Side(96), threads, SlideCache()))
     assert_tiles(found, slide, *part)
     assert not any(tile.resized or tile.other_slide for tile in found)
 
 
 def test_overlapping_tiles_that_are_resampled_are_those_of_the_slide(slide, threads):
     unit = unit_of(slide, tile_um="75", stride_div=2.0)
-    found = list(unit_tiles(unit, 96, threads, SlideCache()))
+    found = list(unit_tiles(unit, Side(96), threads, SlideCache()))
     assert_tiles(found, slide, tile_um="75", stride_div=2.0)
 
 
 def test_tiles_of_another_side_than_the_models_are_resized(slide, threads):
-    found = list(unit_tiles(unit_of(slide, last=6), 64, threads, SlideCache()))
+    found = list(unit_tiles(unit_of(slide, last=6), Side(64), threads, SlideCache()))
     assert {tile.pixels.shape for tile in found} == {(64, 64, 3)}
     assert all(tile.resized for tile in found)
 
@@ -98,7 +99,7 @@ def test_tiles_of_another_side_than_the_models_are_resized(slide, threads):
 def test_torn_tiles_come_with_their_error(tmp_path, threads):
     path = slide_files.write_slide(tmp_path / "s.tif", 1, jpeg=True)
     slide_files.harm(path, row=4, col=7)
-    found = list(unit_tiles(unit_of(path), 96, threads, SlideCache()))
+    found = list(unit_tiles(unit_of(path), Side(96), threads, SlideCache()))
     assert_tiles(found, path)
     assert 0 < sum(tile.error is not None for tile in found) < 10
 
@@ -110,7 +111,7 @@ def test_a_slide_that_cannot_be_opened_any_more_is_no_fault_of_its_tiles(
     unit = unit_of(path)
     path.write_bytes(b"no slide")
     with pytest.raises(StorageError, match="could be when it was planned: run again"):
-        list(unit_tiles(unit, 96, threads, SlideCache()))
+        list(unit_tiles(unit, Side(96), threads, SlideCache()))
 
 
 def test_a_slide_at_a_uri_is_copied_once_and_kept_while_it_is_held(
@@ -126,7 +127,7 @@ def test_a_slide_at_a_uri_is_copied_once_and_kept_while_it_is_held(
         made = copy.stat().st_mtime_ns
         slides = SlideCache()
         for _ in range(2):
-            assert_tiles(list(unit_tiles(unit, 96, threads, slides)), slide)
+            assert_tiles(list(unit_tiles(unit, Side(96), threads, slides)), slide)
         assert copy.stat().st_mtime_ns == made
         assert unit.source.stat.size == slide.stat().st_size
     finally:
@@ -163,7 +164,7 @@ def test_records_come_in_order_with_what_is_wrong_with_them(tmp_path, threads):
     write_tfrecord(tmp_path / "s.tfrecords", records)
     source, index = index_source("s", str(tmp_path / "s.tfrecords"), 96)
     unit = load_unit(unit_plans(source, index, 100)[0])
-    found = list(unit_tiles(unit, 96, threads, SlideCache()))
+    found = list(unit_tiles(unit, Side(96), threads, SlideCache()))
     assert [tile.position for tile in found] == list(range(20))
     assert [(tile.loc_x, tile.loc_y) for tile in found] == [
         (i, 2 * i) for i in range(20)
@@ -227,3 +228,48 @@ def test_an_error_of_a_job_comes_out_and_ends_the_others():
         with pytest.raises(StorageError, match="the disk is gone"):
             list(tiles)
     gc.collect()
+
+
+def records_unit(folder, pictures, unit_tiles=100):
+    """A unit of a TFRecord of pictures."""
+    path = folder / "s.tfrecords"
+    write_tfrecord(path, [TileRecord(p, "s", i, 0) for i, p in enumerate(pictures)])
+    source, index = index_source("s", str(path), 96)
+    return load_unit(unit_plans(source, index, unit_tiles)[0])
+
+
+def test_tiles_of_another_size_are_resized_or_refused(tmp_path, threads):
+    sizes = [(96, 96), (64, 64), (96, 95), (200, 96)]
+    pixels = [np.full((h, w, 3), 9, np.uint8) for w, h in sizes]
+    unit = records_unit(tmp_path, [encode_tile(one, "png", 95) for one in pixels])
+    found = list(unit_tiles(unit, Side(96), threads, SlideCache()))
+    assert [tile.resized for tile in found] == [False, True, True, True]
+    assert {tile.pixels.shape for tile in found} == {(96, 96, 3)}
+    found = list(unit_tiles(unit, Side(96, resize=False), threads, SlideCache()))
+    assert [tile.error is None for tile in found] == [True, False, False, False]
+    assert [tile.resized for tile in found] == [False] * 4
+    for tile, (width, height) in zip(found[1:], sizes[1:], strict=True):
+        assert tile.error.stage == "decode"
+        assert f"picture of {width} x {height} px, not 96 x 96" in str(tile.error)
+        assert (tile.loc_x, tile.loc_y) == (tile.position, 0)
+
+
+def test_a_slides_tiles_of_another_side_are_refused(slide, threads):
+    unit = unit_of(slide, last=6)
+    found = list(unit_tiles(unit, Side(64, resize=False), threads, SlideCache()))
+    assert all("96 x 96 px, not 64 x 64" in str(tile.error) for tile in found)
+
+
+def test_large_records_are_not_all_held(tmp_path, threads, monkeypatch):
+    """Records of megabytes wait for their turn, however many there are."""
+    tile = encode_tile(np.full((96, 96, 3), 9, np.uint8), "jpg", 95)
+    unit = records_unit(tmp_path, [tile + bytes(2 << 20)] * 40)
+    monkeypatch.setattr("raylatent.tiles.stream._AHEAD_BYTES", 5 << 20)
+    monkeypatch.setattr("raylatent.tiles.stream._LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr("raylatent.source.tfrecord._CHUNK_BYTES", 1 << 20)
+    tracemalloc.start()
+    n = sum(t.error is None for t in unit_tiles(unit, Side(96), threads, SlideCache()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 40
+    assert peak < 40 << 20

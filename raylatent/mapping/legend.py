@@ -1,0 +1,77 @@
+"""Which color a label has, and the legend that says so."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylatent.mapping.colors import category_colors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from raylatent.mapping.plot import MapStyle
+
+_NO_LABEL = "#BBBBBB"
+_MAX_LEGEND = 24
+_MAX_CHARS = 64
+
+
+def label_colors(
+    names: list[Any], style: "MapStyle"
+) -> tuple[list[Any], NDArray[np.floating]]:
+    """A color for each label, and all as RGBA, those without label last."""
+    colors: list[Any] = list(category_colors(len(names)))
+    if isinstance(style.cmap, Mapping):
+        colors = [style.cmap.get(name, _NO_LABEL) for name in names]
+    from matplotlib.colors import to_rgba_array  # noqa: PLC0415  (slow)
+
+    return colors, to_rgba_array([*colors, _NO_LABEL])
+
+
+def draw_legend(
+    ax: "Axes",
+    names: list[Any],
+    colors: list[Any],
+    n_of: NDArray[Any],
+    style: "MapStyle",
+    *,
+    lacking: bool,
+) -> None:
+    """The labels of most points, by name, and how many more there are."""
+    from matplotlib.lines import Line2D  # noqa: PLC0415  (slow)
+
+    most = sorted(np.argsort(-n_of, kind="stable")[:_MAX_LEGEND])
+    entries = [(_shown(str(names[i])), colors[i]) for i in most]
+    if lacking:
+        entries.append(("(no label)", _NO_LABEL))
+    more = len(names) - _MAX_LEGEND
+    handles = [
+        Line2D([], [], linestyle="", marker="o", markersize=5, color=color, label=name)
+        for name, color in entries
+    ]
+    if more > 0:
+        handles.append(Line2D([], [], linestyle="", label=f"+{more} more"))
+    if not handles:
+        return
+    outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    place = outside if style.loc is None else {"loc": style.loc}
+    keywords = {
+        **place,
+        "ncol": style.ncol,
+        "title": style.legend,
+        "frameon": False,
+        "fontsize": "small",
+        **style.legend_kwargs,
+    }
+    legend = ax.legend(handles=handles, **keywords)
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)  # a label with dollars is no formula
+
+
+def _shown(name: str) -> str:
+    """A label in one line, however long it is and whatever is in it."""
+    line = " ".join(name.split())
+    line = "".join(char if char.isprintable() else "�" for char in line)
+    return line if len(line) <= _MAX_CHARS else line[: _MAX_CHARS - 1] + "…"

@@ -1,0 +1,220 @@
+"""Kinds of tampering with a run, and the files that must be named for each."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+
+from raylatent import schema
+from raylatent.parts import read_footer, read_part, write_part
+from raylatent.run.findings import BROKEN, MISSING, WRONG
+from raylatent.storage import Store
+
+A = "activations/slide=a/00000"
+Q = "quarantine/slide=a/00000"
+P = "maps/default/points/slide=a/00000"
+
+
+def delete(name):
+    return lambda out: (out / name).unlink()
+
+
+def truncate(name):
+    return lambda out: os.truncate(out / name, (out / name).stat().st_size // 2)
+
+
+def copy(name, to):
+    return lambda out: shutil.copy(out / name, out / to)
+
+
+def rewrite(name, change):
+    """A whole part with other content, its seal in order."""
+
+    def act(out):
+        store = Store(out)
+        table, footer = change(read_part(store, name), read_footer(store, name)[1])
+        footer.pop(schema.FOOTER_SEAL), footer.pop(schema.FOOTER_DIGEST)
+        write_part(store, name, table, footer)
+
+    return act
+
+
+def edit(name, **changes):
+    """A JSON file with other values, without its seal where that is among them."""
+
+    def act(out):
+        about = json.loads((out / name).read_text()) | changes
+        kept = {key: value for key, value in about.items() if value is not ...}
+        (out / name).write_text(json.dumps(kept))
+
+    return act
+
+
+def twice(table, footer):
+    """The first tile instead of the second."""
+    order = [0, 0, *range(2, len(table))]
+    return table.take(order), footer
+
+
+TAMPERINGS = {
+    "part truncated": (truncate(f"{A}1.parquet"), {(BROKEN, f"{A}1.parquet")}),
+    "part emptied": (
+        lambda out: os.truncate(out / f"{A}1.parquet", 0),
+        {(BROKEN, f"{A}1.parquet")},
+    ),
+    "part deleted": (delete(f"{A}1.parquet"), {(MISSING, f"{A}1.parquet")}),
+    "last part deleted": (delete(f"{A}3.parquet"), {(MISSING, f"{A}3.parquet")}),
+    "another unit's part": (
+        copy(f"{A}0.parquet", f"{A}1.parquet"),
+        {(WRONG, f"{A}1.parquet")},
+    ),
+    "another slide's part": (
+        copy("activations/slide=b é/000001.parquet", f"{A}1.parquet"),
+        {(WRONG, f"{A}1.parquet")},
+    ),
+    "a part doubled": (
+        copy(f"{A}0.parquet", f"{A}4.parquet"),
+        {(WRONG, f"{A}4.parquet")},
+    ),
+    "doubled with its number": (
+        lambda out: (
+            copy(f"{A}0.parquet", f"{A}4.parquet")(out),
+            rewrite(
+                f"{A}4.parquet",
+                lambda t, f: (t, {**f, schema.FOOTER_UNIT: "4"}),
+            )(out),
+        ),
+        {(WRONG, f"{A}4.parquet")} | {(MISSING, f"{of}4.parquet") for of in (P, Q)},
+    ),
+    "beyond the plan": (
+        lambda out: (
+            copy(f"{A}3.parquet", f"{A}4.parquet")(out),
+            rewrite(
+                f"{A}4.parquet",
+                lambda t, f: (
+                    t.set_column(0, t.schema.field(0), [np.arange(64, 68)]),
+                    {
+                        **f,
+                        schema.FOOTER_UNIT: "4",
+                        schema.FOOTER_FIRST: "64",
+                        schema.FOOTER_LAST: "68",
+                    },
+                ),
+            )(out),
+        ),
+        {(WRONG, f"{A}4.parquet"), (MISSING, f"{P}4.parquet")},
+    ),
+    "another fingerprint": (
+        rewrite(
+            f"{A}1.parquet", lambda t, f: (t, {**f, schema.FOOTER_FINGERPRINT: "0"})
+        ),
+        {(WRONG, f"{A}1.parquet")},
+    ),
+    "another source": (
+        rewrite(f"{A}1.parquet", lambda t, f: (t, {**f, schema.FOOTER_SOURCE: "{}"})),
+        {(WRONG, f"{A}1.parquet")},
+    ),
+    "other layers": (
+        rewrite(f"{A}1.parquet", lambda t, f: (t, {**f, schema.FOOTER_LAYERS: "{}"})),
+        {(WRONG, f"{A}1.parquet")},
+    ),
+    "a tile twice": (rewrite(f"{A}1.parquet", twice), {(WRONG, f"{A}1.parquet")}),
+    "quarantine deleted": (delete(f"{Q}0.parquet"), {(MISSING, f"{Q}0.parquet")}),
+    "quarantine truncated": (truncate(f"{Q}0.parquet"), {(BROKEN, f"{Q}0.parquet")}),
+    "quarantine of another": (
+        copy(f"{Q}2.parquet", f"{Q}0.parquet"),
+        {(WRONG, f"{Q}0.parquet")},
+    ),
+    "quarantine without need": (
+        copy(f"{Q}0.parquet", f"{Q}1.parquet"),
+        {(WRONG, f"{Q}1.parquet")},
+    ),
+    "quarantine rows lost": (
+        rewrite(f"{Q}0.parquet", lambda t, f: (t.slice(1), f)),
+        {(WRONG, f"{Q}0.parquet")},
+    ),
+    "foreign files": (
+        lambda out: [
+            (out / name).write_bytes(b"x")
+            for name in ("activations/notes.txt", "activations/slide=a/x.parquet")
+        ],
+        {
+            ("foreign", "activations/notes.txt"),
+            ("foreign", "activations/slide=a/x.parquet"),
+        },
+    ),
+    "points deleted": (delete(f"{P}1.parquet"), {(MISSING, f"{P}1.parquet")}),
+    "points truncated": (truncate(f"{P}1.parquet"), {(BROKEN, f"{P}1.parquet")}),
+    "points of another": (
+        copy(f"{P}2.parquet", f"{P}1.parquet"),
+        {(WRONG, f"{P}1.parquet")},
+    ),
+    "points of another map": (
+        rewrite(f"{P}1.parquet", lambda t, f: (t, {**f, schema.FOOTER_MAP: "0"})),
+        {(WRONG, f"{P}1.parquet")},
+    ),
+    "points of other rows": (
+        rewrite(f"{P}1.parquet", lambda t, f: (t.slice(1), f)),
+        {(WRONG, f"{P}1.parquet")},
+    ),
+    "points of no row": (
+        copy(f"{P}1.parquet", f"{P}9.parquet"),
+        {(WRONG, f"{P}9.parquet")},
+    ),
+    "map.json broken": (
+        truncate("maps/default/map.json"),
+        {(BROKEN, "maps/default/map.json")},
+    ),
+    "map.json deleted": (
+        delete("maps/default/map.json"),
+        {(MISSING, "maps/default/map.json")},
+    ),
+    "arrays broken": (
+        truncate("maps/default/model.npz"),
+        {(BROKEN, "maps/default/model.npz")},
+    ),
+    "arrays deleted": (
+        delete("maps/default/model.npz"),
+        {(MISSING, "maps/default/model.npz")},
+    ),
+    "picture of the map": (
+        truncate("maps/default/umap.png"),
+        {(BROKEN, "maps/default/umap.png")},
+    ),
+    "mosaic truncated": (
+        truncate("mosaics/default/mosaic.png"),
+        {(BROKEN, "mosaics/default/mosaic.png")},
+    ),
+    "mosaic deleted": (
+        delete("mosaics/default/mosaic.png"),
+        {(MISSING, "mosaics/default/mosaic.png")},
+    ),
+    "another picture": (
+        copy("maps/default/umap.png", "mosaics/default/mosaic.png"),
+        {(BROKEN, "mosaics/default/mosaic.png")},
+    ),
+    "mosaic.json": (
+        edit("mosaics/default/mosaic.json", counts={}),
+        {(BROKEN, "mosaics/default/mosaic.json")},
+    ),
+    "cells truncated": (
+        truncate("mosaics/default/cells.parquet"),
+        {(BROKEN, "mosaics/default/cells.parquet")},
+    ),
+    "plan truncated": (truncate("sources.parquet"), {(BROKEN, "sources.parquet")}),
+    "plan deleted": (delete("sources.parquet"), {(MISSING, "sources.parquet")}),
+    "run.json truncated": (truncate("run.json"), {(BROKEN, "run.json")}),
+    "run.json deleted": (delete("run.json"), {(MISSING, "run.json")}),
+    "run.json changed": (edit("run.json", layers={}), {(BROKEN, "run.json")}),
+    "another configuration": (
+        edit("run.json", fields={}, digest=...),
+        {(WRONG, "run.json")},
+    ),
+    "report truncated": (truncate("report.json"), {(BROKEN, "report.json")}),
+    "report changed": (edit("report.json", rows=1), {(BROKEN, "report.json")}),
+    "other counts": (
+        edit("report.json", rows=1, digest=...),
+        {(WRONG, "report.json")},
+    ),
+}

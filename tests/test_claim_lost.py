@@ -1,0 +1,18 @@
+"""What actors do whose driver no longer holds the run directory: nothing."""
+
+import pytest
+
+from raylatent.claim import Claim, refuse_taken
+from raylatent.errors import ClaimError
+from raylatent.storage import Store
+
+
+@pytest.mark.parametrize("uri", ["local", "memory://lost/run"])
+def test_actors_of_a_driver_that_lost_the_claim_write_nothing(tmp_path, uri):
+    store = Store(tmp_path if uri == "local" else uri)
+    with pytest.raises(ClaimError, match="nothing more is written"):
+        refuse_taken(store, "mine")  # given back
+    with Claim(store, "mine"):
+        refuse_taken(store, "mine")
+        with pytest.raises(ClaimError, match="nothing more is written"):
+            refuse_taken(store, "another")

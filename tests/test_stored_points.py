@@ -1,0 +1,74 @@
+"""Pictures of a stored map, read in blocks, are those of the map held in memory."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raylatent.mapping import plot, stored_plot
+from raylatent.mapping.points import iter_points, points_parts, read_points
+from raylatent.montage import stored_points
+from raylatent.montage.stored_points import StoredPoints
+from raylatent.mosaic import Mosaic
+from raylatent.slide_map import SlideMap
+from raylatent.storage import Store
+
+pytestmark = [pytest.mark.ray]
+
+
+@pytest.fixture
+def map_folder(golden_dts, golden_map):
+    """Of the golden run's map."""
+    return f"{golden_dts.run.uri}/maps/default"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of one or a few slides."""
+    monkeypatch.setattr(stored_points, "_BLOCK_ROWS", 20)
+    monkeypatch.setattr(stored_plot, "_BLOCK_ROWS", 20)
+
+
+def test_blocks_are_the_whole(map_folder):
+    store = Store(map_folder)
+    whole = read_points(store)
+    blocks = list(iter_points(store, points_parts(store), 20))
+    assert len(blocks) > 2
+    first = 0
+    for block in blocks:
+        assert block.equals(whole.slice(first, block.num_rows))
+        first += block.num_rows
+    assert first == whole.num_rows
+
+
+@pytest.mark.parametrize("grid", ["square", "slideflow"])
+@pytest.mark.parametrize("select", ["nearest", "medoid", "first"])
+def test_a_mosaic(golden_dts, map_folder, small_blocks, select, grid):
+    of_map = SlideMap.load(map_folder)
+    labels = {"g00": "a", "g01": "b", "g03": "b"}
+    of_map.label_by_slide(labels)
+    options = {"num_tiles_x": 6, "select": select, "grid": grid, "cell_px": 24}
+    held = of_map.generate_mosaic(**options)
+    stored = Mosaic(StoredPoints(map_folder, golden_dts.run), labels=labels, **options)
+    assert stored.cells.equals(held.cells)
+    assert np.array_equal(stored.picture(), held.picture())
+    row, col = (held.cells[name][0].as_py() for name in ("row", "col"))
+    assert np.array_equal(
+        stored.points_in_cell(row, col), held.points_in_cell(row, col)
+    )
+    focus = {"focus_slide": "g01"}
+    assert np.array_equal(stored.picture(**focus), held.picture(**focus))
+
+
+@pytest.mark.parametrize("labels", [None, {"g00": "a", "g01": "b", "g03": "b"}, {}])
+@pytest.mark.parametrize("max_dots", [10, 200_000])
+def test_a_plot(map_folder, small_blocks, tmp_path, monkeypatch, labels, max_dots):
+    monkeypatch.setattr(plot, "MAX_DOTS", max_dots)
+    of_map = SlideMap.load(map_folder)
+    n = len(of_map)
+    if labels is not None:
+        of_map.data["label"] = of_map.data["slide"].map(labels.get).astype(object)
+    of_map.save_plot(tmp_path / "held.png", max_dots=max_dots)
+    store, path = Store(map_folder), str(tmp_path / "stored.png")
+    stored_plot.save_stored_map(store, path, labels, n_points=n)
+    held, stored = Image.open(tmp_path / "held.png"), Image.open(path)
+    assert np.array_equal(held, stored)

@@ -1,0 +1,159 @@
+"""Each kind of tampering is named with its file; a clean run is not accused."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from raylatent import cli, schema
+from raylatent.claim import Claim
+from raylatent.config import VerifyConfig
+from raylatent.errors import ConfigError, RunError
+from raylatent.parts import read_part, write_part
+from raylatent.run.findings import BROKEN, INCOMPLETE, MISSING, WRONG
+from raylatent.seal import sealed_parquet
+from raylatent.storage import Store
+from tests.tampering import TAMPERINGS, A, Q, edit
+from tests.verify_runs import N_BAD, N_TILES, UNIT_TILES, flip
+
+
+def found(report):
+    return {(finding.kind, finding.name) for finding in report.findings}
+
+
+def test_a_clean_run(made, verify_here, capsys):
+    before = {f: f.stat().st_mtime_ns for f in made.out.rglob("*")}
+    report = verify_here(made.out)
+    assert report.findings == report.notes == []
+    assert report.counts["slides"] == 3
+    assert report.counts["rows"] == N_TILES - N_BAD
+    assert report.counts["quarantined"] == N_BAD
+    assert report.counts["parts"] == 7 + 3 + 7
+    assert report.points == {"default": N_TILES - N_BAD}
+    assert report.mosaics == ["default"]
+    assert report.sources == {"as they were": 3}
+    assert report.counts["bytes"] > 100_000
+    assert {f: f.stat().st_mtime_ns for f in made.out.rglob("*")} == before
+    assert "verify  17/17 parts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", TAMPERINGS)
+def test_tampering_is_named(kind, made, verify_here):
+    tamper, expected = TAMPERINGS[kind]
+    tamper(made.out)
+    report = verify_here(made.out)
+    assert found(report) == expected
+    assert all("\n" not in str(finding) for finding in report.findings)
+
+
+def test_cells_that_name_no_row(made, verify_here):
+    """A mosaic of before its run lost a slide's last tiles."""
+    store = Store(made.out)
+    name = "mosaics/default/cells.parquet"
+    cells = read_part(store, name).replace_schema_metadata()
+    at = cells.schema.get_field_index(schema.TILE_INDEX)
+    far = cells.set_column(at, cells.schema.field(at), [[999] * len(cells)])
+    store.write(name, sealed_parquet(far))
+    edit("mosaics/default/mosaic.json", files=..., digest=...)(made.out)
+    assert (WRONG, name) in found(verify_here(made.out))
+
+
+def test_a_run_that_was_killed_is_incomplete_not_damaged(made, verify_here):
+    for name in ("report.json", f"{A}3.parquet", "activations/slide=c/000000.parquet"):
+        (made.out / name).unlink()
+    shutil.rmtree(made.out / "maps"), shutil.rmtree(made.out / "mosaics")
+    (made.out / "quarantine/slide=c/000000.parquet").unlink()
+    report = verify_here(made.out)
+    assert found(report) == {
+        (INCOMPLETE, "report.json"),
+        (INCOMPLETE, "activations/slide=a"),
+        (INCOMPLETE, "activations/slide=c"),
+    }
+    assert report.counts["missing"] == 64 - 3 * UNIT_TILES + 5
+    says = {finding.name: finding.says for finding in report.findings}
+    assert says["activations/slide=a"] == "4 of 64 tiles are not done: run again"
+    flip(made.out / f"{A}0.parquet", 999)
+    assert (BROKEN, f"{A}0.parquet") in found(verify_here(made.out))
+
+
+def test_while_a_driver_works_nothing_is_lacking(made, verify_here):
+    (made.out / f"{A}3.parquet").unlink()
+    (made.out / "report.json").unlink()
+    store = Store(made.out, writer="0" * 12)
+    with Claim(store, store.writer):
+        (made.out / f"activations/.{store.writer}-{'0' * 32}.aside").write_bytes(b"")
+        report = verify_here(made.out)
+        assert report.findings == []
+        assert report.worked_on_by.startswith(f"pid {os.getpid()} on ")
+        (note,) = report.notes
+        assert "is being worked on" in note
+        assert "parts may come and go" in note
+        flip(made.out / f"{A}0.parquet", 999)
+        assert found(verify_here(made.out)) == {(BROKEN, f"{A}0.parquet")}
+    report = verify_here(made.out)
+    assert len(report.findings) == 3
+    assert [n for n in report.notes if ".aside was left by a writer" in n]
+
+
+def test_sources_that_are_gone_or_changed_are_a_note(made, verify_here, tmp_path):
+    gone = replace(made, sources=tmp_path / "elsewhere")
+    shutil.copytree(made.sources, gone.sources)
+    store = Store(made.out)
+    plan = read_part(store, "sources.parquet")
+    at = plan.schema.get_field_index(schema.URI)
+    uris = [f"{tmp_path}/elsewhere/{n}.tfrecords" for n in ("a", "b é", "none")]
+    moved = plan.set_column(at, plan.schema.field(at), [uris])
+    write_part(store, "sources.parquet", moved, {})
+    os.utime(gone.sources / "a.tfrecords", ns=(1, 1))
+    report = verify_here(made.out)
+    assert report.findings == []
+    assert report.sources == {"changed": 1, "as they were": 1, "gone": 1}
+
+
+def test_records_are_checked_where_the_sources_are_said_to_be(
+    made, verify_here, tmp_path
+):
+    moved = tmp_path / "moved"
+    shutil.copytree(made.sources, moved)
+    report = verify_here(made.out, source_root=str(moved))
+    assert report.findings == []
+    assert report.counts["records"] == N_TILES - N_BAD
+    flip(moved / "a.tfrecords", 8 * 1000)
+    (moved / "c.tfrecords").unlink()
+    report = verify_here(made.out, source_root=str(moved))
+    assert report.sources["gone"] == 1
+    broken, missing = report.findings
+    assert broken.name == str(moved / "a.tfrecords")
+    assert "record at byte 0" in broken.says
+    assert missing.kind == MISSING
+    assert "slide 'c'" in missing.name
+
+
+def test_no_run(tmp_path, verify_here):
+    with pytest.raises(RunError, match="is no run directory"):
+        verify_here(tmp_path / "nothing")
+
+
+def test_one_run_is_given():
+    assert VerifyConfig(run="a").directory == VerifyConfig(out="a").directory == "a"
+    for wrong in ({}, {"run": "a", "out": "a"}):
+        with pytest.raises(ConfigError, match="verify takes one run directory"):
+            VerifyConfig(**wrong)
+
+
+@pytest.mark.ray
+def test_the_verb_spread_over_ray_finds_the_same(made, verify_here, capsys):
+    assert cli.main(["verify", str(made.out)]) == 0
+    said = capsys.readouterr()
+    assert f"verified  {made.out}" in said.out
+    assert "map       default, 96 points" in said.out
+    for unit in range(3):
+        flip(made.out / f"{A}{unit}.parquet", 999)
+    (made.out / f"{Q}2.parquet").unlink()
+    assert cli.main(["verify", "--out", str(made.out)]) == 1
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("raylatent: ")]
+    expected = [f"raylatent: {finding}" for finding in verify_here(made.out).findings]
+    assert lines == expected
+    assert cli.main(["verify", str(made.out / "nothing")]) == 2
