@@ -161,7 +161,8 @@ def test_a_full_disk_while_writing(tmp_path, monkeypatch, waits):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"cannot write .*/a: .*No space"):
+    says = r"cannot write .*/a: .*No space.* \(make room and run again\)"
+    with pytest.raises(StorageError, match=says):
         store.write("a", b"new")
     assert (store.read("a"), litter(tmp_path), waits) == (b"old", [], [])
 
@@ -178,6 +179,24 @@ def test_a_write_is_repeated_as_a_whole(tmp_path, monkeypatch, waits):
     monkeypatch.setattr(os, "fsync", flaky)
     store.write("a", b"new")
     assert (store.read("a"), litter(tmp_path), len(waits)) == (b"new", [], 2)
+
+
+def test_a_full_disk_while_appending(tmp_path, waits):
+    store = Store(tmp_path)
+    store.write("a", b"old")
+
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(
+            StorageError, match=r"/a: .*No space.* \(make room and run again"
+        ),
+        store.writing("a") as append,
+    ):
+        append.func(Full(), *append.args[1:], b"new")
+    assert (store.read("a"), litter(tmp_path), waits) == (b"old", [], [])
 
 
 def test_create_where_there_are_no_links(tmp_path, monkeypatch):

@@ -65,6 +65,7 @@ def test_at_last_an_io_error_is_ours(waits):
         FileExistsError("x"),
         NotADirectoryError("x"),
         OSError("When reading: AWS Error ACCESS_DENIED during HeadObject"),
+        OSError("Bucket 'no-such' not found"),
         pa.ArrowInvalid("bad path"),
         ValueError("embedded null byte"),
     ],

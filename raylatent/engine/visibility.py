@@ -2,6 +2,7 @@
 
 import platform
 import secrets
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -74,7 +75,7 @@ def check_visibility(
     step = max(1, len(sources) // _CHECKED_SOURCES)
     sights = Sights(
         store=store,
-        name=f".{store.writer}-probe{ASIDE_SUFFIX}",
+        name=f".{store.writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}",  # litter if we die
         proof=secrets.token_hex(16),
         stats=tuple((uri, slide_stat(uri)) for uri in sources[::step]),
         model=(spec, file_digest(spec)) if spec is not None and with_files else None,

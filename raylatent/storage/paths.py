@@ -163,17 +163,20 @@ def retry(action: Callable[[], T], what: str) -> T:
             return action()
         except OSError as error:
             if wait_s is None or _is_final(error):
-                hint = _HINTS.get(error.errno or 0)
-                message = f"cannot {what}: {reason(error)}"
-                raise StorageError(
-                    f"{message} ({hint})" if hint else message
-                ) from error
+                raise failure(what, error) from error
             logger.warning("retry in %g s: cannot %s: %s", wait_s, what, error)
             time.sleep(wait_s)
         except (ValueError, pa.ArrowException) as error:  # the request is wrong
             message = f"cannot {what}: {reason(error)}"
             raise StorageError(message) from error
     raise AssertionError(what)  # pragma: no cover - the loop returns or raises
+
+
+def failure(what: str, error: OSError) -> StorageError:
+    """That something cannot be done, and what to do about it where that is known."""
+    hint = _HINTS.get(error.errno or 0)
+    message = f"cannot {what}: {reason(error)}"
+    return StorageError(f"{message} ({hint})" if hint else message)
 
 
 def _is_final(error: OSError) -> bool:

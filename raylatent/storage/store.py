@@ -17,10 +17,10 @@ from raylatent.storage import local
 from raylatent.storage.local import ASIDE_SUFFIX
 from raylatent.storage.paths import (
     absolute,
+    failure,
     fsspec_of,
     is_uri,
     list_below,
-    reason,
     resolve,
     retry,
 )
@@ -274,5 +274,4 @@ def _append(file: BinaryIO, what: str, data: bytes) -> None:
     try:
         file.write(data)
     except OSError as error:  # how much was written is not known: not again
-        message = f"cannot {what}: {reason(error)}"
-        raise StorageError(message) from error
+        raise failure(what, error) from error

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylatent.claim import new_token
 from raylatent.engine import cluster, visibility, waiting
 from raylatent.engine.cluster import READ_CPUS, Pool, actor_cpus, as_ours, pool
 from raylatent.engine.visibility import (
@@ -26,7 +27,7 @@ from raylatent.errors import (
     VisibilityError,
 )
 from raylatent.model.spec import model_spec
-from raylatent.run import RunDirectory
+from raylatent.run import RunDirectory, remove_litter
 from raylatent.storage import FileStat, Store, file_stat
 
 SHARE = Pool(smallest=1, largest=1, num_cpus=0.5, num_gpus=0, threads=1)
@@ -183,6 +184,19 @@ def test_every_node_is_asked(ray_session, sights, monkeypatch):
     with pytest.raises(VisibilityError, match=r"node [\d.]+ does not see the same run"):
         check_visibility(sights.store, [uri], sights.model[0])
     assert sights.store.asides() == []
+
+
+def test_the_proof_of_a_driver_that_was_killed_meanwhile_is_litter(
+    tmp_path, monkeypatch
+):
+    run = RunDirectory(str(tmp_path / "run"), writer=new_token())
+    monkeypatch.setattr(visibility, "on_each_node", lambda action: [])
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "delete", lambda self, name: None)
+        check_visibility(run.store)
+    assert len(run.store.asides()) == 1
+    remove_litter(run)
+    assert run.store.asides() == []
 
 
 def test_a_node_that_joins_later_looks_by_itself(tmp_path):

@@ -1,12 +1,17 @@
 """Which process dies and when, drawn from a seed, and what has to hold afterwards."""
 
 import json
+import os
 import random
 import time
 
 from tests.faults.jobs import assert_clean, parts_of, wait_until
 from tests.faults.processes import kill
 
+N_SEEDS = int(os.environ.get("RAYLATENT_CAMPAIGN_SEEDS", "50"))
+SLIDES_SEEDS = range(N_SEEDS // 6)
+S3_SEEDS = range(N_SEEDS // 6)
+SEEDS = range(N_SEEDS - len(SLIDES_SEEDS) - len(S3_SEEDS))
 DRIVER, ACTOR, NODE = "driver", "actor", "node"
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from raylatent.model.features import Features
 from tests.engine import slide_files
+from tests.faults.death import SLIDES_SEEDS
 from tests.faults.jobs import OPTIONS
 
 pytestmark = [
@@ -40,6 +41,6 @@ def arguments(slides, slow_model):
     return (*given, "--tile-um", 48, *OPTIONS)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", SLIDES_SEEDS)
 def test_killed_at_a_moment_drawn_from_a_seed(disturb, expected, seed):
     disturb(f"slides {seed}", expected=expected)

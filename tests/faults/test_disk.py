@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine import slide_files
 from tests.faults.jobs import OPTIONS, LocalRun, assert_clean, parts_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -99,6 +100,28 @@ def test_full_while_parts_are_written(disk, job, arguments, expected_rows, campa
     campaign.audit(run.uri, expected_rows)
     after = parts_of(run)
     assert {name: after[name] for name in kept} == kept
+    assert_clean(run)
+
+
+@pytest.mark.campaign
+def test_full_while_a_tfrecord_is_written(disk, job, tmp_path, campaign):
+    """Its tiles fit, and then it does not."""
+    slide = slide_files.write_slide(tmp_path / "a.tif", 1)
+    plain = slide_files.plain_tfrecord(
+        tmp_path / "plain.tfrecords", slide_files.plain_slide(slide), img_format="png"
+    )
+    given = ("extract_tiles", "--slides", slide, "--tile-px", 96, "--tile-um", 48)
+    run = LocalRun(disk.folder / "run")
+    disk.fill(plain.stat().st_size * 3 // 2)
+    campaign.fault("storage: disk full during a part")
+    more = ("--img-format", "png", "--unit-tiles", 16, "--out", run.uri)
+    assert_a_sentence(job(*given, *more), 1, "cannot write", *FULL)
+    assert_clean(run)
+    assert not [name for name in run.files() if name.endswith(".tfrecords")]
+    disk.empty()
+    code, printed = job(*given, *more)
+    assert code == 0, printed
+    assert run.read("96px_48um/a.tfrecords") == plain.read_bytes()
     assert_clean(run)
 
 

@@ -111,7 +111,9 @@ def test_two_drivers_at_once(start, run, audit, campaign):
     first = start()
     assert wait_until(lambda: len(parts_of(run)) >= 1, first)
     campaign.fault("death: two drivers at once")
+    kill(first.pid, number=signal.SIGSTOP)  # or it may be done before the other begins
     code, printed = said(start())
+    kill(first.pid, number=signal.SIGCONT)
     assert code == 2, printed
     assert f"is being worked on by pid {first.pid}" in printed
     assert said(first)[0] == 0
@@ -163,7 +165,8 @@ def test_actors_outlive_their_driver(
 
 @pytest.mark.campaign
 def test_no_node_is_left(start, run, audit, campaign, cluster):
-    process = start("--stall-timeout-s", 10)
+    # Ray takes 15 s to know that a node is gone.
+    process = start("--stall-timeout-s", 30)
     assert wait_until(lambda: len(parts_of(run)) >= 2, process)
     campaign.fault("death: no progress")
     for _ in range(2):
@@ -173,7 +176,7 @@ def test_no_node_is_left(start, run, audit, campaign, cluster):
     assert code == 1, printed
     assert "nothing was finished for" in printed.splitlines()[-1]
     assert "no node with" in printed.splitlines()[-1]
-    assert time.monotonic() - killed < 60
+    assert time.monotonic() - killed < 60 + 30
     cluster.command("heal")
     assert said(start())[0] == 0
     audit()
