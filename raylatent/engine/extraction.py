@@ -38,7 +38,7 @@ from raylatent.engine.requests import refuse_bad_names, slide_requests, slides_f
 from raylatent.engine.slide_report import slide_report, with_grids
 from raylatent.engine.stream import stream
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
-from raylatent.engine.verify_tfrecords import sound_slides
+from raylatent.engine.verify.tfrecords import sound_slides
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
 from raylatent.run import ExtractionDirectory, remove_litter

@@ -14,7 +14,7 @@ from raylatent.engine.cluster import connect, pool
 from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import sample_rows, vectors
 from raylatent.engine.stream import stream
-from raylatent.engine.verify_points import (
+from raylatent.engine.verify.points import (
     current_map,
     rows_digest,
     stray_points,

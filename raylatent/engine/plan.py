@@ -22,7 +22,7 @@ from raylatent.engine.done import (
 )
 from raylatent.engine.progress import Progress
 from raylatent.engine.slides import index_slide
-from raylatent.engine.verify_parts import broken_grids, sound_parts
+from raylatent.engine.verify.parts import broken_grids, sound_parts
 from raylatent.errors import BrokenPartError, IncompleteError
 from raylatent.run import (
     GRIDS,

@@ -126,8 +126,8 @@ def test_parts_that_a_killed_run_left_are_used_or_taken_away(
 
     whole, before = extraction.stream, tfrecords_of(out)
 
-    def killed(*arguments):
-        for i, row in enumerate(whole(*arguments)):
+    def killed(*arguments, **options):
+        for i, row in enumerate(whole(*arguments, **options)):
             if i == 3:
                 raise KeyboardInterrupt
             yield row

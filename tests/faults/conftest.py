@@ -3,6 +3,8 @@
 import pytest
 
 from tests.engine.conftest import (  # noqa: F401  (fixtures)
+    assert_rows,
+    assert_same,
     beside,
     compute,
     golden_model,

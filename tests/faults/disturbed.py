@@ -39,10 +39,9 @@ def bucket(s3, monkeypatch):
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     name = f"bucket{next(_numbers)}"
-    s3.objects.buckets[name] = {}
+    s3.create(name)
     yield name
     s3.before = s3.nothing
-    del s3.objects.buckets[name]
 
 
 @pytest.fixture(scope="session")

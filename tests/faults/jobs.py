@@ -127,12 +127,12 @@ class S3Run:
     def files(self):
         return {
             name.removeprefix(self._prefix): stamp
-            for name, stamp in self._server.objects.stamps(self._bucket).items()
+            for name, stamp in self._server.stamps(self._bucket).items()
             if name.startswith(self._prefix) and not name.endswith("/")
         }
 
     def read(self, name):
-        return self._server.objects.get(self._bucket, f"{self._prefix}{name}")[0]
+        return self._server.get(self._bucket, f"{self._prefix}{name}")
 
 
 def parts_of(run):

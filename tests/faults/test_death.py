@@ -2,13 +2,14 @@
 
 import pytest
 
-from tests.faults.death import ACTOR, NODE, SEEDS
+from tests.faults.death import ACTOR, DRIVER, NODE, SEEDS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-# Drivers are killed in tests/engine/test_killed.py, and in test_s3_jobs.py.
-@pytest.mark.parametrize("kind", [ACTOR, NODE])
+@pytest.mark.parametrize(
+    "kind", [DRIVER, NODE, pytest.param(ACTOR, marks=pytest.mark.campaign)]
+)
 def test_killed_once_of_each_kind(disturb, kind):
     disturb(f"quick {kind}", kind)
 

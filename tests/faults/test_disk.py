@@ -85,6 +85,7 @@ def assert_a_sentence(answer, code, *texts):
 FULL = ("No space left on device", "make room and run again")
 
 
+@pytest.mark.campaign
 def test_full_while_parts_are_written(disk, job, arguments, expected_rows, campaign):
     run = LocalRun(disk.folder / "run")
     disk.fill(60_000)

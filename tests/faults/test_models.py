@@ -139,6 +139,7 @@ def test_a_device_without_the_memory_for_a_batch(
         assert torch.cosine_similarity(a, b, dim=0) > 0.9999
 
 
+@pytest.mark.campaign  # tests/engine/test_stalled.py has one for every day
 def test_an_actor_that_dies_at_its_start(said, model, source, campaign, monkeypatch):
     monkeypatch.setattr(stream, "_RESTARTS", 1)
     line = said(model(driver=os.getpid()), source, 1)

@@ -24,7 +24,7 @@ def arguments(s3, bucket, slow_source, slow_model):
     for folder, files in (("tfrecords", slow_source), ("model", slow_model)):
         for file in files.iterdir():
             if file.is_file():
-                s3.objects.put(bucket, f"{folder}/{file.name}", file.read_bytes())
+                s3.put(bucket, f"{folder}/{file.name}", file.read_bytes())
     inputs = ("--tfrecords", f"s3://{bucket}/tfrecords")
     return ("activations", *inputs, "--model", f"s3://{bucket}/model", *OPTIONS)
 
@@ -46,6 +46,7 @@ def weather(s3, bucket, campaign):
             campaign.fault(kind, n)
 
 
+@pytest.mark.campaign
 def test_a_driver_killed_in_bad_weather(disturb, s3, bucket, weather):
     weather("quick", often=0.05)
     disturb("s3 quick", DRIVER, run=S3Run(s3, bucket), kinds=KINDS)
@@ -130,7 +131,7 @@ def test_what_dead_drivers_left_is_cleaned_up(
     kill(process.pid)
     process.wait()
     left = f"run/activations/slide=a/.{'0' * 12}-{'0' * 32}.aside"
-    s3.objects.put(bucket, left, b"half a part")
+    s3.put(bucket, left, b"half a part")
     campaign.fault("storage: aside files left")
     time.sleep(1)
     assert said(start(run)).startswith("0\n")

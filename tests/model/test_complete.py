@@ -13,7 +13,7 @@ from raylatent.engine.placement import (
     _check_complete,
     check_map_is_current,
 )
-from raylatent.engine.verify_points import rows_digest
+from raylatent.engine.verify.points import rows_digest
 from raylatent.errors import BrokenPartError, MapError, RunError
 from raylatent.parts import part_name, write_part
 from raylatent.run import RunDirectory

@@ -8,11 +8,11 @@ from raylatent.claim import CLAIM, worker_of
 from raylatent.config import VerifyConfig
 from raylatent.engine.cluster import connect
 from raylatent.engine.progress import Progress
-from raylatent.engine.verify_looks import make_looks
-from raylatent.engine.verify_maps import Drawn, look_at_maps
-from raylatent.engine.verify_parts import spread
-from raylatent.engine.verify_plan import compare_report, what_is_said
-from raylatent.engine.verify_slides import Look, Looked, look_at
+from raylatent.engine.verify.looks import make_looks
+from raylatent.engine.verify.maps import Drawn, look_at_maps
+from raylatent.engine.verify.parts import spread
+from raylatent.engine.verify.plan import compare_report, what_is_said
+from raylatent.engine.verify.slides import Look, Looked, look_at
 from raylatent.engine.visibility import refuse_temporary_copy
 from raylatent.errors import RunError
 from raylatent.run import (

@@ -16,7 +16,12 @@ from raylatent.model.features import Features
 from raylatent.run import RunDirectory
 from tests.engine import slide_files
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.campaign,
+]
 
 RAY = Path(sys.executable).with_name("ray")
 FOLDER = "96px_48um"

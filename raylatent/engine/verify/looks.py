@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from raylatent.engine.items import source_footer
-from raylatent.engine.verify_maps import Drawn
-from raylatent.engine.verify_plan import Said
-from raylatent.engine.verify_slides import Look
+from raylatent.engine.verify.maps import Drawn
+from raylatent.engine.verify.plan import Said
+from raylatent.engine.verify.slides import Look
 from raylatent.montage.sources import SLIDE_FILES, TFRECORD_FILES
 from raylatent.run import (
     ACTIVATIONS,

@@ -7,7 +7,7 @@ from typing import Any
 
 from raylatent.engine.finishing import Finished
 from raylatent.engine.progress import Progress
-from raylatent.engine.verify_parts import spread
+from raylatent.engine.verify.parts import spread
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.parts import partition_folder
 from raylatent.run import FINISHED, ExtractionDirectory

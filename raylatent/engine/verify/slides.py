@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.engine.verify_tfrecords import check_extracted, check_tfrecord
+from raylatent.engine.verify.tfrecords import check_extracted, check_tfrecord
 from raylatent.errors import ContentError, StorageError, VisibilityError
 from raylatent.parts import read_part
 from raylatent.run.check import check_slide

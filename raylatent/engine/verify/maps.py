@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.engine.verify_points import digest_of_digests
+from raylatent.engine.verify.points import digest_of_digests
 from raylatent.mapping.check import check_map
 from raylatent.montage.check import check_mosaic, picture_complaint
 from raylatent.run import MAPS, MOSAICS
