@@ -52,9 +52,8 @@ def said(process, timeout_s=240):
     return process.returncode, f"{out}\n{complaints}".strip()
 
 
-@pytest.mark.parametrize(
-    "n_parts", [2, *(pytest.param(n, marks=pytest.mark.campaign) for n in (0, 9))]
-)
+@pytest.mark.campaign
+@pytest.mark.parametrize("n_parts", [0, 2, 9])
 @pytest.mark.parametrize(
     ("number", "kind"),
     [(signal.SIGTERM, "death: SIGTERM"), (signal.SIGINT, "death: Ctrl-C")],
