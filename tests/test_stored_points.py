@@ -72,3 +72,13 @@ def test_a_plot(map_folder, small_blocks, tmp_path, monkeypatch, labels, max_dot
     stored_plot.save_stored_map(store, path, labels, n_points=n)
     held, stored = Image.open(tmp_path / "held.png"), Image.open(path)
     assert np.array_equal(held, stored)
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg"])
+def test_counts_in_a_vector_picture(map_folder, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(plot, "MAX_DOTS", 10)
+    path = tmp_path / f"map.{suffix}"
+    n = len(SlideMap.load(map_folder))
+    stored_plot.save_stored_map(Store(map_folder), str(path), None, n_points=n)
+    image = {"pdf": b"/Subtype /Image", "svg": b"<image"}[suffix]
+    assert image in path.read_bytes()

@@ -1,5 +1,6 @@
 """Counts of points as images, for maps of more points than dots can show."""
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 
 def show_counts(
@@ -30,12 +32,71 @@ def show_counts(
 
 def _show(ax: "Axes", picture: NDArray[np.uint8], extent: Extent) -> None:
     """RGBA by cell (x, y)."""
-    ax.imshow(
-        picture.transpose(1, 0, 2),
-        origin="lower",
-        extent=extent,
-        interpolation="nearest",
+    image = _cell_image()(ax, origin="lower", extent=extent, interpolation="nearest")
+    image.set_data(picture.transpose(1, 0, 2))
+    image.set_clip_path(ax.patch)
+    ax.add_image(image)
+    image.set_extent(extent)
+
+
+@cache
+def _cell_image() -> "type[AxesImage]":
+    from matplotlib.image import AxesImage  # noqa: PLC0415  (slow)
+    from matplotlib.transforms import (  # noqa: PLC0415
+        Bbox,
+        IdentityTransform,
+        Transform,
     )
+
+    class CellImage(AxesImage):
+        """Cells of RGBA bytes, each pixel that of its middle.
+
+        `AxesImage` resamples bytes as floats, in ten times the picture's memory.
+        """
+
+        def make_image(  # type: ignore[override]  # None where nothing is seen
+            self,
+            renderer: object,
+            magnification: float = 1.0,
+            unsampled: bool = False,  # noqa: FBT001, FBT002  (of AxesImage)
+        ) -> tuple[NDArray[np.uint8] | None, float, float, Transform | None]:
+            """As of `AxesImage`: pixels (height, width, 4), left, bottom, transform."""
+            del renderer, unsampled
+            left, right, bottom, top = self.get_extent()
+            place = self.get_transform().transform_bbox(
+                Bbox([[left, bottom], [right, top]])
+            )
+            seen = Bbox.intersection(place, self.axes.bbox)
+            if seen is None:
+                return None, 0, 0, None
+            cells = np.asarray(self.get_array())
+            x0, y0 = np.floor(seen.min)
+            x1, y1 = np.ceil(seen.max)
+            columns, rows = (
+                _nearest(low, high, magnification, edge, span, n)
+                for low, high, edge, span, n in zip(
+                    (x0, y0),
+                    (x1, y1),
+                    place.p0,
+                    place.size,
+                    cells.shape[1::-1],
+                    strict=True,
+                )
+            )
+            pixels = cells.take(rows, axis=0).take(columns, axis=1)
+            return pixels, x0, y0, IdentityTransform()
+
+    return CellImage
+
+
+def _nearest(
+    low: float, high: float, magnification: float, edge: float, span: float, n: int
+) -> NDArray[np.intp]:
+    """The cell of each pixel between two places on one axis, of n from an edge on."""
+    count = max(1, round((high - low) * magnification))
+    middles = low + (np.arange(count) + 0.5) / magnification
+    cells: NDArray[np.intp] = ((middles - edge) / span * n).astype(np.intp)
+    return np.clip(cells, 0, n - 1)
 
 
 def show_majority(

@@ -12,7 +12,7 @@ from raylatent.mapping.density import density
 from raylatent.mapping.points import iter_points, points_parts, read_points
 from raylatent.storage import Store
 
-_BLOCK_ROWS = 1 << 15
+_BLOCK_ROWS = 1 << 12
 
 
 def save_stored_map(

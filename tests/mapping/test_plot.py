@@ -2,12 +2,15 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mapping.colors import OKABE_ITO, category_colors
 from raylatent.mapping.density import binned
+from raylatent.mapping.density_plot import show_counts
 from raylatent.mapping.plot import MapStyle, draw_map, save_map, show_map
 
 
@@ -128,6 +131,31 @@ def test_large_maps_are_images(labels):
     ax = drawn(xy, values[labels], max_dots=1000)
     assert not ax.collections
     assert len(ax.images) == 1
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("limits", [None, (0.2, 1.5), (1e6, 2e6)])
+def test_cells_look_like_those_of_imshow(limits, inverted):
+    counts, extent = binned(points(3000)[0])
+    shown = []
+    for own in (True, False):
+        figure = Figure(figsize=(4, 3), dpi=90)
+        canvas, ax = FigureCanvasAgg(figure), figure.add_subplot()
+        if own:
+            show_counts(ax, counts, extent, cmap="viridis", legend="tiles")
+        else:
+            norm = LogNorm(1, max(2, counts.max()))
+            masked = np.ma.masked_equal(counts.T, 0)
+            given = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
+            colors = ax.imshow(masked, norm=norm, cmap="viridis", **given)
+            figure.colorbar(colors, ax=ax, label="tiles")
+        ax.set(xlim=limits, aspect="auto")
+        if inverted:
+            ax.invert_xaxis()
+        canvas.draw()
+        shown.append(np.asarray(canvas.buffer_rgba()).astype(int))
+    assert (shown[0] != 255).any()
+    np.testing.assert_array_equal(*shown)
 
 
 def test_cells_count_every_point():
