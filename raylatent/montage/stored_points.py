@@ -16,7 +16,7 @@ from raylatent.montage.points import Points, as_reference
 from raylatent.run import RunDirectory
 from raylatent.storage import Store
 
-_BLOCK_ROWS = 1 << 15
+_BLOCK_ROWS = 1 << 12
 _BLOCK_FEATURE_BYTES = 256 << 20
 
 
