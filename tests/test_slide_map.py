@@ -9,8 +9,9 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping import points
 from raylatent.mapping.points import MAP_POINTS
-from raylatent.parts import part_name, write_part
+from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.slide_map import SlideMap
 
@@ -55,7 +56,11 @@ def run(tmp_path):
         ).cast(schema.activations_schema(layers, n_classes=N_CLASSES))
         for unit, start in enumerate(range(0, n, 30)):
             part = part_name("activations", slide, unit)
-            write_part(run.store, part, table.slice(start, 30), {})
+            footer = {
+                schema.FOOTER_FIRST: str(start),
+                schema.FOOTER_LAST: str(min(start + 30, n)),
+            }
+            write_part(run.store, part, table.slice(start, 30), footer)
     return run
 
 
@@ -175,6 +180,20 @@ def test_activations_are_the_runs_and_aligned(run):
     np.testing.assert_array_equal(slide_map.data["label"][of_slide], expected)
     with pytest.raises(MapError, match="no class 3"):
         slide_map.label_by_preds(3)
+
+
+def test_only_the_parts_of_the_tiles_are_read(run, monkeypatch):
+    read = []
+
+    def noted(store, name, columns):
+        read.append(name)
+        return read_part(store, name, columns)
+
+    monkeypatch.setattr(points, "read_part", noted)
+    of_second = SlideMap.from_xy([1], [1], ["007"], [35], run=run)
+    expected = tile_vectors("007", 40, N_FEATURES)[[35]]
+    np.testing.assert_array_equal(of_second.activations(), expected)
+    assert read == [part_name("activations", "007", 1)]
 
 
 def test_tiles_that_the_run_lacks_are_named(run):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raylatent.mapping import plot, stored_plot
+from raylatent.mapping import density, plot, stored_plot
 from raylatent.mapping.points import iter_points, points_parts, read_points
 from raylatent.montage import stored_points
 from raylatent.montage.stored_points import StoredPoints
@@ -61,8 +61,12 @@ def test_a_mosaic(golden_dts, map_folder, small_blocks, select, grid):
 
 @pytest.mark.parametrize("labels", [None, {"g00": "a", "g01": "b", "g03": "b"}, {}])
 @pytest.mark.parametrize("max_dots", [10, 200_000])
-def test_a_plot(map_folder, small_blocks, tmp_path, monkeypatch, labels, max_dots):
+@pytest.mark.parametrize("max_labels", [1, 64])
+def test_a_plot(
+    map_folder, small_blocks, tmp_path, monkeypatch, labels, max_dots, max_labels
+):
     monkeypatch.setattr(plot, "MAX_DOTS", max_dots)
+    monkeypatch.setattr(density, "MAX_LABELS", max_labels)
     of_map = SlideMap.load(map_folder)
     n = len(of_map)
     if labels is not None:

@@ -1,11 +1,16 @@
 """Points counted in square cells; counts of parts add up to those of the whole."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+MAX_LABELS = 64
+"""Labels that are counted each by itself, and told apart in a picture of counts."""
 
 _GRID = 512
 
@@ -57,7 +62,10 @@ class Density:
     Attributes:
         extent: What the cells span.
         counts: Of all points.
-        by_label: Of those with a label; None where no point was to have one.
+        by_label: Of those with one of the labels of most points, by name; None where
+            no point was to have one.
+        others: Of those with another label; None where there is no other.
+        n_others: How many others there are.
         lower: Least x and y of the points.
         upper: Largest.
     """
@@ -65,8 +73,20 @@ class Density:
     extent: Extent
     counts: Counts
     by_label: dict[str, Counts] | None
+    others: Counts | None = None
+    n_others: int = 0
     lower: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
     upper: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
+
+
+def most_frequent(counts: Mapping[Any, int]) -> list[Any]:
+    """The labels of most points, at most 64, in the order given.
+
+    Each takes an image of counts, and more colors could not be told apart.
+    """
+    order = {name: i for i, name in enumerate(counts)}
+    ranked = sorted(counts, key=lambda name: (-counts[name], order[name]))
+    return sorted(ranked[:MAX_LABELS], key=lambda name: order[name])
 
 
 def density(
@@ -79,29 +99,42 @@ def density(
             each time that it is called.
     """
     lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
-    for xy, _ in parts():
+    n_of: Counter[str] = Counter()
+    labeled = False
+    for xy, labels in parts():
         lower = np.minimum(lower, xy.min(axis=0))
         upper = np.maximum(upper, xy.max(axis=0))
-    extent = extent_of(lower, upper)
-    total: Counts | None = None
-    by_label: dict[str, Counts] | None = None
-    for xy, labels in parts():
-        counts, _ = binned(xy, None, extent)
-        total = counts if total is None else total + counts
-        if labels is None:
-            continue
-        by_label = {} if by_label is None else by_label
-        names = np.array(labels, dtype=object)
-        for name in {label for label in labels if label is not None}:
-            share, _ = binned(xy[names == name], None, extent)
-            by_label[name] = by_label.get(name, 0.0) + share
-    if total is None:
+        labeled = labeled or labels is not None
+        n_of.update(label for label in labels or () if label is not None)
+    if not np.isfinite(lower).all():
         message = "there are no points to count"
         raise ValueError(message)
-    return Density(
-        extent=extent,
-        counts=total,
-        by_label=None if by_label is None else dict(sorted(by_label.items())),
+    names = most_frequent(dict(sorted(n_of.items())))
+    code_of = {name: code for code, name in enumerate(names)}
+    found = Density(
+        extent=extent_of(lower, upper),
+        counts=np.zeros(0),
+        by_label={} if labeled else None,
+        n_others=len(n_of) - len(names),
         lower=lower,
         upper=upper,
     )
+    found.counts = binned(np.zeros((0, 2)), None, found.extent)[0]
+    shares = [np.zeros_like(found.counts) for _ in names]
+    if found.n_others:
+        found.others = np.zeros_like(found.counts)
+    for xy, labels in parts():
+        found.counts += binned(xy, None, found.extent)[0]
+        if labels is None:
+            continue
+        # -1: without label, the number of names: another label.
+        codes = np.array(
+            [-1 if name is None else code_of.get(name, len(names)) for name in labels]
+        )
+        for code in np.unique(codes[codes >= 0]):
+            share = found.others if code == len(names) else shares[code]
+            if share is not None:
+                share += binned(xy[codes == code], None, found.extent)[0]
+    if labeled:
+        found.by_label = dict(zip(names, shares, strict=True))
+    return found

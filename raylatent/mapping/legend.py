@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from raylatent.mapping.plot import MapStyle
 
 _NO_LABEL = "#BBBBBB"
+_OTHER = "#888888"
 _MAX_LEGEND = 24
 _MAX_CHARS = 64
 
@@ -21,13 +22,13 @@ _MAX_CHARS = 64
 def label_colors(
     names: list[Any], style: "MapStyle"
 ) -> tuple[list[Any], NDArray[np.floating]]:
-    """A color for each label, and all as RGBA, those without label last."""
+    """A color for each label, and all as RGBA; last other labels, and none."""
     colors: list[Any] = list(category_colors(len(names)))
     if isinstance(style.cmap, Mapping):
         colors = [style.cmap.get(name, _NO_LABEL) for name in names]
     from matplotlib.colors import to_rgba_array  # noqa: PLC0415  (slow)
 
-    return colors, to_rgba_array([*colors, _NO_LABEL])
+    return colors, to_rgba_array([*colors, _OTHER, _NO_LABEL])
 
 
 def draw_legend(
@@ -38,12 +39,25 @@ def draw_legend(
     style: "MapStyle",
     *,
     lacking: bool,
+    n_others: int = 0,
 ) -> None:
-    """The labels of most points, by name, and how many more there are."""
+    """The labels of most points, by name, and how many more there are.
+
+    Args:
+        ax: Where.
+        names: Labels that have a color of their own.
+        colors: Theirs.
+        n_of: Points of each.
+        style: Of the map.
+        lacking: Some points have no label.
+        n_others: Labels that share one color.
+    """
     from matplotlib.lines import Line2D  # noqa: PLC0415  (slow)
 
     most = sorted(np.argsort(-n_of, kind="stable")[:_MAX_LEGEND])
     entries = [(_shown(str(names[i])), colors[i]) for i in most]
+    if n_others:
+        entries.append((f"({n_others:,} others)", _OTHER))
     if lacking:
         entries.append(("(no label)", _NO_LABEL))
     more = len(names) - _MAX_LEGEND

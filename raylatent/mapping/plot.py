@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from raylatent.errors import MapError
 from raylatent.mapping.colors import OKABE_ITO
-from raylatent.mapping.density import Counts, Density, Extent, binned
+from raylatent.mapping.density import (
+    Counts,
+    Density,
+    Extent,
+    binned,
+    most_frequent,
+)
 from raylatent.mapping.density_plot import show_counts, show_majority
 from raylatent.mapping.legend import draw_legend, label_colors
 from raylatent.storage import Store, absolute
@@ -148,7 +154,7 @@ def save_density(
         if counted.by_label is None:
             _show_counts(ax, counted.counts, counted.extent, style)
         else:
-            _draw_majority(ax, counted.counts, counted.extent, counted.by_label, style)
+            _draw_majority(ax, counted, counted.by_label, style)
         _frame(ax, counted.upper - counted.lower, style)
 
     _save(path, draw, dpi)
@@ -224,35 +230,49 @@ def _draw_categories(
     ax: "Axes", xy: NDArray[np.floating], values: "pd.Series[Any]", style: MapStyle
 ) -> None:
     codes, names = pd.factorize(values, sort=True, use_na_sentinel=True)
+    n_of = np.bincount(codes[codes >= 0], minlength=len(names))
     if len(xy) > style.max_dots:
         counts, extent = binned(xy)
+        kept = most_frequent(dict(zip(names, n_of.tolist(), strict=True)))
         shares = {
-            name: binned(xy[codes == code], None, extent)[0]
-            for code, name in enumerate(names)
+            name: binned(xy[codes == names.get_loc(name)], None, extent)[0]
+            for name in kept
         }
-        _draw_majority(ax, counts, extent, shares, style)
+        other = (codes >= 0) & ~np.isin(codes, names.get_indexer(kept))
+        counted = Density(
+            extent=extent,
+            counts=counts,
+            by_label=shares,
+            others=binned(xy[other], None, extent)[0] if other.any() else None,
+            n_others=len(names) - len(kept),
+        )
+        _draw_majority(ax, counted, shares, style)
         return
     colors, table = label_colors(list(names), style)
     _scatter(ax, xy, style, {"c": table[codes]})
-    n_of = np.bincount(codes[codes >= 0], minlength=len(names))
     draw_legend(ax, list(names), colors, n_of, style, lacking=bool((codes < 0).any()))
 
 
 def _draw_majority(
-    ax: "Axes",
-    counts: Counts,
-    extent: Extent,
-    shares: Mapping[Any, Counts],
-    style: MapStyle,
+    ax: "Axes", counted: Density, shares: Mapping[Any, Counts], style: MapStyle
 ) -> None:
     """Cells by their most frequent label; points without label count as one, too."""
     names = list(shares)
     colors, table = label_colors(names, style)
-    lacking = counts - sum(shares.values())
-    ranked = [(-1, lacking), *((i, shares[name]) for i, name in enumerate(names))]
-    show_majority(ax, counts, extent, ranked, table)
-    n_of = np.array([shares[name].sum() for name in names])
-    draw_legend(ax, names, colors, n_of, style, lacking=bool(lacking.any()))
+    ranked = [(i, shares[name]) for i, name in enumerate(names)]
+    if counted.others is not None:
+        ranked.append((len(names), counted.others))
+    lacking = counted.counts - sum(share for _, share in ranked)
+    show_majority(ax, counted.counts, counted.extent, [(-1, lacking), *ranked], table)
+    draw_legend(
+        ax,
+        names,
+        colors,
+        np.array([shares[name].sum() for name in names]),
+        style,
+        lacking=bool(lacking.any()),
+        n_others=counted.n_others,
+    )
 
 
 def _scatter(

@@ -1,7 +1,7 @@
 """Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.parts import part_name, read_part, slide_of, write_part
-from raylatent.run import RunDirectory
+from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
 
 POINTS_FOLDER = "points"
@@ -150,9 +150,18 @@ def by_slide(points: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def read_vectors(
-    run: RunDirectory, points: pa.Table, column: str
+    run: RunDirectory,
+    points: pa.Table,
+    column: str,
+    parts_of: Callable[[str], list[Part]] | None = None,
 ) -> NDArray[np.floating]:
-    """A vector column of a run for sorted points (n, width), read slide by slide.
+    """A vector column of a run for sorted points (n, width), read part by part.
+
+    Args:
+        run: The run.
+        points: By slide, then tile index.
+        column: Of its rows.
+        parts_of: A slide's parts; `run.parts_of`, unless the caller keeps them.
 
     Raises:
         MapError: The run has no such column, or lacks one of the tiles.
@@ -162,19 +171,36 @@ def read_vectors(
         raise MapError(message)
     blocks = []
     for slide, tiles in by_slide(points):
-        if not run.parts(slide):
+        parts = (parts_of or run.parts_of)(slide)
+        if not parts:
             message = f"{run.uri} lacks slide {slide!r}, which the map has"
             raise MapError(message)
-        rows = run.read_rows(slide, [schema.TILE_INDEX, column])
-        known = rows[schema.TILE_INDEX].to_numpy()
         wanted = tiles[schema.TILE_INDEX].to_numpy()
-        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        if (missing := known[at] != wanted).any():
+        found = [_vectors_of(run, part, wanted, column) for part in parts]
+        there = np.concatenate([tiles for tiles, _ in found])
+        if len(there) < len(wanted):
             message = (
-                f"{run.uri} lacks tile {wanted[missing][0]} of slide {slide!r}, which "
-                "the map has: map the run again"
+                f"{run.uri} lacks tile {np.setdiff1d(wanted, there)[0]} of slide "
+                f"{slide!r}, which the map has: map the run again"
             )
             raise MapError(message)
-        flat = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        blocks.append(flat.reshape(len(known), -1)[at])
+        blocks += [vectors for tiles, vectors in found if len(tiles)]
     return np.concatenate(blocks)
+
+
+def _vectors_of(
+    run: RunDirectory, part: Part, wanted: NDArray[np.int64], column: str
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Those of the wanted tiles that a part has (n,), and their vectors (n, width)."""
+    first = int(part.footer.get(schema.FOOTER_FIRST, 0))
+    last = int(part.footer.get(schema.FOOTER_LAST, wanted[-1] + 1))
+    here = wanted[(wanted >= first) & (wanted < last)]
+    if not len(here) or not part.rows:
+        return here[:0], np.zeros((0, 0), np.float32)
+    rows = read_part(run.store, part.name, [schema.TILE_INDEX, column])
+    known = rows[schema.TILE_INDEX].to_numpy()
+    at = np.minimum(np.searchsorted(known, here), len(known) - 1)
+    there = known[at] == here
+    flat = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    vectors: NDArray[np.floating] = flat.reshape(len(known), -1)[at[there]]
+    return here[there], vectors

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from raylatent import schema
 from raylatent.mapping.fitted import read_info
 from raylatent.mapping.points import iter_points, points_parts, read_vectors
 from raylatent.montage.points import Points, as_reference
-from raylatent.run import RunDirectory
+from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
 
 _BLOCK_ROWS = 1 << 12
@@ -38,6 +38,11 @@ class StoredPoints:
         return points_parts(self.store)
 
     @cached_property
+    def _parts_of_run(self) -> Callable[[str], list[Part]]:
+        # Blocks in turn are of one slide: its footers are read once.
+        return lru_cache(maxsize=8)(self.run.parts_of)
+
+    @cached_property
     def layer(self) -> str:
         """The layer that was mapped."""
         return str(read_info(self.store).get("layer") or next(iter(self.run.layers())))
@@ -53,7 +58,7 @@ class StoredPoints:
 
     def features(self, table: pa.Table) -> NDArray[np.floating]:
         """Activations (n, n_features) of a block's points."""
-        return read_vectors(self.run, table, self.layer)
+        return read_vectors(self.run, table, self.layer, self._parts_of_run)
 
     @cached_property
     def feature_rows(self) -> int:

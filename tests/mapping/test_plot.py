@@ -9,7 +9,7 @@ from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mapping.colors import OKABE_ITO, category_colors
-from raylatent.mapping.density import binned
+from raylatent.mapping.density import binned, density
 from raylatent.mapping.density_plot import show_counts
 from raylatent.mapping.plot import MapStyle, draw_map, save_map, show_map
 
@@ -182,3 +182,21 @@ def test_pyplot_shows_it():
     assert plt.gca() is ax
     assert show_map(points(20)[0], None, MapStyle(), ax=ax) is ax
     plt.close("all")
+
+
+def test_rare_labels_share_a_color():
+    """With a label for each slide neither memory nor the legend grows with slides."""
+    xy, _ = points(3000)
+    labels = np.array(["common"] * 2000 + [f"s{i:03d}" for i in range(1000)])
+    ax = drawn(xy, labels, max_dots=1000)
+    assert "(937 others)" in legend_of(ax)
+    counted = density(
+        lambda: [
+            (xy[:1500], labels[:1500].tolist()),
+            (xy[1500:], labels[1500:].tolist()),
+        ]
+    )
+    assert len(counted.by_label) == 64
+    assert counted.n_others == 937
+    whole = sum(counted.by_label.values()) + counted.others
+    np.testing.assert_array_equal(whole, counted.counts)
