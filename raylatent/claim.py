@@ -219,15 +219,14 @@ class Claim:
                 logger.warning("the claim could not be renewed: %s", error)
 
 
-def refuse_taken(store: Store, token: str) -> None:
+def refuse_taken(store: Store) -> None:
     """Refuse to write for a driver that no longer holds the run directory.
 
     Actors outlive a killed driver by some seconds; by then another driver may be at
     work, perhaps on rows of another configuration.
 
     Args:
-        store: The run directory.
-        token: Of the driver.
+        store: The run directory; its writer is the driver's token.
 
     Raises:
         ClaimError: The claim is another's, or was given back.
@@ -239,7 +238,7 @@ def refuse_taken(store: Store, token: str) -> None:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         holder = None
-    if holder != token:
+    if holder != store.writer:
         message = f"{store.uri} is no longer this driver's: nothing more is written"
         raise ClaimError(message)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raylatent.config import ActivationsConfig
 from raylatent.dataset import Paths, TileSource, inputs_of
 from raylatent.engine.activations import compute_activations
-from raylatent.engine.placement import build_map
+from raylatent.engine.map_building import build_map
 from raylatent.errors import ConfigError, IncompleteError, MapError, RunError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.model.bags import write_bag, write_bags_config

@@ -118,13 +118,24 @@ def part_name(stage: str, slide: str, unit: int) -> str:
 
 
 def is_part(name: str) -> bool:
-    """Whether a file's name is that of a part.
+    """Whether a file's name is that of a part, as `part_name` spells it.
 
-    >>> is_part("slide=a/000001.parquet"), is_part("slide=a/x.parquet")
+    Any other spelling of a number or slide is another file: rows would be doubled.
+
+    >>> is_part("activations/slide=a/000001.parquet"), is_part("x/slide=a/x.parquet")
     (True, False)
+    >>> is_part("activations/slide=a/0000001.parquet"), is_part("x/slide=%61/000001")
+    (False, False)
     """
-    stem = name.rsplit("/", 1)[-1]
-    return stem.endswith(".parquet") and stem.removesuffix(".parquet").isdigit()
+    stage, _, rest = name.rpartition(f"/{schema.SLIDE}=")
+    stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
+    if not (stage and stem.isascii() and stem.isdigit()):
+        return False
+    try:
+        slide = unescape_partition(rest.split("/", 1)[0])
+        return name == part_name(stage, slide, int(stem))
+    except SourceError:
+        return False
 
 
 def unit_of(name: str) -> int:

@@ -102,7 +102,37 @@ def json_holds(values: Mapping[str, Any]) -> bool | None:
     if DIGEST not in values:
         return None
     rest = {key: value for key, value in values.items() if key != DIGEST}
-    return bool(values[DIGEST] == _json_digest(rest))
+    try:
+        return bool(values[DIGEST] == _json_digest(rest))
+    except RecursionError:  # nothing that we write is so deep
+        return False
+
+
+def is_as_written(values: Mapping[str, Any], *, sealed: bool) -> bool:
+    """Whether a JSON object is as it was written, as far as it can tell.
+
+    Args:
+        values: The object.
+        sealed: Whether it must have a seal; else one of before there were any holds.
+
+    >>> is_as_written({"a": 1}, sealed=False), is_as_written({"a": 1}, sealed=True)
+    (True, False)
+    """
+    held = json_holds(values)
+    return held is True or (held is None and not sealed)
+
+
+def parse_json(data: bytes | str) -> dict[str, Any] | None:
+    """A JSON object, None where the text is none: whoever wrote it.
+
+    >>> parse_json(b'{"a": 1}'), parse_json(b"[1]"), parse_json(b"[" * 200_000)
+    ({'a': 1}, None, None)
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _json_digest(values: Mapping[str, Any]) -> str:

@@ -9,10 +9,11 @@ from raylatent.storage import Store
 
 @pytest.mark.parametrize("uri", ["local", "memory://lost/run"])
 def test_actors_of_a_driver_that_lost_the_claim_write_nothing(tmp_path, uri):
-    store = Store(tmp_path if uri == "local" else uri)
+    folder = tmp_path if uri == "local" else uri
+    store, other = Store(folder, writer="mine"), Store(folder, writer="another")
     with pytest.raises(ClaimError, match="nothing more is written"):
-        refuse_taken(store, "mine")  # given back
+        refuse_taken(store)  # given back
     with Claim(store, "mine"):
-        refuse_taken(store, "mine")
+        refuse_taken(store)
         with pytest.raises(ClaimError, match="nothing more is written"):
-            refuse_taken(store, "another")
+            refuse_taken(other)

@@ -217,7 +217,7 @@ def test_atlas_without_rows_ends_before_the_map(
 def test_annotations_of_other_slides_are_refused_before_the_map(
     tmp_path, monkeypatch, capsys
 ):
-    from raylatent.engine import placement
+    from raylatent.engine import map_building
     from raylatent.run import RunDirectory
 
     def built(*args, **kwargs):
@@ -225,7 +225,7 @@ def test_annotations_of_other_slides_are_refused_before_the_map(
 
     table = tmp_path / "a.csv"
     table.write_text("slide,kind\nother,x\n")
-    monkeypatch.setattr(placement, "build_map", built)
+    monkeypatch.setattr(map_building, "build_map", built)
     monkeypatch.setattr(RunDirectory, "settings", lambda self: {})
     monkeypatch.setattr(RunDirectory, "slides", lambda self: ["a"])
     argv = ["map", "--out", str(tmp_path / "run"), "--annotations", str(table)]
@@ -237,12 +237,12 @@ def test_a_mosaic_called_as_a_picture_is_a_folder(tmp_path, monkeypatch):
     import numpy as np
 
     from raylatent import mosaic
-    from raylatent.engine import placement
+    from raylatent.engine import map_building
     from raylatent.run import RunDirectory
 
     images = [np.zeros((8, 8, 3), np.uint8)] * 2
     made = raylatent.Mosaic(images, [(0, 0), (1, 1)], num_tiles_x=2, cell_px=8)
-    monkeypatch.setattr(placement, "check_map_is_current", lambda run, folder: None)
+    monkeypatch.setattr(map_building, "check_map_is_current", lambda run, folder: None)
     monkeypatch.setattr(RunDirectory, "settings", lambda self: {})
     monkeypatch.setattr(mosaic, "Mosaic", lambda points, **options: made)
     assert cli.main(["mosaic", "--out", str(tmp_path), "--mosaic", "fig.png"]) == 0

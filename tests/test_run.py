@@ -59,7 +59,9 @@ def test_opening_reads_nothing_and_needs_run_json(tmp_path, run):
     [
         ("", "is no JSON"),
         ("{", "is no JSON"),
-        ("[1]", "is not raylatent's"),
+        ("[1]", "is no JSON object"),
+        ("[" * 200_000, "is no JSON object"),
+        ("{}", "is not raylatent's"),
         ('{"schema_version": 99}', "a later version of raylatent"),
     ],
 )

@@ -15,6 +15,7 @@ from raylatent.run.findings import BROKEN, INCOMPLETE, MISSING, WRONG
 from raylatent.seal import sealed_parquet
 from raylatent.storage import Store
 from tests.tampering import TAMPERINGS, A, Q, edit
+from tests.tampering_seals import OF_SEALS
 from tests.verify_runs import N_BAD, N_TILES, UNIT_TILES, flip
 
 
@@ -38,9 +39,9 @@ def test_a_clean_run(made, verify_here, capsys):
     assert "verify  17/17 parts" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", TAMPERINGS)
+@pytest.mark.parametrize("kind", TAMPERINGS | OF_SEALS)
 def test_tampering_is_named(kind, made, verify_here):
-    tamper, expected = TAMPERINGS[kind]
+    tamper, expected = (TAMPERINGS | OF_SEALS)[kind]
     tamper(made.out)
     report = verify_here(made.out)
     assert found(report) == expected

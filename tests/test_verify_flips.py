@@ -94,8 +94,12 @@ def test_parts_without_a_seal_are_checked_by_pages_and_columns(store, tmp_path):
     pq.write_table(
         table().replace_schema_metadata(kept), path, write_page_checksum=True
     )
-    part = check_part(store, "p.parquet", ["tile_index", "nope"])
+    part = check_part(store, "p.parquet", ["tile_index"])
     assert not part.sealed
+    with pytest.raises(BrokenPartError, match="no column 'nope'"):
+        check_part(store, "p.parquet", ["nope"])
+    with pytest.raises(BrokenPartError, match="it has no seal"):
+        check_part(store, "p.parquet", sealed=True)
     assert part.table.column_names == ["tile_index"]
     other = table().set_column(0, "tile_index", pa.array([0, 1, 3]))
     pq.write_table(other.replace_schema_metadata(kept), path, write_page_checksum=True)

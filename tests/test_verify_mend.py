@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from raylatent import cli
+from raylatent import cli, read
 from tests.faults.ledger import compare, stored
-from tests.tampering import TAMPERINGS, A, P, Q, truncate
+from tests.tampering import TAMPERINGS, A, P, Q, edit, truncate, unseal
 from tests.verify_runs import flip
 
 pytestmark = pytest.mark.ray
@@ -78,6 +78,40 @@ def test_parts_and_their_quarantine(made, rerun):
     assert changed(made.out, before) == redone | quarantine | points
     for name in (f"{A}1", f"{Q}2", f"{Q}3", f"{A}4", f"{P}0", f"{P}1", f"{P}7"):
         assert f"{name}.parquet" in said
+
+
+def test_what_lacks_seals_or_lies_where_it_should_not(made, rerun):
+    for stage in ("activations", "quarantine"):
+        shutil.copytree(
+            made.out / f"{stage}/slide=a", made.out / f"{stage}/slide=ghost"
+        )
+    for name in (f"{A}1.parquet", f"{Q}2.parquet", f"{P}0.parquet", "sources.parquet"):
+        unseal(name)(made.out)
+    for name in (A, Q, P):
+        longer = f"{name}0.parquet".replace("/0", "/00")
+        shutil.copy(made.out / f"{name}0.parquet", made.out / longer)
+    (made.out / "grids/slide=a").mkdir(parents=True)
+    shutil.copy(made.out / f"{Q}0.parquet", made.out / "grids/slide=a/000000.parquet")
+    assert (
+        sum(read(made.out).to_table()["slide"].to_pylist().count(s) for s in "a") == 62
+    )
+    rerun()
+    assert set(read(made.out).to_table()["slide"].to_pylist()) == {"a", "b é", "c"}
+    assert (made.out / "removed/activations/slide=ghost/000000.parquet").exists()
+
+
+def test_a_map_without_a_digest_is_made_anew(made, finished_run, rerun):
+    edit("maps/default/map.json", frame={"lower": [-1, -1]}, digest=...)(made.out)
+    rerun()
+    name = "maps/default/map.json"
+    assert (made.out / name).read_bytes() == (finished_run.out / name).read_bytes()
+
+
+def test_a_folder_in_place_of_a_part(made, capsys):
+    (made.out / f"{A}1.parquet").unlink()
+    (made.out / f"{A}1.parquet").mkdir()
+    assert cli.main(list(made.argv)) != 0
+    assert "move it away and run again" in capsys.readouterr().err
 
 
 def test_the_plan_and_run_json(made, rerun):

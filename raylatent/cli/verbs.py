@@ -188,14 +188,20 @@ def _say_slides(report: "RunReport", what: str) -> None:
 def _map(config: MapConfig) -> int:
     parameters = _parameters(config)
     labels = _check_labels(config)
-    from raylatent.engine.placement import PICTURE, build_map  # noqa: PLC0415  (slow)
+    from raylatent.engine.map_building import PICTURE, build_map  # noqa: PLC0415  (slow)
     from raylatent.mapping.fitted import read_info  # noqa: PLC0415
     from raylatent.mapping.stored_plot import save_stored_map  # noqa: PLC0415
     from raylatent.run import RunDirectory  # noqa: PLC0415
 
     if labels is not None:
         _check_labeled(labels, RunDirectory.open(config.out).slides(), config)
-    folder = build_map(config.out, parameters, layer=config.layer, name=config.map)
+    folder = build_map(
+        config.out,
+        parameters,
+        layer=config.layer,
+        name=config.map,
+        stall_timeout_s=config.stall_timeout_s,
+    )
     store = Store(folder)
     n_points = read_info(store)["points"]["rows"]
     save_stored_map(store, f"{folder}/{PICTURE}", labels, n_points=n_points)
@@ -229,7 +235,7 @@ def _parameters(config: MapConfig) -> MapParameters:
 
 
 def _mosaic(config: MosaicConfig) -> int:
-    from raylatent.engine.placement import check_map_is_current  # noqa: PLC0415
+    from raylatent.engine.map_building import check_map_is_current  # noqa: PLC0415
     from raylatent.montage.stored_points import StoredPoints  # noqa: PLC0415
     from raylatent.mosaic import Mosaic  # noqa: PLC0415  (slow)
     from raylatent.run import MAPS, MOSAICS, RunDirectory  # noqa: PLC0415

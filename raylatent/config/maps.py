@@ -3,7 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from raylatent.config.options import RunConfig, at_least, one_of, option, plain_name
+from raylatent.config.options import (
+    PatientConfig,
+    RunConfig,
+    at_least,
+    one_of,
+    option,
+    plain_name,
+)
 from raylatent.errors import ConfigError
 
 SELECTS = ("nearest", "medoid", "first")
@@ -11,7 +18,7 @@ GRIDS = ("square", "slideflow")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapConfig(RunConfig):
+class MapConfig(PatientConfig):
     """Stored activations to a map of every row."""
 
     layer: str = option(

@@ -1,5 +1,6 @@
 """What a field of a configuration needs to be an option, and checks of values."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,22 @@ class RunConfig:
         """Refuse nonsense."""
         if not self.out:
             message = "--out RUN is missing: where the run directory is or shall be"
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientConfig(RunConfig):
+    """What every verb takes that waits for a cluster's work."""
+
+    stall_timeout_s: float = option(
+        7200.0, "with nothing finished for S seconds the run ends", metavar="S"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        if not 1 <= self.stall_timeout_s < math.inf:
+            message = f"--stall-timeout-s is {self.stall_timeout_s}, not 1 or more"
             raise ConfigError(message)
 
 

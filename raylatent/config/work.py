@@ -1,14 +1,13 @@
 """What every verb that spreads units over actors takes."""
 
-import math
 from dataclasses import dataclass
 
-from raylatent.config.options import RunConfig, at_least, flag, option
+from raylatent.config.options import PatientConfig, at_least, flag, option
 from raylatent.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkConfig(RunConfig):
+class WorkConfig(PatientConfig):
     """Units of work, spread over actors."""
 
     actors: str = option(
@@ -17,9 +16,6 @@ class WorkConfig(RunConfig):
     unit_tiles: int = option(2048, "tiles in one unit of work", metavar="N")
     max_bad_fraction: float = option(
         0.01, "a slide with more bad tiles, and more than 10, fails", metavar="F"
-    )
-    stall_timeout_s: float = option(
-        7200.0, "with nothing finished for S seconds the run ends", metavar="S"
     )
     recheck: bool | None = option(
         None,
@@ -35,9 +31,6 @@ class WorkConfig(RunConfig):
         at_least("--unit-tiles", self.unit_tiles, 1)
         if not 0 <= self.max_bad_fraction <= 1:
             message = f"--max-bad-fraction is {self.max_bad_fraction}, not 0 to 1"
-            raise ConfigError(message)
-        if not 1 <= self.stall_timeout_s < math.inf:
-            message = f"--stall-timeout-s is {self.stall_timeout_s}, less than 1"
             raise ConfigError(message)
         self.actor_range()
 

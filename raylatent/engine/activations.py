@@ -3,6 +3,7 @@
 import logging
 import platform
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -146,6 +147,7 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
         slides=slide_requests(config, slides, features.tile_px),
         tile_px=features.tile_px,
         unit_tiles=config.unit_tiles,
+        stall_timeout_s=config.stall_timeout_s,
         recheck=config.recheck is not False,
     )
     return _Job(
@@ -262,9 +264,10 @@ def _run_units(
             share,
             stall_timeout_s=job.config.stall_timeout_s,
         )
-        for row in found:
-            claim.check()
-            progress.add(tally.add(row))
+        with closing(found):
+            for row in found:
+                claim.check()
+                progress.add(tally.add(row))
     smaller = tally.counts["smaller_batch"]
     if smaller:
         logger.warning(

@@ -29,6 +29,8 @@ _DRIVER_LOGS = ("ray", "ray.data", "ray.tune", "ray.rllib")
 _LEVEL_LINE = b"Set ray log level from environment variable"
 STALL_TIMEOUT_S = 2 * 3600.0
 """Nothing done for this long ends the work; a large model's unit may take an hour."""
+AGAIN = "What is written is kept, and the same command again goes on from here"
+"""Ends what is said of work that did not end well."""
 
 
 def connect() -> bool:
@@ -246,8 +248,8 @@ def _wait(pending: Sequence["ray.ObjectRef[Any]"], stall_timeout_s: float) -> No
         up = f"{len(alive_nodes())} nodes of the cluster are up"
         if quiet_s >= stall_timeout_s:
             message = (
-                f"nothing was finished for {quiet_s:.0f} s (--stall-timeout-s), {up}: "
-                "the same command again goes on from here"
+                f"nothing was finished for {quiet_s:.0f} s, the most that is waited "
+                f"for, and {up}. {AGAIN}"
             )
             raise IncompleteError(message)
         logger.warning("nothing was finished for %.0f s; %s", quiet_s, up)

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,16 +12,18 @@ from functools import cached_property
 import pyarrow as pa
 
 from raylatent import schema
+from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.items import source_footer
 from raylatent.errors import StorageError
 from raylatent.parts import is_part, read_footer, slide_of, unit_of
-from raylatent.run import QUARANTINE, REMOVED, Part, RunDirectory
+from raylatent.run import GRIDS, QUARANTINE, REMOVED, THUMBNAILS, Part, RunDirectory
 from raylatent.source.grids import SlideRequest, has_own_mpp
 from raylatent.source.slides import slide_stat
 from raylatent.source.units import SlideUnitPlan, Source, UnitPlan
 from raylatent.storage import file_stat
 
 AnyPlan = UnitPlan | SlideUnitPlan
+_NUMBERED = re.compile(r"[a-z]+/slide=[^/]+/[0-9]+\.parquet")
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class Inputs:
         unit_tiles: Tiles in a unit.
         recheck: Whether parts that are kept are read and checked, not only their
             footers.
+        stall_timeout_s: How long nothing may be finished.
         finished: Slides that need no parts any more, whatever they were made into.
     """
 
@@ -44,6 +48,7 @@ class Inputs:
     tile_px: int
     unit_tiles: int
     recheck: bool = True
+    stall_timeout_s: float = STALL_TIMEOUT_S
     finished: Mapping[str, Source] = field(default_factory=dict)
 
     @cached_property
@@ -116,6 +121,30 @@ def ids_of_parts(
         return dict(away)
     new = {slide: i for i, slide in enumerate(slides) if slide not in ids}
     return ids | {slide: i for slide, i in new.items() if i not in taken}
+
+
+def set_strays_aside(
+    run: RunDirectory, known: Container[str], without_grid: Container[str]
+) -> None:
+    """Move to `removed/` parts of slides that no plan names, and grids of TFRecords.
+
+    Args:
+        run: The run directory.
+        known: Slides of the plan, and those that it had before.
+        without_grid: Slides whose tiles are not cut out by a grid.
+    """
+    parts = {
+        stage: {slide_of(n) or "" for n in run.store.list(stage) if is_part(n)}
+        for stage in (run.rows, QUARANTINE, GRIDS)
+    }
+    strays = {slide for of in parts.values() for slide in of if slide not in known}
+    for slide in sorted(strays):
+        logger.warning("slide %r is in no plan: its parts are set aside", slide)
+    run.set_aside(sorted(strays))
+    grids = {slide for slide in parts[GRIDS] - strays if slide in without_grid}
+    for slide in sorted(grids):
+        logger.warning("slide %r has no grid: one that is there is set aside", slide)
+    run.set_aside(sorted(grids), stages=(THUMBNAILS, GRIDS))
 
 
 def n_quarantine_rows(run: RunDirectory, part: Part) -> int | None:
@@ -193,12 +222,18 @@ def matches(unit: AnyPlan, part: Part | None) -> bool:
 def delete_beyond(run: RunDirectory, n_units: Mapping[str, int]) -> None:
     """Delete parts of units that the source, now shorter, no longer has.
 
-    By their names: they may be broken, or a quarantine without its part.
+    By their names: they may be broken, or a quarantine without its part. Likewise
+    what is called as a part, but for the spelling: a copy that was made by hand.
     """
     for stage in (run.rows, QUARANTINE):
         for name in run.store.list(stage):
             known = n_units.get(slide_of(name) or "")
-            if known is not None and is_part(name) and unit_of(name) >= known:
+            if known is None or not _NUMBERED.fullmatch(name):
+                continue
+            if not is_part(name):
+                logger.warning("%s is no name of a part: deleted", name)
+                run.store.delete(name)
+            elif unit_of(name) >= known:
                 logger.warning("%s is beyond the end of its source: deleted", name)
                 run.store.delete(name)
     run.refresh()

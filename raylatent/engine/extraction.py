@@ -7,7 +7,8 @@ there is written as one TFRecord, put in place in one step, and its parts are de
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,7 +37,7 @@ from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, write_report
 from raylatent.engine.requests import refuse_bad_names, slide_requests, slides_fields
 from raylatent.engine.slide_report import slide_report, with_grids
-from raylatent.engine.stream import stream
+from raylatent.engine.stream import Row, stream
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
 from raylatent.engine.verify.tfrecords import sound_slides
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
@@ -127,6 +128,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
             slides=requests,
             tile_px=config.tile_px or 0,
             unit_tiles=config.unit_tiles,
+            stall_timeout_s=config.stall_timeout_s,
             recheck=config.recheck is not False,
             finished={slide: one.source for slide, one in finished.items()},
         )
@@ -242,16 +244,18 @@ def _run_units(
     by_slide = {source.slide: source for source in plan.sources}
     remote = ray.remote(num_cpus=READ_CPUS)(finish_slide)
     target = ExtractionDirectory(run.uri, writer=run.store.writer)
+    same = str(run.settings()["fingerprint"])
     pending = [
-        remote.remote(target, source)
+        remote.remote(target, source, same)
         for slide, source in by_slide.items()
         if source.n_indexed and not left[slide] and slide not in finished
     ]
     undone: dict[str, str] = {}
     counts = {"tiles": 0}
     seconds = {"decode": 0.0, "write": 0.0}
-    with Progress("tiles", sum(unit.count for unit in plan.units)) as progress:
-        for row in _answers(job, config):
+    n = sum(unit.count for unit in plan.units)
+    with Progress("tiles", n) as progress, closing(_answers(job, config)) as found:
+        for row in found:
             job.claim.check()
             slide, tiles = row[schema.SLIDE], row[schema.ROWS] + row[schema.QUARANTINED]
             progress.add(tiles)
@@ -262,9 +266,9 @@ def _run_units(
                 undone[slide] = row[schema.ERROR]
             left[slide] -= 1
             if not left[slide] and slide not in undone:
-                pending.append(remote.remote(target, by_slide[slide]))
+                pending.append(remote.remote(target, by_slide[slide], same))
     with Progress("TFRecords", len(pending), unit="slides") as progress:
-        for one in gather(pending):
+        for one in gather(pending, config.stall_timeout_s):
             job.claim.check()
             progress.add(1)
             if one is not None:
@@ -272,7 +276,7 @@ def _run_units(
     return undone, counts, seconds
 
 
-def _answers(job: _Job, config: ExtractTilesConfig) -> Iterator[dict[str, Any]]:
+def _answers(job: _Job, config: ExtractTilesConfig) -> Generator[Row, None, None]:
     """What the actors tell of the units, as schema.MANIFEST, as they are done."""
     run, plan = job.run, job.plan
     options = ExtractOptions(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raylatent import schema
+from raylatent.claim import refuse_taken
 from raylatent.engine.done import is_unchanged, same_source
 from raylatent.errors import SourceError, StorageError
 from raylatent.parts import Part, partition_folder, read_part
@@ -54,7 +55,9 @@ def refuse_long_names(slides: Sequence[str]) -> None:
             raise SourceError(message)
 
 
-def finish_slide(run: ExtractionDirectory, source: Source) -> Finished | None:
+def finish_slide(
+    run: ExtractionDirectory, source: Source, fingerprint: str
+) -> Finished | None:
     """Write a slide's TFRecord out of its parts, then delete them.
 
     Killed in between, doing it again gives the same file.
@@ -62,10 +65,14 @@ def finish_slide(run: ExtractionDirectory, source: Source) -> Finished | None:
     Args:
         run: The run directory.
         source: A slide whose parts are all there.
+        fingerprint: Of the run's configuration, as the driver knows it.
 
     Returns:
         What was written; None if the slide has not one good tile, or parts went away,
         as by such a task of a run that was killed.
+
+    Raises:
+        ClaimError: Another driver has taken over since.
     """
     parts = same_source(source, run.parts_of(source.slide))
     parts.sort(key=lambda part: part.unit)
@@ -75,9 +82,11 @@ def finish_slide(run: ExtractionDirectory, source: Source) -> Finished | None:
     if not n_tiles:
         return None
     name = run.tfrecord(source.slide)
+    refuse_taken(run.store)
     size = put_tfrecord(run.store, name, _records(run, parts))
     finished = Finished(source=source, tfrecord=name, size=size, tiles=n_tiles)
-    record = _as_json(finished, str(run.settings()["fingerprint"]))
+    record = _as_json(finished, fingerprint)
+    refuse_taken(run.store)
     run.store.write(run.finished(source.slide), record)
     run.store.delete_folder(f"{TILES}/{partition_folder(source.slide)}")
     return finished

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import ray
 
-from raylatent import schema
 from raylatent.engine.cluster import READ_CPUS, gather
 from raylatent.engine.done import (
     AnyPlan,
@@ -18,11 +17,13 @@ from raylatent.engine.done import (
     is_done,
     matches,
     same_source,
+    set_strays_aside,
     valid_parts,
 )
 from raylatent.engine.progress import Progress
 from raylatent.engine.slides import index_slide
 from raylatent.engine.verify.parts import broken_grids, sound_parts
+from raylatent.engine.verify.plan import read_plan
 from raylatent.errors import BrokenPartError, IncompleteError
 from raylatent.run import (
     GRIDS,
@@ -32,11 +33,10 @@ from raylatent.run import (
     Part,
     RunDirectory,
 )
-from raylatent.run.checked import check_part
+from raylatent.seal import is_as_written
 from raylatent.source.grids import SlideRequest
 from raylatent.source.sources import (
     number_sources,
-    sources_from_table,
     sources_table,
 )
 from raylatent.source.units import (
@@ -157,7 +157,7 @@ def _kept(
     }
     if not inputs.recheck:
         return kept
-    broken = broken_grids(run, [slide for slide in kept if slide in inputs.slides])
+    broken = broken_grids(run, {s: kept[s] for s in kept if s in inputs.slides})
     return {slide: source for slide, source in kept.items() if slide not in broken}
 
 
@@ -191,12 +191,12 @@ def _known(run: RunDirectory, name: str) -> dict[str, Source]:
     if not run.store.exists(name):
         return {}
     try:
-        table = check_part(run.store, name, schema.SOURCES.names).table
-        table = table.cast(schema.SOURCES)
-    except (BrokenPartError, ValueError) as error:
+        sealed = is_as_written(run.settings(), sealed=True)
+        sources = read_plan(run.store, name, sealed=sealed)
+    except BrokenPartError as error:
         logger.warning("%s is broken and is made anew: %s", name, error)
         return {}
-    return {source.slide: source for source in sources_from_table(table)}
+    return {source.slide: source for source in sources}
 
 
 def _move(
@@ -219,6 +219,8 @@ def _move(
         run.set_aside(removed)
     if returning:
         run.set_aside(returning, back=True)
+    files = {s.slide for s in sources if not s.is_slide and s.error is None}
+    set_strays_aside(run, {*named, *before}, files)
     run.write_sources(sources_table(sources))
     if returning:
         still = [all_away[slide] for slide in sorted(all_away) if slide not in named]
@@ -259,12 +261,12 @@ def _index(
         for slide in whole
     ]
     found: dict[str, tuple[Source, Sequence[AnyPlan]]] = {}
-    for answer in gather(pending):
+    for answer in gather(pending, inputs.stall_timeout_s):
         for source, units in answer:
             found[source.slide] = (source, units)
     if requests:
         with Progress("tissue", len(requests), unit="slides") as progress:
-            for source, units, node in gather(requests):
+            for source, units, node in gather(requests, inputs.stall_timeout_s):
                 found[source.slide] = (source, units)
                 nodes[source.slide] = node
                 progress.add(1)

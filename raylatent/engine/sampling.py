@@ -9,7 +9,7 @@ import ray
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.engine.cluster import READ_CPUS, gather
+from raylatent.engine.cluster import READ_CPUS, STALL_TIMEOUT_S, gather
 from raylatent.errors import RunError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
@@ -21,7 +21,11 @@ _PARTS_TOGETHER = 64
 
 
 def sample_rows(
-    run: RunDirectory, parts: Sequence[Part], layer: str, params: MapParameters
+    run: RunDirectory,
+    parts: Sequence[Part],
+    layer: str,
+    params: MapParameters,
+    stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> NDArray[np.float32]:
     """Activations of the sample's rows, in the order of their keys."""
     batches = [
@@ -33,7 +37,7 @@ def sample_rows(
         for batch in batches
     ]
     whole: SampleSketch | None = None
-    for found in gather(sketches):
+    for found in gather(sketches, stall_timeout_s):
         whole = found if whole is None else merge(whole, found)
     if whole is None:
         message = f"{run.uri} has no rows to sample"
@@ -53,7 +57,7 @@ def sample_rows(
     table = ray.put(chosen)
     pending = [fetcher.remote(run.store, batch, layer, table) for batch in batches]
     features: NDArray[np.float32] | None = None
-    for answer in gather(pending):
+    for answer in gather(pending, stall_timeout_s):
         for slide, indices, values in answer:
             if features is None:
                 features = np.empty((len(chosen), values.shape[1]), np.float32)

@@ -10,6 +10,7 @@ from raylatent.errors import BrokenPartError, ContentError, SourceError, Storage
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.run.checked import check_part
+from raylatent.seal import is_as_written
 from raylatent.source.grids import (
     OpenedSlide,
     SlideRequest,
@@ -69,7 +70,12 @@ def _stored_grid(run: RunDirectory, opened: OpenedSlide) -> pa.Table | None:
         footer = read_footer(run.store, name)[1]
         if footer.get(schema.FOOTER_GRID) != opened.footer[schema.FOOTER_GRID]:
             return None
-        return check_part(run.store, name, schema.GRID.names).table
+        return check_part(
+            run.store,
+            name,
+            schema.GRID.names,
+            sealed=is_as_written(run.settings(), sealed=True),
+        ).table
     except BrokenPartError as error:
         logger.warning("%s is broken and is made anew: %s", name, error)
         return None

@@ -1,6 +1,6 @@
 """Work items through an actor pool: one read task = one item = one block = one row."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
 from raylatent import schema
 from raylatent.engine.cluster import (
+    AGAIN,
     READ_CPUS,
     STALL_TIMEOUT_S,
     Pool,
@@ -19,7 +20,7 @@ from raylatent.engine.cluster import (
     quiet_ray_data,
 )
 from raylatent.engine.ledger import Teller, asked, start_ledger
-from raylatent.engine.waiting import Watch
+from raylatent.engine.waiting import GaveUpError, Watch
 from raylatent.errors import IncompleteError
 
 Row = dict[str, Any]
@@ -104,6 +105,8 @@ class Worker:
         self._teller.begins("at its start", wait=True)
         with self._teller:
             self._inner = actor(*arguments)
+            if hasattr(actor, "on_unit"):
+                self._inner.on_unit = self._begins
 
     def __call__(self, item: pa.Table) -> pa.Table:
         """Hand an item on."""
@@ -114,16 +117,13 @@ class Worker:
                     "smaller --batch-size"
                 )
                 raise IncompleteError(message)
-            self._teller.begins(f"at {_named(item)}")
+            row = item.to_pylist()[0]
+            if schema.SLIDE in row:
+                self._begins(row[schema.SLIDE], row.get(schema.UNIT))
             return self._inner(item)
 
-
-def _named(item: pa.Table) -> str:
-    """What an item is, for people."""
-    row = item.to_pylist()[0]
-    if schema.SLIDE not in row:
-        return "an item"
-    return f"slide {row[schema.SLIDE]!r}, unit {row.get(schema.UNIT)}"
+    def _begins(self, slide: str, unit: int | None) -> None:
+        self._teller.begins(f"at slide {slide!r}, unit {unit}")
 
 
 def stream(
@@ -134,8 +134,11 @@ def stream(
     share: Pool,
     *,
     stall_timeout_s: float = STALL_TIMEOUT_S,
-) -> Iterator[Row]:
+    again: str = AGAIN,
+) -> Generator[Row, None, None]:
     """Send each item to one of the actors; rows of their answers as they come.
+
+    Close it when leaving early, as `contextlib.closing` does: the actors go on else.
 
     Args:
         name: What the items are.
@@ -145,6 +148,7 @@ def stream(
         arguments: Of its constructor.
         share: How many actors, and what each gets.
         stall_timeout_s: With no item done for this long the work ends.
+        again: What the same command does once more, for that message.
 
     Raises:
         RaylatentError: An actor raised it, or failed otherwise.
@@ -156,7 +160,8 @@ def stream(
     compute = ActorPoolStrategy(min_size=min(share.smallest, largest), max_size=largest)
     ledger = start_ledger()
     most_restarts = _RESTARTS * largest
-    with quiet_ray_data(stall_timeout_s), Watch(share, stall_timeout_s) as watch:
+    watch = Watch(share, stall_timeout_s, again)
+    with quiet_ray_data(stall_timeout_s), watch:
         items = ray.data.read_datasource(
             ItemDatasource(name, reads),
             num_cpus=READ_CPUS,
@@ -172,15 +177,15 @@ def stream(
             num_gpus=share.num_gpus or None,
         )
         try:
-            for row in answers.iter_rows():
-                watch.alive()
+            rows = iter(answers.iter_rows())
+            while True:
+                with watch.waiting():
+                    row = next(rows, None)
+                if row is None:
+                    break
                 ledger.done.remote()
                 yield row
-        except ExecutionTimeoutError as error:
-            raise IncompleteError(watch.stalled(asked(ledger.deaths))) from error
-        except KeyboardInterrupt as error:
-            if not watch.gave_up:
-                raise
+        except (ExecutionTimeoutError, GaveUpError) as error:
             raise IncompleteError(watch.stalled(asked(ledger.deaths))) from error
         except _FAILURES as error:
             raise asked(ledger.failure) or as_ours(error) from error

@@ -82,6 +82,9 @@ class UnitActor:
         except RaylatentError as error:
             self._failure = error
 
+    def on_unit(self, slide: str, unit: int) -> None:
+        """Told of units that are not those of the items; who made the actor sets it."""
+
     def prepare(self) -> None:
         """What is done once, at the start."""
 
@@ -99,6 +102,7 @@ class UnitActor:
         plan = None
         if row[schema.WINDOW_PX] is not None:
             plan = take(self._queue, (row[schema.SLIDE], row[schema.UNIT]))
+            self.on_unit(plan.source.slide, plan.unit)
         slide, number = (
             (row[schema.SLIDE], row[schema.UNIT])
             if plan is None
@@ -118,7 +122,7 @@ class UnitActor:
 
     def _commit(self, unit: Unit | SlideUnit, result: UnitResult) -> None:
         """Quarantine first, then the part, which is the unit's commit record."""
-        refuse_taken(self._run.store, self._work_options.token)
+        refuse_taken(self._run.store)
         slide = unit.source.slide
         quarantine = self._run.quarantine_part(slide, unit.unit)
         n_quarantined = len(result.quarantine)

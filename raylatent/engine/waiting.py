@@ -1,19 +1,26 @@
 """No silent waiting: says now and then why nothing comes from the cluster."""
 
-import _thread
+import ctypes
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, alive_nodes
+from raylatent.engine.cluster import AGAIN, STALL_TIMEOUT_S, Pool, alive_nodes
 from raylatent.engine.progress import duration
 
 logger = logging.getLogger(__name__)
 
 EVERY_S = 60.0
 _GRACE_S = 30.0  # for Ray Data to give up first, which ends its work in order
+_ANSWER_S = 15.0  # for the cluster to say which nodes are up
 _PATIENCE = 10  # times EVERY_S before a wait without known cause is worth a line
+
+
+class GaveUpError(BaseException):
+    """Raised in the thread that waits, by the one that watches; never seen outside."""
 
 
 class Watch:
@@ -22,24 +29,25 @@ class Watch:
     Args:
         share: What each actor asks for.
         stall_timeout_s: When to give up, in seconds.
+        again: What the same command does once more, for the last message.
         every_s: How long nothing may come, and how often to warn then, in seconds.
-
-    Attributes:
-        gave_up: Whether it has interrupted the main thread, since nothing else did.
     """
 
     def __init__(
         self,
         share: Pool,
         stall_timeout_s: float = STALL_TIMEOUT_S,
+        again: str = AGAIN,
         every_s: float = EVERY_S,
     ) -> None:
         """See the class."""
-        self.gave_up = False
         self._share = share
         self._stall_timeout_s = stall_timeout_s
+        self._again = again
         self._every_s = min(every_s, stall_timeout_s)
         self._last = time.monotonic()
+        self._waiter: int | None = None  # the thread that waits
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -57,11 +65,20 @@ class Watch:
     ) -> None:
         """Look no more."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_ANSWER_S)
 
-    def alive(self) -> None:
-        """Something came."""
-        self._last = time.monotonic()
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While this thread waits; only then is it told to give up."""
+        with self._lock:
+            self._last = time.monotonic()
+            self._waiter = threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._last = time.monotonic()
+                self._waiter = None
 
     def stalled(self, deaths: str | None) -> str:
         """Why the work ends, in a sentence.
@@ -69,24 +86,21 @@ class Watch:
         Args:
             deaths: Of actors, see Ledger.
         """
-        why = obstacle(self._share) or deaths or "units may take longer than that"
-        quiet_s = time.monotonic() - self._last
+        why = self._obstacle() or deaths or "units may take longer than that"
         return (
-            f"nothing was finished for {duration(quiet_s)} (--stall-timeout-s "
-            f"{self._stall_timeout_s:g}): {why}. What is written is kept, and the same "
-            "command again goes on from here"
+            f"nothing was finished for {duration(self._stall_timeout_s)} "
+            f"(--stall-timeout-s {self._stall_timeout_s:g}): {why}. {self._again}"
         )
 
     def _look(self) -> None:
         n_quiet = 0
         while not self._stop.wait(self._every_s):
             quiet_s = time.monotonic() - self._last
-            if quiet_s >= self._stall_timeout_s + _GRACE_S:
-                self.gave_up = True
-                _thread.interrupt_main()
+            if quiet_s >= self._stall_timeout_s + _GRACE_S and self._give_up():
                 return
-            n_quiet = n_quiet + 1 if quiet_s >= self._every_s else 0
-            problem = obstacle(self._share) if n_quiet else None
+            quiet = self._waiter is not None and quiet_s >= self._every_s
+            n_quiet = n_quiet + 1 if quiet else 0
+            problem = self._obstacle() if n_quiet else None
             if problem is not None:
                 logger.warning("waiting for %s: %s", duration(quiet_s), problem)
             elif n_quiet and n_quiet % _PATIENCE == 0:
@@ -95,6 +109,39 @@ class Watch:
                     "be placed (`ray status` shows what they wait for)",
                     duration(quiet_s),
                 )
+
+    def _give_up(self) -> bool:
+        """Tell the thread that waits, if one does.
+
+        Not by a signal: where a job runs in the background, SIGINT may be ignored.
+        """
+        with self._lock:
+            if self._waiter is None:
+                return False
+            thread = ctypes.c_ulong(self._waiter)
+            error = ctypes.py_object(GaveUpError)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
+        # Said here as well, since Ray may not let the other thread end.
+        logger.error("giving up after %s without progress", duration(self._quiet_s()))
+        return True
+
+    def _quiet_s(self) -> float:
+        return time.monotonic() - self._last
+
+    def _obstacle(self) -> str | None:
+        """Of `obstacle`, which a cluster that does not answer cannot hold up."""
+        found: list[str | None] = []
+
+        def ask() -> None:
+            try:
+                found.append(obstacle(self._share))
+            except Exception as error:  # noqa: BLE001  (whatever Ray raises: it is said)
+                found.append(f"the cluster does not answer ({type(error).__name__})")
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(_ANSWER_S)
+        return found[0] if found else "the cluster does not answer"
 
 
 def obstacle(share: Pool) -> str | None:

@@ -24,14 +24,18 @@ class MapCheck:
     digest: str | None = None
 
 
-def check_map(store: Store) -> MapCheck:
+def check_map(store: Store, *, sealed: bool = False) -> MapCheck:
     """Read map.json and the arrays of a map's folder.
+
+    Args:
+        store: The map's folder.
+        sealed: Whether map.json must have a digest.
 
     Raises:
         StorageError: A file cannot be read, after retries.
     """
     try:
-        info = read_info(store)
+        info = read_info(store, sealed=sealed)
     except MapError as error:
         return MapCheck(complaints={MAP_JSON: _without_place(store, error)})
     if "placement" not in info:  # points alone, which a SlideMap saved

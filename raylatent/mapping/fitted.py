@@ -19,7 +19,7 @@ from raylatent.errors import MapError, StorageError
 from raylatent.mapping.frame import Frame
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.reduce import check_features, normalize
-from raylatent.seal import content_digest, json_holds, sealed_json
+from raylatent.seal import content_digest, is_as_written, parse_json, sealed_json
 from raylatent.storage import Store, reason
 
 FORMAT_VERSION = 1
@@ -222,7 +222,7 @@ def _read_arrays(store: Store, info: Mapping[str, Any]) -> dict[str, NDArray[Any
     """The arrays of model.npz, all that the engine needs among them."""
     placement = info["placement"]
     engine = placement.get("engine") if isinstance(placement, dict) else None
-    if engine not in _ARRAYS:
+    if not isinstance(engine, str) or engine not in _ARRAYS:
         message = f"{store.uri}/{MAP_JSON} is broken: placement engine {engine!r}"
         raise MapError(message)
     data = store.read(MODEL_NPZ)
@@ -258,25 +258,24 @@ def write_info(store: Store, info: Mapping[str, Any]) -> None:
     store.write(MAP_JSON, f"{text}\n".encode())
 
 
-def read_info(store: Store) -> dict[str, Any]:
+def read_info(store: Store, *, sealed: bool = False) -> dict[str, Any]:
     """The content of map.json.
 
+    Args:
+        store: The map's folder.
+        sealed: Whether it must have a digest, as all that its run wrote.
+
     Raises:
-        MapError: There is none, or it is of a later format.
+        MapError: There is none, it is broken, or of a later format.
     """
     if not store.exists(MAP_JSON):
         message = f"{store.uri} holds no {MAP_JSON}: it is no map, or an unfinished one"
         raise MapError(message)
-    try:
-        info = json.loads(store.read(MAP_JSON))
-        version = info["format_version"]
-        held = json_holds(info)
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{store.uri}/{MAP_JSON} is broken: {error!r}"
-        raise MapError(message) from error
-    if held is False:
+    info = parse_json(store.read(MAP_JSON))
+    if info is None or not is_as_written(info, sealed=sealed):
         message = f"{store.uri}/{MAP_JSON} is broken: it is not as it was written"
         raise MapError(message)
+    version = info.get("format_version")
     if isinstance(version, bool) or not isinstance(version, int):
         message = f"{store.uri}/{MAP_JSON} is broken: its format_version is {version!r}"
         raise MapError(message)
@@ -286,7 +285,7 @@ def read_info(store: Store) -> dict[str, Any]:
             f"reads up to {FORMAT_VERSION}: update raylatent"
         )
         raise MapError(message)
-    return dict(info)
+    return info
 
 
 def library_versions() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Whether a run has all rows that its plan promises, or has said why it lacks some."""
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -8,6 +7,7 @@ from raylatent import schema
 from raylatent.errors import RunError
 from raylatent.parts import Part, read_footer
 from raylatent.run import REPORT, RunDirectory
+from raylatent.seal import parse_json
 
 
 class Promised:
@@ -39,11 +39,9 @@ class Promised:
         store = self._run.store
         if not store.exists(REPORT):
             return frozenset(said)
-        try:
-            report = json.loads(store.read(REPORT))
-        except ValueError:  # not ours: then it tells of no failure
-            return frozenset(said)
-        return frozenset(said | set(report.get("failed") or ()))
+        report = parse_json(store.read(REPORT)) or {}  # broken, it tells of no failure
+        failed = report.get("failed")
+        return frozenset(said | (failed.keys() if isinstance(failed, dict) else set()))
 
     def lacking(self, parts: Iterable[Part]) -> dict[str, int]:
         """How many tiles the parts lack of each slide; slides that lack none are out.

@@ -255,10 +255,10 @@ class Features:
             tiles = torch.cat([tiles, tiles.new_zeros(shape)])
         batch = as_input(tiles, self.spec.mean, self.spec.std, self.device)
         found, output = self._run(batch, with_output=self.include_preds)
-        cut = {name: value[:n] for name, value in found.items()}
+        cut = {name: value[:n].to(self.device) for name, value in found.items()}
         if output is None or not self.include_preds:
             return cut, None
-        return cut, self._predictions(output)[:n]
+        return cut, self._predictions(output)[:n].to(self.device)
 
     def _run(
         self, batch: Tensor, *, with_output: bool

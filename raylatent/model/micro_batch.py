@@ -76,9 +76,10 @@ class MicroBatch:
                     [piece, piece.new_zeros(self.size - n, *piece.shape[1:])]
                 )
             found, output = run(piece)
+            # Off the device: where one pass had no room, all rows may have none.
             for name, value in found.items():
-                layers.setdefault(name, []).append(value[:n])
+                layers.setdefault(name, []).append(value[:n].cpu())
             if output is not None:
-                outputs.append(output[:n])
+                outputs.append(output[:n].cpu())
         joined = {name: torch.cat(values) for name, values in layers.items()}
         return joined, torch.cat(outputs) if outputs else None

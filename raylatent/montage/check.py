@@ -1,7 +1,6 @@
 """Whether a stored mosaic is whole, and whether a picture is."""
 
 import io
-import json
 import struct
 import zlib
 from collections.abc import Mapping
@@ -15,10 +14,11 @@ from raylatent import schema
 from raylatent.errors import BrokenPartError
 from raylatent.montage.output import FILES
 from raylatent.run.checked import check_part
-from raylatent.seal import content_digest, json_holds
+from raylatent.seal import content_digest, is_as_written, parse_json
 from raylatent.storage import Store
 
 _JSON, _PNG, _CELLS = "mosaic.json", "mosaic.png", "cells.parquet"
+_COUNTS = ("drawn", "failed")  # in mosaic.json: together the cells
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -37,8 +37,12 @@ class MosaicCheck:
     n_bytes: int = 0
 
 
-def check_mosaic(store: Store) -> MosaicCheck:
+def check_mosaic(store: Store, *, sealed: bool = False) -> MosaicCheck:
     """Read all files of a mosaic's folder; the picture is decoded whole.
+
+    Args:
+        store: The mosaic's folder.
+        sealed: Whether its files must have seals.
 
     Raises:
         StorageError: A file cannot be read, after retries.
@@ -50,7 +54,7 @@ def check_mosaic(store: Store) -> MosaicCheck:
             contents[name] = store.read(name)
         else:
             complaints[name] = "it is missing"
-    about = _description(contents.get(_JSON, b"{}"))
+    about = _description(contents[_JSON], sealed=sealed) if _JSON in contents else {}
     if about is None:
         complaints[_JSON] = "it is not as it was written"
     digests: Mapping[str, str] = (about or {}).get(FILES, {})
@@ -61,37 +65,44 @@ def check_mosaic(store: Store) -> MosaicCheck:
             complaints[name] = "it is not the one that mosaic.json tells of"
     chosen = None
     if _CELLS in contents and _CELLS not in complaints:
-        chosen, why = _cells(store, about)
+        chosen, why = _cells(store, about, sealed=sealed)
         complaints |= {} if why is None else {_CELLS: why}
     n_bytes = sum(len(content) for content in contents.values())
     return MosaicCheck(complaints=complaints, chosen=chosen, n_bytes=n_bytes)
 
 
 def _cells(
-    store: Store, about: Mapping[str, Any] | None
+    store: Store, about: Mapping[str, Any] | None, *, sealed: bool
 ) -> tuple[pa.Table | None, str | None]:
     """The chosen tiles, and what is wrong with them."""
     try:
         columns = (schema.SLIDE, schema.TILE_INDEX, schema.OFFSET)
-        chosen = check_part(store, _CELLS, columns).table
+        chosen = check_part(store, _CELLS, columns, sealed=sealed).table
     except BrokenPartError as error:
         return None, str(error).split(" is broken: ", 1)[-1]
     counts = (about or {}).get("counts")
     if counts is None:
         return chosen, None
-    n_cells = counts["drawn"] + counts["failed"]
+    n_cells = sum(counts[name] for name in _COUNTS)
     if n_cells == len(chosen):
         return chosen, None
     return chosen, f"it has {len(chosen)} cells, not {n_cells}"
 
 
-def _description(content: bytes) -> dict[str, Any] | None:
+def _description(content: bytes, *, sealed: bool) -> dict[str, Any] | None:
     """What mosaic.json holds, None where it is broken."""
-    try:
-        about = json.loads(content)
-    except ValueError:
+    about = parse_json(content)
+    if about is None or not is_as_written(about, sealed=sealed):
         return None
-    return about if isinstance(about, dict) and json_holds(about) is not False else None
+    empty = {FILES: {}, "counts": dict.fromkeys(_COUNTS, 0)}
+    told = about if sealed else {**empty, **about}  # early ones did not tell
+    files, counts = told.get(FILES), told.get("counts")
+    if not isinstance(files, dict) or (sealed and not {_PNG, _CELLS} <= files.keys()):
+        return None
+    if not isinstance(counts, dict):
+        return None
+    whole = all(isinstance(counts.get(name), int) for name in _COUNTS)
+    return about if whole else None
 
 
 def picture_complaint(data: bytes) -> str | None:

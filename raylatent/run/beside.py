@@ -20,6 +20,7 @@ from raylatent.run.findings import (
     SlideFound,
     SlideTask,
 )
+from raylatent.seal import parse_json
 from raylatent.storage import Store
 
 _NAMED = 20  # missing parts of one slide that are named
@@ -69,7 +70,8 @@ def check_points(
         schema.FOOTER_ROWS: part.footer.get(schema.FOOTER_DIGEST),
     }
     for key, value in wanted.items():
-        if value is not None and placed.footer.get(key, value) != value:
+        lacking = None if task.sealed else value  # early maps did not tell all
+        if value is not None and placed.footer.get(key, lacking) != value:
             what = key.removeprefix("raylatent.")
             where.append(Finding(WRONG, name, f"it is of another {what}"))
             return
@@ -162,8 +164,11 @@ def check_grid(store: Store, task: SlideTask, found: SlideFound) -> None:
 
 def _of_another_file(task: SlideTask, grid: CheckedPart) -> str | None:
     """Why a grid is not of the slide's file as it was planned, None if it is."""
-    stat = json.loads(grid.footer.get(schema.FOOTER_GRID, "{}")).get("stat")
-    if task.source is None or stat is None:
+    made_with = parse_json(grid.footer.get(schema.FOOTER_GRID, "{}")) or {}
+    stat = made_with.get("stat")
+    if not isinstance(stat, dict):
+        return "it does not tell of which slide it was made" if task.sealed else None
+    if task.source is None:
         return None
     planned = json.loads(task.source)
     for key, value in stat.items():

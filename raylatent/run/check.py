@@ -36,7 +36,7 @@ def check_slide(store: Store, task: SlideTask) -> SlideFound:
     Raises:
         StorageError: A file cannot be read, after retries: that is no finding.
     """
-    found = SlideFound(slide=task.slide)
+    found = SlideFound(slide=task.slide, sealed=task.sealed)
     extents: list[Extent] = []
     seen: dict[str, set[int]] = {name: set() for name in task.chosen}
     quarantine = {unit_of(name): name for name in task.quarantine}

@@ -37,27 +37,35 @@ class CheckedPart:
     table: pa.Table
 
 
-def check_part(store: Store, name: str, columns: Sequence[str] = ()) -> CheckedPart:
+def check_part(
+    store: Store, name: str, columns: Sequence[str] = (), *, sealed: bool = False
+) -> CheckedPart:
     """Read a part whole, and check every byte of it.
 
     Args:
         store: Where.
         name: The part's name in the store.
-        columns: To be read; those that it does not have are left out.
+        columns: To be read.
+        sealed: Whether it must have a seal, as all parts of its run.
 
     Raises:
-        BrokenPartError: Its bytes are not those that were written.
+        BrokenPartError: Its bytes are not those that were written, or it lacks a
+            column.
         StorageError: It is not there, or cannot be read.
     """
     data = store.read(name)
     held = seal_holds(data)
     if held is False:
         raise _broken(store, name, "its bytes are not those that were written")
+    if held is None and sealed:
+        raise _broken(store, name, "it has no seal, as all parts of its run")
     try:
         reader = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         found = reader.schema_arrow
-        there = [column for column in columns if column in found.names]
-        table = reader.read(columns=None if held is None else there)
+        missing = set(columns) - set(found.names)
+        if missing:
+            raise _broken(store, name, f"it has no column {min(missing)!r}")
+        table = reader.read(columns=None if held is None else list(columns))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _broken(store, name, reason(error)) from error
     metadata = reader.metadata.metadata or {}
@@ -70,7 +78,7 @@ def check_part(store: Store, name: str, columns: Sequence[str] = ()) -> CheckedP
         n_bytes=len(data),
         sealed=held is not None,
         schema=found.remove_metadata(),
-        table=table.select(there).replace_schema_metadata(),
+        table=table.select(list(columns)).replace_schema_metadata(),
     )
 
 

@@ -16,11 +16,13 @@ from raylatent import schema
 from raylatent.errors import BrokenPartError, FingerprintError, RunError
 from raylatent.parts import (
     Part,
+    is_part,
     part_name,
     partition_folder,
     read_footer,
     read_part,
     slide_of,
+    unit_of,
     write_part,
 )
 from raylatent.run import layout
@@ -189,9 +191,8 @@ class RunDirectory:
         if self._names is None:
             names: dict[str, list[str]] = defaultdict(list)
             for name in self.store.list(self.rows):
-                slide = slide_of(name)
-                if slide is not None and name.endswith(".parquet"):
-                    names[slide].append(name)
+                if self._is_part(name):
+                    names[str(slide_of(name))].append(name)
             self._names = dict(names)
         return self._names
 
@@ -204,7 +205,10 @@ class RunDirectory:
         if self._names is not None:
             return self._names.get(slide, [])
         found = self.store.list(f"{self.rows}/{partition_folder(slide)}")
-        return [name for name in found if name.endswith(".parquet")]
+        return [name for name in found if self._is_part(name)]
+
+    def _is_part(self, name: str) -> bool:
+        return is_part(name) and name.rsplit("/", 2)[0] == self.rows
 
     def footers(self, slides: Iterable[str] | None = None) -> list[Part]:
         """Parts that can be read, with their footers; broken ones are left out."""
@@ -218,17 +222,14 @@ class RunDirectory:
     def parts_of(self, slide: str) -> list[Part]:
         """One slide's parts that can be read, listed anew."""
         names = self.store.list(f"{self.rows}/{partition_folder(slide)}")
-        return [part for name in names if (part := self._footer(slide, name))]
+        return [p for n in names if self._is_part(n) and (p := self._footer(slide, n))]
 
     def _footer(self, slide: str, name: str) -> Part | None:
-        stem = name.rsplit("/", 1)[-1].removesuffix(".parquet")
-        if not stem.isdigit():
-            return None
         try:
-            rows, footer = read_footer(self.store, name)
+            n, footer = read_footer(self.store, name)
         except BrokenPartError:
             return None
-        return Part(slide=slide, unit=int(stem), name=name, rows=rows, footer=footer)
+        return Part(slide=slide, unit=unit_of(name), name=name, rows=n, footer=footer)
 
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Stored layers and the shape of one tile's activations of each."""

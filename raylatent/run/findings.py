@@ -48,6 +48,7 @@ class SlideTask:
         was_whole: Whether the report says that all tiles were accounted for.
         fingerprint: Of the run, None where run.json cannot be read.
         layers: JSON of stored layers as footers have it, None likewise.
+        sealed: Whether the run is of since there are seals.
         n_units: Parts that its tiles make, None where only its grid tells.
         stage: Folder of the rows.
         rows: Names of row parts.
@@ -66,6 +67,7 @@ class SlideTask:
     was_whole: bool
     fingerprint: str | None
     layers: str | None
+    sealed: bool = False
     n_units: int | None = None
     stage: str = layout.ACTIVATIONS
     rows: tuple[str, ...] = ()
@@ -91,6 +93,7 @@ class SlideFound:
 
     Attributes:
         slide: Its name.
+        sealed: Whether its parts must have seals.
         findings: What is wrong with rows, quarantine and grid.
         of_maps: What is wrong with points, by map.
         of_mosaics: What is wrong with cells, by mosaic.
@@ -100,6 +103,7 @@ class SlideFound:
     """
 
     slide: str
+    sealed: bool = False
     findings: list[Finding] = field(default_factory=list)
     of_maps: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
     of_mosaics: dict[str, list[Finding]] = field(
@@ -114,7 +118,7 @@ class SlideFound:
     ) -> CheckedPart | None:
         """A part, None where it is broken or gone: a finding says so."""
         try:
-            part = check_part(store, name, columns)
+            part = check_part(store, name, columns, sealed=self.sealed)
         except BrokenPartError as error:
             to.append(Finding(BROKEN, name, str(error).split(" is broken: ", 1)[-1]))
             return None

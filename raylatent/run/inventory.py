@@ -4,13 +4,12 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from raylatent.errors import SourceError
-from raylatent.parts import partition_folder, unescape_partition
+from raylatent.parts import is_part, unescape_partition
 from raylatent.run import layout
 from raylatent.run.directory import RunDirectory
 
 _PARTITION = r"slide=(?P<slide>[^/]+)"
-_PART = rf"{_PARTITION}/\d{{6,}}\.parquet"
+_PART = rf"{_PARTITION}/[0-9]{{6,}}\.parquet"
 _PICTURE = r"[^/]+\.(?:png|jpg|jpeg|pdf|svg|csv)"
 _STAGES = f"{layout.ACTIVATIONS}|{layout.QUARANTINE}|{layout.TILES}|{layout.GRIDS}"
 _ROWS = re.compile(rf"(?P<kind>{_STAGES})/{_PART}")
@@ -24,7 +23,7 @@ _REST = re.compile(
     rf"{layout.THUMBNAILS}/{_PARTITION}/grid\.jpg"
     rf"|{layout.FINISHED}/slide=(?P<finished>[^/]+)/record\.json"
     rf"|{layout.REMOVED}/{layout.SOURCES}"
-    rf"|{layout.REMOVED}/(?:{_STAGES})/slide=[^/]+/\d{{6,}}\.parquet"
+    rf"|(?P<removed>{layout.REMOVED})/(?:{_STAGES})/slide=[^/]+/[0-9]{{6,}}\.parquet"
     rf"|{layout.REMOVED}/{layout.THUMBNAILS}/slide=[^/]+/grid\.jpg"
 )
 
@@ -63,7 +62,7 @@ class Inventory:
         """Sort one file in."""
         if match := _ROWS.fullmatch(name) or _POINTS.fullmatch(name):
             slide = unescape_partition(match["slide"])
-            if not _is_folder_of(slide, match["slide"]):
+            if not is_part(name):  # another spelling of one
                 self.foreign.append(name)
             elif "kind" in match.groupdict():
                 self.stages[match["kind"]][slide].append(name)
@@ -78,17 +77,12 @@ class Inventory:
         elif match := _REST.fullmatch(name):
             if match["finished"]:
                 self.finished.add(unescape_partition(match["finished"]))
-            elif name.startswith(f"{layout.REMOVED}/") and name.endswith(".parquet"):
+            elif match["removed"]:
+                (self.removed if is_part(name) else self.foreign).append(name)
+            elif name == f"{layout.REMOVED}/{layout.SOURCES}":
                 self.removed.append(name)
         else:
             self.foreign.append(name)
-
-
-def _is_folder_of(slide: str, escaped: str) -> bool:
-    try:
-        return partition_folder(slide) == f"slide={escaped}"
-    except SourceError:
-        return False
 
 
 def take_inventory(run: RunDirectory) -> Inventory:

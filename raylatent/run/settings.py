@@ -7,7 +7,7 @@ from typing import Any
 
 from raylatent import schema
 from raylatent.errors import RunError
-from raylatent.seal import json_holds, sealed_json
+from raylatent.seal import json_holds, parse_json, sealed_json
 
 RUN_JSON = "run.json"
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
@@ -75,22 +75,21 @@ def parse_settings(text: bytes, uri: str, *, whole: bool = False) -> dict[str, A
         uri: Of the run.
         whole: Refuse one whose fingerprint is not that of its fields.
     """
-    try:
-        settings = json.loads(text)
-    except ValueError as error:
-        message = f"{uri}/{RUN_JSON} is no JSON ({error}): choose another --out"
-        raise RunError(message) from error
-    if isinstance(settings, dict) and json_holds(settings) is False:
+    settings = parse_json(text)
+    if settings is None:
+        message = f"{uri}/{RUN_JSON} is no JSON object: choose another --out"
+        raise RunError(message)
+    if json_holds(settings) is False:
         message = (
             f"{uri}/{RUN_JSON} is not as it was written: run the command that made it "
             "again, which mends it, or choose another --out"
         )
         raise RunError(message)
-    version = settings.get("schema_version") if isinstance(settings, dict) else None
+    version = settings.get("schema_version")
     if isinstance(version, int) and version > schema.SCHEMA_VERSION:
         message = f"{uri} was made by a later version of raylatent: use that one"
         raise RunError(message)
-    if not isinstance(settings, dict) or not _is_ours(settings):
+    if not _is_ours(settings):
         message = f"{uri}/{RUN_JSON} is not raylatent's: choose another --out"
         raise RunError(message)
     is_run = CLEARING not in settings

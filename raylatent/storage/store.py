@@ -128,6 +128,12 @@ class Store:
             return retry(action, what)
         except StorageError as error:
             cause = error.__cause__
+            if self.is_local and isinstance(cause, IsADirectoryError):
+                message = (
+                    f"cannot {what}: there is a folder of this name: move it away and "
+                    "run again"
+                )
+                raise RunError(message) from error
             if self.is_local and isinstance(cause, _NO_FOLDER):
                 root = Path(self._root)
                 for path in (root, *root.parents):

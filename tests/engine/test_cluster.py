@@ -81,7 +81,8 @@ def test_waiting_for_what_is_not_there_is_said(monkeypatch, caplog):
     logger = logging.getLogger("raylatent")
     monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setattr(waiting, "alive_nodes", nodes({"CPU": 4}, {}))
-    with waiting.Watch(replace(SHARE, num_gpus=1), every_s=0.05):
+    watch = waiting.Watch(replace(SHARE, num_gpus=1), every_s=0.05)
+    with watch, watch.waiting():
         ends = time.monotonic() + 10
         while len(caplog.records) < 2 and time.monotonic() < ends:
             time.sleep(0.01)

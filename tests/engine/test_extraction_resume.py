@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
+from raylatent.claim import Claim
 from raylatent.engine.finishing import finish_slide
-from raylatent.errors import FingerprintError
+from raylatent.errors import ClaimError, FingerprintError
 from raylatent.run import ExtractionDirectory
 from raylatent.source.sources import sources_from_table
 from raylatent.source.tfrecord import index_tfrecord
@@ -163,11 +164,16 @@ def test_a_slide_with_a_part_missing_is_not_put_in_place(out, again, monkeypatch
     (source,) = [s for s in sources_from_table(run.sources()) if s.slide == "a"]
     content = parts[1].read_bytes()
     parts[1].unlink()
-    assert finish_slide(run, source) is None
+    same = run.settings()["fingerprint"]
+    assert finish_slide(run, source, same) is None
     assert set(tfrecords_of(out)) == set(before) - {"a.tfrecords"}
     assert not (out / "finished/slide=a/record.json").exists()
     parts[1].write_bytes(content)
-    assert finish_slide(ExtractionDirectory(str(out)), source).tiles == N["a"]
+    run = ExtractionDirectory(str(out))
+    with pytest.raises(ClaimError, match="no longer this driver's"):
+        finish_slide(run, source, same)
+    with Claim(run.store, run.store.writer):
+        assert finish_slide(run, source, same).tiles == N["a"]
     assert redone(out, before) == {"a.tfrecords"}
     assert tfrecords_of(out)["a.tfrecords"][2] == before["a.tfrecords"][2]
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from raylatent.claim import Claim
-from raylatent.engine import placement
-from raylatent.engine.placement import build_map, place_part, place_rows
+from raylatent.engine import map_building, placement
+from raylatent.engine.map_building import build_map
+from raylatent.engine.placement import place_part, place_rows
 from raylatent.errors import ClaimError, MapError, RunError
 from raylatent.mapping.fitted import FittedMap
 from raylatent.mapping.parameters import MapParameters
@@ -74,7 +75,8 @@ def test_placing_with_one_and_three_actors_is_the_plain_loop(
                 share_of((n, n), gpus), num_cpus=0.2
             ),
         )
-        counts = place_rows(run, parts, fitted, layer="postconv", name="default")
+        with Claim(run.store, run.store.writer):
+            counts = place_rows(run, parts, fitted, layer="postconv", name="default")
         assert counts["rows"] == 93
         stored = points_of(out, parts)
         for name, points in expected.items():
@@ -89,7 +91,7 @@ def build_map_in_driver(out, monkeypatch):
     return out
 
 
-def here(name, reads, actor, arguments, share):
+def here(name, reads, actor, arguments, share, **options):
     worker = actor(*arguments)
     for read in reads:
         yield from worker(read()).to_pylist()
@@ -99,13 +101,13 @@ def test_a_map_is_reopened_replaced_and_made_again(
     out, source, tiles, write_slide, compute, monkeypatch
 ):
     fits = []
-    fit_map = placement.fit_map
+    fit_map = map_building.fit_map
 
     def counted(features, params):
         fits.append(len(features))
         return fit_map(features, params)
 
-    monkeypatch.setattr(placement, "fit_map", counted)
+    monkeypatch.setattr(map_building, "fit_map", counted)
     folder = build_map(str(out), PARAMETERS)
     assert fits == [60]
     info = json.loads((out / "maps/default/map.json").read_text())
@@ -164,7 +166,7 @@ def test_a_fit_that_fails_leaves_the_old_map(out, monkeypatch):
 
     build_map(str(out), PARAMETERS)
     before = (out / "maps/default/map.json").read_bytes()
-    monkeypatch.setattr(placement, "fit_map", fail)
+    monkeypatch.setattr(map_building, "fit_map", fail)
     with pytest.raises(MapError, match="cannot be fitted"):
         build_map(str(out), replace(PARAMETERS, sample=50))
     assert (out / "maps/default/map.json").read_bytes() == before

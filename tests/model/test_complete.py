@@ -9,7 +9,7 @@ import torch
 
 from raylatent import schema
 from raylatent.dataset_features import DatasetFeatures
-from raylatent.engine.placement import (
+from raylatent.engine.map_building import (
     _check_complete,
     check_map_is_current,
 )

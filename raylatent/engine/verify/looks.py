@@ -58,6 +58,7 @@ def make_looks(
             was_whole=False,
             fingerprint=None,
             layers=None,
+            sealed=said.sealed,
             others=others,
         )
         looks.append(Look(task=task))
@@ -105,6 +106,7 @@ def _task(
         n_units=said.n_units(slide),
         fingerprint=said.fingerprint,
         layers=None if said.is_extraction else said.layers,
+        sealed=said.sealed,
         stage=stage,
         rows=tuple(files.stages[stage].get(slide, ())),
         quarantine=() if extracted else quarantine,

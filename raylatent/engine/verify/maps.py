@@ -78,30 +78,36 @@ class Drawn:
                 )
                 wrong = [finding for finding in wrong if finding.kind == BROKEN]
             elif not damaged and not wrong:
-                told = info.get("points", {}).get("rows")
-                if told not in {None, self.points[name]}:
+                points = info.get("points")
+                told = points.get("rows") if isinstance(points, dict) else None
+                if points is not None and told != self.points[name]:
                     says = f"it has {told} points, there are {self.points[name]}"
                     wrong = [Finding(WRONG, f"{MAPS}/{name}/map.json", says)]
             findings += wrong
 
 
-def look_at_maps(store: Store, files: Inventory) -> Drawn:
+def look_at_maps(store: Store, files: Inventory, *, sealed: bool) -> Drawn:
     """Read what maps and mosaics have beside points.
+
+    Args:
+        store: The run directory.
+        files: What lies there.
+        sealed: Whether all of it must have seals.
 
     Raises:
         StorageError: A file cannot be read, after retries.
     """
     drawn = Drawn()
     for name in sorted(files.maps):
-        _look_at_map(store, name, drawn)
+        _look_at_map(store, name, drawn, sealed=sealed)
     for name in sorted(files.mosaics):
-        _look_at_mosaic(store, name, drawn)
+        _look_at_mosaic(store, name, drawn, sealed=sealed)
     return drawn
 
 
-def _look_at_map(store: Store, name: str, drawn: Drawn) -> None:
+def _look_at_map(store: Store, name: str, drawn: Drawn, *, sealed: bool) -> None:
     folder = store.child(f"{MAPS}/{name}")
-    found = check_map(folder)
+    found = check_map(folder, sealed=sealed)
     complaints = dict(found.complaints)
     if folder.exists(PICTURE) and (why := picture_complaint(folder.read(PICTURE))):
         complaints[PICTURE] = why
@@ -111,9 +117,9 @@ def _look_at_map(store: Store, name: str, drawn: Drawn) -> None:
         drawn.infos[name] = found.info
 
 
-def _look_at_mosaic(store: Store, name: str, drawn: Drawn) -> None:
+def _look_at_mosaic(store: Store, name: str, drawn: Drawn, *, sealed: bool) -> None:
     folder = store.child(f"{MOSAICS}/{name}")
-    found = check_mosaic(folder)
+    found = check_mosaic(folder, sealed=sealed)
     _complain(drawn, folder, f"{MOSAICS}/{name}", found.complaints)
     drawn.n_bytes += found.n_bytes
     if found.chosen is None:

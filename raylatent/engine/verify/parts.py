@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 import ray
 
 from raylatent.engine.cluster import READ_CPUS, gather
+from raylatent.engine.items import source_footer
 from raylatent.engine.progress import Progress
-from raylatent.errors import BrokenPartError, StorageError
 from raylatent.run import Part, RunDirectory
+from raylatent.run.beside import check_grid
 from raylatent.run.check import check_slide
-from raylatent.run.checked import check_part
-from raylatent.run.findings import SlideTask
+from raylatent.run.findings import SlideFound, SlideTask
+from raylatent.seal import is_as_written
+from raylatent.source.units import Source
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ def sound_parts(
             was_whole=False,
             fingerprint=str(settings["fingerprint"]),
             layers=json.dumps(settings["layers"]),
+            sealed=is_as_written(settings, sealed=True),
             stage=run.rows,
             rows=tuple(part.name for part in some),
             quarantine=tuple(name for part in some for name in _quarantine(run, part)),
@@ -104,28 +107,42 @@ def _quarantine(run: RunDirectory, part: Part) -> list[str]:
     return [run.quarantine_part(part.slide, part.unit)] if part.quarantined else []
 
 
-def broken_grids(run: RunDirectory, slides: Iterable[str]) -> set[str]:
-    """Whole slides whose grid is broken or gone; it is deleted, to be made again."""
-    names = {slide: run.grid_part(slide) for slide in slides}
+def broken_grids(run: RunDirectory, sources: Mapping[str, Source]) -> set[str]:
+    """Whole slides whose grid is broken, wrong or gone; it is deleted, to be made again.
+
+    Args:
+        run: The run directory.
+        sources: The slides as planned.
+    """
+    sealed = is_as_written(run.settings(), sealed=True)
+    tasks = [
+        SlideTask(
+            slide=slide,
+            n_indexed=source.n_indexed,
+            source=source_footer(source),
+            was_whole=True,
+            fingerprint=None,
+            layers=None,
+            sealed=sealed,
+            grids=(run.grid_part(slide),),
+            has_grid=True,
+        )
+        for slide, source in sources.items()
+    ]
     store = Store(run.uri, writer=run.store.writer)
-    whys = spread(grid_complaint, ((store, name) for name in names.values()))
+    whys = spread(grid_complaint, ((store, task) for task in tasks))
     broken = set()
-    for (slide, name), why in zip(names.items(), whys, strict=True):
+    for task, why in zip(tasks, whys, strict=True):
         if why is not None:
-            logger.warning("%s: the slide is looked at again", why)
+            name = task.grids[0]
+            logger.warning("%s/%s: %s: looked at again", run.uri, name, why)
             run.store.delete(name)
-            broken.add(slide)
+            broken.add(task.slide)
     return broken
 
 
-def grid_complaint(store: Store, name: str) -> str | None:
-    """What is wrong with a grid's bytes, None where nothing is."""
-    try:
-        check_part(store, name)
-    except BrokenPartError as error:
-        return str(error)
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return str(error)
-        raise
-    return None
+def grid_complaint(store: Store, task: SlideTask) -> str | None:
+    """What is wrong with a slide's grid, None where nothing is."""
+    found = SlideFound(slide=task.slide, sealed=task.sealed)
+    check_grid(store, task, found)
+    return found.findings[0].says if found.findings else None

@@ -9,14 +9,18 @@ from typing import Any
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.errors import BrokenPartError, RunError
+from raylatent.errors import BrokenPartError, RunError, SourceError
+from raylatent.parts import partition_folder
 from raylatent.run import REPORT, RUN_JSON, SOURCES, RunDirectory, fingerprint
 from raylatent.run.checked import check_part
 from raylatent.run.findings import BROKEN, INCOMPLETE, MISSING, WRONG, Finding
 from raylatent.run.settings import CLEARING, parse_settings
-from raylatent.seal import json_holds
+from raylatent.seal import is_as_written, parse_json
 from raylatent.source.sources import sources_from_table
 from raylatent.source.units import Source
+from raylatent.storage import Store, reason
+
+_COUNTS = ("n_indexed", "rows", "quarantined")  # of a slide, in the report
 
 
 @dataclass(kw_only=True)
@@ -41,6 +45,11 @@ class Said:
         return self.settings.get("fingerprint")
 
     @property
+    def sealed(self) -> bool:
+        """Whether all that the run wrote has seals: it began since there are any."""
+        return is_as_written(self.settings, sealed=True)
+
+    @property
     def is_extraction(self) -> bool:
         """Whether tiles are extracted, not activations computed."""
         return bool(self.settings.get("fields", {}).get("job") == "extract-tiles")
@@ -59,8 +68,8 @@ class Said:
     def n_indexed(self, slide: str) -> int | None:
         """Tiles that are promised of a slide; where the plan is lost, by the report."""
         if self.sources is None:
-            told = self.by_slide.get(slide, {}).get("n_indexed")
-            return None if told is None else int(told)
+            told: int | None = self.by_slide.get(slide, {}).get("n_indexed")
+            return told
         source = self.sources.get(slide)
         return 0 if source is None else source.n_indexed
 
@@ -72,9 +81,9 @@ class Said:
             is_slide = "left_out" in self.by_slide.get(slide, {})
         else:
             is_slide = slide in self.sources and self.sources[slide].is_slide
-        if is_slide or not unit_tiles or n_indexed is None:
+        if is_slide or not isinstance(unit_tiles, int) or n_indexed is None:
             return None
-        return -(-n_indexed // int(unit_tiles))
+        return -(-n_indexed // unit_tiles) if unit_tiles > 0 else None
 
     def was_whole(self, slide: str) -> bool:
         """Whether all tiles of a slide were accounted for when a run ended."""
@@ -126,9 +135,8 @@ def _read_sources(run: RunDirectory, said: Said) -> None:
         said.findings.append(Finding(kind, SOURCES, "the run has no plan"))
         return
     try:
-        part = check_part(run.store, SOURCES, schema.SOURCES.names)
-        sources = sources_from_table(part.table.cast(schema.SOURCES))
-    except (BrokenPartError, pa.ArrowException, ValueError, KeyError) as error:
+        sources = read_plan(run.store, SOURCES, sealed=said.sealed)
+    except BrokenPartError as error:
         says = str(error).split(" is broken: ", 1)[-1]
         said.findings.append(Finding(BROKEN, SOURCES, says))
         return
@@ -139,20 +147,54 @@ def _read_sources(run: RunDirectory, said: Said) -> None:
         said.findings.append(Finding(WRONG, SOURCES, says))
 
 
+def read_plan(store: Store, name: str, *, sealed: bool) -> list[Source]:
+    """The sources of a plan.
+
+    Args:
+        store: The run directory.
+        name: Of the plan.
+        sealed: Whether it must have a seal.
+
+    Raises:
+        BrokenPartError: It is not as it was written, or names what is no slide.
+        StorageError: It is not there, or cannot be read.
+    """
+    table = check_part(store, name, schema.SOURCES.names, sealed=sealed).table
+    try:
+        sources = sources_from_table(table.cast(schema.SOURCES))
+        for source in sources:
+            partition_folder(source.slide)
+    except (pa.ArrowException, SourceError, ValueError) as error:
+        message = f"{store.uri}/{name} is broken: {reason(error)}"
+        raise BrokenPartError(message) from error
+    return sources
+
+
 def _read_report(run: RunDirectory, said: Said) -> None:
     if not run.store.exists(REPORT):
         says = "there is none: the run has not ended yet, run again"
         said.findings.append(Finding(INCOMPLETE, REPORT, says))
         return
-    try:
-        report = json.loads(run.store.read(REPORT))
-        rows = report["by_slide"]
-        if json_holds(report) is False or not all("slide" in row for row in rows):
-            raise ValueError  # noqa: TRY301
-    except (ValueError, LookupError, TypeError):
+    report = parse_json(run.store.read(REPORT))
+    if (
+        report is None
+        or not is_as_written(report, sealed=said.sealed)
+        or not _has_slides(report)
+    ):
         said.findings.append(Finding(BROKEN, REPORT, "it is not as it was written"))
         return
     said.report = report
+
+
+def _has_slides(report: Mapping[str, Any]) -> bool:
+    """Whether a report has of each slide what is read of it."""
+    rows = report.get("by_slide")
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and isinstance(row.get("slide"), str)
+        and all(isinstance(row.get(key, 0), int) for key in _COUNTS)
+        for row in rows
+    )
 
 
 def compare_report(said: Said, rows: Mapping[str, tuple[int, int]]) -> list[Finding]:

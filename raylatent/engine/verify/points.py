@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from raylatent import schema
 from raylatent.errors import BrokenPartError, MapError, StorageError
-from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.fitted import MAP_JSON, FittedMap
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.parts import part_name
 from raylatent.run import MAPS, Part
 from raylatent.run.checked import check_part
+from raylatent.seal import is_as_written
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _THREADS = 16  # a part of points is small: reading it is mostly waiting
 
 
+_COLUMNS = tuple(schema.POINTS.names)
 _PART = re.compile(r".*/slide=[^/]+/\d+\.parquet")
 
 
@@ -39,7 +41,11 @@ def digest_of_digests(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def current_map(
-    store: Store, params: MapParameters, about: Mapping[str, str]
+    store: Store,
+    params: MapParameters,
+    about: Mapping[str, str],
+    *,
+    sealed: bool = False,
 ) -> FittedMap | None:
     """The map in a folder, None unless it is whole and the one that is asked for.
 
@@ -47,12 +53,16 @@ def current_map(
         store: The map's folder.
         params: What it is to be.
         about: What map.json must say beside: layer and digest of the rows.
+        sealed: Whether the run is of since there are seals.
     """
     try:
         fitted = FittedMap.load(store)
     except (MapError, StorageError):  # none, unfinished or broken: it is made anew
         return None
     info = fitted.info
+    if not is_as_written(info, sealed=sealed):
+        logger.warning("%s/%s has no digest: it is made anew", store.uri, MAP_JSON)
+        return None
     same = all(info.get(key) == value for key, value in about.items())
     return fitted if same and info.get("parameters") == params.as_json() else None
 
@@ -72,7 +82,12 @@ def stray_points(store: Store, name: str, parts: Sequence[Part]) -> list[str]:
 
 
 def unsound_points(
-    store: Store, name: str, parts: Sequence[Part], fitted: FittedMap
+    store: Store,
+    name: str,
+    parts: Sequence[Part],
+    fitted: FittedMap,
+    *,
+    sealed: bool = False,
 ) -> list[Part]:
     """Parts of rows whose points are not there, broken, or of another map or rows.
 
@@ -81,6 +96,7 @@ def unsound_points(
         name: The map's.
         parts: The rows that it places.
         fitted: The map.
+        sealed: Whether the run is of since there are seals.
     """
     folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
 
@@ -93,14 +109,15 @@ def unsound_points(
             schema.FOOTER_ROWS: part.footer.get(schema.FOOTER_DIGEST),
         }
         try:
-            points = check_part(store, file)
+            points = check_part(store, file, _COLUMNS, sealed=sealed)
         except BrokenPartError as error:
             return str(error)
         except StorageError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
             return f"{store.uri}/{file} is missing"
-        same = all(points.footer.get(k, v) == v for k, v in wanted.items())
+        told = points.footer if sealed else {**wanted, **points.footer}
+        same = all(told.get(key) == value for key, value in wanted.items())
         if same and points.rows == part.rows:
             return None
         return f"{store.uri}/{file} is of another map or of other rows"

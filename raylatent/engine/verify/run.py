@@ -74,7 +74,7 @@ def verify_run(config: VerifyConfig) -> VerifyReport:
         run = ExtractionDirectory(config.directory)
     files = take_inventory(run)
     proof = _proof(run, files)
-    drawn = look_at_maps(run.store, files)
+    drawn = look_at_maps(run.store, files, sealed=said.sealed)
     looks = make_looks(run, said, files, drawn, config.source_root)
     report = VerifyReport(run=run.uri)
     connect()
