@@ -193,6 +193,7 @@ FOOTER_KEYS = frozenset(
         FOOTER_FIRST,
         FOOTER_LAST,
         FOOTER_QUARANTINED,
+        FOOTER_BATCH,
         FOOTER_LAYERS,
         FOOTER_DIGEST,
         FOOTER_GRID,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.parts import part_name, read_part, slide_of, write_part
+from raylatent.parts import is_part, part_name, read_part, slide_of, write_part
 from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
 
@@ -96,7 +96,7 @@ def points_parts(store: Store) -> list[tuple[str, str]]:
     parts = [
         (slide, name)
         for name in store.list(POINTS_FOLDER)
-        if (slide := slide_of(name)) is not None and name.endswith(".parquet")
+        if (slide := slide_of(name)) is not None and is_part(name)
     ]
     if not parts:
         message = f"{store.uri}/{POINTS_FOLDER} holds no points: the map is unfinished"
