@@ -13,7 +13,8 @@ from raylatent.storage import open_input, reason, retry
 SLIDE_COLUMN = "slide"
 MPP_COLUMN = "mpp"
 MAX_BYTES = 64 << 20
-MAX_ROWS = 1_000_000
+MAX_ROWS = 1_000_000  # without the header
+MAX_CELLS = 10_000_000
 
 Row = Mapping[str, str]
 
@@ -31,8 +32,7 @@ def read_annotations(uri: str) -> list[Row]:
                 message = f"annotations {uri} have {file.size()} bytes: is it a CSV?"
                 raise AnnotationsError(message)
             text = bytes(retry(file.read, f"read {uri}")).decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = list(islice((row for row in reader if row), MAX_ROWS + 1))
+        columns, *rows = _rows(text, uri) or [[]]
     except StorageError as error:
         message = f"annotations {uri} cannot be read: {error}"
         raise AnnotationsError(message) from error
@@ -41,15 +41,33 @@ def read_annotations(uri: str) -> list[Row]:
             f"annotations {uri} are no CSV in UTF-8, save them as such: {reason(error)}"
         )
         raise AnnotationsError(message) from error
-    if len(rows) > MAX_ROWS:
-        message = f"annotations {uri} have more than {MAX_ROWS} rows: is it the file?"
-        raise AnnotationsError(message)
-    columns = rows[0] if rows else []
     _check_columns(columns, uri)
     return [
-        dict(zip_longest(columns, row[: len(columns)], fillvalue=""))
-        for row in rows[1:]
+        dict(zip_longest(columns, row[: len(columns)], fillvalue="")) for row in rows
     ]
+
+
+def _rows(text: str, uri: str) -> list[list[str]]:
+    """All rows that are not empty, the header first.
+
+    Raises:
+        AnnotationsError: They are too many to be true.
+        csv.Error: It is no CSV.
+    """
+    rows: list[list[str]] = []
+    n_cells = text.count(",")  # all may be in one line, which is parsed at once
+    if n_cells <= MAX_CELLS:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = list(islice((row for row in reader if row), MAX_ROWS + 2))
+        n_cells = len(rows) * len(rows[0]) if rows else 0  # short ones are filled
+    for n, most, what in (
+        (len(rows) - 1, MAX_ROWS, "rows"),
+        (n_cells, MAX_CELLS, "cells"),
+    ):
+        if n > most:
+            message = f"annotations {uri} have more than {most} {what}: is it the file?"
+            raise AnnotationsError(message)
+    return rows
 
 
 def _check_columns(columns: Sequence[str], uri: str) -> None:

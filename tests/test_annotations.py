@@ -95,6 +95,24 @@ def test_a_file_that_cannot_be_a_csv_is_not_read(write, monkeypatch):
         read_annotations(write("slide,x\na,1\n"))
 
 
+def test_a_header_and_as_many_rows_as_may_be(write, monkeypatch):
+    monkeypatch.setattr(annotations, "MAX_ROWS", 2)
+    assert len(read_annotations(write("slide,x\na,1\nb,2\n"))) == 2
+    with pytest.raises(AnnotationsError, match="more than 2 rows"):
+        read_annotations(write("slide,x\na,1\nb,2\nc,3\n"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["slide" + "," * 200, "slide,x\n" + "," * 200, "slide" + "," * 50 + "\na" * 9],
+)
+def test_too_many_cells_are_refused(write, monkeypatch, content):
+    """Also those that short rows are filled with."""
+    monkeypatch.setattr(annotations, "MAX_CELLS", 100)
+    with pytest.raises(AnnotationsError, match="more than 100 cells"):
+        read_annotations(write(content))
+
+
 def test_labels_of_slides():
     rows = [
         {"slide": "a", "x": "1"},

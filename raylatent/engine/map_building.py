@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from raylatent.claim import Claim, new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S, connect
@@ -61,12 +61,7 @@ def build_map(
     refuse_temporary_copy("--out", [out])
     run = RunDirectory(out, writer=new_token())
     layer = _layer_of(run, layer)
-    footers = run.footers(run.slides())
-    parts = [part for part in footers if part.rows]
-    if not parts:
-        message = f"{run.uri} has no activations yet: run `raylatent activations` first"
-        raise RunError(message)
-    _check_complete(run, footers)
+    parts = _parts_of(run)
     store = run.store.child(f"{MAPS}/{name}")
     about = {"layer": layer, "rows": rows_digest(parts)}
     sealed = is_as_written(run.settings(), sealed=True)
@@ -81,11 +76,8 @@ def build_map(
     if fitted is None:
         _say_replaced(store, params, about)
     started_here = connect()
-    where: dict[str, Any] = {
-        "layer": layer,
-        "name": name,
-        "stall_timeout_s": stall_timeout_s,
-    }
+    patience = {"stall_timeout_s": stall_timeout_s}
+    place = partial(place_rows, run, layer=layer, name=name, **patience)
     with Claim(run.store, run.store.writer) as claim:
         remove_litter(run)
         if not started_here:
@@ -93,9 +85,9 @@ def build_map(
         if fitted is not None:
             for stray in strays:
                 run.store.delete(stray)
-            place_rows(run, broken, fitted, **where)
+            place(broken, fitted)
             return store.uri
-        features = sample_rows(run, parts, layer, params, stall_timeout_s)
+        features = sample_rows(run, parts, layer, params, **patience)
         logger.info("fitting UMAP on %d rows", len(features))
         fitted = fit_map(features, params)
         claim.check()
@@ -103,10 +95,21 @@ def build_map(
         store.delete(MAP_JSON)
         store.delete(PICTURE)
         store.delete_folder(POINTS_FOLDER)
-        counts = place_rows(run, parts, fitted, **where)
+        counts = place(parts, fitted)
         claim.check()
         fitted.with_info(**about, points=counts).save(store)
     return store.uri
+
+
+def _parts_of(run: RunDirectory) -> list[Part]:
+    """Parts with rows, refused where rows are lacking."""
+    footers = run.footers(run.slides())
+    parts = [part for part in footers if part.rows]
+    if not parts:
+        message = f"{run.uri} has no activations yet: run `raylatent activations` first"
+        raise RunError(message)
+    _check_complete(run, footers)
+    return parts
 
 
 def _say_replaced(store: Store, params: MapParameters, about: dict[str, str]) -> None:

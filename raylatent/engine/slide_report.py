@@ -15,6 +15,7 @@ from raylatent.source.grids import left_out
 from raylatent.source.units import Source
 
 _THREADS = 16
+_MOST_REASONS = 100  # of a slide, in the report
 _FEW = 10  # this many bad tiles never fail a slide that has good ones
 _PAGE = """<!doctype html>
 <meta charset="utf-8">
@@ -90,9 +91,17 @@ def slide_report(
         n_indexed=source.n_indexed,
         rows=rows,
         quarantined=bad,
-        reasons=dict(reasons),
+        reasons=_most_common(reasons),
         error=error,
     )
+
+
+def _most_common(reasons: Counter[str]) -> dict[str, int]:
+    """At most `_MOST_REASONS`, and how often there were others: files word some."""
+    if len(reasons) <= _MOST_REASONS:
+        return dict(reasons)
+    most = dict(reasons.most_common(_MOST_REASONS))
+    return {**most, "other reasons": sum(reasons.values()) - sum(most.values())}
 
 
 def with_grids(

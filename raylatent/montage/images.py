@@ -34,6 +34,7 @@ Tile = Image.Image | str
 """A picture that fits its cell, or the reason why there is none."""
 
 _GROUP = 32  # records read and decoded by one thread at a time
+_GROUP_BYTES = 32 << 20  # held by one thread at a time; one record may have more
 _MAX_THREADS = 8
 
 
@@ -189,16 +190,46 @@ def _fetch(
     tiles: list[tuple[int, Tile]] = []
     try:
         located = _locate(uri, group, tiles)
+    except (SourceError, StorageError) as error:
+        return [(position, str(error)) for position, _ in group]
+    for some in _batches(located):
+        tiles += _fetch_located(uri, some, tile_px)
+    return tiles
+
+
+def _batches(
+    located: Sequence[tuple[int, Frame]],
+) -> Iterator[list[tuple[int, Frame]]]:
+    """Frames of at most `_GROUP_BYTES` together."""
+    some: list[tuple[int, Frame]] = []
+    n_bytes = 0
+    for position, frame in located:
+        length = frame.length or 0
+        if some and n_bytes + length > _GROUP_BYTES:
+            yield some
+            some, n_bytes = [], 0
+        some.append((position, frame))
+        n_bytes += length
+    if some:
+        yield some
+
+
+def _fetch_located(
+    uri: str, located: Sequence[tuple[int, Frame]], tile_px: int
+) -> list[tuple[int, Tile]]:
+    """Records whose frames are known."""
+    try:
         payloads = read_records(
             uri,
             [frame.offset or 0 for _, frame in located],
             [frame.length or 0 for _, frame in located],
         )
     except (SourceError, StorageError) as error:
-        return [(position, str(error)) for position, _ in group]
-    for (position, _), payload in zip(located, payloads, strict=True):
-        tiles.append((position, _tile(payload, tile_px)))
-    return tiles
+        return [(position, str(error)) for position, _ in located]
+    return [
+        (position, _tile(payload, tile_px))
+        for (position, _), payload in zip(located, payloads, strict=True)
+    ]
 
 
 def _locate(

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from raylatent.errors import ContentError, SourceError
 from raylatent.storage import reason
 
+_SHOWN = 40  # characters of a name in a message
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
@@ -68,7 +69,7 @@ def parse_example(payload: bytes | memoryview) -> TileRecord:
         raise ContentError(message, stage="parse") from error
     image = feature["image_raw"].bytes_list.value if "image_raw" in feature else ()
     if not image:
-        names = ", ".join(sorted(feature)[:8]) or "nothing"
+        names = ", ".join(_shown(name) for name in sorted(feature)[:8]) or "nothing"
         message = f"the record has no image_raw (it has {names})"
         raise ContentError(message, stage="parse")
     slide = feature["slide"].bytes_list.value if "slide" in feature else ()
@@ -80,12 +81,17 @@ def parse_example(payload: bytes | memoryview) -> TileRecord:
     )
 
 
+def _shown(name: str) -> str:
+    """The beginning of a name that a file gives, without what a terminal obeys."""
+    return ascii(name[:_SHOWN])[1:-1] + ("..." if len(name) > _SHOWN else "")
+
+
 def _location(feature: Any, name: str) -> int | None:  # noqa: ANN401
     values = feature[name].int64_list.value if name in feature else ()
     if not values:
         return None
     location = int(values[0])
     if location not in _INT32:
-        message = f"{name} is {location}, which no slide has (more than 32 bits)"
+        message = f"{name} has more than 32 bits, which no slide has"
         raise ContentError(message, stage="parse")
     return location

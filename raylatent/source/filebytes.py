@@ -1,5 +1,6 @@
 """Bytes of a file of known size, by windows: memory is bounded whatever the file is."""
 
+from collections import deque
 from functools import partial
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from raylatent.storage import is_uri, retry
 
 _WINDOW_BYTES = 4096  # small: the payloads between headers are mostly passed over
 _REMOTE_WINDOW_BYTES = 4 << 20  # a request costs more than the bytes
+_WINDOWS = 4  # headers are looked at by turns here, and where what they tell ends
 _CHUNK_BYTES = 8 << 20
 
 
@@ -43,21 +45,33 @@ class FileBytes:
     def __init__(self, uri: str, file: pa.NativeFile, size: int) -> None:
         self.uri, self.size = uri, size
         self._file = file
-        self._window, self._start = memoryview(b""), 0
+        self._windows: deque[tuple[int, memoryview]] = deque(maxlen=_WINDOWS)
         self._window_bytes = _REMOTE_WINDOW_BYTES if is_uri(uri) else _WINDOW_BYTES
 
     def read(self, start: int, end: int) -> memoryview:
         """Bytes from `start` up to `end` or the file's end."""
+        held = self._held(start, end)
+        return self._load(start, end) if held is None else held
+
+    def _load(self, start: int, end: int) -> memoryview:
         n_bytes = max(0, min(end, self.size) - start)
         return read_range(self._file, self.uri, start, n_bytes)
 
+    def _held(self, start: int, end: int) -> memoryview | None:
+        end = max(start, min(end, self.size))
+        for begin, window in self._windows:
+            if begin <= start and end <= begin + len(window):
+                return window[start - begin : end - begin]
+        return None
+
     def header(self, start: int) -> memoryview:
         """The header that begins at a byte, shorter where the file ends in it."""
-        begin = start - self._start
-        if begin < 0 or begin + HEADER_BYTES > len(self._window):
-            self._window = self.read(start, start + self._window_bytes)
-            self._start, begin = start, 0
-        return self._window[begin : begin + HEADER_BYTES]
+        header = self._held(start, start + HEADER_BYTES)
+        if header is None:
+            window = self._load(start, start + self._window_bytes)
+            self._windows.appendleft((start, window))
+            header = window[:HEADER_BYTES]
+        return header
 
     def length_at(self, start: int) -> int | None:
         """Payload bytes that the header at a byte tells; None where there is none."""

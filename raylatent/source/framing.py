@@ -40,42 +40,34 @@ def header_length(header: bytes | memoryview) -> int | None:
     return int(length) if masked_crc(header[:8]) == crc else None
 
 
-def check_frame(frame: memoryview, start: int) -> memoryview | ContentError:
-    """The payload of one frame, or the ContentError that its checksums give.
-
-    Args:
-        frame: Its bytes.
-        start: Where in the file they begin, for the message.
-    """
+def check_frame(frame: memoryview) -> memoryview | ContentError:
+    """The payload of one frame, or the ContentError that its checksums give."""
     length = header_length(frame[:HEADER_BYTES])
     whole = len(frame) >= FRAME_BYTES and masked_crc(
         frame[HEADER_BYTES:-4]
     ) == int.from_bytes(frame[-4:], "little")
     if length is None or length + FRAME_BYTES != len(frame):
-        return broken_frame(length, start, start + len(frame), one=whole)
+        return broken_frame(length, one=whole)
     if not whole:
         return ContentError("wrong checksum of the record's payload", stage="read")
     return frame[HEADER_BYTES:-4]
 
 
-def broken_frame(
-    length: int | None, start: int, end: int, *, one: bool
-) -> ContentError:
+def broken_frame(length: int | None, *, one: bool) -> ContentError:
     """What is said of bytes that are no whole record.
+
+    Where they are is in the tile's row: a reason that many tiles share is counted.
 
     Args:
         length: Of the payload as a header with a right checksum tells it, if any does.
-        start: First byte in the file.
-        end: One past the last.
         one: Whether they are surely one record: all but the header fits.
     """
-    where = f"bytes {start} to {end}"
     if length is not None:
-        message = f"a record of {length} bytes has other bytes in it: {where}"
+        message = "the record has other bytes in it: it ends before its length does"
     elif one:
-        message = f"wrong checksum of the record's length, {where} are one record"
+        message = "wrong checksum of the record's length: the bytes are one record"
     else:
-        message = f"no right record length in {where}: one tile or more"
+        message = "no right record length in these bytes: one tile or more"
     return ContentError(message, stage="read")
 
 

@@ -20,13 +20,14 @@ from raylatent.source.framing import (
     MAX_FRAME_BYTES,
 )
 
-_FIRST_CHUNK_BYTES = 64 << 10  # the next record is mostly near
+_FIRST_CHUNK_BYTES = 4 << 10  # the next record is mostly near
 _CHUNK_BYTES = 8 << 20
 _BLOCK = 1 << 20  # offsets looked at together
-# What looks like a header and is none costs reading: a file full of them is given up.
+# What looks like a header and is none costs reading: a file full of them is given up,
+# and payloads are read in proportion to the bytes that are searched.
 _MAX_CHECKS = 4096
-_MAX_CHECKED_BYTES = 1 << 30
-_SMALL_BYTES = 64 << 20  # a payload that is read to see whether a length is right
+_FREE_BYTES = 64 << 10
+_CHECKED_PER_BYTE = 16
 
 
 class Kind(Enum):
@@ -80,35 +81,51 @@ def _span(data: FileBytes, start: int) -> Span:
         return _broken(data, start)
     end = start + FRAME_BYTES + length
     fits = end <= data.size and end - start <= MAX_FRAME_BYTES
-    if fits and is_frame(data, start, end):
+    if fits and is_end(data, end):
         return Span(start, end, Kind.RECORD)
     # Bytes may be missing in it, and whole records follow before it should end.
     found = find_record(data, start + 1, min(end, data.size, start + MAX_FRAME_BYTES))
+    if fits and (found is None or _holds(data, start, end, found)):
+        return Span(start, end, Kind.RECORD)
     if found is not None:
         return Span(start, found, Kind.GAP)
-    if fits:
-        return Span(start, end, Kind.RECORD)
     return _rest(data, start, Kind.CUT if end > data.size else Kind.PIECE)
-
-
-def is_frame(data: FileBytes, start: int, end: int) -> bool:
-    """Whether what has a right header is a frame: one follows, or its payload fits."""
-    return is_end(data, end) or data.payload_fits(start, end)
 
 
 def _broken(data: FileBytes, start: int) -> Span:
     """What a wrong header begins."""
     end = start + FRAME_BYTES + int.from_bytes(data.header(start)[:8], "little")
-    if (
-        end <= min(data.size, start + MAX_FRAME_BYTES)
-        and (end - start <= _SMALL_BYTES or is_end(data, end))
-        and data.payload_fits(start, end)
-    ):
-        return Span(start, end, Kind.GAP)  # the length is right, its checksum is not
-    found = find_record(data, start + 1, min(data.size, start + MAX_FRAME_BYTES))
+    stop = min(data.size, start + MAX_FRAME_BYTES)
+    found = None
+    if end <= stop:
+        found = find_record(data, start + 1, end)
+        inside = found is None or _end(data, found) <= end
+        if inside and _holds(data, start, end, end if found is None else found):
+            return Span(start, end, Kind.GAP)  # the length is right, its checksum not
+    if found is None:
+        found = find_record(data, start + 1, stop)
     if found is not None:
         return Span(start, found, Kind.GAP)
     return _rest(data, start, Kind.TAIL)
+
+
+def _holds(data: FileBytes, start: int, end: int, found: int) -> bool:
+    """Whether what is found within a frame is a part of its payload, which fits.
+
+    A long payload is not read for a record that begins soon: bytes that claim long
+    payloads may be many.
+    """
+    return end - start <= _affordable(found - start) and data.payload_fits(start, end)
+
+
+def _end(data: FileBytes, start: int) -> int:
+    """Where a record ends by its header."""
+    return start + FRAME_BYTES + (data.length_at(start) or 0)
+
+
+def _affordable(n_searched: int) -> int:
+    """Bytes of payloads that may be read while so many bytes are searched."""
+    return _FREE_BYTES + _CHECKED_PER_BYTE * n_searched
 
 
 def is_end(data: FileBytes, end: int) -> bool:
@@ -132,23 +149,70 @@ def find_record(data: FileBytes, start: int, stop: int) -> int | None:
     header may be a part of a payload, a record must also follow it, or its own payload
     fit.
     """
-    checks, checked_bytes = 0, 0
-    chunk_bytes = _FIRST_CHUNK_BYTES
-    while start < stop:
-        n = min(chunk_bytes, stop - start)
-        view = data.read(start, start + n + HEADER_BYTES - 1)
-        for offset, length in _headers(view, data.size - start):
-            begin, end = start + offset, start + offset + FRAME_BYTES + length
+    looked = _Candidates(data, start)
+    at, chunk_bytes = start, _FIRST_CHUNK_BYTES
+    while at < stop:
+        n = min(chunk_bytes, stop - at)
+        view = data.read(at, at + n + HEADER_BYTES - 1)
+        for offset, length in _headers(view, data.size - at):
+            begin, end = at + offset, at + offset + FRAME_BYTES + length
             if end - begin > MAX_FRAME_BYTES:
                 continue
-            if is_frame(data, begin, end):
-                return begin
-            checks, checked_bytes = checks + 1, checked_bytes + length
-            if checks > _MAX_CHECKS or checked_bytes > _MAX_CHECKED_BYTES:
+            if looked.is_record(begin, end):
+                return looked.first_fitting(begin) or begin
+            if looked.n > _MAX_CHECKS:
                 return None
-        start += n
+        at += n
+        found = looked.first_fitting(at)
+        if found is not None:
+            return found
         chunk_bytes = min(2 * chunk_bytes, _CHUNK_BYTES)
     return None
+
+
+class _Candidates:
+    """What looks like records in a search.
+
+    A payload that costs too much to read waits until enough is searched: a record that
+    is whole ends before the next one that is found, or before the search does.
+
+    Attributes:
+        n: How many are none, or wait.
+    """
+
+    def __init__(self, data: FileBytes, start: int) -> None:
+        self.n = 0
+        self._data, self._start = data, start
+        self._checked_bytes = 0
+        self._waiting: list[tuple[int, int]] = []
+
+    def is_record(self, begin: int, end: int) -> bool:
+        """Whether one follows it, or its payload fits; else it may wait."""
+        if is_end(self._data, end):
+            return True
+        self.n += 1
+        if self._pays(begin, end, begin):
+            return self._data.payload_fits(begin, end)
+        self._waiting.append((begin, end))
+        return False
+
+    def first_fitting(self, here: int) -> int | None:
+        """The first that waits and fits, by what may be read where the search is."""
+        waiting, self._waiting = self._waiting, []
+        for begin, end in waiting:
+            if not self._pays(begin, end, here):
+                self._waiting.append((begin, end))
+            elif self._data.payload_fits(begin, end):
+                return begin
+        return None
+
+    def _pays(self, begin: int, end: int, here: int) -> bool:
+        """Count a payload if it may be read."""
+        checked_bytes = self._checked_bytes + end - begin
+        if checked_bytes > _affordable(here - self._start):
+            return False
+        self._checked_bytes = checked_bytes
+        return True
 
 
 def _headers(view: memoryview, n_left: int) -> Iterator[tuple[int, int]]:

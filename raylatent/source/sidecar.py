@@ -9,17 +9,18 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.errors import StorageError
+from raylatent.errors import SourceError, StorageError
 from raylatent.source.filebytes import FileBytes
 from raylatent.source.framing import FRAME_BYTES, MAX_FRAME_BYTES, SUFFIXES
 from raylatent.source.resync import find_record
-from raylatent.storage import open_input, retry
+from raylatent.storage import open_input, reason, retry
 
 Frames = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Offsets and lengths, each (n,)."""
 
-_MEMBER = "arr_0.npy"
+FRAMES, LOCATIONS = "arr_0", "locations"
 _MAX_BYTES = 256 << 20  # 16 million records: what claims more is no index
+_CHUNK_BYTES = 1 << 20
 # What a file that is no index can raise in zipfile and numpy.
 _NO_INDEX = (
     StorageError,
@@ -71,7 +72,7 @@ def sidecar_frames(uri: str, size: int) -> Frames | None:
 def told_frames(uri: str, size: int) -> Frames | None:
     """What the index beside says, whether it fits or not; None where there is none."""
     try:
-        frames = _read(sidecar_name(uri), size)
+        frames = _read(sidecar_name(uri), size, [FRAMES])[FRAMES]
     except _NO_INDEX:
         return None
     if frames.ndim != 2 or frames.shape[1] != 2 or frames.dtype.kind not in "iu":
@@ -80,8 +81,25 @@ def told_frames(uri: str, size: int) -> Frames | None:
     return offsets, lengths
 
 
-def _read(name: str, size: int) -> NDArray[np.generic]:
-    """The frames that an index gives; ValueError if there are too many to be true."""
+def sidecar_arrays(uri: str, size: int) -> dict[str, NDArray[np.generic]]:
+    """Frames and, where it has them, locations of the index beside.
+
+    Raises:
+        SourceError: It is no index.
+        StorageError: It cannot be read.
+    """
+    name = sidecar_name(uri)
+    try:
+        return _read(name, size, [FRAMES, LOCATIONS])
+    except StorageError:
+        raise
+    except _NO_INDEX as error:
+        message = f"{name} is no index: {reason(error)}"
+        raise SourceError(message) from error
+
+
+def _read(name: str, size: int, arrays: list[str]) -> dict[str, NDArray[np.generic]]:
+    """Those of an index's arrays; ValueError if they are too large to be true."""
     with open_input(name) as sidecar:
         # Frames and locations are 16 bytes a record each, a record at least as many.
         largest = min(4 * size + (1 << 16), _MAX_BYTES)
@@ -89,12 +107,28 @@ def _read(name: str, size: int) -> NDArray[np.generic]:
             raise ValueError(name)
         data = bytes(retry(sidecar.read, f"read {name}"))
     with zipfile.ZipFile(io.BytesIO(data)) as members:
-        if members.getinfo(_MEMBER).file_size > largest:
-            raise ValueError(name)
-        array = np.lib.format.read_array(
-            io.BytesIO(members.read(_MEMBER)), allow_pickle=False
-        )
-    return np.asarray(array)
+        there = members.namelist()
+        return {
+            array: _array(members, f"{array}.npy", largest)
+            for array in arrays
+            if array == FRAMES or f"{array}.npy" in there
+        }
+
+
+def _array(members: zipfile.ZipFile, name: str, largest: int) -> NDArray[np.generic]:
+    """A member's array; ValueError if it is larger, whatever its entry claims."""
+    info = members.getinfo(name)
+    # zipfile unpacks the other kinds without a limit, however little is asked for.
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise ValueError(name)
+    content = io.BytesIO()
+    with members.open(info) as member:
+        while chunk := member.read(_CHUNK_BYTES):
+            content.write(chunk)
+            if content.tell() > largest:
+                raise ValueError(name)
+    content.seek(0)
+    return np.asarray(np.lib.format.read_array(content, allow_pickle=False))
 
 
 def headers_agree(data: FileBytes, frames: Frames) -> bool:

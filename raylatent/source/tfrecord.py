@@ -49,7 +49,7 @@ __all__ = [
     "read_records",
 ]
 
-MAX_RECORD_BYTES = 256 << 20
+MAX_RECORD_BYTES = 64 << 20  # an Example can take 17 times its bytes in memory
 _CHUNK_BYTES = 16 << 20
 _GAP_BYTES = 64 << 10  # records nearer than this are read in one go
 
@@ -62,7 +62,7 @@ def iter_records(
     """Payloads of records in the order of their offsets, checksums verified.
 
     Near records are read together, at most 16 MiB at once; what is larger is read only
-    if its header is right, and never beyond 256 MiB.
+    if its header is right, and never beyond 64 MiB.
 
     Args:
         uri: The file.
@@ -86,7 +86,7 @@ def iter_records(
             for i in range(first, last):
                 begin = int(offsets[i]) - start
                 frame = view[begin : begin + int(lengths[i])]
-                yield check_frame(frame, start + begin)
+                yield check_frame(frame)
 
 
 def _large(
@@ -96,11 +96,13 @@ def _large(
     length = header_length(read_range(file, uri, start, HEADER_BYTES))
     if length is None or length + FRAME_BYTES != end - start:
         one = FileBytes(uri, file, end).payload_fits(start, end)
-        return broken_frame(length, start, end, one=one)
+        return broken_frame(length, one=one)
     if length > MAX_RECORD_BYTES:
-        message = f"record of {length} bytes: tiles have at most {MAX_RECORD_BYTES}"
+        message = (
+            f"the record is too large: tiles have at most {MAX_RECORD_BYTES} bytes"
+        )
         return ContentError(message, stage="read")
-    return check_frame(read_range(file, uri, start, end - start), start)
+    return check_frame(read_range(file, uri, start, end - start))
 
 
 def _spans(offsets: Integers, lengths: Integers) -> Iterator[tuple[int, int]]:

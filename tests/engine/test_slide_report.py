@@ -164,3 +164,14 @@ def test_why_a_slide_fails(rows, bad, undone, says):
         assert found.error is None
     else:
         assert says in found.error
+
+
+def test_reasons_of_which_there_are_too_many_are_counted_together():
+    stat = FileStat(size=1, mtime_ns=1)
+    source = Source(source=0, slide="a", uri="/a.svs", stat=stat, n_indexed=503)
+    reasons = Counter({f"torn {i}": 1 for i in range(500)}) + Counter({"often": 3})
+    found = slide_report(source, 0, reasons, None, 0.05)
+    assert len(found.reasons) == 101
+    assert found.reasons["often"] == 3
+    assert found.reasons["other reasons"] == 401
+    assert found.quarantined == sum(found.reasons.values()) == 503

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.engine import slide_files
@@ -77,6 +78,24 @@ def test_extracted_tiles(extract, slides, tmp_path, verify_here):
     (out / FOLDER / "b.tfrecords").unlink()
     assert names(verify_here(out)) == {("missing", f"{FOLDER}/b.tfrecords")}
     again()
+    index = out / FOLDER / "a.index.npz"
+    beside = index.read_bytes()
+    with np.load(index) as arrays:
+        found = dict(arrays)
+    for name in found:
+        np.savez(index, **{**found, name: found[name][::-1]})
+        (finding,) = verify_here(out).findings
+        assert finding.name == f"{FOLDER}/a.tfrecords"
+        assert "its index a.index.npz is not that of its records" in finding.says
+    index.write_bytes(b"junk")
+    (finding,) = verify_here(out).findings
+    assert "a.index.npz is no index" in finding.says
+    index.unlink()
+    (finding,) = verify_here(out).findings
+    assert "its index a.index.npz is missing" in finding.says
+    assert again().counts["tiles"] == N["a"]
+    assert index.read_bytes() == beside
+    assert verify_here(out).findings == []
     record = out / "finished/slide=b/record.json"
     record.write_text("{")
     assert names(verify_here(out)) == {("broken", "finished/slide=b/record.json")}

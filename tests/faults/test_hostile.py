@@ -192,14 +192,27 @@ class Bomb:
         return (open, (self.path, "w"))
 
 
-def zipped(content, name="arr_0.npy"):
+def zipped(content, name="arr_0.npy", how=zipfile.ZIP_DEFLATED, told=None):
+    """A zip of one member, whose entry may tell another size."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as members:
+    with zipfile.ZipFile(buffer, "w", how) as members:
         members.writestr(name, content)
-    return buffer.getvalue()
+    data = bytearray(buffer.getvalue())
+    if told is not None:
+        entry = data.rindex(b"PK\x01\x02")
+        data[entry + 24 : entry + 28] = told.to_bytes(4, "little")
+    return bytes(data)
 
 
-@pytest.mark.parametrize("kind", ["object", "pickle", "bomb"])
+BOMBS = {
+    "bomb": {},
+    "bomb that lies": {"told": 176},
+    "bzip2 bomb": {"how": zipfile.ZIP_BZIP2, "told": 176},
+    "lzma bomb": {"how": zipfile.ZIP_LZMA, "told": 176},
+}
+
+
+@pytest.mark.parametrize("kind", ["object", "pickle", *BOMBS])
 def test_an_index_that_would_do_harm_is_not_used(campaign, tmp_path, kind):
     campaign.fault("hostile: index with pickles")
     path = write_frames(tmp_path, [b"12345"] * 3)
@@ -209,7 +222,7 @@ def test_an_index_that_would_do_harm_is_not_used(campaign, tmp_path, kind):
     elif kind == "pickle":
         beside.write_bytes(pickle.dumps(Bomb(ran)))
     else:
-        beside.write_bytes(zipped(bytes(64 << 20)))
+        beside.write_bytes(zipped(bytes(64 << 20), **BOMBS[kind]))
     tracemalloc.start()
     index = index_tfrecord(str(path))
     peak = tracemalloc.get_traced_memory()[1]

@@ -86,6 +86,27 @@ def test_a_file_is_read_by_range_and_once_a_group(tfrecord, monkeypatch):
     assert calls == [sorted(frame.offset for frame in wanted)]
 
 
+def test_large_records_are_read_a_few_at_a_time(tfrecord, monkeypatch):
+    calls = []
+
+    def reading(uri, offsets, lengths):
+        calls.append(list(lengths))
+        return real_read_records(uri, offsets, lengths)
+
+    monkeypatch.setattr(images, "read_records", reading)
+    wanted = frames(tfrecord, range(20))
+    most = 3 * max(frame.length for frame in wanted)
+    monkeypatch.setattr(images, "_GROUP_BYTES", most)
+    numbered = [Frame(uri=tfrecord, tile_index=i) for i in range(20, 24)]
+    assert len(dict(stored_tiles([*wanted, *numbered], 12))) == 24
+    assert max(map(sum, calls)) <= most
+    assert max(map(len, calls)) >= 3
+    monkeypatch.setattr(images, "_GROUP_BYTES", 1)
+    calls.clear()
+    assert len(dict(stored_tiles(wanted, 12))) == 20
+    assert set(map(len, calls)) == {1}
+
+
 def test_bad_tiles_are_reasons_and_the_rest_is_there(tmp_path, tfrecord):
     path = tmp_path / "bad.tfrecords"
     good = TileRecord(image_raw=png(noise(0)))

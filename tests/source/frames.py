@@ -75,6 +75,6 @@ def check(path, content):
         i = int(np.searchsorted(starts, start, side="right")) - 1
         header = content[starts[i] : starts[i] + 12]
         told = FRAME_BYTES + int.from_bytes(header[:8], "little")
-        assert end <= ends[i]
+        assert end <= ends[i] or (starts[i], ends[i]) in good  # they overlap
         assert told == index.lengths[i]
     return index

@@ -54,6 +54,8 @@ def damaged(content, damage):
 @given(payloads, st.lists(damages, min_size=1, max_size=3))
 @example([b"a" * 9] * 4, [("zero", 0.0, 12)])
 @example([b"a" * 9, b"", b"b" * 30, b"c"], [("delete", 0.3, 7)])
+@example([bytes(8), b""], [("delete", 0.25, 12)])
+@example([bytes(8), b""], [("delete", 0.5, 12)])
 def test_whole_records_survive_any_damage(tmp_path, contents, hits):
     path = write_frames(tmp_path, contents)
     content = path.read_bytes()

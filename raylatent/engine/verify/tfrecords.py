@@ -2,8 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from raylatent.engine.finishing import Finished
 from raylatent.engine.progress import Progress
@@ -19,7 +21,13 @@ from raylatent.run.findings import (
     SlideFound,
     SlideTask,
 )
-from raylatent.source.tfrecord import index_tfrecord, iter_records
+from raylatent.source.sidecar import FRAMES, LOCATIONS, sidecar_arrays, sidecar_name
+from raylatent.source.tfrecord import (
+    TFRecordIndex,
+    index_tfrecord,
+    iter_records,
+    parse_example,
+)
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -30,7 +38,7 @@ _TOGETHER = 4096  # records whose frames are checked in one go
 def tfrecord_complaint(uri: str, n_tiles: int) -> str | None:
     """What is wrong with a TFRecord of so many tiles, None where nothing is.
 
-    Every checksum is verified.
+    Every checksum is verified, and the index beside compared with the records.
 
     Raises:
         StorageError: It cannot be read, after retries.
@@ -41,13 +49,49 @@ def tfrecord_complaint(uri: str, n_tiles: int) -> str | None:
         return str(error)
     if index.error is not None or len(index) != n_tiles:
         return index.error or f"it has {len(index)} records, not {n_tiles}"
+    locations = []
     for start in range(0, len(index), _TOGETHER):
         chunk = slice(start, start + _TOGETHER)
         frames = iter_records(uri, index.offsets[chunk], index.lengths[chunk])
         for number, payload in enumerate(frames, start):
-            if isinstance(payload, ContentError):
-                return f"record {number}: {payload}"
-    return None
+            try:
+                locations.append(_location(payload))
+            except ContentError as error:
+                return f"record {number}: {error}"
+    return _index_complaint(uri, index, locations)
+
+
+def _location(payload: memoryview | ContentError) -> tuple[int, int] | None:
+    """Where a tile is; ContentError if its record is broken."""
+    if isinstance(payload, ContentError):
+        raise payload
+    tile = parse_example(payload)
+    if tile.loc_x is None or tile.loc_y is None:
+        return None
+    return tile.loc_x, tile.loc_y
+
+
+def _index_complaint(
+    uri: str, index: TFRecordIndex, locations: Sequence[tuple[int, int] | None]
+) -> str | None:
+    """What is wrong with the index beside a TFRecord that is whole."""
+    name = sidecar_name(uri.rpartition("/")[2])
+    size = int(index.lengths.sum())
+    try:
+        arrays = sidecar_arrays(uri, size)
+    except SourceError as error:
+        return str(error)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return f"its index {name} is missing"
+        raise
+    wanted = {FRAMES: np.stack([index.offsets, index.lengths], 1)}
+    if locations and None not in locations:
+        wanted[LOCATIONS] = np.array(locations, np.int64)
+    same = arrays.keys() == wanted.keys() and all(
+        np.array_equal(arrays[key], wanted[key]) for key in wanted
+    )
+    return None if same else f"its index {name} is not that of its records"
 
 
 def check_tfrecord(
