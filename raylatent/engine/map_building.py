@@ -76,8 +76,8 @@ def build_map(
     if fitted is None:
         _say_replaced(store, params, about)
     started_here = connect()
-    patience = {"stall_timeout_s": stall_timeout_s}
-    place = partial(place_rows, run, layer=layer, name=name, **patience)
+    most_s = stall_timeout_s
+    place = partial(place_rows, run, layer=layer, name=name, stall_timeout_s=most_s)
     with Claim(run.store, run.store.writer) as claim:
         remove_litter(run)
         if not started_here:
@@ -87,7 +87,7 @@ def build_map(
                 run.store.delete(stray)
             place(broken, fitted)
             return store.uri
-        features = sample_rows(run, parts, layer, params, **patience)
+        features = sample_rows(run, parts, layer, params, most_s)
         logger.info("fitting UMAP on %d rows", len(features))
         fitted = fit_map(features, params)
         claim.check()
