@@ -1,5 +1,6 @@
 """Each kind of tampering is named with its file; a clean run is not accused."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ from raylatent.config import VerifyConfig
 from raylatent.errors import ConfigError, RunError
 from raylatent.parts import read_part, write_part
 from raylatent.run.findings import BROKEN, INCOMPLETE, MISSING, WRONG
-from raylatent.seal import sealed_parquet
+from raylatent.seal import sealed_json, sealed_parquet
 from raylatent.storage import Store
 from tests.tampering import TAMPERINGS, A, Q, edit
 from tests.tampering_seals import OF_SEALS
@@ -76,6 +77,24 @@ def test_a_run_that_was_killed_is_incomplete_not_damaged(made, verify_here):
     assert says["activations/slide=a"] == "4 of 64 tiles are not done: run again"
     flip(made.out / f"{A}0.parquet", 999)
     assert (BROKEN, f"{A}0.parquet") in found(verify_here(made.out))
+
+
+def test_an_unfinished_run_is_not_called_verified(made, verify_here, capsys):
+    store = Store(made.out, writer="0" * 12)
+    with Claim(store, store.writer):
+        assert cli.main(["verify", str(made.out)]) == 1
+    said = capsys.readouterr()
+    assert "verified" not in said.out
+    assert f"unfinished: pid {os.getpid()} on " in said.err
+
+
+def test_slides_that_failed_are_a_note(made, verify_here):
+    path = made.out / "report.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(sealed_json({**report, "failed": {"z": "torn"}})))
+    report = verify_here(made.out)
+    assert report.findings == []
+    assert any("1 slides failed when the run ended, as 'z'" in n for n in report.notes)
 
 
 def test_while_a_driver_works_nothing_is_lacking(made, verify_here):

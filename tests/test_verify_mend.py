@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from raylatent import cli, read
+from raylatent.engine.done import set_strays_aside
+from raylatent.run import RunDirectory
 from tests.faults.ledger import compare, stored
 from tests.tampering import TAMPERINGS, A, P, Q, edit, truncate, unseal
 from tests.verify_runs import flip
@@ -98,6 +100,15 @@ def test_what_lacks_seals_or_lies_where_it_should_not(made, rerun):
     rerun()
     assert set(read(made.out).to_table()["slide"].to_pylist()) == {"a", "b é", "c"}
     assert (made.out / "removed/activations/slide=ghost/000000.parquet").exists()
+
+
+def test_files_of_others_are_told_of(made, caplog, monkeypatch):
+    """Readers of the folder would read them too."""
+    monkeypatch.setattr(logging.getLogger("raylatent"), "propagate", True)
+    part = made.out / "activations/slide=c/000000.parquet"
+    shutil.copy(part, part.with_name("000000 (copy).parquet"))
+    set_strays_aside(RunDirectory(str(made.out)), {"a", "b é", "c"}, set())
+    assert "1 files below activations/ are not this run's" in caplog.text
 
 
 def test_a_map_without_a_digest_is_made_anew(made, finished_run, rerun):

@@ -27,6 +27,8 @@ def verify(config: VerifyConfig) -> int:
         fail(f"and {len(report.findings) - _SHOWN} more things are wrong", 1)
     if report.findings:
         return 1
+    if report.worked_on_by is not None:
+        return fail(f"unfinished: {report.worked_on_by} works on {report.run}", 1)
     say(f"verified  {report.run}")
     return 0
 

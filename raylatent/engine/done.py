@@ -133,10 +133,18 @@ def set_strays_aside(
         known: Slides of the plan, and those that it had before.
         without_grid: Slides whose tiles are not cut out by a grid.
     """
+    names = {stage: run.store.list(stage) for stage in (run.rows, QUARANTINE, GRIDS)}
     parts = {
-        stage: {slide_of(n) or "" for n in run.store.list(stage) if is_part(n)}
-        for stage in (run.rows, QUARANTINE, GRIDS)
+        stage: {slide_of(name) or "" for name in of if is_part(name)}
+        for stage, of in names.items()
     }
+    foreign = [name for name in names[run.rows] if not _NUMBERED.fullmatch(name)]
+    if foreign:
+        logger.warning(
+            "%d files below %s/ are not this run's, as %r: whoever reads that folder "
+            "reads them too, move them away",
+            *(len(foreign), run.rows, foreign[0]),
+        )
     strays = {slide for of in parts.values() for slide in of if slide not in known}
     for slide in sorted(strays):
         logger.warning("slide %r is in no plan: its parts are set aside", slide)

@@ -74,7 +74,7 @@ def _stored_grid(run: RunDirectory, opened: OpenedSlide) -> pa.Table | None:
             run.store,
             name,
             schema.GRID.names,
-            sealed=is_as_written(run.settings(), sealed=True),
+            sealed=run.exists() and is_as_written(run.settings(), sealed=True),
         ).table
     except BrokenPartError as error:
         logger.warning("%s is broken and is made anew: %s", name, error)

@@ -58,7 +58,7 @@ def check_part(
     if held is False:
         raise _broken(store, name, "its bytes are not those that were written")
     if held is None and sealed:
-        raise _broken(store, name, "it has no seal, as all parts of its run")
+        raise _broken(store, name, "it has no seal, which all files of this run have")
     try:
         reader = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         found = reader.schema_arrow

@@ -11,7 +11,7 @@ from raylatent.engine.progress import Progress
 from raylatent.engine.verify.looks import make_looks
 from raylatent.engine.verify.maps import Drawn, look_at_maps
 from raylatent.engine.verify.parts import spread
-from raylatent.engine.verify.plan import compare_report, what_is_said
+from raylatent.engine.verify.plan import Said, compare_report, what_is_said
 from raylatent.engine.verify.slides import Look, Looked, look_at
 from raylatent.engine.visibility import refuse_temporary_copy
 from raylatent.errors import RunError
@@ -99,8 +99,19 @@ def verify_run(config: VerifyConfig) -> VerifyReport:
     report.counts["bytes"] += drawn.n_bytes
     report.points = {name: drawn.points[name] for name in sorted(files.maps)}
     report.mosaics = sorted(files.mosaics)
+    _note_failed(report, said)
     _note_claim(run, report, files, worker or worker_of(run.store))
     return report
+
+
+def _note_failed(report: VerifyReport, said: Said) -> None:
+    """Say which slides failed: what is there of them is sound, and it is not all."""
+    failed = (said.report or {}).get("failed")
+    if isinstance(failed, dict) and failed:
+        report.notes.append(
+            f"{len(failed)} slides failed when the run ended, as {next(iter(failed))!r}: "
+            "report.json says why, and the same command tries them again"
+        )
 
 
 def _proof(run: RunDirectory, files: Inventory) -> str:
