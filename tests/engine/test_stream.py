@@ -103,7 +103,9 @@ def test_a_model_that_fails_on_a_batch_ends_in_one_line(
     code = cli.main([str(word) for word in command])
     printed, complaints = capfd.readouterr()
     assert code != 0
-    assert printed == ""
+    # Ray tells the driver how many processes tests before this one left.
+    said = [line for line in printed.splitlines() if "(raylet)" not in line]
+    assert said == []
     errors = [line for line in complaints.splitlines() if "error" in line.lower()]
     (line,) = errors
     assert line.startswith("raylatent: error: the model fails on a batch of shape")
