@@ -12,7 +12,7 @@ from tests.faults.ledger import compare, stored
 from tests.tampering import TAMPERINGS, A, P, Q, edit, truncate, unseal
 from tests.verify_runs import flip
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.campaign]
 
 POINTS = "maps/default/points"
 
@@ -82,7 +82,6 @@ def test_parts_and_their_quarantine(made, rerun):
         assert f"{name}.parquet" in said
 
 
-@pytest.mark.campaign
 def test_what_lacks_seals_or_lies_where_it_should_not(made, rerun):
     for stage in ("activations", "quarantine"):
         shutil.copytree(
@@ -112,7 +111,6 @@ def test_files_of_others_are_told_of(made, caplog, monkeypatch):
     assert "1 files below activations/ are not this run's" in caplog.text
 
 
-@pytest.mark.campaign
 def test_a_map_without_a_digest_is_made_anew(made, finished_run, rerun):
     edit("maps/default/map.json", frame={"lower": [-1, -1]}, digest=...)(made.out)
     rerun()
@@ -127,7 +125,6 @@ def test_a_folder_in_place_of_a_part(made, capsys):
     assert "move it away and run again" in capsys.readouterr().err
 
 
-@pytest.mark.campaign
 def test_the_plan_and_run_json(made, rerun):
     """From the command, as long as the parts say that they are of it."""
     before = inodes(made.out)
@@ -139,7 +136,6 @@ def test_the_plan_and_run_json(made, rerun):
     assert "run.json is written anew" in said
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["map.json", "model.npz"])
 def test_a_map_is_fitted_again(name, made, rerun):
     truncate(f"maps/default/{name}")(made.out)

@@ -28,6 +28,7 @@ def asked(s3):
     return found
 
 
+@pytest.mark.campaign
 def test_a_listing_of_many_pages_is_whole(s3, bucket, store):
     names = [f"activations/slide={i % 7} ü+&/{i:06d}.parquet" for i in range(1200)]
     with ThreadPoolExecutor(8) as pool:
