@@ -109,9 +109,9 @@ class FittedMap:
             features: Activations (n, n_features).
 
         Returns:
-            Places float32 (n, 2), and the metric's distance to the nearest sample row
-            in all features, float32 (n,): 0 for a row of the sample, which keeps its
-            place.
+            Places float32 (n, 2), and the metric's distance in all features to the
+            closest of the row's neighbors in the sample, float32 (n,): 0 for a row of
+            the sample, which keeps its place.
 
         Raises:
             MapError: Another number of features, or values that are not finite.
@@ -134,7 +134,7 @@ class FittedMap:
         return xy, distance
 
     @cached_property
-    def _model(self) -> tuple[Any, Any, Any]:
+    def _model(self) -> tuple[Any, Any, Any, Any]:
         from raylatent.mapping import nearest, place  # noqa: PLC0415  (numba)
 
         values, arrays = self.info["placement"], self.arrays
@@ -158,7 +158,7 @@ class FittedMap:
         sample = nearest.Sample(
             *(np.ascontiguousarray(arrays[name]) for name in nearest.Sample._fields)
         )
-        return projection, sample, layout
+        return projection, sample, nearest.screen_of(sample), layout
 
     def _place_by_umap(
         self, rows: NDArray[np.float32]

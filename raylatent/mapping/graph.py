@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.mapping.nearest import Projection, Sample
+from raylatent.mapping.nearest import Projection, Sample, screen_of
 from raylatent.mapping.nearest import nearest as search
 from raylatent.mapping.place import metric_distance
 
@@ -29,9 +29,11 @@ def neighbors(
 
     Returns:
         Indices int32 (n, k), the metric's distances float32 (n, k), and the distances
-        to the nearest other row in all features, float64 (n,).
+        in all features to the closest of them but itself, float64 (n,).
     """
     n = len(sample.rows)
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
+
     index = np.zeros((n, k), dtype=np.int32)
     distance = np.zeros((n, k), dtype=np.float32)
     whole = np.zeros(n)
@@ -39,17 +41,20 @@ def neighbors(
     if n == 1:
         return index, distance, whole
 
+    screen = screen_of(sample)
+
     def fill(start: int) -> None:
         rows = slice(start, start + _SEARCH_ROWS)
         own = np.arange(n)[rows]
         near, square, full, _ = search(
-            sample.rows[rows], own, projection, sample, max(1, k - 1)
+            sample.rows[rows], own, projection, sample, screen, max(1, k - 1)
         )
         index[rows, 1:] = near[:, : k - 1]
         distance[rows, 1:] = metric_distance(square[:, : k - 1], halved)
         whole[rows] = metric_distance(full, halved)
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(0, n, _SEARCH_ROWS)))
     return index, distance, whole
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.nearest import Projection, Sample, nearest
+from raylatent.mapping.nearest import Projection, Sample, Screen, nearest
 
 _BANDWIDTH_STEPS = 64
 _BANDWIDTH_TOLERANCE = 1e-5
@@ -245,7 +245,11 @@ def metric_distance(
 
 @kernel
 def place_rows(
-    rows: NDArray[np.float32], projection: Projection, sample: Sample, layout: Layout
+    rows: NDArray[np.float32],
+    projection: Projection,
+    sample: Sample,
+    screen: Screen,
+    layout: Layout,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Place normalized rows (q, d), each by itself.
 
@@ -253,14 +257,14 @@ def place_rows(
     the first of them, which has the lowest key.
 
     Returns:
-        Places float32 (q, 2), and the metric's distance to the nearest sample row in
-        all features, float32 (q,).
+        Places float32 (q, 2), and the metric's distance in all features to the closest
+        of the neighbors, float32 (q,).
     """
     count = rows.shape[0]
     xy = np.empty((count, 2), dtype=np.float32)
     own = np.full(count, -1, dtype=np.int64)
     k = min(layout.n_neighbors, sample.rows.shape[0])
-    index, square, whole, equal = nearest(rows, own, projection, sample, k)
+    index, square, whole, equal = nearest(rows, own, projection, sample, screen, k)
     for row in range(count):
         if equal[row] >= 0:
             xy[row, 0] = layout.xy[equal[row], 0]
