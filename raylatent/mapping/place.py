@@ -22,6 +22,7 @@ from raylatent.mapping.nearest import Projection, Sample, Screen, nearest
 _BANDWIDTH_STEPS = 64
 _BANDWIDTH_TOLERANCE = 1e-5
 _BANDWIDTH_FLOOR = 1e-3  # share of the mean distance
+_TOGETHER = 8  # rows that descend side by side
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -166,20 +167,78 @@ def _clip(value: float) -> float:
 
 
 @kernel
+def drawn_rows(layout: Layout) -> NDArray[np.int32]:
+    """The sample rows that the random stream draws: the same for every row placed."""
+    most = layout.n_neighbors * layout.epochs * int(np.ceil(layout.negative_rate))
+    state = layout.stream.copy()
+    drawn = np.empty(most, dtype=np.int32)
+    for at in range(most):
+        drawn[at] = _draw(state) % layout.xy.shape[0]
+    return drawn
+
+
+@kernel
 def descend(
-    start: tuple[float, float],
+    start: NDArray[np.float64],
     index: NDArray[np.int64],
     weights: NDArray[np.float64],
     layout: Layout,
-) -> tuple[float, float]:
-    """Stochastic gradient descent of one row among the sample's places.
+    drawn: NDArray[np.int32],
+) -> None:
+    """Stochastic gradient descent of rows among the sample's places, each by itself.
 
     A neighbor of weight w is visited every 1 / w epochs; one that would not be
-    visited is left out.
+    visited is left out. Several rows go step by step together: each waits for its own
+    last step only, so that a core has something to do meanwhile.
+
+    Args:
+        start: float64 (q, 2), where the rows start; then where they end.
+        index: int64 (q, k), the neighbors.
+        weights: float64 (q, k), theirs.
+        layout: Where the sample lies.
+        drawn: Of `drawn_rows`.
     """
+    count, k = index.shape
+    most = k * layout.epochs + drawn.shape[0]
+    other = np.empty((_TOGETHER, most), dtype=np.int32)
+    rate = np.empty((_TOGETHER, most))
+    steps = np.zeros(_TOGETHER, dtype=np.int64)
+    for first in range(0, count, _TOGETHER):
+        some = min(_TOGETHER, count - first)
+        longest = 0
+        for i in range(some):
+            row = first + i
+            steps[i] = _schedule(
+                index[row], weights[row], layout, drawn, (other[i], rate[i])
+            )
+            longest = max(longest, steps[i])
+        for step in range(longest):
+            for i in range(some):
+                if step < steps[i]:
+                    x, y = _step(
+                        (start[first + i, 0], start[first + i, 1]),
+                        other[i, step],
+                        rate[i, step],
+                        layout,
+                    )
+                    start[first + i, 0] = x
+                    start[first + i, 1] = y
+
+
+@kernel
+def _schedule(
+    index: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    layout: Layout,
+    drawn: NDArray[np.int32],
+    into: tuple[NDArray[np.int32], NDArray[np.float64]],
+) -> int:
+    """The steps of one row, which do not depend on where it is; their number.
+
+    Each has a sample row and a rate, negative for a step away.
+    """
+    other, rates = into
     k = index.shape[0]
-    state = layout.stream.copy()
-    x, y = start
     period = np.empty(k)
     for j in range(k):
         period[j] = 1.0 / weights[j] if weights[j] * layout.epochs >= 1.0 else np.inf
@@ -187,51 +246,48 @@ def descend(
     pause = period / layout.negative_rate if layout.negative_rate > 0.0 else period * 0
     repel = pause.copy()
     rate = layout.learning_rate
+    count = 0
+    used = 0
     for epoch in range(layout.epochs):
         for j in range(k):
             if visit[j] > epoch:
                 continue
             visit[j] += period[j]
-            x, y = _attract(x, y, index[j], rate, layout)
+            other[count] = index[j]
+            rates[count] = rate
+            count += 1
             if layout.negative_rate <= 0.0:
                 continue
             draws = int((epoch - repel[j]) / pause[j])
             for _ in range(draws):
-                other = _draw(state) % layout.xy.shape[0]
-                x, y = _repel(x, y, other, rate, layout)
+                other[count] = drawn[used]
+                rates[count] = -rate
+                used += 1
+                count += 1
             repel[j] += draws * pause[j]
         rate = layout.learning_rate * (1.0 - epoch / layout.epochs)
-    return x, y
+    return count
 
 
 @kernel
-def _attract(
-    x: float, y: float, other: int, rate: float, layout: Layout
+def _step(
+    place: tuple[float, float], other: int, rate: float, layout: Layout
 ) -> tuple[float, float]:
-    """One step towards a neighbor."""
+    """One step towards a neighbor, or away from a sample row drawn at random."""
+    x, y = place
     dx = x - layout.xy[other, 0]
     dy = y - layout.xy[other, 1]
     square = dx * dx + dy * dy
     if square <= 0.0:
         return x, y
     power = square**layout.b
-    pull = -2.0 * layout.a * layout.b * power / square / (layout.a * power + 1.0)
-    return x + _clip(pull * dx) * rate, y + _clip(pull * dy) * rate
-
-
-@kernel
-def _repel(
-    x: float, y: float, other: int, rate: float, layout: Layout
-) -> tuple[float, float]:
-    """One step away from a sample row drawn at random."""
-    dx = x - layout.xy[other, 0]
-    dy = y - layout.xy[other, 1]
-    square = dx * dx + dy * dy
-    if square <= 0.0:
-        return x, y
-    push = 2.0 * layout.repulsion * layout.b
-    push /= (0.001 + square) * (layout.a * square**layout.b + 1.0)
-    return x + _clip(push * dx) * rate, y + _clip(push * dy) * rate
+    curve = layout.a * power + 1.0
+    if rate > 0.0:
+        force = -2.0 * layout.a * layout.b * power / square / curve
+    else:
+        force = 2.0 * layout.repulsion * layout.b / ((0.001 + square) * curve)
+        rate = -rate
+    return x + _clip(force * dx) * rate, y + _clip(force * dy) * rate
 
 
 @kernel
@@ -261,19 +317,22 @@ def place_rows(
         of the neighbors, float32 (q,).
     """
     count = rows.shape[0]
-    xy = np.empty((count, 2), dtype=np.float32)
     own = np.full(count, -1, dtype=np.int64)
     k = min(layout.n_neighbors, sample.rows.shape[0])
     index, square, whole, equal = nearest(rows, own, projection, sample, screen, k)
+    weights = np.empty((count, k))
+    start = np.empty((count, 2))
+    for row in range(count):
+        distance = metric_distance(square[row], layout.halved)
+        weights[row] = weights_of(
+            distance, layout.local_connectivity, layout.mean_distance
+        )
+        if equal[row] >= 0:
+            weights[row] = 0.0  # takes no step
+        start[row] = start_of(index[row], weights[row], layout.xy)
+    descend(start, index, weights, layout, drawn_rows(layout))
     for row in range(count):
         if equal[row] >= 0:
-            xy[row, 0] = layout.xy[equal[row], 0]
-            xy[row, 1] = layout.xy[equal[row], 1]
-            continue
-        distance = metric_distance(square[row], layout.halved)
-        weights = weights_of(distance, layout.local_connectivity, layout.mean_distance)
-        start = start_of(index[row], weights, layout.xy)
-        x, y = descend(start, index[row], weights, layout)
-        xy[row, 0] = x
-        xy[row, 1] = y
-    return xy, metric_distance(whole, layout.halved).astype(np.float32)
+            start[row] = layout.xy[equal[row]]
+    distance = metric_distance(whole, layout.halved)
+    return start.astype(np.float32), distance.astype(np.float32)
