@@ -190,6 +190,7 @@ def _map(config: MapConfig) -> int:
     labels = _check_labels(config)
     from raylatent.engine.map_building import PICTURE, build_map  # noqa: PLC0415  (slow)
     from raylatent.mapping.fitted import read_info  # noqa: PLC0415
+    from raylatent.mapping.quality import in_words  # noqa: PLC0415
     from raylatent.mapping.stored_plot import save_stored_map  # noqa: PLC0415
     from raylatent.run import RunDirectory  # noqa: PLC0415
 
@@ -203,8 +204,11 @@ def _map(config: MapConfig) -> int:
         stall_timeout_s=config.stall_timeout_s,
     )
     store = Store(folder)
-    n_points = read_info(store)["points"]["rows"]
+    info = read_info(store)
+    n_points = info["points"]["rows"]
     save_stored_map(store, f"{folder}/{PICTURE}", labels, n_points=n_points)
+    for line in in_words(info):
+        say(line)
     say(f"map       {folder}/{PICTURE}")
     return 0
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from raylatent.claim import Claim, new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S, connect
@@ -20,6 +21,7 @@ from raylatent.mapping.fit import fit_map
 from raylatent.mapping.fitted import MAP_JSON, read_info
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
+from raylatent.mapping.quality import QUALITY_ROWS, measured
 from raylatent.model.complete import Promised
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.seal import is_as_written
@@ -63,7 +65,7 @@ def build_map(
     layer = _layer_of(run, layer)
     parts = _parts_of(run)
     store = run.store.child(f"{MAPS}/{name}")
-    about = {"layer": layer, "rows": rows_digest(parts)}
+    about: dict[str, Any] = {"layer": layer, "rows": rows_digest(parts)}
     sealed = is_as_written(run.settings(), sealed=True)
     fitted = current_map(store, params, about, sealed=sealed)
     broken, strays = [], []
@@ -87,9 +89,10 @@ def build_map(
                 run.store.delete(stray)
             place(broken, fitted)
             return store.uri
-        features = sample_rows(run, parts, layer, params, most_s)
+        features, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
         logger.info("fitting UMAP on %d rows", len(features))
         fitted = fit_map(features, params)
+        about |= {"quality": measured(fitted, features, held)}
         claim.check()
         # From here on, and until map.json is back, there is no map of this name.
         store.delete(MAP_JSON)

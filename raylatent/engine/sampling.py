@@ -25,16 +25,29 @@ def sample_rows(
     parts: Sequence[Part],
     layer: str,
     params: MapParameters,
+    n_held: int = 0,
     stall_timeout_s: float = STALL_TIMEOUT_S,
-) -> NDArray[np.float32]:
-    """Activations of the sample's rows, in the order of their keys."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Activations of the sample's rows, and of others, in the order of their keys.
+
+    Args:
+        run: The run directory.
+        parts: Of which rows are taken.
+        layer: Which activations.
+        params: Seed and size of the sample.
+        n_held: How many others, at most: those that a larger sample would have.
+        stall_timeout_s: How long nothing may be finished.
+
+    Returns:
+        float32 (n, d) and (m, d).
+    """
+    limit = params.sample + n_held
     batches = [
         parts[i : i + _PARTS_TOGETHER] for i in range(0, len(parts), _PARTS_TOGETHER)
     ]
     sketcher = ray.remote(num_cpus=READ_CPUS)(sketch_parts)
     sketches = [
-        sketcher.remote(run.store, batch, params.seed, params.sample)
-        for batch in batches
+        sketcher.remote(run.store, batch, params.seed, limit) for batch in batches
     ]
     whole: SampleSketch | None = None
     for found in gather(sketches, stall_timeout_s):
@@ -42,7 +55,7 @@ def sample_rows(
     if whole is None:
         message = f"{run.uri} has no rows to sample"
         raise RunError(message)
-    chosen = finish(whole, params.sample)
+    chosen = finish(whole, limit)
     places = {
         (slide, index): i
         for i, (slide, index) in enumerate(
@@ -65,7 +78,12 @@ def sample_rows(
     if features is None:
         message = f"{run.uri} has no rows to sample"
         raise RunError(message)
-    return features
+    sample = finish(whole, params.sample)
+    names = (schema.SLIDE, schema.TILE_INDEX)
+    pairs = zip(*(sample[name].to_pylist() for name in names), strict=True)
+    inside = np.zeros(len(chosen), bool)
+    inside[[places[pair] for pair in pairs]] = True
+    return features[inside], features[~inside]
 
 
 def sketch_parts(

@@ -55,6 +55,32 @@ class Sample(NamedTuple):
     spread: NDArray[np.float64]
 
 
+@kernel
+def _add_products(
+    values: NDArray[np.float32],
+    components: NDArray[np.float64],
+    total: NDArray[np.float64],
+) -> None:
+    """Add values (d,) @ components (d, m), feature by feature."""
+    width, size = components.shape
+    even = width // 4 * 4
+    for j in range(0, even, 4):  # four at once spare loads and change no sum
+        v0, v1 = np.float64(values[j]), np.float64(values[j + 1])
+        v2, v3 = np.float64(values[j + 2]), np.float64(values[j + 3])
+        if v0 == 0.0 and v1 == 0.0 and v2 == 0.0 and v3 == 0.0:
+            continue
+        w0, w1 = components[j], components[j + 1]
+        w2, w3 = components[j + 2], components[j + 3]
+        for c in range(size):
+            part = total[c] + v0 * w0[c]
+            part += v1 * w1[c]
+            part += v2 * w2[c]
+            total[c] = part + v3 * w3[c]
+    for j in range(even, width):
+        for c in range(size):
+            total[c] += np.float64(values[j]) * components[j, c]
+
+
 class Screen(NamedTuple):
     """The sample as the matrix product takes it; made from it, never stored.
 
@@ -113,30 +139,12 @@ def project(
     reduced = np.empty((count, size))
     residual = np.empty(count)
     spread = np.zeros(count)
-    components = projection.components
     for row in range(count):
         reduced[row] = -projection.offset
-    even = width // 4 * 4
     for row in range(count):
-        values = rows[row]
-        total = reduced[row]
-        for j in range(0, even, 4):  # four at once spare loads and change no sum
-            v0, v1 = np.float64(values[j]), np.float64(values[j + 1])
-            v2, v3 = np.float64(values[j + 2]), np.float64(values[j + 3])
-            if v0 == 0.0 and v1 == 0.0 and v2 == 0.0 and v3 == 0.0:
-                continue
-            w0, w1 = components[j], components[j + 1]
-            w2, w3 = components[j + 2], components[j + 3]
-            for c in range(size):
-                part = total[c] + v0 * w0[c]
-                part += v1 * w1[c]
-                part += v2 * w2[c]
-                total[c] = part + v3 * w3[c]
-        for j in range(even, width):
-            for c in range(size):
-                total[c] += np.float64(values[j]) * components[j, c]
+        _add_products(rows[row], projection.components, reduced[row])
         for j in range(width):
-            delta = np.float64(values[j]) - projection.mean[j]
+            delta = np.float64(rows[row, j]) - projection.mean[j]
             spread[row] += delta * delta
     for row in range(count):
         kept = 0.0

@@ -1,14 +1,99 @@
 """How far a map can be trusted: are neighbors on it neighbors in feature space?
 
-Trustworthiness as of Venna and Kaski 2001 (doi:10.1007/3-540-44668-0_68).
+Trustworthiness as of Venna and Kaski 2001 (doi:10.1007/3-540-44668-0_68); recall as the
+share of a row's nearest sample rows that are among its nearest on the map.
 """
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
+from raylatent.mapping.fitted import UMAP_ENGINE, FittedMap
+from raylatent.mapping.reduce import normalize
 
-_BLOCK_ROWS = 256
+QUALITY_ROWS = 1_000
+"""Rows beside the sample on which a map is measured."""
+
+_NEIGHBORS = 15
+_BLOCK_ROWS = 64
+_ROW_METRIC = "euclidean"
+
+
+class Quality(NamedTuple):
+    """Of placed rows among the sample.
+
+    Attributes:
+        trustworthiness: 1 is best, random about 0.5.
+        knn_recall: 1 is best, random about k / n.
+    """
+
+    trustworthiness: float
+    knn_recall: float
+
+
+def measured(
+    fitted: FittedMap, sample: NDArray[np.floating], held: NDArray[np.floating]
+) -> dict[str, Any]:
+    """A map's quality, as map.json has it.
+
+    Args:
+        fitted: The map.
+        sample: Activations (n, d) that it was fitted on, ascending by key.
+        held: Activations (m, d) of other rows. Without any the sample's own first
+            rows are measured, each among the others, and `held_out` is 0.
+
+    Returns:
+        `trustworthiness`, `knn_recall` (None for fewer than 4 sample rows),
+        `n_neighbors`, the `metric`, `rows` measured, and how many of them were
+        `held_out`.
+    """
+    placement = fitted.info["placement"]
+    metric = placement["metric"]
+    if placement["engine"] == UMAP_ENGINE:
+        metric = _ROW_METRIC
+    inside = normalize(sample[: len(fitted.embedding)], metric)
+    own = None if len(held) else np.arange(min(len(inside), QUALITY_ROWS))
+    if own is None:
+        rows, xy = normalize(held, metric), fitted.place(held)[0]
+    else:
+        rows, xy = inside[own], fitted.embedding[own]
+    k = min(_NEIGHBORS, (len(inside) - 2) // 2)
+    found = None
+    if k >= 1:
+        found = quality(rows, xy, inside, fitted.embedding, k, own)
+    return {
+        "trustworthiness": None if found is None else found.trustworthiness,
+        "knn_recall": None if found is None else found.knn_recall,
+        "n_neighbors": k,
+        "metric": metric,
+        "rows": len(rows),
+        "held_out": len(held),
+    }
+
+
+def in_words(info: Mapping[str, Any]) -> list[str]:
+    """What map.json says of a map's quality, for people to read."""
+    lines = []
+    found = info.get("quality") or {}
+    if found.get("trustworthiness") is not None:
+        which = "held-out" if found["held_out"] else "sample"
+        lines.append(
+            f"quality   trustworthiness {found['trustworthiness']:.3f}, "
+            f"{found['knn_recall']:.1%} of {found['n_neighbors']} neighbours kept "
+            f"({found['rows']:,} {which} rows)"
+        )
+    points = info.get("points") or {}
+    if points.get("rows"):
+        outside, novel = (points[key] for key in ("outside", "novel"))
+        lines.append(
+            f"rows      {points['rows']:,} placed: {outside:,} "
+            f"({outside / points['rows']:.1%}) outside the frame, {novel:,} "
+            f"({novel / points['rows']:.1%}) unlike the sample"
+        )
+    return lines
 
 
 def trustworthiness(
@@ -38,24 +123,53 @@ def trustworthiness(
     >>> trustworthiness(line + 0.1, line + 0.1, line, line, n_neighbors=3)
     1.0
     """
-    n, k = len(sample_features), n_neighbors
+    found = quality(features, xy, sample_features, sample_xy, n_neighbors)
+    return found.trustworthiness
+
+
+def quality(
+    features: NDArray[np.floating],
+    xy: NDArray[np.floating],
+    sample_features: NDArray[np.floating],
+    sample_xy: NDArray[np.floating],
+    n_neighbors: int = _NEIGHBORS,
+    own: NDArray[np.intp] | None = None,
+) -> Quality:
+    """As `trustworthiness`, and the recall of the same neighbors.
+
+    Args:
+        features: Placed rows (m, d).
+        xy: Their places (m, 2).
+        sample_features: Sample rows (n, d).
+        sample_xy: Their places (n, 2).
+        n_neighbors: At least 1 and less than n / 2.
+        own: For rows of the sample (m,), which they are: passed over.
+
+    Raises:
+        MapError: `n_neighbors` is out of range, or there is no row.
+    """
+    n, k = len(sample_features) - (own is not None), n_neighbors
     if not 1 <= k < n / 2 or not len(features):
         message = (
             f"{len(features)} rows and {k} neighbors among {n} sample rows: give at "
             "least 1 row, and neighbors from 1 to less than half the sample"
         )
         raise MapError(message)
-    penalty = 0.0
+    penalty, hits = 0.0, 0
     for start in range(0, len(features), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
-        order = np.argsort(_squares(features[rows], sample_features), axis=1)
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(1, n + 1)[None, :], axis=1)
-        near = np.argsort(_squares(xy[rows], sample_xy), axis=1)[:, :k]
-        beyond = np.take_along_axis(rank, near, axis=1) - k
-        penalty += float(np.maximum(beyond, 0).sum())
+        truly = _squares(features[rows], sample_features)
+        seen = _squares(xy[rows], sample_xy)
+        if own is not None:
+            at = np.arange(len(seen)), own[rows]
+            truly[at] = seen[at] = np.inf
+        near = np.argpartition(seen, k - 1, axis=1)[:, :k]
+        for row, columns in zip(truly, near, strict=True):
+            rank = np.searchsorted(np.sort(row), row[columns]) + 1
+            penalty += float(np.maximum(rank - k, 0).sum())
+            hits += int((rank <= k).sum())
     worst = len(features) * k * (2 * n - 3 * k + 1) / 2
-    return 1.0 - penalty / worst
+    return Quality(1.0 - penalty / worst, hits / (len(features) * k))
 
 
 def _squares(

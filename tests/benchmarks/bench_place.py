@@ -16,7 +16,7 @@ import time
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[name] = "1"  # before numpy and numba are imported
 
-import numpy as np
+import numpy as np  # noqa: E402
 
 WIDTH = 1024
 NEIGHBORS = 15
@@ -73,8 +73,10 @@ def main(argv=None):
     options = parser.parse_args(argv)
     ours, theirs = fit(options.sample)
     epochs = ours.info["placement"]["epochs"]
-    print(f"sample {options.sample:,}, {WIDTH} features, {NEIGHBORS} neighbours, "
-          f"{epochs} epochs here, {theirs.n_epochs // 3} there")
+    print(
+        f"sample {options.sample:,}, {WIDTH} features, {NEIGHBORS} neighbours, "
+        f"{epochs} epochs here, {theirs.n_epochs // 3} there"
+    )
     ours.place(activations(64, 1))  # compiled from here on
     theirs.transform(reduced(ours, activations(64, 1)))
     rates, ratios = {"raylatent": [], "umap-learn": []}, []
@@ -86,8 +88,10 @@ def main(argv=None):
         rates["umap-learn"].append(options.rows / other)
         ratios.append(other / own)
     for who, found in rates.items():
-        print(f"{who:<12}{statistics.median(found):>10,.0f} rows a CPU second "
-              f"({min(found):,.0f} to {max(found):,.0f})")
+        print(
+            f"{who:<12}{statistics.median(found):>10,.0f} rows a CPU second "
+            f"({min(found):,.0f} to {max(found):,.0f})"
+        )
     ratio = statistics.median(ratios)
     print(f"ratio       {ratio:>10.2f}")
     return ratio
