@@ -203,7 +203,7 @@ def test_broken_folders_are_told(tmp_path, fitted):
 
 def test_what_each_engine_needs_is_what_is_saved(fitted, manhattan):
     from raylatent.mapping import fitted as module
-    from raylatent.mapping.nearest import Projection, Sample
+    from raylatent.mapping.projection import Projection, Sample
 
     rows, umap = module._ARRAYS[module.ROW_ENGINE], module._ARRAYS[module.UMAP_ENGINE]
     assert {*Projection._fields, *Sample._fields} <= set(rows)

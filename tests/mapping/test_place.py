@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylatent.mapping import nearest, place, reduce
+from raylatent.mapping import nearest, place, reduce, screen
+from raylatent.mapping import projection as projection_of
 
 
 def split(fitted, rows, size):
@@ -62,9 +63,13 @@ def small_sample(n=300, d=90, seed=0):
     rng = np.random.default_rng(seed)
     rows = reduce.normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
     pca = reduce.principal_components(rows)
-    projection = nearest.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = nearest.project(rows, projection)
-    sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
+    projection = projection_of.Projection(
+        pca.mean, pca.components, pca.mean @ pca.components
+    )
+    reduced, residual, spread = projection_of.project(rows, projection)
+    sample = projection_of.Sample(
+        rows, np.ascontiguousarray(reduced.T), residual, spread
+    )
     return projection, sample
 
 
@@ -77,11 +82,11 @@ def test_neighbors_are_exact(own):
     else:
         rows = reduce.normalize(rng.normal(size=(50, 90)), "cosine")
         passed = np.full(50, -1)
-    screen = nearest.screen_of(sample)
+    screened = screen.screen_of(sample)
     index, square, whole, equal = nearest.nearest(
-        rows, passed, projection, sample, screen, 12
+        rows, passed, projection, sample, screened, 12
     )
-    reduced = nearest.project(rows, projection)[0]
+    reduced = projection_of.project(rows, projection)[0]
     squares = ((reduced[:, None] - sample.reduced.T[None]) ** 2).sum(axis=2)
     full = rows[:, None].astype(np.float64) - sample.rows[None]
     full = (full**2).sum(axis=2)
@@ -98,12 +103,16 @@ def test_neighbors_are_exact(own):
 def test_ties_go_to_the_lower_index():
     rows = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
     pca = reduce.principal_components(rows)
-    projection = nearest.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = nearest.project(rows, projection)
-    sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
-    screen = nearest.screen_of(sample)
+    projection = projection_of.Projection(
+        pca.mean, pca.components, pca.mean @ pca.components
+    )
+    reduced, residual, spread = projection_of.project(rows, projection)
+    sample = projection_of.Sample(
+        rows, np.ascontiguousarray(reduced.T), residual, spread
+    )
+    screened = screen.screen_of(sample)
     passed = np.full(12, -1)
-    index, _, _, equal = nearest.nearest(rows, passed, projection, sample, screen, 3)
+    index, _, _, equal = nearest.nearest(rows, passed, projection, sample, screened, 3)
     first = np.arange(12) // 3 * 3
     np.testing.assert_array_equal(index, first[:, None] + np.arange(3))
     np.testing.assert_array_equal(equal, first)
