@@ -36,6 +36,7 @@ _OWN_OPTIONS = {
     "metric": "--metric",
     "min_dist": "--min-dist",
     "n_neighbors": "--n-neighbors",
+    "placement": "--placement",
     "random_state": "--seed",
     "sample": "--sample",
     "seed": "--seed",
@@ -234,6 +235,7 @@ def _parameters(config: MapConfig) -> MapParameters:
         metric=config.metric,
         seed=config.seed,
         sample=config.sample,
+        placement=config.placement,
         **values,
     )
 

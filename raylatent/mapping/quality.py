@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.fitted import UMAP_ENGINE, FittedMap
-from raylatent.mapping.reduce import normalize
+from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.reduce import ROW_METRICS, normalize
 
 QUALITY_ROWS = 1_000
 """Rows beside the sample on which a map is measured."""
@@ -52,7 +52,7 @@ def measured(
     """
     placement = fitted.info["placement"]
     metric = placement["metric"]
-    if placement["engine"] == UMAP_ENGINE:
+    if metric not in ROW_METRICS:
         metric = _ROW_METRIC
     inside = normalize(sample[: len(fitted.embedding)], metric)
     own = None if len(held) else np.arange(min(len(inside), QUALITY_ROWS))

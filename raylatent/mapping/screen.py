@@ -17,7 +17,7 @@ from raylatent.mapping.projection import Sample
 
 TILE_ROWS = 256  # of one matrix product, and sample rows: it fits a core's cache
 _TILE_COLUMNS = 512
-_WORD = 8  # flags that are looked at together
+_WORD = 8  # flags in 64 bits
 _LANE = 16  # values of which the least is taken
 _UNIT = 2.0**-24  # relative rounding of float32
 _TINY = 1e-30  # what underflow may cost, of lengths up to 1
@@ -182,10 +182,10 @@ def _collect(
         near[j] = lower[j] <= limit
     near[n:] = False
     words = near.view(np.uint64)
-    for word in range(words.shape[0]):
-        if words[word] == 0:
+    for word in range(0, words.shape[0], 2):
+        if words[word] | words[word + 1] == 0:
             continue
-        for j in range(word * _WORD, min(word * _WORD + _WORD, n)):
+        for j in range(word * _WORD, min((word + 2) * _WORD, n)):
             value = lower[j]
             if value > limit or first + j == own:
                 continue

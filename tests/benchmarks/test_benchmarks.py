@@ -16,3 +16,21 @@ def test_slide_reads(test_data, capsys):
     said = capsys.readouterr().out
     assert "ratio" in said
     assert "peak memory" in said
+
+
+@pytest.mark.slow
+def test_placing(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_place.py"))
+    assert benchmark["main"](["--sample", "600", "--rows", "300", "--turns", "1"]) > 0
+    assert "ratio" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_quality_of_placing(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_quality.py"))
+    mean, missed = benchmark["main"](
+        ["--sample", "600", "--rows", "300", "--seeds", "2"]
+    )
+    assert mean > -0.02
+    assert missed == 0
+    assert "mean difference" in capsys.readouterr().out
