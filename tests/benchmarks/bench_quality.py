@@ -12,6 +12,7 @@ own: held-out rows are drawn from them.
 
 import argparse
 import statistics
+import warnings
 
 import numpy as np
 
@@ -43,7 +44,9 @@ def by_umap(fitted, sample, rows, seed):
     model = umap.UMAP(
         n_neighbors=NEIGHBORS, n_epochs=0, init="random", random_state=seed, n_jobs=1
     )
-    model.fit(sample)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parts of the graph need not connect
+        model.fit(sample)
     model.embedding_ = fitted.embedding.copy()
     model.n_epochs = 3 * EPOCHS
     return model.transform(rows)
