@@ -16,6 +16,8 @@ from raylatent.mapping.projection import Projection, Sample, project
 from raylatent.mapping.screen import TILE_ROWS, Screen, candidates
 
 _SUMS = 32  # of every 32nd feature
+_FEWEST_ROWS = 16  # looked at together
+_MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
 
 
 @kernel
@@ -50,12 +52,14 @@ def nearest(
     square = np.empty((count, k))
     whole = np.empty(count)
     equal = np.empty(count, dtype=np.int64)
-    found = np.empty((min(count, TILE_ROWS), sample.rows.shape[0]), dtype=np.int64)
+    n = sample.rows.shape[0]
+    together = max(_FEWEST_ROWS, min(TILE_ROWS, _MOST_FOUND // n))
+    found = np.empty((min(count, together), n), dtype=np.int32)
     bounds = np.empty(found.shape, dtype=np.float32)
-    squares = np.empty(sample.rows.shape[0])
+    squares = np.empty(n)
     lanes = np.empty(_SUMS)
-    for start in range(0, count, TILE_ROWS):
-        stop = min(start + TILE_ROWS, count)
+    for start in range(0, count, together):
+        stop = min(start + together, count)
         reduced, residual, spread = project(rows[start:stop], projection)
         some = candidates(reduced, own[start:stop], screen, k, found, bounds)
         for i in range(stop - start):
@@ -82,7 +86,7 @@ def nearest(
 def _exact(
     row: NDArray[np.float64],
     sample: NDArray[np.float64],
-    found: NDArray[np.int64],
+    found: NDArray[np.int32],
     squares: NDArray[np.float64],
 ) -> None:
     """Squared distances of a reduced row (m,) to some of the sample (n, m)."""
@@ -116,7 +120,7 @@ def _exact(
 @kernel
 def _smallest(
     squares: NDArray[np.float64],
-    found: NDArray[np.int64],
+    found: NDArray[np.int32],
     index: NDArray[np.int64],
     square: NDArray[np.float64],
 ) -> None:
@@ -141,7 +145,7 @@ def _smallest(
 def _equal(
     row: NDArray[np.float32],
     rows: NDArray[np.float32],
-    found: NDArray[np.int64],
+    found: NDArray[np.int32],
     squares: NDArray[np.float64],
 ) -> int:
     """The lowest sample row equal to `row`, or -1: only at square 0 can one be."""

@@ -73,7 +73,7 @@ def candidates(
     own: NDArray[np.int64],
     screen: Screen,
     k: int,
-    found: NDArray[np.int64],
+    found: NDArray[np.int32],
     bounds: NDArray[np.float32],
 ) -> NDArray[np.int64]:
     """Write down, ascending, all that may be among the k nearest of rows (q, m).
@@ -156,7 +156,7 @@ def _collect(
     known: tuple[int, int, float, float],
     square: NDArray[np.float64],
     best: NDArray[np.float64],
-    into: tuple[NDArray[np.int64], NDArray[np.float32], int],
+    into: tuple[NDArray[np.int32], NDArray[np.float32], int],
 ) -> int:
     """Add those of one tile whose lower bound is within reach of the k-th upper one.
 

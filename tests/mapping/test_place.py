@@ -39,6 +39,8 @@ def test_threads_change_nothing(fitted, new_rows):
         placed = list(pool.map(fitted.place, np.array_split(rows, 9)))
     joined = [np.concatenate(values) for values in zip(*placed, strict=True)]
     assert same_bits(joined, fitted.place(rows))
+    for threads in (2, 4):
+        assert same_bits(fitted.place(rows, threads=threads), joined)
 
 
 def test_sample_rows_keep_their_places(fitted, fit_rows):
@@ -222,3 +224,20 @@ def test_novelty_outside_the_components_counts():
     moved = rows.copy()
     moved[:, 7] = 100.0
     assert (fitted.place(moved)[1] >= 100.0).all()
+
+
+def test_a_large_sample_of_equal_rows_is_looked_at_by_few():
+    """Where all are as near, all are candidates: their number is bounded."""
+    from raylatent.mapping import nearest as module
+
+    n = module._MOST_FOUND // 20
+    rows = np.zeros((n, 1), np.float32)
+    projection = projection_of.Projection(np.zeros(1), np.ones((1, 1)), np.zeros(1))
+    sample = projection_of.Sample(rows, np.zeros((1, n)), np.zeros(n), np.zeros(n))
+    screened = screen.screen_of(sample)
+    index, square, _, equal = nearest.nearest(
+        np.zeros((40, 1), np.float32), np.full(40, -1), projection, sample, screened, 3
+    )
+    np.testing.assert_array_equal(index, np.tile([0, 1, 2], (40, 1)))
+    assert not square.any()
+    assert not equal.any()
