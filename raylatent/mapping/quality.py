@@ -77,6 +77,12 @@ def measured(
 def in_words(info: Mapping[str, Any]) -> list[str]:
     """What map.json says of a map's quality, for people to read."""
     lines = []
+    sample, versions = info.get("sample") or {}, info.get("versions") or {}
+    if sample:
+        lines.append(
+            f"fitted    on {sample['rows']:,} rows, seed {sample['seed']}, umap-learn "
+            f"{versions.get('umap-learn', 'unknown')}"
+        )
     found = info.get("quality") or {}
     if found.get("trustworthiness") is not None:
         which = "held-out" if found["held_out"] else "sample"
