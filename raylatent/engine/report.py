@@ -23,7 +23,10 @@ _COUNTS = {
     "smaller_batch": schema.SMALLER_BATCH,
 }
 _SECONDS = {
+    "read": schema.READ_S,
     "decode": schema.DECODE_S,
+    "wait": schema.WAIT_S,
+    "transfer": schema.TRANSFER_S,
     "forward": schema.FORWARD_S,
     "write": schema.WRITE_S,
 }
@@ -35,7 +38,9 @@ class Tally:
     Attributes:
         counts: Tiles, and how many of them were resized, of other slides, or went
             through the model in smaller batches than asked for.
-        seconds: By stage.
+        seconds: By stage: of the threads that read and decode, of the actors that
+            transfer, run the model and write; `wait` is how long models waited for
+            pixels.
         undone: Slides with units left undone, and why.
     """
 
@@ -67,7 +72,7 @@ class RunReport:
         slides: Each slide of the plan.
         removed: Slides set aside since this invocation did not name them.
         counts: Of this invocation, see Tally.
-        seconds: Of this invocation: wall time, and actors' time by stage.
+        seconds: Of this invocation: wall time, and by stage, see Tally.
     """
 
     run: str
@@ -93,9 +98,17 @@ class RunReport:
 
     @property
     def bound_by(self) -> str | None:
-        """The stage that most of the actors' time went to."""
-        stages = {k: v for k, v in self.seconds.items() if k != "wall" and v > 0}
-        return max(stages, key=stages.__getitem__) if stages else None
+        """The stage that most of the actors' time went to.
+
+        Where that is waiting for pixels: reading or decoding, which takes longer.
+        """
+        seconds = {k: v for k, v in self.seconds.items() if v > 0}
+        makes = {k: v for k, v in seconds.items() if k in {"read", "decode"}}
+        if "wait" not in seconds:  # nobody does: pixels are all that is made
+            return max(seconds.keys() - {"wall"}, key=seconds.__getitem__, default=None)
+        stages = seconds.keys() - makes.keys() - {"wall"}
+        bound = max(stages, key=seconds.__getitem__)
+        return max(makes, key=makes.__getitem__) if bound == "wait" and makes else bound
 
     def as_json(self) -> dict[str, Any]:
         """For report.json."""
@@ -116,10 +129,13 @@ class RunReport:
                 **self.counts,
                 "wall_s": self.seconds.get("wall", 0.0),
                 "tiles_per_s": tiles / max(self.seconds.get("wall", 0.0), 1e-9),
-                "tiles_per_actor_s_by_stage": {
+                "seconds_by_stage": {
+                    k: v for k, v in self.seconds.items() if k != "wall"
+                },
+                "tiles_per_s_by_stage": {
                     stage: tiles / value
                     for stage, value in self.seconds.items()
-                    if stage != "wall" and value > 0
+                    if stage not in {"wall", "wait"} and value > 0
                 },
                 "bound_by": self.bound_by,
             },
