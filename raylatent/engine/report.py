@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylatent import schema
+from raylatent.bench.rates import bound_by
 from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
 from raylatent.parts import read_part
@@ -98,17 +99,8 @@ class RunReport:
 
     @property
     def bound_by(self) -> str | None:
-        """The stage that most of the actors' time went to.
-
-        Where that is waiting for pixels: reading or decoding, which takes longer.
-        """
-        seconds = {k: v for k, v in self.seconds.items() if v > 0}
-        makes = {k: v for k, v in seconds.items() if k in {"read", "decode"}}
-        if "wait" not in seconds:  # nobody does: pixels are all that is made
-            return max(seconds.keys() - {"wall"}, key=seconds.__getitem__, default=None)
-        stages = seconds.keys() - makes.keys() - {"wall"}
-        bound = max(stages, key=seconds.__getitem__)
-        return max(makes, key=makes.__getitem__) if bound == "wait" and makes else bound
+        """The stage that this invocation was bound by."""
+        return bound_by(self.seconds)
 
     def as_json(self) -> dict[str, Any]:
         """For report.json."""
