@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylatent import annotations
+from raylatent.cli.bench import bench
 from raylatent.cli.saying import fail, say
 from raylatent.cli.verify import verify
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
+    BenchConfig,
     ExtractTilesConfig,
     LayersConfig,
     MapConfig,
@@ -290,4 +292,5 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "layers": (LayersConfig, _layers),
     "verify": (VerifyConfig, verify),
+    "bench": (BenchConfig, bench),
 }

@@ -11,6 +11,7 @@ from raylatent.config.activations import (
     ActivationsConfig,
 )
 from raylatent.config.atlas import AtlasConfig, LayersConfig
+from raylatent.config.bench import BenchConfig
 from raylatent.config.extraction import IMAGE_FORMATS, ExtractTilesConfig
 from raylatent.config.maps import GRIDS, SELECTS, MapConfig, MosaicConfig
 from raylatent.config.options import MAX_NAME_BYTES, RunConfig, flag, option
@@ -28,6 +29,7 @@ __all__ = [
     "SELECTS",
     "ActivationsConfig",
     "AtlasConfig",
+    "BenchConfig",
     "ExtractTilesConfig",
     "LayersConfig",
     "MapConfig",

@@ -1,7 +1,7 @@
 """What a field of a configuration needs to be an option, and checks of values."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raylatent.errors import ConfigError
@@ -38,7 +38,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
-        if not self.out:
+        needed = any(
+            f.name == "out" and f.metadata.get("required") for f in fields(self)
+        )
+        if needed and not self.out:
             message = "--out RUN is missing: where the run directory is or shall be"
             raise ConfigError(message)
 

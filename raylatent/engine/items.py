@@ -19,6 +19,11 @@ from raylatent.source.units import (
 )
 from raylatent.storage import FileStat
 
+_WORK_SECONDS = (
+    *(schema.READ_S, schema.DECODE_S, schema.WAIT_S),
+    *(schema.TRANSFER_S, schema.FORWARD_S),
+)
+
 
 def unit_footer(
     unit: Unit | SlideUnit, n_quarantined: int, fingerprint: str
@@ -114,7 +119,7 @@ class UnitResult:
         quarantine: Its bad tiles, as schema.QUARANTINE.
         footer: What its part says beside where it is from.
         counts: `resized`, `other_slide` and `smaller_batch` tiles.
-        seconds: `decode` and `forward`.
+        seconds: Of its stages: `read`, `decode`, `wait`, `transfer`, `forward`.
     """
 
     rows: pa.Table
@@ -134,8 +139,10 @@ def manifest(unit: Unit | SlideUnit, result: UnitResult, write_s: float) -> pa.T
         schema.RESIZED: result.counts.get("resized", 0),
         schema.OTHER_SLIDE: result.counts.get("other_slide", 0),
         schema.SMALLER_BATCH: result.counts.get("smaller_batch", 0),
-        schema.DECODE_S: result.seconds.get("decode", 0.0),
-        schema.FORWARD_S: result.seconds.get("forward", 0.0),
+        **{
+            column: result.seconds.get(column.removesuffix("_s"), 0.0)
+            for column in _WORK_SECONDS
+        },
         schema.WRITE_S: write_s,
         schema.ERROR: None,
     }
@@ -148,12 +155,11 @@ def undone(slide: str, unit: int, error: str) -> pa.Table:
         *(schema.ROWS, schema.QUARANTINED, schema.RESIZED),
         *(schema.OTHER_SLIDE, schema.SMALLER_BATCH),
     )
-    seconds = (schema.DECODE_S, schema.FORWARD_S, schema.WRITE_S)
     row = {
         schema.SLIDE: slide,
         schema.UNIT: unit,
         **dict.fromkeys(counts, 0),
-        **dict.fromkeys(seconds, 0.0),
+        **dict.fromkeys((*_WORK_SECONDS, schema.WRITE_S), 0.0),
         schema.ERROR: error,
     }
     return pa.Table.from_pylist([row], schema=schema.MANIFEST)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylatent import schema
+from raylatent.bench.rates import bound_by
 from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
 from raylatent.parts import read_part
@@ -23,7 +24,10 @@ _COUNTS = {
     "smaller_batch": schema.SMALLER_BATCH,
 }
 _SECONDS = {
+    "read": schema.READ_S,
     "decode": schema.DECODE_S,
+    "wait": schema.WAIT_S,
+    "transfer": schema.TRANSFER_S,
     "forward": schema.FORWARD_S,
     "write": schema.WRITE_S,
 }
@@ -35,7 +39,9 @@ class Tally:
     Attributes:
         counts: Tiles, and how many of them were resized, of other slides, or went
             through the model in smaller batches than asked for.
-        seconds: By stage.
+        seconds: By stage: of the threads that read and decode, of the actors that
+            transfer, run the model and write; `wait` is how long models waited for
+            pixels.
         undone: Slides with units left undone, and why.
     """
 
@@ -67,7 +73,7 @@ class RunReport:
         slides: Each slide of the plan.
         removed: Slides set aside since this invocation did not name them.
         counts: Of this invocation, see Tally.
-        seconds: Of this invocation: wall time, and actors' time by stage.
+        seconds: Of this invocation: wall time, and by stage, see Tally.
     """
 
     run: str
@@ -93,9 +99,8 @@ class RunReport:
 
     @property
     def bound_by(self) -> str | None:
-        """The stage that most of the actors' time went to."""
-        stages = {k: v for k, v in self.seconds.items() if k != "wall" and v > 0}
-        return max(stages, key=stages.__getitem__) if stages else None
+        """The stage that this invocation was bound by."""
+        return bound_by(self.seconds)
 
     def as_json(self) -> dict[str, Any]:
         """For report.json."""
@@ -116,10 +121,13 @@ class RunReport:
                 **self.counts,
                 "wall_s": self.seconds.get("wall", 0.0),
                 "tiles_per_s": tiles / max(self.seconds.get("wall", 0.0), 1e-9),
-                "tiles_per_actor_s_by_stage": {
+                "seconds_by_stage": {
+                    k: v for k, v in self.seconds.items() if k != "wall"
+                },
+                "tiles_per_s_by_stage": {
                     stage: tiles / value
                     for stage, value in self.seconds.items()
-                    if stage != "wall" and value > 0
+                    if stage not in {"wall", "wait"} and value > 0
                 },
                 "bound_by": self.bound_by,
             },

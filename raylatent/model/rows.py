@@ -1,6 +1,5 @@
 """One unit of tiles to activation rows: the pure twin of the engine's actors."""
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,14 @@ from raylatent.model.features import Features
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.source.wsi.cache import SlideCache
+from raylatent.tiles.clock import Clock
 from raylatent.tiles.reference import reference_table, split_off_broken
 from raylatent.tiles.stream import Side, Threads, Tile, unit_tiles
 
 _DTYPES = {"float32": np.float32, "float16": np.float16}
+
+STAGES = ("read", "decode", "wait", "transfer", "forward")
+"""Seconds of the threads that read and decode; of waiting for them; of the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class UnitRows:
         rows: Activations, as schema.activations_schema.
         quarantine: Bad tiles, as schema.QUARANTINE.
         counts: `resized` and `other_slide` tiles.
-        seconds: Spent waiting for pixels (`decode`) and in the model (`forward`).
+        seconds: See STAGES.
     """
 
     rows: pa.Table
@@ -77,18 +80,16 @@ def unit_rows(
         StorageError: The file cannot be read, after retries.
     """
     counts: Counter[str] = Counter()
-    seconds = {"decode": 0.0, "forward": 0.0}
+    clock = Clock(*STAGES)
     tiles: list[Tile] = []
     blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in features.sizes}
     predictions: list[NDArray[np.float32]] = []
     px = features.tile_px
     side = Side(px, resize=options.resize)
-    decoded = unit_tiles(unit, side, threads, slides or SlideCache())
+    decoded = unit_tiles(unit, side, threads, slides or SlideCache(), clock)
     while True:
-        started = time.perf_counter()
-        chunk = list(islice(decoded, features.batch_size))
-        ready = time.perf_counter()
-        seconds["decode"] += ready - started
+        with clock.timed("wait"):
+            chunk = list(islice(decoded, features.batch_size))
         if not chunk:
             break
         pixels = np.zeros((features.batch_size, px, px, 3), np.uint8)
@@ -97,8 +98,8 @@ def unit_rows(
                 pixels[i] = tile.pixels
             counts["resized"] += tile.resized
             counts["other_slide"] += tile.other_slide
-        found, preds = features.forward(pixels, with_preds=options.with_preds)
-        seconds["forward"] += time.perf_counter() - ready
+        with clock.timed("forward"):
+            found, preds = features.forward(pixels, with_preds=options.with_preds)
         for name, values in found.items():
             blocks[name].append(values[: len(chunk)])
         if preds is not None:
@@ -114,7 +115,9 @@ def unit_rows(
     if options.with_preds:
         columns[schema.PREDICTIONS] = np.concatenate(predictions)[order]
     rows, quarantine = _tables(unit, tiles, columns, options.dtype)
-    return UnitRows(rows=rows, quarantine=quarantine, counts=counts, seconds=seconds)
+    return UnitRows(
+        rows=rows, quarantine=quarantine, counts=counts, seconds=clock.seconds
+    )
 
 
 def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[np.floating]:

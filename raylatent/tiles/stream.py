@@ -18,6 +18,7 @@ from raylatent.source.tfrecord import iter_records, parse_example
 from raylatent.source.units import Unit
 from raylatent.source.wsi import Region
 from raylatent.source.wsi.cache import SlideCache
+from raylatent.tiles.clock import Clock
 from raylatent.tiles.decode import decode_image
 from raylatent.tiles.preprocess import resize
 
@@ -95,7 +96,11 @@ class Side:
 
 
 def unit_tiles(
-    unit: Unit | SlideUnit, side: Side, threads: Threads, slides: SlideCache
+    unit: Unit | SlideUnit,
+    side: Side,
+    threads: Threads,
+    slides: SlideCache,
+    clock: Clock | None = None,
 ) -> Iterator[Tile]:
     """All tiles of a unit: a TFRecord's in order, a slide's as they are cheapest to read.
 
@@ -104,17 +109,19 @@ def unit_tiles(
         side: What they shall have.
         threads: That read and decode ahead.
         slides: What this worker holds open.
+        clock: Counts `read` and `decode`; a slide's regions are read and decoded in one.
 
     Raises:
         StorageError: The file cannot be read, after retries.
     """
+    clock = clock or Clock("read", "decode")
     if isinstance(unit, SlideUnit):
-        return _slide_tiles(unit, side, threads, slides)
-    return _record_tiles(unit, side, threads.pool)
+        return _slide_tiles(unit, side, threads, slides, clock)
+    return _record_tiles(unit, side, threads.pool, clock)
 
 
 def _slide_tiles(
-    unit: SlideUnit, side: Side, threads: Threads, slides: SlideCache
+    unit: SlideUnit, side: Side, threads: Threads, slides: SlideCache, clock: Clock
 ) -> Iterator[Tile]:
     try:
         reader = slides.reader(unit.source, unit.geometry, icc=unit.icc)
@@ -124,10 +131,11 @@ def _slide_tiles(
     xs, ys = (values.tolist() for values in unit.locations())
 
     def read(region: Region) -> list[Tile]:
-        return [
-            _slide_tile(Tile(i, xs[i], ys[i]), found, side)
-            for i, found in reader.read(region)
-        ]
+        with clock.timed("decode"):
+            return [
+                _slide_tile(Tile(i, xs[i], ys[i]), found, side)
+                for i, found in reader.read(region)
+            ]
 
     regions = reader.regions(unit.rows, unit.cols)
     jobs = (_job(read, region) for region in regions)
@@ -173,21 +181,32 @@ class _Budget:
             self._changed.notify_all()
 
 
-def _record_tiles(unit: Unit, side: Side, pool: ThreadPoolExecutor) -> Iterator[Tile]:
+def _record_tiles(
+    unit: Unit, side: Side, pool: ThreadPoolExecutor, clock: Clock
+) -> Iterator[Tile]:
     payloads = iter(
         enumerate(iter_records(unit.source.uri, unit.offsets, unit.lengths))
     )
     budget = _Budget(_AHEAD_BYTES)
 
     def jobs() -> Iterator[Callable[[], list[Tile]]]:
-        while together := list(_few(payloads)):
+        while True:
+            with clock.timed("read"):
+                together = list(_few(payloads))
+            if not together:
+                return
             n_bytes = sum(_size(payload) for _, payload in together)
             budget.take(n_bytes)
-            yield _decoding(
-                together, unit.source.slide, side, partial(budget.give_back, n_bytes)
-            )
+            done = partial(budget.give_back, n_bytes)
+            decode = _decoding(together, unit.source.slide, side, done)
+            yield partial(_timed, decode, clock)
 
     return _ahead(jobs(), pool, _AHEAD_TILES // _DECODED_TOGETHER)
+
+
+def _timed(decode: Callable[[], list[Tile]], clock: Clock) -> list[Tile]:
+    with clock.timed("decode"):
+        return decode()
 
 
 def _few(payloads: Iterator[_Payload]) -> Iterator[_Payload]:

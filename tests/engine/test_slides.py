@@ -40,8 +40,10 @@ def test_the_report_says_what_became_of_each_slide(
     latest = found["this_invocation"]
     assert latest["tiles"] == 99
     assert latest["tiles_per_s"] > 0
-    assert latest["bound_by"] in {"decode", "forward", "write"}
-    assert set(latest["tiles_per_actor_s_by_stage"]) == {"decode", "forward", "write"}
+    assert latest["bound_by"] in {"read", "decode", "forward", "write"}
+    stages = {"read", "decode", "forward", "write"}
+    assert set(latest["tiles_per_s_by_stage"]) == stages
+    assert latest["seconds_by_stage"]["wait"] > 0
 
 
 def test_too_many_bad_tiles_fail_the_slide_and_nothing_else(

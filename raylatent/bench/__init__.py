@@ -1,0 +1,1 @@
+"""How fast each stage is here, what bounds a job, and what would help."""

@@ -1,0 +1,136 @@
+"""The stages of activations by themselves: what the job calls, called again and again."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import cycle, repeat
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.bench.rates import CORE, GPU, Rate
+from raylatent.bench.stopwatch import measure
+from raylatent.errors import ContentError
+from raylatent.model.features import Features
+from raylatent.parts import part_name, write_part
+from raylatent.run import ACTIVATIONS
+from raylatent.source.grids import SlideUnit
+from raylatent.source.tfrecord import iter_records, parse_example
+from raylatent.source.units import Unit
+from raylatent.source.wsi import Region, TileReader
+from raylatent.source.wsi.cache import SlideCache
+from raylatent.storage import Store
+from raylatent.tiles.decode import decode_image
+from raylatent.tiles.stream import Side
+
+Pixels = NDArray[np.uint8]
+
+_TOGETHER = 16  # records of a step
+_FROM_UNIT = 64
+_MOST_BYTES = 64 << 20
+_NAMES = 4  # parts that stay on the storage
+
+
+def read_rate(units: Sequence[Unit], seconds: float) -> Rate:
+    """Records read and their checksums verified, each unit once."""
+
+    def read(unit: Unit) -> tuple[int, int]:
+        n = sum(1 for _ in iter_records(unit.source.uri, unit.offsets, unit.lengths))
+        return n, int(unit.lengths.sum())
+
+    return measure((partial(read, unit) for unit in units), seconds)
+
+
+def records_of(units: Sequence[Unit]) -> list[memoryview]:
+    """Payloads of some records, from as many units as there are."""
+    found: list[memoryview] = []
+    n_bytes = 0
+    for unit in units:
+        offsets, lengths = unit.offsets[:_FROM_UNIT], unit.lengths[:_FROM_UNIT]
+        for payload in iter_records(unit.source.uri, offsets, lengths):
+            if not isinstance(payload, ContentError):
+                found.append(payload)
+                n_bytes += len(payload)
+        if n_bytes > _MOST_BYTES:
+            break
+    return found
+
+
+def decode_record(payload: memoryview, side: Side) -> Pixels | None:
+    """Pixels of a record, None where its content is bad."""
+    try:
+        return side.fit(decode_image(parse_example(payload).image_raw))
+    except ContentError:
+        return None
+
+
+def decode_rate(records: Sequence[memoryview], side: Side, seconds: float) -> Rate:
+    """Records in memory to pixels, by one thread."""
+
+    def decode(some: Sequence[memoryview]) -> tuple[int, int]:
+        for payload in some:
+            decode_record(payload, side)
+        return len(some), sum(map(len, some))
+
+    chunks = [records[i : i + _TOGETHER] for i in range(0, len(records), _TOGETHER)]
+    return measure((partial(decode, chunk) for chunk in cycle(chunks)), seconds)
+
+
+def slide_rate(units: Sequence[SlideUnit], side: Side, seconds: float) -> Rate:
+    """Tiles of slides read and decoded, by one thread."""
+    cache = SlideCache()
+
+    def steps() -> Iterator[Callable[[], tuple[int, int]]]:
+        for unit in units:
+            reader = cache.reader(unit.source, unit.geometry, icc=unit.icc)
+            for region in reader.regions(unit.rows, unit.cols):
+                yield partial(_cut, reader, region, side)
+
+    return measure(steps(), seconds)
+
+
+def _cut(reader: TileReader, region: Region, side: Side) -> tuple[int, int]:
+    n = 0
+    for _, found in reader.read(region):
+        n += 1
+        if not isinstance(found, ContentError):
+            with contextlib.suppress(ContentError):
+                side.fit(found)
+    return n, 0
+
+
+def forward_rate(
+    features: Features, pixels: Pixels, seconds: float, *, with_preds: bool
+) -> Rate:
+    """Micro-batches through the model, from pixels to activations in memory.
+
+    Args:
+        features: The model.
+        pixels: A micro-batch (batch_size, tile_px, tile_px, 3).
+        seconds: How long.
+        with_preds: Predictions as well.
+    """
+
+    def run() -> tuple[int, int]:
+        features.forward(pixels, with_preds=with_preds)
+        return len(pixels), 0
+
+    run()  # what is made once, as by the first pass on a GPU
+    per = GPU if features.device.type == "cuda" else CORE
+    return measure(repeat(run), seconds, per=per)
+
+
+def write_rate(store: Store, slide: str, rows: pa.Table, seconds: float) -> Rate:
+    """Parts written and put in place; few of them stay."""
+    written = 0
+
+    def write() -> tuple[int, int]:
+        nonlocal written
+        name = part_name(ACTIVATIONS, slide, written % _NAMES)
+        write_part(store, name, rows, {schema.FOOTER_SLIDE: slide})
+        written += 1
+        return len(rows), store.size(name) or 0
+
+    return measure(repeat(write), seconds)

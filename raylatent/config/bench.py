@@ -1,0 +1,44 @@
+"""What `raylatent bench` takes."""
+
+import math
+from dataclasses import dataclass
+
+from raylatent.config.activations import ActivationsConfig
+from raylatent.config.options import at_least, option
+from raylatent.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(ActivationsConfig):
+    """How fast each stage is here, the limit that binds, how long a job takes.
+
+    It takes the options of `activations`, so that the same command line serves.
+    """
+
+    out: str = option(
+        "",
+        "where writing is measured: in a folder below, which is removed",
+        metavar="RUN",
+    )
+    tiles: int | None = option(
+        None, "tiles of the job that is forecast (default: the sources')", metavar="N"
+    )
+    seconds: float = option(5.0, "how long each stage is measured", metavar="S")
+    json: str = option("", "write what was found into this file", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        if self.tiles is not None:
+            at_least("--tiles", self.tiles, 1)
+        if not 0 < self.seconds < math.inf:
+            message = f"--seconds is {self.seconds}, not above 0"
+            raise ConfigError(message)
+        if not self.tfrecords and not self.slides:
+            message = "no tiles were given: --tfrecords PATH... or --slides PATH..."
+            raise ConfigError(message)
+        if not self.model:
+            message = (
+                "--model SPEC is missing: a model folder, timm:NAME or hf-hub:REPO"
+            )
+            raise ConfigError(message)

@@ -1,0 +1,36 @@
+"""What a report makes of the seconds that stages took."""
+
+import pytest
+
+from raylatent.engine.report import RunReport
+
+
+def report_of(**seconds):
+    return RunReport(
+        run="run", slides=[], removed=[], counts={"tiles": 100}, seconds=seconds
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bound"),
+    [
+        # The model waited for pixels, and they were decoded more slowly than read.
+        ({"read": 1, "decode": 8, "wait": 3, "forward": 2, "write": 1}, "decode"),
+        ({"read": 9, "decode": 8, "wait": 3, "forward": 2, "write": 1}, "read"),
+        # Eight seconds of decoding by many threads held nobody up.
+        ({"read": 1, "decode": 8, "wait": 1, "forward": 2, "write": 1}, "forward"),
+        ({"read": 1, "decode": 8, "wait": 1, "transfer": 4, "forward": 2}, "transfer"),
+        ({"decode": 3, "write": 4, "wall": 9}, "write"),  # no model
+        ({"decode": 0, "wall": 9}, None),  # nothing was left to do
+    ],
+)
+def test_what_bound_a_run(seconds, bound):
+    assert report_of(**seconds).bound_by == bound
+
+
+def test_rates_are_of_stages_that_took_time():
+    found = report_of(decode=4.0, wait=1.0, transfer=0.0, wall=10.0).as_json()
+    latest = found["this_invocation"]
+    assert latest["tiles_per_s"] == 10.0
+    assert latest["tiles_per_s_by_stage"] == {"decode": 25.0}
+    assert latest["seconds_by_stage"] == {"decode": 4.0, "wait": 1.0, "transfer": 0.0}
