@@ -243,8 +243,8 @@ def _parameters(config: MapConfig) -> MapParameters:
 
 
 def _mosaic(config: MosaicConfig) -> int:
+    from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415  (ray: slow)
     from raylatent.engine.map_building import check_map_is_current  # noqa: PLC0415
-    from raylatent.montage.stored_points import StoredPoints  # noqa: PLC0415
     from raylatent.mosaic import Mosaic  # noqa: PLC0415  (slow)
     from raylatent.run import MAPS, MOSAICS, RunDirectory  # noqa: PLC0415
 
@@ -252,7 +252,7 @@ def _mosaic(config: MosaicConfig) -> int:
     run = RunDirectory.open(config.out)
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     check_map_is_current(run, of_map)
-    points = StoredPoints(of_map, run)
+    points = ClusterPoints(of_map, run, stall_timeout_s=config.stall_timeout_s)
     if labels is not None:
         _check_labeled(labels, points.slides, config)
     mosaic = Mosaic(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from raylatent.config.options import (
     PatientConfig,
-    RunConfig,
     at_least,
     one_of,
     option,
@@ -66,7 +65,7 @@ class MapConfig(PatientConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MosaicConfig(RunConfig):
+class MosaicConfig(PatientConfig):
     """A map to a mosaic of tiles."""
 
     map: str = option("default", "name below maps/", metavar="NAME")

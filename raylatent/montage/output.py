@@ -97,7 +97,7 @@ def describe(
             "num_tiles_x": grid.n_cols,
             "grid": grid.kind,
             **asdict(chosen.rule),
-            "labels": chosen.labels is not None,
+            "labels": chosen.tally.labels is not None,
             **asdict(look),
         },
         "counts": {

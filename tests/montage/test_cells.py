@@ -10,21 +10,12 @@ from hypothesis import strategies as st
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.montage.cells import (
-    finish_cells,
-    merge_cells,
-    partial_cells,
-    select_cells,
-    slide_shares,
-)
+from raylatent.montage.cells import merge_cells, partial_cells, slide_shares
+from raylatent.montage.finish import finish_cells
 from raylatent.montage.grid import Bounds, SquareGrid
-from raylatent.montage.medoid import (
-    feature_scale,
-    largest_feature,
-    merge_sums,
-    partial_sums,
-)
+from raylatent.montage.medoid import merge_sums, partial_sums
 from raylatent.montage.points import Points, Rule
+from raylatent.montage.reach import Reach
 from raylatent.stable_hash import tile_hash
 
 SELECTS = ["nearest", "medoid", "first"]
@@ -48,6 +39,8 @@ def some_points(seed, n=80, *, coarse=True, labels=True):
         reference=reference,
         labels=None if names is None else pa.array(names, pa.string()),
         features=rng.integers(-3, 4, (n, 5)).astype(np.float32),
+        predictions=rng.dirichlet(np.ones(3), n).astype(np.float32),
+        knn_distance=np.where(rng.random(n) < 0.8, rng.random(n), np.nan),
     )
 
 
@@ -55,8 +48,20 @@ def grid_of(points, nx=4):
     return SquareGrid.fit(Bounds.of(points.xy), nx)
 
 
+def chosen(grid, parts, rule):
+    """Each pass over parts in their order, merged one after the other."""
+    medoid = rule.select == "medoid"
+    reach = functools.reduce(Reach.merge, [Reach.of(p, medoid=medoid) for p in parts])
+    scales, sums = reach.scales(), None
+    if medoid:
+        passed = [partial_sums(part, grid, scales.feature) for part in parts]
+        sums = functools.reduce(merge_sums, passed)
+    found = [partial_cells(part, grid, rule, scales, sums) for part in parts]
+    return functools.reduce(merge_cells, found)
+
+
 def whole(grid, points, rule):
-    return finish_cells(grid, select_cells(grid, [points], rule))
+    return finish_cells(grid, chosen(grid, [points], rule))
 
 
 @given(
@@ -71,15 +76,7 @@ def test_parts_in_any_order_make_the_whole(seed, select, cuts, order):
     rows = np.random.default_rng(seed + 1).permutation(len(points.xy))
     parts = [points.take(chunk) for chunk in np.split(rows, sorted(cuts))]
     order.shuffle(parts)
-    sums = None
-    if select == "medoid":
-        scale = feature_scale(largest_feature(points.features), len(points.xy))
-        sums = functools.reduce(
-            merge_sums, [partial_sums(grid, part, scale) for part in parts]
-        )
-    partial = functools.reduce(
-        merge_cells, [partial_cells(grid, part, rule, sums) for part in parts]
-    )
+    partial = chosen(grid, parts, rule)
     assert finish_cells(grid, partial) == whole(grid, points, rule)
     assert partial.n_points == len(points.xy)
 
@@ -94,6 +91,8 @@ def test_the_order_of_rows_shows_nowhere(seed, select):
         reference=points.reference.take(rows),
         labels=points.labels.take(pa.array(rows)),
         features=points.features[rows],
+        predictions=points.predictions[rows],
+        knn_distance=points.knn_distance[rows],
     )
     given_order, other = whole(grid, points, rule), whole(grid, shuffled, rule)
     assert other.drop_columns("index") == given_order.drop_columns("index")
@@ -207,9 +206,78 @@ def test_points_without_a_place_are_dropped_and_counted():
     xy = np.array([[0, 0], [np.nan, 1], [1, 1], [1, np.inf]])
     points = Points.of(xy)
     grid = grid_of(points, 2)
-    partial = select_cells(grid, [points], Rule(ties="row"))
+    partial = chosen(grid, [points], Rule(ties="row"))
     assert (partial.n_points, partial.n_dropped) == (4, 2)
     assert finish_cells(grid, partial)["index"].to_pylist() == [0, 2]
+
+
+@given(seed=st.integers(0, 999), select=st.sampled_from(SELECTS))
+def test_a_cell_tells_what_is_in_it(seed, select):
+    """Against a loop over the members of each cell."""
+    points = some_points(seed)
+    grid = grid_of(points)
+    rows, cols = grid.bin(points.xy)
+    slides = points.reference["slide"].to_numpy()
+    for cell in whole(grid, points, Rule(select=select)).to_pylist():
+        own = (rows == cell["row"]) & (cols == cell["col"])
+        assert cell["n_slides"] == len(set(slides[own]))
+        np.testing.assert_allclose(
+            cell["predictions_mean"], points.predictions[own].mean(axis=0), rtol=1e-6
+        )
+        known = points.knn_distance[own & ~np.isnan(points.knn_distance)]
+        if len(known):
+            assert cell["knn_distance_mean"] == pytest.approx(known.mean(), rel=1e-12)
+        else:
+            assert cell["knn_distance_mean"] is None
+        counts = np.array([n for _, n in cell["label_counts"]])
+        if len(counts):
+            shares = counts / counts.sum()
+            bits = -(shares * np.log2(shares)).sum()
+            assert cell["label_entropy"] == pytest.approx(bits, abs=1e-12)
+        else:
+            assert cell["label_entropy"] is None
+        assert str(cell["n"]) in cell["why"] or cell["n"] == 1
+
+
+def test_arrays_know_nothing_of_slides():
+    points = Points.of(np.zeros((2, 2)))
+    (cell,) = whole(grid_of(points), points, Rule(ties="row")).to_pylist()
+    unknown = ("n_slides", "label_entropy", "predictions_mean", "knn_distance_mean")
+    assert [cell[name] for name in unknown] == [None] * 4
+
+
+def test_why_a_tile_was_chosen():
+    # Cells of side 1: three at one place 0.1 below a center, one alone, two and two.
+    xy = [[0, 0], [0.5, 0.4], [0.5, 0.4], [0.5, 0.4], [2, 1.5], [3, 0.5], [3, 0.6]]
+    n = len(xy)
+    reference = pa.table({"slide": ["a"] * n, "tile_index": np.arange(n)})
+    features = np.array([[0], [9], [9], [9], [5], [1], [4]], np.float32)
+    points = Points.of(np.array(xy), reference=reference, features=features)
+    grid = grid_of(points, 3)
+
+    def why(points=points, **rule):
+        return whole(grid, points, Rule(**rule))["why"].to_pylist()
+
+    assert why() == [
+        "nearest to the cell's center, 0.10 cells away, of 4 tiles; 3 are as near, "
+        "this is the smallest hash",
+        "nearest to the cell's center, 0.50 cells away, of 2 tiles",
+        "the only tile in the cell",
+    ]
+    assert why(select="medoid")[:2] == [
+        "nearest to the cell's mean of activations, 2.25 away, of 4 tiles; 3 are as "
+        "near, this is the smallest hash",
+        "nearest to the cell's mean of activations, 1.5 away, of 2 tiles; 2 are as "
+        "near, this is the smallest hash",
+    ]
+    assert why(select="first")[0] == "the first by slide and tile index, of 4 tiles"
+    bare = Points.of(points.xy)
+    assert why(bare, ties="row")[0].endswith(
+        "; 3 are as near, this is the first of them"
+    )
+    assert why(bare, ties="row", select="first")[0] == (
+        "the first by the order given, of 4 tiles"
+    )
 
 
 def test_labels_are_counted_by_cell():
@@ -231,7 +299,7 @@ def test_max_dist_leaves_cells_empty():
         labels=pa.array(["far", "near", "far", "far"], pa.string()),
     )
     grid = grid_of(points, 2)
-    partial = select_cells(grid, [points], Rule(ties="row", max_dist=0.5))
+    partial = chosen(grid, [points], Rule(ties="row", max_dist=0.5))
     cells = finish_cells(grid, partial)
     assert cells["index"].to_pylist() == [1]
     assert cells["n"].to_pylist() == [2]
@@ -271,11 +339,11 @@ def test_unknown_words_are_refused(options, sentence):
 def test_what_cannot_be_merged_is_refused():
     points = some_points(0)
     grid = grid_of(points)
-    one, two = (select_cells(grid, [points], Rule(seed=seed)) for seed in (0, 1))
+    one, two = (chosen(grid, [points], Rule(seed=seed)) for seed in (0, 1))
     with pytest.raises(MapError, match="cannot be merged"):
         merge_cells(one, two)
-    sums = [partial_sums(grid, points, scale) for scale in (1.0, 2.0)]
+    sums = [partial_sums(points, grid, scale) for scale in (1.0, 2.0)]
     with pytest.raises(MapError, match="cannot be merged"):
         merge_sums(*sums)
     with pytest.raises(MapError, match="first pass"):
-        partial_cells(grid, points, Rule(select="medoid"))
+        partial_cells(points, grid, Rule(select="medoid"))
