@@ -135,11 +135,11 @@ class FittedMap:
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:
-        from raylatent.mapping import place, projection  # noqa: PLC0415  (numba)
+        from raylatent.mapping import descent, projection  # noqa: PLC0415  (numba)
         from raylatent.mapping.screen import screen_of  # noqa: PLC0415
 
         values, arrays = self.info["placement"], self.arrays
-        layout = place.Layout(
+        layout = descent.Layout(
             xy=np.ascontiguousarray(self.embedding, dtype=np.float64),
             stream=np.ascontiguousarray(arrays["stream"]),
             a=float(values["a"]),
