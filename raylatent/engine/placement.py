@@ -1,6 +1,7 @@
 """Rows placed on a fitted map by the cluster: activation parts in, points parts out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -29,7 +30,7 @@ _PLACED = pa.schema(
         pa.field("novel", pa.int64(), nullable=False),
     ]
 )
-_ITEM = pa.schema(
+_PART = pa.struct(
     [
         pa.field(schema.SLIDE, pa.string(), nullable=False),
         pa.field(schema.UNIT, pa.int32(), nullable=False),
@@ -37,6 +38,16 @@ _ITEM = pa.schema(
         pa.field(_DIGEST, pa.string(), nullable=False),
     ]
 )
+_ITEM = pa.schema(
+    [
+        pa.field(schema.SLIDE, pa.string(), nullable=False),  # of the first part
+        pa.field(schema.UNIT, pa.int32(), nullable=False),
+        pa.field("parts", pa.list_(_PART), nullable=False),
+    ]
+)
+_ITEM_ROWS = 16_384  # about a second of a core: an item costs Ray some milliseconds
+_ITEM_PARTS = 64
+_ITEMS_EACH = 4  # at least so many for each actor, where there are parts for them
 
 
 def place_rows(
@@ -55,9 +66,11 @@ def place_rows(
     """
     total = sum(part.rows for part in parts)
     counts = dict.fromkeys(_PLACED.names, 0)
-    reads = [partial(_item, part) for part in parts]
-    arguments = (ray.put(fitted), run.store, layer, f"{MAPS}/{name}/{POINTS_FOLDER}")
     share = pool(None, 0)
+    most_rows = min(_ITEM_ROWS, total // (_ITEMS_EACH * share.largest))
+    reads = [partial(_item, some) for some in _together(parts, most_rows)]
+    folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
+    arguments = (ray.put(fitted), run.store, layer, folder, share.threads)
     found = stream(
         "parts",
         reads,
@@ -78,14 +91,31 @@ def place_rows(
     return counts
 
 
-def _item(part: Part) -> pa.Table:
-    row = {
-        schema.SLIDE: part.slide,
-        schema.UNIT: part.unit,
-        "name": part.name,
-        _DIGEST: part.footer.get(schema.FOOTER_DIGEST, ""),
-    }
-    return pa.Table.from_pylist([row], schema=_ITEM)
+def _together(parts: Sequence[Part], most_rows: int) -> Iterator[Sequence[Part]]:
+    """Parts in groups of at most so many rows and `_ITEM_PARTS`, at least one each."""
+    start, rows = 0, 0
+    for i, part in enumerate(parts):
+        full = rows + part.rows > most_rows or i - start == _ITEM_PARTS
+        if full and i > start:
+            yield parts[start:i]
+            start, rows = i, 0
+        rows += part.rows
+    if start < len(parts):
+        yield parts[start:]
+
+
+def _item(parts: Sequence[Part]) -> pa.Table:
+    rows = [
+        {
+            schema.SLIDE: part.slide,
+            schema.UNIT: part.unit,
+            "name": part.name,
+            _DIGEST: part.footer.get(schema.FOOTER_DIGEST, ""),
+        }
+        for part in parts
+    ]
+    first = {key: rows[0][key] for key in (schema.SLIDE, schema.UNIT)}
+    return pa.Table.from_pylist([{**first, "parts": rows}], schema=_ITEM)
 
 
 class PlacementActor:
@@ -96,6 +126,7 @@ class PlacementActor:
         store: The run directory.
         layer: The layer that was mapped.
         folder: Where points go.
+        threads: Parts that are placed at once.
     """
 
     def __init__(
@@ -104,36 +135,42 @@ class PlacementActor:
         store: Store,
         layer: str,
         folder: str,
+        threads: int,
     ) -> None:
         """Take the map."""
         self._fitted = ray.get(fitted)
         self._store = store
         self._layer = layer
         self._folder = folder
+        self._pool = ThreadPoolExecutor(threads)
 
     def __call__(self, item: pa.Table) -> pa.Table:
-        """Place one part's rows."""
-        row = item.to_pylist()[0]
-        table = read_part(
-            self._store, row["name"], [*schema.REFERENCE.names, self._layer]
-        )
+        """Place the rows of some parts."""
+        (row,) = item.to_pylist()
+        counts = list(self._pool.map(self._place, row["parts"]))
+        total = {key: sum(part[key] for part in counts) for key in _PLACED.names}
+        return pa.Table.from_pylist([total], schema=_PLACED)
+
+    def _place(self, part: dict[str, Any]) -> dict[str, int]:
+        columns = [*schema.REFERENCE.names, self._layer]
+        table = read_part(self._store, part["name"], columns)
         points, counts = place_part(table, self._fitted, self._layer)
-        slide = row[schema.SLIDE]
-        name = part_name(self._folder, slide, row[schema.UNIT])
+        slide, unit = part[schema.SLIDE], part[schema.UNIT]
+        name = part_name(self._folder, slide, unit)
         refuse_taken(self._store)
         footer = {
             schema.FOOTER_SLIDE: slide,
-            schema.FOOTER_UNIT: str(row[schema.UNIT]),
+            schema.FOOTER_UNIT: str(unit),
             schema.FOOTER_MAP: self._fitted.digest,
-            schema.FOOTER_ROWS: row[_DIGEST],
+            schema.FOOTER_ROWS: part[_DIGEST],
         }
         write_part(self._store, name, points, footer)
-        return pa.Table.from_pylist([counts], schema=_PLACED)
+        return counts
 
 
 def place_part(
     table: pa.Table, fitted: FittedMap, layer: str
-) -> tuple[pa.Table, dict[str, Any]]:
+) -> tuple[pa.Table, dict[str, int]]:
     """Points of a part's rows, and how many are outside the frame, or novel.
 
     The pure twin of `PlacementActor`.

@@ -98,7 +98,7 @@ class FittedMap:
         return FittedMap(info={**self.info, **values}, arrays=self.arrays)
 
     def place(
-        self, features: NDArray[np.floating], *, threads: int = 1
+        self, features: NDArray[np.floating]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Place rows, each by itself: no bit depends on the rows beside it.
 
@@ -107,7 +107,6 @@ class FittedMap:
 
         Args:
             features: Activations (n, n_features).
-            threads: Of the placement.
 
         Returns:
             Places float32 (n, 2), and the metric's distance in all features to the
@@ -128,10 +127,11 @@ class FittedMap:
             return np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
         if self.info["placement"]["engine"] == UMAP_ENGINE:
             return self._place_by_umap(rows)
-        from raylatent.mapping.place import place_in_threads  # noqa: PLC0415  (numba)
+        from raylatent.mapping.place import place_rows  # noqa: PLC0415  (numba)
 
         normalized = normalize(rows, self.info["placement"]["metric"])
-        return place_in_threads(normalized, self._model, threads)
+        xy, distance = place_rows(normalized, *self._model)
+        return xy, distance
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:

@@ -11,9 +11,6 @@ fast-math or run in parallel, so any number of threads may call it.
 Importing this module imports numba.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +18,7 @@ from raylatent.kernel import kernel
 from raylatent.mapping.descent import Layout, descend, drawn_rows
 from raylatent.mapping.nearest import nearest
 from raylatent.mapping.projection import Projection, Sample
-from raylatent.mapping.screen import TILE_ROWS, Screen
+from raylatent.mapping.screen import Screen
 
 _BANDWIDTH_STEPS = 64
 _BANDWIDTH_TOLERANCE = 1e-5
@@ -156,23 +153,3 @@ def place_rows(
             start[row] = layout.xy[equal[row]]
     distance = metric_distance(whole, layout.halved)
     return start.astype(np.float32), distance.astype(np.float32)
-
-
-def place_in_threads(
-    rows: NDArray[np.float32], model: tuple[Any, ...], threads: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`place_rows` by several threads, which changes no bit.
-
-    Args:
-        rows: Normalized (q, d).
-        model: What `place_rows` takes beside.
-        threads: As many.
-    """
-    pieces = min(threads, -(-len(rows) // TILE_ROWS))
-    if pieces <= 1:
-        return place_rows(rows, *model)
-    parts = np.array_split(rows, pieces)
-    with ThreadPoolExecutor(pieces) as pool:
-        placed = list(pool.map(lambda part: place_rows(part, *model), parts))
-    xy, distance = zip(*placed, strict=True)
-    return np.concatenate(xy), np.concatenate(distance)

@@ -2,8 +2,11 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raylatent.claim import Claim
 from raylatent.engine import map_building, placement
@@ -81,6 +84,16 @@ def test_placing_with_one_and_three_actors_is_the_plain_loop(
         stored = points_of(out, parts)
         for name, points in expected.items():
             assert stored[name].equals(points), (n_actors, name)
+
+
+@given(st.lists(st.integers(1, 50), max_size=200), st.integers(0, 120))
+def test_parts_go_together_in_order(rows, most_rows):
+    parts = [SimpleNamespace(rows=n) for n in rows]
+    groups = list(placement._together(parts, most_rows))
+    assert [part for group in groups for part in group] == parts
+    for group in groups:
+        assert len(group) == 1 or sum(part.rows for part in group) <= most_rows
+        assert 1 <= len(group) <= placement._ITEM_PARTS
 
 
 def build_map_in_driver(out, monkeypatch):
