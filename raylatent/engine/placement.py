@@ -38,13 +38,7 @@ _PART = pa.struct(
         pa.field(_DIGEST, pa.string(), nullable=False),
     ]
 )
-_ITEM = pa.schema(
-    [
-        pa.field(schema.SLIDE, pa.string(), nullable=False),  # of the first part
-        pa.field(schema.UNIT, pa.int32(), nullable=False),
-        pa.field("parts", pa.list_(_PART), nullable=False),
-    ]
-)
+_ITEM = pa.schema([pa.field("parts", pa.list_(_PART), nullable=False)])
 _ITEM_ROWS = 16_384  # about a second of a core: an item costs Ray some milliseconds
 _ITEM_PARTS = 64
 _ITEMS_EACH = 4  # at least so many for each actor, where there are parts for them
@@ -114,8 +108,7 @@ def _item(parts: Sequence[Part]) -> pa.Table:
         }
         for part in parts
     ]
-    first = {key: rows[0][key] for key in (schema.SLIDE, schema.UNIT)}
-    return pa.Table.from_pylist([{**first, "parts": rows}], schema=_ITEM)
+    return pa.Table.from_pylist([{"parts": rows}], schema=_ITEM)
 
 
 class PlacementActor:
@@ -144,6 +137,9 @@ class PlacementActor:
         self._folder = folder
         self._pool = ThreadPoolExecutor(threads)
 
+    def on_unit(self, slide: str, unit: int) -> None:
+        """Told of each part before it is begun; who made the actor sets it."""
+
     def __call__(self, item: pa.Table) -> pa.Table:
         """Place the rows of some parts."""
         (row,) = item.to_pylist()
@@ -152,10 +148,11 @@ class PlacementActor:
         return pa.Table.from_pylist([total], schema=_PLACED)
 
     def _place(self, part: dict[str, Any]) -> dict[str, int]:
+        slide, unit = part[schema.SLIDE], part[schema.UNIT]
+        self.on_unit(slide, unit)
         columns = [*schema.REFERENCE.names, self._layer]
         table = read_part(self._store, part["name"], columns)
         points, counts = place_part(table, self._fitted, self._layer)
-        slide, unit = part[schema.SLIDE], part[schema.UNIT]
         name = part_name(self._folder, slide, unit)
         refuse_taken(self._store)
         footer = {
