@@ -16,3 +16,12 @@ def test_slide_reads(test_data, capsys):
     said = capsys.readouterr().out
     assert "ratio" in said
     assert "peak memory" in said
+
+
+@pytest.mark.slow
+def test_mosaic(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_mosaic.py"))
+    cpu_s, mib = benchmark["main"](["--tiles", "400", "--turns", "1"])
+    assert cpu_s > 0
+    assert mib > 0
+    assert "cells of 100 px" in capsys.readouterr().out
