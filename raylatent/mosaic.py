@@ -225,6 +225,10 @@ class Mosaic:
         output.write_mosaic(uri, png, cells_file, description)
         logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
+    def summary(self) -> str:
+        """How much of the map and of its points it shows, in a line."""
+        return output.in_words(self._chosen, self.cells, self.grid)
+
     def save_report(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV of the chosen tiles: `slide`, `index`.
 

@@ -266,6 +266,7 @@ def _mosaic(config: MosaicConfig) -> int:
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
     mosaic.export(folder)
+    say(f"cells     {mosaic.summary()}")
     say(f"mosaic    {folder}/mosaic.png")
     return 0
 

@@ -34,3 +34,12 @@ def test_quality_of_placing(capsys):
     assert mean > -0.02
     assert missed == 0
     assert "mean difference" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_mosaic(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_mosaic.py"))
+    cpu_s, mib = benchmark["main"](["--tiles", "400", "--turns", "1"])
+    assert cpu_s > 0
+    assert mib > 0
+    assert "cells of 100 px" in capsys.readouterr().out

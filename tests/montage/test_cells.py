@@ -1,7 +1,5 @@
 """Which tile stands for a cell: rules, ties, and that partial results merge."""
 
-import functools
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,56 +10,10 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.montage.cells import merge_cells, partial_cells, slide_shares
 from raylatent.montage.finish import finish_cells
-from raylatent.montage.grid import Bounds, SquareGrid
 from raylatent.montage.medoid import merge_sums, partial_sums
 from raylatent.montage.points import Points, Rule
-from raylatent.montage.reach import Reach
 from raylatent.stable_hash import tile_hash
-
-SELECTS = ["nearest", "medoid", "first"]
-
-
-def some_points(seed, n=80, *, coarse=True, labels=True):
-    """Points with many exact ties: places and features are on a coarse lattice."""
-    rng = np.random.default_rng(seed)
-    xy = rng.integers(0, 9, (n, 2)) / 2 if coarse else rng.random((n, 2)) * 4
-    slides = rng.choice(["b", "a", "é", "10"], n).tolist()
-    reference = pa.table(
-        {
-            "slide": slides,
-            "tile_index": rng.permutation(n),
-            "offset": np.arange(n) * 100,
-        }
-    )
-    names = rng.choice(["x", "y", None], n).tolist() if labels else None
-    return Points.of(
-        xy,
-        reference=reference,
-        labels=None if names is None else pa.array(names, pa.string()),
-        features=rng.integers(-3, 4, (n, 5)).astype(np.float32),
-        predictions=rng.dirichlet(np.ones(3), n).astype(np.float32),
-        knn_distance=np.where(rng.random(n) < 0.8, rng.random(n), np.nan),
-    )
-
-
-def grid_of(points, nx=4):
-    return SquareGrid.fit(Bounds.of(points.xy), nx)
-
-
-def chosen(grid, parts, rule):
-    """Each pass over parts in their order, merged one after the other."""
-    medoid = rule.select == "medoid"
-    reach = functools.reduce(Reach.merge, [Reach.of(p, medoid=medoid) for p in parts])
-    scales, sums = reach.scales(), None
-    if medoid:
-        passed = [partial_sums(part, grid, scales.feature) for part in parts]
-        sums = functools.reduce(merge_sums, passed)
-    found = [partial_cells(part, grid, rule, scales, sums) for part in parts]
-    return functools.reduce(merge_cells, found)
-
-
-def whole(grid, points, rule):
-    return finish_cells(grid, chosen(grid, [points], rule))
+from tests.montage.some_cells import SELECTS, chosen, grid_of, some_points, whole
 
 
 @given(
@@ -209,75 +161,6 @@ def test_points_without_a_place_are_dropped_and_counted():
     partial = chosen(grid, [points], Rule(ties="row"))
     assert (partial.n_points, partial.n_dropped) == (4, 2)
     assert finish_cells(grid, partial)["index"].to_pylist() == [0, 2]
-
-
-@given(seed=st.integers(0, 999), select=st.sampled_from(SELECTS))
-def test_a_cell_tells_what_is_in_it(seed, select):
-    """Against a loop over the members of each cell."""
-    points = some_points(seed)
-    grid = grid_of(points)
-    rows, cols = grid.bin(points.xy)
-    slides = points.reference["slide"].to_numpy()
-    for cell in whole(grid, points, Rule(select=select)).to_pylist():
-        own = (rows == cell["row"]) & (cols == cell["col"])
-        assert cell["n_slides"] == len(set(slides[own]))
-        np.testing.assert_allclose(
-            cell["predictions_mean"], points.predictions[own].mean(axis=0), rtol=1e-6
-        )
-        known = points.knn_distance[own & ~np.isnan(points.knn_distance)]
-        if len(known):
-            assert cell["knn_distance_mean"] == pytest.approx(known.mean(), rel=1e-12)
-        else:
-            assert cell["knn_distance_mean"] is None
-        counts = np.array([n for _, n in cell["label_counts"]])
-        if len(counts):
-            shares = counts / counts.sum()
-            bits = -(shares * np.log2(shares)).sum()
-            assert cell["label_entropy"] == pytest.approx(bits, abs=1e-12)
-        else:
-            assert cell["label_entropy"] is None
-        assert str(cell["n"]) in cell["why"] or cell["n"] == 1
-
-
-def test_arrays_know_nothing_of_slides():
-    points = Points.of(np.zeros((2, 2)))
-    (cell,) = whole(grid_of(points), points, Rule(ties="row")).to_pylist()
-    unknown = ("n_slides", "label_entropy", "predictions_mean", "knn_distance_mean")
-    assert [cell[name] for name in unknown] == [None] * 4
-
-
-def test_why_a_tile_was_chosen():
-    # Cells of side 1: three at one place 0.1 below a center, one alone, two and two.
-    xy = [[0, 0], [0.5, 0.4], [0.5, 0.4], [0.5, 0.4], [2, 1.5], [3, 0.5], [3, 0.6]]
-    n = len(xy)
-    reference = pa.table({"slide": ["a"] * n, "tile_index": np.arange(n)})
-    features = np.array([[0], [9], [9], [9], [5], [1], [4]], np.float32)
-    points = Points.of(np.array(xy), reference=reference, features=features)
-    grid = grid_of(points, 3)
-
-    def why(points=points, **rule):
-        return whole(grid, points, Rule(**rule))["why"].to_pylist()
-
-    assert why() == [
-        "nearest to the cell's center, 0.10 cells away, of 4 tiles; 3 are as near, "
-        "this is the smallest hash",
-        "nearest to the cell's center, 0.50 cells away, of 2 tiles",
-        "the only tile in the cell",
-    ]
-    assert why(select="medoid")[:2] == [
-        "nearest to the cell's mean of activations, 2.25 away, of 4 tiles; 3 are as "
-        "near, this is the smallest hash",
-        "nearest to the cell's mean of activations, 1.5 away, of 2 tiles; 2 are as "
-        "near, this is the smallest hash",
-    ]
-    assert why(select="first")[0] == "the first by slide and tile index, of 4 tiles"
-    bare = Points.of(points.xy)
-    assert why(bare, ties="row")[0].endswith(
-        "; 3 are as near, this is the first of them"
-    )
-    assert why(bare, ties="row", select="first")[0] == (
-        "the first by the order given, of 4 tiles"
-    )
 
 
 def test_labels_are_counted_by_cell():
