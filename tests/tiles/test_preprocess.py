@@ -1,6 +1,7 @@
 """Size and standardization."""
 
 import numpy as np
+import pytest
 import torch
 
 from raylatent.tiles.preprocess import resize, standardize
