@@ -1,6 +1,6 @@
 """Rows placed on a fitted map by the cluster: activation parts in, points parts out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ import ray
 
 from raylatent import schema
 from raylatent.claim import refuse_taken
-from raylatent.engine.cluster import STALL_TIMEOUT_S, pool
+from raylatent.engine.cluster import STALL_TIMEOUT_S, alive_nodes, pool
 from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import vectors
 from raylatent.engine.stream import stream
@@ -29,14 +29,27 @@ _PLACED = pa.schema(
         pa.field("novel", pa.int64(), nullable=False),
     ]
 )
+_PARTS = "parts"
 _ITEM = pa.schema(
     [
-        pa.field(schema.SLIDE, pa.string(), nullable=False),
-        pa.field(schema.UNIT, pa.int32(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field(_DIGEST, pa.string(), nullable=False),
+        pa.field(
+            _PARTS,
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field(schema.SLIDE, pa.string(), nullable=False),
+                        pa.field(schema.UNIT, pa.int32(), nullable=False),
+                        pa.field("name", pa.string(), nullable=False),
+                        pa.field(_DIGEST, pa.string(), nullable=False),
+                    ]
+                )
+            ),
+            nullable=False,
+        )
     ]
 )
+_MOST_ROWS = 1 << 15  # of an item: an item costs the driver 20 ms
+_ITEMS_EACH = 4  # for each actor at least, so that none waits long for the last
 
 
 def place_rows(
@@ -55,9 +68,9 @@ def place_rows(
     """
     total = sum(part.rows for part in parts)
     counts = dict.fromkeys(_PLACED.names, 0)
-    reads = [partial(_item, part) for part in parts]
+    share = pool(one_actor_a_core(), 0)
+    reads = [partial(_item, some) for some in together(parts, share.largest)]
     arguments = (ray.put(fitted), run.store, layer, f"{MAPS}/{name}/{POINTS_FOLDER}")
-    share = pool(None, 0)
     found = stream(
         "parts",
         reads,
@@ -78,14 +91,44 @@ def place_rows(
     return counts
 
 
-def _item(part: Part) -> pa.Table:
-    row = {
-        schema.SLIDE: part.slide,
-        schema.UNIT: part.unit,
-        "name": part.name,
-        _DIGEST: part.footer.get(schema.FOOTER_DIGEST, ""),
-    }
-    return pa.Table.from_pylist([row], schema=_ITEM)
+def one_actor_a_core() -> tuple[int, int]:
+    """How many actors: placing takes one thread of each."""
+    cpus = (int(node["Resources"].get("CPU", 0)) for node in alive_nodes())
+    n = max(1, sum(cpus))
+    return n, n
+
+
+def together(parts: Sequence[Part], n_actors: int) -> list[list[Part]]:
+    """Parts in runs that one item each holds: of some rows, and some for each actor.
+
+    >>> parts = [Part(slide="a", unit=i, name="", rows=10, footer={}) for i in range(9)]
+    >>> [len(some) for some in together(parts, 1)]
+    [2, 2, 2, 2, 1]
+    """
+    total = sum(part.rows for part in parts)
+    most = min(_MOST_ROWS, total // (_ITEMS_EACH * n_actors))
+    items: list[list[Part]] = []
+    rows = 0
+    for part in parts:
+        if not items or rows + part.rows > most:
+            items.append([])
+            rows = 0
+        items[-1].append(part)
+        rows += part.rows
+    return items
+
+
+def _item(parts: Sequence[Part]) -> pa.Table:
+    rows = [
+        {
+            schema.SLIDE: part.slide,
+            schema.UNIT: part.unit,
+            "name": part.name,
+            _DIGEST: part.footer.get(schema.FOOTER_DIGEST, ""),
+        }
+        for part in parts
+    ]
+    return pa.Table.from_pylist([{_PARTS: rows}], schema=_ITEM)
 
 
 class PlacementActor:
@@ -111,29 +154,38 @@ class PlacementActor:
         self._layer = layer
         self._folder = folder
 
+    def on_unit(self, slide: str, unit: int) -> None:
+        """Told of each part before it is begun; who made the actor sets it."""
+
     def __call__(self, item: pa.Table) -> pa.Table:
-        """Place one part's rows."""
-        row = item.to_pylist()[0]
+        """Place the rows of some parts, one part after the other."""
+        counts = dict.fromkeys(_PLACED.names, 0)
+        for part in item[_PARTS][0].as_py():
+            self.on_unit(part[schema.SLIDE], part[schema.UNIT])
+            for name, n in self._place(part).items():
+                counts[name] += n
+        return pa.Table.from_pylist([counts], schema=_PLACED)
+
+    def _place(self, part: Mapping[str, Any]) -> dict[str, int]:
         table = read_part(
-            self._store, row["name"], [*schema.REFERENCE.names, self._layer]
+            self._store, part["name"], [*schema.REFERENCE.names, self._layer]
         )
         points, counts = place_part(table, self._fitted, self._layer)
-        slide = row[schema.SLIDE]
-        name = part_name(self._folder, slide, row[schema.UNIT])
+        slide, unit = part[schema.SLIDE], part[schema.UNIT]
         refuse_taken(self._store)
         footer = {
             schema.FOOTER_SLIDE: slide,
-            schema.FOOTER_UNIT: str(row[schema.UNIT]),
+            schema.FOOTER_UNIT: str(unit),
             schema.FOOTER_MAP: self._fitted.digest,
-            schema.FOOTER_ROWS: row[_DIGEST],
+            schema.FOOTER_ROWS: part[_DIGEST],
         }
-        write_part(self._store, name, points, footer)
-        return pa.Table.from_pylist([counts], schema=_PLACED)
+        write_part(self._store, part_name(self._folder, slide, unit), points, footer)
+        return counts
 
 
 def place_part(
     table: pa.Table, fitted: FittedMap, layer: str
-) -> tuple[pa.Table, dict[str, Any]]:
+) -> tuple[pa.Table, dict[str, int]]:
     """Points of a part's rows, and how many are outside the frame, or novel.
 
     The pure twin of `PlacementActor`.
