@@ -1,14 +1,17 @@
 """Pictures of a stored map, read in blocks, are those of the map held in memory."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from raylatent.errors import MapError
 from raylatent.mapping import density, plot, stored_plot
-from raylatent.mapping.points import iter_points, points_parts, read_points
+from raylatent.mapping.points import iter_places, iter_points, points_parts, read_points
 from raylatent.montage import stored_points
 from raylatent.montage.stored_points import StoredPoints
 from raylatent.mosaic import Mosaic
+from raylatent.parts import write_part
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
 
@@ -93,3 +96,31 @@ def test_counts_in_a_vector_picture(map_folder, tmp_path, monkeypatch, suffix):
     stored_plot.save_stored_map(Store(map_folder), str(path), None, n_points=n)
     image = {"pdf": b"/Subtype /Image", "svg": b"<image"}[suffix]
     assert image in path.read_bytes()
+
+
+@pytest.mark.parametrize("block_rows", [1, 20, 10_000])
+def test_places_alone_are_those_of_the_points(map_folder, block_rows):
+    store = Store(map_folder)
+    whole = read_points(store)
+    blocks = list(iter_places(store, points_parts(store), block_rows))
+    xy = np.concatenate([xy for xy, _ in blocks])
+    assert np.array_equal(xy[:, 0], whole["x"].to_numpy())
+    assert np.array_equal(xy[:, 1], whole["y"].to_numpy())
+    slides = [slide for _, runs in blocks for slide, n in runs for _ in range(n)]
+    assert slides == whole["slide"].to_pylist()
+    assert all(len(xy) >= min(block_rows, len(whole)) for xy, _ in blocks[:-1])
+
+
+def test_a_place_that_is_not_finite_is_refused(tmp_path):
+    store = Store(tmp_path)
+    points = pa.table(
+        {
+            "tile_index": pa.array([0, 1]),
+            "source": pa.array([0, 0], pa.int32()),
+            "x": pa.array([0.0, np.nan], pa.float32()),
+            "y": pa.array([0.0, 1.0], pa.float32()),
+        }
+    )
+    write_part(store, "points/slide=a/000000.parquet", points, {})
+    with pytest.raises(MapError, match=r"slide=a/000000\.parquet has points without"):
+        list(iter_places(store, points_parts(store), 10))

@@ -1,6 +1,6 @@
 """Rows placed on a fitted map by the cluster: activation parts in, points parts out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -39,9 +39,8 @@ _PART = pa.struct(
     ]
 )
 _ITEM = pa.schema([pa.field("parts", pa.list_(_PART), nullable=False)])
-_ITEM_ROWS = 16_384  # about a second of a core: an item costs Ray some milliseconds
-_ITEM_PARTS = 64
-_ITEMS_EACH = 4  # at least so many for each actor, where there are parts for them
+_MOST_ROWS = 1 << 15  # of an item: an item costs the driver 20 ms
+_ITEMS_EACH = 4  # for each actor at least, so that none waits long for the last
 
 
 def place_rows(
@@ -61,8 +60,7 @@ def place_rows(
     total = sum(part.rows for part in parts)
     counts = dict.fromkeys(_PLACED.names, 0)
     share = pool(None, 0)
-    most_rows = min(_ITEM_ROWS, total // (_ITEMS_EACH * share.largest))
-    reads = [partial(_item, some) for some in _together(parts, most_rows)]
+    reads = [partial(_item, some) for some in together(parts, share.largest)]
     folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
     arguments = (ray.put(fitted), run.store, layer, folder, share.threads)
     found = stream(
@@ -85,17 +83,24 @@ def place_rows(
     return counts
 
 
-def _together(parts: Sequence[Part], most_rows: int) -> Iterator[Sequence[Part]]:
-    """Parts in groups of at most so many rows and `_ITEM_PARTS`, at least one each."""
-    start, rows = 0, 0
-    for i, part in enumerate(parts):
-        full = rows + part.rows > most_rows or i - start == _ITEM_PARTS
-        if full and i > start:
-            yield parts[start:i]
-            start, rows = i, 0
+def together(parts: Sequence[Part], n_actors: int) -> list[list[Part]]:
+    """Parts in runs that one item each holds: of some rows, and some for each actor.
+
+    >>> parts = [Part(slide="a", unit=i, name="", rows=10, footer={}) for i in range(9)]
+    >>> [len(some) for some in together(parts, 1)]
+    [2, 2, 2, 2, 1]
+    """
+    total = sum(part.rows for part in parts)
+    most = min(_MOST_ROWS, total // (_ITEMS_EACH * n_actors))
+    items: list[list[Part]] = []
+    rows = 0
+    for part in parts:
+        if not items or rows + part.rows > most:
+            items.append([])
+            rows = 0
+        items[-1].append(part)
         rows += part.rows
-    if start < len(parts):
-        yield parts[start:]
+    return items
 
 
 def _item(parts: Sequence[Part]) -> pa.Table:

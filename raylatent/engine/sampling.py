@@ -1,6 +1,7 @@
 """The sample that a map is fitted on, drawn and read by the cluster."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import ray
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.engine.cluster import READ_CPUS, STALL_TIMEOUT_S, gather
+from raylatent.engine.cluster import READ_CPUS, STALL_TIMEOUT_S, alive_nodes, gather
 from raylatent.errors import RunError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
@@ -18,6 +19,7 @@ from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
 
 _PARTS_TOGETHER = 64
+_TASKS_EACH = 8  # for each core
 
 
 def sample_rows(
@@ -42,9 +44,10 @@ def sample_rows(
         float32 (n, d) and (m, d).
     """
     limit = params.sample + n_held
-    batches = [
-        parts[i : i + _PARTS_TOGETHER] for i in range(0, len(parts), _PARTS_TOGETHER)
-    ]
+    # However many parts there are, what comes back is of a few tasks for each core.
+    cores = sum(node["Resources"].get("CPU", 0) for node in alive_nodes())
+    size = max(_PARTS_TOGETHER, ceil(len(parts) / max(1, _TASKS_EACH * cores)))
+    batches = [parts[i : i + size] for i in range(0, len(parts), size)]
     sketcher = ray.remote(num_cpus=READ_CPUS)(sketch_parts)
     sketches = [
         sketcher.remote(run.store, batch, params.seed, limit) for batch in batches
@@ -90,19 +93,21 @@ def sketch_parts(
     store: Store, parts: Sequence[Part], seed: int, limit: int
 ) -> SampleSketch:
     """The sample's sketch of some parts: their tile indices are all that is read."""
-    return merge(
-        *(
-            sketch(
-                part.slide,
-                read_part(store, part.name, [schema.TILE_INDEX])[
-                    schema.TILE_INDEX
-                ].to_numpy(),
-                seed=seed,
-                limit=limit,
-            )
-            for part in parts
+    whole: list[SampleSketch] = []
+    for start in range(0, len(parts), _PARTS_TOGETHER):
+        found = (
+            sketch(part.slide, _tiles_of(store, part), seed=seed, limit=limit)
+            for part in parts[start : start + _PARTS_TOGETHER]
         )
-    )
+        whole = [merge(*whole, *found)]
+    return merge(*whole)
+
+
+def _tiles_of(store: Store, part: Part) -> NDArray[np.int64]:
+    tiles: NDArray[np.int64] = read_part(store, part.name, [schema.TILE_INDEX])[
+        schema.TILE_INDEX
+    ].to_numpy()
+    return tiles
 
 
 def fetch_rows(

@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 MAX_LABELS = 64
@@ -89,9 +90,12 @@ def most_frequent(counts: Mapping[Any, int]) -> list[Any]:
     return sorted(ranked[:MAX_LABELS], key=lambda name: order[name])
 
 
-def density(
-    parts: Callable[[], Iterable[tuple[NDArray[np.floating], list[str | None] | None]]],
-) -> Density:
+Labels = Sequence[str | None]
+"""Of each point, None where it has none; a `pa.StringArray` is one, too."""
+Block = tuple[NDArray[np.floating], Labels | None]
+
+
+def density(parts: Callable[[], Iterable[Block]]) -> Density:
     """Points counted part by part, in two passes: how far they reach, then counts.
 
     Args:
@@ -105,22 +109,25 @@ def density(
         lower = np.minimum(lower, xy.min(axis=0))
         upper = np.maximum(upper, xy.max(axis=0))
         labeled = labeled or labels is not None
-        n_of.update(label for label in labels or () if label is not None)
+        if labels is not None:
+            names, codes = _encoded(labels)
+            counts = np.bincount(codes[codes >= 0], minlength=len(names))
+            n_of.update(dict(zip(names, counts.tolist(), strict=True)))
     if not np.isfinite(lower).all():
         message = "there are no points to count"
         raise ValueError(message)
-    names = most_frequent(dict(sorted(n_of.items())))
-    code_of = {name: code for code, name in enumerate(names)}
+    kept = most_frequent(dict(sorted(n_of.items())))
+    code_of = {name: code for code, name in enumerate(kept)}
     found = Density(
         extent=extent_of(lower, upper),
         counts=np.zeros(0),
         by_label={} if labeled else None,
-        n_others=len(n_of) - len(names),
+        n_others=len(n_of) - len(kept),
         lower=lower,
         upper=upper,
     )
     found.counts = binned(np.zeros((0, 2)), None, found.extent)[0]
-    shares = [np.zeros_like(found.counts) for _ in names]
+    shares = [np.zeros_like(found.counts) for _ in kept]
     if found.n_others:
         found.others = np.zeros_like(found.counts)
     for xy, labels in parts():
@@ -128,13 +135,20 @@ def density(
         if labels is None:
             continue
         # -1: without label, the number of names: another label.
-        codes = np.array(
-            [-1 if name is None else code_of.get(name, len(names)) for name in labels]
-        )
+        names, codes = _encoded(labels)
+        as_kept = np.array([code_of.get(name, len(kept)) for name in names] + [-1])
+        codes = as_kept[codes]
         for code in np.unique(codes[codes >= 0]):
-            share = found.others if code == len(names) else shares[code]
+            share = found.others if code == len(kept) else shares[code]
             if share is not None:
                 share += binned(xy[codes == code], None, found.extent)[0]
     if labeled:
-        found.by_label = dict(zip(names, shares, strict=True))
+        found.by_label = dict(zip(kept, shares, strict=True))
     return found
+
+
+def _encoded(labels: Labels) -> tuple[list[str], NDArray[np.int64]]:
+    """Names, and for each label its number among them, -1 for none."""
+    encoded = pa.array(labels, pa.string()).dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+    return encoded.dictionary.to_pylist(), codes

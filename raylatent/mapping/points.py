@@ -1,7 +1,9 @@
 """Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
 """Points of several slides: `schema.POINTS` after the slide."""
 
 _PART_ROWS = 1_000_000
+_THREADS = 8  # a part is small: on an object store reading it is mostly waiting
 _PART = re.compile(r"points/slide=[^/]+/\d+\.parquet")
 
 
@@ -124,6 +127,56 @@ def iter_points(
             tables, n = [], 0
     if tables:
         yield check_points(pa.concat_tables(tables))
+
+
+def iter_places(
+    store: Store, parts: Sequence[tuple[str, str]], block_rows: int
+) -> Iterator[tuple[NDArray[np.float64], list[tuple[str, int]]]]:
+    """Where points lie (n, 2) in blocks, and whose they are: runs of slides.
+
+    Nothing else of them is read, and some parts ahead.
+
+    Args:
+        store: The map's folder.
+        parts: Of `points_parts`.
+        block_rows: Rows that make a block full; a part is never divided.
+
+    Raises:
+        MapError: A place is not finite.
+    """
+    blocks: list[NDArray[np.float64]] = []
+    runs: list[tuple[str, int]] = []
+    for (slide, name), xy in zip(parts, _places_ahead(store, parts), strict=True):
+        if not np.isfinite(xy).all():
+            message = f"{store.uri}/{name} has points without a finite place"
+            raise MapError(message)
+        blocks.append(xy)
+        runs.append((slide, len(xy)))
+        if sum(map(len, blocks)) >= block_rows:
+            yield np.concatenate(blocks), runs
+            blocks, runs = [], []
+    if blocks:
+        yield np.concatenate(blocks), runs
+
+
+def _places_ahead(
+    store: Store, parts: Sequence[tuple[str, str]]
+) -> Iterator[NDArray[np.float64]]:
+    columns = (schema.X, schema.Y)
+
+    def places(name: str) -> NDArray[np.float64]:
+        table = read_part(store, name, columns)
+        found = [table[column].to_numpy() for column in columns]
+        return np.stack(found, axis=1).astype(np.float64)
+
+    waiting: deque[Future[NDArray[np.float64]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _, name in parts:
+            waiting.append(pool.submit(places, name))
+            if len(waiting) > _THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _read_parts(store: Store, parts: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.mapping import plot
-from raylatent.mapping.density import density
-from raylatent.mapping.points import iter_points, points_parts, read_points
+from raylatent.mapping.density import Block, density
+from raylatent.mapping.points import iter_places, points_parts, read_points
 from raylatent.storage import Store
 
-_BLOCK_ROWS = 1 << 12
+_BLOCK_ROWS = 1 << 16
 
 
 def save_stored_map(
@@ -40,11 +40,14 @@ def save_stored_map(
         return
     parts = points_parts(store)
 
-    def blocks() -> Iterator[tuple[NDArray[np.float64], list[str | None] | None]]:
-        for block in iter_points(store, parts, _BLOCK_ROWS):
-            names = block[schema.SLIDE].to_pylist() if labels is not None else []
-            own = None if labels is None else [labels.get(name) for name in names]
-            yield _xy(block), own
+    def blocks() -> Iterator[Block]:
+        for xy, runs in iter_places(store, parts, _BLOCK_ROWS):
+            own = None
+            if labels is not None:
+                named = pa.array([labels.get(slide) for slide, _ in runs], pa.string())
+                lengths = [n for _, n in runs]
+                own = named.take(pa.array(np.repeat(np.arange(len(runs)), lengths)))
+            yield xy, own
 
     plot.save_density(path, density(blocks), plot.MapStyle())
 

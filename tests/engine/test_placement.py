@@ -2,21 +2,22 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raylatent.claim import Claim
-from raylatent.engine import map_building, placement
+from raylatent.engine import map_building, placement, sampling
 from raylatent.engine.map_building import build_map
-from raylatent.engine.placement import place_part, place_rows
+from raylatent.engine.placement import place_part, place_rows, together
 from raylatent.errors import ClaimError, MapError, RunError
 from raylatent.mapping.fitted import FittedMap
 from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.sample import finish
 from raylatent.parts import part_name, read_part
-from raylatent.run import RunDirectory
+from raylatent.run import Part, RunDirectory
 
 pytestmark = [pytest.mark.ray]
 
@@ -57,7 +58,7 @@ def points_of(out, parts):
     }
 
 
-def test_placing_with_one_and_three_actors_is_the_plain_loop(
+def test_placing_with_one_and_four_actors_is_the_plain_loop(
     out, real_stream, monkeypatch
 ):
     run = RunDirectory.open(str(build_map_in_driver(out, monkeypatch)))
@@ -69,7 +70,7 @@ def test_placing_with_one_and_three_actors_is_the_plain_loop(
     }
     assert sum(map(len, expected.values())) == 93
     share_of = placement.pool
-    for n_actors in (1, 3):
+    for n_actors in (1, 4):
         run.store.delete_folder("maps/default/points")
         monkeypatch.setattr(
             placement,
@@ -84,16 +85,6 @@ def test_placing_with_one_and_three_actors_is_the_plain_loop(
         stored = points_of(out, parts)
         for name, points in expected.items():
             assert stored[name].equals(points), (n_actors, name)
-
-
-@given(st.lists(st.integers(1, 50), max_size=200), st.integers(0, 120))
-def test_parts_go_together_in_order(rows, most_rows):
-    parts = [SimpleNamespace(rows=n) for n in rows]
-    groups = list(placement._together(parts, most_rows))
-    assert [part for group in groups for part in group] == parts
-    for group in groups:
-        assert len(group) == 1 or sum(part.rows for part in group) <= most_rows
-        assert 1 <= len(group) <= placement._ITEM_PARTS
 
 
 def build_map_in_driver(out, monkeypatch):
@@ -193,3 +184,53 @@ def test_what_cannot_be_mapped_is_refused(tmp_path, out):
     run = RunDirectory(str(out))
     with Claim(run.store, "other"), pytest.raises(ClaimError):
         build_map(str(out), PARAMETERS)
+
+
+@given(st.lists(st.integers(1, 50_000), max_size=60), st.integers(1, 20))
+def test_parts_go_together_in_order(sizes, n_actors):
+    parts = [
+        Part(slide="a", unit=i, name=f"{i}", rows=n, footer={})
+        for i, n in enumerate(sizes)
+    ]
+    items = together(parts, n_actors)
+    assert [part for some in items for part in some] == parts
+    most = min(1 << 15, sum(sizes) // (4 * n_actors))
+    for some in items:
+        assert len(some) == 1 or sum(part.rows for part in some) <= most
+    for some, following in pairwise(items):  # none is smaller than it needs to be
+        assert sum(part.rows for part in (*some, following[0])) > most
+
+
+def test_a_stream_item_may_hold_several_parts(out, in_process, monkeypatch):
+    """However parts are put together, the points are the same."""
+    expected = {}
+    share = placement.pool(None, 0)
+    for n_actors in (1, 100):
+        monkeypatch.setattr(placement, "_ITEMS_EACH", 1)
+        monkeypatch.setattr(
+            placement, "pool", lambda *_, n=n_actors: replace(share, largest=n)
+        )
+        seen = []
+
+        def counted(name, reads, *rest, seen=seen, **options):
+            seen += reads
+            yield from here(name, reads, *rest, **options)
+
+        monkeypatch.setattr(placement, "stream", counted)
+        build_map(str(out), PARAMETERS)
+        parts = RunDirectory.open(str(out)).footers()
+        assert len(seen) == {1: 1, 100: len(parts)}[n_actors]
+        expected[n_actors] = points_of(out, parts)
+        RunDirectory(str(out)).store.delete_folder("maps")
+    for name, points in expected[1].items():
+        assert points.equals(expected[100][name])
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_a_sketch_does_not_depend_on_how_parts_are_merged(out, monkeypatch, size):
+    run = RunDirectory.open(str(out))
+    parts = run.footers()
+    whole = sampling.sketch_parts(run.store, parts, 3, 20)
+    monkeypatch.setattr(sampling, "_PARTS_TOGETHER", size)
+    found = sampling.sketch_parts(run.store, parts, 3, 20)
+    assert finish(found, 20).equals(finish(whole, 20))
