@@ -78,9 +78,8 @@ class Lane(ABC):
         side = features.tile_px
         self._shape = (features.batch_size, side, side, 3)
         self._free: deque[Buffer] = deque()
-        self._lock = (
-            threading.Lock()
-        )  # of the model: units may come from several threads
+        # Of the model: units may come from several threads.
+        self._lock = threading.Lock()
 
     @abstractmethod
     def _buffer(self) -> Buffer:
@@ -163,7 +162,13 @@ class CpuLane(Lane):
             batch = standardize(buffer.host, spec.mean, spec.std, out=self._input)
         with clock.timed("forward"):
             found, predictions = self.features.run(batch, with_preds=with_preds)
-        return Started(buffer, found, predictions)
+        kept = {name: self._own(value) for name, value in found.items()}
+        return Started(buffer, kept, predictions)
+
+    def _own(self, value: Tensor) -> Tensor:
+        """A copy of what lies in the input, which the next pass overwrites."""
+        shared = value.untyped_storage().data_ptr() == self._input.data_ptr()
+        return value.clone() if shared else value
 
 
 class CudaLane(Lane):

@@ -44,6 +44,11 @@ def features():
     )
 
 
+class ChannelsLast(nn.Module):
+    def forward(self, batch):
+        return batch.permute(0, 2, 3, 1)
+
+
 class FakeCuda:
     """Streams and events that happen at once, and a list of what was asked for."""
 
@@ -236,3 +241,19 @@ def test_rows_of_a_gpu_are_those_of_a_cpu(features, mixed_precision):
                 wanted[name], axis=1
             )
             assert (product / norms).min() >= 0.9999
+
+
+def test_rows_that_lie_in_the_input_are_kept():
+    """The input's memory is used again: what a layer hands through is copied."""
+    through = nn.Sequential(ChannelsLast(), nn.Flatten())
+    features = Features(
+        through, layers=["0"], tile_px=4, batch_size=BATCH, device="cpu",
+        mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), pooling="none",
+    )  # fmt: skip
+    tiles = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    chunks = [list(tiles[i : i + BATCH]) for i in range(0, 40, BATCH)]
+    clock = Clock("wait", "transfer", "forward")
+    passes = lane_of(features).passes(iter(chunks), clock, with_preds=False)
+    rows = np.concatenate([found["0"] for found, _ in passes])[:40]
+    expected = tiles.reshape(40, -1) / np.float32(255)
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
