@@ -241,7 +241,7 @@ def _run_units(
         batch_size=job.config.batch_size,
         mixed_precision=bool(settings["fields"]["mixed_precision"]),
         threads=share.threads,
-        gpu=share.num_gpus > 0,
+        num_gpus=share.num_gpus,
         reader=READER if job.inputs.slides else None,
         rows=RowOptions(
             dtype=job.config.dtype,
@@ -253,6 +253,8 @@ def _run_units(
     reads = [partial(read_unit, unit) for unit in plan.units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
     queue = start_queue(of_slides, plan.nodes)
+    if share.num_gpus and not of_slides:  # a GPU does not wait for a part to be written
+        share = replace(share, at_once=2)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:
