@@ -183,6 +183,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "slides": slides_fields(config, features.tile_px),
         # Only where it is not the default: runs of before it was an option are the same.
         **({"resize": False} if config.resize is False else {}),
+        **({"compiled": True} if config.compile else {}),
     }
 
 
@@ -240,6 +241,7 @@ def _run_units(
         pooling=job.features.pooling,
         batch_size=job.config.batch_size,
         mixed_precision=bool(settings["fields"]["mixed_precision"]),
+        compiled=job.config.compile,
         threads=share.threads,
         num_gpus=share.num_gpus,
         reader=READER if job.inputs.slides else None,

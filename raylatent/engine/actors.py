@@ -38,6 +38,7 @@ class ActorOptions(WorkOptions):
         pooling: See Features.
         batch_size: Tiles in one pass.
         mixed_precision: bfloat16 autocast.
+        compiled: By torch.compile.
         rows: What is stored.
     """
 
@@ -46,6 +47,7 @@ class ActorOptions(WorkOptions):
     pooling: str | None
     batch_size: int
     mixed_precision: bool
+    compiled: bool
     rows: RowOptions
 
 
@@ -148,6 +150,8 @@ def _features(spec: ModelSpec, options: ActorOptions) -> Features:
         mixed_precision=options.mixed_precision,
     )
     check_model(features, options.model)
+    if options.compiled:
+        features.compile()
     return features
 
 
