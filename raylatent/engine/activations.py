@@ -135,7 +135,6 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
         pooling=config.pooling,
         batch_size=config.batch_size,
         device="cpu",
-        mixed_precision=False,
     )
     if config.slides and config.resize is False:
         refuse_other_side(config.tile_px, features.tile_px)
@@ -161,7 +160,6 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
 
 def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
     config, features = job.config, job.features
-    autocast = config.mixed_precision
     return {
         "schema_version": schema.SCHEMA_VERSION,
         "model": model_digest(features.model),
@@ -177,12 +175,13 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "unit_tiles": config.unit_tiles,
         "device": "gpu" if share.num_gpus > 0 else "cpu",
-        "mixed_precision": share.num_gpus > 0 if autocast is None else autocast,
+        "mixed_precision": bool(config.mixed_precision),
         "torch": torch_version(),
         "decoder": DECODER,
         "slides": slides_fields(config, features.tile_px),
         # Only where it is not the default: runs of before it was an option are the same.
         **({"resize": False} if config.resize is False else {}),
+        **({"compiled": True} if config.compile else {}),
     }
 
 
@@ -240,8 +239,9 @@ def _run_units(
         pooling=job.features.pooling,
         batch_size=job.config.batch_size,
         mixed_precision=bool(settings["fields"]["mixed_precision"]),
+        compiled=job.config.compile,
         threads=share.threads,
-        gpu=share.num_gpus > 0,
+        num_gpus=share.num_gpus,
         reader=READER if job.inputs.slides else None,
         rows=RowOptions(
             dtype=job.config.dtype,
@@ -253,6 +253,8 @@ def _run_units(
     reads = [partial(read_unit, unit) for unit in plan.units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
     queue = start_queue(of_slides, plan.nodes)
+    if share.num_gpus and not of_slides:  # a GPU does not wait for a part to be written
+        share = replace(share, at_once=2)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:

@@ -52,7 +52,7 @@ class Features:
         classes: Names or number of the classes, where the model does not say.
         batch_size: Tiles in one pass, at least 16; the last pass is padded.
         device: Default: where a module from Python is, else a GPU if there is one.
-        mixed_precision: bfloat16 autocast; default on a GPU only.
+        mixed_precision: bfloat16 autocast: faster on GPUs, less exact.
         apply_softmax: Of predictions; default if the model has classes. Of one class
             it is a sigmoid: give False if the model ends in one by itself.
         allow_pickle: Allow a pickled module, which runs code from its file.
@@ -85,7 +85,7 @@ class Features:
         classes: Sequence[str] | int | None = None,
         batch_size: int = 32,
         device: str | torch.device | None = None,
-        mixed_precision: bool | None = None,
+        mixed_precision: bool = False,
         apply_softmax: bool | None = None,
         allow_pickle: bool = False,
     ) -> None:
@@ -103,9 +103,7 @@ class Features:
         self._passes = MicroBatch(batch_size)
         given = model_spec(path, allow_pickle=allow_pickle)
         self.device = torch.device(device) if device else default_device(given)
-        self.mixed_precision = (
-            self.device.type == "cuda" if mixed_precision is None else mixed_precision
-        )
+        self.mixed_precision = mixed_precision
         spec = with_overrides(
             given,
             tile_px=tile_px,
@@ -123,10 +121,9 @@ class Features:
 
     def _probe(self) -> None:
         """Find the layers and their shapes by running two tiles."""
-        sample = self._sample()
-        headless = self.spec.hub is not None  # loaded without its classifier
+        sample, headless = self._sample(), self.spec.hub is not None
         targets = find_targets(self.model, self.layers, sample, headless=headless)
-        self._capture = LayerCapture(self.model, targets, self.pooling)
+        self._capture: LayerCapture = LayerCapture(self.model, targets, self.pooling)
         found, output = self._run(sample, with_output=True)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
@@ -222,13 +219,17 @@ class Features:
             return activations, preds
         return activations.cpu().numpy(), preds.cpu().numpy()
 
+    def compile(self) -> None:
+        """Compile passes from here on, each for its shape; the model keeps hooks."""
+        from raylatent.model.compiled import CompiledCapture  # noqa: PLC0415  (slow)
+
+        plain = self._capture
+        self._capture = CompiledCapture(plain.model, plain.targets, plain.pooling)
+
     def forward(
         self, tiles: NDArray[np.uint8], *, with_preds: bool
     ) -> tuple[dict[str, Activations], Activations | None]:
         """Activations by layer, flattened, of one full micro-batch.
-
-        The shape of the pass is always the same, so that no row depends on how many
-        others there are.
 
         Args:
             tiles: (batch_size, tile_px, tile_px, 3) uint8.
