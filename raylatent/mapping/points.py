@@ -126,6 +126,38 @@ def iter_points(
         yield check_points(pa.concat_tables(tables))
 
 
+def iter_places(
+    store: Store, parts: Sequence[tuple[str, str]], block_rows: int
+) -> Iterator[tuple[NDArray[np.float64], list[tuple[str, int]]]]:
+    """Places alone (n, 2) in blocks, and how many rows in turn are of which slide.
+
+    Args:
+        store: The map's folder.
+        parts: Of `points_parts`.
+        block_rows: Rows that make a block full; a part is never divided.
+
+    Raises:
+        MapError: A place is not finite.
+    """
+    places: list[NDArray[np.float64]] = []
+    slides: list[tuple[str, int]] = []
+    for slide, name in parts:
+        table = read_part(store, name, [schema.X, schema.Y])
+        columns = [table[axis].to_numpy() for axis in (schema.X, schema.Y)]
+        xy = np.stack(columns, axis=1).astype(np.float64)
+        if not np.isfinite(xy).all():
+            message = f"{store.uri}/{name} has points without a finite place"
+            raise MapError(message)
+        if len(xy):
+            places.append(xy)
+            slides.append((slide, len(xy)))
+        if sum(n for _, n in slides) >= block_rows:
+            yield np.concatenate(places), slides
+            places, slides = [], []
+    if places:
+        yield np.concatenate(places), slides
+
+
 def _read_parts(store: Store, parts: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
     for slide, name in parts:
         table = read_part(store, name, schema.POINTS.names).replace_schema_metadata()
