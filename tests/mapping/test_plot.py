@@ -12,7 +12,7 @@ from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mapping.colors import OKABE_ITO, category_colors
-from raylatent.mapping.density import binned, density
+from raylatent.mapping.density import Labels, binned, density
 from raylatent.mapping.density_plot import show_counts
 from raylatent.mapping.plot import MapStyle, draw_map, save_map, show_map
 
@@ -195,8 +195,8 @@ def test_rare_labels_share_a_color():
     assert "(937 others)" in legend_of(ax)
     counted = density(
         lambda: [
-            (xy[:1500], labels[:1500].tolist()),
-            (xy[1500:], labels[1500:].tolist()),
+            (xy[:1500], Labels.of(labels[:1500])),
+            (xy[1500:], Labels.of(labels[1500:])),
         ]
     )
     assert len(counted.by_label) == 64
