@@ -18,7 +18,9 @@ def kernel(function: F) -> F:
     where neither can, it is compiled in each process.
     """
     try:
-        compiled: Any = numba.njit(cache=True, nogil=True)(function)
+        compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(
+            function
+        )
     except RuntimeError:
-        compiled = numba.njit(nogil=True)(function)
+        compiled = numba.njit(nogil=True, error_model="numpy")(function)
     return cast("F", compiled)

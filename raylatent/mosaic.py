@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +13,11 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.montage import cells, inputs, legend, output, render
-from raylatent.montage.grid import Bounds, make_grid
+from raylatent.montage import inputs, legend, output, render
+from raylatent.montage.cells import slide_shares
+from raylatent.montage.choose import choose_cells
+from raylatent.montage.columns import Labels
+from raylatent.montage.finish import finish_cells
 from raylatent.montage.images import Tile, array_tiles, stored_tiles
 from raylatent.montage.points import Rule
 from raylatent.montage.render import Look
@@ -82,7 +84,7 @@ class Mosaic:
         *,
         tile_select: str | None = None,
         cell_px: int = 100,
-        labels: inputs.Labels | None = None,
+        labels: Labels | None = None,
         features: ArrayLike | None = None,
         seed: int = 0,
         max_dist: float | None = None,
@@ -99,14 +101,10 @@ class Mosaic:
             max_dist=max_dist,
         )
         self._labeled = labels is not None
-        medoid = self._rule.select == "medoid"
-        self._parts = given.parts(labels, features, medoid=medoid)
-        # Where points lie their activations are not needed.
-        places = given.parts(None, None, medoid=False) if given.stored else self._parts
-        self._bounds = reduce(Bounds.merge, (Bounds.of(p.xy) for p in places))
-        self.grid = make_grid(grid, self._bounds, num_tiles_x)
-        self._chosen = cells.select_cells(self.grid, self._parts, self._rule)
-        self.cells = cells.finish_cells(self.grid, self._chosen)
+        self._parts = given.parts(labels, features)
+        chosen = choose_cells(self._parts, grid, num_tiles_x, self._rule)
+        self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
+        self.cells = finish_cells(self.grid, self._chosen)
         self.failed: dict[int, str] = {}
         self._check_chosen()
         self._arrays = given.arrays
@@ -153,7 +151,7 @@ class Mosaic:
     def points_in_cell(self, row: int, col: int) -> NDArray[np.int64]:
         """Which of the given points fall in a cell."""
         found = []
-        for points in self._parts:
+        for points in self._parts.read():
             rows, cols = self.grid.bin(points.xy)
             found.append(points.index[(rows == row) & (cols == col)])
         return np.concatenate(found)
@@ -227,6 +225,10 @@ class Mosaic:
         output.write_mosaic(uri, png, cells_file, description)
         logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
+    def summary(self) -> str:
+        """How much of the map and of its points it shows, in a line."""
+        return output.in_words(self._chosen, self.cells, self.grid)
+
     def save_report(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV of the chosen tiles: `slide`, `index`.
 
@@ -260,9 +262,8 @@ class Mosaic:
         """The raster without legend, and how it was drawn; fills `failed`."""
         shares = None
         if look.focus_slide is not None:
-            shares = cells.slide_shares(
-                self.grid, self._parts, self.cells, look.focus_slide
-            )
+            parts = self._parts.read()
+            shares = slide_shares(self.grid, parts, self.cells, look.focus_slide)
         layout = render.make_layout(self.grid, self.cells, shares)
         look = replace(look, cell_px=render.bounded_cell_px(layout, look.cell_px))
         room = render.tile_room_px(

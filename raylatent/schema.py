@@ -159,6 +159,11 @@ N = "n"
 INDEX = "index"
 DISTANCE = "distance"
 LABEL_COUNTS = "label_counts"
+N_SLIDES = "n_slides"
+LABEL_ENTROPY = "label_entropy"
+PREDICTIONS_MEAN = "predictions_mean"
+KNN_DISTANCE_MEAN = "knn_distance_mean"
+WHY = "why"
 CELLS = pa.schema(
     [
         pa.field(ROW, pa.int32(), nullable=False),  # 0 is lowest y: rows go upwards
@@ -171,9 +176,14 @@ CELLS = pa.schema(
         pa.field(SLIDE, pa.string()),  # the chosen tile's reference
         *(pa.field(field.name, field.type) for field in REFERENCE),
         pa.field(LABEL_COUNTS, pa.map_(pa.string(), pa.int64())),
+        pa.field(N_SLIDES, pa.int64()),  # of the cell's points; null for arrays
+        pa.field(LABEL_ENTROPY, pa.float64()),  # of label_counts, in bits
+        pa.field(PREDICTIONS_MEAN, pa.list_(pa.float32())),  # of the cell's points
+        pa.field(KNN_DISTANCE_MEAN, pa.float64()),  # of those that have one
+        pa.field(WHY, pa.string(), nullable=False),  # this tile was chosen
     ]
 )
-"""A mosaic's occupied cells and the tile chosen for each."""
+"""A mosaic's occupied cells, the tile chosen for each, and what is in them."""
 
 # Footer keys of a part: all values are UTF-8 strings, JSON where structured.
 FOOTER_FINGERPRINT = "raylatent.fingerprint"

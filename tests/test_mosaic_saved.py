@@ -38,11 +38,19 @@ def test_saved_in_a_folder(golden_points, tmp_path):
     assert told["counts"] == {
         "points": 146,
         "dropped_not_finite": 1,
+        "cells_of_grid": 16,
         "cells": 16,
         "cells_without_tile": 0,
         "drawn": 16,
         "failed": 0,
     }
+    shares = {"cells": 1.0, "rows_in_cells": 145 / 146, "rows_drawn": 16 / 146}
+    assert told["shares"] == shares
+    assert mosaic.summary() == (
+        "16 of 16 cells filled, with 99.3 % of 146 rows, 1 without a place; 11 % of "
+        "the rows are drawn"
+    )
+    assert told["parameters"]["seed"] == 0
     assert told["parameters"]["cell_px"] == 30
     assert told["parameters"]["label_style"] == "backdrop"
     assert told["grid"]["cell_size"] == mosaic.tile_size

@@ -14,6 +14,7 @@ from raylatent.bench.rates import Rate
 from raylatent.bench.stopwatch import measure
 from raylatent.bench.units import AnyUnit, pieces
 from raylatent.model.features import Features
+from raylatent.model.lanes import lane_of
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.parts import part_name, write_part
 from raylatent.run import ACTIVATIONS
@@ -73,11 +74,12 @@ def run_loop(
     by_stage: defaultdict[str, float] = defaultdict(float)
     tables: list[tuple[AnyUnit, pa.Table]] = []
     slides = SlideCache()
+    lane = lane_of(actor.features)
     kept = written = 0
 
     def work(unit: AnyUnit) -> tuple[int, int]:
         nonlocal kept, written
-        found = unit_rows(unit, actor.features, actor.rows, actor.threads, slides)
+        found = unit_rows(unit, lane, actor.rows, actor.threads, slides)
         for stage, took in found.seconds.items():
             by_stage[stage] += took
         if kept < _MOST_ROWS and len(found.rows):

@@ -38,6 +38,7 @@ _OWN_OPTIONS = {
     "metric": "--metric",
     "min_dist": "--min-dist",
     "n_neighbors": "--n-neighbors",
+    "placement": "--placement",
     "random_state": "--seed",
     "sample": "--sample",
     "seed": "--seed",
@@ -236,13 +237,14 @@ def _parameters(config: MapConfig) -> MapParameters:
         metric=config.metric,
         seed=config.seed,
         sample=config.sample,
+        placement=config.placement,
         **values,
     )
 
 
 def _mosaic(config: MosaicConfig) -> int:
+    from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415  (ray: slow)
     from raylatent.engine.map_building import check_map_is_current  # noqa: PLC0415
-    from raylatent.montage.stored_points import StoredPoints  # noqa: PLC0415
     from raylatent.mosaic import Mosaic  # noqa: PLC0415  (slow)
     from raylatent.run import MAPS, MOSAICS, RunDirectory  # noqa: PLC0415
 
@@ -250,7 +252,7 @@ def _mosaic(config: MosaicConfig) -> int:
     run = RunDirectory.open(config.out)
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     check_map_is_current(run, of_map)
-    points = StoredPoints(of_map, run)
+    points = ClusterPoints(of_map, run, stall_timeout_s=config.stall_timeout_s)
     if labels is not None:
         _check_labeled(labels, points.slides, config)
     mosaic = Mosaic(
@@ -264,6 +266,7 @@ def _mosaic(config: MosaicConfig) -> int:
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
     mosaic.export(folder)
+    say(f"cells     {mosaic.summary()}")
     say(f"mosaic    {folder}/mosaic.png")
     return 0
 

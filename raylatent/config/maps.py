@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from raylatent.config.options import (
     PatientConfig,
-    RunConfig,
     at_least,
     one_of,
     option,
@@ -15,6 +14,7 @@ from raylatent.errors import ConfigError
 
 SELECTS = ("nearest", "medoid", "first")
 GRIDS = ("square", "slideflow")
+PLACEMENTS = ("rows", "umap-learn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,18 @@ class MapConfig(PatientConfig):
     umap: tuple[str, ...] = option(
         (), "any other UMAP argument, as KEY=VALUE", metavar="KEY=VALUE", many=True
     )
+    placement: str = option(
+        "rows",
+        "rows: each by itself; umap-learn: by its own transform",
+        choices=PLACEMENTS,
+    )
     annotations: str = option("", "CSV with a `slide` column and labels", metavar="CSV")
     label: str = option("", "column of the annotations to color by", metavar="COLUMN")
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
+        one_of("--placement", self.placement, PLACEMENTS)
         at_least("--sample", self.sample, 1)
         at_least("--n-neighbors", self.n_neighbors, 2)
         if not 0 <= self.seed < 1 << 32:
@@ -59,7 +65,7 @@ class MapConfig(PatientConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MosaicConfig(RunConfig):
+class MosaicConfig(PatientConfig):
     """A map to a mosaic of tiles."""
 
     map: str = option("default", "name below maps/", metavar="NAME")

@@ -15,6 +15,7 @@ from raylatent.engine.items import UnitResult
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
+from raylatent.model.lanes import lane_of
 from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.model.runtime import has_gpu, set_threads, torch_version
@@ -103,18 +104,19 @@ class ActivationsActor(UnitActor):
 
     def prepare(self) -> None:
         """Load the model, and check it."""
-        self._features = _features(ray.get(self._spec).unpack(), self._options)
+        self._lane = lane_of(_features(ray.get(self._spec).unpack(), self._options))
         check_reader(self._options.reader)
 
     def work(self, unit: Unit | SlideUnit) -> UnitResult:
         """Activations of a unit."""
         found = unit_rows(
-            unit, self._features, self._options.rows, self._threads, self._slides
+            unit, self._lane, self._options.rows, self._threads, self._slides
         )
-        shapes = {name: list(shape) for name, shape in self._features.shapes.items()}
+        features = self._lane.features
+        shapes = {name: list(shape) for name, shape in features.shapes.items()}
         footer = {schema.FOOTER_LAYERS: json.dumps(shapes)}
-        at_once = self._features.passed_at_once
-        if at_once < self._features.batch_size:  # for want of memory on a GPU
+        at_once = features.passed_at_once
+        if at_once < features.batch_size:  # for want of memory on a GPU
             footer[schema.FOOTER_BATCH] = str(at_once)
             found.counts["smaller_batch"] = len(unit)
         return UnitResult(

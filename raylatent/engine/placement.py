@@ -1,6 +1,7 @@
 """Rows placed on a fitted map by the cluster: activation parts in, points parts out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import ray
 
 from raylatent import schema
 from raylatent.claim import refuse_taken
-from raylatent.engine.cluster import STALL_TIMEOUT_S, alive_nodes, pool
+from raylatent.engine.cluster import STALL_TIMEOUT_S, pool
 from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import vectors
 from raylatent.engine.stream import stream
@@ -29,25 +30,15 @@ _PLACED = pa.schema(
         pa.field("novel", pa.int64(), nullable=False),
     ]
 )
-_PARTS = "parts"
-_ITEM = pa.schema(
+_PART = pa.struct(
     [
-        pa.field(
-            _PARTS,
-            pa.list_(
-                pa.struct(
-                    [
-                        pa.field(schema.SLIDE, pa.string(), nullable=False),
-                        pa.field(schema.UNIT, pa.int32(), nullable=False),
-                        pa.field("name", pa.string(), nullable=False),
-                        pa.field(_DIGEST, pa.string(), nullable=False),
-                    ]
-                )
-            ),
-            nullable=False,
-        )
+        pa.field(schema.SLIDE, pa.string(), nullable=False),
+        pa.field(schema.UNIT, pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field(_DIGEST, pa.string(), nullable=False),
     ]
 )
+_ITEM = pa.schema([pa.field("parts", pa.list_(_PART), nullable=False)])
 _MOST_ROWS = 1 << 15  # of an item: an item costs the driver 20 ms
 _ITEMS_EACH = 4  # for each actor at least, so that none waits long for the last
 
@@ -68,9 +59,10 @@ def place_rows(
     """
     total = sum(part.rows for part in parts)
     counts = dict.fromkeys(_PLACED.names, 0)
-    share = pool(one_actor_a_core(), 0)
+    share = pool(None, 0)
     reads = [partial(_item, some) for some in together(parts, share.largest)]
-    arguments = (ray.put(fitted), run.store, layer, f"{MAPS}/{name}/{POINTS_FOLDER}")
+    folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
+    arguments = (ray.put(fitted), run.store, layer, folder, share.threads)
     found = stream(
         "parts",
         reads,
@@ -89,13 +81,6 @@ def place_rows(
         message = f"{counts['rows']} of {total} rows were placed: run again"
         raise MapError(message)
     return counts
-
-
-def one_actor_a_core() -> tuple[int, int]:
-    """How many actors: placing takes one thread of each."""
-    cpus = (int(node["Resources"].get("CPU", 0)) for node in alive_nodes())
-    n = max(1, sum(cpus))
-    return n, n
 
 
 def together(parts: Sequence[Part], n_actors: int) -> list[list[Part]]:
@@ -128,7 +113,7 @@ def _item(parts: Sequence[Part]) -> pa.Table:
         }
         for part in parts
     ]
-    return pa.Table.from_pylist([{_PARTS: rows}], schema=_ITEM)
+    return pa.Table.from_pylist([{"parts": rows}], schema=_ITEM)
 
 
 class PlacementActor:
@@ -139,6 +124,7 @@ class PlacementActor:
         store: The run directory.
         layer: The layer that was mapped.
         folder: Where points go.
+        threads: Parts that are placed at once.
     """
 
     def __init__(
@@ -147,31 +133,32 @@ class PlacementActor:
         store: Store,
         layer: str,
         folder: str,
+        threads: int,
     ) -> None:
         """Take the map."""
         self._fitted = ray.get(fitted)
         self._store = store
         self._layer = layer
         self._folder = folder
+        self._pool = ThreadPoolExecutor(threads)
 
     def on_unit(self, slide: str, unit: int) -> None:
         """Told of each part before it is begun; who made the actor sets it."""
 
     def __call__(self, item: pa.Table) -> pa.Table:
-        """Place the rows of some parts, one part after the other."""
-        counts = dict.fromkeys(_PLACED.names, 0)
-        for part in item[_PARTS][0].as_py():
-            self.on_unit(part[schema.SLIDE], part[schema.UNIT])
-            for name, n in self._place(part).items():
-                counts[name] += n
-        return pa.Table.from_pylist([counts], schema=_PLACED)
+        """Place the rows of some parts."""
+        (row,) = item.to_pylist()
+        counts = list(self._pool.map(self._place, row["parts"]))
+        total = {key: sum(part[key] for part in counts) for key in _PLACED.names}
+        return pa.Table.from_pylist([total], schema=_PLACED)
 
-    def _place(self, part: Mapping[str, Any]) -> dict[str, int]:
-        table = read_part(
-            self._store, part["name"], [*schema.REFERENCE.names, self._layer]
-        )
-        points, counts = place_part(table, self._fitted, self._layer)
+    def _place(self, part: dict[str, Any]) -> dict[str, int]:
         slide, unit = part[schema.SLIDE], part[schema.UNIT]
+        self.on_unit(slide, unit)
+        columns = [*schema.REFERENCE.names, self._layer]
+        table = read_part(self._store, part["name"], columns)
+        points, counts = place_part(table, self._fitted, self._layer)
+        name = part_name(self._folder, slide, unit)
         refuse_taken(self._store)
         footer = {
             schema.FOOTER_SLIDE: slide,
@@ -179,7 +166,7 @@ class PlacementActor:
             schema.FOOTER_MAP: self._fitted.digest,
             schema.FOOTER_ROWS: part[_DIGEST],
         }
-        write_part(self._store, part_name(self._folder, slide, unit), points, footer)
+        write_part(self._store, name, points, footer)
         return counts
 
 

@@ -127,15 +127,15 @@ def _fit_by_row(
 ) -> _Fit:
     """Principal components, exact neighbors, and UMAP's layout of those."""
     from raylatent.mapping import graph  # noqa: PLC0415  (numba)
-    from raylatent.mapping import nearest as search  # noqa: PLC0415
+    from raylatent.mapping import projection as linear  # noqa: PLC0415
 
     # Too few rows for any metric to matter to umap-learn: Euclidean serves.
     metric = params.metric if params.by_row else "euclidean"
     normalized = normalize(rows, metric)
     pca = principal_components(normalized)
-    projection = search.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = search.project(normalized, projection)
-    sample = search.Sample(
+    projection = linear.Projection(pca.mean, pca.components, pca.mean @ pca.components)
+    reduced, residual, spread = linear.project(normalized, projection)
+    sample = linear.Sample(
         normalized, np.ascontiguousarray(reduced.T), residual, spread
     )
     k = max(1, min(params.n_neighbors, len(rows) - 1))

@@ -135,10 +135,11 @@ class FittedMap:
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:
-        from raylatent.mapping import nearest, place  # noqa: PLC0415  (numba)
+        from raylatent.mapping import descent, projection  # noqa: PLC0415  (numba)
+        from raylatent.mapping.screen import screen_of  # noqa: PLC0415
 
         values, arrays = self.info["placement"], self.arrays
-        layout = place.Layout(
+        layout = descent.Layout(
             xy=np.ascontiguousarray(self.embedding, dtype=np.float64),
             stream=np.ascontiguousarray(arrays["stream"]),
             a=float(values["a"]),
@@ -152,13 +153,11 @@ class FittedMap:
             halved=bool(values["halved"]),
             n_neighbors=int(values["n_neighbors"]),
         )
-        projection = nearest.Projection(
-            *(np.ascontiguousarray(arrays[name]) for name in nearest.Projection._fields)
-        )
-        sample = nearest.Sample(
-            *(np.ascontiguousarray(arrays[name]) for name in nearest.Sample._fields)
-        )
-        return projection, sample, nearest.screen_of(sample), layout
+        of = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        names = projection.Projection._fields, projection.Sample._fields
+        plane = projection.Projection(*(of[name] for name in names[0]))
+        sample = projection.Sample(*(of[name] for name in names[1]))
+        return plane, sample, screen_of(sample), layout
 
     def _place_by_umap(
         self, rows: NDArray[np.float32]

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.mapping.nearest import Projection, Sample, screen_of
 from raylatent.mapping.nearest import nearest as search
 from raylatent.mapping.place import metric_distance
+from raylatent.mapping.projection import Projection, Sample
+from raylatent.mapping.screen import screen_of
 
 MIN_DISTINCT = 8
 """With fewer distinct rows a neighbor graph says nothing: principal components do."""

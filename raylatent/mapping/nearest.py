@@ -8,150 +8,16 @@ lower index.
 Importing this module imports numba.
 """
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
+from raylatent.mapping.projection import Projection, Sample, project
+from raylatent.mapping.screen import TILE_ROWS, Screen, candidates
 
-_TILE_ROWS = 64  # of one matrix product, and sample rows: it fits a core's cache
-_TILE_COLUMNS = 2048
-_LANE = 64  # values that are looked at together
-_SUMS = 32
-_UNIT = 2.0**-24  # relative rounding of float32
-_TINY = 1e-30  # what underflow may cost, of lengths up to 1
-_HUGE = 1e15  # a row so many times longer than the sample's is compared to all
-
-
-class Projection(NamedTuple):
-    """Normalized row to principal components.
-
-    Attributes:
-        mean: float64 (d,).
-        components: float64 (d, m), C-contiguous.
-        offset: float64 (m,), `mean @ components`.
-    """
-
-    mean: NDArray[np.float64]
-    components: NDArray[np.float64]
-    offset: NDArray[np.float64]
-
-
-class Sample(NamedTuple):
-    """The rows that the map was fitted on, ascending by key.
-
-    Attributes:
-        rows: float32 (n, d), normalized as the metric does.
-        reduced: float64 (m, n), their projection.
-        residual: float64 (n,), length of what the projection leaves out.
-        spread: float64 (n,), squared distance to the mean.
-    """
-
-    rows: NDArray[np.float32]
-    reduced: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    spread: NDArray[np.float64]
-
-
-@kernel
-def _add_products(
-    values: NDArray[np.float32],
-    components: NDArray[np.float64],
-    total: NDArray[np.float64],
-) -> None:
-    """Add values (d,) @ components (d, m), feature by feature."""
-    width, size = components.shape
-    even = width // 4 * 4
-    for j in range(0, even, 4):  # four at once spare loads and change no sum
-        v0, v1 = np.float64(values[j]), np.float64(values[j + 1])
-        v2, v3 = np.float64(values[j + 2]), np.float64(values[j + 3])
-        if v0 == 0.0 and v1 == 0.0 and v2 == 0.0 and v3 == 0.0:
-            continue
-        w0, w1 = components[j], components[j + 1]
-        w2, w3 = components[j + 2], components[j + 3]
-        for c in range(size):
-            part = total[c] + v0 * w0[c]
-            part += v1 * w1[c]
-            part += v2 * w2[c]
-            total[c] = part + v3 * w3[c]
-    for j in range(even, width):
-        for c in range(size):
-            total[c] += np.float64(values[j]) * components[j, c]
-
-
-class Screen(NamedTuple):
-    """The sample as the matrix product takes it; made from it, never stored.
-
-    Attributes:
-        columns: float32 (tiles, m + 1, 2048), sample rows side by side: -2 times the
-            reduced rows, then their squared lengths less twice the slack; all scaled
-            to lengths up to 1. The last tile is filled up with zeros.
-        square: float64 (n,), the squared lengths, scaled.
-        reduced: float64 (n, m), the reduced rows.
-        scale: Length of which 1 is made.
-        slack: Bounds the product's error: it is at most the slack times the squared
-            length of the row plus twice that of the sample row.
-    """
-
-    columns: NDArray[np.float32]
-    square: NDArray[np.float64]
-    reduced: NDArray[np.float64]
-    scale: float
-    slack: float
-
-
-def screen_of(sample: Sample) -> Screen:
-    """What `nearest` needs beside the sample.
-
-    The error of a sum of m products of rounded factors is at most (m + 2) units of the
-    sum of their magnitudes (Higham, Accuracy and Stability, section 3.1), in whatever
-    order they are summed; those are at most the lengths multiplied. Taken twice.
-    """
-    reduced = np.ascontiguousarray(sample.reduced.T)
-    longest = math.sqrt(float((reduced * reduced).sum(axis=1).max(initial=0.0)))
-    scale = 2.0 ** math.ceil(math.log2(longest)) if longest > 0.0 else 1.0
-    scaled = reduced / scale
-    square = (scaled * scaled).sum(axis=1)
-    slack = 2.0 * (reduced.shape[1] + 8) * _UNIT
-    n, size = reduced.shape
-    columns = np.zeros((-(-n // _TILE_COLUMNS), size + 1, _TILE_COLUMNS), np.float32)
-    for tile, start in enumerate(range(0, n, _TILE_COLUMNS)):
-        some = slice(start, start + _TILE_COLUMNS)
-        columns[tile, :size, : len(scaled[some])] = -2.0 * scaled[some].T
-        columns[tile, size, : len(scaled[some])] = square[some] * (1.0 - 2.0 * slack)
-    return Screen(columns, square, reduced, scale, slack)
-
-
-@kernel
-def project(
-    rows: NDArray[np.float32], projection: Projection
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Project normalized rows (q, d).
-
-    Returns:
-        Principal components (q, m), residual lengths (q,) and squared distances to
-        the mean (q,), in float64.
-    """
-    count, width = rows.shape
-    size = projection.offset.shape[0]
-    reduced = np.empty((count, size))
-    residual = np.empty(count)
-    spread = np.zeros(count)
-    for row in range(count):
-        reduced[row] = -projection.offset
-    for row in range(count):
-        _add_products(rows[row], projection.components, reduced[row])
-        for j in range(width):
-            delta = np.float64(rows[row, j]) - projection.mean[j]
-            spread[row] += delta * delta
-    for row in range(count):
-        kept = 0.0
-        for c in range(size):
-            kept += reduced[row, c] * reduced[row, c]
-        residual[row] = np.sqrt(max(spread[row] - kept, 0.0))
-    return reduced, residual, spread
+_SUMS = 32  # of every 32nd feature
+_FEWEST_ROWS = 16  # looked at together
+_MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
 
 
 @kernel
@@ -186,14 +52,16 @@ def nearest(
     square = np.empty((count, k))
     whole = np.empty(count)
     equal = np.empty(count, dtype=np.int64)
-    found = np.empty((min(count, _TILE_ROWS), sample.rows.shape[0]), dtype=np.int64)
+    n = sample.rows.shape[0]
+    together = max(_FEWEST_ROWS, min(TILE_ROWS, _MOST_FOUND // n))
+    found = np.empty((min(count, together), n), dtype=np.int32)
     bounds = np.empty(found.shape, dtype=np.float32)
-    squares = np.empty(sample.rows.shape[0])
+    squares = np.empty(n)
     lanes = np.empty(_SUMS)
-    for start in range(0, count, _TILE_ROWS):
-        stop = min(start + _TILE_ROWS, count)
+    for start in range(0, count, together):
+        stop = min(start + together, count)
         reduced, residual, spread = project(rows[start:stop], projection)
-        some = _candidates(reduced, own[start:stop], screen, k, found, bounds)
+        some = candidates(reduced, own[start:stop], screen, k, found, bounds)
         for i in range(stop - start):
             row = start + i
             near = found[i, : some[i]]
@@ -215,124 +83,32 @@ def nearest(
 
 
 @kernel
-def _candidates(
-    reduced: NDArray[np.float64],
-    own: NDArray[np.int64],
-    screen: Screen,
-    k: int,
-    found: NDArray[np.int64],
-    bounds: NDArray[np.float32],
-) -> NDArray[np.int64]:
-    """Write down, ascending, all that may be among the k nearest of rows (q, m).
-
-    Returns:
-        How many are in each row of `found`, int64 (q,).
-    """
-    count, size = reduced.shape
-    left = np.ones((count, size + 1), dtype=np.float32)
-    reach = np.empty(count)
-    for row in range(count):
-        length = 0.0
-        for c in range(size):
-            value = reduced[row, c] / screen.scale
-            left[row, c] = min(max(value, -_HUGE), _HUGE)
-            length += value * value
-        reach[row] = 2.0 * screen.slack * length + _TINY
-        if length >= _HUGE * _HUGE:
-            reach[row] = np.inf
-    n = screen.square.shape[0]
-    some = np.zeros(count, dtype=np.int64)
-    lower = np.empty((count, _TILE_COLUMNS), dtype=np.float32)
-    best = np.full((count, k), np.inf)
-    for tile in range(screen.columns.shape[0]):
-        first = tile * _TILE_COLUMNS
-        np.dot(left, screen.columns[tile], lower)
-        for row in range(count):
-            some[row] = _collect(
-                lower[row, : min(_TILE_COLUMNS, n - first)],
-                (first, own[row], reach[row], 4.0 * screen.slack),
-                screen.square,
-                best[row],
-                (found[row], bounds[row], some[row]),
-            )
-    for row in range(count):
-        limit = _above(best[row, k - 1] + reach[row])
-        kept = 0
-        for at in range(some[row]):
-            if bounds[row, at] <= limit:
-                found[row, kept] = found[row, at]
-                kept += 1
-        some[row] = kept
-    return some
-
-
-@kernel
-def _above(limit: float) -> np.float32:
-    """As float32, not below it."""
-    return np.float32(limit + 1e-6 * abs(limit))
-
-
-@kernel
-def _collect(
-    lower: NDArray[np.float32],
-    known: tuple[int, int, float, float],
-    square: NDArray[np.float64],
-    best: NDArray[np.float64],
-    into: tuple[NDArray[np.int64], NDArray[np.float32], int],
-) -> int:
-    """Add those of one tile whose lower bound is within reach of the k-th upper one.
-
-    Args:
-        lower: float32 (columns,), lower bounds less a constant of the row.
-        known: The tile's first sample row, the one to pass over, what the constant
-            leaves open, and how far an upper bound is above a lower one for a square
-            of 1.
-        square: Squared lengths of all sample rows.
-        best: float64 (k,), the least upper bounds so far, ascending.
-        into: Sample rows, their lower bounds, and how many there are.
-
-    Returns:
-        How many there are now.
-    """
-    first, own, reach, width = known
-    found, bounds, count = into
-    k = best.shape[0]
-    limit = _above(best[k - 1] + reach)
-    for start in range(0, lower.shape[0], _LANE):
-        if start + _LANE <= lower.shape[0]:
-            below = 0
-            for j in range(_LANE):  # counted, since that runs side by side
-                below += lower[start + j] <= limit
-            if below == 0:
-                continue
-        for j in range(start, min(start + _LANE, lower.shape[0])):
-            value = lower[j]
-            if value > limit or first + j == own:
-                continue
-            found[count] = first + j
-            bounds[count] = value
-            count += 1
-            upper = value + width * square[first + j]
-            if upper >= best[k - 1]:
-                continue
-            at = k - 1
-            while at > 0 and best[at - 1] > upper:
-                best[at] = best[at - 1]
-                at -= 1
-            best[at] = upper
-            limit = _above(best[k - 1] + reach)
-    return count
-
-
-@kernel
 def _exact(
     row: NDArray[np.float64],
     sample: NDArray[np.float64],
-    found: NDArray[np.int64],
+    found: NDArray[np.int32],
     squares: NDArray[np.float64],
 ) -> None:
     """Squared distances of a reduced row (m,) to some of the sample (n, m)."""
-    for at in range(found.shape[0]):
+    even = found.shape[0] // 4 * 4
+    for at in range(0, even, 4):  # side by side: each sum waits for itself only
+        s0, s1 = sample[found[at]], sample[found[at + 1]]
+        s2, s3 = sample[found[at + 2]], sample[found[at + 3]]
+        t0 = t1 = t2 = t3 = 0.0
+        for c in range(row.shape[0]):
+            d0, d1, d2, d3 = (
+                row[c] - s0[c],
+                row[c] - s1[c],
+                row[c] - s2[c],
+                row[c] - s3[c],
+            )
+            t0 += d0 * d0
+            t1 += d1 * d1
+            t2 += d2 * d2
+            t3 += d3 * d3
+        squares[at], squares[at + 1] = t0, t1
+        squares[at + 2], squares[at + 3] = t2, t3
+    for at in range(even, found.shape[0]):
         other = sample[found[at]]
         total = 0.0
         for c in range(row.shape[0]):
@@ -344,7 +120,7 @@ def _exact(
 @kernel
 def _smallest(
     squares: NDArray[np.float64],
-    found: NDArray[np.int64],
+    found: NDArray[np.int32],
     index: NDArray[np.int64],
     square: NDArray[np.float64],
 ) -> None:
@@ -369,7 +145,7 @@ def _smallest(
 def _equal(
     row: NDArray[np.float32],
     rows: NDArray[np.float32],
-    found: NDArray[np.int64],
+    found: NDArray[np.int32],
     squares: NDArray[np.float64],
 ) -> int:
     """The lowest sample row equal to `row`, or -1: only at square 0 can one be."""

@@ -45,6 +45,8 @@ METRICS = ROW_METRICS | frozenset(
 )
 """Metrics by name; those of `ROW_METRICS` are placed row by row."""
 
+PLACEMENTS = ("rows", "umap-learn")
+
 _INITS = frozenset({"spectral", "pca", "random"})
 
 # Smallest and largest value of umap-learn's other numbers.
@@ -105,6 +107,8 @@ class MapParameters:
         seed: Of sample, fit and placement, 0 to 2**32 - 1.
         sample: Rows that the map is fitted on, at most.
         placement_epochs: Of the descent that places a row.
+        placement: `rows`, each by itself, or `umap-learn`: by its own transform, which
+            is slower, and where a row depends on its batch.
         other: Other UMAP arguments, as sorted pairs of name and value.
     """
 
@@ -114,6 +118,7 @@ class MapParameters:
     seed: int = 42
     sample: int = 20_000
     placement_epochs: int = 30
+    placement: str = "rows"
     other: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -134,6 +139,9 @@ class MapParameters:
             ("placement_epochs", 1, math.inf),
         ):
             _check_number(name, getattr(self, name), low, high, whole=True)
+        if self.placement not in PLACEMENTS:
+            message = f"placement={self.placement!r} is not {' or '.join(PLACEMENTS)}"
+            raise MapError(message)
         given = dict(self.other)
         for name, value in given.items():
             _check_other(name, value)
@@ -164,7 +172,7 @@ class MapParameters:
         names = ("n_neighbors", "min_dist", "metric", "seed", "sample")
         own = {
             name: values.pop(name)
-            for name in (*names, "placement_epochs")
+            for name in (*names, "placement_epochs", "placement")
             if name in values
         }
         other = {
@@ -177,7 +185,7 @@ class MapParameters:
     @property
     def by_row(self) -> bool:
         """Whether rows are placed by the row-wise kernel (else by umap-learn)."""
-        return self.metric in ROW_METRICS
+        return self.placement == "rows" and self.metric in ROW_METRICS
 
     def option(self, name: str, default: Any) -> Any:  # noqa: ANN401
         """The value of another UMAP argument, or the default where it is None."""
@@ -190,7 +198,10 @@ class MapParameters:
 
     def as_json(self) -> dict[str, Any]:
         """As a JSON object; `from_json` is the inverse."""
-        return asdict(self) | {"other": dict(self.other)}
+        values = asdict(self) | {"other": dict(self.other)}
+        if self.placement == PLACEMENTS[0]:
+            del values["placement"]  # as it was before there was a choice
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

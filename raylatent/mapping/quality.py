@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.fitted import UMAP_ENGINE, FittedMap
-from raylatent.mapping.reduce import normalize
+from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.reduce import ROW_METRICS, normalize
 
 QUALITY_ROWS = 1_000
 """Rows beside the sample on which a map is measured."""
@@ -52,7 +52,7 @@ def measured(
     """
     placement = fitted.info["placement"]
     metric = placement["metric"]
-    if placement["engine"] == UMAP_ENGINE:
+    if metric not in ROW_METRICS:
         metric = _ROW_METRIC
     inside = normalize(sample[: len(fitted.embedding)], metric)
     own = None if len(held) else np.arange(min(len(inside), QUALITY_ROWS))
@@ -77,6 +77,12 @@ def measured(
 def in_words(info: Mapping[str, Any]) -> list[str]:
     """What map.json says of a map's quality, for people to read."""
     lines = []
+    sample, versions = info.get("sample") or {}, info.get("versions") or {}
+    if sample:
+        lines.append(
+            f"fitted    on {sample['rows']:,} rows, seed {sample['seed']}, umap-learn "
+            f"{versions.get('umap-learn', 'unknown')}"
+        )
     found = info.get("quality") or {}
     if found.get("trustworthiness") is not None:
         which = "held-out" if found["held_out"] else "sample"

@@ -40,21 +40,9 @@ def normalize(features: NDArray[np.floating], metric: str) -> NDArray[np.float32
         raise MapError(message)
     if metric == "euclidean":
         return rows
-    result = np.empty_like(rows)
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        block = rows[start : start + _BLOCK_ROWS].T.astype(np.float64, order="C")
-        if metric == "correlation":
-            block -= _sum_in_order(block) / len(block)
-            # What centering leaves of a constant row is rounding, not direction.
-            largest = np.abs(rows[start : start + _BLOCK_ROWS]).max(axis=1)
-            block[:, np.abs(block).max(axis=0) <= 1e-12 * largest] = 0.0
-        # By the largest value first, so that no square overflows or vanishes.
-        largest = np.abs(block).max(axis=0)
-        block /= np.where(largest > 0, largest, 1.0)
-        length = np.sqrt(_sum_in_order(block * block))
-        block /= np.where(length > 0, length, 1.0)
-        result[start : start + _BLOCK_ROWS] = block.T
-    return result
+    from raylatent.mapping.unit_rows import unit_rows  # noqa: PLC0415  (numba)
+
+    return unit_rows(rows, metric == "correlation")
 
 
 def check_features(features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -150,11 +138,3 @@ def _lift(
     lifted = (rows - mean).T @ vector
     orthonormal, _ = np.linalg.qr(lifted)
     return np.asarray(orthonormal, dtype=np.float64)
-
-
-def _sum_in_order(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum over axis 0, first to last: the same bits for any number of rows."""
-    total = np.zeros(columns.shape[1])
-    for column in columns:
-        total += column
-    return total

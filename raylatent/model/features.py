@@ -17,6 +17,7 @@ from raylatent.model.load import complete_spec, load_model
 from raylatent.model.micro_batch import MicroBatch
 from raylatent.model.postconv import find_targets
 from raylatent.model.running import layer_shapes
+from raylatent.model.runtime import default_device
 from raylatent.model.slide_grid import GridOptions, feature_grid
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
@@ -101,7 +102,7 @@ class Features:
         self.batch_size = batch_size
         self._passes = MicroBatch(batch_size)
         given = model_spec(path, allow_pickle=allow_pickle)
-        self.device = torch.device(device) if device else _default_device(given)
+        self.device = torch.device(device) if device else default_device(given)
         self.mixed_precision = (
             self.device.type == "cuda" if mixed_precision is None else mixed_precision
         )
@@ -233,16 +234,25 @@ class Features:
             tiles: (batch_size, tile_px, tile_px, 3) uint8.
             with_preds: Also predictions.
         """
-        pixels = torch.from_numpy(tiles).to(self.device, non_blocking=True)
+        pixels = torch.from_numpy(tiles).to(self.device)
         batch = standardize(pixels, self.spec.mean, self.spec.std)
+        found, output = self.run(batch, with_preds=with_preds)
+        arrays = {name: value.flatten(1).cpu().numpy() for name, value in found.items()}
+        return arrays, None if output is None else output.cpu().numpy()
+
+    def run(
+        self, batch: Tensor, *, with_preds: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """One pass over a full, standardized micro-batch (batch_size, 3, h, w).
+
+        Returns:
+            Activations by layer, (batch_size, ...) float32, and predictions if asked
+            for; on a GPU they may still be under way.
+        """
         found, output = self._run(batch, with_output=with_preds)
-        arrays = {
-            name: value.reshape(len(tiles), -1).cpu().numpy()
-            for name, value in found.items()
-        }
         if output is None or not with_preds:
-            return arrays, None
-        return arrays, self._predictions(output).cpu().numpy()
+            return found, None
+        return found, self._predictions(output)
 
     def _padded(self, tiles: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """One pass over at most `batch_size` tiles, padded to exactly that.
@@ -254,11 +264,9 @@ class Features:
             shape = (self.batch_size - n, *tiles.shape[1:])
             tiles = torch.cat([tiles, tiles.new_zeros(shape)])
         batch = as_input(tiles, self.spec.mean, self.spec.std, self.device)
-        found, output = self._run(batch, with_output=self.include_preds)
+        found, output = self.run(batch, with_preds=self.include_preds)
         cut = {name: value[:n].to(self.device) for name, value in found.items()}
-        if output is None or not self.include_preds:
-            return cut, None
-        return cut, self._predictions(output)[:n].to(self.device)
+        return cut, None if output is None else output[:n].to(self.device)
 
     def _run(
         self, batch: Tensor, *, with_output: bool
@@ -285,12 +293,3 @@ class Features:
         shapes = list(self.shapes.values())
         shape = shapes[0] if len(shapes) == 1 else (self.num_features,)
         return torch.empty((0, *shape), device=self.device)
-
-
-def _default_device(spec: ModelSpec) -> torch.device:
-    """Where the user's module is, else a GPU if there is one."""
-    if spec.module is not None:
-        tensor = next(iter(spec.module.state_dict().values()), None)
-        if tensor is not None:
-            return torch.device(tensor.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

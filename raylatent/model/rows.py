@@ -1,7 +1,8 @@
 """One unit of tiles to activation rows: the pure twin of the engine's actors."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import ContentError
-from raylatent.model.features import Features
+from raylatent.model.lanes import Lane, Pixels
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.source.wsi.cache import SlideCache
@@ -59,7 +60,7 @@ class UnitRows:
 
 def unit_rows(
     unit: Unit | SlideUnit,
-    features: Features,
+    lane: Lane,
     options: RowOptions,
     threads: Threads,
     slides: SlideCache | None = None,
@@ -71,7 +72,7 @@ def unit_rows(
 
     Args:
         unit: Which tiles.
-        features: The model and its layers.
+        lane: The model, its layers, and their device.
         options: What to store.
         threads: That read and decode while the model runs.
         slides: What this worker holds open.
@@ -79,33 +80,30 @@ def unit_rows(
     Raises:
         StorageError: The file cannot be read, after retries.
     """
-    counts: Counter[str] = Counter()
     clock = Clock(*STAGES)
-    tiles: list[Tile] = []
-    blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in features.sizes}
-    predictions: list[NDArray[np.float32]] = []
-    px = features.tile_px
-    side = Side(px, resize=options.resize)
+    side = Side(lane.features.tile_px, resize=options.resize)
     decoded = unit_tiles(unit, side, threads, slides or SlideCache(), clock)
-    while True:
-        with clock.timed("wait"):
-            chunk = list(islice(decoded, features.batch_size))
-        if not chunk:
-            break
-        pixels = np.zeros((features.batch_size, px, px, 3), np.uint8)
-        for i, tile in enumerate(chunk):
-            if tile.pixels is not None:
-                pixels[i] = tile.pixels
-            counts["resized"] += tile.resized
-            counts["other_slide"] += tile.other_slide
-        with clock.timed("forward"):
-            found, preds = features.forward(pixels, with_preds=options.with_preds)
-        for name, values in found.items():
-            blocks[name].append(values[: len(chunk)])
-        if preds is not None:
-            predictions.append(preds[: len(chunk)])
-        # The pixels are done with; only what the rows need is kept.
-        tiles += [replace(t, pixels=None) for t in chunk]
+    tiles: list[Tile] = []
+
+    def chunks() -> Iterator[list[Pixels]]:
+        while chunk := list(islice(decoded, lane.features.batch_size)):
+            # Once the pixels are handed on, only what the rows need is kept.
+            tiles.extend(replace(tile, pixels=None) for tile in chunk)
+            yield [tile.pixels for tile in chunk]
+
+    blocks: dict[str, list[NDArray[np.float32]]] = {n: [] for n in lane.features.sizes}
+    predictions: list[NDArray[np.float32]] = []
+    passes = lane.passes(chunks(), clock, with_preds=options.with_preds)
+    with closing(passes):
+        for found, preds in passes:
+            for name, values in found.items():
+                blocks[name].append(values)
+            if preds is not None:
+                predictions.append(preds)
+    counts = Counter(
+        resized=sum(tile.resized for tile in tiles),
+        other_slide=sum(tile.other_slide for tile in tiles),
+    )
     order = np.argsort([tile.position for tile in tiles])
     tiles = [tiles[i] for i in order]
     columns = {

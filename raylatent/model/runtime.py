@@ -2,6 +2,8 @@
 
 import torch
 
+from raylatent.model.spec import ModelSpec
+
 
 def torch_version() -> str:
     """Torch's version without its build, such as `2.9.0`."""
@@ -16,3 +18,12 @@ def set_threads(n: int) -> None:
 def has_gpu() -> bool:
     """Whether torch can use a GPU here."""
     return torch.cuda.is_available()
+
+
+def default_device(spec: ModelSpec) -> torch.device:
+    """Where the user's module is, else a GPU if there is one."""
+    if spec.module is not None:
+        tensor = next(iter(spec.module.state_dict().values()), None)
+        if tensor is not None:
+            return torch.device(tensor.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,8 +6,7 @@ points, joined by `merge_cells` in any order, are the cells of all points, to th
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +16,22 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.montage.grid import Grid
-from raylatent.montage.medoid import (
-    CellSums,
-    distances_to_means,
-    feature_scale,
-    features_of,
-    largest_feature,
-    merge_sums,
-    partial_sums,
+from raylatent.montage.medoid import CellSums, distances_to_means, features_of
+from raylatent.montage.points import (
+    REFERENCE,
+    Points,
+    Rule,
+    cell_ids,
+    coded,
+    split_ids,
 )
-from raylatent.montage.points import REFERENCE, Points, Rule, cell_ids, split_ids
+from raylatent.montage.reach import Scales
+from raylatent.montage.tally import Tally
 from raylatent.stable_hash import tile_hash
 
-_CELL = "cell"
+CELL = "cell"
+TIED = "tied"
 _HASH = "hash"
-_LABEL = "label"
-_COUNT = "count"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,51 +39,50 @@ class PartialCells:
     """What some points say of the cells.
 
     Attributes:
-        best: One row a cell, ascending: `cell`, `n`, `index`, `distance`, `hash` and
-            the reference of the best tile so far.
+        best: One row a cell, ascending: `cell`, `n`, `index`, `distance`, `tied` (how
+            many are as near), `hash` and the reference of the best tile so far.
         rule: By which it is the best.
-        labels: `cell`, `label`, `count`; None without labels.
+        tally: What is in the cells.
         n_points: Points seen.
         n_dropped: Those of them that fall in no cell, as NaN.
     """
 
     best: pa.Table
     rule: Rule
-    labels: pa.Table | None = None
+    tally: Tally = field(default_factory=Tally)
     n_points: int = 0
     n_dropped: int = 0
 
 
 def partial_cells(
-    grid: Grid, points: Points, rule: Rule, sums: CellSums | None = None
+    points: Points,
+    grid: Grid,
+    rule: Rule,
+    scales: Scales | None = None,
+    sums: CellSums | None = None,
 ) -> PartialCells:
-    """The best tile of each cell among some points.
+    """The best tile of each cell among some points, and what is in the cells.
 
     Args:
+        points: Some of a mosaic's.
         grid: Over all points.
-        points: Some of them.
         rule: How to choose.
+        scales: Of all points.
         sums: Of all points, for `medoid`.
     """
     cell, inside = cell_ids(grid, points.xy)
     kept = points if len(inside) == len(points.xy) else points.take(inside)
-    reference = kept.reference
-    if reference is None:
-        nulls = [pa.nulls(len(inside), column.type) for column in REFERENCE]
-        reference = pa.table(nulls, schema=REFERENCE)
-    own = {
-        _CELL: cell,
-        schema.N: np.ones(len(cell), np.int64),
-        schema.INDEX: kept.index,
-        schema.DISTANCE: _distances(grid, kept, rule, cell, sums),
-        _HASH: _hashes(reference, rule),
-    }
-    candidates = pa.table({**own, **{n: reference[n] for n in REFERENCE.names}})
-    labels = None if kept.labels is None else _count_labels(cell, kept.labels)
+    ids, code = coded(cell)
+    distance = _distances(grid, kept, rule, cell, sums)
+    least = np.full(len(ids), np.inf)
+    np.minimum.at(least, code, distance)
+    near = np.flatnonzero(distance == least[code])  # the others need no hash
+    best = _reduce(_candidates(kept, rule, near, cell[near], distance[near]), rule)
+    n = pa.array(np.bincount(code, minlength=len(ids)), pa.int64())
     return PartialCells(
-        best=_reduce(candidates, rule),
+        best=best.set_column(best.schema.get_field_index(schema.N), schema.N, n),
         rule=rule,
-        labels=labels,
+        tally=Tally.of(ids, code, kept, scales or Scales()),
         n_points=len(points.xy),
         n_dropped=len(points.xy) - len(inside),
     )
@@ -95,53 +93,13 @@ def merge_cells(a: PartialCells, b: PartialCells) -> PartialCells:
     if a.rule != b.rule:
         message = f"cells chosen by {a.rule} and {b.rule} cannot be merged"
         raise MapError(message)
-    labels = [part.labels for part in (a, b) if part.labels is not None]
     return PartialCells(
         best=_reduce(pa.concat_tables([a.best, b.best]), a.rule),
         rule=a.rule,
-        labels=_sum_labels(pa.concat_tables(labels)) if labels else None,
+        tally=a.tally.merge(b.tally),
         n_points=a.n_points + b.n_points,
         n_dropped=a.n_dropped + b.n_dropped,
     )
-
-
-def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
-    """The table `schema.CELLS`, by row, then column.
-
-    A cell whose points are all out of `max_dist` is left out.
-    """
-    best = partial.best.filter(pc.is_finite(partial.best[schema.DISTANCE]))
-    ids = best[_CELL].to_numpy()
-    rows, cols = split_ids(ids)
-    centers = grid.center(rows, cols)
-    columns: dict[str, object] = {name: best[name] for name in REFERENCE.names}
-    columns |= {name: best[name] for name in (schema.N, schema.INDEX, schema.DISTANCE)}
-    columns |= {schema.ROW: pa.array(rows, pa.int32())}
-    columns |= {schema.COL: pa.array(cols, pa.int32())}
-    columns |= {schema.X: centers[:, 0], schema.Y: centers[:, 1]}
-    columns[schema.LABEL_COUNTS] = _label_maps(ids, partial.labels)
-    if partial.rule.select == "first":
-        columns[schema.DISTANCE] = pa.nulls(len(ids), pa.float64())
-    return pa.table([columns[name] for name in schema.CELLS.names], schema.CELLS)
-
-
-def select_cells(grid: Grid, parts: Iterable[Points], rule: Rule) -> PartialCells:
-    """The cells of all points, with both passes where the rule needs them.
-
-    Args:
-        grid: Over all points.
-        parts: The points in parts; gone through up to three times.
-        rule: How to choose.
-    """
-    sums = None
-    if rule.select == "medoid":
-        largest, n = 0.0, 0
-        for points in parts:
-            features = features_of(points)
-            largest, n = max(largest, largest_feature(features)), n + len(features)
-        scale = feature_scale(largest, n)
-        sums = reduce(merge_sums, (partial_sums(grid, p, scale) for p in parts))
-    return reduce(merge_cells, (partial_cells(grid, p, rule, sums) for p in parts))
 
 
 def slide_shares(
@@ -165,6 +123,31 @@ def slide_shares(
     _, at, found = np.intersect1d(wanted, ids, return_indices=True)
     shares[at] = n[found] / cells[schema.N].to_numpy()[at]
     return shares
+
+
+def _candidates(
+    points: Points,
+    rule: Rule,
+    rows: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    distance: NDArray[np.float64],
+) -> pa.Table:
+    """Some points as rows of `PartialCells.best`."""
+    if points.reference is None:
+        nulls = [pa.nulls(len(rows), column.type) for column in REFERENCE]
+        reference = pa.table(nulls, schema=REFERENCE)
+    else:
+        reference = points.reference.take(pa.array(rows))
+    ones = np.ones(len(rows), np.int64)
+    own = {
+        CELL: cell,
+        schema.N: ones,
+        schema.INDEX: points.index[rows],
+        schema.DISTANCE: distance,
+        TIED: ones,
+        _HASH: _hashes(reference, rule),
+    }
+    return pa.table({**own, **{n: reference[n] for n in REFERENCE.names}})
 
 
 def _distances(
@@ -223,10 +206,11 @@ def _slide_codes(slides: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]
 
 
 def _reduce(candidates: pa.Table, rule: Rule) -> pa.Table:
-    """The best candidate of each cell, with the cell's whole count."""
+    """The best candidate of each cell, with the cell's whole counts."""
     if not len(candidates):
         return candidates
-    cell = candidates[_CELL].to_numpy()
+    cell = candidates[CELL].to_numpy()
+    distance = candidates[schema.DISTANCE].to_numpy()
     keys = [candidates[schema.INDEX].to_numpy()]  # least significant first
     if rule.ties == "hash":
         keys.append(candidates[schema.TILE_INDEX].to_numpy())
@@ -234,34 +218,15 @@ def _reduce(candidates: pa.Table, rule: Rule) -> pa.Table:
             keys.append(_slide_codes(candidates[schema.SLIDE])[0])
         else:
             keys.append(candidates[_HASH].to_numpy())
-    order = np.lexsort((*keys, candidates[schema.DISTANCE].to_numpy(), cell))
+    order = np.lexsort((*keys, distance, cell))
     ordered = cell[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    counts = np.add.reduceat(candidates[schema.N].to_numpy()[order], starts)
+    first = np.r_[True, ordered[1:] != ordered[:-1]]
+    starts = np.flatnonzero(first)
     best = candidates.take(pa.array(order[starts]))
-    at = best.schema.get_field_index(schema.N)
-    return best.set_column(at, schema.N, pa.array(counts, pa.int64())).combine_chunks()
-
-
-def _count_labels(cell: NDArray[np.int64], labels: pa.Array) -> pa.Table:
-    ones = pa.array(np.ones(len(cell), np.int64))
-    table = pa.table({_CELL: cell, _LABEL: labels, _COUNT: ones})
-    return _sum_labels(table.filter(pc.is_valid(table[_LABEL])))
-
-
-def _sum_labels(table: pa.Table) -> pa.Table:
-    summed = table.group_by([_CELL, _LABEL]).aggregate([(_COUNT, "sum")])
-    summed = summed.rename_columns([_CELL, _LABEL, _COUNT])
-    return summed.sort_by([(_CELL, "ascending"), (_LABEL, "ascending")])
-
-
-def _label_maps(ids: NDArray[np.int64], labels: pa.Table | None) -> pa.Array:
-    """For each cell its labels' counts by name; null without labels."""
-    kind = schema.CELLS.field(schema.LABEL_COUNTS).type
-    if labels is None:
-        return pa.nulls(len(ids), kind)
-    labels = labels.filter(np.isin(labels[_CELL].to_numpy(), ids))
-    starts = np.searchsorted(labels[_CELL].to_numpy(), ids)
-    offsets = pa.array(np.r_[starts, len(labels)], pa.int32())
-    names, counts = (labels[n].combine_chunks() for n in (_LABEL, _COUNT))
-    return pa.MapArray.from_arrays(offsets, names, counts)
+    least = best[schema.DISTANCE].to_numpy()[np.cumsum(first) - 1]
+    tied = np.where(distance[order] == least, candidates[TIED].to_numpy()[order], 0)
+    whole = {schema.N: candidates[schema.N].to_numpy()[order], TIED: tied}
+    for name, values in whole.items():
+        counts = pa.array(np.add.reduceat(values, starts), pa.int64())
+        best = best.set_column(best.schema.get_field_index(name), name, counts)
+    return best.combine_chunks()

@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.errors import ContentError, MapError, SourceError, StorageError
+from raylatent.montage.shrink import fitted, shrunk
 from raylatent.montage.slide_tiles import (
     Group,
     SharedSlide,
@@ -28,7 +29,6 @@ from raylatent.source.tfrecord import (
     parse_example,
     read_records,
 )
-from raylatent.tiles.decode import decode_image
 
 Tile = Image.Image | str
 """A picture that fits its cell, or the reason why there is none."""
@@ -107,11 +107,7 @@ def fit_tile(pixels: NDArray[np.uint8], tile_px: int) -> Image.Image:
     if pixels.ndim == 3:
         pixels = pixels[:, :, :3]
     image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
-    longer = max(image.size)
-    if longer == tile_px:
-        return image
-    width, height = (max(1, round(side * tile_px / longer)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return fitted(image, image.size, 1.0, tile_px)
 
 
 def array_tiles(
@@ -136,9 +132,11 @@ def stored_tiles(
         The position among `places`, and the picture or the reason why there is none.
     """
     n_threads = n_threads or min(_MAX_THREADS, os.cpu_count() or 1)
+    # Groups in turn are of one file: it is indexed once.
+    index_of = lru_cache(maxsize=2 * n_threads)(index_tfrecord)
     with ThreadPoolExecutor(n_threads, "mosaic-tiles") as pool:
         waiting: deque[Future[list[tuple[int, Tile]]]] = deque()
-        for fetch in _fetches(places, tile_px):
+        for fetch in _fetches(places, tile_px, index_of):
             waiting.append(pool.submit(fetch))
             if len(waiting) > 2 * n_threads:
                 yield from waiting.popleft().result()
@@ -147,12 +145,14 @@ def stored_tiles(
 
 
 def _fetches(
-    places: Sequence[Frame | SlideTile], tile_px: int
+    places: Sequence[Frame | SlideTile],
+    tile_px: int,
+    index_of: Callable[[str], TFRecordIndex],
 ) -> Iterator[Callable[[], list[tuple[int, Tile]]]]:
     """What reads a group each, to be begun in this order."""
     frames = [(i, place) for i, place in enumerate(places) if isinstance(place, Frame)]
     for uri, group in _groups(frames):
-        yield partial(_fetch, uri, group, tile_px)
+        yield partial(_fetch, uri, group, tile_px, index_of)
     tiles = [
         (i, place) for i, place in enumerate(places) if isinstance(place, SlideTile)
     ]
@@ -184,12 +184,15 @@ def _fetch_cut(
 
 
 def _fetch(
-    uri: str, group: list[tuple[int, Frame]], tile_px: int
+    uri: str,
+    group: list[tuple[int, Frame]],
+    tile_px: int,
+    index_of: Callable[[str], TFRecordIndex],
 ) -> list[tuple[int, Tile]]:
     """Read, decode and shrink some records of one file."""
     tiles: list[tuple[int, Tile]] = []
     try:
-        located = _locate(uri, group, tiles)
+        located = _locate(uri, group, tiles, index_of)
     except (SourceError, StorageError) as error:
         return [(position, str(error)) for position, _ in group]
     for some in _batches(located):
@@ -233,12 +236,15 @@ def _fetch_located(
 
 
 def _locate(
-    uri: str, group: list[tuple[int, Frame]], tiles: list[tuple[int, Tile]]
+    uri: str,
+    group: list[tuple[int, Frame]],
+    tiles: list[tuple[int, Tile]],
+    index_of: Callable[[str], TFRecordIndex],
 ) -> list[tuple[int, Frame]]:
     """The group with offsets; what cannot be located goes to `tiles` with why."""
     if all(frame.offset is not None for _, frame in group):
         return group
-    index = index_tfrecord(uri)
+    index = index_of(uri)
     located = []
     for position, frame in group:
         try:
@@ -254,6 +260,6 @@ def _tile(payload: bytes | ContentError, tile_px: int) -> Tile:
     try:
         if isinstance(payload, ContentError):
             raise payload
-        return fit_tile(decode_image(parse_example(payload).image_raw), tile_px)
+        return shrunk(parse_example(payload).image_raw, tile_px)
     except ContentError as error:
         return f"{error.stage}: {error}"

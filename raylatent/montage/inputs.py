@@ -1,7 +1,7 @@
 """What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import index as as_index
@@ -14,17 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.montage import of_run
+from raylatent.montage.choose import HeldParts, Parts
+from raylatent.montage.columns import (
+    Labels,
+    as_xy,
+    feature_array,
+    label_array,
+    prediction_array,
+)
 from raylatent.montage.images import Frame, check_array, frame_of
-from raylatent.montage.points import Points, as_reference
+from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
-from raylatent.montage.stored_points import StoredParts, StoredPoints
+from raylatent.montage.stored_points import StoredPoints
 from raylatent.source.find import slide_name
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
-
-Labels = Mapping[str, object] | Sequence[object]
-
 
 Frames = Callable[[pa.Table], list[Frame | SlideTile]]
 
@@ -38,6 +43,7 @@ class Inputs:
         reference: Columns of `points.REFERENCE`, n rows; None for arrays.
         arrays: The pictures themselves, or None.
         frames: For a table of cells, where their tiles are; None if unknown.
+        measures: `predictions` and `knn_distance` of the points, or None.
         stored: Where the points lie instead, and are read from part by part.
     """
 
@@ -45,21 +51,17 @@ class Inputs:
     reference: pa.Table | None = None
     arrays: list[NDArray[np.uint8]] | None = None
     frames: Frames | None = None
+    measures: Mapping[str, Any] = field(default_factory=dict)
     stored: StoredPoints | None = None
 
-    def parts(
-        self, labels: Labels | None, features: ArrayLike | None, *, medoid: bool
-    ) -> Iterable[Points]:
-        """The points with labels and features (n, d), in parts.
-
-        With `medoid` features are needed: stored points have their own.
-        """
+    def parts(self, labels: Labels | None, features: ArrayLike | None) -> Parts:
+        """The points with labels and features (n, d), in parts."""
         if self.stored is not None:
             if features is not None or not isinstance(labels, Mapping | None):
                 message = "stored points take labels by slide, and no features"
                 raise MapError(message)
             by_slide = None if labels is None else partial(label_array, labels)
-            return StoredParts(stored=self.stored, label=by_slide, with_features=medoid)
+            return self.stored.labeled(by_slide)
         n = len(self.xy)
         slides = None if self.reference is None else self.reference[schema.SLIDE]
         points = Points.of(
@@ -67,8 +69,9 @@ class Inputs:
             reference=self.reference,
             labels=None if labels is None else label_array(labels, slides, n),
             features=None if features is None else feature_array(features, n),
+            **self.measures,
         )
-        return [points]
+        return HeldParts(points)
 
 
 def from_any(
@@ -87,7 +90,10 @@ def from_any(
     _refuse_coords(coords)
     if tfrecords is None:
         tfrecords = getattr(images, "tfrecords", None)
-    return from_table(pa.table(points), tfrecords)
+    table, run = pa.table(points), getattr(images, "run", None)
+    if run is not None:
+        table = of_run.with_predictions(run, table)
+    return from_table(table, tfrecords)
 
 
 def _refuse_coords(coords: ArrayLike | None) -> None:
@@ -135,10 +141,15 @@ def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
         raise MapError(message)
     columns = (points[name].to_numpy() for name in (schema.X, schema.Y))
     xy = np.stack([column.astype(np.float64) for column in columns], axis=1)
-    reference = as_reference(points)
-    if tfrecords is None:
-        return Inputs(xy=xy, reference=reference)
-    return Inputs(xy=xy, reference=reference, frames=_frames(tfrecords))
+    return Inputs(
+        xy=xy,
+        reference=as_reference(points),
+        frames=None if tfrecords is None else _frames(tfrecords),
+        measures={
+            "predictions": prediction_array(points),
+            "knn_distance": knn_distances(points),
+        },
+    )
 
 
 def _frames(tfrecords: TFRecords) -> Frames:
@@ -171,61 +182,6 @@ def _place(source: str | WholeSlide, row: Mapping[str, Any]) -> Frame | SlideTil
         offset=row[schema.OFFSET],
         length=row[schema.LENGTH],
     )
-
-
-def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
-    """Coordinates as an array of shape (n, 2), float64."""
-    try:
-        xy = np.asarray(coords, np.float64)
-    except (TypeError, ValueError) as error:
-        message = "coords are not numbers: give an (x, y) for each image"
-        raise MapError(message) from error
-    if xy.size == 0:
-        return xy.reshape(0, 2)
-    if xy.ndim != 2 or xy.shape[1] != 2:
-        message = f"coords have shape {xy.shape}: give (n, 2), an (x, y) for each image"
-        raise MapError(message)
-    return xy
-
-
-def feature_array(features: ArrayLike, n: int) -> NDArray[np.floating[Any]]:
-    """Features as an array of shape (n, d)."""
-    array: NDArray[Any] = np.asarray(features)
-    if array.ndim != 2 or len(array) != n or array.dtype.kind not in "fiu":
-        message = (
-            f"features have shape {array.shape} and dtype {array.dtype}: give numbers, "
-            f"({n}, n_features), a row for each point"
-        )
-        raise MapError(message)
-    return array
-
-
-def label_array(
-    labels: Labels, slides: pa.ChunkedArray | None, n: int
-) -> pa.StringArray:
-    """A label for each of n points, null where it has none.
-
-    Args:
-        labels: By slide, or one for each point.
-        slides: Of the points; None for arrays.
-        n: Number of points.
-    """
-    if isinstance(labels, Mapping):
-        if slides is None:
-            message = "labels by slide need slides: give a label for each image"
-            raise MapError(message)
-        encoded = slides.combine_chunks().dictionary_encode()
-        values = [_label(labels.get(name)) for name in encoded.dictionary.to_pylist()]
-        return pa.array(values, pa.string()).take(encoded.indices)
-    if len(labels) != n:
-        message = f"there are {n} points and {len(labels)} labels: give as many"
-        raise MapError(message)
-    return pa.array([_label(value) for value in labels], pa.string())
-
-
-def _label(value: object) -> str | None:
-    missing = value is None or (isinstance(value, float) and np.isnan(value))
-    return None if missing else str(value)
 
 
 def _as_pair(image: object) -> tuple[str, object] | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -94,11 +95,13 @@ def add_legend(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships: it has accents, Greek and Cyrillic."""
-    import matplotlib as mpl  # noqa: PLC0415  (slow to import, only for its font)
+    """DejaVu Sans, which matplotlib ships: it has accents, Greek and Cyrillic.
 
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size)
+    Its folder is found without importing it, which takes longer than to draw a legend.
+    """
+    found = find_spec("matplotlib")
+    folder = Path(found.origin if found and found.origin else "").parent / "mpl-data"
+    return ImageFont.truetype(str(folder / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _shorten(name: str) -> str:

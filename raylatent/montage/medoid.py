@@ -1,4 +1,4 @@
-"""The mean of each cell in feature space, and how far each point is from it.
+"""Means by cell, in feature space and of other columns, and how far points are from them.
 
 Sums are of integers, so that neither the order of rows nor the way in which parts are
 merged shows in them: sums of floats would differ in the last bits.
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 
 from raylatent.errors import MapError
 from raylatent.montage.grid import Grid
-from raylatent.montage.points import Points, cell_ids
+from raylatent.montage.points import Points, cell_ids, coded
 
 _CHUNK_VALUES = 1 << 21  # features looked at together: 16 MiB as float64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CellSums:
-    """Sums of features by cell, the first pass of `medoid`.
+    """Sums of some columns by cell.
 
     Attributes:
         cell: Ids, ascending, shape (c,).
         n: Points of each, shape (c,).
-        sums: Of features times `scale`, rounded, shape (c, d), int64.
+        sums: Of values times `scale`, rounded, shape (c, d), int64.
         scale: A power of two.
     """
 
@@ -40,7 +40,7 @@ class CellSums:
 
 
 def feature_scale(max_abs: float, n: int) -> float:
-    """The power of two by which `n` features up to `max_abs` are summed as integers.
+    """The power of two by which `n` values up to `max_abs` are summed as integers.
 
     As fine as 62 bits allow. Sums of floats would depend on the order of adding.
 
@@ -67,18 +67,37 @@ def largest_feature(features: NDArray[np.floating]) -> float:
     return largest
 
 
-def partial_sums(grid: Grid, points: Points, scale: float) -> CellSums:
+def partial_sums(points: Points, grid: Grid, scale: float) -> CellSums:
     """Sums of the features of some points by cell, each times `scale`."""
-    features = features_of(points)
     cell, inside = cell_ids(grid, points.xy)
-    ids, inverse, n = np.unique(cell, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(ids), features.shape[1]), np.int64)
-    for rows in _chunks((len(inside), features.shape[1])):
-        order = np.argsort(inverse[rows], kind="stable")
-        values = features[inside[rows][order]].astype(np.float64) * scale
-        groups, starts = np.unique(inverse[rows][order], return_index=True)
-        sums[groups] += np.add.reduceat(np.rint(values).astype(np.int64), starts)
-    return CellSums(cell=ids, n=n.astype(np.int64), sums=sums, scale=scale)
+    ids, code = coded(cell)
+    return sums_by_cell(ids, code, features_of(points), scale, inside)
+
+
+def sums_by_cell(
+    ids: NDArray[np.int64],
+    code: NDArray[np.int64],
+    values: NDArray[np.floating],
+    scale: float,
+    rows: NDArray[np.int64],
+) -> CellSums:
+    """Sums of some rows of values (m, d), each times `scale`.
+
+    Args:
+        ids: Of cells, shape (c,).
+        code: In which of them each of the rows is, shape (n,).
+        values: Finite in these rows.
+        scale: Of `feature_scale`.
+        rows: Which of the values, shape (n,).
+    """
+    sums = np.zeros((len(ids), values.shape[1]), np.int64)
+    for some in _chunks((len(rows), values.shape[1])):
+        order = np.argsort(code[some], kind="stable")
+        scaled = values[rows[some][order]].astype(np.float64) * scale
+        groups, starts = np.unique(code[some][order], return_index=True)
+        sums[groups] += np.add.reduceat(np.rint(scaled).astype(np.int64), starts)
+    n = np.bincount(code, minlength=len(ids)).astype(np.int64)
+    return CellSums(cell=ids, n=n, sums=sums, scale=scale)
 
 
 def merge_sums(a: CellSums, b: CellSums) -> CellSums:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
+from raylatent.mapping.points import read_vectors
 from raylatent.montage.slide_tiles import WholeSlide
 from raylatent.montage.sources import SLIDE_FILES, TFRECORD_FILES, few
 from raylatent.run import RunDirectory
@@ -132,6 +134,21 @@ def words(values: "pd.Series[Any] | None") -> list[object] | None:
     return list(values.astype(object).where(values.notna(), None))
 
 
+def has_predictions(run: RunDirectory) -> bool:
+    """Whether predictions are stored beside the activations."""
+    return bool(run.settings().get("fields", {}).get("predictions"))
+
+
+def with_predictions(run: RunDirectory, points: pa.Table) -> pa.Table:
+    """Sorted points with their predictions as a column, where the run has any."""
+    if not has_predictions(run) or not len(points):
+        return points
+    values = read_vectors(run, points, schema.PREDICTIONS)
+    flat = pa.array(values.ravel(), pa.float32())
+    lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return points.append_column(schema.PREDICTIONS, lists)
+
+
 def check_feature_bytes(run: RunDirectory, layer: str, n_tiles: int) -> None:
     """Refuse to read the activations of too many tiles at once.
 
@@ -145,6 +162,7 @@ def check_feature_bytes(run: RunDirectory, layer: str, n_tiles: int) -> None:
         message = (
             f"select='medoid' would read {n_bytes / 2**30:.1f} GiB of features "
             f"({n_tiles:,} tiles), more than {MAX_FEATURE_BYTES >> 30} GiB: "
-            "'nearest' needs none, or map fewer slides"
+            "'nearest' needs none, and `raylatent mosaic --select medoid` reads them "
+            "part by part"
         )
         raise MapError(message)

@@ -81,6 +81,34 @@ def encode_report(cells: pa.Table, number: str) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
+def shares(chosen: PartialCells, cells: pa.Table, grid: Grid) -> dict[str, float]:
+    """How much of the map and of its points the mosaic shows, each 0 to 1.
+
+    Returns:
+        `cells`: of the grid's cells, those with a tile; `rows_in_cells`: of the points,
+        those in these cells; `rows_drawn`: of the points, those that stand for a cell.
+    """
+    n_cells = _cells_of(grid)
+    n_points = max(1, chosen.n_points)
+    return {
+        "cells": len(cells) / n_cells,
+        "rows_in_cells": int(cells[schema.N].to_numpy().sum()) / n_points,
+        "rows_drawn": len(cells) / n_points,
+    }
+
+
+def in_words(chosen: PartialCells, cells: pa.Table, grid: Grid) -> str:
+    """The shares in a line."""
+    of = shares(chosen, cells, grid)
+    n_cells = _cells_of(grid)
+    lost = f", {chosen.n_dropped:,} without a place" if chosen.n_dropped else ""
+    return (
+        f"{len(cells):,} of {n_cells:,} cells filled, with "
+        f"{100 * of['rows_in_cells']:.3g} % of {chosen.n_points:,} rows{lost}; "
+        f"{100 * of['rows_drawn']:.3g} % of the rows are drawn"
+    )
+
+
 def describe(
     chosen: PartialCells,
     cells: pa.Table,
@@ -97,17 +125,19 @@ def describe(
             "num_tiles_x": grid.n_cols,
             "grid": grid.kind,
             **asdict(chosen.rule),
-            "labels": chosen.labels is not None,
+            "labels": chosen.tally.labels is not None,
             **asdict(look),
         },
         "counts": {
             "points": chosen.n_points,
             "dropped_not_finite": chosen.n_dropped,
+            "cells_of_grid": _cells_of(grid),
             "cells": len(chosen.best),
             "cells_without_tile": len(chosen.best) - len(cells),
             "drawn": len(cells) - len(failed),
             "failed": len(failed),
         },
+        "shares": shares(chosen, cells, grid),
         "failed": [
             {**_where(cells, position), "reason": reason}
             for position, reason in sorted(failed.items())
@@ -125,6 +155,11 @@ def describe(
             name: _version(name) for name in ("raylatent", "numpy", "pillow", "pyarrow")
         },
     }
+
+
+def _cells_of(grid: Grid) -> int:
+    """Slideflow's grid of a flat map has no row, and yet a row of cells."""
+    return grid.n_cols * max(1, grid.n_rows)
 
 
 def _where(cells: pa.Table, position: int) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Points of a mosaic, and the rule by which a cell's tile is chosen."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +64,9 @@ class Points:
         reference: Columns `slide` and `schema.REFERENCE`, n rows; None for arrays.
         labels: A label for each point, null where it has none.
         features: Activations, shape (n, d); for `medoid`.
+        predictions: Shape (n, classes); None where there are none.
+        knn_distance: To the sample that the map was fitted on, shape (n,), NaN where
+            it is not known.
     """
 
     xy: NDArray[np.float64]
@@ -70,6 +74,8 @@ class Points:
     reference: pa.Table | None = None
     labels: pa.Array | None = None
     features: NDArray[np.floating] | None = None
+    predictions: NDArray[np.floating] | None = None
+    knn_distance: NDArray[np.floating] | None = None
 
     @classmethod
     def of(
@@ -77,16 +83,20 @@ class Points:
         xy: NDArray[np.float64],
         *,
         reference: pa.Table | None = None,
-        labels: pa.Array | None = None,
-        features: NDArray[np.floating] | None = None,
+        **columns: Any,  # noqa: ANN401  (arrays of n rows)
     ) -> "Points":
-        """All points, numbered from 0; lacking reference columns become null."""
+        """All points, numbered from 0; lacking reference columns become null.
+
+        Args:
+            xy: Shape (n, 2).
+            reference: Slide and what else is known of `schema.REFERENCE`.
+            **columns: As of the class: `labels`, `features`, and so on.
+        """
         return cls(
             xy=np.asarray(xy, np.float64).reshape(-1, 2),
             index=np.arange(len(xy), dtype=np.int64),
             reference=None if reference is None else as_reference(reference),
-            labels=labels,
-            features=features,
+            **columns,
         )
 
     def take(self, rows: NDArray[np.int64]) -> "Points":
@@ -97,7 +107,18 @@ class Points:
             reference=None if self.reference is None else self.reference.take(rows),
             labels=None if self.labels is None else self.labels.take(pa.array(rows)),
             features=None if self.features is None else self.features[rows],
+            predictions=None if self.predictions is None else self.predictions[rows],
+            knn_distance=None if self.knn_distance is None else self.knn_distance[rows],
         )
+
+
+def knn_distances(table: pa.Table) -> NDArray[np.floating] | None:
+    """The column of points (n,), NaN for null; None where there is none."""
+    if schema.KNN_DISTANCE not in table.column_names:
+        return None
+    column = table[schema.KNN_DISTANCE].cast(pa.float32())
+    known: NDArray[np.floating] = column.to_numpy(zero_copy_only=False)
+    return known
 
 
 def as_reference(table: pa.Table) -> pa.Table:
@@ -128,3 +149,11 @@ def split_ids(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of cell ids."""
     return ids >> 32, ids & 0xFFFFFFFF
+
+
+def coded(
+    cell: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct ids of cells, ascending, and which of them each one is."""
+    ids, code = np.unique(cell, return_inverse=True)
+    return ids, code.astype(np.int64, copy=False)

@@ -1,9 +1,10 @@
 """Points of a map in its folder, read block by block each time that they are needed."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +13,19 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.mapping.fitted import read_info
 from raylatent.mapping.points import iter_points, points_parts, read_vectors
-from raylatent.montage.points import Points, as_reference
+from raylatent.montage import of_run
+from raylatent.montage.choose import FEATURES, LABELS, PREDICTIONS, Parts, fold
+from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
 
-_BLOCK_ROWS = 1 << 12
-_BLOCK_FEATURE_BYTES = 256 << 20
+T = TypeVar("T")
+
+_BLOCK_ROWS = 1 << 16
+_BLOCK_FEATURE_BYTES = 64 << 20
+
+Label = Callable[[pa.ChunkedArray, int], pa.StringArray]
+"""The labels of n points of these slides."""
 
 
 class StoredPoints:
@@ -33,8 +41,13 @@ class StoredPoints:
         self.store = Store(folder)
         self.run = run
 
+    def __reduce__(self) -> tuple[type["StoredPoints"], tuple[object, ...]]:
+        """The same points, whatever was kept of them, for another process."""
+        return StoredPoints, (self.store.uri, RunDirectory(self.run.uri))
+
     @cached_property
-    def _parts(self) -> list[tuple[str, str]]:
+    def part_names(self) -> list[tuple[str, str]]:
+        """Slide and name of each part, in order."""
         return points_parts(self.store)
 
     @cached_property
@@ -47,18 +60,30 @@ class StoredPoints:
         """The layer that was mapped."""
         return str(read_info(self.store).get("layer") or next(iter(self.run.layers())))
 
+    @cached_property
+    def has_predictions(self) -> bool:
+        """Whether the run has any."""
+        return of_run.has_predictions(self.run)
+
     @property
     def slides(self) -> list[str]:
         """Names of the slides on the map, sorted."""
-        return sorted({slide for slide, _ in self._parts})
+        return sorted({slide for slide, _ in self.part_names})
 
-    def tables(self, block_rows: int = _BLOCK_ROWS) -> Iterator[pa.Table]:
-        """The points in blocks, as `mapping.points.MAP_POINTS`."""
-        return iter_points(self.store, self._parts, block_rows)
+    def labeled(self, label: Label | None) -> Parts:
+        """As parts of a mosaic's, with these labels."""
+        return StoredParts(stored=self, label=label)
 
-    def features(self, table: pa.Table) -> NDArray[np.floating]:
-        """Activations (n, n_features) of a block's points."""
-        return read_vectors(self.run, table, self.layer, self._parts_of_run)
+    def blocks(self, names: Sequence[tuple[str, str]], rows: int) -> Iterator[pa.Table]:
+        """Points of some parts, as `mapping.points.MAP_POINTS`, about as many rows."""
+        for table in iter_points(self.store, names, rows):
+            # Larger ones are cut, since activations are read with them.
+            for start in range(0, table.num_rows, 2 * rows):
+                yield table.slice(start, 2 * rows)
+
+    def vectors(self, table: pa.Table, column: str) -> NDArray[np.floating]:
+        """Activations or predictions (n, width) of a block's points."""
+        return read_vectors(self.run, table, column, self._parts_of_run)
 
     @cached_property
     def feature_rows(self) -> int:
@@ -73,27 +98,55 @@ class StoredParts:
 
     Attributes:
         stored: The points.
-        label: The labels of a block's slides, None where points have none.
-        with_features: Read the activations, too.
+        label: Of a block's slides; None: points have no labels.
     """
 
     stored: StoredPoints
-    label: Callable[[pa.ChunkedArray, int], pa.StringArray] | None
-    with_features: bool
+    label: Label | None = None
 
-    def __iter__(self) -> Iterator[Points]:
-        """Blocks, numbered through."""
-        first = 0
-        rows = self.stored.feature_rows if self.with_features else _BLOCK_ROWS
-        for table in self.stored.tables(rows):
+    def read(self, *columns: str) -> Iterator[Points]:
+        """All points, see `Parts`."""
+        return self.some(self.stored.part_names, columns)
+
+    def fold(
+        self,
+        work: Callable[[Points], T],
+        merge: Callable[[T, T], T],
+        columns: Iterable[str] = (),
+    ) -> T:
+        """One block after the other."""
+        return fold(self.read(*columns), work, merge)
+
+    def some(
+        self, names: Sequence[tuple[str, str]], columns: Iterable[str], first: int = 0
+    ) -> Iterator[Points]:
+        """Points of some parts in blocks.
+
+        Args:
+            names: Of `StoredPoints.part_names`.
+            columns: What is wanted beside places and references.
+            first: Number of the first point.
+        """
+        stored, wanted = self.stored, set(columns)
+        predicted = PREDICTIONS in wanted and stored.has_predictions
+        rows = stored.feature_rows if FEATURES in wanted else _BLOCK_ROWS
+        for table in stored.blocks(names, rows):
             n = table.num_rows
-            columns = (table[name].to_numpy() for name in (schema.X, schema.Y))
-            xy = np.stack([column.astype(np.float64) for column in columns], axis=1)
+            xy = [table[name].to_numpy() for name in (schema.X, schema.Y)]
+            labeled = self.label is not None and LABELS in wanted
             yield Points(
-                xy=xy,
+                xy=np.stack(xy, axis=1).astype(np.float64),
                 index=np.arange(first, first + n, dtype=np.int64),
                 reference=as_reference(table),
-                labels=self.label(table[schema.SLIDE], n) if self.label else None,
-                features=self.stored.features(table) if self.with_features else None,
+                labels=self.label(table[schema.SLIDE], n)
+                if self.label is not None and labeled
+                else None,
+                features=stored.vectors(table, stored.layer)
+                if FEATURES in wanted
+                else None,
+                predictions=stored.vectors(table, schema.PREDICTIONS)
+                if predicted
+                else None,
+                knn_distance=knn_distances(table),
             )
             first += n

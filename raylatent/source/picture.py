@@ -50,7 +50,12 @@ def open_image(image_raw: bytes) -> Image.Image:
             f"{MAX_SIDE_PX} px a side"
         )
         raise ContentError(message, stage="decode")
-    if image.format != "PNG" and (scans := image_raw.count(_SCAN)) > MAX_SCANS:
+    if image.format != "PNG" and (scans := n_scans(image_raw)) > MAX_SCANS:
         message = f"JPEG of {scans} scans: tiles have at most {MAX_SCANS}"
         raise ContentError(message, stage="decode")
     return image
+
+
+def n_scans(image_raw: bytes) -> int:
+    """How many scans a JPEG has, which is not decoded for it."""
+    return image_raw.count(_SCAN)

@@ -31,3 +31,30 @@ def test_scale(capsys):
     assert "\n  worker, MapWorker" in said
     assert "2.00x the rows" in said
     assert "largest peak" in said
+
+
+@pytest.mark.slow
+def test_placing(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_place.py"))
+    assert benchmark["main"](["--sample", "600", "--rows", "300", "--turns", "1"]) > 0
+    assert "ratio" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_quality_of_placing(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_quality.py"))
+    mean, missed = benchmark["main"](
+        ["--sample", "600", "--rows", "300", "--seeds", "2"]
+    )
+    assert mean > -0.02
+    assert missed == 0
+    assert "mean difference" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_mosaic(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_mosaic.py"))
+    cpu_s, mib = benchmark["main"](["--tiles", "400", "--turns", "1"])
+    assert cpu_s > 0
+    assert mib > 0
+    assert "cells of 100 px" in capsys.readouterr().out

@@ -78,6 +78,7 @@ def plain_loop():
     """Rows and quarantine of each slide by the plain loop: one process, no Ray."""
     from raylatent.config import ActivationsConfig
     from raylatent.model.features import Features
+    from raylatent.model.lanes import lane_of
     from raylatent.model.rows import RowOptions, unit_rows
     from raylatent.model.spec import model_spec
     from raylatent.source.find import find_tfrecords
@@ -96,6 +97,7 @@ def plain_loop():
             batch_size=config.batch_size,
             device="cpu",
         )
+        lane = lane_of(features)
         with_preds = features.classes is not None
         row_options = RowOptions(dtype=config.dtype, with_preds=with_preds)
         found = {}
@@ -108,7 +110,7 @@ def plain_loop():
                 (source,) = number_sources([source], known)
                 units = [
                     unit_rows(
-                        load_unit(plan), features, row_options, Threads(pool, threads)
+                        load_unit(plan), lane, row_options, Threads(pool, threads)
                     )
                     for plan in unit_plans(source, index, config.unit_tiles)
                 ]

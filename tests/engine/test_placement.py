@@ -58,7 +58,7 @@ def points_of(out, parts):
     }
 
 
-def test_placing_with_one_and_three_actors_is_the_plain_loop(
+def test_placing_with_one_and_four_actors_is_the_plain_loop(
     out, real_stream, monkeypatch
 ):
     run = RunDirectory.open(str(build_map_in_driver(out, monkeypatch)))
@@ -70,7 +70,7 @@ def test_placing_with_one_and_three_actors_is_the_plain_loop(
     }
     assert sum(map(len, expected.values())) == 93
     share_of = placement.pool
-    for n_actors in (1, 3):
+    for n_actors in (1, 4):
         run.store.delete_folder("maps/default/points")
         monkeypatch.setattr(
             placement,
@@ -204,9 +204,12 @@ def test_parts_go_together_in_order(sizes, n_actors):
 def test_a_stream_item_may_hold_several_parts(out, in_process, monkeypatch):
     """However parts are put together, the points are the same."""
     expected = {}
+    share = placement.pool(None, 0)
     for n_actors in (1, 100):
         monkeypatch.setattr(placement, "_ITEMS_EACH", 1)
-        monkeypatch.setattr(placement, "one_actor_a_core", lambda n=n_actors: (n, n))
+        monkeypatch.setattr(
+            placement, "pool", lambda *_, n=n_actors: replace(share, largest=n)
+        )
         seen = []
 
         def counted(name, reads, *rest, seen=seen, **options):

@@ -75,6 +75,7 @@ def test_the_atlas_again_computes_nothing_and_says_where_things_are(atlas, run, 
     assert "146 rows" in lines["slides"]
     assert lines["map"].endswith(f"{run}/maps/default/umap.png")
     assert lines["mosaic"].endswith(f"{run}/mosaics/default/mosaic.png")
+    assert "cells filled, with 100 % of 146 rows" in lines["cells"]
     assert lines["layer"].split()[1] == "layer1"
     assert list(lines)[-1] == "mosaic"
     assert "Traceback" not in said.err

@@ -203,7 +203,7 @@ def test_broken_folders_are_told(tmp_path, fitted):
 
 def test_what_each_engine_needs_is_what_is_saved(fitted, manhattan):
     from raylatent.mapping import fitted as module
-    from raylatent.mapping.nearest import Projection, Sample
+    from raylatent.mapping.projection import Projection, Sample
 
     rows, umap = module._ARRAYS[module.ROW_ENGINE], module._ARRAYS[module.UMAP_ENGINE]
     assert {*Projection._fields, *Sample._fields} <= set(rows)
@@ -265,3 +265,25 @@ def test_a_metric_that_gives_nan_is_refused(monkeypatch):
 def test_nan_is_no_argument_of_a_metric():
     with pytest.raises(MapError, match="metric_kwds"):
         MapParameters.of(metric="minkowski", metric_kwds={"p": float("nan")})
+
+
+def test_umap_learns_own_transform_is_an_option(fit_rows, new_rows):
+    params = MapParameters.of(n_neighbors=15, placement="umap-learn")
+    fitted = fit_map(fit_rows[0], params)
+    assert fitted.info["placement"]["engine"] == "umap-learn"
+    assert fitted.info["placement"]["metric"] == "cosine"
+    assert fitted.info["parameters"]["placement"] == "umap-learn"
+    xy, distance = fitted.place(fit_rows[0][:20])
+    np.testing.assert_array_equal(xy, fitted.embedding[:20])
+    assert not distance.any()
+    assert (fitted.place(new_rows[0][:20])[1] > 0).all()
+
+
+def test_a_map_of_before_there_was_a_choice_is_the_same():
+    assert "placement" not in MapParameters().as_json()
+    assert MapParameters.from_json(MapParameters().as_json()) == MapParameters()
+
+
+def test_other_placements_are_refused():
+    with pytest.raises(MapError, match="placement='rowwise' is not rows or umap-learn"):
+        MapParameters(placement="rowwise")

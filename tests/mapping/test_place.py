@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylatent.mapping import nearest, place, reduce
+from raylatent.mapping import nearest, place, reduce, screen
+from raylatent.mapping import projection as projection_of
 
 
 def split(fitted, rows, size):
@@ -62,9 +63,13 @@ def small_sample(n=300, d=90, seed=0):
     rng = np.random.default_rng(seed)
     rows = reduce.normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
     pca = reduce.principal_components(rows)
-    projection = nearest.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = nearest.project(rows, projection)
-    sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
+    projection = projection_of.Projection(
+        pca.mean, pca.components, pca.mean @ pca.components
+    )
+    reduced, residual, spread = projection_of.project(rows, projection)
+    sample = projection_of.Sample(
+        rows, np.ascontiguousarray(reduced.T), residual, spread
+    )
     return projection, sample
 
 
@@ -77,11 +82,11 @@ def test_neighbors_are_exact(own):
     else:
         rows = reduce.normalize(rng.normal(size=(50, 90)), "cosine")
         passed = np.full(50, -1)
-    screen = nearest.screen_of(sample)
+    screened = screen.screen_of(sample)
     index, square, whole, equal = nearest.nearest(
-        rows, passed, projection, sample, screen, 12
+        rows, passed, projection, sample, screened, 12
     )
-    reduced = nearest.project(rows, projection)[0]
+    reduced = projection_of.project(rows, projection)[0]
     squares = ((reduced[:, None] - sample.reduced.T[None]) ** 2).sum(axis=2)
     full = rows[:, None].astype(np.float64) - sample.rows[None]
     full = (full**2).sum(axis=2)
@@ -98,12 +103,16 @@ def test_neighbors_are_exact(own):
 def test_ties_go_to_the_lower_index():
     rows = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
     pca = reduce.principal_components(rows)
-    projection = nearest.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = nearest.project(rows, projection)
-    sample = nearest.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
-    screen = nearest.screen_of(sample)
+    projection = projection_of.Projection(
+        pca.mean, pca.components, pca.mean @ pca.components
+    )
+    reduced, residual, spread = projection_of.project(rows, projection)
+    sample = projection_of.Sample(
+        rows, np.ascontiguousarray(reduced.T), residual, spread
+    )
+    screened = screen.screen_of(sample)
     passed = np.full(12, -1)
-    index, _, _, equal = nearest.nearest(rows, passed, projection, sample, screen, 3)
+    index, _, _, equal = nearest.nearest(rows, passed, projection, sample, screened, 3)
     first = np.arange(12) // 3 * 3
     np.testing.assert_array_equal(index, first[:, None] + np.arange(3))
     np.testing.assert_array_equal(equal, first)
@@ -213,3 +222,20 @@ def test_novelty_outside_the_components_counts():
     moved = rows.copy()
     moved[:, 7] = 100.0
     assert (fitted.place(moved)[1] >= 100.0).all()
+
+
+def test_a_large_sample_of_equal_rows_is_looked_at_by_few():
+    """Where all are as near, all are candidates: their number is bounded."""
+    from raylatent.mapping import nearest as module
+
+    n = module._MOST_FOUND // 20
+    rows = np.zeros((n, 1), np.float32)
+    projection = projection_of.Projection(np.zeros(1), np.ones((1, 1)), np.zeros(1))
+    sample = projection_of.Sample(rows, np.zeros((1, n)), np.zeros(n), np.zeros(n))
+    screened = screen.screen_of(sample)
+    index, square, _, equal = nearest.nearest(
+        np.zeros((40, 1), np.float32), np.full(40, -1), projection, sample, screened, 3
+    )
+    np.testing.assert_array_equal(index, np.tile([0, 1, 2], (40, 1)))
+    assert not square.any()
+    assert not equal.any()

@@ -60,7 +60,9 @@ def test_a_map_tells_its_quality(fitted, fit_rows, new_rows):
     assert alone["held_out"] == 0 < alone["rows"]
     assert alone["trustworthiness"] > 0.9
     points = {"rows": 1000, "outside": 20, "novel": 3}
-    quality_line, rows_line = in_words({"quality": held, "points": points})
+    info = {**fitted.info, "quality": held, "points": points}
+    fit_line, quality_line, rows_line = in_words(info)
+    assert "on 400 rows, seed 42, umap-learn 0." in fit_line
     assert "held-out" in quality_line
     assert "20 (2.0%) outside the frame, 3 (0.3%) unlike" in rows_line
     assert in_words({}) == []

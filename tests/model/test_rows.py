@@ -12,6 +12,7 @@ from torch import nn
 
 from raylatent import schema
 from raylatent.model import Features
+from raylatent.model.lanes import lane_of
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.source.tfrecord import TileRecord, index_tfrecord
 from raylatent.source.units import Source, Unit
@@ -101,7 +102,7 @@ def vectors(table, name):
 
 def run(unit, features, threads, **options):
     return unit_rows(
-        unit, features, RowOptions(**{"with_preds": True} | options), threads
+        unit, lane_of(features), RowOptions(**{"with_preds": True} | options), threads
     )
 
 

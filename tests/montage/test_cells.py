@@ -1,7 +1,5 @@
 """Which tile stands for a cell: rules, ties, and that partial results merge."""
 
-import functools
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,53 +8,12 @@ from hypothesis import strategies as st
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.montage.cells import (
-    finish_cells,
-    merge_cells,
-    partial_cells,
-    select_cells,
-    slide_shares,
-)
-from raylatent.montage.grid import Bounds, SquareGrid
-from raylatent.montage.medoid import (
-    feature_scale,
-    largest_feature,
-    merge_sums,
-    partial_sums,
-)
+from raylatent.montage.cells import merge_cells, partial_cells, slide_shares
+from raylatent.montage.finish import finish_cells
+from raylatent.montage.medoid import merge_sums, partial_sums
 from raylatent.montage.points import Points, Rule
 from raylatent.stable_hash import tile_hash
-
-SELECTS = ["nearest", "medoid", "first"]
-
-
-def some_points(seed, n=80, *, coarse=True, labels=True):
-    """Points with many exact ties: places and features are on a coarse lattice."""
-    rng = np.random.default_rng(seed)
-    xy = rng.integers(0, 9, (n, 2)) / 2 if coarse else rng.random((n, 2)) * 4
-    slides = rng.choice(["b", "a", "é", "10"], n).tolist()
-    reference = pa.table(
-        {
-            "slide": slides,
-            "tile_index": rng.permutation(n),
-            "offset": np.arange(n) * 100,
-        }
-    )
-    names = rng.choice(["x", "y", None], n).tolist() if labels else None
-    return Points.of(
-        xy,
-        reference=reference,
-        labels=None if names is None else pa.array(names, pa.string()),
-        features=rng.integers(-3, 4, (n, 5)).astype(np.float32),
-    )
-
-
-def grid_of(points, nx=4):
-    return SquareGrid.fit(Bounds.of(points.xy), nx)
-
-
-def whole(grid, points, rule):
-    return finish_cells(grid, select_cells(grid, [points], rule))
+from tests.montage.some_cells import SELECTS, chosen, grid_of, some_points, whole
 
 
 @given(
@@ -71,15 +28,7 @@ def test_parts_in_any_order_make_the_whole(seed, select, cuts, order):
     rows = np.random.default_rng(seed + 1).permutation(len(points.xy))
     parts = [points.take(chunk) for chunk in np.split(rows, sorted(cuts))]
     order.shuffle(parts)
-    sums = None
-    if select == "medoid":
-        scale = feature_scale(largest_feature(points.features), len(points.xy))
-        sums = functools.reduce(
-            merge_sums, [partial_sums(grid, part, scale) for part in parts]
-        )
-    partial = functools.reduce(
-        merge_cells, [partial_cells(grid, part, rule, sums) for part in parts]
-    )
+    partial = chosen(grid, parts, rule)
     assert finish_cells(grid, partial) == whole(grid, points, rule)
     assert partial.n_points == len(points.xy)
 
@@ -94,6 +43,8 @@ def test_the_order_of_rows_shows_nowhere(seed, select):
         reference=points.reference.take(rows),
         labels=points.labels.take(pa.array(rows)),
         features=points.features[rows],
+        predictions=points.predictions[rows],
+        knn_distance=points.knn_distance[rows],
     )
     given_order, other = whole(grid, points, rule), whole(grid, shuffled, rule)
     assert other.drop_columns("index") == given_order.drop_columns("index")
@@ -207,7 +158,7 @@ def test_points_without_a_place_are_dropped_and_counted():
     xy = np.array([[0, 0], [np.nan, 1], [1, 1], [1, np.inf]])
     points = Points.of(xy)
     grid = grid_of(points, 2)
-    partial = select_cells(grid, [points], Rule(ties="row"))
+    partial = chosen(grid, [points], Rule(ties="row"))
     assert (partial.n_points, partial.n_dropped) == (4, 2)
     assert finish_cells(grid, partial)["index"].to_pylist() == [0, 2]
 
@@ -231,7 +182,7 @@ def test_max_dist_leaves_cells_empty():
         labels=pa.array(["far", "near", "far", "far"], pa.string()),
     )
     grid = grid_of(points, 2)
-    partial = select_cells(grid, [points], Rule(ties="row", max_dist=0.5))
+    partial = chosen(grid, [points], Rule(ties="row", max_dist=0.5))
     cells = finish_cells(grid, partial)
     assert cells["index"].to_pylist() == [1]
     assert cells["n"].to_pylist() == [2]
@@ -271,11 +222,11 @@ def test_unknown_words_are_refused(options, sentence):
 def test_what_cannot_be_merged_is_refused():
     points = some_points(0)
     grid = grid_of(points)
-    one, two = (select_cells(grid, [points], Rule(seed=seed)) for seed in (0, 1))
+    one, two = (chosen(grid, [points], Rule(seed=seed)) for seed in (0, 1))
     with pytest.raises(MapError, match="cannot be merged"):
         merge_cells(one, two)
-    sums = [partial_sums(grid, points, scale) for scale in (1.0, 2.0)]
+    sums = [partial_sums(points, grid, scale) for scale in (1.0, 2.0)]
     with pytest.raises(MapError, match="cannot be merged"):
         merge_sums(*sums)
     with pytest.raises(MapError, match="first pass"):
-        partial_cells(grid, points, Rule(select="medoid"))
+        partial_cells(points, grid, Rule(select="medoid"))

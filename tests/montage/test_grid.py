@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import MapError
-from raylatent.montage.cells import finish_cells, select_cells
+from raylatent.montage.choose import HeldParts, choose_cells
+from raylatent.montage.finish import finish_cells
 from raylatent.montage.grid import Bounds, SlideflowGrid, SquareGrid, make_grid
 from raylatent.montage.points import Points, Rule
 
@@ -44,9 +45,9 @@ def slideflow_reference(x, y, nx, select):
 
 
 def slideflow_chosen(xy, nx, select):
-    grid = SlideflowGrid.fit(Bounds.of(xy), nx)
-    partial = select_cells(grid, [Points.of(xy)], Rule(select=select, ties="row"))
-    return grid, finish_cells(grid, partial)
+    points = HeldParts(Points.of(xy))
+    chosen = choose_cells(points, "slideflow", nx, Rule(select=select, ties="row"))
+    return chosen.grid, finish_cells(chosen.grid, chosen.cells)
 
 
 @pytest.mark.parametrize("nx", [10, 50])

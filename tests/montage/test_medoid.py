@@ -35,12 +35,12 @@ def test_means_do_not_depend_on_the_order_of_adding(seed):
     grid = SquareGrid.fit(Bounds.of(points.xy), 2)
     scale = feature_scale(largest_feature(points.features), 60)
     parts = [
-        partial_sums(grid, points.take(rows), scale)
+        partial_sums(points.take(rows), grid, scale)
         for rows in np.array_split(rng.permutation(60), 7)
     ]
     merged, other = (functools.reduce(merge_sums, p) for p in (parts, parts[::-1]))
     np.testing.assert_array_equal(merged.means(), other.means())
-    whole_means = partial_sums(grid, points, scale).means()
+    whole_means = partial_sums(points, grid, scale).means()
     np.testing.assert_array_equal(merged.means(), whole_means)
     _, inside = cell_ids(grid, points.xy)
     assert len(inside) == 60

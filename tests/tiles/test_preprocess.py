@@ -1,6 +1,7 @@
 """Size and standardization."""
 
 import numpy as np
+import pytest
 import torch
 
 from raylatent.tiles.preprocess import resize, standardize
@@ -38,3 +39,19 @@ def test_a_tile_does_not_depend_on_its_batch():
     for i in range(len(NOISE)):
         alone = standardize(torch.from_numpy(NOISE[i : i + 1]), mean, std)
         assert torch.equal(alone[0], whole[i])
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_standardized_tiles_have_the_bits_of_the_formula(n):
+    batch = torch.randint(0, 256, (n, 7, 9, 3), dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    center, scale = (torch.tensor(v).mul(255).reshape(1, 3, 1, 1) for v in (mean, std))
+    wanted = (batch.permute(0, 3, 1, 2).to(torch.float32) - center) / scale
+    kept = torch.full((n, 7, 9, 3), torch.nan)
+    for found in (
+        standardize(batch, mean, std),
+        standardize(batch, mean, std, out=kept),
+    ):
+        assert torch.equal(found, wanted)
+        assert found.shape == wanted.shape
+        assert found.permute(0, 2, 3, 1).is_contiguous()

@@ -1,0 +1,234 @@
+"""Micro-batches through a model one after the other: what differs by device is in here.
+
+A micro-batch's pixels are put into a buffer (`fill`), the pass is begun (`start`) and its
+rows are fetched (`finish`). On a GPU a pass is under way in between, while the next one is
+filled and begun; on a CPU `start` does all of it.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raylatent.model.features import Activations, Features
+from raylatent.tiles.ahead import ahead
+from raylatent.tiles.clock import Clock
+from raylatent.tiles.preprocess import standardize
+
+_READY = 1  # buffers that are filled before the device asks for them
+
+Pixels = NDArray[np.uint8] | None
+Passed = tuple[dict[str, Activations], Activations | None]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Where the pixels of one micro-batch are.
+
+    Attributes:
+        host: (batch_size, tile_px, tile_px, 3) uint8.
+        device: The same on the device; the very same on a CPU.
+    """
+
+    host: Tensor
+    device: Tensor
+
+
+@dataclass(frozen=True)
+class Started:
+    """A pass that was begun.
+
+    Attributes:
+        buffer: Its pixels.
+        found: Activations by layer, on the host once `events` have happened.
+        predictions: Likewise.
+        events: Beginning and end of the transfer, and of the pass.
+    """
+
+    buffer: Buffer
+    found: dict[str, Tensor]
+    predictions: Tensor | None
+    events: tuple[Any, ...] = ()
+
+
+class Lane(ABC):
+    """Passes of one model on one device.
+
+    Args:
+        features: The model and its layers.
+
+    Attributes:
+        features: They.
+        depth: Passes that are under way while the next one is begun.
+    """
+
+    depth = 0
+
+    def __init__(self, features: Features) -> None:
+        """See the class."""
+        self.features = features
+        side = features.tile_px
+        self._shape = (features.batch_size, side, side, 3)
+        self._free: deque[Buffer] = deque()
+        # Of the model: units may come from several threads.
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def _buffer(self) -> Buffer:
+        """A new buffer."""
+
+    @abstractmethod
+    def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
+        """See `start`."""
+
+    def fill(self, tiles: Sequence[Pixels]) -> Buffer:
+        """A free buffer with tiles (tile_px, tile_px, 3); black where there is none."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = self._buffer()
+        pixels = buffer.host.numpy()
+        for i, tile in enumerate(tiles):
+            pixels[i] = 0 if tile is None else tile
+        pixels[len(tiles) :] = 0
+        return buffer
+
+    def start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
+        """Begin the pass over a buffer, which is the lane's until `finish`.
+
+        Args:
+            buffer: From `fill`.
+            clock: Counts `transfer` and `forward`.
+            with_preds: Also predictions.
+        """
+        with self._lock:
+            return self._start(buffer, clock, with_preds=with_preds)
+
+    def finish(self, started: Started, clock: Clock) -> Passed:
+        """Rows of a pass by layer, flattened, and predictions; waits for the pass."""
+        del clock  # what took time on the device, counts it here
+        found, predictions = started.found, started.predictions
+        rows = {name: value.flatten(1).numpy() for name, value in found.items()}
+        self._free.append(started.buffer)
+        return rows, None if predictions is None else predictions.numpy()
+
+    def passes(
+        self, chunks: Iterator[Sequence[Pixels]], clock: Clock, *, with_preds: bool
+    ) -> Generator[Passed, None, None]:
+        """Rows of micro-batches, in order, the next ones on their way meanwhile.
+
+        Args:
+            chunks: At most batch_size tiles each; asked for by another thread.
+            clock: Counts `wait`, for chunks, `transfer` and `forward`.
+            with_preds: Also predictions.
+        """
+        begun: deque[Started] = deque()
+        with closing(ahead((self.fill(tiles) for tiles in chunks), _READY)) as filled:
+            while True:
+                with clock.timed("wait"):
+                    buffer = next(filled, None)
+                if buffer is None:
+                    break
+                begun.append(self.start(buffer, clock, with_preds=with_preds))
+                if len(begun) > self.depth:
+                    yield self.finish(begun.popleft(), clock)
+        while begun:
+            yield self.finish(begun.popleft(), clock)
+
+
+class CpuLane(Lane):
+    """Passes on the CPU: one at a time, standardized into memory that is kept."""
+
+    def __init__(self, features: Features) -> None:
+        """See the class."""
+        super().__init__(features)
+        self._input = torch.empty(self._shape, dtype=torch.float32)
+
+    def _buffer(self) -> Buffer:
+        pixels = torch.empty(self._shape, dtype=torch.uint8)
+        return Buffer(pixels, pixels)
+
+    def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
+        spec = self.features.spec
+        with clock.timed("transfer"):
+            batch = standardize(buffer.host, spec.mean, spec.std, out=self._input)
+        with clock.timed("forward"):
+            found, predictions = self.features.run(batch, with_preds=with_preds)
+        return Started(buffer, found, predictions)
+
+
+class CudaLane(Lane):
+    """Passes on a GPU, one being computed while the pixels of the next are sent.
+
+    Pixels go as bytes out of pinned memory, on a stream of their own; rows come back into
+    pinned memory without the host waiting. The model is the lane's: its weights are laid
+    out channels last, as its input is.
+
+    Args:
+        features: The model and its layers.
+        cuda: `torch.cuda`, or what does as it does.
+    """
+
+    depth = 1
+
+    def __init__(self, features: Features, cuda: Any = torch.cuda) -> None:  # noqa: ANN401
+        """See the class."""
+        super().__init__(features)
+        self._cuda = cuda
+        self._pinned = features.device.type == "cuda"
+        self._sending = cuda.Stream(features.device)
+        features.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _buffer(self) -> Buffer:
+        make = torch.empty
+        return Buffer(
+            make(self._shape, dtype=torch.uint8, pin_memory=self._pinned),
+            make(self._shape, dtype=torch.uint8, device=self.features.device),
+        )
+
+    def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
+        del clock  # the device's own times are known at the end
+        spec, cuda = self.features.spec, self._cuda
+        sent, seen, begun, ended = (cuda.Event(enable_timing=True) for _ in range(4))
+        with cuda.stream(self._sending):
+            sent.record(self._sending)
+            buffer.device.copy_(buffer.host, non_blocking=True)
+            seen.record(self._sending)
+        computing = cuda.current_stream(self.features.device)
+        computing.wait_event(seen)
+        begun.record(computing)
+        batch = standardize(buffer.device, spec.mean, spec.std)
+        found, predictions = self.features.run(batch, with_preds=with_preds)
+        found = {name: self._fetch(value) for name, value in found.items()}
+        fetched = None if predictions is None else self._fetch(predictions)
+        ended.record(computing)
+        return Started(buffer, found, fetched, (sent, seen, begun, ended))
+
+    def _fetch(self, value: Tensor) -> Tensor:
+        """A copy on the host, there once the stream has got so far."""
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=self._pinned)
+        return host.copy_(value, non_blocking=True)
+
+    def finish(self, started: Started, clock: Clock) -> Passed:
+        """See Lane."""
+        sent, seen, begun, ended = started.events
+        ended.synchronize()
+        clock.add("transfer", sent.elapsed_time(seen) / 1e3)
+        clock.add("forward", begun.elapsed_time(ended) / 1e3)
+        rows, predictions = super().finish(started, clock)
+        # Out of pinned memory, of which there is little: all rows of a unit are kept.
+        rows = {name: value.copy() for name, value in rows.items()}
+        return rows, None if predictions is None else predictions.copy()
+
+
+def lane_of(features: Features) -> Lane:
+    """The lane for a model on its device."""
+    return CudaLane(features) if features.device.type == "cuda" else CpuLane(features)
