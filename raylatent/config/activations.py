@@ -39,6 +39,9 @@ class ActivationsConfig(SlidesConfig):
     mixed_precision: bool | None = option(
         None, "bfloat16 autocast (default: on GPUs)", no="--no-mixed-precision"
     )
+    compile: bool = flag(
+        "torch.compile of the model for one shape: faster on GPUs, other last digits"
+    )
     resize: bool | None = option(
         None,
         "tiles of another side than the model's are resized (default), or refused",

@@ -183,6 +183,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "slides": slides_fields(config, features.tile_px),
         # Only where it is not the default: runs of before it was an option are the same.
         **({"resize": False} if config.resize is False else {}),
+        **({"compiled": True} if config.compile else {}),
     }
 
 
@@ -240,8 +241,9 @@ def _run_units(
         pooling=job.features.pooling,
         batch_size=job.config.batch_size,
         mixed_precision=bool(settings["fields"]["mixed_precision"]),
+        compiled=job.config.compile,
         threads=share.threads,
-        gpu=share.num_gpus > 0,
+        num_gpus=share.num_gpus,
         reader=READER if job.inputs.slides else None,
         rows=RowOptions(
             dtype=job.config.dtype,
@@ -253,6 +255,8 @@ def _run_units(
     reads = [partial(read_unit, unit) for unit in plan.units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
     queue = start_queue(of_slides, plan.nodes)
+    if share.num_gpus and not of_slides:  # a GPU does not wait for a part to be written
+        share = replace(share, at_once=2)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:

@@ -38,7 +38,7 @@ class ActorOptions(WorkOptions):
         pooling: See Features.
         batch_size: Tiles in one pass.
         mixed_precision: bfloat16 autocast.
-        gpu: Whether the actor has one, or a share of one.
+        compiled: By torch.compile.
         rows: What is stored.
     """
 
@@ -47,7 +47,7 @@ class ActorOptions(WorkOptions):
     pooling: str | None
     batch_size: int
     mixed_precision: bool
-    gpu: bool
+    compiled: bool
     rows: RowOptions
 
 
@@ -98,12 +98,12 @@ class ActivationsActor(UnitActor):
         queue: Any,  # noqa: ANN401
     ) -> None:
         """Load the model."""
-        set_threads(options.threads)
         self._spec, self._options = spec, options
         super().__init__(options, queue)
 
     def prepare(self) -> None:
         """Load the model, and check it."""
+        set_threads(self._threads.count)
         self._lane = lane_of(_features(ray.get(self._spec).unpack(), self._options))
         check_reader(self._options.reader)
 
@@ -134,7 +134,7 @@ def _dumps(spec: ModelSpec) -> bytes:
 
 
 def _features(spec: ModelSpec, options: ActorOptions) -> Features:
-    if options.gpu and not has_gpu():
+    if options.num_gpus and not has_gpu():
         message = (
             f"torch sees no GPU on {platform.node()}, though Ray gave the actor one: "
             "install a torch that can use it, or --num-gpus 0"
@@ -146,10 +146,12 @@ def _features(spec: ModelSpec, options: ActorOptions) -> Features:
         include_preds=options.rows.with_preds,
         pooling=options.pooling,
         batch_size=options.batch_size,
-        device="cuda" if options.gpu else "cpu",
+        device="cuda" if options.num_gpus else "cpu",
         mixed_precision=options.mixed_precision,
     )
     check_model(features, options.model)
+    if options.compiled:
+        features.compile()
     return features
 
 

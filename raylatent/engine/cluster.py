@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raylatent.engine.cores import threads_of, usable_cores
 from raylatent.errors import ConfigError, IncompleteError, RaylatentError
 from raylatent.storage import reason
 
@@ -51,6 +52,8 @@ def connect() -> bool:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with _own_sigterm(), _without_level_line():
         if not address:
+            if usable_cores() < (os.cpu_count() or 1):  # Ray looks at quotas alone
+                options["num_cpus"] = usable_cores()
             ray.init(address="local", include_dashboard=False, **options)
             return True
         try:
@@ -106,7 +109,9 @@ class Pool:
         largest: Actors at most.
         num_cpus: Logical CPUs of one actor.
         num_gpus: GPUs of one actor.
-        threads: Threads of one actor, for the model and for decoding.
+        threads: Threads of one actor, for the model and for decoding: its share of
+            the cores. Of an actor with a GPU they follow the node that it is on.
+        at_once: Items that an actor works on at once.
     """
 
     smallest: int
@@ -114,6 +119,7 @@ class Pool:
     num_cpus: float
     num_gpus: float
     threads: int
+    at_once: int = 1
 
 
 def alive_nodes() -> list[dict[str, Any]]:
@@ -158,7 +164,7 @@ def pool(
         largest=largest,
         num_cpus=actor_cpus(cpus, largest),
         num_gpus=each_gpus,
-        threads=max(1, min(16, int(sum(cpus) // largest))),
+        threads=threads_of(sum(cpus), largest),
     )
 
 

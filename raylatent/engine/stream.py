@@ -157,7 +157,12 @@ def stream(
     if not reads:
         return
     largest = min(share.largest, len(reads))
-    compute = ActorPoolStrategy(min_size=min(share.smallest, largest), max_size=largest)
+    compute = ActorPoolStrategy(
+        min_size=min(share.smallest, largest),
+        max_size=largest,
+        max_concurrent_calls_per_actor=share.at_once,
+        enable_true_multi_threading=share.at_once > 1,
+    )
     ledger = start_ledger()
     most_restarts = _RESTARTS * largest
     watch = Watch(share, stall_timeout_s, again)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.affinity import take
+from raylatent.engine.cores import threads_here
 from raylatent.engine.items import (
     UnitResult,
     manifest,
@@ -40,8 +41,9 @@ class WorkOptions:
         run: The run directory.
         token: Of the driver's claim; marks aside files.
         fingerprint: Goes into each part's footer.
-        threads: For reading and decoding, and for the model.
+        threads: For reading and decoding, and for the model, as the driver reckoned.
         reader: What reads whole slides, None where there are none.
+        num_gpus: Of each actor.
     """
 
     run: str
@@ -49,10 +51,14 @@ class WorkOptions:
     fingerprint: str
     threads: int
     reader: str | None
+    num_gpus: float = 0.0
 
 
 class UnitActor:
     """Units in, parts on disk, a manifest row out; `work` is what a subclass does.
+
+    Units of TFRecords may come from several threads: one is written while a model works
+    on the next.
 
     Args:
         options: Which run, and with what.
@@ -73,7 +79,8 @@ class UnitActor:
         self._work_options = options
         self._queue = queue
         self._run = self.directory(options.run, writer=options.token)
-        self._threads = Threads(ThreadPoolExecutor(options.threads), options.threads)
+        n_threads = threads_here(options.threads, options.num_gpus)
+        self._threads = Threads(ThreadPoolExecutor(n_threads), n_threads)
         self._slides = SlideCache()
         self._failure: RaylatentError | None = None
         try:

@@ -123,10 +123,9 @@ class Features:
 
     def _probe(self) -> None:
         """Find the layers and their shapes by running two tiles."""
-        sample = self._sample()
-        headless = self.spec.hub is not None  # loaded without its classifier
+        sample, headless = self._sample(), self.spec.hub is not None
         targets = find_targets(self.model, self.layers, sample, headless=headless)
-        self._capture = LayerCapture(self.model, targets, self.pooling)
+        self._capture: LayerCapture = LayerCapture(self.model, targets, self.pooling)
         found, output = self._run(sample, with_output=True)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
@@ -222,13 +221,17 @@ class Features:
             return activations, preds
         return activations.cpu().numpy(), preds.cpu().numpy()
 
+    def compile(self) -> None:
+        """Compile passes from here on, each for its shape; the model keeps hooks."""
+        from raylatent.model.compiled import CompiledCapture  # noqa: PLC0415  (slow)
+
+        plain = self._capture
+        self._capture = CompiledCapture(plain.model, plain.targets, plain.pooling)
+
     def forward(
         self, tiles: NDArray[np.uint8], *, with_preds: bool
     ) -> tuple[dict[str, Activations], Activations | None]:
         """Activations by layer, flattened, of one full micro-batch.
-
-        The shape of the pass is always the same, so that no row depends on how many
-        others there are.
 
         Args:
             tiles: (batch_size, tile_px, tile_px, 3) uint8.

@@ -74,15 +74,20 @@ class LayerCapture:
         model: The model.
         targets: Where to take them.
         pooling: See `pool`.
+
+    Attributes:
+        model: The model.
+        targets: Likewise.
+        pooling: Likewise.
     """
 
     def __init__(
         self, model: nn.Module, targets: Sequence[Target], pooling: str | None
     ) -> None:
         """See the class."""
-        self._model = model
-        self._targets = list(targets)
-        self._pooling = pooling
+        self.model = model
+        self.targets = list(targets)
+        self.pooling = pooling
         # How often each is called in one pass: modules may be used several times,
         # and the last time counts.
         self._calls: dict[str, int] | None = None
@@ -103,31 +108,32 @@ class LayerCapture:
         found: dict[str, Tensor] = {}
 
         def take(target: Target, value: object) -> None:
-            found[target.layer] = self._reduce(target, value, len(batch))
+            found[target.layer] = self.reduce(target, value, len(batch))
             calls[target.layer] = calls.get(target.layer, 0) + 1
             if not with_output and calls == self._calls:
                 raise StopForward
 
-        handles = [self._hook(target, take) for target in self._targets]
+        handles = [self.hook(target, take) for target in self.targets]
         output = None
         try:
-            output = run_model(self._model, batch)
+            output = run_model(self.model, batch)
             self._calls = calls
         except StopForward:
             pass
         finally:
             for handle in handles:
                 handle.remove()
-        for target in self._targets:
+        for target in self.targets:
             if target.layer not in found:
                 message = f"layer {target.layer!r} is not used when the model runs"
                 raise LayerError(message)
-        return {t.layer: found[t.layer] for t in self._targets}, output
+        return {t.layer: found[t.layer] for t in self.targets}, output
 
-    def _hook(
+    def hook(
         self, target: Target, take: Callable[[Target, object], None]
     ) -> "torch.utils.hooks.RemovableHandle":
-        module = self._model.get_submodule(target.module)
+        """Call `take` with what a layer gives, whenever the model runs."""
+        module = self.model.get_submodule(target.module)
 
         def before(
             _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -141,13 +147,18 @@ class LayerCapture:
             return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
 
-    def _reduce(self, target: Target, value: object, n: int) -> Tensor:
+    def reduce(self, target: Target, value: object, n: int) -> Tensor:
+        """What is kept of a layer's output: (n, ...) float32, pooled.
+
+        Raises:
+            LayerError: It is not one row a tile.
+        """
         tensor = first_tensor(value)
         if tensor is None or tensor.ndim < 1 or tensor.shape[0] != n:
             shape = None if tensor is None else tuple(tensor.shape)
             _refuse_shape(target.layer, shape, n)
         tensor = tensor[:, None] if tensor.ndim == 1 else tensor
-        pooling = self._pooling or ("avg" if target.pooled else None)
+        pooling = self.pooling or ("avg" if target.pooled else None)
         pooled = pool(tensor, pooling, layer=target.layer)
         # A copy: a later in-place module may write over what was seen.
         return pooled.detach().to(torch.float32, copy=True)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from raylatent.errors import ModelError, RaylatentError
 from raylatent.storage import reason
+
+T = TypeVar("T")
 
 _OUTPUT_KEYS = ("logits", "last_hidden_state")
 
@@ -61,9 +64,14 @@ def run_model(model: nn.Module, batch: Tensor) -> Tensor | None:
         ModelError: The model fails; the message has the failure's first line.
         torch.OutOfMemoryError: The device has no room for it.
     """
+    return first_tensor(call_model(model, model, batch))
+
+
+def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T:
+    """What `run`, a way to run the model, gives for a batch; errors as in `run_model`."""
     try:
         with evaluating(model), torch.inference_mode():
-            return first_tensor(model(batch))
+            return run(batch)
     except (RaylatentError, StopForward, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # a model's code may raise anything

@@ -1,0 +1,73 @@
+"""Passes through a compiled model: the layers are outputs of the compiled function."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+
+from raylatent.errors import ModelError
+from raylatent.model.layers import LayerCapture
+from raylatent.model.postconv import Target
+from raylatent.model.running import call_model, first_tensor
+from raylatent.storage import reason
+
+_BACKEND = "inductor"
+
+
+class CompiledCapture(LayerCapture):
+    """As LayerCapture, compiled at the first pass for that batch's shape.
+
+    The model keeps hooks, since what is compiled is the model with them. What no layer
+    depends on is not computed unless the output is asked for.
+    """
+
+    def __init__(
+        self, model: nn.Module, targets: Sequence[Target], pooling: str | None
+    ) -> None:
+        """See LayerCapture."""
+        super().__init__(model, targets, pooling)
+        self._taken: dict[str, Tensor] = {}
+        self._rows = 0
+        self._compiled = torch.compile(self._pass, dynamic=False, backend=_BACKEND)
+        for target in self.targets:
+            self.hook(target, self._take)
+
+    def __call__(
+        self, batch: Tensor, *, with_output: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """See LayerCapture.
+
+        Raises:
+            ModelError: The model fails, or cannot be compiled.
+        """
+        self._rows = len(batch)
+
+        def run(batch: Tensor) -> tuple[list[Tensor], Tensor | None]:
+            found: tuple[list[Tensor], Tensor | None]
+            try:
+                found = self._compiled(batch, with_output=with_output)
+            except BackendCompilerFailed as error:
+                cause = error.inner_exception
+                message = (
+                    f"the model cannot be compiled ({type(cause).__name__}: "
+                    f"{reason(cause)}): leave --compile out, or install what "
+                    "torch.compile needs: a C++ compiler, for GPUs triton"
+                )
+                raise ModelError(message) from error
+            return found
+
+        values, output = call_model(self.model, run, batch)
+        self._taken.clear()
+        names = [target.layer for target in self.targets]
+        return dict(zip(names, values, strict=True)), output
+
+    def _pass(
+        self, batch: Tensor, *, with_output: bool
+    ) -> tuple[list[Tensor], Tensor | None]:
+        output = first_tensor(self.model(batch))
+        values = [self._taken[target.layer] for target in self.targets]
+        return values, output if with_output else None
+
+    def _take(self, target: Target, value: object) -> None:
+        self._taken[target.layer] = self.reduce(target, value, self._rows)

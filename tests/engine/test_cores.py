@@ -1,0 +1,123 @@
+"""How cores are shared, and that nothing of it changes a row."""
+
+import os
+import threading
+from dataclasses import replace
+from functools import partial
+
+import pyarrow as pa
+import pytest
+
+from raylatent.engine import activations, cores
+from raylatent.engine.cluster import Pool
+from raylatent.engine.cores import threads_here, threads_of, usable_cores
+from raylatent.engine.stream import stream
+
+
+def test_affinity_and_quota_bound_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    assert usable_cores(tmp_path) == 6  # no control groups
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cores(tmp_path) == 6
+    for quota, n in (("250000 100000", 2), ("900000 100000", 6), ("50000 100000", 1)):
+        (tmp_path / "cpu.max").write_text(quota)
+        assert usable_cores(tmp_path) == n
+
+
+def test_older_control_groups_bound_them_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    folder = tmp_path / "cpu"
+    folder.mkdir()
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, n in (("-1", 6), ("300000", 3)):
+        (folder / "cpu.cfs_quota_us").write_text(quota)
+        assert usable_cores(tmp_path) == n
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 16, 96])
+@pytest.mark.parametrize("actors", [1, 2, 4, 24])
+def test_actors_together_have_no_more_threads_than_cores(cpus, actors):
+    threads = threads_of(cpus, actors)
+    assert 1 <= threads <= cores.MOST_THREADS
+    assert threads == 1 or threads * actors <= cpus
+
+
+def test_an_actor_with_a_gpu_follows_its_node(monkeypatch):
+    class Here:
+        def get_node_id(self):
+            return "b"
+
+    nodes = [
+        {"NodeID": "a", "Resources": {"CPU": 2.0}},  # the head, all that was there
+        {"NodeID": "b", "Resources": {"CPU": 48.0, "GPU": 4.0}},
+    ]
+    monkeypatch.setattr(cores.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cores.ray, "get_runtime_context", Here)
+    assert threads_here(1, 1.0) == 12
+    assert threads_here(1, 0.5) == 6
+    assert threads_here(1, 4.0) == 16
+    assert threads_here(3, 0) == 3
+
+
+def item(i):
+    return pa.table({"i": [i]})
+
+
+class Meeting:
+    """Two items are done only if they are worked on together."""
+
+    def __init__(self):
+        self.both = threading.Barrier(2)
+
+    def __call__(self, table):
+        self.both.wait(60)
+        return table
+
+
+@pytest.mark.ray
+def test_an_actor_can_work_on_two_items_at_once(ray_session):
+    share = Pool(smallest=1, largest=1, num_cpus=0.2, num_gpus=0, threads=1, at_once=2)
+    reads = [partial(item, i) for i in range(4)]
+    assert sorted(r["i"] for r in stream("items", reads, Meeting, (), share)) == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threads": 1},
+        {"threads": 2},
+        {"threads": 2, "largest": 2, "smallest": 2, "num_cpus": 0.5},
+        {"threads": 2, "at_once": 2},
+    ],
+)
+def test_rows_are_those_of_the_plain_loop_however_cores_are_shared(
+    tmp_path,
+    tiles,
+    write_slide,
+    compute,
+    assert_same,
+    monkeypatch,
+    changes,
+):
+    source = tmp_path / "tfrecords"
+    source.mkdir()
+    write_slide(source, "a", tiles, bad={21})
+    write_slide(source, "b", tiles[:33])
+    share_of = activations.pool
+
+    def share(*arguments, **options):
+        return replace(share_of(*arguments, **options), **changes)
+
+    monkeypatch.setattr(activations, "pool", share)
+    out = tmp_path / "run"
+    report = compute(out, [source], batch_size=16, max_bad_fraction=0.1)
+    assert not report.failed
+    assert_same(out, [source], unit_tiles=20, batch_size=16)
