@@ -42,6 +42,32 @@ def bound_by(seconds: Mapping[str, float]) -> str | None:
     return max(pixels, key=pixels.__getitem__) if bound == "wait" and pixels else bound
 
 
+def run_rates(
+    tiles: int, seconds: Mapping[str, float], *, threads: int, gpus: float
+) -> dict[str, dict[str, float | str]]:
+    """A run's tiles/s of one core or of one GPU, by stage.
+
+    Args:
+        tiles: That the run did.
+        seconds: By stage, as of `bound_by`: threads that read and decode have a core
+            each, as writing has; the model has its actor's.
+        threads: Of an actor.
+        gpus: Of an actor.
+
+    >>> run_rates(800, {"decode": 2.0, "forward": 4.0, "wall": 3.0}, threads=2, gpus=0)
+    {'decode': {'tiles_per_s': 400.0, 'per': 'core'}, 'forward': {'tiles_per_s': 100.0, 'per': 'core'}}
+    """
+    found: dict[str, dict[str, float | str]] = {}
+    for stage, took in seconds.items():
+        if stage not in STAGES or took <= 0:
+            continue
+        of_model = stage in {"transfer", "forward"}
+        each = (gpus or threads) if of_model else 1
+        per = GPU if of_model and gpus else CORE
+        found[stage] = {"tiles_per_s": tiles / (took * each), "per": per}
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rate:
     """How fast something was.

@@ -161,27 +161,7 @@ def _measure(
 ) -> Measured:
     """Measure on one node, and on no other."""
     node, node_id = place
-    gpu = share.num_gpus > 0
-    options = None
-    if node.actors:
-        with_preds = config.include_preds
-        if with_preds is None:
-            with_preds = job.features.classes is not None
-        autocast = config.mixed_precision
-        options = _ActorOptions(
-            layers=tuple(job.features.layers),
-            pooling=job.features.pooling,
-            batch_size=config.batch_size,
-            mixed_precision=gpu and (autocast is None or autocast),
-            threads=share.threads,
-            gpu=gpu,
-            rows=RowOptions(
-                dtype=config.dtype,
-                with_preds=with_preds,
-                resize=config.resize is not False,
-            ),
-            store=store,
-        )
+    options = _options(config, job, share, store) if node.actors else None
     bench = Bench(
         sources=Sources(
             files=_some(list(job.files.items()), _FILES),
@@ -198,7 +178,7 @@ def _measure(
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
     answer = task.options(
         scheduling_strategy=strategy,
-        num_gpus=share.num_gpus if options is not None and gpu else 0,
+        num_gpus=share.num_gpus if options is not None else 0,
     ).remote(PackedSpec.pack(job.spec), bench, options)
     try:
         (measured,) = gather([answer], config.stall_timeout_s)
@@ -206,6 +186,31 @@ def _measure(
         ray.cancel(answer, force=True)
     found: Measured = measured
     return found
+
+
+def _options(
+    config: BenchConfig, job: _Job, share: Pool, store: Store | None
+) -> _ActorOptions:
+    """As the job itself would make its actors."""
+    gpu = share.num_gpus > 0
+    with_preds = config.include_preds
+    if with_preds is None:
+        with_preds = job.features.classes is not None
+    autocast = config.mixed_precision
+    return _ActorOptions(
+        layers=tuple(job.features.layers),
+        pooling=job.features.pooling,
+        batch_size=config.batch_size,
+        mixed_precision=gpu and (autocast is None or autocast),
+        threads=share.threads,
+        gpu=gpu,
+        rows=RowOptions(
+            dtype=config.dtype,
+            with_preds=with_preds,
+            resize=config.resize is not False,
+        ),
+        store=store,
+    )
 
 
 def _some(values: list[Any], most: int) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylatent import schema
-from raylatent.bench.rates import bound_by
+from raylatent.bench.rates import bound_by, run_rates
 from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
 from raylatent.parts import read_part
@@ -74,6 +74,8 @@ class RunReport:
         removed: Slides set aside since this invocation did not name them.
         counts: Of this invocation, see Tally.
         seconds: Of this invocation: wall time, and by stage, see Tally.
+        threads: Of an actor; None where its stages are not told by core or GPU.
+        gpus: Of an actor.
     """
 
     run: str
@@ -81,6 +83,8 @@ class RunReport:
     removed: list[str]
     counts: Mapping[str, int]
     seconds: Mapping[str, float]
+    threads: int | None = None
+    gpus: float = 0.0
 
     @property
     def failed(self) -> list[SlideReport]:
@@ -101,6 +105,12 @@ class RunReport:
     def bound_by(self) -> str | None:
         """The stage that this invocation was bound by."""
         return bound_by(self.seconds)
+
+    def _by_core_or_gpu(self, tiles: int) -> dict[str, Any]:
+        if self.threads is None:
+            return {}
+        rates = run_rates(tiles, self.seconds, threads=self.threads, gpus=self.gpus)
+        return {"tiles_per_s_by_core_or_gpu": rates}
 
     def as_json(self) -> dict[str, Any]:
         """For report.json."""
@@ -129,6 +139,7 @@ class RunReport:
                     for stage, value in self.seconds.items()
                     if stage not in {"wall", "wait"} and value > 0
                 },
+                **self._by_core_or_gpu(tiles),
                 "bound_by": self.bound_by,
             },
             "by_slide": [

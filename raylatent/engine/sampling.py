@@ -44,10 +44,7 @@ def sample_rows(
         float32 (n, d) and (m, d).
     """
     limit = params.sample + n_held
-    # However many parts there are, what comes back is of a few tasks for each core.
-    cores = sum(node["Resources"].get("CPU", 0) for node in alive_nodes())
-    size = max(_PARTS_TOGETHER, ceil(len(parts) / max(1, _TASKS_EACH * cores)))
-    batches = [parts[i : i + size] for i in range(0, len(parts), size)]
+    batches = _batches(parts)
     sketcher = ray.remote(num_cpus=READ_CPUS)(sketch_parts)
     sketches = [
         sketcher.remote(run.store, batch, params.seed, limit) for batch in batches
@@ -87,6 +84,13 @@ def sample_rows(
     inside = np.zeros(len(chosen), bool)
     inside[[places[pair] for pair in pairs]] = True
     return features[inside], features[~inside]
+
+
+def _batches(parts: Sequence[Part]) -> list[Sequence[Part]]:
+    """However many parts there are, what comes back is of a few tasks for each core."""
+    cores = sum(node["Resources"].get("CPU", 0) for node in alive_nodes())
+    size = max(_PARTS_TOGETHER, ceil(len(parts) / max(1, _TASKS_EACH * cores)))
+    return [parts[i : i + size] for i in range(0, len(parts), size)]
 
 
 def sketch_parts(

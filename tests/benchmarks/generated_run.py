@@ -29,7 +29,7 @@ def write_pictures(path):
 def vectors(n, seed):
     """Rows of some classes (n, 64) float16, each slide with a mixture of its own."""
     fixed = np.random.default_rng(7)
-    centers = fixed.normal(size=(CLASSES, WIDTH)).astype(np.float32) * 2
+    centers = fixed.normal(size=(CLASSES, WIDTH)).astype(np.float32) * 0.7
     random = np.random.default_rng(seed)
     mixture = random.dirichlet(np.ones(CLASSES))
     rows = centers[random.choice(CLASSES, size=n, p=mixture)]

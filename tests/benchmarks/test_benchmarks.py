@@ -19,6 +19,21 @@ def test_slide_reads(test_data, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
+def test_scale(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_scale.py"))
+    sizes = ("--rows", "1500", "3000", "--slides", "3", "--unit-tiles", "256")
+    largest = benchmark["main"]([*sizes, "--sample", "200", "--neighbors", "5"])
+    assert largest > 50 << 20
+    said = capsys.readouterr().out
+    for stage in ("sample", "fit", "place", "plot", "draw"):
+        assert f"\n  {stage} " in said
+    assert "\n  worker, MapWorker" in said
+    assert "2.00x the rows" in said
+    assert "largest peak" in said
+
+
+@pytest.mark.slow
 def test_placing(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_place.py"))
     assert benchmark["main"](["--sample", "600", "--rows", "300", "--turns", "1"]) > 0

@@ -1,5 +1,7 @@
 """What a report makes of the seconds that stages took."""
 
+from dataclasses import replace
+
 import pytest
 
 from raylatent.engine.report import RunReport
@@ -34,3 +36,20 @@ def test_rates_are_of_stages_that_took_time():
     assert latest["tiles_per_s"] == 10.0
     assert latest["tiles_per_s_by_stage"] == {"decode": 25.0}
     assert latest["seconds_by_stage"] == {"decode": 4.0, "wait": 1.0, "transfer": 0.0}
+
+
+def test_rates_are_of_one_core_or_one_gpu():
+    seconds = {"read": 1.0, "decode": 4.0, "wait": 1.0, "forward": 2.0, "wall": 9.0}
+
+    def latest(**more):
+        report = replace(report_of(**seconds), **more)
+        return report.as_json()["this_invocation"]
+
+    assert "tiles_per_s_by_core_or_gpu" not in latest()
+    rates = latest(threads=4)["tiles_per_s_by_core_or_gpu"]
+    assert set(rates) == {"read", "decode", "forward"}
+    assert rates["decode"] == {"tiles_per_s": 25.0, "per": "core"}
+    assert rates["forward"] == {"tiles_per_s": 100 / 2 / 4, "per": "core"}
+    rates = latest(threads=4, gpus=0.5)["tiles_per_s_by_core_or_gpu"]
+    assert rates["forward"] == {"tiles_per_s": 100.0, "per": "gpu"}
+    assert rates["decode"]["per"] == "core"
