@@ -225,12 +225,10 @@ def _announce(plan: Plan, share: Pool) -> None:
     )
 
 
-def _run_units(
-    job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
-) -> Tally:
-    """Send the units to the actors; what they told of them."""
+def _options(job: _Job, run: RunDirectory, share: Pool) -> ActorOptions:
+    """What the actors are told."""
     settings = run.settings()
-    options = ActorOptions(
+    return ActorOptions(
         run=run.uri,
         token=run.store.writer,
         fingerprint=str(settings["fingerprint"]),
@@ -249,6 +247,13 @@ def _run_units(
             resize=job.config.resize is not False,
         ),
     )
+
+
+def _run_units(
+    job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
+) -> Tally:
+    """Send the units to the actors; what they told of them."""
+    options = _options(job, run, share)
     tally = Tally()
     reads = [partial(read_unit, unit) for unit in plan.units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
