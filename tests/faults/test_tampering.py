@@ -74,7 +74,13 @@ def mend(campaign, made, finished_run, verify_here):
     assert named(made.out, verify_here) == set()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+LONG = ("storage: part deleted", "storage: footer bit-flipped", "storage: plan broken")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.campaign] * (k in LONG)) for k in KINDS],
+)
 def test_damage_is_named_and_mended(kind, campaign, made, finished_run, verify_here):
     rng = random.Random(kind)  # noqa: S311
     damaged = inject(campaign, made, kind, rng, 3)
