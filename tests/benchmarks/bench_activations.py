@@ -140,7 +140,7 @@ def measure(kind, ways, options, scratch):
     for size in sizes:
         write_tfrecords(scratch / f"{size}", size, n_tiles)
     slopes, last = {way: [] for way in ways}, {}
-    for _ in range(options.turns):
+    for turn in range(options.turns):
         seconds = {way: [] for way in ways}
         for size in sizes:
             for way in ways:
@@ -152,6 +152,8 @@ def measure(kind, ways, options, scratch):
             shutil.rmtree(scratch / "out")
         for way, (few, many) in seconds.items():
             slopes[way].append((many - few) / (n_tiles * (sizes[1] - sizes[0])))
+        job, plain = slopes["job"][-1], slopes["loop"][-1]
+        print(f"turn {turn + 1}: {job * 1e6:.0f} / {plain * 1e6:.0f}", flush=True)
     return slopes, last
 
 
