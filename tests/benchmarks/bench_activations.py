@@ -3,11 +3,12 @@ r"""The CPU seconds that a tile costs `raylatent activations`, over the plainest
     python tests/benchmarks/bench_activations.py [--model cheap lite0]
 
 The plain loop reads TFRecords, checks both checksums of a record, decodes it with Pillow,
-runs the same model on the same number of tiles at once without gradients, in one process
-and with as many threads (one, so that none waits for another and burns CPU), and writes the same rows as Parquet. The job is the command with
-a Ray of its own. CPU seconds, user and system, are those of all processes; a tile's are
-the slope between two numbers of tiles, so that what starting costs is out. Job and loop
-run in turns, medians count. Rows are compared.
+runs the same model on the same number of tiles at once without gradients and writes the
+same rows as Parquet, in one process. The job is the command with a Ray of its own, one
+actor. Both have as many cores and threads: one, since threads that wait for others burn
+CPU. CPU seconds, user and system, are those of all processes; a tile's are the slope
+between two numbers of tiles, so that what starting costs is out. Job and loop run in
+turns, medians count. Rows are compared.
 
 Models: `cheap`, one strided convolution and pooling to 64 features, and `lite0`,
 EfficientNet-Lite0 (extra `demo`). Tiles are JPEG of 299 px: tissue where there is some in
@@ -33,9 +34,8 @@ from tests.benchmarks.processes import cost_of
 
 TILE_PX = 299
 QUALITY = 85
-SIZES = {"cheap": (2048, 2, 7), "lite0": (256, 2, 6)}
-"""Tiles of a TFRecord, and the two numbers of TFRecords: of units for the actors."""
-ACTORS = 2
+SIZES = {"cheap": (2048, 1, 6), "lite0": (256, 1, 5)}
+"""Tiles of a TFRecord, and the two numbers of TFRecords."""
 GOALS = {"cheap": 1.15, "lite0": 1.05}
 WAYS = ("job", "loop", "loop, simplejpeg")
 MEAN = (0.485, 0.456, 0.406)
@@ -118,12 +118,16 @@ def child(words):
     """One way, in this process."""
     kind, way, folder, tfrecords, out, threads = words
     folder, out = Path(folder), Path(out)
+    cores = sorted(os.sched_getaffinity(0))[-int(threads) :]
+    os.sched_setaffinity(
+        0, cores
+    )  # Ray has as many CPUs then, an actor as many threads
     if way == "job":
         from raylatent import cli
 
         argv = ["activations", "--tfrecords", tfrecords, "--model", folder]
         argv += ["--out", out, "--batch-size", BATCH, "--no-preds"]
-        argv += ["--actors", min(ACTORS, max(1, os.cpu_count() // int(threads)))]
+        argv += ["--actors", 1]
         return cli.main([str(word) for word in argv])
     paths = sorted(Path(tfrecords).glob("*.tfrecords"))
     loop(kind, folder, paths, int(threads), out, simplejpeg="simple" in way)
@@ -140,7 +144,7 @@ def measure(kind, ways, options, scratch):
     for size in sizes:
         write_tfrecords(scratch / f"{size}", size, n_tiles)
     slopes, last = {way: [] for way in ways}, {}
-    for _ in range(options.turns):
+    for turn in range(options.turns):
         seconds = {way: [] for way in ways}
         for size in sizes:
             for way in ways:
@@ -152,6 +156,8 @@ def measure(kind, ways, options, scratch):
             shutil.rmtree(scratch / "out")
         for way, (few, many) in seconds.items():
             slopes[way].append((many - few) / (n_tiles * (sizes[1] - sizes[0])))
+        job, plain = slopes["job"][-1], slopes["loop"][-1]
+        print(f"turn {turn + 1}: {job * 1e6:.0f} / {plain * 1e6:.0f}", flush=True)
     return slopes, last
 
 
