@@ -101,7 +101,7 @@ class Labels:
 
     def add_to(
         self,
-        shares: NDArray[np.int64],
+        shares: NDArray[np.float64],
         cells: NDArray[np.int64],
         n_cells: int,
         code_of: Mapping[str, int],
@@ -119,7 +119,7 @@ class Labels:
         own = [-1 if n is None else code_of.get(n, last) for n in self.names]
         codes = np.array(own, np.int64)[self.codes]
         known = codes >= 0
-        np.add.at(shares, codes[known] * n_cells + cells[known], 1)
+        np.add.at(shares, codes[known] * n_cells + cells[known], 1.0)
 
 
 @dataclass(kw_only=True)
@@ -181,8 +181,8 @@ def density(
     extent = extent_of(lower, upper)
     empty = binned(np.zeros((0, 2)), None, extent)[0]
     # The last share is of all other labels.
-    shares = np.zeros((len(names) + 1, *empty.shape), np.int64)
-    counts = np.zeros(empty.size, np.int64)
+    shares = np.zeros((len(names) + 1, *empty.shape))
+    counts = np.zeros(empty.size)
     code_of = {name: code for code, name in enumerate(names)}
     for xy, labels in parts():
         cells = cells_of(xy, extent, empty.shape)
@@ -190,12 +190,12 @@ def density(
         if labels is not None:
             labels.add_to(shares.reshape(-1), cells, empty.size, code_of)
     n_others = len(n_of) - len(names)
-    by_label = dict(zip(names, shares.astype(np.float64), strict=False))
+    by_label = dict(zip(names, shares, strict=False))
     return Density(
         extent=extent,
-        counts=counts.reshape(empty.shape).astype(np.float64),
+        counts=counts.reshape(empty.shape),
         by_label=by_label if labeled else None,
-        others=shares[-1].astype(np.float64) if n_others else None,
+        others=shares[-1] if n_others else None,
         n_others=n_others,
         lower=lower,
         upper=upper,

@@ -53,7 +53,8 @@ def test_the_atlas_has_rows_a_map_and_a_mosaic(atlas, run):
     assert sum(len(dts.activations[slide]) for slide in dts.slides) == N_TILES
     assert dts.num_features == 96
     assert dts.num_classes == 0
-    for name in ("maps/default/umap.png", "mosaics/default/mosaic.png"):
+    pictures = ("maps/default/umap.png", "maps/default/umap_by_label.png")
+    for name in (*pictures, "mosaics/default/mosaic.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
     about = json.loads((run / "maps" / "default" / "map.json").read_text())
     assert about["layer"] == "layer1"  # of several the first
