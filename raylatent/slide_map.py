@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.mapping import plot as drawing
 from raylatent.mapping import statistics
+from raylatent.mapping.figure import PICTURES
 from raylatent.mapping.fitted import (
     FORMAT_VERSION,
     MAP_JSON,
@@ -158,7 +158,7 @@ class SlideMap(LabeledPoints):
             StorageError: It could not be written.
         """
         uri = absolute(path)
-        if of_run.is_picture(uri, drawing.PICTURES):
+        if of_run.is_picture(uri, PICTURES):
             self.save_plot(uri, **style)
             return
         if style:

@@ -35,6 +35,7 @@ OPTIONS = {
     "--min-dist": ("atlas map", "0.1"),
     "--metric": ("atlas map", "cosine"),
     "--umap": ("atlas map", None),
+    "--vector": ("atlas map", "none"),
     "--layer": ("atlas map", "default"),
     "--map": ("atlas map mosaic", "default"),
     "--mosaic": ("atlas mosaic", "default"),

@@ -83,7 +83,7 @@ def test_a_plot(
         of_map.data["label"] = of_map.data["slide"].map(labels.get).astype(object)
     of_map.save_plot(tmp_path / "held.png", max_dots=max_dots)
     store, path = Store(map_folder), str(tmp_path / "stored.png")
-    stored_plot.save_stored_map(store, path, labels, n_points=n)
+    stored_plot.save_stored_map(store, [path], labels, n_points=n)
     held, stored = Image.open(tmp_path / "held.png"), Image.open(path)
     assert np.array_equal(held, stored)
 
@@ -93,7 +93,7 @@ def test_counts_in_a_vector_picture(map_folder, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(plot, "MAX_DOTS", 10)
     path = tmp_path / f"map.{suffix}"
     n = len(SlideMap.load(map_folder))
-    stored_plot.save_stored_map(Store(map_folder), str(path), None, n_points=n)
+    stored_plot.save_stored_map(Store(map_folder), [str(path)], None, n_points=n)
     image = {"pdf": b"/Subtype /Image", "svg": b"<image"}[suffix]
     assert image in path.read_bytes()
 

@@ -191,10 +191,10 @@ def _say_slides(report: "RunReport", what: str) -> None:
 def _map(config: MapConfig) -> int:
     parameters = _parameters(config)
     labels = _check_labels(config)
-    from raylatent.engine.map_building import PICTURE, build_map  # noqa: PLC0415  (slow)
+    from raylatent.engine.map_building import build_map  # noqa: PLC0415  (slow)
     from raylatent.mapping.fitted import read_info  # noqa: PLC0415
     from raylatent.mapping.quality import in_words  # noqa: PLC0415
-    from raylatent.mapping.stored_plot import save_stored_map  # noqa: PLC0415
+    from raylatent.mapping.stored_plot import save_pictures  # noqa: PLC0415
     from raylatent.run import RunDirectory  # noqa: PLC0415
 
     if labels is not None:
@@ -209,10 +209,14 @@ def _map(config: MapConfig) -> int:
     store = Store(folder)
     info = read_info(store)
     n_points = info["points"]["rows"]
-    save_stored_map(store, f"{folder}/{PICTURE}", labels, n_points=n_points)
+    kinds = [kind for kind in ("png", config.vector) if kind != "none"]
+    by_label, pictures = save_pictures(store, labels, n_points=n_points, kinds=kinds)
     for line in in_words(info):
         say(line)
-    say(f"map       {folder}/{PICTURE}")
+    for picture in by_label:
+        say(f"by label  {picture}")
+    for picture in reversed(pictures):
+        say(f"map       {picture}")
     return 0
 
 

@@ -37,7 +37,9 @@ class ActivationsConfig(SlidesConfig):
     )
     batch_size: int = option(32, "tiles in one pass of the model", metavar="N")
     mixed_precision: bool | None = option(
-        None, "bfloat16 autocast (default: on GPUs)", no="--no-mixed-precision"
+        None,
+        "bfloat16 autocast: faster on GPUs, less exact (default: no)",
+        no="--no-mixed-precision",
     )
     compile: bool = flag(
         "torch.compile of the model for one shape: faster on GPUs, other last digits"

@@ -12,6 +12,7 @@ from raylatent.config.options import (
 )
 from raylatent.errors import ConfigError
 
+VECTORS = ("none", "pdf", "svg")
 SELECTS = ("nearest", "medoid", "first")
 GRIDS = ("square", "slideflow")
 PLACEMENTS = ("rows", "umap-learn")
@@ -40,11 +41,13 @@ class MapConfig(PatientConfig):
     )
     annotations: str = option("", "CSV with a `slide` column and labels", metavar="CSV")
     label: str = option("", "column of the annotations to color by", metavar="COLUMN")
+    vector: str = option("none", "also write its pictures as these", choices=VECTORS)
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
         one_of("--placement", self.placement, PLACEMENTS)
+        one_of("--vector", self.vector, VECTORS)
         at_least("--sample", self.sample, 1)
         at_least("--n-neighbors", self.n_neighbors, 2)
         if not 0 <= self.seed < 1 << 32:

@@ -135,7 +135,6 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
         pooling=config.pooling,
         batch_size=config.batch_size,
         device="cpu",
-        mixed_precision=False,
     )
     if config.slides and config.resize is False:
         refuse_other_side(config.tile_px, features.tile_px)
@@ -161,7 +160,6 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
 
 def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
     config, features = job.config, job.features
-    autocast = config.mixed_precision
     return {
         "schema_version": schema.SCHEMA_VERSION,
         "model": model_digest(features.model),
@@ -177,7 +175,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "unit_tiles": config.unit_tiles,
         "device": "gpu" if share.num_gpus > 0 else "cpu",
-        "mixed_precision": share.num_gpus > 0 if autocast is None else autocast,
+        "mixed_precision": bool(config.mixed_precision),
         "torch": torch_version(),
         "decoder": DECODER,
         "slides": slides_fields(config, features.tile_px),
@@ -227,12 +225,10 @@ def _announce(plan: Plan, share: Pool) -> None:
     )
 
 
-def _run_units(
-    job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
-) -> Tally:
-    """Send the units to the actors; what they told of them."""
+def _options(job: _Job, run: RunDirectory, share: Pool) -> ActorOptions:
+    """What the actors are told."""
     settings = run.settings()
-    options = ActorOptions(
+    return ActorOptions(
         run=run.uri,
         token=run.store.writer,
         fingerprint=str(settings["fingerprint"]),
@@ -251,6 +247,13 @@ def _run_units(
             resize=job.config.resize is not False,
         ),
     )
+
+
+def _run_units(
+    job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
+) -> Tally:
+    """Send the units to the actors; what they told of them."""
+    options = _options(job, run, share)
     tally = Tally()
     reads = [partial(read_unit, unit) for unit in plan.units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]

@@ -18,7 +18,7 @@ from raylatent.model.features import Features
 from raylatent.model.lanes import lane_of
 from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions, unit_rows
-from raylatent.model.runtime import has_gpu, set_threads, torch_version
+from raylatent.model.runtime import has_gpu, keep_float32, set_threads, torch_version
 from raylatent.model.spec import ModelSpec
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
@@ -150,6 +150,8 @@ def _features(spec: ModelSpec, options: ActorOptions) -> Features:
         mixed_precision=options.mixed_precision,
     )
     check_model(features, options.model)
+    if not options.mixed_precision:
+        keep_float32()
     if options.compiled:
         features.compile()
     return features

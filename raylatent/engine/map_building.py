@@ -22,14 +22,13 @@ from raylatent.mapping.fitted import MAP_JSON, read_info
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.mapping.quality import QUALITY_ROWS, measured
+from raylatent.mapping.stored_plot import PICTURE_FILES
 from raylatent.model.complete import Promised
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.seal import is_as_written
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
-
-PICTURE = "umap.png"  # of a map, beside map.json
 
 
 def build_map(
@@ -96,7 +95,8 @@ def build_map(
         claim.check()
         # From here on, and until map.json is back, there is no map of this name.
         store.delete(MAP_JSON)
-        store.delete(PICTURE)
+        for picture in PICTURE_FILES:
+            store.delete(picture)
         store.delete_folder(POINTS_FOLDER)
         counts = place(parts, fitted)
         claim.check()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 MAX_LABELS = 64
@@ -50,10 +49,77 @@ def binned(
     left, right, bottom, top = extent
     cell = max(right - left, top - bottom) / _GRID
     shape = (max(1, round((right - left) / cell)), max(1, round((top - bottom) / cell)))
+    cells = cells_of(xy, extent, shape)
+    sums = np.bincount(cells, weights, minlength=shape[0] * shape[1])
+    return sums.reshape(shape).astype(np.float64), extent
+
+
+def cells_of(
+    xy: NDArray[np.floating], extent: Extent, shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """In which cell each point (n, 2) is, numbered column by column."""
+    left, right, bottom, top = extent
+    cell = max(right - left, top - bottom) / _GRID
     column = np.clip(((xy[:, 0] - left) / cell).astype(np.int64), 0, shape[0] - 1)
     row = np.clip(((xy[:, 1] - bottom) / cell).astype(np.int64), 0, shape[1] - 1)
-    cells = np.bincount(column * shape[1] + row, weights, minlength=shape[0] * shape[1])
-    return cells.reshape(shape).astype(np.float64), extent
+    cells: NDArray[np.int64] = column * shape[1] + row
+    return cells
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labels:
+    """Labels of some points.
+
+    Attributes:
+        codes: Which of the names each point has, shape (n,).
+        names: None: no label. A name may be there more than once.
+    """
+
+    codes: NDArray[np.int64]
+    names: Sequence[str | None]
+
+    @classmethod
+    def of(cls, labels: Iterable[str | None]) -> "Labels":
+        """Of a label for each point.
+
+        >>> Labels.of(["b", None, "b"]).counts()
+        {'b': 2}
+        """
+        given = list(labels)
+        code_of = {name: code for code, name in enumerate(dict.fromkeys(given))}
+        codes = np.array([code_of[name] for name in given], np.int64)
+        return cls(codes=codes, names=list(code_of))
+
+    def counts(self) -> dict[str, int]:
+        """Points of each label that has any."""
+        found: Counter[str] = Counter()
+        numbers = np.bincount(self.codes, minlength=len(self.names)).tolist()
+        for name, n in zip(self.names, numbers, strict=True):
+            if name is not None and n:
+                found[name] += n
+        return dict(found)
+
+    def add_to(
+        self,
+        shares: NDArray[np.int64],
+        cells: NDArray[np.int64],
+        n_cells: int,
+        code_of: Mapping[str, int],
+    ) -> None:
+        """Add points to the counts of their labels.
+
+        Args:
+            shares: Of all labels' cells, one label after the other; the last are of
+                labels that have no code.
+            cells: In which each point is.
+            n_cells: Of one label.
+            code_of: A label's place among the shares.
+        """
+        last = len(shares) // n_cells - 1
+        own = [-1 if n is None else code_of.get(n, last) for n in self.names]
+        codes = np.array(own, np.int64)[self.codes]
+        known = codes >= 0
+        np.add.at(shares, codes[known] * n_cells + cells[known], 1)
 
 
 @dataclass(kw_only=True)
@@ -90,17 +156,14 @@ def most_frequent(counts: Mapping[Any, int]) -> list[Any]:
     return sorted(ranked[:MAX_LABELS], key=lambda name: order[name])
 
 
-Labels = Sequence[str | None]
-"""Of each point, None where it has none; a `pa.StringArray` is one, too."""
-Block = tuple[NDArray[np.floating], Labels | None]
-
-
-def density(parts: Callable[[], Iterable[Block]]) -> Density:
+def density(
+    parts: Callable[[], Iterable[tuple[NDArray[np.floating], Labels | None]]],
+) -> Density:
     """Points counted part by part, in two passes: how far they reach, then counts.
 
     Args:
-        parts: Gives points (n, 2) and a label for each, or None, from the first again
-            each time that it is called.
+        parts: Gives points (n, 2) and their labels, or None, from the first again each
+            time that it is called.
     """
     lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
     n_of: Counter[str] = Counter()
@@ -108,47 +171,52 @@ def density(parts: Callable[[], Iterable[Block]]) -> Density:
     for xy, labels in parts():
         lower = np.minimum(lower, xy.min(axis=0))
         upper = np.maximum(upper, xy.max(axis=0))
-        labeled = labeled or labels is not None
         if labels is not None:
-            names, codes = _encoded(labels)
-            counts = np.bincount(codes[codes >= 0], minlength=len(names))
-            n_of.update(dict(zip(names, counts.tolist(), strict=True)))
+            labeled = True
+            n_of.update(labels.counts())
     if not np.isfinite(lower).all():
         message = "there are no points to count"
         raise ValueError(message)
-    kept = most_frequent(dict(sorted(n_of.items())))
-    code_of = {name: code for code, name in enumerate(kept)}
-    found = Density(
-        extent=extent_of(lower, upper),
-        counts=np.zeros(0),
-        by_label={} if labeled else None,
-        n_others=len(n_of) - len(kept),
+    names = most_frequent(dict(sorted(n_of.items())))
+    extent = extent_of(lower, upper)
+    empty = binned(np.zeros((0, 2)), None, extent)[0]
+    # The last share is of all other labels.
+    shares = np.zeros((len(names) + 1, *empty.shape), np.int64)
+    counts = np.zeros(empty.size, np.int64)
+    code_of = {name: code for code, name in enumerate(names)}
+    for xy, labels in parts():
+        cells = cells_of(xy, extent, empty.shape)
+        counts += np.bincount(cells, minlength=empty.size)
+        if labels is not None:
+            labels.add_to(shares.reshape(-1), cells, empty.size, code_of)
+    n_others = len(n_of) - len(names)
+    by_label = dict(zip(names, shares.astype(np.float64), strict=False))
+    return Density(
+        extent=extent,
+        counts=counts.reshape(empty.shape).astype(np.float64),
+        by_label=by_label if labeled else None,
+        others=shares[-1].astype(np.float64) if n_others else None,
+        n_others=n_others,
         lower=lower,
         upper=upper,
     )
-    found.counts = binned(np.zeros((0, 2)), None, found.extent)[0]
-    shares = [np.zeros_like(found.counts) for _ in kept]
-    if found.n_others:
-        found.others = np.zeros_like(found.counts)
-    for xy, labels in parts():
-        found.counts += binned(xy, None, found.extent)[0]
-        if labels is None:
-            continue
-        # -1: without label, the number of names: another label.
-        names, codes = _encoded(labels)
-        as_kept = np.array([code_of.get(name, len(kept)) for name in names] + [-1])
-        codes = as_kept[codes]
-        for code in np.unique(codes[codes >= 0]):
-            share = found.others if code == len(kept) else shares[code]
-            if share is not None:
-                share += binned(xy[codes == code], None, found.extent)[0]
-    if labeled:
-        found.by_label = dict(zip(kept, shares, strict=True))
-    return found
 
 
-def _encoded(labels: Labels) -> tuple[list[str], NDArray[np.int64]]:
-    """Names, and for each label its number among them, -1 for none."""
-    encoded = pa.array(labels, pa.string()).dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
-    return encoded.dictionary.to_pylist(), codes
+def extent_by(extent: Extent, shape: tuple[int, ...], factor: int) -> Extent:
+    """What cells of `factor` times the side span, see `coarser`."""
+    left, right, bottom, top = extent
+    cell = (right - left) / shape[0], (top - bottom) / shape[1]
+    nx, ny = (-(-side // factor) * factor for side in shape)
+    return left, left + nx * cell[0], bottom, bottom + ny * cell[1]
+
+
+def coarser(counts: Counts, factor: int) -> Counts:
+    """Counts in cells of `factor` times the side; the last ones may reach further.
+
+    >>> coarser(np.ones((3, 2)), 2).tolist()
+    [[4.0], [2.0]]
+    """
+    padded = np.pad(counts, [(0, -side % factor) for side in counts.shape])
+    nx, ny = (side // factor for side in padded.shape)
+    sums: Counts = padded.reshape(nx, factor, ny, factor).sum(axis=(1, 3))
+    return sums

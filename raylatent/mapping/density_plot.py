@@ -26,12 +26,12 @@ def show_counts(
     colors = ScalarMappable(norm, cmap)
     # Colored here, in bytes: matplotlib would enlarge counts as floats.
     picture = colors.to_rgba(np.ma.masked_equal(counts, 0), bytes=True)
-    _show(ax, picture, extent)
+    show_cells(ax, picture, extent)
     ax.figure.colorbar(colors, ax=ax, label=legend)
 
 
-def _show(ax: "Axes", picture: NDArray[np.uint8], extent: Extent) -> None:
-    """RGBA by cell (x, y)."""
+def show_cells(ax: "Axes", picture: NDArray[np.uint8], extent: Extent) -> None:
+    """Colors by cell, RGBA of shape (x, y, 4)."""
     image = _cell_image()(ax, origin="lower", extent=extent, interpolation="nearest")
     image.set_data(picture.transpose(1, 0, 2))
     image.set_clip_path(ax.patch)
@@ -123,4 +123,4 @@ def show_majority(
     picture: NDArray[Any] = table[winner]
     strength = np.log1p(counts) / max(np.log1p(counts.max()), 1e-9)
     picture[..., 3] = np.where(counts > 0, 0.25 + 0.75 * strength, 0.0)
-    _show(ax, np.rint(picture * 255).astype(np.uint8), extent)
+    show_cells(ax, np.rint(picture * 255).astype(np.uint8), extent)

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping import plot as drawing
+from raylatent.mapping.density import Labels, density
+from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import check_points
 
 if TYPE_CHECKING:
@@ -149,6 +151,29 @@ class LabeledPoints:
         """
         xy, labels, look = self._drawn(subsample, style)
         drawing.save_map(os.fspath(filename), xy, labels, look, dpi=dpi)
+
+    def save_by_label(
+        self, filename: str | os.PathLike[str], *, dpi: int = 200
+    ) -> None:
+        """Write a small picture of each label's tiles, all on the same frame.
+
+        Args:
+            filename: `.png`, `.pdf` or `.svg`.
+            dpi: Pixels per inch of pictures.
+
+        Raises:
+            MapError: There is no label, or another ending.
+        """
+        if LABEL not in self.data.columns:
+            message = f"{self!r} has no labels: label it first, as with label_by_slide"
+            raise MapError(message)
+        values, missing = self.data[LABEL], self.data[LABEL].isna()
+        names = (
+            None if none else str(value)
+            for value, none in zip(values, missing, strict=True)
+        )
+        part = (self._xy(), Labels.of(names))
+        save_multiples(os.fspath(filename), density(lambda: [part]), dpi=dpi)
 
     def _xy(self) -> NDArray[np.float64]:
         return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)

@@ -55,7 +55,7 @@ def draw_legend(
     from matplotlib.lines import Line2D  # noqa: PLC0415  (slow)
 
     most = sorted(np.argsort(-n_of, kind="stable")[:_MAX_LEGEND])
-    entries = [(_shown(str(names[i])), colors[i]) for i in most]
+    entries = [(shown(str(names[i])), colors[i]) for i in most]
     if n_others:
         entries.append((f"({n_others:,} others)", _OTHER))
     if lacking:
@@ -84,8 +84,8 @@ def draw_legend(
         text.set_parse_math(False)  # a label with dollars is no formula
 
 
-def _shown(name: str) -> str:
+def shown(name: str, max_chars: int = _MAX_CHARS) -> str:
     """A label in one line, however long it is and whatever is in it."""
     line = " ".join(name.split())
     line = "".join(char if char.isprintable() else "�" for char in line)
-    return line if len(line) <= _MAX_CHARS else line[: _MAX_CHARS - 1] + "…"
+    return line if len(line) <= max_chars else line[: max_chars - 1] + "…"

@@ -1,9 +1,7 @@
 """Points of a map as a scatter plot, or as an image where there are too many."""
 
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +18,12 @@ from raylatent.mapping.density import (
     most_frequent,
 )
 from raylatent.mapping.density_plot import show_counts, show_majority
+from raylatent.mapping.figure import save_figure
 from raylatent.mapping.legend import draw_legend, label_colors
-from raylatent.storage import Store, absolute
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-PICTURES = (".png", ".pdf", ".svg")
+    from matplotlib.figure import Figure
 
 MAX_DOTS = 200_000
 _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
@@ -142,7 +139,7 @@ def save_map(
         MapError: Another ending.
         StorageError: It could not be written.
     """
-    _save(path, lambda ax: draw_map(ax, xy, labels, style), dpi)
+    save_figure(path, lambda f: draw_map(f.add_subplot(), xy, labels, style), dpi)
 
 
 def save_density(
@@ -150,38 +147,15 @@ def save_density(
 ) -> None:
     """Write a plot of counts, as `save_map` does of more than `MAX_DOTS` points."""
 
-    def draw(ax: "Axes") -> None:
+    def draw(figure: "Figure") -> None:
+        ax = figure.add_subplot()
         if counted.by_label is None:
             _show_counts(ax, counted.counts, counted.extent, style)
         else:
             _draw_majority(ax, counted, counted.by_label, style)
         _frame(ax, counted.upper - counted.lower, style)
 
-    _save(path, draw, dpi)
-
-
-def _save(path: str, draw: Callable[["Axes"], None], dpi: int) -> None:
-    uri = absolute(path)
-    suffix = PurePosixPath(uri).suffix.lower()
-    if suffix not in PICTURES:
-        message = f"cannot draw into {uri}: the name ends in none of {PICTURES}"
-        raise MapError(message)
-    from matplotlib import rc_context  # noqa: PLC0415  (slow)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(7.5, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure.add_subplot())
-    buffer = io.BytesIO()
-    # Text stays text in PDF and SVG, and the file does not depend on the day.
-    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
-        date = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
-        figure.savefig(
-            buffer, format=suffix[1:], dpi=dpi, metadata=date, bbox_inches="tight"
-        )
-    folder, name = uri.rsplit("/", 1)
-    Store(folder or "/").write(name, buffer.getvalue())
+    save_figure(path, draw, dpi)
 
 
 def _is_categorical(values: "pd.Series[Any]", style: MapStyle) -> bool:

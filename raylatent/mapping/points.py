@@ -150,8 +150,9 @@ def iter_places(
         if not np.isfinite(xy).all():
             message = f"{store.uri}/{name} has points without a finite place"
             raise MapError(message)
-        blocks.append(xy)
-        runs.append((slide, len(xy)))
+        if len(xy):
+            blocks.append(xy)
+            runs.append((slide, len(xy)))
         if sum(map(len, blocks)) >= block_rows:
             yield np.concatenate(blocks), runs
             blocks, runs = [], []

@@ -1,6 +1,6 @@
-"""The picture of a map in its folder, however many points it has."""
+"""The pictures of a map in its folder, however many points it has."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -8,25 +8,61 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.mapping import plot
-from raylatent.mapping.density import Block, density
+from raylatent.mapping.density import Density, Labels, density
+from raylatent.mapping.figure import PICTURES
+from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import iter_places, points_parts, read_points
 from raylatent.storage import Store
+
+PICTURE = "umap"  # of a map, beside map.json
+BY_LABEL = "umap_by_label"
+PICTURE_FILES = tuple(stem + end for stem in (PICTURE, BY_LABEL) for end in PICTURES)
 
 _BLOCK_ROWS = 1 << 16
 
 
+def save_pictures(
+    store: Store,
+    labels: Mapping[str, str] | None,
+    *,
+    n_points: int,
+    kinds: Sequence[str] = ("png",),
+) -> tuple[list[str], list[str]]:
+    """Write a map's pictures beside it; URIs of those by label, and of the others.
+
+    Args:
+        store: The map's folder.
+        labels: By slide; None: no pictures by label.
+        n_points: Of the map.
+        kinds: `png`, `pdf`, `svg`.
+    """
+    paths, by_label = (
+        [f"{store.uri}/{stem}.{kind}" for kind in kinds] for stem in (PICTURE, BY_LABEL)
+    )
+    by_label = [] if labels is None else by_label
+    save_stored_map(store, paths, labels, n_points=n_points, by_label=by_label)
+    return by_label, paths
+
+
 def save_stored_map(
-    store: Store, path: str, labels: Mapping[str, str] | None, *, n_points: int
+    store: Store,
+    paths: Sequence[str],
+    labels: Mapping[str, str] | None,
+    *,
+    n_points: int,
+    by_label: Sequence[str] = (),
 ) -> None:
-    """Write a map's picture; with more points than dots can show, an image of counts.
+    """Write a map's pictures; with more points than dots can show, images of counts.
 
     Then the points are read in blocks, and never all of them held.
 
     Args:
         store: The map's folder.
-        path: The picture, as of `plot.save_map`.
+        paths: Pictures of all points, as of `plot.save_map`.
         labels: By slide.
         n_points: Of the map.
+        by_label: Pictures of each label by itself, as of `multiples.save_multiples`;
+            there must be labels.
 
     Raises:
         MapError: There are no points, or another ending.
@@ -36,20 +72,30 @@ def save_stored_map(
         points = read_points(store)
         names = points[schema.SLIDE].to_pylist()
         own = None if labels is None else np.array(list(map(labels.get, names)), object)
-        plot.save_map(path, _xy(points), own, plot.MapStyle())
-        return
+        for path in paths:
+            plot.save_map(path, _xy(points), own, plot.MapStyle())
+        if not by_label:
+            return
+        paths = ()
+    counted = _counted(store, labels)
+    for path in paths:
+        plot.save_density(path, counted, plot.MapStyle())
+    for path in by_label:
+        save_multiples(path, counted)
+
+
+def _counted(store: Store, labels: Mapping[str, str] | None) -> Density:
     parts = points_parts(store)
 
-    def blocks() -> Iterator[Block]:
-        for xy, runs in iter_places(store, parts, _BLOCK_ROWS):
-            own = None
-            if labels is not None:
-                named = pa.array([labels.get(slide) for slide, _ in runs], pa.string())
-                lengths = [n for _, n in runs]
-                own = named.take(pa.array(np.repeat(np.arange(len(runs)), lengths)))
-            yield xy, own
+    def blocks() -> Iterator[tuple[NDArray[np.float64], Labels | None]]:
+        for xy, slides in iter_places(store, parts, _BLOCK_ROWS):
+            if labels is None:
+                yield xy, None
+                continue
+            codes = np.repeat(np.arange(len(slides)), [n for _, n in slides])
+            yield xy, Labels(codes=codes, names=[labels.get(s) for s, _ in slides])
 
-    plot.save_density(path, density(blocks), plot.MapStyle())
+    return density(blocks)
 
 
 def _xy(points: pa.Table) -> NDArray[np.float64]:

@@ -52,7 +52,7 @@ class Features:
         classes: Names or number of the classes, where the model does not say.
         batch_size: Tiles in one pass, at least 16; the last pass is padded.
         device: Default: where a module from Python is, else a GPU if there is one.
-        mixed_precision: bfloat16 autocast; default on a GPU only.
+        mixed_precision: bfloat16 autocast: faster on GPUs, less exact.
         apply_softmax: Of predictions; default if the model has classes. Of one class
             it is a sigmoid: give False if the model ends in one by itself.
         allow_pickle: Allow a pickled module, which runs code from its file.
@@ -85,7 +85,7 @@ class Features:
         classes: Sequence[str] | int | None = None,
         batch_size: int = 32,
         device: str | torch.device | None = None,
-        mixed_precision: bool | None = None,
+        mixed_precision: bool = False,
         apply_softmax: bool | None = None,
         allow_pickle: bool = False,
     ) -> None:
@@ -103,9 +103,7 @@ class Features:
         self._passes = MicroBatch(batch_size)
         given = model_spec(path, allow_pickle=allow_pickle)
         self.device = torch.device(device) if device else default_device(given)
-        self.mixed_precision = (
-            self.device.type == "cuda" if mixed_precision is None else mixed_precision
-        )
+        self.mixed_precision = mixed_precision
         spec = with_overrides(
             given,
             tile_px=tile_px,

@@ -4,15 +4,15 @@ r"""The CPU seconds that a tile costs `raylatent activations`, over the plainest
 
 The plain loop reads TFRecords, checks both checksums of a record, decodes it with Pillow,
 runs the same model on the same number of tiles at once without gradients, in one process
-and with as many threads, and writes the same rows as Parquet. The job is the command with
+and with as many threads (one, so that none waits for another and burns CPU), and writes the same rows as Parquet. The job is the command with
 a Ray of its own. CPU seconds, user and system, are those of all processes; a tile's are
 the slope between two numbers of tiles, so that what starting costs is out. Job and loop
 run in turns, medians count. Rows are compared.
 
 Models: `cheap`, one strided convolution and pooling to 64 features, and `lite0`,
 EfficientNet-Lite0 (extra `demo`). Tiles are JPEG of 299 px: tissue where there is some in
-`$RAYLATENT_TEST_DATA`, else scikit-image's. The loop with simplejpeg in Pillow's place,
-which the job decodes by, is measured as well.
+`$RAYLATENT_TEST_DATA`, else scikit-image's. `--simplejpeg` measures the loop with
+simplejpeg in Pillow's place as well, by which the job decodes.
 """
 
 import argparse
@@ -33,8 +33,9 @@ from tests.benchmarks.processes import cost_of
 
 TILE_PX = 299
 QUALITY = 85
-SIZES = {"cheap": (2048, 4, 20), "lite0": (256, 1, 5)}
-"""Tiles of a TFRecord, and the two numbers of TFRecords."""
+SIZES = {"cheap": (2048, 2, 7), "lite0": (256, 2, 6)}
+"""Tiles of a TFRecord, and the two numbers of TFRecords: of units for the actors."""
+ACTORS = 2
 GOALS = {"cheap": 1.15, "lite0": 1.05}
 WAYS = ("job", "loop", "loop, simplejpeg")
 MEAN = (0.485, 0.456, 0.406)
@@ -122,25 +123,27 @@ def child(words):
 
         argv = ["activations", "--tfrecords", tfrecords, "--model", folder]
         argv += ["--out", out, "--batch-size", BATCH, "--no-preds"]
+        argv += ["--actors", min(ACTORS, max(1, os.cpu_count() // int(threads)))]
         return cli.main([str(word) for word in argv])
     paths = sorted(Path(tfrecords).glob("*.tfrecords"))
     loop(kind, folder, paths, int(threads), out, simplejpeg="simple" in way)
     return 0
 
 
-def measure(kind, turns, threads, shrink, scratch):
+def measure(kind, ways, options, scratch):
     """Seconds a tile of each way, one value a turn, and the last costs."""
+    threads = options.threads
     n_tiles, *sizes = SIZES[kind]
-    n_tiles //= shrink
+    n_tiles //= options.shrink
     model = scratch / "model"
     write_model(kind, model)
     for size in sizes:
         write_tfrecords(scratch / f"{size}", size, n_tiles)
-    slopes, last = {way: [] for way in WAYS}, {}
-    for _ in range(turns):
-        seconds = {way: [] for way in WAYS}
+    slopes, last = {way: [] for way in ways}, {}
+    for _ in range(options.turns):
+        seconds = {way: [] for way in ways}
         for size in sizes:
-            for way in WAYS:
+            for way in ways:
                 out = scratch / "out" / way.replace(", ", "-")
                 words = (kind, way, model, scratch / f"{size}", out, threads)
                 last[way] = cost_of([__file__, "--child", *words])
@@ -178,16 +181,15 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument(
-        "--threads", type=int, default=min(16, os.cpu_count() or 1), help="of the loop"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="of loop and actors")
+    parser.add_argument("--simplejpeg", action="store_true", help="a loop with it, too")
     parser.add_argument("--shrink", type=int, default=1, help="sizes by this")
     options = parser.parse_args(given)
     worst = 0.0
     for kind in options.model:
-        numbers = (options.turns, options.threads, options.shrink)
+        ways = WAYS if options.simplejpeg else WAYS[:2]
         with tempfile.TemporaryDirectory(prefix="raylatent-bench-") as folder:
-            found = measure(kind, *numbers, Path(folder))
+            found = measure(kind, ways, options, Path(folder))
         worst = max(worst, report(kind, *found) / GOALS[kind])
     return worst
 

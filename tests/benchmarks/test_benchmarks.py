@@ -58,3 +58,27 @@ def test_mosaic(capsys):
     assert cpu_s > 0
     assert mib > 0
     assert "cells of 100 px" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_activations(monkeypatch, test_data, capsys):
+    monkeypatch.setenv("RAYLATENT_TEST_DATA", str(test_data))
+    benchmark = runpy.run_path(str(HERE / "bench_activations.py"))
+    argv = ["--model", "cheap", "--turns", "1", "--shrink", "32", "--simplejpeg"]
+    assert benchmark["main"](argv) > 0  # and the rows were compared
+    said = capsys.readouterr().out
+    assert "cheap: ratio" in said
+    for kind in ("driver", "actor"):
+        assert f"{kind} " in said
+
+
+@pytest.mark.slow
+def test_gpu_on_a_cpu(monkeypatch, test_data, capsys):
+    monkeypatch.setenv("RAYLATENT_TEST_DATA", str(test_data))
+    benchmark = runpy.run_path(str(HERE / "bench_gpu.py"))
+    argv = ["--device", "cpu", "--small", "--turns", "1", "--threads", "1"]
+    assert benchmark["main"]([*argv, "--units", "2", "--unit-tiles", "40"]) > 0
+    said = capsys.readouterr().out
+    assert "resnet50: bare" in said
+    assert "vit_l: bare" in said

@@ -81,7 +81,7 @@ def test_hooks_are_gone_afterwards_also_after_an_error():
     capturing = capture(chain(), "0")
     capturing(batch(), with_output=True)
     capturing(batch(), with_output=False)
-    for module in (*model.modules(), *capturing._model.modules()):
+    for module in (*model.modules(), *capturing.model.modules()):
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
 

@@ -10,13 +10,14 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.engine.verify.points import digest_of_digests
 from raylatent.mapping.check import check_map
+from raylatent.mapping.stored_plot import PICTURE_FILES
 from raylatent.montage.check import check_mosaic, picture_complaint
 from raylatent.run import MAPS, MOSAICS
 from raylatent.run.findings import BROKEN, MISSING, WRONG, Finding, SlideFound
 from raylatent.run.inventory import Inventory
 from raylatent.storage import Store
 
-PICTURE = "umap.png"
+_PNGS = tuple(file for file in PICTURE_FILES if file.endswith(".png"))
 
 
 @dataclass(kw_only=True)
@@ -109,8 +110,9 @@ def _look_at_map(store: Store, name: str, drawn: Drawn, *, sealed: bool) -> None
     folder = store.child(f"{MAPS}/{name}")
     found = check_map(folder, sealed=sealed)
     complaints = dict(found.complaints)
-    if folder.exists(PICTURE) and (why := picture_complaint(folder.read(PICTURE))):
-        complaints[PICTURE] = why
+    for file in filter(folder.exists, _PNGS):
+        if why := picture_complaint(folder.read(file)):
+            complaints[file] = why
     _complain(drawn, folder, f"{MAPS}/{name}", complaints)
     if "rows" in found.info:
         drawn.of_all_rows[name] = found.digest

@@ -1,0 +1,172 @@
+"""Small multiples: the points of each label by themselves, on the same frame."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylatent.errors import MapError
+from raylatent.mapping.colors import category_colors
+from raylatent.mapping.density import Counts, Density, Extent, coarser, extent_by
+from raylatent.mapping.density_plot import show_cells
+from raylatent.mapping.figure import save_figure
+from raylatent.mapping.legend import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_PANELS = 24
+"""Labels that have a panel: those of the most points."""
+
+_PANEL_INCHES = 2.4  # the longer side
+_LEAST_INCHES = 0.6
+_ALL = "#DADADA"
+_MAX_CHARS = 28
+
+
+def save_multiples(path: str, counted: Density, *, dpi: int = 200) -> None:
+    """Write a small picture of counts for each label as PNG, PDF or SVG.
+
+    All share limits, axes and scale of colors; points of other labels are grey. A
+    panel's edges have the color that its label has on the map.
+
+    Args:
+        path: A file or URI.
+        counted: Points by label.
+        dpi: Pixels per inch of pictures.
+
+    Raises:
+        MapError: No point has a label, or another ending.
+        StorageError: It could not be written.
+    """
+    shares = counted.by_label
+    if not shares:
+        message = "no point has a label: pictures by label need labels"
+        raise MapError(message)
+    names = sorted(shares, key=lambda name: (-shares[name].sum(), name))[:MAX_PANELS]
+    panels = [(name, shares[name]) for name in shares if name in names]
+    factor = _factor(counted)
+    small = [(name, coarser(share, factor)) for name, share in panels]
+    whole = coarser(counted.counts, factor)
+    extent = extent_by(counted.extent, counted.counts.shape, factor)
+    width, height = counted.upper - counted.lower
+    shape = _panel_inches(float(width), float(height))
+    n_cols = _columns(len(small), shape)
+    n_rows = -(-len(small) // n_cols)
+    more = len(shares) - len(small) + counted.n_others
+    inches = (n_cols * (shape[0] + 0.05) + 1.9, n_rows * (shape[1] + 0.4) + 0.5)
+    colors = dict(zip(shares, category_colors(len(shares)), strict=True))
+
+    def draw(figure: "Figure") -> None:
+        grid = figure.subplots(n_rows, n_cols, sharex=True, sharey=True, squeeze=False)
+        _fill(figure, grid, small, whole, extent)
+        _frame(grid, len(small), counted)
+        for ax, (name, _) in zip(grid.flat, small, strict=False):
+            ax.spines[:].set(color=colors[name], linewidth=1.2)
+        if more:
+            figure.supxlabel(f"+{more:,} labels of fewer tiles", size="small")
+
+    save_figure(path, draw, dpi, inches)
+
+
+def _fill(
+    figure: "Figure",
+    grid: NDArray[Any],
+    panels: list[tuple[str, Counts]],
+    whole: Counts,
+    extent: Extent,
+) -> None:
+    """A panel for each label, and one color bar for all."""
+    from matplotlib.cm import ScalarMappable  # noqa: PLC0415  (slow)
+    from matplotlib.colors import LogNorm, to_rgba_array  # noqa: PLC0415
+
+    most = max(int(share.max()) for _, share in panels)
+    colors = ScalarMappable(LogNorm(vmin=1, vmax=max(2, most)), "viridis")
+    grey = np.rint(255 * to_rgba_array([_ALL])[0]).astype(np.uint8)
+    n_all = whole.sum()
+    for ax, (name, share) in zip(grid.flat, panels, strict=False):
+        picture = colors.to_rgba(np.ma.masked_equal(share, 0), bytes=True)
+        picture[(share == 0) & (whole > 0)] = grey
+        show_cells(ax, picture, extent)
+        _title(ax, name, share.sum(), n_all)
+    for ax in grid.flat[len(panels) :]:
+        ax.set_axis_off()
+    bar = figure.colorbar(colors, ax=grid, shrink=0.6, pad=0.02, ticks=_ticks(most))
+    bar.ax.yaxis.set_major_formatter("{x:,.0f}")
+    bar.minorticks_off()
+    bar.set_label("tiles of the label", size="small")
+    bar.ax.tick_params(labelsize="x-small")
+
+
+def _title(ax: "Axes", name: str, n: float, n_all: float) -> None:
+    """The label, and how many tiles have it."""
+    text = ax.set_title(
+        f"{shown(name, _MAX_CHARS)}\n", fontsize="small", loc="left", pad=1
+    )
+    text.set_parse_math(False)  # a label with dollars is no formula
+    ax.annotate(
+        f"{int(n):,} tiles, {100 * n / n_all:.1f} %",
+        (0, 1),
+        (0, 3),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize="x-small",
+        color="#666666",
+    )
+
+
+def _frame(grid: NDArray[Any], n: int, counted: Density) -> None:
+    """The same limits for all of n panels, numbers only at the edges."""
+    low, high = np.asarray(counted.lower, float), np.asarray(counted.upper, float)
+    pad = max(0.03, 1 / _side(counted)) * max(float((high - low).max()), 1e-6)
+    for ax in grid.flat:
+        ax.set_xlim(low[0] - pad, high[0] + pad)
+        ax.set_ylim(low[1] - pad, high[1] + pad)
+        ax.set_aspect("equal", adjustable="box")
+        ax.tick_params(labelsize="x-small", length=2)
+    for ax in grid.flat[max(0, n - grid.shape[1]) : n]:  # nothing is below these
+        ax.set_xlabel("UMAP 1", fontsize="x-small")
+        ax.tick_params(labelbottom=True)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("UMAP 2", fontsize="x-small")
+
+
+def _side(counted: Density) -> float:
+    """Cells along the longer side: few points need larger ones to be seen."""
+    return min(256.0, max(48.0, math.sqrt(counted.counts.sum()) / 2))
+
+
+def _factor(counted: Density) -> int:
+    """How many cells become one a side."""
+    longer: int = max(counted.counts.shape)
+    return max(1, round(longer / _side(counted)))
+
+
+def _ticks(most: int) -> list[int]:
+    """Of a logarithmic scale from 1.
+
+    >>> _ticks(12)
+    [1, 2, 5, 10]
+    """
+    steps = (1, 2, 5) if most < 1000 else (1,)
+    found = [n * 10**k for k in range(len(str(most))) for n in steps]
+    return [n for n in found if n <= max(2, most)]
+
+
+def _panel_inches(width: float, height: float) -> tuple[float, float]:
+    """Of a panel, as wide and high as the map, none too narrow."""
+    longer = max(width, height, 1e-6)
+    sides = (max(_LEAST_INCHES, _PANEL_INCHES * s / longer) for s in (width, height))
+    return next(sides), next(sides)
+
+
+def _columns(n: int, inches: tuple[float, float]) -> int:
+    """Columns that make the figure about a half wider than high.
+
+    >>> _columns(1, (2.0, 2.0)), _columns(8, (2.0, 2.0))
+    (1, 4)
+    """
+    ratio = (inches[1] + 0.4) / inches[0]
+    return int(min(n, math.ceil(math.sqrt(1.5 * n * ratio))))

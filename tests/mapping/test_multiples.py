@@ -1,0 +1,112 @@
+"""A picture by label, and the counts that it is made of."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from raylatent.errors import MapError
+from raylatent.mapping.density import Labels, binned, coarser, density, extent_by
+from raylatent.mapping.multiples import save_multiples
+from raylatent.slide_map import SlideMap
+
+
+def some(seed=0, n=500, n_labels=3):
+    """Places (n, 2) and a label or None for each."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(n_labels + 1, size=n)
+    xy = rng.normal(size=(n, 2)) + codes[:, None]
+    return xy, [None if code == 0 else f"label {code}" for code in codes]
+
+
+def counted(xy, labels, cuts=()):
+    pieces = [
+        piece for piece in np.split(np.arange(len(xy)), sorted(cuts)) if len(piece)
+    ]
+    parts = [(xy[p], Labels.of(labels[i] for i in p)) for p in pieces]
+    return density(lambda: parts)
+
+
+@given(
+    seed=st.integers(0, 99),
+    cuts=st.lists(st.integers(0, 500), max_size=4),
+    n_labels=st.sampled_from([1, 3, 70]),
+)
+def test_counts_of_parts_are_those_of_the_whole(seed, cuts, n_labels):
+    xy, labels = some(seed, n_labels=n_labels)
+    found = counted(xy, labels, cuts)
+    np.testing.assert_array_equal(found.counts, binned(xy)[0])
+    assert len(found.by_label) == min(n_labels, 64)
+    rest = 0
+    for name in set(labels) - {None}:
+        own = binned(xy[[label == name for label in labels]], None, found.extent)[0]
+        if name in found.by_label:
+            np.testing.assert_array_equal(found.by_label[name], own)
+        else:
+            rest = rest + own
+    assert found.n_others == max(0, n_labels - 64)
+    if found.n_others:
+        np.testing.assert_array_equal(found.others, rest)
+
+
+@given(nx=st.integers(1, 20), ny=st.integers(1, 20), factor=st.integers(1, 9))
+def test_coarser_cells_hold_the_same_points(nx, ny, factor):
+    counts = np.random.default_rng(nx).integers(0, 9, (nx, ny)).astype(float)
+    small = coarser(counts, factor)
+    assert small.sum() == counts.sum()
+    assert small[0, 0] == counts[:factor, :factor].sum()
+    left, right, bottom, top = extent_by(
+        (1.0, 1.0 + nx, 2.0, 2.0 + ny), (nx, ny), factor
+    )
+    assert (left, bottom) == (1.0, 2.0)
+    assert right - left == pytest.approx(small.shape[0] * factor)
+    assert top - bottom == pytest.approx(small.shape[1] * factor)
+
+
+def test_texts_and_axes_are_vectors(tmp_path):
+    save_multiples(str(tmp_path / "by.svg"), counted(*some()))
+    svg = (tmp_path / "by.svg").read_text()
+    texts = re.findall(r">([^<>]+)</text>", svg)
+    for name in ("label 1", "label 2", "label 3"):
+        assert name in texts
+    n = sum(label == "label 2" for label in some()[1])
+    assert f"{n} tiles, {n / 5:.1f} %" in texts
+    assert svg.count('id="axes_') == 4  # and the color bar
+    save_multiples(str(tmp_path / "by.pdf"), counted(*some()))
+    assert (tmp_path / "by.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_many_labels_are_not_all_shown(tmp_path):
+    save_multiples(str(tmp_path / "by.svg"), counted(*some(n=2000, n_labels=40)))
+    svg = (tmp_path / "by.svg").read_text()
+    assert "+16 labels of fewer tiles" in svg
+    assert len(re.findall(r">label \d+</text>", svg)) == 24
+
+
+def test_a_label_with_dollars_is_no_formula(tmp_path):
+    xy, labels = some(n=100)
+    odd = ["$x_$ <&" if label else None for label in labels]
+    save_multiples(str(tmp_path / "by.svg"), counted(xy, odd))
+    assert "$x_$ &lt;&amp;" in (tmp_path / "by.svg").read_text()
+
+
+def test_of_a_slide_map(tmp_path):
+    xy, _ = some(n=60)
+    slide_map = SlideMap.from_xy(xy[:, 0], xy[:, 1], ["a", "b", "c"] * 20)
+    with pytest.raises(MapError, match="label it first"):
+        slide_map.save_by_label(tmp_path / "by.png")
+    slide_map.label_by_slide({"a": "tumor", "b": 3})
+    slide_map.save_by_label(tmp_path / "by.png", dpi=60)
+    with Image.open(tmp_path / "by.png") as image:
+        assert image.width > image.height
+    slide_map.label_by_slide({"d": "tumor"})
+    with pytest.raises(MapError, match="no point has a label"):
+        slide_map.save_by_label(tmp_path / "by.png")
+
+
+def test_points_at_one_place(tmp_path):
+    save_multiples(str(tmp_path / "by.png"), counted(np.ones((3, 2)), ["a", "a", "b"]))
+    assert (tmp_path / "by.png").stat().st_size > 0
