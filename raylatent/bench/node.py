@@ -8,12 +8,12 @@ from itertools import chain, cycle, islice
 import numpy as np
 
 from raylatent.bench.map_stages import draw_rate, place_rate, places_of
-from raylatent.bench.rates import GPU, Measured, Rate
+from raylatent.bench.rates import Measured, Rate
 from raylatent.bench.stages import (
     Pixels,
     decode_rate,
     decode_record,
-    forward_rate,
+    forward_rates,
     read_rate,
     records_of,
     slide_rate,
@@ -75,15 +75,16 @@ def measure_node(bench: Bench, actor: Actor | None) -> Measured:
     if actor is None:
         for stage in ("transfer", "forward", "write", "place", "draw"):
             found.lacking[stage] = "no actor of the job runs on such a node"
-        return _measured(found, None)
+        return _measured(found, None, None)
     loop = _model(found, bench, actor, units)
     _rows(found, bench, actor, loop)
-    return _measured(found, loop)
+    return _measured(found, actor, loop)
 
 
-def _measured(found: _Found, loop: Loop | None) -> Measured:
+def _measured(found: _Found, actor: Actor | None, loop: Loop | None) -> Measured:
     return Measured(
         host=platform.node(),
+        threads=0 if actor is None else actor.threads.count,
         rates=found.rates,
         lacking=found.lacking,
         whole=None if loop is None else loop.rate,
@@ -116,33 +117,24 @@ def _pixels(
 
 
 def _model(found: _Found, bench: Bench, actor: Actor, units: list[AnyUnit]) -> Loop:
-    """`forward`, the job's loop, and `transfer`, of which only the loop tells."""
+    """`transfer` and `forward`, then the job's loop."""
     features = actor.features
-    forward = forward_rate(
-        features,
+    found.rates |= forward_rates(
+        actor.lane,
         _batch(actor, units),
         bench.seconds,
         with_preds=actor.rows.with_preds,
     )
-    found.rates["forward"] = forward
-    together = int(forward.wall_per_s * bench.seconds / _LOOPS)
+    if "transfer" not in found.rates:
+        found.lacking["transfer"] = "there is no GPU"
+    together = int(found.rates["forward"].wall_per_s * bench.seconds / _LOOPS)
     together -= together % features.batch_size
     together = min(max(together, features.batch_size), bench.sources.unit_tiles)
     forget_cached(units)
-    loop = run_loop(actor, units, together, bench.seconds)
-    transfer_s = loop.seconds.get("transfer", 0.0)
-    if forward.per != GPU:
-        found.lacking["transfer"] = "there is no GPU"
-    elif transfer_s > 0:
-        found.rates["transfer"] = Rate(
-            tiles=loop.rate.tiles, wall_s=transfer_s, cpu_s=0.0, per=GPU
-        )
-    else:
-        found.lacking["transfer"] = "the GPU tells of none by itself: it is in forward"
-    return loop
+    return run_loop(actor, units, together, bench.seconds)
 
 
-def _batch(actor: Actor, units: list[AnyUnit]) -> Pixels:
+def _batch(actor: Actor, units: list[AnyUnit]) -> list[Pixels]:
     """A micro-batch of the job's own tiles.
 
     Raises:
@@ -154,7 +146,7 @@ def _batch(actor: Actor, units: list[AnyUnit]) -> Pixels:
     if not tiles:
         message = "not one of the tiles that were tried can be decoded"
         raise IncompleteError(message)
-    return np.stack(list(islice(cycle(tiles), features.batch_size)))
+    return list(islice(cycle(tiles), features.batch_size))
 
 
 def _decoded(actor: Actor, units: list[AnyUnit], side: Side) -> Iterator[Pixels]:

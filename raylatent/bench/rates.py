@@ -151,6 +151,7 @@ class Measured:
         lacking: Why other stages have none.
         whole: The job's own loop, one actor with its threads; None where there is none.
         seconds: By stage, of that loop, as a run's report has them.
+        threads: Of that actor.
     """
 
     host: str
@@ -158,6 +159,7 @@ class Measured:
     lacking: Mapping[str, str] = field(default_factory=dict)
     whole: Rate | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    threads: int = 0
 
     @property
     def limit(self) -> str | None:

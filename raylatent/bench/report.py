@@ -24,12 +24,10 @@ class BenchReport:
 
     Attributes:
         kinds: Kinds of nodes, and what was measured on one of each.
-        threads: Of an actor.
         tiles: Of the job that is forecast.
     """
 
     kinds: tuple[tuple[Node, Measured], ...]
-    threads: int
     tiles: int
 
     @property
@@ -40,7 +38,6 @@ class BenchReport:
     def as_json(self) -> dict[str, Any]:
         """For a file."""
         return {
-            "threads": self.threads,
             "nodes": [_node_json(node, found) for node, found in self.kinds],
             "forecast": asdict(self.forecast),
         }
@@ -68,7 +65,7 @@ class BenchReport:
 
     def _of_node(self, node: Node, found: Measured) -> list[str]:
         what = f"{found.host}: {node.cpus:g} CPUs, {node.gpus:g} GPUs"
-        actors = f"actors {node.actors:.3g} on each, of {self.threads} threads"
+        actors = f"actors {node.actors:.3g} on each, of {found.threads} threads"
         lines = [_line("node", f"{what}; {node.count} such; {actors}")]
         for stage in STAGES:
             if stage in found.rates:
@@ -133,6 +130,7 @@ def _node_json(node: Node, found: Measured) -> dict[str, Any]:
     return {
         **asdict(node),
         "host": found.host,
+        "threads": found.threads,
         "stages": {name: rate.as_json() for name, rate in found.rates.items()},
         "not_measured": dict(found.lacking),
         "actor_tiles_per_s": None if whole is None else whole.wall_per_s,

@@ -1,7 +1,9 @@
 """The stages of activations by themselves: what the job calls, called again and again."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import cycle, repeat
 
@@ -10,10 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.bench.rates import CORE, GPU, Rate
+from raylatent.bench.rates import GPU, Rate
 from raylatent.bench.stopwatch import measure
 from raylatent.errors import ContentError
-from raylatent.model.features import Features
+from raylatent.model.lanes import Lane
 from raylatent.parts import part_name, write_part
 from raylatent.run import ACTIVATIONS
 from raylatent.source.grids import SlideUnit
@@ -22,6 +24,7 @@ from raylatent.source.units import Unit
 from raylatent.source.wsi import Region, TileReader
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.storage import Store
+from raylatent.tiles.clock import Clock
 from raylatent.tiles.decode import decode_image
 from raylatent.tiles.stream import Side
 
@@ -101,25 +104,45 @@ def _cut(reader: TileReader, region: Region, side: Side) -> tuple[int, int]:
     return n, 0
 
 
-def forward_rate(
-    features: Features, pixels: Pixels, seconds: float, *, with_preds: bool
-) -> Rate:
-    """Micro-batches through the model, from pixels to activations in memory.
+def forward_rates(
+    lane: Lane, tiles: Sequence[Pixels], seconds: float, *, with_preds: bool
+) -> dict[str, Rate]:
+    """`forward`, and on a GPU `transfer`: micro-batches of the same tiles.
 
     Args:
-        features: The model.
-        pixels: A micro-batch (batch_size, tile_px, tile_px, 3).
+        lane: The model on its device.
+        tiles: Of one micro-batch (tile_px, tile_px, 3).
         seconds: How long.
         with_preds: Predictions as well.
     """
 
-    def run() -> tuple[int, int]:
-        features.forward(pixels, with_preds=with_preds)
-        return len(pixels), 0
+    def until(moment: float) -> Iterator[Sequence[Pixels]]:
+        yield tiles
+        while time.perf_counter() < moment:
+            yield tiles
 
-    run()  # what is made once, as by the first pass on a GPU
-    per = GPU if features.device.type == "cuda" else CORE
-    return measure(repeat(run), seconds, per=per)
+    def run(chunks: Iterator[Sequence[Pixels]]) -> tuple[int, Clock]:
+        clock = Clock("wait", "transfer", "forward")
+        with closing(lane.passes(chunks, clock, with_preds=with_preds)) as passes:
+            return sum(len(tiles) for _ in passes), clock
+
+    run(iter((tiles, tiles)))  # what is made once, as by the first pass on a GPU
+    started, cpu = time.perf_counter(), time.process_time()
+    n, clock = run(until(started + seconds))
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+    if lane.features.device.type == "cpu":
+        return {"forward": Rate(tiles=n, wall_s=wall_s, cpu_s=cpu_s)}
+    took = clock.seconds  # as the device tells it, which does both at once
+    return {
+        "forward": Rate(tiles=n, wall_s=took["forward"], cpu_s=cpu_s, per=GPU),
+        "transfer": Rate(
+            tiles=n,
+            wall_s=took["transfer"],
+            cpu_s=0.0,
+            per=GPU,
+            n_bytes=n * tiles[0].nbytes,
+        ),
+    }
 
 
 def write_rate(store: Store, slide: str, rows: pa.Table, seconds: float) -> Rate:

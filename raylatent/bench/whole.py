@@ -1,11 +1,12 @@
 """The job's own loop, as one actor does it: read, decode, run the model, write."""
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, cycle
+from itertools import chain, count, cycle
 
 import pyarrow as pa
 
@@ -14,10 +15,11 @@ from raylatent.bench.rates import Rate
 from raylatent.bench.stopwatch import measure
 from raylatent.bench.units import AnyUnit, pieces
 from raylatent.model.features import Features
-from raylatent.model.lanes import lane_of
+from raylatent.model.lanes import Lane
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.parts import part_name, write_part
 from raylatent.run import ACTIVATIONS
+from raylatent.source.units import Unit
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.storage import Store
 from raylatent.tiles.stream import Threads
@@ -48,16 +50,23 @@ class Actor:
     """What an actor of the job has.
 
     Attributes:
-        features: The model.
+        lane: The model on its device.
         rows: What is stored.
         threads: That read and decode.
         store: Where parts go; None: nowhere.
+        at_once: Units of TFRecords that it works on at once.
     """
 
-    features: Features
+    lane: Lane
     rows: RowOptions
     threads: Threads
     store: Store | None
+    at_once: int = 1
+
+    @property
+    def features(self) -> Features:
+        """The model."""
+        return self.lane.features
 
 
 def run_loop(
@@ -74,27 +83,39 @@ def run_loop(
     by_stage: defaultdict[str, float] = defaultdict(float)
     tables: list[tuple[AnyUnit, pa.Table]] = []
     slides = SlideCache()
-    lane = lane_of(actor.features)
-    kept = written = 0
+    numbers = count()
 
-    def work(unit: AnyUnit) -> tuple[int, int]:
-        nonlocal kept, written
-        found = unit_rows(unit, lane, actor.rows, actor.threads, slides)
-        for stage, took in found.seconds.items():
-            by_stage[stage] += took
-        if kept < _MOST_ROWS and len(found.rows):
-            tables.append((unit, found.rows))
-            kept += len(found.rows)
+    def work(unit: AnyUnit) -> tuple[AnyUnit, pa.Table, Mapping[str, float]]:
+        found = unit_rows(unit, actor.lane, actor.rows, actor.threads, slides)
+        took = dict(found.seconds)
         if actor.store is not None:
             started = time.perf_counter()
-            name = part_name(ACTIVATIONS, unit.source.slide, written % _NAMES)
-            footer = {schema.FOOTER_SLIDE: unit.source.slide}
-            write_part(actor.store, name, found.rows, footer)
-            by_stage["write"] += time.perf_counter() - started
-            written += 1
-        return len(unit), 0
+            slide = unit.source.slide
+            name = part_name(ACTIVATIONS, slide, next(numbers) % _NAMES)
+            write_part(actor.store, name, found.rows, {schema.FOOTER_SLIDE: slide})
+            took["write"] = time.perf_counter() - started
+        return unit, found.rows, took
 
+    def done(future: Future[tuple[AnyUnit, pa.Table, Mapping[str, float]]]) -> int:
+        unit, rows, took = future.result()
+        for stage, spent in took.items():
+            by_stage[stage] += spent
+        if sum(len(table) for _, table in tables) < _MOST_ROWS and len(rows):
+            tables.append((unit, rows))
+        return len(unit)
+
+    # A slide that is open is not for several threads.
+    at_once = actor.at_once if all(isinstance(u, Unit) for u in units) else 1
     parts = list(chain.from_iterable(pieces(unit, together) for unit in units))
-    steps = (partial(work, unit) for unit in cycle(parts))
-    rate = measure(steps, seconds, least=LEAST_ROWS)
+    waiting: deque[Future[tuple[AnyUnit, pa.Table, Mapping[str, float]]]] = deque()
+    with ThreadPoolExecutor(at_once) as pool:
+
+        def step(unit: AnyUnit) -> tuple[int, int]:
+            waiting.append(pool.submit(work, unit))
+            return (done(waiting.popleft()) if len(waiting) >= at_once else 0), 0
+
+        steps = (partial(step, unit) for unit in cycle(parts))
+        rate = measure(steps, seconds, least=LEAST_ROWS)
+        while waiting:  # begun within the time, not done within it
+            done(waiting.popleft())
     return Loop(rate=rate, seconds=dict(by_stage), tables=tables)

@@ -19,11 +19,13 @@ from raylatent.claim import new_token
 from raylatent.config import BenchConfig
 from raylatent.engine.actors import PackedSpec
 from raylatent.engine.cluster import READ_CPUS, Pool, alive_nodes, connect, gather, pool
+from raylatent.engine.cores import threads_here
 from raylatent.engine.requests import first_tile_px, refuse_bad_names, slide_requests
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ContentError, ModelError, SourceError, StorageError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.model.features import Features
+from raylatent.model.lanes import lane_of
 from raylatent.model.rows import RowOptions
 from raylatent.model.runtime import has_gpu, set_threads
 from raylatent.model.spec import ModelSpec
@@ -49,8 +51,9 @@ class _ActorOptions:
     pooling: str | None
     batch_size: int
     mixed_precision: bool
+    compiled: bool
     threads: int
-    gpu: bool
+    num_gpus: float
     rows: RowOptions
     store: Store | None
 
@@ -98,7 +101,7 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
         if base is not None:
             base.delete_folder(folder)
     tiles = config.tiles or _count(job, config)
-    return BenchReport(kinds=tuple(kinds), threads=share.threads, tiles=tiles)
+    return BenchReport(kinds=tuple(kinds), tiles=tiles)
 
 
 def _prepare(config: BenchConfig, spec: ModelSpec) -> _Job:
@@ -202,8 +205,9 @@ def _options(
         pooling=job.features.pooling,
         batch_size=config.batch_size,
         mixed_precision=gpu and (autocast is None or autocast),
+        compiled=config.compile,
         threads=share.threads,
-        gpu=gpu,
+        num_gpus=share.num_gpus,
         rows=RowOptions(
             dtype=config.dtype,
             with_preds=with_preds,
@@ -228,28 +232,32 @@ def measure_here(
     """What runs on a node: an actor's model and threads, measured."""
     if options is None:
         return measure_node(bench, None)
-    if options.gpu and not has_gpu():
+    if options.num_gpus and not has_gpu():
         message = (
             f"torch sees no GPU on {platform.node()}, though Ray gave the task one: "
             "install a torch that can use it, or --num-gpus 0"
         )
         raise ModelError(message)
-    set_threads(options.threads)
+    threads = threads_here(options.threads, options.num_gpus)
+    set_threads(threads)
     features = Features(
         spec.unpack(),
         layers=options.layers,
         include_preds=options.rows.with_preds,
         pooling=options.pooling,
         batch_size=options.batch_size,
-        device="cuda" if options.gpu else "cpu",
+        device="cuda" if options.num_gpus else "cpu",
         mixed_precision=options.mixed_precision,
     )
-    with ThreadPoolExecutor(options.threads) as executor:
+    if options.compiled:
+        features.compile()
+    with ThreadPoolExecutor(threads) as executor:
         actor = Actor(
-            features=features,
+            lane=lane_of(features),
             rows=options.rows,
-            threads=Threads(executor, options.threads),
+            threads=Threads(executor, threads),
             store=options.store,
+            at_once=2 if options.num_gpus else 1,
         )
         return measure_node(bench, actor)
 

@@ -7,13 +7,14 @@ import pytest
 
 from raylatent.bench.node import Bench, measure_node
 from raylatent.bench.units import Sources, pieces, some_units
-from raylatent.bench.whole import Actor
+from raylatent.bench.whole import Actor, run_loop
 from raylatent.config import ActivationsConfig
 from raylatent.engine.requests import slide_requests
 from raylatent.errors import IncompleteError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.model.features import Features
-from raylatent.model.rows import RowOptions
+from raylatent.model.lanes import lane_of
+from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.source.find import find_tfrecords
 from raylatent.storage import Store
 from raylatent.tiles.stream import Threads
@@ -36,7 +37,7 @@ def actor(golden_model):
     features = Features(golden_model, batch_size=16, device="cpu")
     with ThreadPoolExecutor(2) as pool:
         yield Actor(
-            features=features,
+            lane=lane_of(features),
             rows=RowOptions(with_preds=True),
             threads=Threads(pool, 2),
             store=None,
@@ -118,3 +119,18 @@ def test_no_thread_stays(golden_tfrecords, actor):
     before = threading.active_count()
     measure_node(bench_of(sources_of(golden_tfrecords)), actor)
     assert threading.active_count() <= before + actor.threads.count
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_the_loop_is_the_jobs_own_work(golden_tfrecords, actor, tmp_path, at_once):
+    """Rows of each unit, whatever is worked on at once, and files that stay few."""
+    units = some_units(sources_of(golden_tfrecords, 64))
+    several = Actor(**{**vars(stored(actor, tmp_path)), "at_once": at_once})
+    loop = run_loop(several, units, 32, 0.2)
+    assert loop.rate.tiles >= 64
+    assert set(loop.seconds) >= {"read", "decode", "wait", "forward", "write"}
+    for unit, table in loop.tables:
+        alone = unit_rows(unit, actor.lane, actor.rows, actor.threads)
+        assert table.equals(alone.rows)
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert 1 <= len(written) <= 4 * 5

@@ -156,7 +156,7 @@ def test_nothing_to_add_where_nothing_was_measured():
 
 def test_a_report_says_what_is_lacking():
     found = replace(on(ON_CPUS, "forward"), lacking={"transfer": "there is no GPU"})
-    report = BenchReport(kinds=((CPU_NODE, found),), threads=4, tiles=1_000_000)
+    report = BenchReport(kinds=((CPU_NODE, found),), tiles=1_000_000)
     lines = report.lines()
     assert "transfer  not measured: there is no GPU" in lines
     assert any(line.startswith("limit     forward") for line in lines)
