@@ -27,7 +27,7 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.model.features import Features
 from raylatent.model.lanes import lane_of
 from raylatent.model.rows import RowOptions
-from raylatent.model.runtime import has_gpu, set_threads
+from raylatent.model.runtime import has_gpu, keep_float32, set_threads
 from raylatent.model.spec import ModelSpec
 from raylatent.source.find import find_tfrecords
 from raylatent.source.grids import SlideRequest, detect_tiles, kept_tiles, open_slide
@@ -121,7 +121,6 @@ def _prepare(config: BenchConfig, spec: ModelSpec) -> _Job:
         pooling=config.pooling,
         batch_size=config.batch_size,
         device="cpu",
-        mixed_precision=False,
     )
     return _Job(
         files=files,
@@ -195,16 +194,14 @@ def _options(
     config: BenchConfig, job: _Job, share: Pool, store: Store | None
 ) -> _ActorOptions:
     """As the job itself would make its actors."""
-    gpu = share.num_gpus > 0
     with_preds = config.include_preds
     if with_preds is None:
         with_preds = job.features.classes is not None
-    autocast = config.mixed_precision
     return _ActorOptions(
         layers=tuple(job.features.layers),
         pooling=job.features.pooling,
         batch_size=config.batch_size,
-        mixed_precision=gpu and (autocast is None or autocast),
+        mixed_precision=bool(config.mixed_precision),
         compiled=config.compile,
         threads=share.threads,
         num_gpus=share.num_gpus,
@@ -249,6 +246,8 @@ def measure_here(
         device="cuda" if options.num_gpus else "cpu",
         mixed_precision=options.mixed_precision,
     )
+    if not options.mixed_precision:
+        keep_float32()
     if options.compiled:
         features.compile()
     with ThreadPoolExecutor(threads) as executor:
