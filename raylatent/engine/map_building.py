@@ -94,14 +94,17 @@ def build_map(
         about |= {"quality": measured(fitted, features, held)}
         claim.check()
         # From here on, and until map.json is back, there is no map of this name.
-        store.delete(MAP_JSON)
-        for picture in PICTURE_FILES:
-            store.delete(picture)
-        store.delete_folder(POINTS_FOLDER)
+        _delete_map(store)
         counts = place(parts, fitted)
         claim.check()
         fitted.with_info(**about, points=counts).save(store)
     return store.uri
+
+
+def _delete_map(store: Store) -> None:
+    for name in (MAP_JSON, *PICTURE_FILES):
+        store.delete(name)
+    store.delete_folder(POINTS_FOLDER)
 
 
 def _parts_of(run: RunDirectory) -> list[Part]:

@@ -25,6 +25,10 @@ LABELS = "labels"
 class Parts(Protocol):
     """Points that may be gone through again and again."""
 
+    @property
+    def softmaxed(self) -> bool:
+        """Whether predictions are known to be at most 1, without a look at them."""
+
     def read(self, *columns: str) -> Iterable[Points]:
         """All points in parts, with these of their columns if they have them."""
 
@@ -39,6 +43,8 @@ class Parts(Protocol):
 
 class HeldParts:
     """Points in memory, in one part."""
+
+    softmaxed = False
 
     def __init__(self, points: Points) -> None:
         """All of them."""
@@ -92,7 +98,8 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
     medoid = rule.select == "medoid"
     features = [FEATURES] if medoid else []
     look = partial(Reach.of, medoid=medoid)
-    reach = parts.fold(look, Reach.merge, [*features, PREDICTIONS])
+    unbounded = [] if parts.softmaxed else [PREDICTIONS]
+    reach = parts.fold(look, Reach.merge, [*features, *unbounded])
     grid = make_grid(kind, reach.bounds, num_tiles_x)
     scales, sums = reach.scales(), None
     if medoid:

@@ -29,7 +29,7 @@ class Reach:
     Attributes:
         bounds: On the map.
         feature: The largest absolute value; 0 where they were not looked at.
-        prediction: The largest finite absolute value.
+        prediction: The largest finite absolute value; 1 at least is reckoned with.
         knn_distance: Likewise.
     """
 
@@ -62,7 +62,7 @@ class Reach:
         n = self.bounds.n + self.bounds.n_dropped
         return Scales(
             feature=feature_scale(self.feature, n),
-            prediction=feature_scale(self.prediction, n),
+            prediction=feature_scale(max(1.0, self.prediction), n),
             knn_distance=feature_scale(self.knn_distance, n),
         )
 
