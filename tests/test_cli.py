@@ -191,10 +191,10 @@ def test_slides_without_label_are_said(golden_tfrecords, tmp_path, caplog):
     ],
 )
 def test_umap_arguments_are_json_or_words(pairs, other):
-    from raylatent.cli.verbs import _parameters
+    from raylatent.cli.map_arguments import map_parameters
     from raylatent.config import MapConfig
 
-    found = _parameters(MapConfig(out="run", umap=tuple(pairs)))
+    found = map_parameters(MapConfig(out="run", umap=tuple(pairs)))
     assert dict(found.other) == other
 
 

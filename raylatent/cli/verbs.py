@@ -1,6 +1,5 @@
 """What each verb does with its configuration; the engine is imported when needed."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylatent import annotations
 from raylatent.cli.bench import bench
+from raylatent.cli.map_arguments import map_parameters
 from raylatent.cli.saying import fail, say
 from raylatent.cli.verify import verify
 from raylatent.config import (
@@ -22,7 +22,6 @@ from raylatent.config import (
     VerifyConfig,
 )
 from raylatent.errors import AnnotationsError, ConfigError
-from raylatent.mapping.parameters import MapParameters
 from raylatent.source.find import find_tfrecords
 from raylatent.source.slides import find_slides
 from raylatent.storage import Store, is_uri
@@ -33,16 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 20  # slides that are named; report.json has all
-# UMAP arguments with an option of their own.
-_OWN_OPTIONS = {
-    "metric": "--metric",
-    "min_dist": "--min-dist",
-    "n_neighbors": "--n-neighbors",
-    "placement": "--placement",
-    "random_state": "--seed",
-    "sample": "--sample",
-    "seed": "--seed",
-}
 
 
 def _atlas(config: AtlasConfig) -> int:
@@ -52,7 +41,7 @@ def _atlas(config: AtlasConfig) -> int:
     if labels is not None and (config.tfrecords or config.slides):
         names = [*find_tfrecords(config.tfrecords), *find_slides(config.slides)]
         _check_labeled(labels, names, config)
-    _parameters(config)
+    map_parameters(config)
     if config.layer and config.layer not in config.layers:
         message = (
             f"--layer {config.layer} is none of --layers {' '.join(config.layers)}"
@@ -189,7 +178,7 @@ def _say_slides(report: "RunReport", what: str) -> None:
 
 
 def _map(config: MapConfig) -> int:
-    parameters = _parameters(config)
+    parameters = map_parameters(config)
     labels = _check_labels(config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (slow)
     from raylatent.mapping.fitted import read_info  # noqa: PLC0415
@@ -218,32 +207,6 @@ def _map(config: MapConfig) -> int:
     for picture in reversed(pictures):
         say(f"map       {picture}")
     return 0
-
-
-def _parameters(config: MapConfig) -> MapParameters:
-    """What the map is asked to be; MapError names an argument that makes no sense."""
-    values: dict[str, Any] = {}
-    for pair in config.umap:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            message = f"--umap takes KEY=VALUE, not {pair!r}"
-            raise ConfigError(message)
-        try:
-            values[name] = json.loads(text)
-        except ValueError:
-            values[name] = text
-        if name in _OWN_OPTIONS:
-            message = f"--umap {pair} is said as {_OWN_OPTIONS[name]} {values[name]}"
-            raise ConfigError(message)
-    return MapParameters.of(
-        n_neighbors=config.n_neighbors,
-        min_dist=config.min_dist,
-        metric=config.metric,
-        seed=config.seed,
-        sample=config.sample,
-        placement=config.placement,
-        **values,
-    )
 
 
 def _mosaic(config: MosaicConfig) -> int:
