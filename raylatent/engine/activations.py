@@ -110,6 +110,8 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
             removed=plan.removed,
             counts=tally.counts,
             seconds=seconds,
+            threads=share.threads,
+            gpus=share.num_gpus,
         )
         write_report(run, report)
         remove_litter(run)
