@@ -16,6 +16,7 @@ from raylatent.mapping.projection import Projection, Sample, project
 from raylatent.mapping.screen import TILE_ROWS, Screen, candidates
 
 _SUMS = 32  # of every 32nd feature
+_TOGETHER = 4
 _FEWEST_ROWS = 16  # looked at together
 _MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
 
@@ -57,7 +58,7 @@ def nearest(
     found = np.empty((min(count, together), n), dtype=np.int32)
     bounds = np.empty(found.shape, dtype=np.float32)
     squares = np.empty(n)
-    lanes = np.empty(_SUMS)
+    lanes = np.empty((_TOGETHER, _SUMS))
     for start in range(0, count, together):
         stop = min(start + together, count)
         reduced, residual, spread = project(rows[start:stop], projection)
@@ -166,37 +167,67 @@ def _whole(
     """The smallest squared distance in all features to one of the neighbors.
 
     What the projection leaves out of two rows differs by at least the difference of
-    its lengths, so some neighbors are ruled out without a look at all features.
+    its lengths, so some neighbors are ruled out without a look at all features. Four
+    are looked at together, so that a core waits for their features at once.
     """
     residual, spread = rest
     squares, index = near
+    k = index.shape[0]
+    some = np.empty(_TOGETHER, dtype=np.int64)
     best = np.inf
-    for at in range(index.shape[0]):
-        i = index[at]
-        delta = residual - sample.residual[i]
-        # Rounding of the lengths, generously.
-        slack = 1e-7 * (spread + sample.spread[i])
-        if squares[at] + delta * delta - slack < best:
-            best = min(best, _full_square(row, sample.rows[i], lanes))
+    at = 0
+    while at < k:
+        count = 0
+        while at < k and count < _TOGETHER:
+            i = index[at]
+            delta = residual - sample.residual[i]
+            # Rounding of the lengths, generously.
+            slack = 1e-7 * (spread + sample.spread[i])
+            if squares[at] + delta * delta - slack < best:
+                some[count] = i
+                count += 1
+            at += 1
+        if count > 0:
+            some[count:] = some[0]
+            best = min(best, _least_square(row, sample.rows, some, lanes))
     return best
 
 
 @kernel
-def _full_square(
-    left: NDArray[np.float32], right: NDArray[np.float32], lanes: NDArray[np.float64]
+def _least_square(
+    row: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    some: NDArray[np.int64],
+    lanes: NDArray[np.float64],
 ) -> float:
-    """Squared distance: sums of every 32nd feature, so that they run side by side."""
-    width = left.shape[0]
+    """The least squared distance to four rows.
+
+    Sums of every 32nd feature, so that they run side by side.
+    """
+    width = row.shape[0]
+    r0, r1, r2, r3 = rows[some[0]], rows[some[1]], rows[some[2]], rows[some[3]]
     lanes[:] = 0.0
+    l0, l1, l2, l3 = lanes[0], lanes[1], lanes[2], lanes[3]
     even = width // _SUMS * _SUMS
     for start in range(0, even, _SUMS):
         for j in range(_SUMS):
-            delta = np.float64(left[start + j]) - np.float64(right[start + j])
-            lanes[j] += delta * delta
-    for j in range(even, width):
-        delta = np.float64(left[j]) - np.float64(right[j])
-        lanes[j - even] += delta * delta
-    total = 0.0
-    for j in range(_SUMS):
-        total += lanes[j]
-    return total
+            value = np.float64(row[start + j])
+            d0 = value - np.float64(r0[start + j])
+            d1 = value - np.float64(r1[start + j])
+            d2 = value - np.float64(r2[start + j])
+            d3 = value - np.float64(r3[start + j])
+            l0[j] += d0 * d0
+            l1[j] += d1 * d1
+            l2[j] += d2 * d2
+            l3[j] += d3 * d3
+    for i in range(_TOGETHER):
+        for j in range(even, width):
+            delta = np.float64(row[j]) - np.float64(rows[some[i], j])
+            lanes[i, j - even] += delta * delta
+    least = np.inf
+    for i in range(_TOGETHER):
+        total = 0.0
+        for j in range(_SUMS):
+            total += lanes[i, j]
+        least = min(least, total)
+    return least
