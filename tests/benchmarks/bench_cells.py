@@ -18,9 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_memory import peak_bytes, worker_pids
-
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # run as a script
+from tests.benchmarks.bench_memory import peak_bytes, worker_pids  # noqa: E402
+
 SLIDE_ROWS = 25_000
 UNIT = 2048
 WIDTH = 64
@@ -39,7 +40,6 @@ def label_of(slide):
 
 def write_rows(folder, first, n_slides):
     """A run with a map, slide by slide."""
-    sys.path.insert(0, str(ROOT))
     from tests.stored_maps import write_map, write_run
 
     for slide in range(first, first + n_slides):

@@ -14,8 +14,9 @@ import statistics
 import time
 import warnings
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[name] = "1"  # before numpy and numba are imported
+if __name__ == "__main__":  # before numpy and numba are imported
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
 
 import numpy as np  # noqa: E402
 
