@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before numpy and numba are imported
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 WIDTH = 1024
 NEIGHBORS = 15
