@@ -158,9 +158,8 @@ class CpuLane(Lane):
 
     def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
         spec = self.features.spec
-        with clock.timed("transfer"):
-            batch = standardize(buffer.host, spec.mean, spec.std, out=self._input)
         with clock.timed("forward"):
+            batch = standardize(buffer.host, spec.mean, spec.std, out=self._input)
             found, predictions = self.features.run(batch, with_preds=with_preds)
         return Started(buffer, found, predictions)
 
