@@ -98,7 +98,8 @@ class Worker:
         """Make the actor; that it dies again and again is said by the first call."""
         self._teller = Teller(ledger)
         again = ray.get_runtime_context().was_current_actor_reconstructed
-        self._died = again  # before: what it is at must be heard before it can kill
+        # What killed an actor may kill the next: that it begins is heard before.
+        self._wait = again
         n = self._teller.restarted() if again else 0
         self._deaths = self._teller.deaths() if n > most_restarts else ""
         if self._deaths:
@@ -124,7 +125,7 @@ class Worker:
             return self._inner(item)
 
     def _begins(self, slide: str, unit: int | None) -> None:
-        self._teller.begins(f"at slide {slide!r}, unit {unit}", wait=self._died)
+        self._teller.begins(f"at slide {slide!r}, unit {unit}", wait=self._wait)
 
 
 def stream(

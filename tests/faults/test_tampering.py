@@ -79,7 +79,10 @@ LONG = ("storage: part deleted", "storage: footer bit-flipped", "storage: plan b
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=[pytest.mark.campaign] * (k in LONG)) for k in KINDS],
+    [
+        pytest.param(kind, marks=pytest.mark.campaign) if kind in LONG else kind
+        for kind in KINDS
+    ],
 )
 def test_damage_is_named_and_mended(kind, campaign, made, finished_run, verify_here):
     rng = random.Random(kind)  # noqa: S311
