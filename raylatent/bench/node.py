@@ -26,7 +26,8 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.source.wsi.cache import SlideCache
-from raylatent.tiles.stream import Side, unit_tiles
+from raylatent.tiles.stream import unit_tiles
+from raylatent.tiles.tile import Side
 
 _NO_STORE = "give --out RUN: it is measured in a folder below, which is removed"
 _LOOPS = 4  # units of the job's loop in the time there is, about

@@ -15,7 +15,7 @@ from raylatent import schema
 from raylatent.bench.rates import GPU, Rate
 from raylatent.bench.stopwatch import measure
 from raylatent.errors import ContentError
-from raylatent.model.lanes import Lane
+from raylatent.model.lanes import Buffer, Lane
 from raylatent.parts import part_name, write_part
 from raylatent.run import ACTIVATIONS
 from raylatent.source.grids import SlideUnit
@@ -26,7 +26,7 @@ from raylatent.source.wsi.cache import SlideCache
 from raylatent.storage import Store
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decode import decode_image
-from raylatent.tiles.stream import Side
+from raylatent.tiles.tile import Side
 
 Pixels = NDArray[np.uint8]
 
@@ -116,17 +116,19 @@ def forward_rates(
         with_preds: Predictions as well.
     """
 
-    def until(moment: float) -> Iterator[Sequence[Pixels]]:
-        yield tiles
+    def until(moment: float) -> Iterator[Buffer]:
+        yield lane.fill(tiles)
         while time.perf_counter() < moment:
-            yield tiles
+            yield lane.fill(tiles)
 
-    def run(chunks: Iterator[Sequence[Pixels]]) -> tuple[int, Clock]:
+    def run(buffers: Iterator[Buffer]) -> tuple[int, Clock]:
         clock = Clock("wait", "transfer", "forward")
-        with closing(lane.passes(chunks, clock, with_preds=with_preds)) as passes:
+        with closing(lane.passes(buffers, clock, with_preds=with_preds)) as passes:
             return sum(len(tiles) for _ in passes), clock
 
-    run(iter((tiles, tiles)))  # what is made once, as by the first pass on a GPU
+    run(
+        lane.fill(tiles) for _ in range(2)
+    )  # what is made once, as by the first pass on a GPU
     started, cpu = time.perf_counter(), time.process_time()
     n, clock = run(until(started + seconds))
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu

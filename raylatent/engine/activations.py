@@ -22,6 +22,7 @@ from raylatent.engine.actors import (
 )
 from raylatent.engine.affinity import start_queue
 from raylatent.engine.cluster import Pool, connect, pool
+from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU
 from raylatent.engine.done import Inputs
 from raylatent.engine.items import read_unit
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
@@ -260,8 +261,8 @@ def _run_units(
     reads = [partial(read_unit, unit) for unit in plan.units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
     queue = start_queue(of_slides, plan.nodes)
-    if share.num_gpus and not of_slides:  # a GPU does not wait for a part to be written
-        share = replace(share, at_once=2)
+    if share.num_gpus and not of_slides:
+        share = replace(share, at_once=UNITS_AT_ONCE_ON_GPU)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
     with Progress("activations", n_todo) as progress:

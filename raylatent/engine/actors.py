@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -23,6 +23,7 @@ from raylatent.model.spec import ModelSpec
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.tiles.decode import DECODER
+from raylatent.tiles.decoders import Decoders
 
 MODEL_FIELDS = ("model", "torch", "decoder")
 """Fields of the fingerprint that an actor can check by itself."""
@@ -104,6 +105,9 @@ class ActivationsActor(UnitActor):
     def prepare(self) -> None:
         """Load the model, and check it."""
         set_threads(self._threads.count)
+        if self._options.num_gpus:  # they come up while the model is loaded
+            decoders = Decoders(self._threads.count)
+            self._threads = replace(self._threads, decoders=decoders)
         self._lane = lane_of(_features(ray.get(self._spec).unpack(), self._options))
         check_reader(self._options.reader)
 

@@ -4,6 +4,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from raylatent.claim import new_token
 from raylatent.config import BenchConfig
 from raylatent.engine.actors import PackedSpec
 from raylatent.engine.cluster import READ_CPUS, Pool, alive_nodes, connect, gather, pool
-from raylatent.engine.cores import threads_here
+from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU, threads_here
 from raylatent.engine.requests import first_tile_px, refuse_bad_names, slide_requests
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ContentError, ModelError, SourceError, StorageError
@@ -34,6 +35,7 @@ from raylatent.source.grids import SlideRequest, detect_tiles, kept_tiles, open_
 from raylatent.source.slides import find_slides
 from raylatent.source.units import index_source
 from raylatent.storage import Store
+from raylatent.tiles.decoders import Decoders
 from raylatent.tiles.stream import Threads
 
 logger = logging.getLogger(__name__)
@@ -250,13 +252,16 @@ def measure_here(
         keep_float32()
     if options.compiled:
         features.compile()
-    with ThreadPoolExecutor(threads) as executor:
+    with ThreadPoolExecutor(threads) as executor, ExitStack() as stack:
+        decoders = Decoders(threads) if options.num_gpus else None
+        if decoders is not None:
+            stack.callback(decoders.close)
         actor = Actor(
             lane=lane_of(features),
             rows=options.rows,
-            threads=Threads(executor, threads),
+            threads=Threads(executor, threads, decoders),
             store=options.store,
-            at_once=2 if options.num_gpus else 1,
+            at_once=UNITS_AT_ONCE_ON_GPU if options.num_gpus else 1,
         )
         return measure_node(bench, actor)
 

@@ -1,6 +1,6 @@
 """Features: a model's activations at named layers, for a batch of tiles."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import mul
 from typing import Any, Unpack
@@ -112,6 +112,7 @@ class Features:
             classes=classes,
         )
         self.model = load_model(spec, self.device)
+        self._standardize: Callable[..., Tensor] = standardize
         self.spec: ModelSpec = complete_spec(spec, self.model)
         self.tile_px = self.spec.tile_px or _DEFAULT_TILE_PX
         self.softmax = (
@@ -203,8 +204,7 @@ class Features:
             raise ConfigError(message)
         as_tensor = isinstance(batch, Tensor)
         tiles = as_batch(batch)
-        found: list[Tensor] = []
-        predictions: list[Tensor] = []
+        found, predictions = [], []
         for first in range(0, len(tiles), self.batch_size):
             values, output = self._padded(tiles[first : first + self.batch_size])
             found.append(self._joined(values))
@@ -225,6 +225,8 @@ class Features:
 
         plain = self._capture
         self._capture = CompiledCapture(plain.model, plain.targets, plain.pooling)
+        if self.device.type == "cuda":  # three passes over the pixels in one
+            self._standardize = torch.compile(standardize, dynamic=False)
 
     def forward(
         self, tiles: NDArray[np.uint8], *, with_preds: bool
@@ -236,10 +238,13 @@ class Features:
             with_preds: Also predictions.
         """
         pixels = torch.from_numpy(tiles).to(self.device)
-        batch = standardize(pixels, self.spec.mean, self.spec.std)
-        found, output = self.run(batch, with_preds=with_preds)
+        found, output = self.run(self.standardized(pixels), with_preds=with_preds)
         arrays = {name: value.flatten(1).cpu().numpy() for name, value in found.items()}
         return arrays, None if output is None else output.cpu().numpy()
+
+    def standardized(self, pixels: Tensor) -> Tensor:
+        """Pixels (batch_size, tile_px, tile_px, 3) on the device, as `run` takes them."""
+        return self._standardize(pixels, self.spec.mean, self.spec.std)
 
     def run(
         self, batch: Tensor, *, with_preds: bool
@@ -256,10 +261,7 @@ class Features:
         return found, self._predictions(output)
 
     def _padded(self, tiles: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-        """One pass over at most `batch_size` tiles, padded to exactly that.
-
-        As in `forward`, so that a row has the bits that are stored of it.
-        """
+        """One pass over at most `batch_size` tiles, padded as those that are stored."""
         n = len(tiles)
         if n < self.batch_size:
             shape = (self.batch_size - n, *tiles.shape[1:])

@@ -1,11 +1,12 @@
 """Micro-batches through a model one after the other: what differs by device is in here.
 
-A micro-batch's pixels are put into a buffer (`fill`), the pass is begun (`start`) and its
-rows are fetched (`finish`). On a GPU a pass is under way in between, while the next one is
-filled and begun; on a CPU `start` does all of it.
+A micro-batch's pixels are put into a buffer (`fill`, or by other processes), the pass is
+begun (`start`) and its rows are fetched (`finish`). On a GPU a pass is under way in between,
+while the next one is filled and begun; on a CPU `start` does all of it.
 """
 
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -18,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raylatent.errors import ModelError
 from raylatent.model.features import Activations, Features
 from raylatent.tiles.ahead import ahead
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.preprocess import standardize
+from raylatent.tiles.shared import SharedPixels
 
 _READY = 1  # buffers that are filled before the device asks for them
 
@@ -36,10 +39,12 @@ class Buffer:
     Attributes:
         host: (batch_size, tile_px, tile_px, 3) uint8.
         device: The same on the device; the very same on a CPU.
+        shared: The host's, as other processes see them; None where they do not.
     """
 
     host: Tensor
     device: Tensor
+    shared: SharedPixels | None = None
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,20 @@ class Lane(ABC):
     def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
         """See `start`."""
 
+    def take(self) -> Buffer:
+        """A free buffer, with any pixels."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self._buffer()
+
+    def give_back(self, buffer: Buffer) -> None:
+        """A buffer is free again."""
+        self._free.append(buffer)
+
     def fill(self, tiles: Sequence[Pixels]) -> Buffer:
         """A free buffer with tiles (tile_px, tile_px, 3); black where there is none."""
-        try:
-            buffer = self._free.pop()
-        except IndexError:
-            buffer = self._buffer()
+        buffer = self.take()
         pixels = buffer.host.numpy()
         for i, tile in enumerate(tiles):
             pixels[i] = 0 if tile is None else tile
@@ -105,7 +118,7 @@ class Lane(ABC):
         """Begin the pass over a buffer, which is the lane's until `finish`.
 
         Args:
-            buffer: From `fill`.
+            buffer: From `fill`, or from `take` and filled.
             clock: Counts `transfer` and `forward`.
             with_preds: Also predictions.
         """
@@ -117,21 +130,21 @@ class Lane(ABC):
         del clock  # what took time on the device, counts it here
         found, predictions = started.found, started.predictions
         rows = {name: value.flatten(1).numpy() for name, value in found.items()}
-        self._free.append(started.buffer)
+        self.give_back(started.buffer)
         return rows, None if predictions is None else predictions.numpy()
 
     def passes(
-        self, chunks: Iterator[Sequence[Pixels]], clock: Clock, *, with_preds: bool
+        self, buffers: Iterator[Buffer], clock: Clock, *, with_preds: bool
     ) -> Generator[Passed, None, None]:
         """Rows of micro-batches, in order, the next ones on their way meanwhile.
 
         Args:
-            chunks: At most batch_size tiles each; asked for by another thread.
-            clock: Counts `wait`, for chunks, `transfer` and `forward`.
+            buffers: Filled; asked for by another thread.
+            clock: Counts `wait`, for buffers, `transfer` and `forward`.
             with_preds: Also predictions.
         """
         begun: deque[Started] = deque()
-        with closing(ahead((self.fill(tiles) for tiles in chunks), _READY)) as filled:
+        with closing(ahead(buffers, _READY)) as filled:
             while True:
                 with clock.timed("wait"):
                     buffer = next(filled, None)
@@ -167,8 +180,8 @@ class CpuLane(Lane):
 class CudaLane(Lane):
     """Passes on a GPU, one being computed while the pixels of the next are sent.
 
-    Pixels go as bytes out of pinned memory, on a stream of their own; rows come back into
-    pinned memory without the host waiting. The model is the lane's: its weights are laid
+    Pixels go as bytes out of pinned memory, which processes that decode see as well, on a
+    stream of their own; rows come back into pinned memory without the host waiting. The model is the lane's: its weights are laid
     out channels last, as its input is.
 
     Args:
@@ -187,15 +200,18 @@ class CudaLane(Lane):
         features.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _buffer(self) -> Buffer:
-        make = torch.empty
-        return Buffer(
-            make(self._shape, dtype=torch.uint8, pin_memory=self._pinned),
-            make(self._shape, dtype=torch.uint8, device=self.features.device),
+        shared = SharedPixels(self._shape)
+        host = torch.from_numpy(shared.array)
+        if self._pinned:
+            _pin(host)
+        device = torch.empty(
+            self._shape, dtype=torch.uint8, device=self.features.device
         )
+        return Buffer(host, device, shared)
 
     def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
         del clock  # the device's own times are known at the end
-        spec, cuda = self.features.spec, self._cuda
+        cuda = self._cuda
         sent, seen, begun, ended = (cuda.Event(enable_timing=True) for _ in range(4))
         with cuda.stream(self._sending):
             sent.record(self._sending)
@@ -204,7 +220,7 @@ class CudaLane(Lane):
         computing = cuda.current_stream(self.features.device)
         computing.wait_event(seen)
         begun.record(computing)
-        batch = standardize(buffer.device, spec.mean, spec.std)
+        batch = self.features.standardized(buffer.device)
         found, predictions = self.features.run(batch, with_preds=with_preds)
         found = {name: self._fetch(value) for name, value in found.items()}
         fetched = None if predictions is None else self._fetch(predictions)
@@ -226,6 +242,24 @@ class CudaLane(Lane):
         # Out of pinned memory, of which there is little: all rows of a unit are kept.
         rows = {name: value.copy() for name, value in rows.items()}
         return rows, None if predictions is None else predictions.copy()
+
+
+def _pin(host: Tensor) -> None:
+    """Pin memory that is not torch's own, for as long as the tensor lives.
+
+    Raises:
+        ModelError: There is no room for it.
+    """
+    cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    n_bytes = host.numel() * host.element_size()
+    error = int(cudart.cudaHostRegister(host.data_ptr(), n_bytes, 0))
+    if error:
+        message = (
+            f"{n_bytes / 2**20:.0f} MiB of memory cannot be pinned for the GPU (CUDA's "
+            f"error {error}): take a smaller --batch-size, or give the node more memory"
+        )
+        raise ModelError(message)
+    weakref.finalize(host, cudart.cudaHostUnregister, host.data_ptr())
 
 
 def lane_of(features: Features) -> Lane:

@@ -1,10 +1,11 @@
 """One unit of tiles to activation rows: the pure twin of the engine's actors."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import ContentError
-from raylatent.model.lanes import Lane, Pixels
+from raylatent.model.lanes import Buffer, Lane
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.tiles.clock import Clock
+from raylatent.tiles.decoders import Decoders, decode_into
 from raylatent.tiles.reference import reference_table, split_off_broken
-from raylatent.tiles.stream import Side, Threads, Tile, unit_tiles
+from raylatent.tiles.shared import SharedPixels
+from raylatent.tiles.stream import Threads, unit_tiles
+from raylatent.tiles.tile import Side, Tile
 
 _DTYPES = {"float32": np.float32, "float16": np.float16}
 
@@ -81,20 +85,16 @@ def unit_rows(
         StorageError: The file cannot be read, after retries.
     """
     clock = Clock(*STAGES)
-    side = Side(lane.features.tile_px, resize=options.resize)
-    decoded = unit_tiles(unit, side, threads, slides or SlideCache(), clock)
     tiles: list[Tile] = []
-
-    def chunks() -> Iterator[list[Pixels]]:
-        while chunk := list(islice(decoded, lane.features.batch_size)):
-            # Once the pixels are handed on, only what the rows need is kept.
-            tiles.extend(replace(tile, pixels=None) for tile in chunk)
-            yield [tile.pixels for tile in chunk]
-
+    side = Side(lane.features.tile_px, resize=options.resize)
+    if threads.decoders is not None and isinstance(unit, Unit):
+        filled = _filled_apart(unit, side, lane, threads.decoders, tiles, clock)
+    else:
+        decoded = unit_tiles(unit, side, threads, slides or SlideCache(), clock)
+        filled = _filled(decoded, lane, tiles)
     blocks: dict[str, list[NDArray[np.float32]]] = {n: [] for n in lane.features.sizes}
     predictions: list[NDArray[np.float32]] = []
-    passes = lane.passes(chunks(), clock, with_preds=options.with_preds)
-    with closing(passes):
+    with closing(lane.passes(filled, clock, with_preds=options.with_preds)) as passes:
         for found, preds in passes:
             for name, values in found.items():
                 blocks[name].append(values)
@@ -104,8 +104,7 @@ def unit_rows(
         resized=sum(tile.resized for tile in tiles),
         other_slide=sum(tile.other_slide for tile in tiles),
     )
-    order = np.argsort([tile.position for tile in tiles])
-    tiles = [tiles[i] for i in order]
+    order, tiles = _in_order(tiles)
     columns = {
         name: _stored(np.concatenate(values)[order], options.dtype)
         for name, values in blocks.items()
@@ -118,9 +117,55 @@ def unit_rows(
     )
 
 
+def _filled(decoded: Iterator[Tile], lane: Lane, tiles: list[Tile]) -> Iterator[Buffer]:
+    """Buffers with decoded tiles; of each, what the rows need goes to `tiles`."""
+    while chunk := list(islice(decoded, lane.features.batch_size)):
+        tiles.extend(replace(tile, pixels=None) for tile in chunk)
+        yield lane.fill([tile.pixels for tile in chunk])
+
+
+def _filled_apart(
+    unit: Unit,
+    side: Side,
+    lane: Lane,
+    decoders: Decoders,
+    tiles: list[Tile],
+    clock: Clock,
+) -> Iterator[Buffer]:
+    """As `_filled`, the pixels put there by other processes."""
+    taken: deque[Buffer] = deque()
+
+    def memories() -> Iterator[SharedPixels]:
+        while True:
+            taken.append(lane.take())
+            if taken[-1].shared is None:
+                message = "a lane whose buffers are not shared"
+                raise TypeError(message)
+            yield taken[-1].shared
+
+    batches = decode_into(unit, side, decoders, memories(), clock)
+    try:
+        with closing(batches):
+            for batch in batches:
+                tiles.extend(batch)
+                yield taken.popleft()
+    finally:
+        while taken:  # of what was left early
+            lane.give_back(taken.pop())
+
+
+def _in_order(tiles: list[Tile]) -> tuple[Any, list[Tile]]:
+    """What puts rows into tile order, without those of padding, and the tiles in it."""
+    positions = np.array([tile.position for tile in tiles], np.int64)
+    if (np.diff(positions) > 0).all():
+        return slice(len(tiles)), tiles
+    order = np.argsort(positions)
+    return order, [tiles[i] for i in order]
+
+
 def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[np.floating]:
     with np.errstate(over="ignore"):  # what float16 cannot hold is quarantined
-        return values.astype(_DTYPES[dtype])
+        return values.astype(_DTYPES[dtype], copy=False)
 
 
 def _tables(

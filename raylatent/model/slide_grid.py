@@ -16,7 +16,7 @@ from raylatent.errors import ConfigError, ContentError
 from raylatent.source import tissue
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.wsi import WSI, Region, filter_tiles
-from raylatent.tiles.preprocess import resize
+from raylatent.tiles.tile import resize
 
 logger = logging.getLogger(__name__)
 

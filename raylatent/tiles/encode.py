@@ -12,7 +12,8 @@ from raylatent.source.grids import SlideUnit
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.tiles.reference import reference_table, split_off_broken
-from raylatent.tiles.stream import Side, Threads, Tile, unit_tiles
+from raylatent.tiles.stream import Threads, unit_tiles
+from raylatent.tiles.tile import Side, Tile
 
 _AHEAD_TILES = 64  # encoded before they are asked for
 

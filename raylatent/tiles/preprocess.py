@@ -1,24 +1,9 @@
-"""From pixels to what a model takes: size, standardization."""
+"""From pixels to what a model takes."""
 
-import numpy as np
+from functools import cache
+
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-
-
-def resize(image: NDArray[np.uint8], tile_px: int) -> NDArray[np.uint8]:
-    """A picture (h, w, 3) at (tile_px, tile_px, 3); the same array if it has that size.
-
-    Antialiased bicubic, once.
-    """
-    if image.shape[:2] == (tile_px, tile_px):
-        return image
-    resized = Image.fromarray(image).resize(
-        (tile_px, tile_px), Image.Resampling.BICUBIC
-    )
-    return np.asarray(resized)
-
 
 Triple = tuple[float, float, float]
 
@@ -47,11 +32,21 @@ def standardize(
     if out is None:
         out = torch.empty(batch.shape, dtype=torch.float32, device=batch.device)
     n, height, width, channels = batch.shape
-    center = torch.tensor(mean, device=batch.device).mul(255).repeat(width)
-    scale = torch.tensor(std, device=batch.device).mul(255).repeat(width)
+    center = _row_of(mean, width, batch.device)
+    scale = _row_of(std, width, batch.device)
     shape = (n, height, width * channels)
     rows, pixels = batch.view(shape), out.view(shape)
     # On a CPU tile by tile: one fits in its cache, a whole batch does not.
     for part in [slice(None)] if batch.is_cuda else range(n):
         pixels[part].copy_(rows[part]).sub_(center).div_(scale)
     return out.permute(0, 3, 1, 2)
+
+
+@cache
+def _row_of(values: Triple, width: int, device: torch.device) -> Tensor:
+    """Of 0..255 for each number of a row of pixels.
+
+    Kept: on its way to a GPU the host would wait for all that the GPU is at.
+    """
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values).mul(255).repeat(width).to(device)

@@ -10,7 +10,7 @@ from raylatent import schema
 from raylatent.errors import ContentError
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
-from raylatent.tiles.stream import Tile
+from raylatent.tiles.tile import Tile
 
 
 def reference_table(unit: Unit | SlideUnit, tiles: Sequence[Tile]) -> pa.Table:

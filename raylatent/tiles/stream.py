@@ -1,57 +1,26 @@
 """A unit's tiles as pixels, decoded some way ahead of who uses them."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.source.grids import SlideUnit
-from raylatent.source.tfrecord import iter_records, parse_example
 from raylatent.source.units import Unit
 from raylatent.source.wsi import Region
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.tiles.clock import Clock
-from raylatent.tiles.decode import decode_image
-from raylatent.tiles.preprocess import resize
+from raylatent.tiles.decoders import Decoders
+from raylatent.tiles.records import Payload, RecordReader
+from raylatent.tiles.tile import Side, Tile, tile_of_record
 
 _DECODED_TOGETHER = 8
 _AHEAD_TILES = 96  # decoded before the forward pass asks for them
-_AHEAD_BYTES = 128 << 20
-_LARGE_BYTES = 8 << 20
-_INT32 = range(-(1 << 31), 1 << 31)
-
-_Payload: TypeAlias = tuple[int, memoryview | ContentError]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One tile's pixels, or what is wrong with it.
-
-    Attributes:
-        position: In its unit, from 0.
-        loc_x: Center in level-0 pixels, None where not recorded.
-        loc_y: Likewise.
-        pixels: (tile_px, tile_px, 3) uint8.
-        error: Why there are none.
-        resized: Whether it had another size.
-        other_slide: Whether its record names another slide.
-    """
-
-    position: int
-    loc_x: int | None = None
-    loc_y: int | None = None
-    pixels: NDArray[np.uint8] | None = None
-    error: ContentError | None = None
-    resized: bool = False
-    other_slide: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,38 +30,12 @@ class Threads:
     Attributes:
         pool: They.
         count: How many.
+        decoders: Processes that they let decode, None where they do it themselves.
     """
 
     pool: ThreadPoolExecutor
     count: int
-
-
-@dataclass(frozen=True)
-class Side:
-    """The side that tiles shall have.
-
-    Attributes:
-        tile_px: In pixels.
-        resize: Whether tiles of another size are resized; they are bad otherwise.
-    """
-
-    tile_px: int
-    resize: bool = True
-
-    def fit(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A picture at this size; the same array if it has it.
-
-        Raises:
-            ContentError: It has not, and is not to be resized.
-        """
-        height, width = pixels.shape[:2]
-        if not self.resize and (width, height) != (self.tile_px, self.tile_px):
-            message = (
-                f"picture of {width} x {height} px, not {self.tile_px} x {self.tile_px} "
-                "(--resize takes it)"
-            )
-            raise ContentError(message, stage="decode")
-        return resize(pixels, self.tile_px)
+    decoders: Decoders | None = None
 
 
 def unit_tiles(
@@ -160,45 +103,14 @@ def _slide_tile(
     return replace(tile, pixels=pixels, resized=pixels is not found)
 
 
-class _Budget:
-    """Bytes of records that wait to be decoded: however large, not all are held."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._held = most, 0
-        self._changed = threading.Condition()
-
-    def take(self, n_bytes: int) -> None:
-        """Wait until there is room; what is larger than all has it when it is alone."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: not self._held or self._held + n_bytes <= self._most
-            )
-            self._held += n_bytes
-
-    def give_back(self, n_bytes: int) -> None:
-        with self._changed:
-            self._held -= n_bytes
-            self._changed.notify_all()
-
-
 def _record_tiles(
     unit: Unit, side: Side, pool: ThreadPoolExecutor, clock: Clock
 ) -> Iterator[Tile]:
-    payloads = iter(
-        enumerate(iter_records(unit.source.uri, unit.offsets, unit.lengths))
-    )
-    budget = _Budget(_AHEAD_BYTES)
+    records = RecordReader(unit, clock)
 
     def jobs() -> Iterator[Callable[[], list[Tile]]]:
-        while True:
-            with clock.timed("read"):
-                together = list(_few(payloads))
-            if not together:
-                return
-            n_bytes = sum(_size(payload) for _, payload in together)
-            budget.take(n_bytes)
-            done = partial(budget.give_back, n_bytes)
-            decode = _decoding(together, unit.source.slide, side, done)
+        while (found := records.next(_DECODED_TOGETHER)) is not None:
+            decode = _decoding(*found, unit.source.slide, side)
             yield partial(_timed, decode, clock)
 
     return _ahead(jobs(), pool, _AHEAD_TILES // _DECODED_TOGETHER)
@@ -209,26 +121,15 @@ def _timed(decode: Callable[[], list[Tile]], clock: Clock) -> list[Tile]:
         return decode()
 
 
-def _few(payloads: Iterator[_Payload]) -> Iterator[_Payload]:
-    """Some records, of many bytes fewer."""
-    n_bytes = 0
-    for number, payload in islice(payloads, _DECODED_TOGETHER):
-        yield number, payload
-        n_bytes += _size(payload)
-        if n_bytes > _LARGE_BYTES:
-            return
-
-
-def _size(payload: memoryview | ContentError) -> int:
-    return 0 if isinstance(payload, ContentError) else len(payload)
-
-
 def _decoding(
-    payloads: list[_Payload], slide: str, side: Side, done: Callable[[], None]
+    payloads: list[tuple[int, Payload]],
+    done: Callable[[], None],
+    slide: str,
+    side: Side,
 ) -> Callable[[], list[Tile]]:
     def decode() -> list[Tile]:
         try:
-            return [_decode(i, payload, slide, side) for i, payload in payloads]
+            return [tile_of_record(i, payload, slide, side) for i, payload in payloads]
         finally:
             payloads.clear()
             done()
@@ -251,33 +152,3 @@ def _ahead(
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _decode(
-    position: int, payload: memoryview | ContentError, slide: str, side: Side
-) -> Tile:
-    if isinstance(payload, ContentError):
-        return Tile(position, error=payload)
-    loc_x = loc_y = None
-    try:
-        record = parse_example(payload)
-        loc_x, loc_y = _location(record.loc_x), _location(record.loc_y)
-        image = decode_image(record.image_raw)
-        pixels = side.fit(image)
-    except ContentError as error:
-        return Tile(position, loc_x, loc_y, error=error)
-    return Tile(
-        position,
-        loc_x,
-        loc_y,
-        pixels=pixels,
-        resized=pixels is not image,
-        other_slide=record.slide not in {None, slide},
-    )
-
-
-def _location(value: int | None) -> int | None:
-    if value is None or value in _INT32:
-        return value
-    message = f"location {value} is no pixel of a slide"
-    raise ContentError(message, stage="parse")

@@ -3,14 +3,16 @@ r"""What of a GPU's speed an actor gets: its pipeline over the bare compiled for
     python tests/benchmarks/bench_gpu.py                     # one GPU
     python tests/benchmarks/bench_gpu.py --device cpu --small     # that it runs
 
-Bare: the compiled model, bfloat16 and channels last, over batches that are on the device
-already. The pipeline is an actor's: records read and checked, decoded, sent, run through
-the same compiled model, rows written as Parquet, two units at once. Both in turns, wall
-time, medians. Models: ResNet-50 and ViT-L/16 at 224 px, random weights. Needs about 16
-cores for ResNet-50 on a large GPU: where pixels are what is waited for, it is said.
+Bare: `torch.compile` of the model alone, bfloat16 and channels last, over a batch that is
+on the device already. The pipeline is an actor's: records read and checked, decoded by
+processes, sent, run through the model as compiled for its layers, rows written as Parquet,
+three units at once. Both in turns, wall time, medians. Models: ResNet-50 and ViT-L/16 at 224 px, random
+weights. Needs about 16 cores for ResNet-50 on a large GPU: the seconds of threads that
+read and decode, and of waiting for them, are told beside it.
 """
 
 import argparse
+import copy
 import io
 import json
 import os
@@ -76,43 +78,56 @@ def write_units(folder, n_units, n_tiles):
     return units
 
 
-def bare(features, n_tiles):
-    """Tiles a second of the model alone, all batches alike and on the device."""
+def bare_model(features, *, compiled):
+    """The model alone, as fast as torch runs it on batches that are there."""
+    model = copy.deepcopy(features.model).to(memory_format=torch.channels_last)
+    forward = torch.compile(model, dynamic=False) if compiled else model
     shape = (features.batch_size, 3, PX, PX)
     batch = torch.randn(shape, device=features.device)
     batch = batch.contiguous(memory_format=torch.channels_last)
+    kind, half = features.device.type, features.mixed_precision
+
+    def run():
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
+            return forward(batch)
+
+    return run
+
+
+def bare(run, features, n_tiles):
+    """Tiles a second of the model alone."""
     passes = max(1, n_tiles // features.batch_size)
     started = time.perf_counter()
     for _ in range(passes):
-        features.run(batch, with_preds=False)
+        run()
     if features.device.type == "cuda":
         torch.cuda.synchronize()
     return passes * features.batch_size / (time.perf_counter() - started)
 
 
-def pipeline(lane, units, threads, out):
+def pipeline(lane, units, threads, out, at_once):
     """Tiles a second of an actor, and its seconds by stage."""
     from raylatent.model.rows import RowOptions, unit_rows
     from raylatent.parts import part_name, write_part
     from raylatent.storage import Store
-    from raylatent.tiles.stream import Threads
 
     store = Store(str(out))
 
     def work(unit):
-        found = unit_rows(unit, lane, RowOptions(), Threads(decoders, threads))
+        found = unit_rows(unit, lane, RowOptions(), threads)
         name = part_name("activations", unit.source.slide, unit.unit)
         write_part(store, name, found.rows, {})
         return len(found.rows), found.seconds
 
     n_tiles, seconds = 0, {}
-    started = time.perf_counter()
-    with ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(2) as at_once:
-        for n, stages in at_once.map(work, units):
+    started, cpu = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(at_once) as pool:
+        for n, stages in pool.map(work, units):
             n_tiles += n
             for stage, value in stages.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value
     wall_s = time.perf_counter() - started
+    seconds["own CPU"] = time.process_time() - cpu
     return n_tiles / wall_s, {k: v / wall_s for k, v in seconds.items()}
 
 
@@ -120,6 +135,8 @@ def measure(name, options, scratch):
     """Print what one model gets; the ratio."""
     from raylatent.model.features import Features
     from raylatent.model.lanes import lane_of
+    from raylatent.tiles.decoders import Decoders
+    from raylatent.tiles.stream import Threads
 
     write_model(scratch / name, name, small=options.small)
     features = Features(
@@ -128,6 +145,7 @@ def measure(name, options, scratch):
         device=options.device,
         mixed_precision=options.device.startswith("cuda"),
     )
+    run = bare_model(features, compiled=options.compile)
     lane = lane_of(features)
     if options.compile:
         features.compile()
@@ -135,13 +153,19 @@ def measure(name, options, scratch):
     tiles = scratch / f"{name} tiles"
     units = write_units(tiles, options.units, options.unit_tiles)
     n_tiles = options.units * options.unit_tiles
-    bare(features, 1)
-    pipeline(lane, units[:1], options.threads, scratch / "out")
+    bare(run, features, 1)
+    decoders = Decoders(options.threads) if options.processes else None
+    threads = Threads(ThreadPoolExecutor(options.threads), options.threads, decoders)
+    more = (threads, scratch / "out", options.at_once)
+    pipeline(lane, units[:1], *more)
     rates = {"bare": [], "pipeline": []}
     for _ in range(options.turns):
-        rates["bare"].append(bare(features, n_tiles))
-        rate, seconds = pipeline(lane, units, options.threads, scratch / "out")
+        rates["bare"].append(bare(run, features, n_tiles))
+        rate, seconds = pipeline(lane, units, *more)
         rates["pipeline"].append(rate)
+    threads.pool.shutdown()
+    if decoders is not None:
+        decoders.close()
     ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
     ratio = statistics.median(ratios)
     parts = ", ".join(f"{stage} {share:.2f}" for stage, share in seconds.items())
@@ -164,19 +188,28 @@ def main(argv=None):
     parser.add_argument("--unit-tiles", type=int)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(16, os.cpu_count() or 1))
+    parser.add_argument("--at-once", type=int, default=3, help="units")
+    parser.add_argument(
+        "--processes", action=argparse.BooleanOptionalAction, help="that decode"
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
     options = parser.parse_args(argv)
     small = options.small
     options.batch_size = options.batch_size or (16 if small else 256)
     options.units = options.units or (2 if small else 16)
     options.unit_tiles = options.unit_tiles or (128 if small else 2048)
-    if options.compile is None:
-        options.compile = options.device.startswith("cuda")
+    on_gpu = options.device.startswith("cuda")
+    options.compile = on_gpu if options.compile is None else options.compile
+    options.processes = on_gpu and options.processes is not False
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("torch sees no GPU here: --device cpu --small shows that this runs")
     what = torch.cuda.get_device_name() if options.device == "cuda" else options.device
     compiled = "compiled" if options.compile else "not compiled"
-    print(f"{what}, {compiled}, {options.batch_size} tiles at once")
+    cores = f"{os.cpu_count()} cores, {options.threads} threads"
+    versions = f"torch {torch.__version__}"
+    print(
+        f"{what}, {cores}, {versions}, {compiled}, {options.batch_size} tiles at once"
+    )
     with tempfile.TemporaryDirectory(prefix="raylatent-bench-") as folder:
         return min(measure(name, options, Path(folder)) for name in options.model)
 

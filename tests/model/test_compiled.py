@@ -104,7 +104,7 @@ def test_it_is_compiled_once(monkeypatch, tiles):
     lane = lane_of(compact)
     clock = Clock("wait", "transfer", "forward")
     chunks = [list(tiles)] * 3 + [list(tiles[:5])]
-    passed = list(lane.passes(iter(chunks), clock, with_preds=False))
+    passed = list(lane.passes(map(lane.fill, chunks), clock, with_preds=False))
     assert len(passed) == 4
     assert len(graphs) == 1  # nothing breaks it, and it fits every pass
     names = {node.target for node in graphs[0].graph.nodes if node.op == "output"}

@@ -1,8 +1,6 @@
 """Micro-batches through a model: on their way together, their rows those of one by one."""
 
-import contextlib
 import threading
-import types
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from raylatent.model.features import Features
 from raylatent.model.lanes import CpuLane, CudaLane, lane_of
 from raylatent.model.runtime import keep_float32
 from raylatent.tiles.clock import Clock
+from tests.model.fake_cuda import FakeCuda
 
 PX = 24
 BATCH = 16
@@ -50,33 +49,6 @@ class ChannelsLast(nn.Module):
         return batch.permute(0, 2, 3, 1)
 
 
-class FakeCuda:
-    """Streams and events that happen at once, and a list of what was asked for."""
-
-    def __init__(self):
-        self.said = []
-
-    def Stream(self, device):  # noqa: N802
-        return types.SimpleNamespace(name="sending")
-
-    def current_stream(self, device):
-        return types.SimpleNamespace(
-            name="computing", wait_event=lambda event: self.said.append("waits")
-        )
-
-    def stream(self, stream):
-        self.said.append(stream.name)
-        return contextlib.nullcontext()
-
-    def Event(self, *, enable_timing):  # noqa: N802
-        assert enable_timing
-        return types.SimpleNamespace(
-            record=lambda stream: self.said.append(f"on {stream.name}"),
-            synchronize=lambda: self.said.append("fetched"),
-            elapsed_time=lambda other: 2.0,
-        )
-
-
 def lanes(features):
     return {"cpu": CpuLane(features), "cuda": CudaLane(features, FakeCuda())}
 
@@ -108,7 +80,9 @@ def test_rows_have_the_bits_of_micro_batches_one_by_one(features, kind, n):
     lane = lanes(features)[kind]
     for seed in range(2):  # buffers are used again
         tiles = tiles_of(n, seed)
-        passed = list(lane.passes(chunks(tiles), Clock(*STAGES), with_preds=True))
+        passed = list(
+            lane.passes(map(lane.fill, chunks(tiles)), Clock(*STAGES), with_preds=True)
+        )
         plain = list(one_by_one(features, tiles))
         assert len(passed) == len(plain) == -(-n // BATCH)
         for (found, preds), (wanted, wanted_preds) in zip(passed, plain, strict=True):
@@ -124,7 +98,7 @@ STAGES = ("wait", "transfer", "forward")
 def test_there_is_no_prediction_unless_asked_for(features):
     for lane in lanes(features).values():
         ((_, preds),) = lane.passes(
-            chunks(tiles_of(3)), Clock(*STAGES), with_preds=False
+            map(lane.fill, chunks(tiles_of(3))), Clock(*STAGES), with_preds=False
         )
         assert preds is None
 
@@ -138,7 +112,9 @@ def test_a_gpu_gets_the_next_pass_before_the_last_is_fetched(features):
     cuda = FakeCuda()
     lane = CudaLane(features, cuda)
     clock = Clock(*STAGES)
-    list(lane.passes(chunks(tiles_of(3 * BATCH)), clock, with_preds=True))
+    list(
+        lane.passes(map(lane.fill, chunks(tiles_of(3 * BATCH))), clock, with_preds=True)
+    )
     begin = ["sending", "on sending", "on sending", "waits", "on computing"]
     begin += ["on computing"]
     assert cuda.said == [*begin, *begin, "fetched", *begin, "fetched", "fetched"]
@@ -149,7 +125,7 @@ def test_a_gpu_gets_the_next_pass_before_the_last_is_fetched(features):
 def test_rows_are_kept_while_buffers_are_used_again(features):
     for lane in lanes(features).values():
         passed = lane.passes(
-            chunks(tiles_of(5 * BATCH)), Clock(*STAGES), with_preds=True
+            map(lane.fill, chunks(tiles_of(5 * BATCH))), Clock(*STAGES), with_preds=True
         )
         first = next(passed)[0]["conv"]
         before = first.copy()
@@ -169,10 +145,16 @@ def test_an_error_of_who_reads_comes_through_and_the_lane_goes_on(features, kind
 
     before = threading.active_count()
     with pytest.raises(OSError, match="gone"):
-        list(lane.passes(broken(), Clock(*STAGES), with_preds=True))
+        list(lane.passes(map(lane.fill, broken()), Clock(*STAGES), with_preds=True))
     assert threading.active_count() == before
     assert (
-        len(list(lane.passes(chunks(tiles_of(9)), Clock(*STAGES), with_preds=True)))
+        len(
+            list(
+                lane.passes(
+                    map(lane.fill, chunks(tiles_of(9))), Clock(*STAGES), with_preds=True
+                )
+            )
+        )
         == 1
     )
 
@@ -193,7 +175,7 @@ def test_an_error_of_the_model_ends_who_reads(features, monkeypatch):
     monkeypatch.setattr(features, "run", fails)
     before = threading.active_count()
     with pytest.raises(ModelError, match="no"):
-        list(lane.passes(endless(), Clock(*STAGES), with_preds=True))
+        list(lane.passes(map(lane.fill, endless()), Clock(*STAGES), with_preds=True))
     assert threading.active_count() == before
     assert len(asked) <= 3
 
@@ -205,7 +187,11 @@ def test_two_units_share_a_model(features):
     found = [None] * len(tiles)
 
     def work(i):
-        found[i] = list(lane.passes(chunks(tiles[i]), Clock(*STAGES), with_preds=True))
+        found[i] = list(
+            lane.passes(
+                map(lane.fill, chunks(tiles[i])), Clock(*STAGES), with_preds=True
+            )
+        )
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(tiles))]
     for thread in threads:
@@ -235,7 +221,8 @@ def test_rows_of_a_gpu_are_those_of_a_cpu(features, mixed_precision, least):
         mixed_precision=mixed_precision,
     )
     tiles = tiles_of(4 * BATCH)
-    passed = lane_of(on_gpu).passes(chunks(tiles), Clock(*STAGES), with_preds=True)
+    lane = lane_of(on_gpu)
+    passed = lane.passes(map(lane.fill, chunks(tiles)), Clock(*STAGES), with_preds=True)
     plain = one_by_one(features, tiles)
     for (rows, _), (wanted, _) in zip(passed, plain, strict=True):
         for name in rows:
@@ -256,7 +243,8 @@ def test_rows_that_lie_in_the_input_are_kept():
     tiles = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
     chunks = [list(tiles[i : i + BATCH]) for i in range(0, 40, BATCH)]
     clock = Clock("wait", "transfer", "forward")
-    passes = lane_of(features).passes(iter(chunks), clock, with_preds=False)
+    lane = lane_of(features)
+    passes = lane.passes(map(lane.fill, chunks), clock, with_preds=False)
     rows = np.concatenate([found["0"] for found, _ in passes])[:40]
     expected = tiles.reshape(40, -1) / np.float32(255)
     np.testing.assert_allclose(rows, expected, rtol=1e-6)

@@ -1,7 +1,10 @@
 """One unit of tiles to rows: the plain loop's numbers, and what becomes of bad tiles."""
 
+import contextlib
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +14,17 @@ from PIL import Image
 from torch import nn
 
 from raylatent import schema
+from raylatent.errors import StorageError
 from raylatent.model import Features
-from raylatent.model.lanes import lane_of
+from raylatent.model.lanes import CudaLane, lane_of
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.source.tfrecord import TileRecord, index_tfrecord
 from raylatent.source.units import Source, Unit
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import file_stat
+from raylatent.tiles.decoders import Decoders
 from raylatent.tiles.stream import Threads
+from tests.model.fake_cuda import FakeCuda
 
 PX = 16
 
@@ -250,3 +256,31 @@ def test_threads_do_not_change_bits(unit_of, features, threads, n_threads):
             assert run(unit, features, Threads(pool, n_threads)).rows.equals(expected)
     finally:
         torch.set_num_threads(before)
+
+
+def test_processes_that_decode_do_not_change_bits(unit_of, features, threads):
+    lane = CudaLane(features, FakeCuda())
+    with contextlib.closing(Decoders(2)) as decoders:
+        for n in (1, features.batch_size, 150):
+            tiles = records(n)
+            tiles[n // 2] = TileRecord(image_raw=b"no picture", slide="s1")
+            unit = unit_of(tiles)
+            expected = run(unit, features, threads)
+            apart = replace(threads, decoders=decoders)
+            found = unit_rows(unit, lane, RowOptions(with_preds=True), apart)
+            assert found.rows.equals(expected.rows)
+            assert found.quarantine.equals(expected.quarantine)
+            assert found.counts == expected.counts
+            assert len(expected.quarantine) == 1
+    assert len(lane._free) <= 5
+
+
+def test_buffers_are_free_again_after_a_failure(unit_of, features, threads):
+    lane = CudaLane(features, FakeCuda())
+    unit = unit_of(records(150))
+    Path(unit.source.uri).unlink()
+    with contextlib.closing(Decoders(1)) as decoders:
+        for _ in range(3):
+            with pytest.raises(StorageError):
+                unit_rows(unit, lane, RowOptions(), replace(threads, decoders=decoders))
+    assert len(lane._free) == 1

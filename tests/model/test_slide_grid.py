@@ -11,7 +11,7 @@ from torch import nn
 from raylatent.errors import ConfigError, ContentError, StorageError
 from raylatent.model import Features, slide_grid
 from raylatent.source.wsi import WSI
-from raylatent.tiles.preprocess import resize
+from raylatent.tiles.tile import resize
 
 PX = 96
 CLASSES = 3

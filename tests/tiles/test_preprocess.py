@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from raylatent.tiles.preprocess import resize, standardize
+from raylatent.tiles.preprocess import standardize
+from raylatent.tiles.tile import resize
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), np.uint8)
 
