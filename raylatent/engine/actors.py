@@ -18,7 +18,13 @@ from raylatent.model.features import Features
 from raylatent.model.lanes import lane_of
 from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions, unit_rows
-from raylatent.model.runtime import has_gpu, keep_float32, set_threads, torch_version
+from raylatent.model.runtime import (
+    feed_gpu,
+    has_gpu,
+    keep_float32,
+    set_threads,
+    torch_version,
+)
 from raylatent.model.spec import ModelSpec
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
@@ -104,10 +110,13 @@ class ActivationsActor(UnitActor):
 
     def prepare(self) -> None:
         """Load the model, and check it."""
-        set_threads(self._threads.count)
-        if self._options.num_gpus:  # they come up while the model is loaded
-            decoders = Decoders(self._threads.count)
-            self._threads = replace(self._threads, decoders=decoders)
+        n_threads = self._threads.count
+        if self._options.num_gpus:
+            feed_gpu(n_threads)
+            # They come up while the model is loaded.
+            self._threads = replace(self._threads, decoders=Decoders(n_threads))
+        else:
+            set_threads(n_threads)
         self._lane = lane_of(_features(ray.get(self._spec).unpack(), self._options))
         check_reader(self._options.reader)
 

@@ -28,7 +28,7 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.model.features import Features
 from raylatent.model.lanes import lane_of
 from raylatent.model.rows import RowOptions
-from raylatent.model.runtime import has_gpu, keep_float32, set_threads
+from raylatent.model.runtime import feed_gpu, has_gpu, keep_float32, set_threads
 from raylatent.model.spec import ModelSpec
 from raylatent.source.find import find_tfrecords
 from raylatent.source.grids import SlideRequest, detect_tiles, kept_tiles, open_slide
@@ -238,7 +238,7 @@ def measure_here(
         )
         raise ModelError(message)
     threads = threads_here(options.threads, options.num_gpus)
-    set_threads(threads)
+    (feed_gpu if options.num_gpus else set_threads)(threads)
     features = Features(
         spec.unpack(),
         layers=options.layers,

@@ -1,6 +1,6 @@
 """Features: a model's activations at named layers, for a batch of tiles."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 from operator import mul
 from typing import Any, Unpack
@@ -21,7 +21,7 @@ from raylatent.model.runtime import default_device
 from raylatent.model.slide_grid import GridOptions, feature_grid
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
-from raylatent.tiles.preprocess import standardize
+from raylatent.tiles.preprocess import Standardizer
 
 MIN_BATCH = 16
 """Smaller batches change bits with the number of threads (measured, oneDNN)."""
@@ -112,8 +112,8 @@ class Features:
             classes=classes,
         )
         self.model = load_model(spec, self.device)
-        self._standardize: Callable[..., Tensor] = standardize
         self.spec: ModelSpec = complete_spec(spec, self.model)
+        self.standardized = Standardizer(self.spec.mean, self.spec.std)
         self.tile_px = self.spec.tile_px or _DEFAULT_TILE_PX
         self.softmax = (
             self.spec.classes is not None if apply_softmax is None else apply_softmax
@@ -137,7 +137,7 @@ class Features:
         generator = torch.Generator().manual_seed(0)
         shape = (_PROBE_TILES, self.tile_px, self.tile_px, 3)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return standardize(pixels.to(self.device), self.spec.mean, self.spec.std)
+        return self.standardized(pixels.to(self.device))
 
     def _check_output(self, output: Tensor | None) -> int | None:
         """Number of predictions a tile, None where the model makes none."""
@@ -226,7 +226,7 @@ class Features:
         plain = self._capture
         self._capture = CompiledCapture(plain.model, plain.targets, plain.pooling)
         if self.device.type == "cuda":  # three passes over the pixels in one
-            self._standardize = torch.compile(standardize, dynamic=False)
+            self.standardized.compile()
 
     def forward(
         self, tiles: NDArray[np.uint8], *, with_preds: bool
@@ -241,10 +241,6 @@ class Features:
         found, output = self.run(self.standardized(pixels), with_preds=with_preds)
         arrays = {name: value.flatten(1).cpu().numpy() for name, value in found.items()}
         return arrays, None if output is None else output.cpu().numpy()
-
-    def standardized(self, pixels: Tensor) -> Tensor:
-        """Pixels (batch_size, tile_px, tile_px, 3) on the device, as `run` takes them."""
-        return self._standardize(pixels, self.spec.mean, self.spec.std)
 
     def run(
         self, batch: Tensor, *, with_preds: bool

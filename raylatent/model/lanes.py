@@ -23,7 +23,6 @@ from raylatent.errors import ModelError
 from raylatent.model.features import Activations, Features
 from raylatent.tiles.ahead import ahead
 from raylatent.tiles.clock import Clock
-from raylatent.tiles.preprocess import standardize
 from raylatent.tiles.shared import SharedPixels
 
 _READY = 1  # buffers that are filled before the device asks for them
@@ -170,9 +169,8 @@ class CpuLane(Lane):
         return Buffer(pixels, pixels)
 
     def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
-        spec = self.features.spec
         with clock.timed("forward"):
-            batch = standardize(buffer.host, spec.mean, spec.std, out=self._input)
+            batch = self.features.standardized(buffer.host, out=self._input)
             found, predictions = self.features.run(batch, with_preds=with_preds)
         return Started(buffer, found, predictions)
 
@@ -212,7 +210,10 @@ class CudaLane(Lane):
     def _start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
         del clock  # the device's own times are known at the end
         cuda = self._cuda
-        sent, seen, begun, ended = (cuda.Event(enable_timing=True) for _ in range(4))
+        # Blocking: cores that would only wait decode.
+        sent, seen, begun, ended = (
+            cuda.Event(enable_timing=True, blocking=True) for _ in range(4)
+        )
         with cuda.stream(self._sending):
             sent.record(self._sending)
             buffer.device.copy_(buffer.host, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Records decoded by other processes, into memory that is shared with them.
+"""Records read and decoded by other processes, into memory that is shared with them.
 
 Threads of one interpreter hand on some 3,500 tiles a second, however many cores there are
 (16 cores, 224 px): less than a GPU takes.
@@ -9,9 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,14 +18,17 @@ from multiprocessing.connection import Connection
 from queue import LifoQueue
 from typing import TypeAlias
 
-from raylatent.errors import ContentError, RaylatentError, StorageError
-from raylatent.source.units import Unit
+import numpy as np
+from numpy.typing import NDArray
+
+from raylatent.errors import RaylatentError, StorageError
+from raylatent.source.tfrecord import iter_records
+from raylatent.source.units import Source, Unit
 from raylatent.tiles.clock import Clock
-from raylatent.tiles.records import RecordReader
 from raylatent.tiles.shared import SharedName, SharedPixels
 from raylatent.tiles.tile import Side, Tile, tile_of_record
 
-_TOGETHER = 32
+_TOGETHER = 64
 _AHEAD_BATCHES = 2  # asked for before the first of them is waited for
 _MOST_OPEN = 64  # memories that a process keeps open
 _END_S = 5.0  # what a process is given to end by itself
@@ -35,25 +37,29 @@ _PROGRAM = f"import sys, {__name__} as it; it.main(int(sys.argv[1]))"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Records to decode.
+    """Records to read and decode.
 
     Attributes:
-        payloads: Position in the unit, and the record's payload or what is wrong.
-        slide: Whose tiles.
-        side: What they shall have.
+        source: Their file.
+        first: Position of the first in its unit.
+        offsets: Of their frames, see Unit.
+        lengths: Likewise.
+        side: What the tiles shall have.
         memory: Where their pixels go, black where there are none.
-        first: The place of the first.
+        place: Where in it the first goes.
     """
 
-    payloads: list[tuple[int, bytes | ContentError]]
-    slide: str
+    source: Source
+    first: int
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     side: Side
     memory: SharedName
-    first: int
+    place: int
 
 
-Decoded: TypeAlias = tuple[list[Tile], float]
-"""Tiles without their pixels, and the seconds that it took."""
+Decoded: TypeAlias = tuple[list[Tile], dict[str, float]]
+"""Tiles without their pixels, and seconds of `read` and `decode`."""
 
 
 class Decoders:
@@ -70,16 +76,15 @@ class Decoders:
             self._idle.put(_Process())
         self._askers = ThreadPoolExecutor(count, thread_name_prefix="decoders")
 
-    def submit(self, task: Task, done: Callable[[], None]) -> Future[Decoded]:
-        """Begin a task; StorageError: no memory, or two processes died of it.
+    def submit(self, task: Task) -> Future[Decoded]:
+        """Begin a task.
 
-        Args:
-            task: What to decode.
-            done: Called at the end, also of a failure.
+        StorageError of its result: the file cannot be read, after retries, the memory
+        does not suffice, or two processes died of it.
         """
-        return self._askers.submit(self._decode, task, done)
+        return self._askers.submit(self._decode, task)
 
-    def _decode(self, task: Task, done: Callable[[], None]) -> Decoded:
+    def _decode(self, task: Task) -> Decoded:
         process = self._idle.get()
         try:
             for _ in range(2):
@@ -89,11 +94,9 @@ class Decoders:
                 process = _Process()
         finally:
             self._idle.put(process)
-            done()
         message = (
-            f"processes that decode records of {task.slide} died twice of the tiles from "
-            f"{task.payloads[0][0]} to {task.payloads[-1][0]} of a unit: is there too "
-            "little memory on the node?"
+            f"processes that decode {task.source.uri} died twice of the {len(task.offsets)}"
+            f" records from byte {task.offsets[0]}: is there too little memory on the node?"
         )
         raise StorageError(message)
 
@@ -165,40 +168,39 @@ def decode_into(
     Raises:
         StorageError: The file cannot be read, after retries, or see Decoders.decode.
     """
-    records = RecordReader(unit, clock)
 
-    def begin(memory: SharedPixels, begun: list[Future[Decoded]]) -> None:
-        filled, n_tiles = 0, len(memory.array)
-        while filled < n_tiles:
-            found = records.next(min(_TOGETHER, n_tiles - filled))
-            if found is None:
-                break
-            payloads, done = found
+    def begin(first: int, memory: SharedPixels) -> list[Future[Decoded]]:
+        n = min(len(memory.array), len(unit) - first)
+        begun = []
+        for place in range(0, n, _TOGETHER):
+            some = slice(first + place, first + min(place + _TOGETHER, n))
             task = Task(
-                payloads=[(i, _sendable(payload)) for i, payload in payloads],
-                slide=unit.source.slide,
+                source=unit.source,
+                first=some.start,
+                offsets=unit.offsets[some],
+                lengths=unit.lengths[some],
                 side=side,
                 memory=memory.name,
-                first=filled,
+                place=place,
             )
-            begun.append(decoders.submit(task, done))
-            filled += len(payloads)
-        memory.array[filled:] = 0
+            begun.append(decoders.submit(task))
+        memory.array[n:] = 0
+        return begun
 
     waiting: deque[list[Future[Decoded]]] = deque()
-    left = len(unit)
+    asked = 0
     try:
-        while left > 0 or waiting:
-            while left > 0 and len(waiting) < _AHEAD_BATCHES:
+        while asked < len(unit) or waiting:
+            while asked < len(unit) and len(waiting) < _AHEAD_BATCHES:
                 memory = next(memories)
-                waiting.append([])
-                begin(memory, waiting[-1])
-                left -= len(memory.array)
+                waiting.append(begin(asked, memory))
+                asked += len(memory.array)
             tiles: list[Tile] = []
             for future in waiting[0]:
                 found, seconds = future.result()
                 tiles += found
-                clock.add("decode", seconds)
+                for stage, value in seconds.items():
+                    clock.add(stage, value)
             yield tiles
             waiting.popleft()
     finally:
@@ -207,23 +209,25 @@ def decode_into(
                 future.exception()
 
 
-def _sendable(payload: memoryview | ContentError) -> bytes | ContentError:
-    return payload if isinstance(payload, ContentError) else bytes(payload)
-
-
 _open = lru_cache(_MOST_OPEN)(SharedName.open)
 
 
 def _decode(task: Task) -> Decoded:
     """What a process does with a task."""
-    started = time.perf_counter()
-    pixels = _open(task.memory)
-    tiles = []
-    for place, (position, payload) in enumerate(task.payloads, task.first):
-        tile = tile_of_record(position, payload, task.slide, task.side)
-        pixels[place] = 0 if tile.pixels is None else tile.pixels
-        tiles.append(replace(tile, pixels=None))
-    return tiles, time.perf_counter() - started
+    pixels, slide = _open(task.memory), task.source.slide
+    clock = Clock("read", "decode")
+    records = iter_records(task.source.uri, task.offsets, task.lengths)
+    tiles: list[Tile] = []
+    while True:
+        with clock.timed("read"):
+            payload = next(records, None)
+        if payload is None:
+            return tiles, clock.seconds
+        with clock.timed("decode"):
+            n = len(tiles)
+            tile = tile_of_record(task.first + n, payload, slide, task.side)
+            pixels[task.place + n] = 0 if tile.pixels is None else tile.pixels
+            tiles.append(replace(tile, pixels=None))
 
 
 def main(descriptor: int) -> None:

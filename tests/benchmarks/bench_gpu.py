@@ -135,6 +135,7 @@ def measure(name, options, scratch):
     """Print what one model gets; the ratio."""
     from raylatent.model.features import Features
     from raylatent.model.lanes import lane_of
+    from raylatent.model.runtime import feed_gpu, set_threads
     from raylatent.tiles.decoders import Decoders
     from raylatent.tiles.stream import Threads
 
@@ -149,28 +150,34 @@ def measure(name, options, scratch):
     lane = lane_of(features)
     if options.compile:
         features.compile()
-    torch.set_num_threads(options.threads)
-    tiles = scratch / f"{name} tiles"
-    units = write_units(tiles, options.units, options.unit_tiles)
+    (feed_gpu if options.processes else set_threads)(options.threads)
+    units = write_units(scratch / f"{name} tiles", options.units, options.unit_tiles)
     n_tiles = options.units * options.unit_tiles
-    bare(run, features, 1)
     decoders = Decoders(options.threads) if options.processes else None
     threads = Threads(ThreadPoolExecutor(options.threads), options.threads, decoders)
-    more = (threads, scratch / "out", options.at_once)
-    pipeline(lane, units[:1], *more)
-    rates = {"bare": [], "pipeline": []}
-    for _ in range(options.turns):
-        rates["bare"].append(bare(run, features, n_tiles))
-        rate, seconds = pipeline(lane, units, *more)
-        rates["pipeline"].append(rate)
+    bare(run, features, 1)
+    pipeline(lane, units[:1], threads, scratch / "out", 1)
+    ratios = []
+    for at_once in options.at_once:
+        rates = {"bare": [], "pipeline": []}
+        for _ in range(options.turns):
+            rates["bare"].append(bare(run, features, n_tiles))
+            rate, seconds = pipeline(lane, units, threads, scratch / "out", at_once)
+            rates["pipeline"].append(rate)
+        ratios.append(said(f"{name}, {at_once} units at once", rates, seconds))
     threads.pool.shutdown()
     if decoders is not None:
         decoders.close()
+    return min(ratios)
+
+
+def said(what, rates, seconds):
+    """Print a ratio; it."""
     ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
     ratio = statistics.median(ratios)
     parts = ", ".join(f"{stage} {share:.2f}" for stage, share in seconds.items())
     print(
-        f"{name}: bare {statistics.median(rates['bare']):,.0f} tiles/s, pipeline "
+        f"{what}: bare {statistics.median(rates['bare']):,.0f} tiles/s, pipeline "
         f"{statistics.median(rates['pipeline']):,.0f}: ratio {ratio:.3f} (goal on a GPU "
         f"{GOAL}; {min(ratios):.3f} to {max(ratios):.3f}); seconds by stage a second: {parts}"
     )
@@ -188,7 +195,7 @@ def main(argv=None):
     parser.add_argument("--unit-tiles", type=int)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(16, os.cpu_count() or 1))
-    parser.add_argument("--at-once", type=int, default=3, help="units")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[3], help="units")
     parser.add_argument(
         "--processes", action=argparse.BooleanOptionalAction, help="that decode"
     )

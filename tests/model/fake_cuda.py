@@ -22,8 +22,9 @@ class FakeCuda:
         self.said.append(stream.name)
         return contextlib.nullcontext()
 
-    def Event(self, *, enable_timing):  # noqa: N802
+    def Event(self, *, enable_timing, blocking):  # noqa: N802
         assert enable_timing
+        assert blocking
         return types.SimpleNamespace(
             record=lambda stream: self.said.append(f"on {stream.name}"),
             synchronize=lambda: self.said.append("fetched"),

@@ -283,4 +283,4 @@ def test_buffers_are_free_again_after_a_failure(unit_of, features, threads):
         for _ in range(3):
             with pytest.raises(StorageError):
                 unit_rows(unit, lane, RowOptions(), replace(threads, decoders=decoders))
-    assert len(lane._free) == 1
+    assert len(lane._free) == 2

@@ -139,7 +139,9 @@ def test_processes_that_die_again_and_again_are_said(tmp_path, monkeypatch):
     )
     mine = Decoders(1)
     try:
-        with pytest.raises(StorageError, match="died twice of the tiles from 0 to 6"):
+        with pytest.raises(
+            StorageError, match="died twice of the 7 records from byte 0"
+        ):
             apart(records_unit(tmp_path, noise(9)), mine)
     finally:
         mine.close()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from raylatent.tiles.preprocess import standardize
+from raylatent.tiles.preprocess import row_of, scaled, standardize
 from raylatent.tiles.tile import resize
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), np.uint8)
@@ -56,3 +56,14 @@ def test_standardized_tiles_have_the_bits_of_the_formula(n):
         assert torch.equal(found, wanted)
         assert found.shape == wanted.shape
         assert found.permute(0, 2, 3, 1).is_contiguous()
+
+
+def test_one_expression_gives_the_bits_of_tile_by_tile():
+    pixels = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), np.uint8)
+    )
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    rows = (row_of(values, 7, torch.device("cpu")) for values in (mean, std))
+    found, expected = scaled(pixels, *rows), standardize(pixels, mean, std)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
