@@ -8,7 +8,7 @@ import ray
 
 MOST_THREADS = 16
 """Of one actor: more than decode a GPU's tiles, and a model gains little from more."""
-UNITS_AT_ONCE_ON_GPU = 3
+UNITS_AT_ONCE_ON_GPU = 5
 """Of TFRecords: a GPU does not wait for a unit to be begun, nor for a part to be written."""
 _CGROUPS = Path("/sys/fs/cgroup")
 

@@ -6,7 +6,7 @@ r"""What of a GPU's speed an actor gets: its pipeline over the bare compiled for
 Bare: `torch.compile` of the model alone, bfloat16 and channels last, over a batch that is
 on the device already. The pipeline is an actor's: records read and checked, decoded by
 processes, sent, run through the model as compiled for its layers, rows written as Parquet,
-three units at once. Both in turns, wall time, medians. Models: ResNet-50 and ViT-L/16 at 224 px, random
+five units at once. Both in turns, wall time, medians. Models: ResNet-50 and ViT-L/16 at 224 px, random
 weights. Needs about 16 cores for ResNet-50 on a large GPU: the seconds of threads that
 read and decode, and of waiting for them, are told beside it.
 """
@@ -195,7 +195,7 @@ def main(argv=None):
     parser.add_argument("--unit-tiles", type=int)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(16, os.cpu_count() or 1))
-    parser.add_argument("--at-once", type=int, nargs="+", default=[3], help="units")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[5], help="units")
     parser.add_argument(
         "--processes", action=argparse.BooleanOptionalAction, help="that decode"
     )

@@ -80,5 +80,5 @@ def test_gpu_on_a_cpu(monkeypatch, test_data, capsys):
     argv = ["--device", "cpu", "--small", "--turns", "1", "--threads", "1"]
     assert benchmark["main"]([*argv, "--units", "2", "--unit-tiles", "40"]) > 0
     said = capsys.readouterr().out
-    assert "resnet50, 3 units at once: bare" in said
-    assert "vit_l, 3 units at once: bare" in said
+    assert "resnet50, 5 units at once: bare" in said
+    assert "vit_l, 5 units at once: bare" in said
