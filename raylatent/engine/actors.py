@@ -21,7 +21,6 @@ from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.model.runtime import (
     feed_gpu,
     has_gpu,
-    keep_float32,
     set_threads,
     torch_version,
 )
@@ -163,8 +162,6 @@ def _features(spec: ModelSpec, options: ActorOptions) -> Features:
         mixed_precision=options.mixed_precision,
     )
     check_model(features, options.model)
-    if not options.mixed_precision:
-        keep_float32()
     if options.compiled:
         features.compile()
     return features

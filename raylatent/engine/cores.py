@@ -11,25 +11,43 @@ MOST_THREADS = 16
 UNITS_AT_ONCE_ON_GPU = 5
 """Of TFRecords: a GPU does not wait for a unit to be begun, nor for a part to be written."""
 _CGROUPS = Path("/sys/fs/cgroup")
+_OF_PROCESS = Path("/proc/self/cgroup")
 
 
-def usable_cores(cgroups: Path = _CGROUPS) -> int:
-    """Cores that this process may use: by affinity, and by its container's quota.
+def usable_cores(cgroups: Path = _CGROUPS, of_process: Path = _OF_PROCESS) -> int:
+    """Cores that this process may use: by affinity, and by quotas of control groups.
 
     Args:
         cgroups: Where control groups are mounted.
+        of_process: The kernel's file of those that the process is in.
     """
     cores = len(os.sched_getaffinity(0))
-    quota = _quota(cgroups)
-    return cores if quota is None else max(1, min(cores, int(quota)))
+    quotas = (_quota(folder) for folder in _groups(cgroups, of_process))
+    return max(1, min([cores, *(int(quota) for quota in quotas if quota is not None)]))
 
 
-def _quota(cgroups: Path) -> float | None:
-    """Cores that a container's quota allows, None where there is none."""
+def _groups(cgroups: Path, of_process: Path) -> list[Path]:
+    """Folders of the control groups that the process is in, and of all above them."""
+    folders = [cgroups, cgroups / "cpu"]
     try:
-        quota, period = (cgroups / "cpu.max").read_text().split()
+        lines = of_process.read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        root = cgroups if number == "0" else cgroups / "cpu"
+        if number == "0" or "cpu" in controllers.split(","):
+            below = root / path.lstrip("/")
+            folders += [f for f in (below, *below.parents) if f.is_relative_to(root)]
+    return folders
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores that a control group's quota allows, None where there is none."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
-        files = (cgroups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+        files = (folder / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
         try:
             quota, period = (file.read_text().strip() for file in files)
         except OSError:

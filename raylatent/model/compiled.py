@@ -1,6 +1,7 @@
 """Passes through a compiled model: the layers are outputs of the compiled function."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from raylatent.model.running import call_model, first_tensor
 from raylatent.storage import reason
 
 _BACKEND = "inductor"
+# On CPUs its own loops sum in as many pieces as there are threads, which rows must not
+# depend on; convolutions and products go on using all threads.
+_OPTIONS: dict[str, Any] = {"cpp.threads": 1}
 
 
 class CompiledCapture(LayerCapture):
@@ -29,7 +33,10 @@ class CompiledCapture(LayerCapture):
         super().__init__(model, targets, pooling)
         self._taken: dict[str, Tensor] = {}
         self._rows = 0
-        self._compiled = torch.compile(self._pass, dynamic=False, backend=_BACKEND)
+        options = _OPTIONS if _BACKEND == "inductor" else None
+        self._compiled = torch.compile(
+            self._pass, dynamic=False, backend=_BACKEND, options=options
+        )
         for target in self.targets:
             self.hook(target, self._take)
 

@@ -17,7 +17,7 @@ from raylatent.model.load import complete_spec, load_model
 from raylatent.model.micro_batch import MicroBatch
 from raylatent.model.postconv import find_targets
 from raylatent.model.running import layer_shapes
-from raylatent.model.runtime import default_device
+from raylatent.model.runtime import default_device, keep_float32
 from raylatent.model.slide_grid import GridOptions, feature_grid
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
@@ -104,6 +104,8 @@ class Features:
         given = model_spec(path, allow_pickle=allow_pickle)
         self.device = torch.device(device) if device else default_device(given)
         self.mixed_precision = mixed_precision
+        if self.device.type == "cuda" and not mixed_precision:
+            keep_float32()
         spec = with_overrides(
             given,
             tile_px=tile_px,

@@ -34,6 +34,35 @@ def test_older_control_groups_bound_them_too(tmp_path, monkeypatch):
         assert usable_cores(tmp_path) == n
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_the_group_of_the_process_and_those_above_it_bound_them(
+    tmp_path, monkeypatch, older
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    slices = (tmp_path / "cpu" if older else tmp_path) / "user.slice"
+    (slices / "job.scope").mkdir(parents=True)
+    (slices / "beside.scope").mkdir()
+    lines = tmp_path / "of process"
+    number = "4:cpuacct,cpu" if older else "0:"
+    lines.write_text(f"7:memory:/elsewhere\n{number}:/user.slice/job.scope\n")
+
+    def limit(folder, n):
+        if older:
+            (folder / "cpu.cfs_period_us").write_text("100000\n")
+            (folder / "cpu.cfs_quota_us").write_text(f"{n}00000\n")
+        else:
+            (folder / "cpu.max").write_text(f"{n}00000 100000\n")
+
+    limit(slices / "beside.scope", 1)
+    assert usable_cores(tmp_path, lines) == 6
+    limit(slices, 4)
+    assert usable_cores(tmp_path, lines) == 4
+    limit(slices / "job.scope", 3)
+    assert usable_cores(tmp_path, lines) == 3
+    lines.write_text("0::/of/a/host/that/is/not/seen/here\n")
+    assert usable_cores(tmp_path, lines) == 6
+
+
 @pytest.mark.parametrize("cpus", [1, 2, 4, 16, 96])
 @pytest.mark.parametrize("actors", [1, 2, 4, 24])
 def test_actors_together_have_no_more_threads_than_cores(cpus, actors):

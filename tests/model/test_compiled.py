@@ -133,3 +133,47 @@ def test_what_cannot_be_compiled_is_an_error_of_the_model(monkeypatch, tiles):
     compact.compile()
     with pytest.raises(ModelError, match="no compiler"):
         compact.forward(tiles, with_preds=False)
+
+
+class Attention(nn.Module):
+    """Sums over many positions, which threads could share."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.weigh = nn.Conv2d(8, 1, 1)
+        self.found = nn.Identity()
+
+    def forward(self, batch):
+        maps = self.conv(batch)
+        weights = self.weigh(maps).flatten(2).softmax(-1)
+        return self.found((maps.flatten(2) * weights).sum(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_threads_do_not_change_bits_of_compiled_rows():
+    random = np.random.default_rng(0)
+    tiles = random.integers(0, 256, (BATCH, 96, 96, 3), dtype=np.uint8)
+    found, before = [], torch.get_num_threads()
+    try:
+        for n_threads in (1, 2, 3):
+            torch._dynamo.reset()
+            torch.set_num_threads(n_threads)
+            made = Features(
+                Attention(),
+                layers=["found", "conv"],
+                pooling="avg",
+                tile_px=96,
+                batch_size=BATCH,
+                device="cpu",
+            )
+            made.compile()
+            found.append(made.forward(tiles, with_preds=False)[0])
+    finally:
+        torch.set_num_threads(before)
+    for rows in found[1:]:
+        for name, values in rows.items():
+            assert values.tobytes() == found[0][name].tobytes()

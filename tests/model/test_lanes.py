@@ -10,7 +10,6 @@ from torch import nn
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
 from raylatent.model.lanes import CpuLane, CudaLane, lane_of
-from raylatent.model.runtime import keep_float32
 from raylatent.tiles.clock import Clock
 from tests.model.fake_cuda import FakeCuda
 
@@ -207,8 +206,6 @@ def test_two_units_share_a_model(features):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("mixed_precision", "least"), [(False, 0.9999), (True, 0.99)])
 def test_rows_of_a_gpu_are_those_of_a_cpu(features, mixed_precision, least):
-    if not mixed_precision:
-        keep_float32()
     on_gpu = Features(
         Net(),
         layers=["conv", "postconv"],
