@@ -1,7 +1,8 @@
 # Everything on a machine that has Python 3.11 or newer, and make:
 #   make demo        installs into .venv, runs the main job on real tissue, writes out/demo
 #   make test        installs into .venv, runs all tests
-#   make campaign    the fault campaign: jobs killed at SEEDS=50 moments, and all other faults
+#   make campaign    the fault campaign: jobs killed at SEEDS=50 moments, and all other
+#                    faults; benchmarks at a small size
 #   make lint        formatting, lint, types, import contracts
 # PYTHON=python3.12 picks another interpreter, VENV=folder another place, OUT=folder
 # another place for the demo's results, PYTEST="tests/model -x" what pytest gets.
@@ -22,7 +23,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python jobs/atlas.py --demo --out $(OUT)
@@ -32,7 +33,7 @@ test: $(DEV_STAMP)
 
 campaign: $(DEV_STAMP)
 	RAYLATENT_CAMPAIGN_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/faults \
-	  -m "campaign or not campaign" $(PYTEST)
+	  tests/benchmarks -m "campaign or not campaign" $(PYTEST)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .

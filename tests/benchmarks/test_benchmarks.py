@@ -18,7 +18,7 @@ def test_slide_reads(test_data, capsys):
     assert "peak memory" in said
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.ray
 def test_scale(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_scale.py"))
@@ -60,7 +60,7 @@ def test_mosaic(capsys):
     assert "cells of 100 px" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(600)
 def test_activations(monkeypatch, test_data, capsys):
     monkeypatch.setenv("RAYLATENT_TEST_DATA", str(test_data))
