@@ -83,3 +83,13 @@ def ray_session():
     yield ray
     ray.shutdown()
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """The long part runs only where `-m` asks for it."""
+    if config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("campaign")]
+    if long:
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)

@@ -48,13 +48,3 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("fault campaign")
     for line in campaign.lines():
         terminalreporter.write_line(line)
-
-
-def pytest_collection_modifyitems(config, items):
-    """The long part runs only where `-m` asks for it."""
-    if config.option.markexpr:
-        return
-    long = [item for item in items if item.get_closest_marker("campaign")]
-    if long:
-        items[:] = [item for item in items if item not in long]
-        config.hook.pytest_deselected(items=long)
