@@ -112,7 +112,6 @@ class ActivationsActor(UnitActor):
         n_threads = self._threads.count
         if self._options.num_gpus:
             feed_gpu(n_threads)
-            # They come up while the model is loaded.
             self._threads = replace(self._threads, decoders=Decoders(n_threads))
         else:
             set_threads(n_threads)

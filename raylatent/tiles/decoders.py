@@ -66,14 +66,14 @@ class Decoders:
     """Processes that decode; they end with who made them, however that ends.
 
     Args:
-        count: How many; they are started now, and are ready some time later.
+        count: How many at most; each is started when there is something for it.
     """
 
     def __init__(self, count: int) -> None:
         """See the class."""
-        self._idle: LifoQueue[_Process] = LifoQueue()
+        self._idle: LifoQueue[_Process | None] = LifoQueue()
         for _ in range(count):
-            self._idle.put(_Process())
+            self._idle.put(None)
         self._askers = ThreadPoolExecutor(count, thread_name_prefix="decoders")
 
     def submit(self, task: Task) -> Future[Decoded]:
@@ -88,10 +88,11 @@ class Decoders:
         process = self._idle.get()
         try:
             for _ in range(2):
-                with contextlib.suppress(EOFError, OSError):  # it died: another one
+                process = process or _Process()
+                with contextlib.suppress(EOFError, OSError):
                     return process.ask(task)
-                process.end()
-                process = _Process()
+                process.end()  # it died: another one
+                process = None
         finally:
             self._idle.put(process)
         message = (
@@ -104,7 +105,9 @@ class Decoders:
         """End the processes once all that was begun is done."""
         self._askers.shutdown()
         while not self._idle.empty():
-            self._idle.get().end()
+            process = self._idle.get()
+            if process is not None:
+                process.end()
 
 
 class _Process:

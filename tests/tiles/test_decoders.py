@@ -115,6 +115,7 @@ def test_a_process_that_dies_is_replaced(tmp_path):
     mine = Decoders(1)
     try:
         unit = records_unit(tmp_path, noise(20))
+        assert_as_threads(unit, mine)
         process = mine._idle.get()
         mine._idle.put(process)
         process._process.kill()
@@ -164,16 +165,16 @@ def test_leaving_early_writes_into_no_memory_later(tmp_path, decoders):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_processes_end_with_who_made_them(how):
     program = (
-        "import time; from raylatent.tiles.decoders import Decoders\n"
-        "made = Decoders(2)\n"
-        "ids = [made._idle.get()._process.pid for _ in range(2)]\n"
-        "print(*ids, flush=True); time.sleep(60)"
+        "import time; from raylatent.tiles.decoders import _Process\n"
+        "made = [_Process() for _ in range(2)]\n"
+        "print(*(one._process.pid for one in made), flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(  # noqa: S603  (our own)
         command, stdout=subprocess.PIPE, text=True
     ) as parent:
         ids = [int(word) for word in parent.stdout.readline().split()]
+        time.sleep(0.5)
         assert all(is_running(i) for i in ids)
         parent.send_signal(how)
     until = time.monotonic() + 20
