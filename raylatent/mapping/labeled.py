@@ -54,9 +54,9 @@ class LabeledPoints:
 
     @property
     def points(self) -> pa.Table:
-        """The points with their full reference, for the rows that `data` has."""
+        """The points with their full reference, row for row those of `data`."""
         rows = self.data.index.to_numpy()
-        if len(rows) == self._points.num_rows:
+        if np.array_equal(rows, np.arange(self._points.num_rows)):
             return self._points
         return self._points.take(pa.array(rows))
 
