@@ -68,7 +68,7 @@ class Tally:
 
 def slide_numbers(cells: Ids, slides: Mapping[str, Ids] | None) -> pa.Array:
     """Distinct slides of each cell, null without slides."""
-    if slides is None:
+    if slides is None or not len(cells):
         return pa.nulls(len(cells), pa.int64())
     numbers = np.zeros(len(cells), np.int64)
     for own in slides.values():
