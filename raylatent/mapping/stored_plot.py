@@ -92,18 +92,19 @@ def save_stored_map(
         MapError: There are no points, or another ending.
         StorageError: They cannot be read, or it could not be written.
     """
+    style = plot.MapStyle(categorical=True)  # labels are words, as "2" of a grade
     if n_points <= plot.MAX_DOTS:
         points = read_points(store)
         names = points[schema.SLIDE].to_pylist()
         own = None if labels is None else np.array(list(map(labels.get, names)), object)
         for path in paths:
-            plot.save_map(path, _xy(points), own, plot.MapStyle())
+            plot.save_map(path, _xy(points), own, style)
         if not by_label:
             return
         paths = ()
     counted = _counted(store, labels)
     for path in paths:
-        plot.save_density(path, counted, plot.MapStyle())
+        plot.save_density(path, counted, style)
     for path in by_label:
         save_multiples(path, counted)
 
