@@ -10,6 +10,7 @@ from raylatent.mapping.colors import category_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
 
     from raylatent.mapping.plot import MapStyle
 
@@ -79,9 +80,13 @@ def draw_legend(
         "fontsize": "small",
         **style.legend_kwargs,
     }
-    legend = ax.legend(handles=handles, **keywords)
+    as_written(ax.legend(handles=handles, **keywords))
+
+
+def as_written(legend: "Legend") -> None:
+    """Let no text of a legend be taken for a formula, as a label with dollars."""
     for text in (*legend.get_texts(), legend.get_title()):
-        text.set_parse_math(False)  # a label with dollars is no formula
+        text.set_parse_math(False)
 
 
 def shown(name: str, max_chars: int = _MAX_CHARS) -> str:

@@ -17,6 +17,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping.legend import as_written, shown
 from raylatent.montage.grid import Grid
 from raylatent.montage.images import Tile
 from raylatent.montage.legend import cell_color, label_colors
@@ -254,8 +255,9 @@ def show_raster(
     # Row 0 of the raster is its top: origin "upper", which does not mirror it.
     ax.imshow(raster, extent=extent, origin="upper", aspect="equal", zorder=0)
     if entries:
-        handles = [Patch(facecolor=color, label=name) for name, color in entries]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        patches = [Patch(facecolor=color, label=shown(n)) for n, color in entries]
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        as_written(ax.legend(handles=patches, **place))
     ax.set_xlabel("x")
     ax.set_ylabel("y")
     return ax
