@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylatent import schema
@@ -96,6 +97,12 @@ def label_counts(cells: Ids, labels: pa.Table | None) -> pa.Array:
     offsets = pa.array(np.r_[starts, len(labels)], pa.int32())
     names, counts = (labels[n].combine_chunks() for n in (_LABEL, _COUNT))
     return pa.MapArray.from_arrays(offsets, names, counts)
+
+
+def label_names(labels: pa.Table | None) -> list[str]:
+    """The labels that any cell has."""
+    names: list[str] = [] if labels is None else pc.unique(labels[_LABEL]).to_pylist()
+    return names
 
 
 def entropies(counts: pa.Array) -> pa.Array:
