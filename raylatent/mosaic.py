@@ -105,6 +105,7 @@ class Mosaic:
         chosen = choose_cells(self._parts, grid, num_tiles_x, self._rule)
         self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
         self.cells = finish_cells(self.grid, self._chosen)
+        self._colors = legend.colors_of(self.cells, self._chosen)
         self.failed: dict[int, str] = {}
         self._check_chosen()
         self._arrays = given.arrays
@@ -251,7 +252,7 @@ class Mosaic:
         if not look.legend or look.label_style is None:
             return []
         counts = self.cells[schema.LABEL_COUNTS].to_pylist()
-        return legend.legend_entries(counts, legend.label_colors(counts))
+        return legend.legend_entries(counts, self._colors)
 
     def _picture(self, look: Look) -> tuple[Image.Image, Look]:
         raster, _, drawn = self._draw(look)
@@ -264,7 +265,7 @@ class Mosaic:
         if look.focus_slide is not None:
             parts = self._parts.read()
             shares = slide_shares(self.grid, parts, self.cells, look.focus_slide)
-        layout = render.make_layout(self.grid, self.cells, shares)
+        layout = render.make_layout(self.grid, self.cells, self._colors, shares)
         look = replace(look, cell_px=render.bounded_cell_px(layout, look.cell_px))
         room = render.tile_room_px(
             look.cell_px, framed=self._labeled, label_style=look.label_style

@@ -23,6 +23,7 @@ from raylatent.mapping.fitted import (
 )
 from raylatent.mapping.labeled import LABEL, LabeledPoints
 from raylatent.mapping.points import read_points, read_vectors, write_points
+from raylatent.mapping.quality import with_counts
 from raylatent.montage import of_run
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
@@ -169,7 +170,8 @@ class SlideMap(LabeledPoints):
         write_points(store, self.points)
         layer = {} if self._layer is None else {"layer": self._layer}
         if self.fitted is not None:
-            self.fitted.with_info(**layer).save(store)
+            told = with_counts(self.fitted, self.points)
+            told.with_info(**layer).save(store)
         else:
             about = {"format_version": FORMAT_VERSION, "versions": library_versions()}
             write_info(store, {**about, **layer})

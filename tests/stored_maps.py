@@ -14,7 +14,7 @@ LAYER = "postconv"
 CLASSES = 3
 
 
-def write_run(folder, slides, *, width=6, unit=20, seed=0, softmax=True):
+def write_run(folder, slides, *, width=6, unit=20, seed=0):
     """A run of random activations and predictions; the run, and points by slide.
 
     Args:
@@ -23,10 +23,9 @@ def write_run(folder, slides, *, width=6, unit=20, seed=0, softmax=True):
         width: Features.
         unit: Rows of a part.
         seed: Of all.
-        softmax: Whether predictions are said to be shares.
     """
     run = RunDirectory(str(folder))
-    fields = {"dtype": "float16", "predictions": True, "softmax": softmax}
+    fields = {"dtype": "float16", "predictions": True, "softmax": True}
     about = {"layers": {LAYER: [width]}, "num_classes": CLASSES}
     run.store.write(RUN_JSON, settings_text(fields, about))
     columns = schema.activations_schema({LAYER: width}, dtype="float16", n_classes=3)

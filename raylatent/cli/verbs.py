@@ -212,16 +212,18 @@ def _map(config: MapConfig) -> int:
 def _mosaic(config: MosaicConfig) -> int:
     from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415  (ray: slow)
     from raylatent.engine.map_building import check_map_is_current  # noqa: PLC0415
+    from raylatent.mapping.stored_plot import labels_on_map  # noqa: PLC0415
     from raylatent.mosaic import Mosaic  # noqa: PLC0415  (slow)
     from raylatent.run import MAPS, MOSAICS, RunDirectory  # noqa: PLC0415
 
-    labels = _check_labels(config)
+    labels: Mapping[str, str] | None = _check_labels(config)
     run = RunDirectory.open(config.out)
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     check_map_is_current(run, of_map)
     points = ClusterPoints(of_map, run, stall_timeout_s=config.stall_timeout_s)
     if labels is not None:
-        _check_labeled(labels, points.slides, config)
+        _check_labeled(labels, run.slides(), config)
+        labels = labels_on_map(points.slides, labels)
     mosaic = Mosaic(
         points,
         tfrecords=[config.source_root] if config.source_root else None,

@@ -1,6 +1,7 @@
 """Colors for categories."""
 
 import colorsys
+from collections.abc import Iterable
 
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/: told apart by the color-blind.
 OKABE_ITO = (
@@ -30,3 +31,16 @@ def category_colors(n: int) -> list[str]:
         colorsys.hsv_to_rgb(hue, *shades[i % len(shades)]) for i, hue in enumerate(hues)
     )
     return ["#" + "".join(f"{round(255 * v):02X}" for v in rgb) for rgb in colors]
+
+
+def colors_by_name(names: Iterable[object]) -> dict[str, str]:
+    """A color for each label, by all that there are: pictures of one map agree.
+
+    Args:
+        names: Of all labels, before any is left out of a picture; in any order.
+
+    >>> colors_by_name(["b", "a", "b"])
+    {'a': '#0072B2', 'b': '#E69F00'}
+    """
+    ordered = sorted({str(name) for name in names})
+    return dict(zip(ordered, category_colors(len(ordered)), strict=True))

@@ -13,6 +13,7 @@ MAX_LABELS = 64
 """Labels that are counted each by itself, and told apart in a picture of counts."""
 
 _GRID = 512
+_STEPS = 4096  # of float64 in a cell at least: matplotlib loses some bits of places
 
 Extent = tuple[float, float, float, float]
 """Left, right, bottom, top."""
@@ -28,7 +29,7 @@ def extent_of(lower: NDArray[np.floating], upper: NDArray[np.floating]) -> Exten
         upper: Largest.
     """
     (left, bottom), (right, top) = lower, upper
-    cell = max(right - left, top - bottom, 1e-6) / _GRID
+    cell = max(right - left, top - bottom, least_span(lower, upper)) / _GRID
     nx, ny = (max(1, math.ceil(s / cell)) for s in (right - left, top - bottom))
     return (
         float(left),
@@ -36,6 +37,17 @@ def extent_of(lower: NDArray[np.floating], upper: NDArray[np.floating]) -> Exten
         float(bottom),
         float(bottom + ny * cell),
     )
+
+
+def least_span(lower: NDArray[np.floating], upper: NDArray[np.floating]) -> float:
+    """What cells span where all points are at one place: numbers far out are coarse.
+
+    >>> far = np.array([1e9, 0.0])
+    >>> 1e9 + least_span(far, far) / 512 > 1e9
+    True
+    """
+    furthest = max(float(np.abs(lower).max()), float(np.abs(upper).max()))
+    return max(1e-6, _GRID * _STEPS * float(np.spacing(furthest)))
 
 
 def binned(
@@ -133,6 +145,7 @@ class Density:
             no point was to have one.
         others: Of those with another label; None where there is no other.
         n_others: How many others there are.
+        names: All labels, the others too.
         lower: Least x and y of the points.
         upper: Largest.
     """
@@ -142,6 +155,7 @@ class Density:
     by_label: dict[str, Counts] | None
     others: Counts | None = None
     n_others: int = 0
+    names: Sequence[Any] = ()
     lower: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
     upper: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
 
@@ -197,6 +211,7 @@ def density(
         by_label=by_label if labeled else None,
         others=shares[-1] if n_others else None,
         n_others=n_others,
+        names=sorted(n_of),
         lower=lower,
         upper=upper,
     )

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping import plot as drawing
+from raylatent.mapping.colors import colors_by_name
 from raylatent.mapping.density import Labels, density
 from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import check_points
@@ -54,9 +55,9 @@ class LabeledPoints:
 
     @property
     def points(self) -> pa.Table:
-        """The points with their full reference, for the rows that `data` has."""
+        """The points with their full reference, row for row those of `data`."""
         rows = self.data.index.to_numpy()
-        if len(rows) == self._points.num_rows:
+        if np.array_equal(rows, np.arange(self._points.num_rows)):
             return self._points
         return self._points.take(pa.array(rows))
 
@@ -178,6 +179,11 @@ class LabeledPoints:
     def _xy(self) -> NDArray[np.float64]:
         return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)
 
+    def _colors(self) -> dict[Any, str]:
+        names = self.data[LABEL].dropna().unique()
+        by_name = colors_by_name(names)
+        return {name: by_name[str(name)] for name in names}
+
     def _drawn(
         self, subsample: int | None, style: Mapping[str, Any]
     ) -> tuple[NDArray[np.float64], ArrayLike | None, drawing.MapStyle]:
@@ -187,6 +193,8 @@ class LabeledPoints:
         xy = self._xy()
         labels = self.data[LABEL].array if LABEL in self.data.columns else None
         if subsample is not None and subsample < len(xy):
+            if labels is not None and self.data[LABEL].dtype.kind != "f":
+                own.setdefault("cmap", self._colors())  # as with all of them
             chosen = np.random.default_rng(0).permutation(len(xy))[:subsample]
             xy, labels = xy[chosen], None if labels is None else labels[chosen]
         return xy, labels, drawing.MapStyle(scatter=scatter, **own)

@@ -1,15 +1,16 @@
 """Which color a label has, and the legend that says so."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.mapping.colors import category_colors
+from raylatent.mapping.colors import colors_by_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
 
     from raylatent.mapping.plot import MapStyle
 
@@ -20,10 +21,17 @@ _MAX_CHARS = 64
 
 
 def label_colors(
-    names: list[Any], style: "MapStyle"
+    names: Sequence[Any], style: "MapStyle", among: Sequence[Any]
 ) -> tuple[list[Any], NDArray[np.floating]]:
-    """A color for each label, and all as RGBA; last other labels, and none."""
-    colors: list[Any] = list(category_colors(len(names)))
+    """A color for each label, and all as RGBA; last other labels, and none.
+
+    Args:
+        names: The labels.
+        style: Of the map.
+        among: All labels of the map.
+    """
+    by_name = colors_by_name(among)
+    colors: list[Any] = [by_name[str(name)] for name in names]
     if isinstance(style.cmap, Mapping):
         colors = [style.cmap.get(name, _NO_LABEL) for name in names]
     from matplotlib.colors import to_rgba_array  # noqa: PLC0415  (slow)
@@ -79,9 +87,13 @@ def draw_legend(
         "fontsize": "small",
         **style.legend_kwargs,
     }
-    legend = ax.legend(handles=handles, **keywords)
+    as_written(ax.legend(handles=handles, **keywords))
+
+
+def as_written(legend: "Legend") -> None:
+    """Let no text of a legend be taken for a formula, as a label with dollars."""
     for text in (*legend.get_texts(), legend.get_title()):
-        text.set_parse_math(False)  # a label with dollars is no formula
+        text.set_parse_math(False)
 
 
 def shown(name: str, max_chars: int = _MAX_CHARS) -> str:

@@ -7,8 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.colors import category_colors
-from raylatent.mapping.density import Counts, Density, Extent, coarser, extent_by
+from raylatent.mapping.colors import colors_by_name
+from raylatent.mapping.density import (
+    Counts,
+    Density,
+    Extent,
+    coarser,
+    extent_by,
+    least_span,
+)
 from raylatent.mapping.density_plot import show_cells
 from raylatent.mapping.figure import save_figure
 from raylatent.mapping.legend import shown
@@ -57,7 +64,7 @@ def save_multiples(path: str, counted: Density, *, dpi: int = 200) -> None:
     n_rows = -(-len(small) // n_cols)
     more = len(shares) - len(small) + counted.n_others
     inches = (n_cols * (shape[0] + 0.05) + 1.9, n_rows * (shape[1] + 0.4) + 0.5)
-    colors = dict(zip(shares, category_colors(len(shares)), strict=True))
+    colors = colors_by_name(counted.names)
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(n_rows, n_cols, sharex=True, sharey=True, squeeze=False)
@@ -120,7 +127,8 @@ def _title(ax: "Axes", name: str, n: float, n_all: float) -> None:
 def _frame(grid: NDArray[Any], n: int, counted: Density) -> None:
     """The same limits for all of n panels, numbers only at the edges."""
     low, high = np.asarray(counted.lower, float), np.asarray(counted.upper, float)
-    pad = max(0.03, 1 / _side(counted)) * max(float((high - low).max()), 1e-6)
+    span = max(float((high - low).max()), least_span(low, high))
+    pad = max(0.03, 1 / _side(counted)) * span
     for ax in grid.flat:
         ax.set_xlim(low[0] - pad, high[0] + pad)
         ax.set_ylim(low[1] - pad, high[1] + pad)

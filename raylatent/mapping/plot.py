@@ -219,10 +219,11 @@ def _draw_categories(
             by_label=shares,
             others=binned(xy[other], None, extent)[0] if other.any() else None,
             n_others=len(names) - len(kept),
+            names=list(names),
         )
         _draw_majority(ax, counted, shares, style)
         return
-    colors, table = label_colors(list(names), style)
+    colors, table = label_colors(list(names), style, list(names))
     _scatter(ax, xy, style, {"c": table[codes]})
     draw_legend(ax, list(names), colors, n_of, style, lacking=bool((codes < 0).any()))
 
@@ -232,7 +233,7 @@ def _draw_majority(
 ) -> None:
     """Cells by their most frequent label; points without label count as one, too."""
     names = list(shares)
-    colors, table = label_colors(names, style)
+    colors, table = label_colors(names, style, counted.names)
     ranked = [(i, shares[name]) for i, name in enumerate(names)]
     if counted.others is not None:
         ranked.append((len(names), counted.others))

@@ -4,6 +4,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ POINTS_FOLDER = "points"
 MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
 """Points of several slides: `schema.POINTS` after the slide."""
 
+_ORDER = [(schema.SLIDE, "ascending"), (schema.TILE_INDEX, "ascending")]
 _PART_ROWS = 1_000_000
 _THREADS = 8  # a part is small: on an object store reading it is mostly waiting
 _PART = re.compile(r"points/slide=[^/]+/\d+\.parquet")
@@ -56,12 +58,11 @@ def check_points(points: pa.Table) -> pa.Table:
         if finite < table.num_rows:
             message = f"{table.num_rows - finite} points have no finite {name}"
             raise MapError(message)
-    order = [(schema.SLIDE, "ascending"), (schema.TILE_INDEX, "ascending")]
-    return table.take(pc.sort_indices(table, sort_keys=order))
+    return table.take(pc.sort_indices(table, sort_keys=_ORDER))
 
 
 def write_points(store: Store, points: pa.Table) -> None:
-    """Write points as of `check_points`, each part in one step, after the old ones left.
+    """Write points in any order, each part in one step, after the old ones left.
 
     Raises:
         StorageError: A part could not be written.
@@ -69,7 +70,7 @@ def write_points(store: Store, points: pa.Table) -> None:
     for name in store.list(POINTS_FOLDER):
         if _PART.fullmatch(name):
             store.delete(name)
-    for slide, rows in by_slide(points):
+    for slide, rows in by_slide(check_points(points)):
         table = rows.select(schema.POINTS.names).cast(schema.POINTS)
         for unit, start in enumerate(range(0, table.num_rows, _PART_ROWS)):
             write_part(
@@ -209,11 +210,11 @@ def read_vectors(
     column: str,
     parts_of: Callable[[str], list[Part]] | None = None,
 ) -> NDArray[np.floating]:
-    """A vector column of a run for sorted points (n, width), read part by part.
+    """A vector column of a run for points (n, width), row for row, read part by part.
 
     Args:
         run: The run.
-        points: By slide, then tile index.
+        points: Tiles of it.
         column: Of its rows.
         parts_of: A slide's parts; `run.parts_of`, unless the caller keeps them.
 
@@ -223,8 +224,15 @@ def read_vectors(
     if column not in run.layers() and column != schema.PREDICTIONS:
         message = f"{run.uri} has no layer {column!r}: {sorted(run.layers())} are there"
         raise MapError(message)
+    slides = list(by_slide(points))
+    if not _is_sorted(slides):
+        order = pc.sort_indices(points, sort_keys=_ORDER).to_numpy()
+        vectors = read_vectors(run, points.take(pa.array(order)), column, parts_of)
+        as_given = np.empty_like(vectors)
+        as_given[order] = vectors
+        return as_given
     blocks = []
-    for slide, tiles in by_slide(points):
+    for slide, tiles in slides:
         parts = (parts_of or run.parts_of)(slide)
         if not parts:
             message = f"{run.uri} lacks slide {slide!r}, which the map has"
@@ -240,6 +248,15 @@ def read_vectors(
             raise MapError(message)
         blocks += [vectors for tiles, vectors in found if len(tiles)]
     return np.concatenate(blocks)
+
+
+def _is_sorted(slides: Sequence[tuple[str, pa.Table]]) -> bool:
+    """Whether the points of `by_slide` are by slide, then tile index."""
+    names = [slide for slide, _ in slides]
+    if any(a >= b for a, b in pairwise(names)):
+        return False
+    tiles = (table[schema.TILE_INDEX].to_numpy() for _, table in slides)
+    return all(bool((own[1:] >= own[:-1]).all()) for own in tiles)
 
 
 def _vectors_of(

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping.fitted import FittedMap
 from raylatent.mapping.reduce import ROW_METRICS, normalize
@@ -20,6 +22,26 @@ QUALITY_ROWS = 1_000
 _NEIGHBORS = 15
 _BLOCK_ROWS = 64
 _ROW_METRIC = "euclidean"
+
+
+def with_counts(fitted: FittedMap, points: pa.Table) -> FittedMap:
+    """A map whose map.json tells of these points, where it tells of others.
+
+    Then it does not tell the run's rows any more, since not all of them are there.
+    """
+    told = fitted.info.get("points")
+    xy = np.stack([points[name].to_numpy() for name in (schema.X, schema.Y)], axis=1)
+    distance = points[schema.KNN_DISTANCE].to_numpy()  # NaN is not novel
+    frame = fitted.frame
+    counts = {
+        "rows": len(xy),
+        "outside": int(((xy < frame.lower) | (xy > frame.upper)).any(axis=1).sum()),
+        "novel": int((distance > fitted.knn_threshold).sum()),
+    }
+    if told is None or told == counts:
+        return fitted
+    kept = {key: value for key, value in fitted.info.items() if key != "rows"}
+    return FittedMap(info={**kept, "points": counts}, arrays=fitted.arrays)
 
 
 class Quality(NamedTuple):

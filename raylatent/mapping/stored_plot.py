@@ -1,6 +1,7 @@
 """The pictures of a map in its folder, however many points it has."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,28 @@ from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import iter_places, points_parts, read_points
 from raylatent.storage import Store
 
+logger = logging.getLogger(__name__)
+
 PICTURE = "umap"  # of a map, beside map.json
 BY_LABEL = "umap_by_label"
 PICTURE_FILES = tuple(stem + end for stem in (PICTURE, BY_LABEL) for end in PICTURES)
 
 _BLOCK_ROWS = 1 << 16
+
+
+def labels_on_map(
+    slides: Iterable[str], labels: Mapping[str, str] | None
+) -> Mapping[str, str] | None:
+    """The labels, None where no slide on the map has one; said in the log.
+
+    Args:
+        slides: That have points.
+        labels: By slide.
+    """
+    if labels is None or any(slide in labels for slide in slides):
+        return labels
+    logger.warning("no slide that has a label has tiles: the map is drawn without")
+    return None
 
 
 def save_pictures(
@@ -30,16 +48,22 @@ def save_pictures(
 ) -> tuple[list[str], list[str]]:
     """Write a map's pictures beside it; URIs of those by label, and of the others.
 
+    Pictures that are there of an earlier drawing, and are not drawn now, are deleted.
+
     Args:
         store: The map's folder.
-        labels: By slide; None: no pictures by label.
+        labels: By slide; None, or of no slide on the map: no pictures by label.
         n_points: Of the map.
         kinds: `png`, `pdf`, `svg`.
     """
-    paths, by_label = (
-        [f"{store.uri}/{stem}.{kind}" for kind in kinds] for stem in (PICTURE, BY_LABEL)
-    )
-    by_label = [] if labels is None else by_label
+    labels = labels_on_map((slide for slide, _ in points_parts(store)), labels)
+    stems = (PICTURE,) if labels is None else (PICTURE, BY_LABEL)
+    names = [f"{stem}.{kind}" for stem in stems for kind in kinds]
+    for name in PICTURE_FILES:
+        if name not in names:
+            store.delete(name)
+    uris = [f"{store.uri}/{name}" for name in names]
+    paths, by_label = uris[: len(kinds)], uris[len(kinds) :]
     save_stored_map(store, paths, labels, n_points=n_points, by_label=by_label)
     return by_label, paths
 
@@ -68,18 +92,19 @@ def save_stored_map(
         MapError: There are no points, or another ending.
         StorageError: They cannot be read, or it could not be written.
     """
+    style = plot.MapStyle(categorical=True)  # labels are words, as "2" of a grade
     if n_points <= plot.MAX_DOTS:
         points = read_points(store)
         names = points[schema.SLIDE].to_pylist()
         own = None if labels is None else np.array(list(map(labels.get, names)), object)
         for path in paths:
-            plot.save_map(path, _xy(points), own, plot.MapStyle())
+            plot.save_map(path, _xy(points), own, style)
         if not by_label:
             return
         paths = ()
     counted = _counted(store, labels)
     for path in paths:
-        plot.save_density(path, counted, plot.MapStyle())
+        plot.save_density(path, counted, style)
     for path in by_label:
         save_multiples(path, counted)
 

@@ -2,7 +2,7 @@
 
 Everything is a partial result that merges: `partial_cells` of any parts of the
 points, joined by `merge_cells` in any order, are the cells of all points, to the bit.
-`medoid` takes two passes, `medoid.partial_sums` before.
+`medoid` goes through the features twice: `medoid.partial_sums` comes before.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.montage.grid import Grid
-from raylatent.montage.medoid import CellSums, distances_to_means, features_of
+from raylatent.montage.medoid import distances_to_means, features_of
 from raylatent.montage.points import (
     REFERENCE,
     Points,
@@ -25,7 +25,7 @@ from raylatent.montage.points import (
     coded,
     split_ids,
 )
-from raylatent.montage.reach import Scales
+from raylatent.montage.sums import CellSums
 from raylatent.montage.tally import Tally
 from raylatent.stable_hash import tile_hash
 
@@ -58,7 +58,6 @@ def partial_cells(
     points: Points,
     grid: Grid,
     rule: Rule,
-    scales: Scales | None = None,
     sums: CellSums | None = None,
 ) -> PartialCells:
     """The best tile of each cell among some points, and what is in the cells.
@@ -67,7 +66,6 @@ def partial_cells(
         points: Some of a mosaic's.
         grid: Over all points.
         rule: How to choose.
-        scales: Of all points.
         sums: Of all points, for `medoid`.
     """
     cell, inside = cell_ids(grid, points.xy)
@@ -82,7 +80,7 @@ def partial_cells(
     return PartialCells(
         best=best.set_column(best.schema.get_field_index(schema.N), schema.N, n),
         rule=rule,
-        tally=Tally.of(ids, code, kept, scales or Scales()),
+        tally=Tally.of(ids, code, kept),
         n_points=len(points.xy),
         n_dropped=len(points.xy) - len(inside),
     )

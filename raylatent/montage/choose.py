@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 
 from raylatent.montage.cells import PartialCells, merge_cells, partial_cells
 from raylatent.montage.grid import Bounds, Grid, make_grid
-from raylatent.montage.medoid import merge_sums, partial_sums
+from raylatent.montage.medoid import partial_sums
 from raylatent.montage.points import Points, Rule
-from raylatent.montage.reach import Reach
+from raylatent.montage.sums import merge_sums
 
 T = TypeVar("T")
 
@@ -24,10 +24,6 @@ LABELS = "labels"
 
 class Parts(Protocol):
     """Points that may be gone through again and again."""
-
-    @property
-    def softmaxed(self) -> bool:
-        """Whether predictions are known to be at most 1, without a look at them."""
 
     def read(self, *columns: str) -> Iterable[Points]:
         """All points in parts, with these of their columns if they have them."""
@@ -43,8 +39,6 @@ class Parts(Protocol):
 
 class HeldParts:
     """Points in memory, in one part."""
-
-    softmaxed = False
 
     def __init__(self, points: Points) -> None:
         """All of them."""
@@ -90,21 +84,23 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
     """The grid over all points, and the tile of each of its cells.
 
     Args:
-        parts: The points; gone through twice, for `medoid` three times.
+        parts: The points; where they lie is looked at first, then what is in the
+            cells. For `medoid` features are read twice: for sums, then distances.
         kind: Of grid.
         num_tiles_x: Its columns.
         rule: How to choose.
     """
     medoid = rule.select == "medoid"
     features = [FEATURES] if medoid else []
-    look = partial(Reach.of, medoid=medoid)
-    unbounded = [] if parts.softmaxed else [PREDICTIONS]
-    reach = parts.fold(look, Reach.merge, [*features, *unbounded])
-    grid = make_grid(kind, reach.bounds, num_tiles_x)
-    scales, sums = reach.scales(), None
+    bounds = parts.fold(_bounds, Bounds.merge)
+    grid = make_grid(kind, bounds, num_tiles_x)
+    sums = None
     if medoid:
-        add = partial(partial_sums, grid=grid, scale=scales.feature)
-        sums = parts.fold(add, merge_sums, features)
-    pick = partial(partial_cells, grid=grid, rule=rule, scales=scales, sums=sums)
+        sums = parts.fold(partial(partial_sums, grid=grid), merge_sums, features)
+    pick = partial(partial_cells, grid=grid, rule=rule, sums=sums)
     cells = parts.fold(pick, merge_cells, [*features, PREDICTIONS, LABELS])
-    return Chosen(grid=grid, bounds=reach.bounds, cells=cells)
+    return Chosen(grid=grid, bounds=bounds, cells=cells)
+
+
+def _bounds(points: Points) -> Bounds:
+    return Bounds.of(points.xy)

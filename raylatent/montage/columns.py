@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
@@ -46,10 +48,15 @@ def label_array(
     """A label for each of n points, null where it has none.
 
     Args:
-        labels: By slide, or one for each point.
+        labels: By slide, or one for each point. A Series whose index has no name twice
+            and names slides is by slide.
         slides: Of the points; None for arrays.
         n: Number of points.
     """
+    if isinstance(labels, pd.Series) and slides is not None:
+        names = pc.unique(slides).to_pylist()
+        if labels.index.is_unique and labels.index.isin(names).any():
+            labels = labels.to_dict()
     if isinstance(labels, Mapping):
         if slides is None:
             message = "labels by slide need slides: give a label for each image"
@@ -60,11 +67,13 @@ def label_array(
     if len(labels) != n:
         message = f"there are {n} points and {len(labels)} labels: give as many"
         raise MapError(message)
+    if isinstance(labels, pa.Array | pa.ChunkedArray):
+        labels = labels.to_pylist()
     return pa.array([_label(value) for value in labels], pa.string())
 
 
 def _label(value: object) -> str | None:
-    missing = value is None or (isinstance(value, float) and np.isnan(value))
+    missing = pd.api.types.is_scalar(value) and pd.isna(value)
     return None if missing else str(value)
 
 

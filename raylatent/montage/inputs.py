@@ -8,6 +8,7 @@ from operator import index as as_index
 from typing import Any, SupportsIndex
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
@@ -57,6 +58,7 @@ class Inputs:
     def parts(self, labels: Labels | None, features: ArrayLike | None) -> Parts:
         """The points with labels and features (n, d), in parts."""
         if self.stored is not None:
+            labels = labels.to_dict() if isinstance(labels, pd.Series) else labels
             if features is not None or not isinstance(labels, Mapping | None):
                 message = "stored points take labels by slide, and no features"
                 raise MapError(message)

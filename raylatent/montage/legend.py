@@ -5,9 +5,13 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from raylatent.mapping.colors import category_colors
+from raylatent import schema
+from raylatent.mapping.colors import colors_by_name
+from raylatent.montage.cells import PartialCells
+from raylatent.montage.tally import label_names
 
 MOST_LABELS = 24  # with a color of their own: more are not told apart
 GREY = "#808080"
@@ -33,10 +37,22 @@ def majority(counts: LabelCounts | None) -> str | None:
     return label if 2 * most > sum(n for _, n in counts) else None
 
 
-def label_colors(cells: Iterable[LabelCounts | None]) -> dict[str, str]:
+def colors_of(cells: pa.Table, chosen: PartialCells) -> dict[str, str]:
+    """`label_colors` of a mosaic's cells, among the labels of all its points."""
+    counts = cells[schema.LABEL_COUNTS].to_pylist()
+    return label_colors(counts, label_names(chosen.tally.labels))
+
+
+def label_colors(
+    cells: Iterable[LabelCounts | None], among: Iterable[str] = ()
+) -> dict[str, str]:
     """A color for each label, in the order of names.
 
     With more labels than colors the most frequent (by points) have one, ties by name.
+
+    Args:
+        cells: Labels of each cell's points.
+        among: Labels that the map has beside these: colors are by all names.
 
     >>> label_colors([[("b", 2)], [("a", 1)]])
     {'a': '#0072B2', 'b': '#E69F00'}
@@ -46,7 +62,8 @@ def label_colors(cells: Iterable[LabelCounts | None]) -> dict[str, str]:
         totals.update(dict(counts or ()))
     ranked = sorted(totals, key=lambda label: (-totals[label], label))
     names = sorted(ranked[:MOST_LABELS])
-    return dict(zip(names, category_colors(len(names)), strict=True))
+    by_name = colors_by_name([*totals, *among])
+    return {name: by_name[name] for name in names}
 
 
 def cell_color(counts: LabelCounts | None, colors: dict[str, str]) -> str | None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.errors import MapError, SourceError
+from raylatent.errors import MapError, SourceError, StorageError
 from raylatent.mapping.points import read_vectors
 from raylatent.montage.slide_tiles import WholeSlide
 from raylatent.montage.sources import SLIDE_FILES, TFRECORD_FILES, few
@@ -140,10 +140,17 @@ def has_predictions(run: RunDirectory) -> bool:
 
 
 def with_predictions(run: RunDirectory, points: pa.Table) -> pa.Table:
-    """Sorted points with their predictions as a column, where the run has any."""
+    """Points with their predictions as a column, where the run has any.
+
+    They only tell of the cells: where they cannot be read, points stay without.
+    """
     if not has_predictions(run) or not len(points):
         return points
-    values = read_vectors(run, points, schema.PREDICTIONS)
+    try:
+        values = read_vectors(run, points, schema.PREDICTIONS)
+    except (MapError, StorageError) as error:
+        logger.warning("the mosaic is made without predictions: %s", error)
+        return points
     flat = pa.array(values.ravel(), pa.float32())
     lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     return points.append_column(schema.PREDICTIONS, lists)

@@ -17,9 +17,10 @@ from PIL import Image, ImageColor, ImageDraw
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping.legend import as_written, shown
 from raylatent.montage.grid import Grid
 from raylatent.montage.images import Tile
-from raylatent.montage.legend import cell_color, label_colors
+from raylatent.montage.legend import cell_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,12 +101,14 @@ class Layout:
 
 
 def make_layout(
-    grid: Grid, cells: pa.Table, alphas: NDArray[np.float64] | None = None
+    grid: Grid,
+    cells: pa.Table,
+    colors: dict[str, str],
+    alphas: NDArray[np.float64] | None = None,
 ) -> Layout:
     """Of a table of cells, each framed in the color of its majority label."""
     rows, cols = (cells[name].to_numpy() for name in (schema.ROW, schema.COL))
     counts = cells[schema.LABEL_COUNTS].to_pylist()
-    colors = label_colors(counts)
     return Layout(
         rows=rows,
         cols=cols,
@@ -254,8 +257,10 @@ def show_raster(
     # Row 0 of the raster is its top: origin "upper", which does not mirror it.
     ax.imshow(raster, extent=extent, origin="upper", aspect="equal", zorder=0)
     if entries:
-        handles = [Patch(facecolor=color, label=name) for name, color in entries]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        patches = [Patch(facecolor=color, label=shown(n)) for n, color in entries]
+        as_written(
+            ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        )
     ax.set_xlabel("x")
     ax.set_ylabel("y")
     return ax

@@ -104,11 +104,6 @@ class StoredParts:
     stored: StoredPoints
     label: Label | None = None
 
-    @property
-    def softmaxed(self) -> bool:
-        """See `Parts`."""
-        return bool(self.stored.run.settings().get("fields", {}).get("softmax"))
-
     def read(self, *columns: str) -> Iterator[Points]:
         """All points, see `Parts`."""
         return self.some(self.stored.part_names, columns)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.montage.medoid import CellSums, merge_sums, sums_by_cell
 from raylatent.montage.points import Points
-from raylatent.montage.reach import Scales
+from raylatent.montage.sums import CellSums, merge_sums, sums_by_cell
 
 _CELL = "cell"
 _LABEL = "label"
@@ -40,22 +40,21 @@ class Tally:
     knn_distance: CellSums | None = None
 
     @classmethod
-    def of(cls, ids: Ids, code: Ids, points: Points, scales: Scales) -> "Tally":
+    def of(cls, ids: Ids, code: Ids, points: Points) -> "Tally":
         """Of points that are in cells.
 
         Args:
             ids: Of the cells, ascending, shape (c,).
             code: In which of them each point is, shape (n,).
             points: All are in one.
-            scales: Of all points.
         """
         reference, distance = points.reference, points.knn_distance
         column = None if distance is None else distance[:, None]
         return cls(
             slides=None if reference is None else _by_slide(ids, code, reference),
             labels=None if points.labels is None else _count(ids, code, points.labels),
-            predictions=_sums(ids, code, points.predictions, scales.prediction),
-            knn_distance=_sums(ids, code, column, scales.knn_distance),
+            predictions=_sums(ids, code, points.predictions),
+            knn_distance=_sums(ids, code, column),
         )
 
     def merge(self, other: "Tally") -> "Tally":
@@ -70,7 +69,7 @@ class Tally:
 
 def slide_numbers(cells: Ids, slides: Mapping[str, Ids] | None) -> pa.Array:
     """Distinct slides of each cell, null without slides."""
-    if slides is None:
+    if slides is None or not len(cells):
         return pa.nulls(len(cells), pa.int64())
     numbers = np.zeros(len(cells), np.int64)
     for own in slides.values():
@@ -84,8 +83,7 @@ def means_of(cells: Ids, sums: CellSums | None) -> tuple[NDArray[np.float64], Id
     if sums is None:
         return np.empty((0, 0)), np.empty(0, np.int64)
     known = np.isin(sums.cell, cells) & (sums.n > 0)
-    means = sums.sums[known] / (sums.n[known, None] * sums.scale)
-    return means, np.searchsorted(cells, sums.cell[known])
+    return sums.means(known), np.searchsorted(cells, sums.cell[known])
 
 
 def label_counts(cells: Ids, labels: pa.Table | None) -> pa.Array:
@@ -99,6 +97,12 @@ def label_counts(cells: Ids, labels: pa.Table | None) -> pa.Array:
     offsets = pa.array(np.r_[starts, len(labels)], pa.int32())
     names, counts = (labels[n].combine_chunks() for n in (_LABEL, _COUNT))
     return pa.MapArray.from_arrays(offsets, names, counts)
+
+
+def label_names(labels: pa.Table | None) -> list[str]:
+    """The labels that any cell has."""
+    names: list[str] = [] if labels is None else pc.unique(labels[_LABEL]).to_pylist()
+    return names
 
 
 def entropies(counts: pa.Array) -> pa.Array:
@@ -167,14 +171,12 @@ def _merge_labels(a: pa.Table | None, b: pa.Table | None) -> pa.Table | None:
     return summed.rename_columns([_CELL, _LABEL, _COUNT])
 
 
-def _sums(
-    ids: Ids, code: Ids, values: NDArray[np.floating] | None, scale: float
-) -> CellSums | None:
+def _sums(ids: Ids, code: Ids, values: NDArray[np.floating] | None) -> CellSums | None:
     """Of the rows that are finite."""
     if values is None:
         return None
     rows = np.flatnonzero(np.isfinite(values).all(axis=1))
-    return sums_by_cell(ids, code[rows], values, scale, rows)
+    return sums_by_cell(ids, code[rows], values, rows)
 
 
 def _merge_sums(a: CellSums | None, b: CellSums | None) -> CellSums | None:

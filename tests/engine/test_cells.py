@@ -71,17 +71,6 @@ def test_cells_are_those_of_the_plain_loop(
         assert whole[cell["index"]] == (cell["slide"], cell["tile_index"])
 
 
-def test_predictions_that_may_be_large_are_looked_at(tmp_path):
-    """What is known of them beforehand changes nothing that is found."""
-    cells = []
-    for softmax in (True, False):
-        made = write_run(tmp_path / str(softmax), SLIDES, softmax=softmax)
-        points = StoredPoints(write_map(*made), made[0])
-        assert points.labeled(None).softmaxed == softmax
-        cells.append(cells_of(points))
-    assert cells[0].equals(cells[1])
-
-
 def test_few_tasks_are_under_way(run_and_points, folder, ray_session, monkeypatch):
     """None is begun before the first of those before it was taken."""
     waiting = []

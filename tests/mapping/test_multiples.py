@@ -112,3 +112,12 @@ def test_of_a_slide_map(tmp_path):
 def test_points_at_one_place(tmp_path):
     save_multiples(str(tmp_path / "by.png"), counted(np.ones((3, 2)), ["a", "a", "b"]))
     assert (tmp_path / "by.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("place", [1e9, -3e7])
+def test_points_at_one_place_far_out(tmp_path, place):
+    xy = np.full((3, 2), place)
+    found = counted(xy, ["a", "a", "b"])
+    assert found.by_label["a"].sum() == 2
+    save_multiples(str(tmp_path / "by.png"), found)
+    assert (tmp_path / "by.png").stat().st_size > 0

@@ -8,9 +8,9 @@ import pyarrow as pa
 from raylatent.montage.cells import merge_cells, partial_cells
 from raylatent.montage.finish import finish_cells
 from raylatent.montage.grid import Bounds, SquareGrid
-from raylatent.montage.medoid import merge_sums, partial_sums
+from raylatent.montage.medoid import partial_sums
 from raylatent.montage.points import Points
-from raylatent.montage.reach import Reach
+from raylatent.montage.sums import merge_sums
 
 SELECTS = ["nearest", "medoid", "first"]
 
@@ -44,13 +44,10 @@ def grid_of(points, nx=4):
 
 def chosen(grid, parts, rule):
     """Each pass over parts in their order, merged one after the other."""
-    medoid = rule.select == "medoid"
-    reach = functools.reduce(Reach.merge, [Reach.of(p, medoid=medoid) for p in parts])
-    scales, sums = reach.scales(), None
-    if medoid:
-        passed = [partial_sums(part, grid, scales.feature) for part in parts]
-        sums = functools.reduce(merge_sums, passed)
-    found = [partial_cells(part, grid, rule, scales, sums) for part in parts]
+    sums = None
+    if rule.select == "medoid":
+        sums = functools.reduce(merge_sums, [partial_sums(p, grid) for p in parts])
+    found = [partial_cells(part, grid, rule, sums) for part in parts]
     return functools.reduce(merge_cells, found)
 
 

@@ -1,5 +1,7 @@
 """Which tile stands for a cell: rules, ties, and that partial results merge."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,8 +12,9 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.montage.cells import merge_cells, partial_cells, slide_shares
 from raylatent.montage.finish import finish_cells
-from raylatent.montage.medoid import merge_sums, partial_sums
+from raylatent.montage.medoid import partial_sums
 from raylatent.montage.points import Points, Rule
+from raylatent.montage.sums import merge_sums
 from raylatent.stable_hash import tile_hash
 from tests.montage.some_cells import SELECTS, chosen, grid_of, some_points, whole
 
@@ -225,7 +228,8 @@ def test_what_cannot_be_merged_is_refused():
     one, two = (chosen(grid, [points], Rule(seed=seed)) for seed in (0, 1))
     with pytest.raises(MapError, match="cannot be merged"):
         merge_cells(one, two)
-    sums = [partial_sums(points, grid, scale) for scale in (1.0, 2.0)]
+    doubles = replace(points, features=points.features.astype(np.float64))
+    sums = [partial_sums(some, grid) for some in (points, doubles)]
     with pytest.raises(MapError, match="cannot be merged"):
         merge_sums(*sums)
     with pytest.raises(MapError, match="first pass"):

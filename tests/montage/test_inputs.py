@@ -132,3 +132,28 @@ def test_pictures_by_suffix():
 def test_a_report_is_csv():
     cells = pa.table({"slide": ['a,"b', None], "tile_index": [3, 4]})
     assert encode_report(cells, "tile_index") == (b'slide,index\r\n"a,""b",3\r\n,4\r\n')
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT")],
+)
+def test_a_label_that_is_missing_is_none(missing):
+    assert label_array([missing, "u"], None, 2).to_pylist() == [None, "u"]
+    slides = pa.chunked_array([["a", "b", "a"]])
+    by_slide = {"a": missing, "b": "u"}
+    assert label_array(by_slide, slides, 3).to_pylist() == [None, "u", None]
+
+
+def test_labels_as_columns_of_arrow_and_pandas():
+    slides = pa.chunked_array([["a", "b", "a"]])
+    expected = ["u", None, "v"]
+    for kind in (pa.array, lambda v: pa.chunked_array([v]), pd.Series, np.array):
+        assert label_array(kind(expected), slides, 3).to_pylist() == expected
+    words = pd.Series(expected, dtype="string")
+    assert label_array(words, slides, 3).to_pylist() == expected
+    by_slide = pd.Series({"a": "u", "c": "w"})
+    assert label_array(by_slide, slides, 3).to_pylist() == ["u", None, "u"]
+    # Of each point, by names that are there twice.
+    by_point = pd.Series(expected, index=["a", "b", "a"])
+    assert label_array(by_point, slides, 3).to_pylist() == expected

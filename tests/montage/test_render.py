@@ -173,6 +173,17 @@ def test_shown_in_map_coordinates():
     plt.close("all")
 
 
+def test_labels_in_a_figures_legend_are_no_formulas_and_short():
+    raster = Image.new("RGB", (20, 10), "white")
+    entries = [("$\\frac$", "red"), ("x\n" * 99, "blue")]
+    ax = show_raster(raster, (-1, 3, 5, 7), entries, figsize=(12, 6))
+    ax.figure.canvas.draw()
+    first, second = (text.get_text() for text in ax.get_legend().get_texts())
+    assert first == "$\\frac$"
+    assert len(second) == 64
+    plt.close("all")
+
+
 def test_a_figure_gets_no_more_pixels_than_it_shows():
     with plt.rc_context({"figure.dpi": 100}):
         assert shown_cell_px(50, (10, 5), 100) == 40

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylatent.errors import MapError
 from raylatent.montage.points import Points, Rule
 from raylatent.montage.tally import Tally, slide_numbers
+from raylatent.mosaic import Mosaic
 from tests.montage.some_cells import SELECTS, grid_of, some_points, whole
 
 
@@ -91,3 +93,15 @@ def test_many_slides_in_many_cells():
     numbers = slide_numbers(ids, whole.slides).to_pylist()
     assert numbers[7:] == [1000] * 2493
     assert numbers[0] == 10 * 15
+
+
+def test_no_cell_has_no_numbers_of_slides():
+    """As where `max_dist` leaves none."""
+    reference = pa.table({"slide": ["a", "b"] * 30, "tile_index": np.arange(60)})
+    points = Points.of(np.random.default_rng(0).random((60, 2)), reference=reference)
+    grid = grid_of(points, 5)
+    assert len(whole(grid, points, Rule(max_dist=1e-9))) == 0
+    table = reference.append_column("x", pa.array(points.xy[:, 0]))
+    table = table.append_column("y", pa.array(points.xy[:, 1]))
+    with pytest.raises(MapError, match="raise max_dist"):
+        Mosaic(table, num_tiles_x=5, max_dist=1e-9)
