@@ -15,7 +15,7 @@ def what_to_add(node: Node, measured: Measured) -> list[str]:
     limit, rates = measured.limit, measured.rates
     if limit is None or "forward" not in rates:
         return []
-    most = most_by_part(node, rates)
+    most = most_by_part(node, measured)
     if rates["forward"].per == GPU:
         return _with_gpus(limit, node, measured, most)
     share = _share_of_cores(measured)

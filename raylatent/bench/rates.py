@@ -1,4 +1,4 @@
-"""Measured rates, and what follows from them: the limit, the forecast, what to add.
+"""Measured rates, and what follows from them: the limit, and what each part allows.
 
 Pure arithmetic; the same function names the limit of a benchmark and of a run's report.
 """
@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-STAGES = ("read", "decode", "transfer", "forward", "write", "place", "draw")
-"""What is measured, in the order of the work."""
+STAGES = (
+    *("read", "decode", "transfer", "forward", "write"),
+    *("load", "place", "cells", "draw"),
+)
+"""What is measured, in the order of the work; `load` reads activations back."""
 
 CORE, GPU = "core", "gpu"
-CELLS = 50 * 50
-"""Tiles of a mosaic of the default size, at most."""
 
 _PIXELS = frozenset({"read", "decode"})
 _LEAST_S = 1e-9
@@ -133,12 +134,14 @@ class Node:
         gpus: GPUs of each.
         count: How many there are.
         actors: That a job has on each, on average.
+        hardware: What else tells the kind, as the type of the GPUs; empty if nothing.
     """
 
     cpus: float
     gpus: float
     count: int
     actors: float
+    hardware: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,58 +173,6 @@ class Measured:
 Kinds = Sequence[tuple[Node, Measured]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """How long a job takes.
-
-    Attributes:
-        tiles: Of the job.
-        activations_s: Seconds; None where no node can run the model.
-        map_s: Of placing all tiles on a fitted map; None where that was not measured.
-        mosaic_s: Of drawing, by one core.
-        map_at_least: Whether placing takes longer: the map it was measured on is small.
-    """
-
-    tiles: int
-    activations_s: float | None
-    map_s: float | None
-    mosaic_s: float | None
-    map_at_least: bool = False
-
-
-def forecast(tiles: int, kinds: Kinds) -> Forecast:
-    """What a job of so many tiles takes on a cluster.
-
-    Activations by what the job's own loop did, times its actors; placing by all cores;
-    a mosaic of at most 2,500 tiles by one core of the fastest kind.
-
-    >>> whole = Rate(tiles=100, wall_s=1.0, cpu_s=2.0)
-    >>> here = Measured(host="a", rates={"place": Rate(tiles=50, wall_s=1, cpu_s=1)},
-    ...                 whole=whole)
-    >>> forecast(12_000, [(Node(cpus=4, gpus=0, count=3, actors=2), here)])
-    Forecast(tiles=12000, activations_s=20.0, map_s=20.0, mosaic_s=None, map_at_least=False)
-    """
-    actors = sum(n.count * n.actors * m.whole.wall_per_s for n, m in kinds if m.whole)
-    place = sum(
-        n.count * n.cpus * m.rates["place"].tiles_per_s
-        for n, m in kinds
-        if "place" in m.rates
-    )
-    draw = max(
-        (m.rates["draw"].tiles_per_s for _, m in kinds if "draw" in m.rates),
-        default=0.0,
-    )
-    return Forecast(
-        tiles=tiles,
-        activations_s=tiles / actors if actors else None,
-        map_s=tiles / place if place else None,
-        mosaic_s=min(tiles, CELLS) / draw if draw else None,
-        map_at_least=any(
-            m.rates["place"].at_best for _, m in kinds if "place" in m.rates
-        ),
-    )
-
-
 def cores_per_gpu(rates: Mapping[str, Rate]) -> float | None:
     """Cores that keep one GPU busy: reading, decoding, writing, and the model's own.
 
@@ -243,19 +194,28 @@ def core_s_per_tile(rates: Mapping[str, Rate]) -> float:
     return sum(rate.cpu_s / max(rate.tiles, 1) for rate in stages)
 
 
-def most_by_part(node: Node, rates: Mapping[str, Rate]) -> dict[str, float]:
+def most_by_part(node: Node, found: Measured) -> dict[str, float]:
     """Activations that each part of one node could make in a second, by itself.
 
-    `cores` are all of them at all that they do, `gpus` at the model, `reading` and
-    `writing` are the storage with as many readers and writers as there are actors.
+    `cores` are all of them at all that they do, as the job's own loop used them, `gpus`
+    at the model, `reading` and `writing` are the storage with as many readers and writers
+    as there are actors.
+
+    >>> whole = Rate(tiles=100, wall_s=1.0, cpu_s=2.0)
+    >>> found = Measured(host="a", rates={}, whole=whole)
+    >>> most_by_part(Node(cpus=4, gpus=0, count=1, actors=8), found)
+    {'cores': 200.0}
     """
-    found: dict[str, float] = {}
+    most: dict[str, float] = {}
+    rates, whole = found.rates, found.whole
     core_s = core_s_per_tile(rates)
+    if whole is not None and whole.tiles:
+        core_s = whole.cpu_s / whole.tiles
     if core_s:
-        found["cores"] = node.cpus / core_s
+        most["cores"] = node.cpus / core_s
     if "forward" in rates and rates["forward"].per == GPU:
-        found["gpus"] = node.gpus * rates["forward"].tiles_per_s
+        most["gpus"] = node.gpus * rates["forward"].tiles_per_s
     for part, stage in (("reading", "read"), ("writing", "write")):
         if stage in rates and node.actors:
-            found[part] = node.actors * rates[stage].wall_per_s
-    return found
+            most[part] = node.actors * rates[stage].wall_per_s
+    return most

@@ -117,7 +117,7 @@ class ActivationsActor(UnitActor):
             self._threads = replace(self._threads, decoders=Decoders(n_threads))
         else:
             set_threads(n_threads)
-        self._lane = lane_of(_features(ray.get(self._spec).unpack(), self._options))
+        self._lane = lane_of(load_features(ray.get(self._spec).unpack(), self._options))
         check_reader(self._options.reader)
 
     def work(self, unit: Unit | SlideUnit) -> UnitResult:
@@ -146,7 +146,12 @@ def _dumps(spec: ModelSpec) -> bytes:
     return content
 
 
-def _features(spec: ModelSpec, options: ActorOptions) -> Features:
+def load_features(spec: ModelSpec, options: ActorOptions) -> Features:
+    """The model as an actor has it, on its device.
+
+    Raises:
+        ModelError: It is not that of the fingerprint, or there is no GPU to see.
+    """
     if options.num_gpus and not has_gpu():
         message = (
             f"torch sees no GPU on {platform.node()}, though Ray gave the actor one: "
