@@ -19,7 +19,8 @@ class Forecast:
             where placing was not measured.
         mosaic_s: Of going through all points for its cells, and of drawing those; None
             where either was not measured.
-        map_at_least: Whether placing takes longer, as the note of its rate says.
+        map_at_least: Whether it takes longer: the map was small, or reading back could
+            not be measured.
     """
 
     tiles: int
@@ -45,7 +46,7 @@ def forecast(tiles: int, kinds: Kinds, units: int | None = None) -> Forecast:
     >>> here = Measured(host="a", rates={"place": Rate(tiles=50, wall_s=1, cpu_s=1)},
     ...                 whole=whole)
     >>> forecast(12_000, [(Node(cpus=4, gpus=0, count=3, actors=2), here)])
-    Forecast(tiles=12000, activations_s=20.0, map_s=20.0, mosaic_s=None, map_at_least=False)
+    Forecast(tiles=12000, activations_s=20.0, map_s=20.0, mosaic_s=None, map_at_least=True)
     """
     total = sum(node.count * node.actors for node, _ in kinds)
     busy = 1.0 if units is None or not total else min(1.0, units / total)
@@ -59,7 +60,9 @@ def forecast(tiles: int, kinds: Kinds, units: int | None = None) -> Forecast:
         activations_s=tiles / actors if actors else None,
         map_s=tiles / place if place else None,
         mosaic_s=tiles / cells + min(tiles, CELLS) / draw if cells and draw else None,
-        map_at_least=any(r["place"].at_best for r in rates if "place" in r),
+        map_at_least=any(
+            r["place"].at_best or "load" not in r for r in rates if "place" in r
+        ),
     )
 
 

@@ -44,28 +44,31 @@ def bound_by(seconds: Mapping[str, float]) -> str | None:
 
 
 def run_rates(
-    tiles: int, seconds: Mapping[str, float], *, threads: int, gpus: float
+    tiles: int, seconds: Mapping[str, float], cpu: Mapping[str, float], *, gpus: float
 ) -> dict[str, dict[str, float | str]]:
-    """A run's tiles/s of one core or of one GPU, by stage.
+    """A run's tiles/s of one core or of one GPU, by stage, as `Rate` has them.
+
+    A model's CPU seconds are spread over torch's own threads, and are not known of a
+    run: it has a rate on GPUs alone.
 
     Args:
         tiles: That the run did.
-        seconds: By stage, as of `bound_by`: threads that read and decode have a core
-            each, as writing has; the model has its actor's.
-        threads: Of an actor.
+        seconds: By stage, as of `bound_by`.
+        cpu: CPU seconds of threads that read, decode and write.
         gpus: Of an actor.
 
-    >>> run_rates(800, {"decode": 2.0, "forward": 4.0, "wall": 3.0}, threads=2, gpus=0)
-    {'decode': {'tiles_per_s': 400.0, 'per': 'core'}, 'forward': {'tiles_per_s': 100.0, 'per': 'core'}}
+    >>> run_rates(800, {"decode": 2.0, "forward": 4.0}, {"decode": 1.0}, gpus=0.5)
+    {'decode': {'tiles_per_s': 800.0, 'per': 'core'}, 'forward': {'tiles_per_s': 400.0, 'per': 'gpu'}}
     """
-    found: dict[str, dict[str, float | str]] = {}
-    for stage, took in seconds.items():
-        if stage not in STAGES or took <= 0:
-            continue
-        of_model = stage in {"transfer", "forward"}
-        each = (gpus or threads) if of_model else 1
-        per = GPU if of_model and gpus else CORE
-        found[stage] = {"tiles_per_s": tiles / (took * each), "per": per}
+    found: dict[str, dict[str, float | str]] = {
+        stage: {"tiles_per_s": tiles / used, "per": CORE}
+        for stage, used in cpu.items()
+        if used > 0
+    }
+    for stage in ("transfer", "forward") if gpus else ():
+        if seconds.get(stage, 0.0) > 0:
+            rate = tiles / (seconds[stage] * gpus)
+            found[stage] = {"tiles_per_s": rate, "per": GPU}
     return found
 
 

@@ -111,7 +111,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
             removed=plan.removed,
             counts=tally.counts,
             seconds=seconds,
-            threads=share.threads,
+            cpu=tally.cpu,
             gpus=share.num_gpus,
         )
         write_report(run, report)

@@ -138,6 +138,7 @@ class ActivationsActor(UnitActor):
             footer=footer,
             counts=found.counts,
             seconds=found.seconds,
+            cpu=found.cpu,
         )
 
 
