@@ -100,6 +100,7 @@ def _measured(found: _Found, actor: Actor | None, loop: Loop | None) -> Measured
     return Measured(
         host=platform.node(),
         threads=0 if actor is None else actor.threads.count,
+        dtype="float32" if actor is None else actor.rows.dtype,
         rates=found.rates,
         lacking=found.lacking,
         whole=None if loop is None else loop.rate,

@@ -158,6 +158,7 @@ class Measured:
         whole: The job's own loop, one actor with its threads; None where there is none.
         seconds: By stage, of that loop, as a run's report has them.
         threads: Of that actor.
+        dtype: Of the activations that it stores.
     """
 
     host: str
@@ -166,6 +167,7 @@ class Measured:
     whole: Rate | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     threads: int = 0
+    dtype: str = "float32"
 
     @property
     def limit(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from math import ceil
 from typing import Any
 
@@ -12,7 +13,6 @@ from raylatent.bench.node import Bench
 from raylatent.bench.rates import Measured, Node
 from raylatent.bench.report import BenchReport
 from raylatent.bench.units import Sources
-from raylatent.claim import new_token
 from raylatent.config import BenchConfig
 from raylatent.engine.activations import Job, prepare
 from raylatent.engine.actors import MODEL_FIELDS, ActorOptions, PackedSpec
@@ -26,6 +26,7 @@ from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions
 from raylatent.model.runtime import torch_version
 from raylatent.model.spec import ModelSpec
+from raylatent.run.scratch import scratch
 from raylatent.source.grids import SlideRequest, detect_tiles, kept_tiles, open_slide
 from raylatent.source.units import index_source
 from raylatent.source.wsi import READER
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 _FILES = 16  # that tiles are taken of
 _SLIDES = 4
 _INDEX_BATCH = 16
+_END_S = 10.0
 
 
 def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
@@ -56,21 +58,15 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
     share = pool_with_gpus(config, local=started_here)
     nodes = kinds_of_nodes(share)
     kinds: list[tuple[Node, Measured]] = []
-    folder = f"bench-{new_token()}"
-    base = Store(config.out) if config.out else None
-    try:
+    with scratch(config.out) if config.out else nullcontext() as base:
         if base is not None and not started_here:
-            sources = list(job.inputs.uris.values())
-            check_visibility(base.child(folder), sources, job.spec)
+            check_visibility(base, list(job.inputs.uris.values()), job.spec)
         for node, node_id in nodes:
             logger.info(
                 "measuring on a node of %g CPUs and %g GPUs", node.cpus, node.gpus
             )
-            store = None if base is None else base.child(f"{folder}/{len(kinds)}")
+            store = None if base is None else base.child(str(len(kinds)))
             kinds.append((node, _measure(config, job, share, (node, node_id), store)))
-    finally:
-        if base is not None:
-            base.delete_folder(folder)
     if config.tiles is None:
         tiles, units = _count(job, config)
     else:
@@ -110,6 +106,7 @@ def _measure(
         (measured,) = gather([answer], config.stall_timeout_s)
     finally:
         ray.cancel(answer, force=True)
+        ray.wait([answer], timeout=_END_S)  # nothing is written after that
     found: Measured = measured
     return found
 

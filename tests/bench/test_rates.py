@@ -203,6 +203,34 @@ def test_what_to_add(node, rates, limit, said):
     assert lines[0].startswith(said) or said in lines[0]
 
 
+def test_the_model_must_take_most_of_the_cores_time_for_gpus():
+    """The limit is where actors wait: 5 % of the cores' time are not worth a GPU."""
+    rates = {"decode": rate(1_000), "forward": rate(9_000), "write": rate(5_000)}
+    assert what_to_add(CPU_NODE, on(rates, "forward")) == [
+        "more cores: time falls in proportion to them"
+    ]
+
+
+@pytest.mark.parametrize("node", [CPU_NODE, GPU_NODE])
+def test_what_is_stored_as_float16_already_is_not_halved(node):
+    rates = dict(ON_GPUS if node.gpus else ON_CPUS, write=rate(100, n_bytes=10**6))
+    found = on(rates, "write")
+    storage = what_to_add(node, found)
+    assert storage[0].startswith("faster storage: one writer puts 100 tiles/s")
+    assert "--dtype float16" in storage[1]
+    assert what_to_add(node, replace(found, dtype="float16")) == storage[:1]
+
+
+@pytest.mark.parametrize("node", [CPU_NODE, GPU_NODE])
+def test_decoding_that_waits_is_for_the_storage(node):
+    """Slides are read while they are decoded."""
+    slow = Rate(tiles=1000, wall_s=10.0, cpu_s=1.0)
+    model = gpu(9_000) if node.gpus else rate(9_000)
+    lines = what_to_add(node, on({"decode": slow, "forward": model}, "decode"))
+    assert lines[0].startswith("faster storage: slides are read")
+    assert "90% of that time" in lines[0]
+
+
 def test_nothing_to_add_where_nothing_was_measured():
     assert what_to_add(CPU_NODE, Measured(host="a", rates={})) == []
 
