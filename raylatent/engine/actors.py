@@ -119,6 +119,9 @@ class ActivationsActor(UnitActor):
             set_threads(n_threads)
         self._lane = lane_of(load_features(ray.get(self._spec).unpack(), self._options))
         check_reader(self._options.reader)
+        if self._options.compiled or self._options.num_gpus:
+            # Else minutes of compiling would count as the first unit's `forward`.
+            self._lane.warm_up(with_preds=self._options.rows.with_preds)
 
     def work(self, unit: Unit | SlideUnit) -> UnitResult:
         """Activations of a unit."""
