@@ -1,11 +1,14 @@
 """How long a job takes on a cluster, by what was measured on one node of each kind."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raylatent.bench.rates import Kinds, Measured, Node, Rate, most_by_part
 
 CELLS = 50 * 50
 """Tiles of a mosaic of the default size, at most."""
+
+_FROM_STORAGE = frozenset({"load", "cells"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def forecast(tiles: int, kinds: Kinds, units: int | None = None) -> Forecast:
     total = sum(node.count * node.actors for node, _ in kinds)
     busy = 1.0 if units is None or not total else min(1.0, units / total)
     actors = sum(node.count * _of_actors(node, found, busy) for node, found in kinds)
-    place = _by_all_cores(kinds, "place", "load")
+    place = _by_all_cores(kinds, "place", also=("load",))
     cells = _by_all_cores(kinds, "cells")
     rates = [found.rates for _, found in kinds]
     draw = max((r["draw"].tiles_per_s for r in rates if "draw" in r), default=0.0)
@@ -75,20 +78,18 @@ def _of_actors(node: Node, found: Measured, busy: float) -> float:
     return min([busy * node.actors * found.whole.wall_per_s, *shared])
 
 
-def _by_all_cores(kinds: Kinds, stage: str, before: str = "") -> float:
-    """Tiles/s of all cores at a stage, and at another one before it.
-
-    What waits for storage, as reading back does, takes a core its time by the clock.
-    """
+def _by_all_cores(kinds: Kinds, stage: str, also: Sequence[str] = ()) -> float:
+    """Tiles/s of all cores at a stage, and at others before it where they are known."""
     per_s = 0.0
     for node, found in kinds:
         if stage in found.rates:
-            each = 1 / found.rates[stage].tiles_per_s
-            if before in found.rates:
-                each += _s_per_tile(found.rates[before])
+            stages = (stage, *(name for name in also if name in found.rates))
+            each = sum(_s_of_core(name, found.rates[name]) for name in stages)
             per_s += node.count * node.cpus / each
     return per_s
 
 
-def _s_per_tile(rate: Rate) -> float:
-    return max(rate.wall_s, rate.cpu_s) / max(rate.tiles, 1)
+def _s_of_core(stage: str, rate: Rate) -> float:
+    """How long a tile takes a core: what waits for storage keeps it meanwhile."""
+    waited = rate.wall_s if stage in _FROM_STORAGE else 0.0
+    return max(waited, rate.cpu_s) / max(rate.tiles, 1)

@@ -92,7 +92,7 @@ def measure_node(bench: Bench, actor: Actor | None) -> Measured:
     loop = run_loop(replace(actor, store=None), units, together, bench.seconds)
     _rows(found, bench, actor, loop, part_rows)
     if "write" in found.rates:
-        loop = with_writing(loop, found.rates["write"], actor.at_once)
+        loop = with_writing(loop, found.rates["write"])
     return _measured(found, actor, loop)
 
 

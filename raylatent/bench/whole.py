@@ -41,11 +41,13 @@ class Loop:
         rate: Of one actor; its CPU seconds are those of all stages.
         seconds: By stage, as a run's report has them.
         tables: Some of the rows, with their slides.
+        at_once: Units that were worked on at once.
     """
 
     rate: Rate
     seconds: Mapping[str, float]
     tables: list[tuple[AnyUnit, pa.Table]] = field(default_factory=list)
+    at_once: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,29 +129,32 @@ def run_loop(
         steps = (partial(step, unit) for unit in cycle(parts))
         rate = measure(steps, seconds, least=LEAST_ROWS, rest=rest)
     rate = replace(rate, cpu_s=rate.cpu_s + apart_s)
-    return Loop(rate=rate, seconds=dict(by_stage), tables=tables)
+    return Loop(rate=rate, seconds=dict(by_stage), tables=tables, at_once=at_once)
 
 
-def with_writing(loop: Loop, write: Rate, at_once: int) -> Loop:
+def with_writing(loop: Loop, write: Rate) -> Loop:
     """A loop that wrote nothing, as if it had written parts as `write` did.
+
+    Where several units are worked on at once, one is written while a model works on
+    another.
 
     Args:
         loop: What was done.
         write: Of parts as large as the job's.
-        at_once: Units that are worked on at once: one of them is written while a model
-            works on another.
 
     >>> loop = Loop(rate=Rate(tiles=100, wall_s=2.0, cpu_s=2.0), seconds={"forward": 2.0})
     >>> write = Rate(tiles=1000, wall_s=10.0, cpu_s=1.0)
-    >>> with_writing(loop, write, 1).rate.wall_per_s
+    >>> with_writing(loop, write).rate.wall_per_s
     33.333333333333336
-    >>> with_writing(loop, write, 2).rate.wall_per_s
+    >>> with_writing(replace(loop, at_once=2), write).rate.wall_per_s
     50.0
     """
     rate = loop.rate
     share = rate.tiles / max(write.tiles, 1)
     took = share * write.wall_s
-    wall_s = rate.wall_s + took if at_once == 1 else max(rate.wall_s, took / at_once)
+    wall_s = rate.wall_s + took
+    if loop.at_once > 1:
+        wall_s = max(rate.wall_s, took / loop.at_once)
     cpu_s = rate.cpu_s + share * write.cpu_s
     return replace(
         loop,
