@@ -20,6 +20,7 @@ from raylatent.storage import Store, is_uri
 T = TypeVar("T")
 
 _BLOCK_ROWS = 1 << 16
+_MOST_PARTS = 32  # small ones take long, and as long in a job
 _NUM_TILES_X = 50
 _POINTS = "points"
 
@@ -87,7 +88,7 @@ def cells_rate(store: Store, slide: str, rows: pa.Table, seconds: float) -> Rate
     write_part(store, of_points, points.cast(schema.POINTS), {})
     of_rows = part_name(ACTIVATIONS, slide, 0)
     predicted = schema.PREDICTIONS in rows.column_names
-    n_parts = max(1, _BLOCK_ROWS // len(rows))
+    n_parts = min(_MOST_PARTS, max(1, _BLOCK_ROWS // len(rows)))
 
     def read() -> Points:
         tables = [read_part(store, of_points) for _ in range(n_parts)]
