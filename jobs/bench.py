@@ -3,9 +3,10 @@ r"""How fast each stage is on this cluster, and how long a job will take.
     python jobs/bench.py --tfrecords tfrecords/299px_302um --model model/ \
         --out out/run --tiles 100000000
 
-Takes the options of jobs/activations.py. Reading, decoding, the model, writing, placing
-and drawing are measured on one node of each kind, with the user's own data and model;
-the lines say which of them binds and what to add. Nothing is kept.
+Takes the options of jobs/activations.py. Reading, decoding, the model, writing, reading
+back, placing, a mosaic's cells and drawing are measured on one node of each kind, with the
+user's own data and model; the lines say which of them binds and what to add. Nothing stays
+below RUN, and no folder that was made for it.
 """
 
 import sys

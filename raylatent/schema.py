@@ -135,6 +135,9 @@ WAIT_S = "wait_s"
 TRANSFER_S = "transfer_s"
 FORWARD_S = "forward_s"
 WRITE_S = "write_s"
+READ_CPU_S = "read_cpu_s"
+DECODE_CPU_S = "decode_cpu_s"
+WRITE_CPU_S = "write_cpu_s"
 MANIFEST = pa.schema(
     [
         pa.field(SLIDE, pa.string(), nullable=False),
@@ -150,6 +153,9 @@ MANIFEST = pa.schema(
         pa.field(TRANSFER_S, pa.float64(), nullable=False),
         pa.field(FORWARD_S, pa.float64(), nullable=False),
         pa.field(WRITE_S, pa.float64(), nullable=False),
+        pa.field(READ_CPU_S, pa.float64(), nullable=False),  # of those threads
+        pa.field(DECODE_CPU_S, pa.float64(), nullable=False),
+        pa.field(WRITE_CPU_S, pa.float64(), nullable=False),
         pa.field(ERROR, pa.string()),  # why the unit is left undone
     ]
 )

@@ -1,8 +1,9 @@
 """What to add to a cluster, given what bounds a job on it: sentences with numbers."""
 
-from raylatent.bench.rates import GPU, Measured, Node, cores_per_gpu, most_by_part
+from raylatent.bench.rates import GPU, Measured, Node, Rate, cores_per_gpu, most_by_part
 
-_MOSTLY = 0.5
+_MOSTLY = 0.5  # of the cores' time: less, and GPUs would not be worth it
+_WAITING = 2.0  # wall over CPU seconds, of one thread
 
 
 def what_to_add(node: Node, measured: Measured) -> list[str]:
@@ -15,17 +16,19 @@ def what_to_add(node: Node, measured: Measured) -> list[str]:
     limit, rates = measured.limit, measured.rates
     if limit is None or "forward" not in rates:
         return []
-    most = most_by_part(node, rates)
+    most = most_by_part(node, measured)
     if rates["forward"].per == GPU:
         return _with_gpus(limit, node, measured, most)
+    if limit in {"read", "write"}:
+        return _storage(limit, measured, most.get("cores", 0.0))
+    if limit == "decode" and _waits(rates.get("decode")):
+        return _slow_slides(rates["decode"])
     share = _share_of_cores(measured)
-    if limit == "forward" or share >= _MOSTLY:
+    if share >= _MOSTLY:
         return [
             f"GPUs: the model takes {share:.0%} of the cores' time",
             "or more cores: time falls in proportion to them",
         ]
-    if limit in {"read", "write"}:
-        return _storage(limit, measured, most.get("cores", 0.0))
     return ["more cores: time falls in proportion to them"]
 
 
@@ -46,6 +49,8 @@ def _with_gpus(
         return lines
     if limit in {"read", "write"}:
         return _storage(limit, measured, most.get("gpus", 0.0))
+    if limit == "decode" and _waits(measured.rates.get("decode")):
+        return _slow_slides(measured.rates["decode"])
     if have < wanted:
         return [
             f"cores: {wanted:.1f} for each GPU keep it busy, and there are {have:.1f}"
@@ -69,9 +74,23 @@ def _storage(limit: str, measured: Measured, wanted: float) -> list[str]:
     ]
     if limit == "read":
         lines.append("or more --actors, if storage gives as much to each")
-    else:
+    elif measured.dtype != "float16":
         lines.append("or --dtype float16, which halves what is written")
     return lines
+
+
+def _waits(rate: Rate | None) -> bool:
+    """Whether one thread waited for most of the time: for storage, as of slides."""
+    return rate is not None and rate.wall_s > _WAITING * rate.cpu_s
+
+
+def _slow_slides(rate: Rate) -> list[str]:
+    waited = 1 - rate.cpu_s / rate.wall_s
+    return [
+        f"faster storage: slides are read while they are decoded, and {waited:.0%} of "
+        "that time was spent waiting",
+        "or slides in TFRecords (raylatent extract-tiles), which are read in one go",
+    ]
 
 
 def _share_of_cores(measured: Measured) -> float:

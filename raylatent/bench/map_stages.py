@@ -23,32 +23,56 @@ from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.source.units import Unit
 
 _DRAWN = 256
+_PLACED = 2048
+_NOISE = 0.1  # of what the rows vary by
+_MOST_BYTES = 256 << 20  # of a sample
 
 
 def place_rate(
     features: NDArray[np.floating], params: MapParameters, seconds: float
 ) -> Rate:
-    """Rows placed by one thread on a map that is fitted on these rows.
+    """Rows placed by one thread on a map that is fitted on others.
+
+    Placing takes longer on a larger map: the sample is made as large as the job's, by
+    rows that differ a little from those given. A row of the sample itself takes no
+    descent, so that half of the rows are for the map and half are placed.
 
     Args:
         features: Activations (n, d), at least `LEAST_ROWS`.
         params: What the map is to be.
         seconds: How long.
     """
-    fitted = fit_map(features, params)
-    fitted.place(features[:LEAST_ROWS])  # compiled from here on
+    most = max(LEAST_ROWS, _MOST_BYTES // (4 * features.shape[1]))
+    n = min(params.sample, most)
+    random = np.random.default_rng(params.seed)
+    sample = _distinct(features[::2], n, random)
+    rows = _distinct(features[1::2], min(n, _PLACED), random)
+    # Where the rows lie does not matter: one epoch.
+    other = tuple(sorted({**dict(params.other), "n_epochs": 1}.items()))
+    fitted = fit_map(sample, replace(params, other=other))
+    fitted.place(rows[:LEAST_ROWS])  # compiled from here on
 
     def place() -> tuple[int, int]:
-        fitted.place(features)
-        return len(features), 0
+        fitted.place(rows)
+        return len(rows), 0
 
     rate = measure(repeat(place), seconds)
-    n = len(fitted.embedding)
     small = n < params.sample
     job = (
         f", the job's by {params.sample:,}: placing takes longer there" if small else ""
     )
     return replace(rate, note=f"on a map of {n:,} rows{job}", at_best=small)
+
+
+def _distinct(
+    rows: NDArray[np.floating], n: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """So many rows (n, d) that are like some, no two alike."""
+    some = np.resize(np.arange(len(rows)), n)
+    noise = random.standard_normal((n, rows.shape[1]), np.float32)
+    noise *= _NOISE * rows.std(axis=0) + np.finfo(np.float32).tiny
+    noise += rows[some]
+    return noise
 
 
 def places_of(

@@ -1,4 +1,4 @@
-"""Measured rates, and what follows from them: the limit, the forecast, what to add.
+"""Measured rates, and what follows from them: the limit, and what each part allows.
 
 Pure arithmetic; the same function names the limit of a benchmark and of a run's report.
 """
@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-STAGES = ("read", "decode", "transfer", "forward", "write", "place", "draw")
-"""What is measured, in the order of the work."""
+STAGES = (
+    *("read", "decode", "transfer", "forward", "write"),
+    *("load", "place", "cells", "draw"),
+)
+"""What is measured, in the order of the work; `load` reads activations back."""
 
 CORE, GPU = "core", "gpu"
-CELLS = 50 * 50
-"""Tiles of a mosaic of the default size, at most."""
 
 _PIXELS = frozenset({"read", "decode"})
 _LEAST_S = 1e-9
@@ -43,28 +44,31 @@ def bound_by(seconds: Mapping[str, float]) -> str | None:
 
 
 def run_rates(
-    tiles: int, seconds: Mapping[str, float], *, threads: int, gpus: float
+    tiles: int, seconds: Mapping[str, float], cpu: Mapping[str, float], *, gpus: float
 ) -> dict[str, dict[str, float | str]]:
-    """A run's tiles/s of one core or of one GPU, by stage.
+    """A run's tiles/s of one core or of one GPU, by stage, as `Rate` has them.
+
+    A model's CPU seconds are spread over torch's own threads, and are not known of a
+    run: it has a rate on GPUs alone.
 
     Args:
         tiles: That the run did.
-        seconds: By stage, as of `bound_by`: threads that read and decode have a core
-            each, as writing has; the model has its actor's.
-        threads: Of an actor.
+        seconds: By stage, as of `bound_by`.
+        cpu: CPU seconds of threads that read, decode and write.
         gpus: Of an actor.
 
-    >>> run_rates(800, {"decode": 2.0, "forward": 4.0, "wall": 3.0}, threads=2, gpus=0)
-    {'decode': {'tiles_per_s': 400.0, 'per': 'core'}, 'forward': {'tiles_per_s': 100.0, 'per': 'core'}}
+    >>> run_rates(800, {"decode": 2.0, "forward": 4.0}, {"decode": 1.0}, gpus=0.5)
+    {'decode': {'tiles_per_s': 800.0, 'per': 'core'}, 'forward': {'tiles_per_s': 400.0, 'per': 'gpu'}}
     """
-    found: dict[str, dict[str, float | str]] = {}
-    for stage, took in seconds.items():
-        if stage not in STAGES or took <= 0:
-            continue
-        of_model = stage in {"transfer", "forward"}
-        each = (gpus or threads) if of_model else 1
-        per = GPU if of_model and gpus else CORE
-        found[stage] = {"tiles_per_s": tiles / (took * each), "per": per}
+    found: dict[str, dict[str, float | str]] = {
+        stage: {"tiles_per_s": tiles / used, "per": CORE}
+        for stage, used in cpu.items()
+        if used > 0
+    }
+    for stage in ("transfer", "forward") if gpus else ():
+        if seconds.get(stage, 0.0) > 0:
+            rate = tiles / (seconds[stage] * gpus)
+            found[stage] = {"tiles_per_s": rate, "per": GPU}
     return found
 
 
@@ -133,12 +137,14 @@ class Node:
         gpus: GPUs of each.
         count: How many there are.
         actors: That a job has on each, on average.
+        hardware: What else tells the kind, as the type of the GPUs; empty if nothing.
     """
 
     cpus: float
     gpus: float
     count: int
     actors: float
+    hardware: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +158,7 @@ class Measured:
         whole: The job's own loop, one actor with its threads; None where there is none.
         seconds: By stage, of that loop, as a run's report has them.
         threads: Of that actor.
+        dtype: Of the activations that it stores.
     """
 
     host: str
@@ -160,6 +167,7 @@ class Measured:
     whole: Rate | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     threads: int = 0
+    dtype: str = "float32"
 
     @property
     def limit(self) -> str | None:
@@ -168,58 +176,6 @@ class Measured:
 
 
 Kinds = Sequence[tuple[Node, Measured]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """How long a job takes.
-
-    Attributes:
-        tiles: Of the job.
-        activations_s: Seconds; None where no node can run the model.
-        map_s: Of placing all tiles on a fitted map; None where that was not measured.
-        mosaic_s: Of drawing, by one core.
-        map_at_least: Whether placing takes longer: the map it was measured on is small.
-    """
-
-    tiles: int
-    activations_s: float | None
-    map_s: float | None
-    mosaic_s: float | None
-    map_at_least: bool = False
-
-
-def forecast(tiles: int, kinds: Kinds) -> Forecast:
-    """What a job of so many tiles takes on a cluster.
-
-    Activations by what the job's own loop did, times its actors; placing by all cores;
-    a mosaic of at most 2,500 tiles by one core of the fastest kind.
-
-    >>> whole = Rate(tiles=100, wall_s=1.0, cpu_s=2.0)
-    >>> here = Measured(host="a", rates={"place": Rate(tiles=50, wall_s=1, cpu_s=1)},
-    ...                 whole=whole)
-    >>> forecast(12_000, [(Node(cpus=4, gpus=0, count=3, actors=2), here)])
-    Forecast(tiles=12000, activations_s=20.0, map_s=20.0, mosaic_s=None, map_at_least=False)
-    """
-    actors = sum(n.count * n.actors * m.whole.wall_per_s for n, m in kinds if m.whole)
-    place = sum(
-        n.count * n.cpus * m.rates["place"].tiles_per_s
-        for n, m in kinds
-        if "place" in m.rates
-    )
-    draw = max(
-        (m.rates["draw"].tiles_per_s for _, m in kinds if "draw" in m.rates),
-        default=0.0,
-    )
-    return Forecast(
-        tiles=tiles,
-        activations_s=tiles / actors if actors else None,
-        map_s=tiles / place if place else None,
-        mosaic_s=min(tiles, CELLS) / draw if draw else None,
-        map_at_least=any(
-            m.rates["place"].at_best for _, m in kinds if "place" in m.rates
-        ),
-    )
 
 
 def cores_per_gpu(rates: Mapping[str, Rate]) -> float | None:
@@ -243,19 +199,28 @@ def core_s_per_tile(rates: Mapping[str, Rate]) -> float:
     return sum(rate.cpu_s / max(rate.tiles, 1) for rate in stages)
 
 
-def most_by_part(node: Node, rates: Mapping[str, Rate]) -> dict[str, float]:
+def most_by_part(node: Node, found: Measured) -> dict[str, float]:
     """Activations that each part of one node could make in a second, by itself.
 
-    `cores` are all of them at all that they do, `gpus` at the model, `reading` and
-    `writing` are the storage with as many readers and writers as there are actors.
+    `cores` are all of them at all that they do, as the job's own loop used them, `gpus`
+    at the model, `reading` and `writing` are the storage with as many readers and writers
+    as there are actors.
+
+    >>> whole = Rate(tiles=100, wall_s=1.0, cpu_s=2.0)
+    >>> found = Measured(host="a", rates={}, whole=whole)
+    >>> most_by_part(Node(cpus=4, gpus=0, count=1, actors=8), found)
+    {'cores': 200.0}
     """
-    found: dict[str, float] = {}
+    most: dict[str, float] = {}
+    rates, whole = found.rates, found.whole
     core_s = core_s_per_tile(rates)
+    if whole is not None and whole.tiles:
+        core_s = whole.cpu_s / whole.tiles
     if core_s:
-        found["cores"] = node.cpus / core_s
+        most["cores"] = node.cpus / core_s
     if "forward" in rates and rates["forward"].per == GPU:
-        found["gpus"] = node.gpus * rates["forward"].tiles_per_s
+        most["gpus"] = node.gpus * rates["forward"].tiles_per_s
     for part, stage in (("reading", "read"), ("writing", "write")):
         if stage in rates and node.actors:
-            found[part] = node.actors * rates[stage].wall_per_s
-    return found
+            most[part] = node.actors * rates[stage].wall_per_s
+    return most

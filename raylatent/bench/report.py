@@ -4,18 +4,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raylatent.bench.advice import what_to_add
+from raylatent.bench.forecast import Forecast, forecast
 from raylatent.bench.rates import (
     STAGES,
-    Forecast,
     Measured,
     Node,
     Rate,
     cores_per_gpu,
-    forecast,
     most_by_part,
 )
 
 _WIDTH = 10
+_LEFT_OUT = (
+    "(by the nodes that are up now; start-up, indexing, the sample and fit of the map, "
+    "and the map's own pictures not counted)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +28,17 @@ class BenchReport:
     Attributes:
         kinds: Kinds of nodes, and what was measured on one of each.
         tiles: Of the job that is forecast.
+        units: Of those tiles, at least; None: enough for all actors.
     """
 
     kinds: tuple[tuple[Node, Measured], ...]
     tiles: int
+    units: int | None = None
 
     @property
     def forecast(self) -> Forecast:
         """How long the job takes."""
-        return forecast(self.tiles, self.kinds)
+        return forecast(self.tiles, self.kinds, self.units)
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""
@@ -50,7 +55,7 @@ class BenchReport:
         job = self.forecast
         parts = {
             "activations": job.activations_s,
-            f"placing{' at least' if job.map_at_least else ''}": job.map_s,
+            f"map{' at least' if job.map_at_least else ''}": job.map_s,
             "mosaic": job.mosaic_s,
         }
         said = [
@@ -58,13 +63,12 @@ class BenchReport:
             for name, seconds in parts.items()
         ]
         lines.append(_line("job", f"{self.tiles:,} tiles: {', '.join(said)}"))
-        lines.append(
-            _line("", "(start-up, indexing and the fit of the map not counted)")
-        )
+        lines.append(_line("", _LEFT_OUT))
         return lines
 
     def _of_node(self, node: Node, found: Measured) -> list[str]:
         what = f"{found.host}: {node.cpus:g} CPUs, {node.gpus:g} GPUs"
+        what += f" ({node.hardware})" if node.hardware else ""
         actors = f"actors {node.actors:.3g} on each, of {found.threads} threads"
         lines = [_line("node", f"{what}; {node.count} such; {actors}")]
         for stage in STAGES:
@@ -78,7 +82,7 @@ class BenchReport:
                 f"{_number(found.whole.wall_per_s)} tiles/s, all of the job's stages"
             )
             lines.append(_line("actor", whole))
-        most = most_by_part(node, found.rates)
+        most = most_by_part(node, found)
         if most:
             said = ", ".join(f"{part} {_number(n)}" for part, n in most.items())
             lines.append(_line("at most", f"{said} tiles/s a node, each by itself"))
@@ -138,7 +142,7 @@ def _node_json(node: Node, found: Measured) -> dict[str, Any]:
         if whole is None
         else whole.cpu_s / max(whole.tiles, 1),
         "seconds_by_stage": dict(found.seconds),
-        "most_by_part": most_by_part(node, found.rates),
+        "most_by_part": most_by_part(node, found),
         "cores_per_gpu": cores_per_gpu(found.rates),
         "limit": found.limit,
         "add": what_to_add(node, found),

@@ -1,9 +1,9 @@
 """The stages of activations by themselves: what the job calls, called again and again."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, repeat
 
@@ -36,14 +36,35 @@ _MOST_BYTES = 64 << 20
 _NAMES = 4  # parts that stay on the storage
 
 
+class _Tried:
+    """Tiles that were tried; rates are of those that are good."""
+
+    def __init__(self) -> None:
+        self._n = 0
+
+    def count(self, good: Iterable[bool]) -> int:
+        """How many are good."""
+        found = list(good)
+        self._n += len(found)
+        return sum(found)
+
+    def told(self, rate: Rate) -> Rate:
+        """The rate of the good ones, with a note of the others."""
+        bad = self._n - rate.tiles
+        note = f"{bad / self._n:.0%} of the tiles that were tried are bad"
+        return replace(rate, note=note) if bad else rate
+
+
 def read_rate(units: Sequence[Unit], seconds: float) -> Rate:
     """Records read and their checksums verified, each unit once."""
 
     def read(unit: Unit) -> tuple[int, int]:
-        n = sum(1 for _ in iter_records(unit.source.uri, unit.offsets, unit.lengths))
-        return n, int(unit.lengths.sum())
+        records = iter_records(unit.source.uri, unit.offsets, unit.lengths)
+        good = tried.count(not isinstance(record, ContentError) for record in records)
+        return good, int(unit.lengths.sum())
 
-    return measure((partial(read, unit) for unit in units), seconds)
+    tried = _Tried()
+    return tried.told(measure((partial(read, unit) for unit in units), seconds))
 
 
 def records_of(units: Sequence[Unit]) -> list[memoryview]:
@@ -73,12 +94,13 @@ def decode_rate(records: Sequence[memoryview], side: Side, seconds: float) -> Ra
     """Records in memory to pixels, by one thread."""
 
     def decode(some: Sequence[memoryview]) -> tuple[int, int]:
-        for payload in some:
-            decode_record(payload, side)
-        return len(some), sum(map(len, some))
+        good = tried.count(decode_record(payload, side) is not None for payload in some)
+        return good, sum(map(len, some))
 
+    tried = _Tried()
     chunks = [records[i : i + _TOGETHER] for i in range(0, len(records), _TOGETHER)]
-    return measure((partial(decode, chunk) for chunk in cycle(chunks)), seconds)
+    steps = (partial(decode, chunk) for chunk in cycle(chunks))
+    return tried.told(measure(steps, seconds))
 
 
 def slide_rate(units: Sequence[SlideUnit], side: Side, seconds: float) -> Rate:
@@ -89,19 +111,25 @@ def slide_rate(units: Sequence[SlideUnit], side: Side, seconds: float) -> Rate:
         for unit in units:
             reader = cache.reader(unit.source, unit.geometry, icc=unit.icc)
             for region in reader.regions(unit.rows, unit.cols):
-                yield partial(_cut, reader, region, side)
+                yield partial(cut, reader, region)
 
-    return measure(steps(), seconds)
+    def cut(reader: TileReader, region: Region) -> tuple[int, int]:
+        found = (pixels for _, pixels in reader.read(region))
+        return tried.count(_fits(pixels, side) for pixels in found), 0
+
+    tried = _Tried()
+    return tried.told(measure(steps(), seconds))
 
 
-def _cut(reader: TileReader, region: Region, side: Side) -> tuple[int, int]:
-    n = 0
-    for _, found in reader.read(region):
-        n += 1
-        if not isinstance(found, ContentError):
-            with contextlib.suppress(ContentError):
-                side.fit(found)
-    return n, 0
+def _fits(pixels: Pixels | ContentError, side: Side) -> bool:
+    """Whether a tile that was cut is good, once it has the model's side."""
+    if isinstance(pixels, ContentError):
+        return False
+    try:
+        side.fit(pixels)
+    except ContentError:
+        return False
+    return True
 
 
 def forward_rates(

@@ -12,6 +12,7 @@ def measure(
     *,
     per: str = CORE,
     least: int = 0,
+    rest: Callable[[], tuple[int, int]] | None = None,
 ) -> Rate:
     """Call steps one after the other until the time is up or they are.
 
@@ -22,6 +23,7 @@ def measure(
         seconds: How long, about.
         per: See Rate.
         least: Tiles that are done in any case.
+        rest: Waits for what steps began and did not end; it is counted as theirs.
 
     >>> rate = measure((lambda: (3, 10) for _ in range(4)), seconds=60)
     >>> rate.tiles, rate.n_bytes
@@ -35,6 +37,10 @@ def measure(
         n_bytes += size
         if time.perf_counter() - started >= seconds and tiles >= least:
             break
+    if rest is not None:
+        n, size = rest()
+        tiles += n
+        n_bytes += size
     return Rate(
         tiles=tiles,
         wall_s=time.perf_counter() - started,

@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RaylatentError as error:
             return fail(f"error: {error}", error.exit_code)
         except KeyboardInterrupt:
-            return fail("interrupted: the same command again goes on from here", 130)
+            again = "the same command again goes on from here"
+            again = "nothing is kept" if given[0] == "bench" else again
+            return fail(f"interrupted: {again}", 130)
 
 
 def _usage() -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+from raylatent.claim import new_token
 from raylatent.cli.saying import say
 from raylatent.config import BenchConfig
 from raylatent.storage import Store, absolute
@@ -13,12 +14,28 @@ def bench(config: BenchConfig) -> int:
     from raylatent.model.spec import model_spec  # noqa: PLC0415
 
     spec = model_spec(config.model, allow_pickle=config.allow_pickle)
+    target = None if not config.json else _target(config.json)
     report = run_bench(config, spec)
     for line in report.lines():
         say(line)
-    if config.json:
-        folder, name = absolute(config.json).rsplit("/", 1)
+    if target is not None:
+        store, name = target
         text = json.dumps(report.as_json(), indent=1)
-        Store(folder or "/").write(name, f"{text}\n".encode())
+        store.write(name, f"{text}\n".encode())
         say(f"{'json':<10}{config.json}")
     return 0
+
+
+def _target(file: str) -> tuple[Store, str]:
+    """Where a file goes; it can be written there, which is known before all is measured.
+
+    Raises:
+        StorageError: It cannot, after retries.
+        RunError: There is a folder of its name, or a file where its folder would be.
+    """
+    folder, name = absolute(file).rsplit("/", 1)
+    store = Store(folder or "/")
+    probe = f"{name}.{new_token()}" if store.exists(name) else name
+    store.write(probe, b"")
+    store.delete(probe)
+    return store, name

@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 
 from raylatent.config.activations import ActivationsConfig
-from raylatent.config.options import at_least, option
+from raylatent.config.options import at_least, flag, option
 from raylatent.errors import ConfigError
+
+_IGNORED = "ignored: taken so that the command line of `activations` serves"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,9 @@ class BenchConfig(ActivationsConfig):
         None, "tiles of the job that is forecast (default: the sources')", metavar="N"
     )
     seconds: float = option(5.0, "how long each stage is measured", metavar="S")
+    overwrite: bool = flag(_IGNORED)
+    recheck: bool | None = option(None, _IGNORED, no="--no-recheck")
+    max_bad_fraction: float = option(0.01, _IGNORED, metavar="F")
     json: str = option("", "write what was found into this file", metavar="FILE")
 
     def __post_init__(self) -> None:

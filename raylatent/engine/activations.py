@@ -59,7 +59,7 @@ _PACKAGES = ("raylatent", "torch", "ray", "numpy", "pyarrow", "pillow")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class Job:
     """What is known before the cluster is."""
 
     config: ActivationsConfig
@@ -86,7 +86,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
         StorageError: The run directory cannot be written, after retries.
         IncompleteError: There is no tile at all.
     """
-    job = _prepare(config, spec)
+    job = prepare(config, spec)
     started_here = connect()
     share = pool(config.actor_range(), config.num_gpus, local=started_here)
     fields = _fingerprint_fields(job, share)
@@ -111,7 +111,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
             removed=plan.removed,
             counts=tally.counts,
             seconds=seconds,
-            threads=share.threads,
+            cpu=tally.cpu,
             gpus=share.num_gpus,
         )
         write_report(run, report)
@@ -119,12 +119,13 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     return report
 
 
-def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
+def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
     """All that can be refused before a cluster is asked."""
     if not config.tfrecords and not config.slides:
         message = "no tiles were given: --tfrecords PATH... or --slides PATH..."
         raise SourceError(message)
-    refuse_temporary_copy("--out", [config.out])
+    if config.out:  # a benchmark may have none
+        refuse_temporary_copy("--out", [config.out])
     refuse_temporary_copy("--tfrecords", config.tfrecords)
     files = find_tfrecords(config.tfrecords)
     slides = find_slides(config.slides)
@@ -152,7 +153,7 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
         stall_timeout_s=config.stall_timeout_s,
         recheck=config.recheck is not False,
     )
-    return _Job(
+    return Job(
         config=config,
         inputs=inputs,
         spec=features.spec,
@@ -161,7 +162,7 @@ def _prepare(config: ActivationsConfig, spec: ModelSpec) -> _Job:
     )
 
 
-def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
+def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
     config, features = job.config, job.features
     return {
         "schema_version": schema.SCHEMA_VERSION,
@@ -188,7 +189,7 @@ def _fingerprint_fields(job: _Job, share: Pool) -> dict[str, Any]:
     }
 
 
-def _about(job: _Job) -> dict[str, Any]:
+def _about(job: Job) -> dict[str, Any]:
     spec = job.spec
     return {
         "layers": {name: list(s) for name, s in job.features.shapes.items()},
@@ -228,7 +229,7 @@ def _announce(plan: Plan, share: Pool) -> None:
     )
 
 
-def _options(job: _Job, run: RunDirectory, share: Pool) -> ActorOptions:
+def _options(job: Job, run: RunDirectory, share: Pool) -> ActorOptions:
     """What the actors are told."""
     settings = run.settings()
     return ActorOptions(
@@ -253,7 +254,7 @@ def _options(job: _Job, run: RunDirectory, share: Pool) -> ActorOptions:
 
 
 def _run_units(
-    job: _Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
+    job: Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
 ) -> Tally:
     """Send the units to the actors; what they told of them."""
     options = _options(job, run, share)

@@ -115,8 +115,11 @@ class ActivationsActor(UnitActor):
             self._threads = replace(self._threads, decoders=Decoders(n_threads))
         else:
             set_threads(n_threads)
-        self._lane = lane_of(_features(ray.get(self._spec).unpack(), self._options))
+        self._lane = lane_of(load_features(ray.get(self._spec).unpack(), self._options))
         check_reader(self._options.reader)
+        if self._options.compiled or self._options.num_gpus:
+            # Else minutes of compiling would count as the first unit's `forward`.
+            self._lane.warm_up(with_preds=self._options.rows.with_preds)
 
     def work(self, unit: Unit | SlideUnit) -> UnitResult:
         """Activations of a unit."""
@@ -136,6 +139,7 @@ class ActivationsActor(UnitActor):
             footer=footer,
             counts=found.counts,
             seconds=found.seconds,
+            cpu=found.cpu,
         )
 
 
@@ -144,7 +148,12 @@ def _dumps(spec: ModelSpec) -> bytes:
     return content
 
 
-def _features(spec: ModelSpec, options: ActorOptions) -> Features:
+def load_features(spec: ModelSpec, options: ActorOptions) -> Features:
+    """The model as an actor has it, on its device.
+
+    Raises:
+        ModelError: It is not that of the fingerprint, or there is no GPU to see.
+    """
     if options.num_gpus and not has_gpu():
         message = (
             f"torch sees no GPU on {platform.node()}, though Ray gave the actor one: "

@@ -18,11 +18,13 @@ from raylatent.source.units import (
     load_unit,
 )
 from raylatent.storage import FileStat
+from raylatent.tiles.clock import Clock
 
 _WORK_SECONDS = (
     *(schema.READ_S, schema.DECODE_S, schema.WAIT_S),
-    *(schema.TRANSFER_S, schema.FORWARD_S),
+    *(schema.TRANSFER_S, schema.FORWARD_S, schema.WRITE_S),
 )
+_CPU_SECONDS = (schema.READ_CPU_S, schema.DECODE_CPU_S, schema.WRITE_CPU_S)
 
 
 def unit_footer(
@@ -120,6 +122,7 @@ class UnitResult:
         footer: What its part says beside where it is from.
         counts: `resized`, `other_slide` and `smaller_batch` tiles.
         seconds: Of its stages: `read`, `decode`, `wait`, `transfer`, `forward`.
+        cpu: CPU seconds of `read` and `decode`.
     """
 
     rows: pa.Table
@@ -127,10 +130,13 @@ class UnitResult:
     footer: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cpu: Mapping[str, float] = field(default_factory=dict)
 
 
-def manifest(unit: Unit | SlideUnit, result: UnitResult, write_s: float) -> pa.Table:
-    """What the driver is told of a unit that is done."""
+def manifest(unit: Unit | SlideUnit, result: UnitResult, written: Clock) -> pa.Table:
+    """What the driver is told of a unit that is done; the clock counted `write`."""
+    seconds = {**result.seconds, **written.seconds}
+    cpu = {**result.cpu, **written.cpu}
     row = {
         schema.SLIDE: unit.source.slide,
         schema.UNIT: unit.unit,
@@ -140,10 +146,13 @@ def manifest(unit: Unit | SlideUnit, result: UnitResult, write_s: float) -> pa.T
         schema.OTHER_SLIDE: result.counts.get("other_slide", 0),
         schema.SMALLER_BATCH: result.counts.get("smaller_batch", 0),
         **{
-            column: result.seconds.get(column.removesuffix("_s"), 0.0)
+            column: seconds.get(column.removesuffix("_s"), 0.0)
             for column in _WORK_SECONDS
         },
-        schema.WRITE_S: write_s,
+        **{
+            column: cpu.get(column.removesuffix("_cpu_s"), 0.0)
+            for column in _CPU_SECONDS
+        },
         schema.ERROR: None,
     }
     return pa.Table.from_pylist([row], schema=schema.MANIFEST)
@@ -159,7 +168,7 @@ def undone(slide: str, unit: int, error: str) -> pa.Table:
         schema.SLIDE: slide,
         schema.UNIT: unit,
         **dict.fromkeys(counts, 0),
-        **dict.fromkeys((*_WORK_SECONDS, schema.WRITE_S), 0.0),
+        **dict.fromkeys((*_WORK_SECONDS, *_CPU_SECONDS), 0.0),
         schema.ERROR: error,
     }
     return pa.Table.from_pylist([row], schema=schema.MANIFEST)

@@ -31,6 +31,11 @@ _SECONDS = {
     "forward": schema.FORWARD_S,
     "write": schema.WRITE_S,
 }
+_CPU_SECONDS = {
+    "read": schema.READ_CPU_S,
+    "decode": schema.DECODE_CPU_S,
+    "write": schema.WRITE_CPU_S,
+}
 
 
 class Tally:
@@ -42,6 +47,7 @@ class Tally:
         seconds: By stage: of the threads that read and decode, of the actors that
             transfer, run the model and write; `wait` is how long models waited for
             pixels.
+        cpu: CPU seconds by stage, of the threads that read, decode and write.
         undone: Slides with units left undone, and why.
     """
 
@@ -49,6 +55,7 @@ class Tally:
         """Nothing was told."""
         self.counts = dict.fromkeys(("tiles", *_COUNTS), 0)
         self.seconds = dict.fromkeys(_SECONDS, 0.0)
+        self.cpu = dict.fromkeys(_CPU_SECONDS, 0.0)
         self.undone: dict[str, str] = {}
 
     def add(self, row: Mapping[str, Any]) -> int:
@@ -59,6 +66,8 @@ class Tally:
             self.counts[name] += row[column]
         for name, column in _SECONDS.items():
             self.seconds[name] += row[column]
+        for name, column in _CPU_SECONDS.items():
+            self.cpu[name] += row[column]
         if row[schema.ERROR] is not None:
             self.undone[row[schema.SLIDE]] = row[schema.ERROR]
         return tiles
@@ -74,7 +83,7 @@ class RunReport:
         removed: Slides set aside since this invocation did not name them.
         counts: Of this invocation, see Tally.
         seconds: Of this invocation: wall time, and by stage, see Tally.
-        threads: Of an actor; None where its stages are not told by core or GPU.
+        cpu: Likewise CPU seconds; None where stages are not told by core or GPU.
         gpus: Of an actor.
     """
 
@@ -83,7 +92,7 @@ class RunReport:
     removed: list[str]
     counts: Mapping[str, int]
     seconds: Mapping[str, float]
-    threads: int | None = None
+    cpu: Mapping[str, float] | None = None
     gpus: float = 0.0
 
     @property
@@ -107,10 +116,13 @@ class RunReport:
         return bound_by(self.seconds)
 
     def _by_core_or_gpu(self, tiles: int) -> dict[str, Any]:
-        if self.threads is None:
+        if self.cpu is None:
             return {}
-        rates = run_rates(tiles, self.seconds, threads=self.threads, gpus=self.gpus)
-        return {"tiles_per_s_by_core_or_gpu": rates}
+        rates = run_rates(tiles, self.seconds, self.cpu, gpus=self.gpus)
+        return {
+            "cpu_seconds_by_stage": dict(self.cpu),
+            "tiles_per_s_by_core_or_gpu": rates,
+        }
 
     def as_json(self) -> dict[str, Any]:
         """For report.json."""
@@ -168,6 +180,7 @@ def audit(
     Args:
         run: The run directory.
         sources: The plan.
+        cpu: CPU seconds by stage, of the threads that read, decode and write.
         undone: Slides with units left undone, and why.
         max_bad_fraction: A slide with more bad tiles, and more than 10, fails.
     """

@@ -1,7 +1,6 @@
 """An actor that works on units: what the verbs that write parts have in common."""
 
 import platform
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +29,7 @@ from raylatent.source.units import Source, Unit
 from raylatent.source.wsi import READER
 from raylatent.source.wsi.cache import SlideCache
 from raylatent.storage import file_stat
+from raylatent.tiles.clock import Clock
 from raylatent.tiles.stream import Threads
 
 
@@ -123,9 +123,10 @@ class UnitActor:
             refuse_changed(unit.source)
         except StorageError as error:  # the source's: others may still be read
             return undone(slide, number, str(error))
-        started = time.perf_counter()
-        self._commit(unit, result)
-        return manifest(unit, result, time.perf_counter() - started)
+        written = Clock("write")
+        with written.timed("write"):
+            self._commit(unit, result)
+        return manifest(unit, result, written)
 
     def _commit(self, unit: Unit | SlideUnit, result: UnitResult) -> None:
         """Quarantine first, then the part, which is the unit's commit record."""

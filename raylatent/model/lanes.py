@@ -155,6 +155,18 @@ class Lane(ABC):
         while begun:
             yield self.finish(begun.popleft(), clock)
 
+    def warm_up(self, *, with_preds: bool) -> None:
+        """Have what the first passes make, as a compiled model and buffers, made now.
+
+        Args:
+            with_preds: As of the passes to come.
+        """
+        black = (self.fill(()) for _ in range(1 + self.depth))
+        clock = Clock("wait", "transfer", "forward")  # nobody looks at it
+        with closing(self.passes(black, clock, with_preds=with_preds)) as passes:
+            for _ in passes:
+                pass
+
 
 class CpuLane(Lane):
     """Passes on the CPU: one at a time, standardized into memory that is kept."""

@@ -54,12 +54,14 @@ class UnitRows:
         quarantine: Bad tiles, as schema.QUARANTINE.
         counts: `resized` and `other_slide` tiles.
         seconds: See STAGES.
+        cpu: CPU seconds of the threads, or processes, that read and decode.
     """
 
     rows: pa.Table
     quarantine: pa.Table
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    cpu: Mapping[str, float] = field(default_factory=dict)
 
 
 def unit_rows(
@@ -113,7 +115,11 @@ def unit_rows(
         columns[schema.PREDICTIONS] = np.concatenate(predictions)[order]
     rows, quarantine = _tables(unit, tiles, columns, options.dtype)
     return UnitRows(
-        rows=rows, quarantine=quarantine, counts=counts, seconds=clock.seconds
+        rows=rows,
+        quarantine=quarantine,
+        counts=counts,
+        seconds=clock.seconds,
+        cpu={stage: clock.cpu[stage] for stage in ("read", "decode")},
     )
 
 

@@ -225,9 +225,16 @@ class Store:
 
     def root_files(self) -> Names:
         """Names of the files at the root itself, those being written too, sorted."""
+        return self._at_root(pafs.FileType.File)
+
+    def root_folders(self) -> Names:
+        """Names of the folders at the root itself, sorted."""
+        return self._at_root(pafs.FileType.Directory)
+
+    def _at_root(self, kind: pafs.FileType) -> Names:
         here = pafs.FileSelector(self.path(), recursive=False, allow_not_found=True)
         found = retry(lambda: self._filesystem.get_file_info(here), f"list {self.uri}")
-        return sorted(i.base_name for i in found if i.type == pafs.FileType.File)
+        return sorted(info.base_name for info in found if info.type == kind)
 
     def _list(self, name: str) -> Names:
         found = self._below_root(

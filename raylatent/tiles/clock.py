@@ -14,6 +14,7 @@ class Clock:
 
     Attributes:
         seconds: By stage; those of several threads at once count each.
+        cpu: CPU seconds of those threads, of what `timed` counts.
 
     >>> clock = Clock("read", "decode")
     >>> with clock.timed("read"):
@@ -25,18 +26,21 @@ class Clock:
     def __init__(self, *stages: str) -> None:
         """See the class."""
         self.seconds = dict.fromkeys(stages, 0.0)
+        self.cpu = dict.fromkeys(stages, 0.0)
         self._lock = threading.Lock()
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Count seconds of a stage."""
+    def add(self, stage: str, seconds: float, cpu: float = 0.0) -> None:
+        """Count seconds of a stage, and CPU seconds."""
         with self._lock:
             self.seconds[stage] += seconds
+            self.cpu[stage] += cpu
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Count what is done in this context."""
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.thread_time()
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - started)
+            took, used = time.perf_counter() - started, time.thread_time() - cpu
+            self.add(stage, took, used)

@@ -58,8 +58,8 @@ class Task:
     place: int
 
 
-Decoded: TypeAlias = tuple[list[Tile], dict[str, float]]
-"""Tiles without their pixels, and seconds of `read` and `decode`."""
+Decoded: TypeAlias = tuple[list[Tile], dict[str, tuple[float, float]]]
+"""Tiles without their pixels; seconds and CPU seconds of `read` and `decode`."""
 
 
 class Decoders:
@@ -202,8 +202,8 @@ def decode_into(
             for future in waiting[0]:
                 found, seconds = future.result()
                 tiles += found
-                for stage, value in seconds.items():
-                    clock.add(stage, value)
+                for stage, took in seconds.items():
+                    clock.add(stage, *took)
             yield tiles
             waiting.popleft()
     finally:
@@ -225,7 +225,7 @@ def _decode(task: Task) -> Decoded:
         with clock.timed("read"):
             payload = next(records, None)
         if payload is None:
-            return tiles, clock.seconds
+            return tiles, {s: (clock.seconds[s], clock.cpu[s]) for s in clock.cpu}
         with clock.timed("decode"):
             n = len(tiles)
             tile = tile_of_record(task.first + n, payload, slide, task.side)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from raylatent.bench.node import Bench, measure_node
+from raylatent.bench.rates import Node, most_by_part
 from raylatent.bench.units import Sources, pieces, some_units
 from raylatent.bench.whole import Actor, run_loop
 from raylatent.config import ActivationsConfig
@@ -19,7 +20,7 @@ from raylatent.source.find import find_tfrecords
 from raylatent.storage import Store
 from raylatent.tiles.stream import Threads
 
-ALL = {"read", "decode", "forward", "write", "place", "draw"}
+ALL = {"read", "decode", "forward", "write", "load", "place", "cells", "draw"}
 
 
 def sources_of(folder, unit_tiles=16, slides=()):
@@ -28,7 +29,7 @@ def sources_of(folder, unit_tiles=16, slides=()):
 
 
 def bench_of(sources, seconds=0.05):
-    params = MapParameters.of(n_neighbors=5, n_epochs=5)
+    params = MapParameters.of(n_neighbors=5, n_epochs=5, sample=200)
     return Bench(sources=sources, seconds=seconds, params=params)
 
 
@@ -76,7 +77,12 @@ def test_every_stage_is_measured_or_says_why_not(golden_tfrecords, actor, tmp_pa
     for rate in (*found.rates.values(), found.whole):
         assert rate.tiles > 0
         assert rate.tiles_per_s > 0
-    assert found.rates["place"].at_best
+    assert found.rates["place"].note == "on a map of 200 rows"
+    assert not found.rates["place"].at_best
+    assert found.rates["cells"].tiles >= 32 * 8
+    # No stage does more with a core than all of them together do with all cores.
+    most = most_by_part(Node(cpus=2, gpus=0, count=1, actors=1), found)
+    assert found.whole.wall_per_s <= 1.05 * most["cores"]
     assert found.limit in {"read", "decode", "forward", "write"}
     for stage in ("read", "decode", "wait", "forward", "write"):
         assert found.seconds[stage] > 0
@@ -84,8 +90,9 @@ def test_every_stage_is_measured_or_says_why_not(golden_tfrecords, actor, tmp_pa
 
 def test_without_a_place_to_write_nothing_is_written(golden_tfrecords, actor):
     found = measure_node(bench_of(sources_of(golden_tfrecords)), actor)
-    assert "write" not in found.rates
-    assert "--out" in found.lacking["write"]
+    for stage in ("write", "load", "cells"):
+        assert stage not in found.rates
+        assert "--out" in found.lacking[stage]
     assert found.seconds.get("write", 0.0) == 0.0
 
 

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raylatent.bench.advice import what_to_add
+from raylatent.bench.forecast import forecast
 from raylatent.bench.rates import (
     STAGES,
     Measured,
@@ -16,7 +17,6 @@ from raylatent.bench.rates import (
     bound_by,
     core_s_per_tile,
     cores_per_gpu,
-    forecast,
     most_by_part,
 )
 from raylatent.bench.report import BenchReport, duration
@@ -28,6 +28,11 @@ seconds = st.dictionaries(st.sampled_from([*STAGES, "wait"]), positive, min_size
 def rate(tiles_per_s, **more):
     """One that does so many tiles in a second of a core and of the clock."""
     return Rate(tiles=int(tiles_per_s * 100), wall_s=100.0, cpu_s=100.0, **more)
+
+
+def loop(wall_per_s, core_per_s):
+    """The job's own, by the clock and of a core."""
+    return Rate(tiles=1000, wall_s=1000 / wall_per_s, cpu_s=1000 / core_per_s)
 
 
 def gpu(tiles_per_s):
@@ -83,7 +88,7 @@ def test_nothing_took_time():
 def test_a_forecast_is_linear_in_tiles_and_in_nodes(tiles, count, actors, whole, place):
     found = Measured(
         host="a",
-        rates={"place": rate(place), "draw": rate(500)},
+        rates={"place": rate(place), "cells": rate(800), "draw": rate(500)},
         whole=rate(whole),
     )
     node = Node(cpus=4, gpus=0, count=count, actors=actors)
@@ -91,10 +96,60 @@ def test_a_forecast_is_linear_in_tiles_and_in_nodes(tiles, count, actors, whole,
     twice = forecast(2 * tiles, [(node, found)])
     assert twice.activations_s == pytest.approx(2 * once.activations_s)
     assert twice.map_s == pytest.approx(2 * once.map_s)
-    assert once.mosaic_s == min(tiles, 2500) / 500
+    drawn = min(tiles, 2500) / 500
+    assert once.mosaic_s == pytest.approx(tiles / (count * 4 * 800) + drawn)
     more = forecast(tiles, [(node, found), (replace(node, count=3 * count), found)])
     assert more.activations_s == pytest.approx(once.activations_s / 4)
     assert more.map_s == pytest.approx(once.map_s / 4)
+
+
+@given(
+    cpus=st.integers(1, 64),
+    gpus=st.sampled_from([0, 1, 4]),
+    actors=st.floats(0.5, 64),
+    wall=st.floats(1, 1e5),
+    core=st.floats(1, 1e5),
+    on_gpu=st.floats(1, 1e5),
+)
+def test_no_forecast_is_faster_than_cores_and_gpus(
+    cpus, gpus, actors, wall, core, on_gpu
+):
+    """One actor alone uses more of a node than each of many can."""
+    rates = {"forward": gpu(on_gpu)} if gpus else {}
+    found = Measured(host="a", rates=rates, whole=loop(wall, core))
+    node = Node(cpus=cpus, gpus=gpus, count=3, actors=actors)
+    most = most_by_part(node, found)
+    got = 10**6 / forecast(10**6, [(node, found)]).activations_s / 3
+    assert most["cores"] == pytest.approx(cpus * core)
+    bounds = [
+        actors * wall,
+        cpus * core,
+        *([gpus * gpu(on_gpu).tiles_per_s] if gpus else []),
+    ]
+    assert got == pytest.approx(min(bounds))
+
+
+def test_actors_without_a_unit_do_nothing():
+    node = Node(cpus=64, gpus=0, count=4, actors=16)
+    found = Measured(host="a", rates={}, whole=loop(100, 100))
+    took = {n: forecast(2048, [(node, found)], n).activations_s for n in (1, 64, 900)}
+    assert took[1] == pytest.approx(2048 / 100)
+    assert took[64] == took[900] == pytest.approx(2048 / (64 * 100))
+
+
+def test_reading_back_is_part_of_a_map_and_all_points_are_of_a_mosaic():
+    """Storage takes its time by the clock; cells are a question to every point."""
+    load = Rate(tiles=1000, wall_s=2.0, cpu_s=0.1)
+    rates = {"load": load, "place": rate(1_000), "cells": rate(500), "draw": rate(250)}
+    node = Node(cpus=4, gpus=0, count=2, actors=1)
+    cells = replace(rates["cells"], cpu_s=5.0)  # the rest was waiting
+    for own in (rates, {**rates, "cells": cells}):
+        found = forecast(10**6, [(node, Measured(host="a", rates=own))])
+        assert found.mosaic_s == pytest.approx(10**6 / 500 / 8 + 10)
+    assert found.map_s == pytest.approx(10**6 * (0.002 + 0.001) / 8)
+    del rates["cells"]
+    lacking = forecast(10**6, [(node, Measured(host="a", rates=rates))])
+    assert lacking.mosaic_s is None
 
 
 def test_what_was_not_measured_is_not_forecast():
@@ -107,7 +162,7 @@ def test_nodes_without_actors_place_and_do_nothing_else():
     cpus = Measured(host="b", rates={"place": rate(1_000)})
     idle = replace(CPU_NODE, actors=0.0)
     found = forecast(300_000, [(GPU_NODE, gpus), (idle, cpus)])
-    assert found.activations_s == 300_000 / (3 * 2 * 500)
+    assert found.activations_s == pytest.approx(300_000 / (3 * 2 * 500))
     assert found.map_s == 300_000 / ((3 * 8 + 2 * 16) * 1_000)
 
 
@@ -116,7 +171,7 @@ def test_cores_add_up(read, decode, write):
     rates = {"read": rate(read), "decode": rate(decode), "write": rate(write)}
     each = core_s_per_tile(rates)
     assert each == pytest.approx(1 / read + 1 / decode + 1 / write, rel=0.02)
-    most = most_by_part(CPU_NODE, rates)
+    most = most_by_part(CPU_NODE, Measured(host="a", rates=rates))
     assert most["cores"] == pytest.approx(16 / each)
     assert most["reading"] == pytest.approx(4 * rates["read"].wall_per_s)
     assert cores_per_gpu(rates) is None
@@ -124,7 +179,7 @@ def test_cores_add_up(read, decode, write):
 
 def test_cores_that_keep_a_gpu_busy():
     assert cores_per_gpu(ON_GPUS) == pytest.approx(10_000 / 2_000 + 10_000 / 50_000)
-    assert most_by_part(GPU_NODE, ON_GPUS)["gpus"] == 20_000
+    assert most_by_part(GPU_NODE, on(ON_GPUS, "forward"))["gpus"] == 20_000
 
 
 @pytest.mark.parametrize(
@@ -148,6 +203,34 @@ def test_cores_that_keep_a_gpu_busy():
 def test_what_to_add(node, rates, limit, said):
     lines = what_to_add(node, on(rates, limit))
     assert lines[0].startswith(said) or said in lines[0]
+
+
+def test_the_model_must_take_most_of_the_cores_time_for_gpus():
+    """The limit is where actors wait: 5 % of the cores' time are not worth a GPU."""
+    rates = {"decode": rate(1_000), "forward": rate(9_000), "write": rate(5_000)}
+    assert what_to_add(CPU_NODE, on(rates, "forward")) == [
+        "more cores: time falls in proportion to them"
+    ]
+
+
+@pytest.mark.parametrize("node", [CPU_NODE, GPU_NODE])
+def test_what_is_stored_as_float16_already_is_not_halved(node):
+    rates = dict(ON_GPUS if node.gpus else ON_CPUS, write=rate(100, n_bytes=10**6))
+    found = on(rates, "write")
+    storage = what_to_add(node, found)
+    assert storage[0].startswith("faster storage: one writer puts 100 tiles/s")
+    assert "--dtype float16" in storage[1]
+    assert what_to_add(node, replace(found, dtype="float16")) == storage[:1]
+
+
+@pytest.mark.parametrize("node", [CPU_NODE, GPU_NODE])
+def test_decoding_that_waits_is_for_the_storage(node):
+    """Slides are read while they are decoded."""
+    slow = Rate(tiles=1000, wall_s=10.0, cpu_s=1.0)
+    model = gpu(9_000) if node.gpus else rate(9_000)
+    lines = what_to_add(node, on({"decode": slow, "forward": model}, "decode"))
+    assert lines[0].startswith("faster storage: slides are read")
+    assert "90% of that time" in lines[0]
 
 
 def test_nothing_to_add_where_nothing_was_measured():

@@ -6,7 +6,8 @@ The rows (64 features of float16, 3 predictions, 25,000 a slide) are made, not c
 For each of the two sizes a process of its own counts the map for its pictures, and
 another one each chooses the cells of a 50 x 50 mosaic, `nearest` and `medoid`: on a local
 Ray, or with `--plain` in one loop. Printed are CPU seconds (of the driver and of all
-workers), and peak resident memory of the driver and of the largest worker.
+workers), and peak resident memory of the driver and of the largest worker; last, what
+each million rows more cost of CPU, in which starting up is not.
 """
 
 import argparse
@@ -38,12 +39,12 @@ def label_of(slide):
     return "ABCDEFGH"[slide % 8]
 
 
-def write_rows(folder, first, n_slides):
+def write_rows(folder, first, n_slides, slide_rows):
     """A run with a map, slide by slide."""
     from tests.stored_maps import write_map, write_run
 
     for slide in range(first, first + n_slides):
-        rows = {name_of(slide): SLIDE_ROWS}
+        rows = {name_of(slide): slide_rows}
         run, points = write_run(folder, rows, width=WIDTH, unit=UNIT, seed=slide)
         write_map(run, points, unit=UNIT)
 
@@ -112,10 +113,17 @@ def measure(folder, verb, *, plain):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def slope(less, more):
+    """CPU seconds of a million rows, by the costs of two sizes: start-up is in both."""
+    rows = more["rows"] - less["rows"]
+    return 1e6 * (more["cpu_s"] - less["cpu_s"]) / rows
+
+
 def main(argv=None):
     """Measure and print; peak MiB of any process with 2 N rows over that with N."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="N")
+    parser.add_argument("--slide-rows", type=int, default=SLIDE_ROWS)
     parser.add_argument("--plain", action="store_true", help="one loop, without Ray")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=VERBS, help=argparse.SUPPRESS)
@@ -123,11 +131,12 @@ def main(argv=None):
     if options.child:
         child(options.folder, options.child, options.plain)
         return None
-    n_slides = max(1, options.rows // SLIDE_ROWS)
+    n_slides = max(1, options.rows // options.slide_rows)
     found = {}
     with tempfile.TemporaryDirectory(prefix="raylatent-bench-") as scratch:
         for times in (1, 2):
-            write_rows(f"{scratch}/run", (times - 1) * n_slides, n_slides)
+            first = (times - 1) * n_slides
+            write_rows(f"{scratch}/run", first, n_slides, options.slide_rows)
             for verb in VERBS:
                 cost = measure(f"{scratch}/run", verb, plain=options.plain)
                 found.setdefault(verb, []).append(cost)
@@ -143,6 +152,7 @@ def main(argv=None):
             )
         peaks = [max(cost["driver"], cost["worker"]) for cost in costs]
         ratio = max(ratio, peaks[1] / peaks[0])
+        print(f"{verb:<9}{slope(*costs):>21.2f} CPU s for each million rows more")
     print(f"largest growth of a peak: {ratio:.2f}")
     return ratio
 

@@ -82,3 +82,21 @@ def test_gpu_on_a_cpu(monkeypatch, test_data, capsys):
     said = capsys.readouterr().out
     assert "resnet50, 5 units at once: bare" in said
     assert "vit_l, 5 units at once: bare" in said
+
+
+@pytest.mark.slow
+def test_cells(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_cells.py"))
+    argv = ["--rows", "4000", "--slide-rows", "1000", "--plain"]
+    assert benchmark["main"](argv) > 0
+    said = capsys.readouterr().out
+    for verb in ("counts", "nearest", "medoid"):
+        assert said.count(f"\n{verb} ") == 3
+    assert said.count("CPU s for each million rows more") == 3
+
+
+def test_what_more_rows_cost_is_without_the_start():
+    slope = runpy.run_path(str(HERE / "bench_cells.py"))["slope"]
+    start = 7.0
+    costs = [{"rows": n, "cpu_s": start + 3e-6 * n} for n in (10**6, 2 * 10**6)]
+    assert slope(*costs) == pytest.approx(3.0)

@@ -7,10 +7,15 @@ import sys
 import pytest
 
 from raylatent.config import BenchConfig
-from raylatent.errors import ConfigError
+from raylatent.engine import bench
+from raylatent.engine.actors import ActorOptions, PackedSpec
+from raylatent.engine.measuring import measure_here
+from raylatent.errors import ConfigError, ModelError
+from raylatent.model.rows import RowOptions
+from raylatent.model.spec import model_spec
 from tests.jobs.test_jobs import JOBS, job, lines_of
 
-STAGES = {"read", "decode", "forward", "write", "place", "draw"}
+STAGES = {"read", "decode", "forward", "write", "load", "place", "cells", "draw"}
 
 
 @pytest.mark.ray
@@ -32,8 +37,10 @@ def test_bench(ray_session, golden_tfrecords, golden_model, tmp_path, capfd):
     assert node["limit"] == lines["limit"].split()[1]
     assert (node["cpus"], node["count"], found["forecast"]["tiles"]) == (2, 1, 146)
     took = found["forecast"]["activations_s"]
-    assert took == pytest.approx(146 / node["actor_tiles_per_s"] / node["actors"])
-    assert not list(out.rglob("*"))  # what was written is gone
+    alone = 146 / node["actor_tiles_per_s"] / node["actors"]
+    cores = 146 / node["most_by_part"]["cores"]
+    assert took == pytest.approx(max(alone, cores))
+    assert not out.exists()  # what was written is gone, and what was made for it
 
 
 @pytest.mark.ray
@@ -79,6 +86,65 @@ def test_bad_arguments(golden_tfrecords, golden_model, capfd, changed, said):
     assert said in capfd.readouterr().err
 
 
+def test_what_the_job_refuses_is_refused(goldens, golden_model, capfd):
+    slide = ["--slides", goldens / "wsi_a.tif", "--tile-um", "96", "--mpp", "1"]
+    side = ["--tile-px", "64", "--no-resize", "--model", golden_model]
+    assert job("bench")(*slide, *side) == 2
+    assert "64" in capfd.readouterr().err
+
+
+def test_another_model_on_a_node_is_refused(golden_tfrecords, golden_model):
+    spec = model_spec(str(golden_model))
+    options = ActorOptions(
+        run="",
+        token="",
+        fingerprint="",
+        model={"model": "of the driver", "torch": "1", "decoder": "2"},
+        layers=("postconv",),
+        pooling="avg",
+        batch_size=16,
+        mixed_precision=False,
+        compiled=False,
+        threads=1,
+        reader=None,
+        rows=RowOptions(),
+    )
+    with pytest.raises(ModelError, match="another model than the driver"):
+        measure_here(PackedSpec.pack(spec), None, options, None)
+
+
+def test_where_json_cannot_go_is_known_before_all_is_measured(
+    golden_tfrecords, golden_model, tmp_path, monkeypatch, capfd
+):
+    def run_bench(*_):
+        message = "it was measured"
+        raise AssertionError(message)
+
+    monkeypatch.setattr(bench, "run_bench", run_bench)
+    argv = ["--tfrecords", golden_tfrecords, "--model", golden_model, "--json"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for target in ("folder", "file/found.json"):
+        assert job("bench")(*argv, tmp_path / target) == 2
+        assert "folder" in capfd.readouterr().err
+    with pytest.raises(AssertionError, match="it was measured"):
+        job("bench")(*argv, tmp_path / "file")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_ctrl_c_does_not_promise_to_go_on(
+    golden_tfrecords, golden_model, monkeypatch, capfd
+):
+    def run_bench(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "run_bench", run_bench)
+    argv = ["--tfrecords", golden_tfrecords, "--model", golden_model]
+    assert job("bench")(*argv) == 130
+    assert "interrupted: nothing is kept" in capfd.readouterr().err
+
+
 def test_sources_and_a_model_are_needed():
     with pytest.raises(ConfigError, match="no tiles were given"):
         BenchConfig(model="m")
@@ -100,3 +166,4 @@ def test_the_job_is_a_script(tmp_path):
     assert found.stderr == ""
     assert "raylatent bench" in found.stdout
     assert "--tiles N" in found.stdout
+    assert found.stdout.count("ignored: taken so that") == 3

@@ -245,3 +245,20 @@ def test_rows_that_lie_in_the_input_are_kept():
     rows = np.concatenate([found["0"] for found, _ in passes])[:40]
     expected = tiles.reshape(40, -1) / np.float32(255)
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_warm_lane_has_its_buffers_and_gives_the_same_rows(features, kind):
+    lane = lanes(features)[kind]
+    lane.warm_up(with_preds=True)
+    assert len(lane._free) == 1 + lane.depth
+    tiles = tiles_of(BATCH)
+    clock = Clock("wait", "transfer", "forward")
+    ((found, preds),) = lane.passes(iter([lane.fill(tiles)]), clock, with_preds=True)
+    cold = lanes(features)[kind]
+    ((wanted, wanted_preds),) = cold.passes(
+        iter([cold.fill(tiles)]), clock, with_preds=True
+    )
+    for name, rows in wanted.items():
+        np.testing.assert_array_equal(found[name], rows)
+    np.testing.assert_array_equal(preds, wanted_preds)

@@ -57,6 +57,7 @@ def apart(unit, decoders, side=None, n_memories=4):
         pixels += [tile.copy() for tile in array[: len(batch)]]
     assert asked == -(-len(unit) // BATCH)
     assert clock.seconds["decode"] > 0
+    assert clock.cpu["decode"] > 0  # theirs: it is not in this process's
     return found, pixels
 
 

@@ -1,0 +1,49 @@
+"""Folders of benchmarks in run directories: nothing of them stays."""
+
+import os
+
+import pytest
+
+from raylatent.run import RunDirectory, remove_litter
+from raylatent.run.scratch import scratch
+from raylatent.storage import Store
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_what_was_made_for_it_goes(tmp_path, error):
+    (tmp_path / "mine").mkdir()
+
+    def use():
+        with scratch(str(tmp_path / "mine/a/b/run")) as store:
+            store.write("0/part", b"x")
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(error):
+            use()
+    else:
+        use()
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_what_others_put_there_stays(tmp_path):
+    with scratch(str(tmp_path / "a/run")) as store:
+        store.write("part", b"x")
+        (tmp_path / "a/other").write_text("x")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "other"]
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+    with scratch(str(tmp_path)) as store:
+        store.write("part", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_processes_that_were_killed_are_litter(tmp_path):
+    store = Store(str(tmp_path))
+    dead, alive = (f"bench-0123456789ab-pid{n}" for n in (999999999, os.getpid()))
+    for folder in (dead, alive, "bench-mine", "activations"):
+        store.write(f"{folder}/0/part", b"x")
+    remove_litter(RunDirectory(str(tmp_path)))
+    assert store.root_folders() == ["activations", alive, "bench-mine"]
