@@ -137,14 +137,7 @@ def _fit_by_row(
     from raylatent.mapping import graph  # noqa: PLC0415  (numba)
     from raylatent.mapping import projection as linear  # noqa: PLC0415
 
-    # Too few rows for another metric to matter to umap-learn: Euclidean serves.
-    metric = params.metric if params.metric in ROW_METRICS else "euclidean"
-    if not params.by_row:
-        logger.warning(
-            "only %d sample rows are distinct: they are placed by row, with the metric "
-            "%s, and not by umap-learn with %s",
-            *(distinct, metric, params.metric),
-        )
+    metric = _row_metric(params, distinct)
     normalized = normalize(rows, metric)
     pca = principal_components(normalized)
     projection = linear.Projection(pca.mean, pca.components, pca.mean @ pca.components)
@@ -184,6 +177,18 @@ def _fit_by_row(
         "halved": halved,
     }
     return _Fit(arrays=arrays, layout=layout, placement=placement, nearest=nearest)
+
+
+def _row_metric(params: MapParameters, distinct: int) -> str:
+    """The metric, or for rows too few to matter to umap-learn one by row; that is said."""
+    metric = params.metric if params.metric in ROW_METRICS else "euclidean"
+    if not params.by_row:
+        logger.warning(
+            "only %d sample rows are distinct: they are placed by row, with the metric "
+            "%s, and not by umap-learn with %s",
+            *(distinct, metric, params.metric),
+        )
+    return metric
 
 
 def _embed(

@@ -72,7 +72,7 @@ def nearest(
         kept, error = rests_of(some, reduced, spread, screen.rest)
         for i in range(some.shape[0]):
             row = start + i
-            those = found[i, : seen.count[i]], bounds[i, : seen.count[i]]
+            those = found[i, : seen.counts[i]], bounds[i, : seen.counts[i]]
             close = _within(*those, seen.limit[i], near)
             _exact(reduced[i], screen.reduced, close, squares)
             _smallest(squares, close, index[row], square[row])

@@ -53,13 +53,13 @@ class Candidates(NamedTuple):
     """Of rows (q,): how many sample rows were written down, and their bounds' meaning.
 
     Attributes:
-        count: int64 (q,), how many.
+        counts: int64 (q,), how many.
         limit: float32 (q,); a bound above it is of none of the k nearest.
         base: float64 (q,); a bound times the squared scale, plus this, is not above
             the squared distance among the principal components.
     """
 
-    count: NDArray[np.int64]
+    counts: NDArray[np.int64]
     limit: NDArray[np.float32]
     base: NDArray[np.float64]
 
