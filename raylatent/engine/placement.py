@@ -16,7 +16,7 @@ from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import vectors
 from raylatent.engine.stream import stream
 from raylatent.errors import MapError
-from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.fitted import MODEL_DIGEST, FittedMap
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, Part, RunDirectory
@@ -62,7 +62,8 @@ def place_rows(
     share = pool(None, 0)
     reads = [partial(_item, some) for some in together(parts, share.largest)]
     folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
-    arguments = (ray.put(fitted), run.store, layer, folder, share.threads)
+    named = fitted.with_info(**{MODEL_DIGEST: fitted.digest})  # worked out once
+    arguments = (ray.put(named), run.store, layer, folder, share.threads)
     found = stream(
         "parts",
         reads,

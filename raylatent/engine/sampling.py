@@ -1,7 +1,8 @@
 """The sample that a map is fitted on, drawn and read by the cluster."""
 
+import logging
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.engine.cluster import READ_CPUS, STALL_TIMEOUT_S, alive_nodes, gather
 from raylatent.errors import RunError
+from raylatent.mapping.fit import MAX_SAMPLE_BYTES
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
 from raylatent.parts import read_part
 from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
+
+logger = logging.getLogger(__name__)
 
 _PARTS_TOGETHER = 64
 _TASKS_EACH = 8  # for each core
@@ -43,7 +47,8 @@ def sample_rows(
     Returns:
         float32 (n, d) and (m, d).
     """
-    limit = params.sample + n_held
+    size = _sample_size(run, layer, params)
+    limit = size + n_held
     batches = _batches(parts)
     sketcher = ray.remote(num_cpus=READ_CPUS)(sketch_parts)
     sketches = [
@@ -66,24 +71,57 @@ def sample_rows(
             )
         )
     }
-    fetcher = ray.remote(num_cpus=READ_CPUS)(fetch_rows)
-    table = ray.put(chosen)
-    pending = [fetcher.remote(run.store, batch, layer, table) for batch in batches]
-    features: NDArray[np.float32] | None = None
-    for answer in gather(pending, stall_timeout_s):
-        for slide, indices, values in answer:
-            if features is None:
-                features = np.empty((len(chosen), values.shape[1]), np.float32)
-            features[[places[slide, index] for index in indices]] = values
-    if features is None:
-        message = f"{run.uri} has no rows to sample"
-        raise RunError(message)
-    sample = finish(whole, params.sample)
+    features = _fetched(run, batches, layer, chosen, (places, stall_timeout_s))
+    sample = finish(whole, size)
     names = (schema.SLIDE, schema.TILE_INDEX)
     pairs = zip(*(sample[name].to_pylist() for name in names), strict=True)
     inside = np.zeros(len(chosen), bool)
     inside[[places[pair] for pair in pairs]] = True
     return features[inside], features[~inside]
+
+
+def _fetched(
+    run: RunDirectory,
+    batches: Sequence[Sequence[Part]],
+    layer: str,
+    chosen: pa.Table,
+    told: tuple[dict[tuple[str, int], int], float],
+) -> NDArray[np.float32]:
+    """Activations of all chosen rows, each at its place; and how long to wait."""
+    places, stall_timeout_s = told
+    fetcher = ray.remote(num_cpus=READ_CPUS)(fetch_rows)
+    table = ray.put(chosen)
+    pending = [fetcher.remote(run.store, batch, layer, table) for batch in batches]
+    features: NDArray[np.float32] | None = None
+    filled = 0
+    for answer in gather(pending, stall_timeout_s):
+        for slide, indices, values in answer:
+            if features is None:
+                features = np.empty((len(chosen), values.shape[1]), np.float32)
+            features[[places[slide, index] for index in indices]] = values
+            filled += len(values)
+    if features is None or filled != len(chosen):
+        message = (
+            f"{run.uri} gave {filled} of {len(chosen)} rows of the sample: it was "
+            "changed meanwhile; run again"
+        )
+        raise RunError(message)
+    return features
+
+
+def _sample_size(run: RunDirectory, layer: str, params: MapParameters) -> int:
+    """Rows to draw: fewer than asked for where they would not fit the memory.
+
+    (Cut after they are drawn, the rows that stand for each slide would be lost.)
+    """
+    width = prod(run.layers()[layer])
+    most = max(1, MAX_SAMPLE_BYTES // (4 * width))
+    if params.sample > most:
+        logger.warning(
+            "rows of %d features: a sample is at most %d of them, not %d",
+            *(width, most, params.sample),
+        )
+    return min(params.sample, most)
 
 
 def _batches(parts: Sequence[Part]) -> list[Sequence[Part]]:

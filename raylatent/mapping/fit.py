@@ -1,5 +1,6 @@
 """Fit a map on a sample."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +26,15 @@ from raylatent.mapping.frame import (
 )
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.reduce import (
+    ROW_METRICS,
     check_features,
     normalize,
     principal_components,
 )
 
 __all__ = ["FittedMap", "MapParameters", "fit_map"]
+
+logger = logging.getLogger(__name__)
 
 MAX_SAMPLE_BYTES = 1 << 30
 KNN_PERCENTILE = 99.9
@@ -62,10 +66,7 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
     Raises:
         MapError: There is no row, a value is not finite, or UMAP refuses.
     """
-    from raylatent.mapping.graph import (  # noqa: PLC0415  (numba)
-        MIN_DISTINCT,
-        some_distinct,
-    )
+    from raylatent.mapping.graph import MIN_DISTINCT  # noqa: PLC0415  (numba)
 
     rows = check_features(features)
     given = len(rows)
@@ -73,7 +74,7 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
         message = "a map needs at least 1 row to be fitted on, and there are 0"
         raise MapError(message)
     rows = rows[: max(1, MAX_SAMPLE_BYTES // (4 * rows.shape[1]))]
-    distinct = some_distinct(rows)
+    distinct = _distinct(rows, params)
     if params.by_row or distinct < MIN_DISTINCT:
         result = _fit_by_row(rows, params, distinct)
     else:
@@ -105,6 +106,13 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
     return FittedMap(info=info, arrays=result.arrays)
 
 
+def _distinct(rows: NDArray[np.float32], params: MapParameters) -> int:
+    """How many rows differ, as the metric takes them."""
+    from raylatent.mapping.graph import some_distinct  # noqa: PLC0415  (numba)
+
+    return some_distinct(normalize(rows, params.metric) if params.by_row else rows)
+
+
 def _check_finite(
     params: MapParameters, result: _Fit, frame: Frame, threshold: float
 ) -> None:
@@ -129,8 +137,7 @@ def _fit_by_row(
     from raylatent.mapping import graph  # noqa: PLC0415  (numba)
     from raylatent.mapping import projection as linear  # noqa: PLC0415
 
-    # Too few rows for any metric to matter to umap-learn: Euclidean serves.
-    metric = params.metric if params.by_row else "euclidean"
+    metric = _row_metric(params, distinct)
     normalized = normalize(rows, metric)
     pca = principal_components(normalized)
     projection = linear.Projection(pca.mean, pca.components, pca.mean @ pca.components)
@@ -170,6 +177,18 @@ def _fit_by_row(
         "halved": halved,
     }
     return _Fit(arrays=arrays, layout=layout, placement=placement, nearest=nearest)
+
+
+def _row_metric(params: MapParameters, distinct: int) -> str:
+    """The metric, or for rows too few to matter to umap-learn one by row; that is said."""
+    metric = params.metric if params.metric in ROW_METRICS else "euclidean"
+    if not params.by_row:
+        logger.warning(
+            "only %d sample rows are distinct: they are placed by row, with the metric "
+            "%s, and not by umap-learn with %s",
+            *(distinct, metric, params.metric),
+        )
+    return metric
 
 
 def _embed(

@@ -110,8 +110,8 @@ class FittedMap:
 
         Returns:
             Places float32 (n, 2), and the metric's distance in all features to the
-            closest of the row's neighbors in the sample, float32 (n,): 0 for a row of
-            the sample, which keeps its place.
+            closest sample row, float32 (n,): 0 for a row of the sample, which keeps
+            its place.
 
         Raises:
             MapError: Another number of features, or values that are not finite.
@@ -157,7 +157,7 @@ class FittedMap:
         names = projection.Projection._fields, projection.Sample._fields
         plane = projection.Projection(*(of[name] for name in names[0]))
         sample = projection.Sample(*(of[name] for name in names[1]))
-        return plane, sample, screen_of(sample), layout
+        return plane, sample, screen_of(sample, plane), layout
 
     def _place_by_umap(
         self, rows: NDArray[np.float32]

@@ -30,7 +30,7 @@ def neighbors(
 
     Returns:
         Indices int32 (n, k), the metric's distances float32 (n, k), and the distances
-        in all features to the closest of them but itself, float64 (n,).
+        in all features to the closest other sample row, float64 (n,).
     """
     n = len(sample.rows)
     from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
@@ -42,7 +42,7 @@ def neighbors(
     if n == 1:
         return index, distance, whole
 
-    screen = screen_of(sample)
+    screen = screen_of(sample, projection)
 
     def fill(start: int) -> None:
         rows = slice(start, start + _SEARCH_ROWS)

@@ -3,7 +3,8 @@
 A matrix product in float32 rules out nearly all sample rows; by a bound on its error it
 never rules out a near one, so that its bits, which depend on the rows beside, do not
 matter. Distances of the others are sums in a fixed order in float64, and ties go to the
-lower index.
+lower index. So it is for the k nearest among the principal components, and for the
+nearest in all features.
 
 Importing this module imports numba.
 """
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 from raylatent.kernel import kernel
 from raylatent.mapping.projection import Projection, Sample, project
 from raylatent.mapping.screen import TILE_ROWS, Screen, candidates
+from raylatent.mapping.whole import least_whole, make_room, rests_of
 
-_SUMS = 32  # of every 32nd feature
-_TOGETHER = 4
 _FEWEST_ROWS = 16  # looked at together
 _MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
 
@@ -45,42 +45,64 @@ def nearest(
     Returns:
         The k nearest among the principal components by (distance, index): int64
         (q, k) and squared distances float64 (q, k). Then the squared distance in all
-        features to the closest of them, float64 (q,), and the lowest index of an equal
-        sample row, int64 (q,), or -1.
+        features to the closest sample row, which need not be one of them, float64
+        (q,), and the lowest index of an equal sample row, int64 (q,), or -1.
     """
     count = rows.shape[0]
-    index = np.empty((count, k), dtype=np.int64)
-    square = np.empty((count, k))
-    whole = np.empty(count)
-    equal = np.empty(count, dtype=np.int64)
+    index, square = np.empty((count, k), dtype=np.int64), np.empty((count, k))
+    whole, equal = np.empty(count), np.empty(count, dtype=np.int64)
     n = sample.rows.shape[0]
-    together = max(_FEWEST_ROWS, min(TILE_ROWS, _MOST_FOUND // n))
-    found = np.empty((min(count, together), n), dtype=np.int32)
+    together = min(count, max(_FEWEST_ROWS, min(TILE_ROWS, _MOST_FOUND // n)))
+    found = np.empty((together, n), dtype=np.int32)
     bounds = np.empty(found.shape, dtype=np.float32)
     squares = np.empty(n)
-    lanes = np.empty((_TOGETHER, _SUMS))
-    for start in range(0, count, together):
-        stop = min(start + together, count)
-        reduced, residual, spread = project(rows[start:stop], projection)
-        some = candidates(reduced, own[start:stop], screen, k, found, bounds)
-        for i in range(stop - start):
+    near = np.empty(n, dtype=np.int32)
+    room = make_room(screen.rest)
+    for start in range(0, count, max(1, together)):
+        some = rows[start : start + together]
+        reduced, residual, spread = project(some, projection)
+        seen = candidates(
+            (some, reduced),
+            own[start : start + together],
+            sample,
+            screen,
+            k,
+            (found, bounds),
+        )
+        kept, error = rests_of(some, reduced, spread, screen.rest)
+        for i in range(some.shape[0]):
             row = start + i
-            near = found[i, : some[i]]
-            _exact(reduced[i], screen.reduced, near, squares)
-            _smallest(squares, near, index[row], square[row])
+            those = found[i, : seen.counts[i]], bounds[i, : seen.counts[i]]
+            close = _within(*those, seen.limit[i], near)
+            _exact(reduced[i], screen.reduced, close, squares)
+            _smallest(squares, close, index[row], square[row])
             equal[row] = -1
             if square[row, 0] == 0.0:
-                equal[row] = _equal(rows[row], sample.rows, near, squares)
+                equal[row] = _equal(rows[row], sample.rows, close, squares)
             whole[row] = 0.0
             if equal[row] < 0:
-                whole[row] = _whole(
-                    rows[row],
-                    (residual[i], spread[i]),
-                    sample,
-                    (square[row], index[row]),
-                    lanes,
+                its = (rows[row], residual[i], spread[i]), (kept[i], error[i])
+                floor = (*those, screen.scale * screen.scale, seen.base[i])
+                whole[row] = least_whole(
+                    *its, sample, screen.rest, index[row], floor, room
                 )
     return index, square, whole, equal
+
+
+@kernel
+def _within(
+    found: NDArray[np.int32],
+    bounds: NDArray[np.float32],
+    limit: np.float32,
+    near: NDArray[np.int32],
+) -> NDArray[np.int32]:
+    """Those whose bound is not above the limit, in their order; a part of `near`."""
+    count = 0
+    for at in range(found.shape[0]):
+        if bounds[at] <= limit:
+            near[count] = found[at]
+            count += 1
+    return near[:count]
 
 
 @kernel
@@ -154,80 +176,3 @@ def _equal(
         if squares[at] == 0.0 and np.array_equal(rows[found[at]], row):
             return int(found[at])
     return -1
-
-
-@kernel
-def _whole(
-    row: NDArray[np.float32],
-    rest: tuple[float, float],
-    sample: Sample,
-    near: tuple[NDArray[np.float64], NDArray[np.int64]],
-    lanes: NDArray[np.float64],
-) -> float:
-    """The smallest squared distance in all features to one of the neighbors.
-
-    What the projection leaves out of two rows differs by at least the difference of
-    its lengths, so some neighbors are ruled out without a look at all features. Four
-    are looked at together, so that a core waits for their features at once.
-    """
-    residual, spread = rest
-    squares, index = near
-    k = index.shape[0]
-    some = np.empty(_TOGETHER, dtype=np.int64)
-    best = np.inf
-    at = 0
-    while at < k:
-        count = 0
-        while at < k and count < _TOGETHER:
-            i = index[at]
-            delta = residual - sample.residual[i]
-            # Rounding of the lengths, generously.
-            slack = 1e-7 * (spread + sample.spread[i])
-            if squares[at] + delta * delta - slack < best:
-                some[count] = i
-                count += 1
-            at += 1
-        if count > 0:
-            some[count:] = some[0]
-            best = min(best, _least_square(row, sample.rows, some, lanes))
-    return best
-
-
-@kernel
-def _least_square(
-    row: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    some: NDArray[np.int64],
-    lanes: NDArray[np.float64],
-) -> float:
-    """The least squared distance to four rows.
-
-    Sums of every 32nd feature, so that they run side by side.
-    """
-    width = row.shape[0]
-    r0, r1, r2, r3 = rows[some[0]], rows[some[1]], rows[some[2]], rows[some[3]]
-    lanes[:] = 0.0
-    l0, l1, l2, l3 = lanes[0], lanes[1], lanes[2], lanes[3]
-    even = width // _SUMS * _SUMS
-    for start in range(0, even, _SUMS):
-        for j in range(_SUMS):
-            value = np.float64(row[start + j])
-            d0 = value - np.float64(r0[start + j])
-            d1 = value - np.float64(r1[start + j])
-            d2 = value - np.float64(r2[start + j])
-            d3 = value - np.float64(r3[start + j])
-            l0[j] += d0 * d0
-            l1[j] += d1 * d1
-            l2[j] += d2 * d2
-            l3[j] += d3 * d3
-    for i in range(_TOGETHER):
-        for j in range(even, width):
-            delta = np.float64(row[j]) - np.float64(rows[some[i], j])
-            lanes[i, j - even] += delta * delta
-    least = np.inf
-    for i in range(_TOGETHER):
-        total = 0.0
-        for j in range(_SUMS):
-            total += lanes[i, j]
-        least = min(least, total)
-    return least

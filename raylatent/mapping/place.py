@@ -131,7 +131,7 @@ def place_rows(
 
     Returns:
         Places float32 (q, 2), and the metric's distance in all features to the closest
-        of the neighbors, float32 (q,).
+        sample row, float32 (q,), at most the largest one.
     """
     count = rows.shape[0]
     own = np.full(count, -1, dtype=np.int64)
@@ -152,4 +152,4 @@ def place_rows(
         if equal[row] >= 0:
             start[row] = layout.xy[equal[row]]
     distance = metric_distance(whole, layout.halved)
-    return start.astype(np.float32), distance.astype(np.float32)
+    return start.astype(np.float32), np.minimum(distance, _LARGEST).astype(np.float32)

@@ -19,6 +19,9 @@ from raylatent.mapping.reduce import ROW_METRICS, normalize
 QUALITY_ROWS = 1_000
 """Rows beside the sample on which a map is measured."""
 
+FEWEST_HELD = 200
+"""With fewer of them the sample's own rows say more."""
+
 _NEIGHBORS = 15
 _BLOCK_ROWS = 64
 _ROW_METRIC = "euclidean"
@@ -64,8 +67,9 @@ def measured(
     Args:
         fitted: The map.
         sample: Activations (n, d) that it was fitted on, ascending by key.
-        held: Activations (m, d) of other rows. Without any the sample's own first
-            rows are measured, each among the others, and `held_out` is 0.
+        held: Activations (m, d) of other rows. With fewer than 200 the sample's own
+            first rows are measured, each among the others, where those are more, and
+            `held_out` is 0.
 
     Returns:
         `trustworthiness`, `knn_recall` (None for fewer than 4 sample rows),
@@ -77,7 +81,9 @@ def measured(
     if metric not in ROW_METRICS:
         metric = _ROW_METRIC
     inside = normalize(sample[: len(fitted.embedding)], metric)
-    own = None if len(held) else np.arange(min(len(inside), QUALITY_ROWS))
+    own = None
+    if len(held) < min(FEWEST_HELD, len(inside) + 1):
+        held, own = held[:0], np.arange(min(len(inside), QUALITY_ROWS))
     if own is None:
         rows, xy = normalize(held, metric), fitted.place(held)[0]
     else:

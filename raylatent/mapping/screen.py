@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.projection import Sample
+from raylatent.mapping.projection import Projection, Sample
+from raylatent.mapping.whole import SUMS, TOGETHER, Rest, least_square, rest_of
 
 TILE_ROWS = 256  # of one matrix product, and sample rows: it fits a core's cache
 _TILE_COLUMNS = 512
+_LOOKS = (2, 8)  # after so many tiles the likely nearest is compared in all features
 _WORD = 8  # flags in 64 bits
 _LANE = 16  # values of which the least is taken
 _UNIT = 2.0**-24  # relative rounding of float32
@@ -36,6 +38,7 @@ class Screen(NamedTuple):
         scale: Length of which 1 is made.
         slack: Bounds the product's error: it is at most the slack times the squared
             length of the row plus twice that of the sample row.
+        rest: What the projection leaves out.
     """
 
     columns: NDArray[np.float32]
@@ -43,9 +46,25 @@ class Screen(NamedTuple):
     reduced: NDArray[np.float64]
     scale: float
     slack: float
+    rest: Rest
 
 
-def screen_of(sample: Sample) -> Screen:
+class Candidates(NamedTuple):
+    """Of rows (q,): how many sample rows were written down, and their bounds' meaning.
+
+    Attributes:
+        counts: int64 (q,), how many.
+        limit: float32 (q,); a bound above it is of none of the k nearest.
+        base: float64 (q,); a bound times the squared scale, plus this, is not above
+            the squared distance among the principal components.
+    """
+
+    counts: NDArray[np.int64]
+    limit: NDArray[np.float32]
+    base: NDArray[np.float64]
+
+
+def screen_of(sample: Sample, projection: Projection) -> Screen:
     """What `nearest` needs beside the sample.
 
     The error of a sum of m products of rounded factors is at most (m + 2) units of the
@@ -64,41 +83,44 @@ def screen_of(sample: Sample) -> Screen:
         some = slice(start, start + _TILE_COLUMNS)
         columns[tile, :size, : len(scaled[some])] = -2.0 * scaled[some].T
         columns[tile, size, : len(scaled[some])] = square[some] * (1.0 - 2.0 * slack)
-    return Screen(columns, square, reduced, scale, slack)
+    rest = rest_of(sample, projection)
+    return Screen(columns, square, reduced, scale, slack, rest)
 
 
 @kernel
 def candidates(
-    reduced: NDArray[np.float64],
+    rows: tuple[NDArray[np.float32], NDArray[np.float64]],
     own: NDArray[np.int64],
+    sample: Sample,
     screen: Screen,
     k: int,
-    found: NDArray[np.int32],
-    bounds: NDArray[np.float32],
-) -> NDArray[np.int64]:
-    """Write down, ascending, all that may be among the k nearest of rows (q, m).
+    into: tuple[NDArray[np.int32], NDArray[np.float32]],
+) -> Candidates:
+    """Write down, ascending, all that may be near rows (q, d).
 
-    Returns:
-        How many are in each row of `found`, int64 (q,).
+    Those are the k nearest among the principal components, and all that are nearer
+    there than the nearest in all features.
+
+    Args:
+        rows: Float32 (q, d), and their principal components (q, m).
+        own: int64 (q,), the sample row to pass over, or -1.
+        sample: The sample of n rows.
+        screen: Of the sample.
+        k: Neighbors.
+        into: int32 (q, n) and float32 (q, n): for each row sample rows, and lower
+            bounds of their distances.
     """
-    count, size = reduced.shape
-    left = np.ones((count, size + 1), dtype=np.float32)
-    reach = np.empty(count)
-    for row in range(count):
-        length = 0.0
-        for c in range(size):
-            value = reduced[row, c] / screen.scale
-            left[row, c] = min(max(value, -_HUGE), _HUGE)
-            length += value * value
-        reach[row] = 2.0 * screen.slack * length + _TINY
-        if length >= _HUGE * _HUGE:
-            reach[row] = np.inf
+    reduced = rows[1]
+    found, bounds = into
+    count = reduced.shape[0]
+    left, length, reach = _scaled(reduced, screen)
     n = screen.square.shape[0]
     width = 4.0 * screen.slack
     some = np.zeros(count, dtype=np.int64)
     lower = np.empty((count, _TILE_COLUMNS), dtype=np.float32)
     near = np.empty(_TILE_COLUMNS, dtype=np.bool_)
     best = np.full((count, k), np.inf)
+    beyond = np.empty(count)
     for tile in range(screen.columns.shape[0]):
         first = tile * _TILE_COLUMNS
         np.dot(left, screen.columns[tile], lower)
@@ -107,22 +129,70 @@ def candidates(
             limit = best[row, k - 1]
             if first == 0:
                 limit = _first_limit(whole, k) + width
+                least = _least(whole, own[row])
+                square = _whole_square(rows[0][row], sample, least)
+                beyond[row] = square / (screen.scale * screen.scale) - length[row]
+            elif tile in _LOOKS:
+                least = found[row, np.argmin(bounds[row, : some[row]])]
+                square = _whole_square(rows[0][row], sample, least)
+                square = square / (screen.scale * screen.scale) - length[row]
+                beyond[row] = min(beyond[row], square)
             some[row] = _collect(
                 (whole, near, _above(limit + reach[row])),
-                (first, own[row], reach[row], width),
+                (first, own[row], reach[row], width, beyond[row]),
                 screen.square,
                 best[row],
                 (found[row], bounds[row], some[row]),
             )
+    limits = np.empty(count, dtype=np.float32)
     for row in range(count):
-        limit = _above(best[row, k - 1] + reach[row])
-        kept = 0
-        for at in range(some[row]):
-            if bounds[row, at] <= limit:
-                found[row, kept] = found[row, at]
-                kept += 1
-        some[row] = kept
-    return some
+        limits[row] = _above(best[row, k - 1] + reach[row])
+    base = (length - reach) * (screen.scale * screen.scale)
+    return Candidates(some, limits, base)
+
+
+@kernel
+def _scaled(
+    reduced: NDArray[np.float64], screen: Screen
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Rows as the product takes them, their squared lengths, and what it leaves open.
+
+    Float32 (q, m + 1), of ones at the end, and float64 (q,) and (q,).
+    """
+    count, size = reduced.shape
+    left = np.ones((count, size + 1), dtype=np.float32)
+    lengths = np.empty(count)
+    reach = np.empty(count)
+    for row in range(count):
+        length = 0.0
+        for c in range(size):
+            value = reduced[row, c] / screen.scale
+            left[row, c] = min(max(value, -_HUGE), _HUGE)
+            length += value * value
+        lengths[row] = length
+        reach[row] = 2.0 * screen.slack * length + _TINY
+        if length >= _HUGE * _HUGE:
+            reach[row] = np.inf
+    return left, lengths, reach
+
+
+@kernel
+def _least(lower: NDArray[np.float32], own: int) -> int:
+    """Where the least is, own passed over; -1 if there is none."""
+    least = -1
+    for j in range(lower.shape[0]):
+        if j != own and (least < 0 or lower[j] < lower[least]):
+            least = j
+    return least
+
+
+@kernel
+def _whole_square(row: NDArray[np.float32], sample: Sample, i: int) -> float:
+    """The squared distance in all features to a sample row; infinite for none."""
+    if i < 0:
+        return float(np.inf)
+    some = np.full(TOGETHER, i)
+    return least_square(row, sample.rows, some, np.empty((TOGETHER, SUMS)))
 
 
 @kernel
@@ -153,7 +223,7 @@ def _first_limit(lower: NDArray[np.float32], k: int) -> float:
 @kernel
 def _collect(
     tile: tuple[NDArray[np.float32], NDArray[np.bool_], np.float32],
-    known: tuple[int, int, float, float],
+    known: tuple[int, int, float, float, float],
     square: NDArray[np.float64],
     best: NDArray[np.float64],
     into: tuple[NDArray[np.int32], NDArray[np.float32], int],
@@ -164,8 +234,8 @@ def _collect(
         tile: float32 (columns,), lower bounds less a constant of the row, room for as
             many flags, and the limit so far.
         known: The tile's first sample row, the one to pass over, what the constant
-            leaves open, and how far an upper bound is above a lower one for a square
-            of 1.
+            leaves open, how far an upper bound is above a lower one for a square of 1,
+            and how far off all are wanted.
         square: Squared lengths of all sample rows.
         best: float64 (k,), the least upper bounds so far, ascending.
         into: Sample rows, their lower bounds, and how many there are.
@@ -174,7 +244,9 @@ def _collect(
         How many there are now.
     """
     lower, near, limit = tile
-    first, own, reach, width = known
+    first, own, reach, width, beyond = known
+    always = _above(beyond + reach)
+    limit = max(limit, always)
     found, bounds, count = into
     k = best.shape[0]
     n = lower.shape[0]
@@ -185,20 +257,23 @@ def _collect(
     for word in range(0, words.shape[0], 2):
         if words[word] | words[word + 1] == 0:
             continue
-        for j in range(word * _WORD, min((word + 2) * _WORD, n)):
-            value = lower[j]
-            if value > limit or first + j == own:
+        for half in range(word, word + 2):
+            if words[half] == 0:
                 continue
-            found[count] = first + j
-            bounds[count] = value
-            count += 1
-            upper = value + width * square[first + j]
-            if upper >= best[k - 1]:
-                continue
-            at = k - 1
-            while at > 0 and best[at - 1] > upper:
-                best[at] = best[at - 1]
-                at -= 1
-            best[at] = upper
-            limit = min(limit, _above(best[k - 1] + reach))
+            for j in range(half * _WORD, min((half + 1) * _WORD, n)):
+                value = lower[j]
+                if value > limit or first + j == own:
+                    continue
+                found[count] = first + j
+                bounds[count] = value
+                count += 1
+                upper = value + width * square[first + j]
+                if upper >= best[k - 1]:
+                    continue
+                at = k - 1
+                while at > 0 and best[at - 1] > upper:
+                    best[at] = best[at - 1]
+                    at -= 1
+                best[at] = upper
+                limit = max(always, min(limit, _above(best[k - 1] + reach)))
     return count

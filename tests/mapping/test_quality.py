@@ -74,3 +74,9 @@ def test_a_map_of_few_rows_has_no_quality():
     rows = np.eye(3, dtype=np.float32)
     fitted = fit_map(rows, MapParameters())
     assert measured(fitted, rows, rows[:0])["trustworthiness"] is None
+
+
+def test_a_handful_of_held_rows_is_not_measured(fitted, fit_rows, new_rows):
+    few = measured(fitted, fit_rows[0], new_rows[0][:10])
+    assert few["held_out"] == 0
+    assert few["rows"] > 200
