@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
 from raylatent.mapping.projection import Projection, Sample, project
-from raylatent.mapping.screen import TILE_ROWS, Screen, candidates
-from raylatent.mapping.whole import least_whole, make_room, rests_of
+from raylatent.mapping.screen import TILE_ROWS, Projected, Screen, candidates
 
 _FEWEST_ROWS = 16  # looked at together
 _MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
@@ -49,60 +48,32 @@ def nearest(
         (q,), and the lowest index of an equal sample row, int64 (q,), or -1.
     """
     count = rows.shape[0]
-    index, square = np.empty((count, k), dtype=np.int64), np.empty((count, k))
-    whole, equal = np.empty(count), np.empty(count, dtype=np.int64)
+    index = np.empty((count, k), dtype=np.int64)
+    square = np.empty((count, k))
+    whole = np.empty(count)
+    equal = np.empty(count, dtype=np.int64)
     n = sample.rows.shape[0]
-    together = min(count, max(_FEWEST_ROWS, min(TILE_ROWS, _MOST_FOUND // n)))
-    found = np.empty((together, n), dtype=np.int32)
+    together = max(_FEWEST_ROWS, min(TILE_ROWS, _MOST_FOUND // n))
+    found = np.empty((min(count, together), n), dtype=np.int32)
     bounds = np.empty(found.shape, dtype=np.float32)
     squares = np.empty(n)
-    near = np.empty(n, dtype=np.int32)
-    room = make_room(screen.rest)
-    for start in range(0, count, max(1, together)):
-        some = rows[start : start + together]
-        reduced, residual, spread = project(some, projection)
-        seen = candidates(
-            (some, reduced),
-            own[start : start + together],
-            sample,
-            screen,
-            k,
-            (found, bounds),
+    for start in range(0, count, together):
+        stop = min(start + together, count)
+        projected = Projected(rows[start:stop], *project(rows[start:stop], projection))
+        some, whole[start:stop] = candidates(
+            projected, own[start:stop], sample, screen, k, (found, bounds)
         )
-        kept, error = rests_of(some, reduced, spread, screen.rest)
-        for i in range(some.shape[0]):
+        for i in range(stop - start):
             row = start + i
-            those = found[i, : seen.counts[i]], bounds[i, : seen.counts[i]]
-            close = _within(*those, seen.limit[i], near)
-            _exact(reduced[i], screen.reduced, close, squares)
-            _smallest(squares, close, index[row], square[row])
+            near = found[i, : some[i]]
+            _exact(projected.reduced[i], screen.reduced, near, squares)
+            _smallest(squares, near, index[row], square[row])
             equal[row] = -1
             if square[row, 0] == 0.0:
-                equal[row] = _equal(rows[row], sample.rows, close, squares)
-            whole[row] = 0.0
-            if equal[row] < 0:
-                its = (rows[row], residual[i], spread[i]), (kept[i], error[i])
-                floor = (*those, screen.scale * screen.scale, seen.base[i])
-                whole[row] = least_whole(
-                    *its, sample, screen.rest, index[row], floor, room
-                )
+                equal[row] = _equal(rows[row], sample.rows, near, squares)
+            if equal[row] >= 0:
+                whole[row] = 0.0
     return index, square, whole, equal
-
-
-@kernel
-def _within(
-    found: NDArray[np.int32],
-    bounds: NDArray[np.float32],
-    limit: np.float32,
-    near: NDArray[np.int32],
-) -> NDArray[np.int32]:
-    """Those whose bound is not above the limit, in their order; a part of `near`."""
-    count = 0
-    for at in range(found.shape[0]):
-        if bounds[at] <= limit:
-            near[count] = found[at]
-            count += 1
-    return near[:count]
 
 
 @kernel

@@ -14,16 +14,40 @@ from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
 from raylatent.mapping.projection import Projection, Sample
-from raylatent.mapping.whole import SUMS, TOGETHER, Rest, least_square, rest_of
+from raylatent.mapping.whole import (
+    LANE_SUMS,
+    TILE_COLUMNS,
+    Rest,
+    above,
+    look_nearer,
+    rest_of,
+    rests_of,
+    square_between,
+    touch,
+)
 
 TILE_ROWS = 256  # of one matrix product, and sample rows: it fits a core's cache
-_TILE_COLUMNS = 512
-_LOOKS = (2, 8)  # after so many tiles the likely nearest is compared in all features
 _WORD = 8  # flags in 64 bits
 _LANE = 16  # values of which the least is taken
 _UNIT = 2.0**-24  # relative rounding of float32
 _TINY = 1e-30  # what underflow may cost, of lengths up to 1
 _HUGE = 1e15  # a row so many times longer than the sample's is compared to all
+
+
+class Projected(NamedTuple):
+    """Rows to look for.
+
+    Attributes:
+        rows: float32 (q, d), normalized.
+        reduced: float64 (q, m), their principal components.
+        residual: float64 (q,), length of what the projection leaves out.
+        spread: float64 (q,), squared distance to the mean.
+    """
+
+    rows: NDArray[np.float32]
+    reduced: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    spread: NDArray[np.float64]
 
 
 class Screen(NamedTuple):
@@ -49,21 +73,6 @@ class Screen(NamedTuple):
     rest: Rest
 
 
-class Candidates(NamedTuple):
-    """Of rows (q,): how many sample rows were written down, and their bounds' meaning.
-
-    Attributes:
-        counts: int64 (q,), how many.
-        limit: float32 (q,); a bound above it is of none of the k nearest.
-        base: float64 (q,); a bound times the squared scale, plus this, is not above
-            the squared distance among the principal components.
-    """
-
-    counts: NDArray[np.int64]
-    limit: NDArray[np.float32]
-    base: NDArray[np.float64]
-
-
 def screen_of(sample: Sample, projection: Projection) -> Screen:
     """What `nearest` needs beside the sample.
 
@@ -78,9 +87,9 @@ def screen_of(sample: Sample, projection: Projection) -> Screen:
     square = (scaled * scaled).sum(axis=1)
     slack = 2.0 * (reduced.shape[1] + 8) * _UNIT
     n, size = reduced.shape
-    columns = np.zeros((-(-n // _TILE_COLUMNS), size + 1, _TILE_COLUMNS), np.float32)
-    for tile, start in enumerate(range(0, n, _TILE_COLUMNS)):
-        some = slice(start, start + _TILE_COLUMNS)
+    columns = np.zeros((-(-n // TILE_COLUMNS), size + 1, TILE_COLUMNS), np.float32)
+    for tile, start in enumerate(range(0, n, TILE_COLUMNS)):
+        some = slice(start, start + TILE_COLUMNS)
         columns[tile, :size, : len(scaled[some])] = -2.0 * scaled[some].T
         columns[tile, size, : len(scaled[some])] = square[some] * (1.0 - 2.0 * slack)
     rest = rest_of(sample, projection)
@@ -89,66 +98,79 @@ def screen_of(sample: Sample, projection: Projection) -> Screen:
 
 @kernel
 def candidates(
-    rows: tuple[NDArray[np.float32], NDArray[np.float64]],
+    rows: Projected,
     own: NDArray[np.int64],
     sample: Sample,
     screen: Screen,
     k: int,
     into: tuple[NDArray[np.int32], NDArray[np.float32]],
-) -> Candidates:
-    """Write down, ascending, all that may be near rows (q, d).
-
-    Those are the k nearest among the principal components, and all that are nearer
-    there than the nearest in all features.
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Write down, ascending, all that may be among the k nearest of some rows.
 
     Args:
-        rows: Float32 (q, d), and their principal components (q, m).
+        rows: Of q rows.
         own: int64 (q,), the sample row to pass over, or -1.
         sample: The sample of n rows.
         screen: Of the sample.
         k: Neighbors.
-        into: int32 (q, n) and float32 (q, n): for each row sample rows, and lower
-            bounds of their distances.
+        into: int32 (q, n), sample rows, and float32 (q, n), is written over.
+
+    Returns:
+        How many are in each row of `into`, int64 (q,), and the squared distance to the
+        nearest sample row in all features, float64 (q,).
     """
-    reduced = rows[1]
     found, bounds = into
-    count = reduced.shape[0]
-    left, length, reach = _scaled(reduced, screen)
+    left, base, reach = _scaled(rows.reduced, screen)
+    count = left.shape[0]
+    points, errors = rests_of(rows.rows, rows.reduced, rows.spread, screen.rest)
     n = screen.square.shape[0]
-    width = 4.0 * screen.slack
+    width, area = 4.0 * screen.slack, screen.scale * screen.scale
     some = np.zeros(count, dtype=np.int64)
-    lower = np.empty((count, _TILE_COLUMNS), dtype=np.float32)
-    near = np.empty(_TILE_COLUMNS, dtype=np.bool_)
+    lower = np.empty((count, TILE_COLUMNS), dtype=np.float32)
+    near = np.empty(TILE_COLUMNS, dtype=np.bool_)
     best = np.full((count, k), np.inf)
-    beyond = np.empty(count)
+    nearest, lanes = np.full(count, np.inf), np.empty(LANE_SUMS)
+    touched = 0
     for tile in range(screen.columns.shape[0]):
-        first = tile * _TILE_COLUMNS
+        first = tile * TILE_COLUMNS
         np.dot(left, screen.columns[tile], lower)
+        touched += touch(screen.rest, tile)
         for row in range(count):
-            whole = lower[row, : min(_TILE_COLUMNS, n - first)]
+            here = lower[row, : min(TILE_COLUMNS, n - first)]
             limit = best[row, k - 1]
             if first == 0:
-                limit = _first_limit(whole, k) + width
-                least = _least(whole, own[row])
-                square = _whole_square(rows[0][row], sample, least)
-                beyond[row] = square / (screen.scale * screen.scale) - length[row]
-            elif tile in _LOOKS:
-                least = found[row, np.argmin(bounds[row, : some[row]])]
-                square = _whole_square(rows[0][row], sample, least)
-                square = square / (screen.scale * screen.scale) - length[row]
-                beyond[row] = min(beyond[row], square)
+                limit = _first_limit(here, k) + width
+                least = _least(here, own[row])
+                if least >= 0:
+                    other = sample.rows[least]
+                    nearest[row] = square_between(rows.rows[row], other, lanes)
             some[row] = _collect(
-                (whole, near, _above(limit + reach[row])),
-                (first, own[row], reach[row], width, beyond[row]),
+                (here, near, above(limit + reach[row])),
+                (first, own[row], reach[row], width),
                 screen.square,
                 best[row],
                 (found[row], bounds[row], some[row]),
             )
-    limits = np.empty(count, dtype=np.float32)
+            slack = screen.rest.slack + 1e-6 * rows.spread[row]
+            nearest[row] = look_nearer(
+                (here, near, tile, own[row]),
+                (rows.rows[row], points[row], errors[row], rows.residual[row]),
+                (area, (base[row] - reach[row]) * area - slack),
+                sample,
+                screen.rest,
+                nearest[row],
+                lanes,
+            )
+    near[0] = touched > 0  # so that it is done
     for row in range(count):
-        limits[row] = _above(best[row, k - 1] + reach[row])
-    base = (length - reach) * (screen.scale * screen.scale)
-    return Candidates(some, limits, base)
+        limit = above(best[row, k - 1] + reach[row])
+        kept = 0
+        for at in range(some[row]):
+            if bounds[row, at] <= limit:
+                found[row, kept] = found[row, at]
+                kept += 1
+        some[row] = kept
+    return some, nearest
 
 
 @kernel
@@ -161,17 +183,14 @@ def _scaled(
     """
     count, size = reduced.shape
     left = np.ones((count, size + 1), dtype=np.float32)
-    lengths = np.empty(count)
-    reach = np.empty(count)
+    lengths, reach = np.zeros(count), np.empty(count)
     for row in range(count):
-        length = 0.0
         for c in range(size):
             value = reduced[row, c] / screen.scale
             left[row, c] = min(max(value, -_HUGE), _HUGE)
-            length += value * value
-        lengths[row] = length
-        reach[row] = 2.0 * screen.slack * length + _TINY
-        if length >= _HUGE * _HUGE:
+            lengths[row] += value * value
+        reach[row] = 2.0 * screen.slack * lengths[row] + _TINY
+        if lengths[row] >= _HUGE * _HUGE:
             reach[row] = np.inf
     return left, lengths, reach
 
@@ -184,21 +203,6 @@ def _least(lower: NDArray[np.float32], own: int) -> int:
         if j != own and (least < 0 or lower[j] < lower[least]):
             least = j
     return least
-
-
-@kernel
-def _whole_square(row: NDArray[np.float32], sample: Sample, i: int) -> float:
-    """The squared distance in all features to a sample row; infinite for none."""
-    if i < 0:
-        return float(np.inf)
-    some = np.full(TOGETHER, i)
-    return least_square(row, sample.rows, some, np.empty((TOGETHER, SUMS)))
-
-
-@kernel
-def _above(limit: float) -> np.float32:
-    """As float32, not below it."""
-    return np.float32(limit + 1e-6 * abs(limit))
 
 
 @kernel
@@ -223,7 +227,7 @@ def _first_limit(lower: NDArray[np.float32], k: int) -> float:
 @kernel
 def _collect(
     tile: tuple[NDArray[np.float32], NDArray[np.bool_], np.float32],
-    known: tuple[int, int, float, float, float],
+    known: tuple[int, int, float, float],
     square: NDArray[np.float64],
     best: NDArray[np.float64],
     into: tuple[NDArray[np.int32], NDArray[np.float32], int],
@@ -234,8 +238,8 @@ def _collect(
         tile: float32 (columns,), lower bounds less a constant of the row, room for as
             many flags, and the limit so far.
         known: The tile's first sample row, the one to pass over, what the constant
-            leaves open, how far an upper bound is above a lower one for a square of 1,
-            and how far off all are wanted.
+            leaves open, and how far an upper bound is above a lower one for a square
+            of 1.
         square: Squared lengths of all sample rows.
         best: float64 (k,), the least upper bounds so far, ascending.
         into: Sample rows, their lower bounds, and how many there are.
@@ -244,9 +248,7 @@ def _collect(
         How many there are now.
     """
     lower, near, limit = tile
-    first, own, reach, width, beyond = known
-    always = _above(beyond + reach)
-    limit = max(limit, always)
+    first, own, reach, width = known
     found, bounds, count = into
     k = best.shape[0]
     n = lower.shape[0]
@@ -257,23 +259,20 @@ def _collect(
     for word in range(0, words.shape[0], 2):
         if words[word] | words[word + 1] == 0:
             continue
-        for half in range(word, word + 2):
-            if words[half] == 0:
+        for j in range(word * _WORD, min((word + 2) * _WORD, n)):
+            value = lower[j]
+            if value > limit or first + j == own:
                 continue
-            for j in range(half * _WORD, min((half + 1) * _WORD, n)):
-                value = lower[j]
-                if value > limit or first + j == own:
-                    continue
-                found[count] = first + j
-                bounds[count] = value
-                count += 1
-                upper = value + width * square[first + j]
-                if upper >= best[k - 1]:
-                    continue
-                at = k - 1
-                while at > 0 and best[at - 1] > upper:
-                    best[at] = best[at - 1]
-                    at -= 1
-                best[at] = upper
-                limit = max(always, min(limit, _above(best[k - 1] + reach)))
+            found[count] = first + j
+            bounds[count] = value
+            count += 1
+            upper = value + width * square[first + j]
+            if upper >= best[k - 1]:
+                continue
+            at = k - 1
+            while at > 0 and best[at - 1] > upper:
+                best[at] = best[at - 1]
+                at -= 1
+            best[at] = upper
+            limit = min(limit, above(best[k - 1] + reach))
     return count

@@ -9,6 +9,7 @@ is one.
 Importing this module imports numba.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 from raylatent.kernel import kernel
 from raylatent.mapping.projection import Projection, Sample
 
-SUMS = 32  # of every 32nd feature
-TOGETHER = 4
+TILE_COLUMNS = 512  # sample rows that are looked at while they are in a core's cache
+LANE_SUMS = 32  # of every 32nd feature
 _MOST_FEATURES = 1_024  # of the rests, a multiple of the step
 _STEP = 128  # of those, between looks at the bound
-_BLOCK_ROWS = 1_024
+_TOUCHED = 2  # steps that are usual
+_LANES = 16
 _MOST = 127  # in 8 bits
 _CLIP = 5.0  # of the root of the mean square
 _SLACK = 1e-6  # of squared distances to the mean: rounding of the lengths, generously
@@ -33,61 +35,51 @@ class Rest(NamedTuple):
 
     Attributes:
         features: int64 (e,), which; the arrays below are filled up with zeros.
-        mean: float64 (f,), of the sample.
+        mean: float32 (f,), of the sample, divided by the unit.
         components: float32 (m, f), of the projection.
-        values: int8 (f / 128, n, 128), of the sample rows, divided by the unit.
+        values: int8 (tiles, f / 64, 512, 64), of the sample rows, divided by the
+            unit.
         error: float64 (n,), distance of those to the rests.
         unit: Length of which 1 is made.
+        slack: Of squared distances, of the sample rows' part.
     """
 
     features: NDArray[np.int64]
-    mean: NDArray[np.float64]
+    mean: NDArray[np.float32]
     components: NDArray[np.float32]
     values: NDArray[np.int8]
     error: NDArray[np.float64]
     unit: float
-
-
-class Room(NamedTuple):
-    """Scratch of one thread.
-
-    Attributes:
-        lanes: float64 (4, 32).
-        some: int64 (4,).
-        kept: int32 (n,), sample rows.
-        reach: float64 (n,), what their rests may differ by.
-    """
-
-    lanes: NDArray[np.float64]
-    some: NDArray[np.int64]
-    kept: NDArray[np.int32]
-    reach: NDArray[np.float64]
+    slack: float
 
 
 def rest_of(sample: Sample, projection: Projection) -> Rest:
     """The sample's rests, in at most 1,024 features."""
     n, width = sample.rows.shape
     kept = min(_MOST_FEATURES, width) if sample.residual.any() else 0
-    energy = _rests(sample, projection, slice(0, _BLOCK_ROWS), np.arange(width))
+    energy = _rests(sample, projection, slice(0, 2 * TILE_COLUMNS), np.arange(width))
     order = np.argsort(-(energy * energy).sum(axis=0), kind="stable")
     features = order[:kept]
-    filled = -(-kept // _STEP) * _STEP
-    mean = np.zeros(filled)
-    mean[:kept] = projection.mean[features]
-    components = np.zeros((projection.components.shape[1], filled), np.float32)
-    components[:, :kept] = projection.components[features].T
-    length = float(np.sqrt((sample.residual**2).mean() / width))
+    steps = -(-kept // _STEP)
+    length = math.sqrt(float((sample.residual**2).mean()) / width)
     unit = _CLIP * length / _MOST or 1.0
-    values = np.zeros((filled // _STEP, n, _STEP), np.int8)
+    mean = np.zeros(steps * _STEP, np.float32)
+    mean[:kept] = projection.mean[features] / unit
+    components = np.zeros((projection.components.shape[1], steps * _STEP), np.float32)
+    components[:, :kept] = projection.components[features].T
+    tiles = -(-n // TILE_COLUMNS)
+    values = np.zeros((tiles, steps, TILE_COLUMNS, _STEP), np.int8)
     error = np.zeros(n)
-    for start in range(0, n, _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
+    for tile in range(tiles if kept else 0):
+        rows = slice(tile * TILE_COLUMNS, (tile + 1) * TILE_COLUMNS)
         left = _rests(sample, projection, rows, features) / unit
-        whole = np.zeros((len(left), filled))
+        whole = np.zeros((len(left), steps * _STEP))
         whole[:, :kept] = np.clip(np.rint(left), -_MOST, _MOST)
         error[rows] = np.sqrt(((left - whole[:, :kept]) ** 2).sum(axis=1)) * unit
-        values[:, rows] = whole.reshape(len(left), -1, _STEP).swapaxes(0, 1)
-    return Rest(features, mean, components, values, error, unit)
+        by_step = whole.reshape(len(left), steps, _STEP).swapaxes(0, 1)
+        values[tile, :, : len(left)] = by_step
+    slack = _SLACK * float(sample.spread.max(initial=0.0))
+    return Rest(features, mean, components, values, error, unit, slack)
 
 
 def _rests(
@@ -99,18 +91,6 @@ def _rests(
     )
     left -= sample.reduced[:, rows].T @ projection.components[features].T
     return left
-
-
-@kernel
-def make_room(rest: Rest) -> Room:
-    """What `least_whole` writes into."""
-    n = rest.values.shape[1]
-    return Room(
-        np.empty((TOGETHER, SUMS)),
-        np.empty(TOGETHER, dtype=np.int64),
-        np.empty(n, dtype=np.int32),
-        np.empty(n),
-    )
 
 
 @kernel
@@ -130,131 +110,132 @@ def rests_of(
     if size == 0:
         return values, error
     left = np.dot((reduced / rest.unit).astype(np.float32), rest.components)
+    part = np.zeros(size, dtype=np.float32)
+    lanes = np.empty(_LANES, dtype=np.float32)
+    scale = np.float32(1.0 / rest.unit)
     for i in range(count):
-        total = 0.0
         for j in range(rest.features.shape[0]):
-            value = (rows[i, rest.features[j]] - rest.mean[j]) / rest.unit - left[i, j]
-            whole = np.rint(min(max(value, -127.0), 127.0))
-            values[i, j] = np.int8(whole)
-            total += (value - whole) * (value - whole)
+            part[j] = rows[i, rest.features[j]]
+        here = left[i]
+        lanes[:] = np.float32(0.0)
+        for start in range(0, size, _LANES):
+            for j in range(_LANES):
+                at = start + j
+                value = part[at] * scale - rest.mean[at] - here[at]
+                cut = min(max(value, np.float32(-127.0)), np.float32(127.0))
+                whole = np.rint(cut)
+                values[i, at] = np.int8(whole)
+                lanes[j] += (value - whole) * (value - whole)
+        # 1e-3: the sum's own rounding, generously.
+        total = 1.001 * float(lanes.sum())
         error[i] = np.sqrt(total) * rest.unit + _ROUNDING * np.sqrt(spread[i])
     return values, error
 
 
 @kernel
-def least_whole(
-    row: tuple[NDArray[np.float32], float, float],
-    kept_rest: tuple[NDArray[np.int8], float],
+def touch(rest: Rest, tile: int) -> int:
+    """Have a tile's first steps in the cache, in the order of memory, which is quick."""
+    total = 0
+    for step in range(min(_TOUCHED, rest.values.shape[1])):
+        for j in range(TILE_COLUMNS):
+            total += rest.values[tile, step, j, 0]
+    return total
+
+
+@kernel
+def look_nearer(
+    tile: tuple[NDArray[np.float32], NDArray[np.bool_], int, int],
+    row: tuple[NDArray[np.float32], NDArray[np.int8], float, float],
+    floor: tuple[float, float],
     sample: Sample,
     rest: Rest,
-    index: NDArray[np.int64],
-    found: tuple[NDArray[np.int32], NDArray[np.float32], float, float],
-    room: Room,
+    best: float,
+    lanes: NDArray[np.float64],
 ) -> float:
-    """The smallest squared distance in all features to a sample row.
+    """The least squared distance in all features so far, those of one tile included.
 
     Args:
-        row: Float32 (d,), the length of its rest, and its squared distance to the mean.
-        kept_rest: Its rest in 8 bits, and the error.
+        tile: float32 (columns,), lower bounds of squared distances among the principal
+            components, see `floor`; room for as many flags; which tile; and the
+            sample row to pass over, or -1.
+        row: Float32 (d,), its rest in 8 bits, how far that is from it, and the rest's
+            length.
+        floor: What a bound is to be multiplied by, and what to be added to it.
         sample: The sample of n rows.
         rest: Its rests.
-        index: int64 (k,), the nearest among the principal components, nearest first.
-        found: Sample rows, all nearer than the nearest of `index` in all features
-            among them, with lower bounds of their squared distances among the
-            principal components: times the third, plus the fourth.
-        room: Is written over.
+        best: The least so far.
+        lanes: float64 (32,), is written over.
     """
-    values, residual, spread = row
-    point, error = kept_rest
-    those, bounds, square, base = found
-    some = room.some
-    for j in range(TOGETHER):
-        some[j] = index[min(j, index.shape[0] - 1)]
-    best = least_square(values, sample.rows, some, room.lanes)
-    kept = 0
-    for at in range(those.shape[0]):
-        i = those[at]
-        delta = residual - sample.residual[i]
-        slack = _SLACK * (spread + sample.spread[i])
-        left = best - (bounds[at] * square + base - slack)
-        if delta * delta < left or np.isnan(left):
-            room.kept[kept] = i
-            room.reach[kept] = np.sqrt(left) + error + rest.error[i]
-            kept += 1
-    if point.shape[0] > 0:
-        kept = _nearer(point, rest.values, room.kept, room.reach, kept, rest.unit)
-    for at in range(0, kept, TOGETHER):
-        for j in range(TOGETHER):
-            some[j] = room.kept[min(at + j, kept - 1)]
-        best = min(best, least_square(values, sample.rows, some, room.lanes))
+    lower, near, number, own = tile
+    values, point, error, length = row
+    scale, base = floor
+    n = lower.shape[0]
+    first = number * TILE_COLUMNS
+    limit = above((best - base) / scale)
+    for j in range(n):
+        near[j] = lower[j] <= limit
+    near[n:] = False
+    words = near.view(np.uint64)
+    kept = rest.values[number]
+    for word in range(words.shape[0]):
+        if words[word] == 0:
+            continue
+        for j in range(8 * word, min(8 * word + 8, n)):
+            if lower[j] > limit or first + j == own:
+                continue
+            left = best - (lower[j] * scale + base)
+            delta = length - sample.residual[first + j]
+            if not delta * delta < left:
+                continue
+            reach = (np.sqrt(left) + error + rest.error[first + j]) / rest.unit
+            if not _within(point, kept, j, reach * reach * (1.0 + 1e-6)):
+                continue
+            square = square_between(values, sample.rows[first + j], lanes)
+            if square < best:
+                best = square
+                limit = above((best - base) / scale)
     return best
 
 
 @kernel
-def _nearer(
-    point: NDArray[np.int8],
-    values: NDArray[np.int8],
-    kept: NDArray[np.int32],
-    reach: NDArray[np.float64],
-    count: int,
-    unit: float,
-) -> int:
-    """Keep those whose rests differ in some features by no more than their reach."""
-    totals = np.zeros(count, dtype=np.int32)
-    for step in range(values.shape[0]):
-        here, others = point[step * _STEP : (step + 1) * _STEP], values[step]
-        nearer = 0
-        for at in range(count):
-            other = others[kept[at]]
-            total = np.int32(0)
-            for j in range(_STEP):
-                delta = np.int16(np.int16(here[j]) - np.int16(other[j]))
-                total = np.int32(total + np.int32(np.int32(delta) * np.int32(delta)))
-            total = np.int32(total + totals[at])
-            most = reach[at] / unit * (1.0 + 1e-6)
-            if not total >= most * most:
-                kept[nearer], reach[nearer] = kept[at], reach[at]
-                totals[nearer] = total
-                nearer += 1
-        count = nearer
-    return count
+def above(limit: float) -> np.float32:
+    """As float32, not below it."""
+    return np.float32(limit + 1e-6 * abs(limit))
 
 
 @kernel
-def least_square(
-    row: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    some: NDArray[np.int64],
-    lanes: NDArray[np.float64],
-) -> float:
-    """The least squared distance to four rows.
+def _within(
+    point: NDArray[np.int8], kept: NDArray[np.int8], j: int, most: float
+) -> bool:
+    """Whether a rest's squared distance to the j-th is below the most, in 8 bits."""
+    total = np.int32(0)
+    for step in range(kept.shape[0]):
+        other = kept[step, j]
+        here = point[step * _STEP : (step + 1) * _STEP]
+        for c in range(_STEP):
+            delta = np.int16(np.int16(here[c]) - np.int16(other[c]))
+            total = np.int32(total + np.int32(np.int32(delta) * np.int32(delta)))
+        if total >= most:
+            return False
+    return True
 
-    Sums of every 32nd feature, so that they run side by side.
-    """
+
+@kernel
+def square_between(
+    row: NDArray[np.float32], other: NDArray[np.float32], lanes: NDArray[np.float64]
+) -> float:
+    """The squared distance: sums of every 32nd feature, so that they run side by side."""
     width = row.shape[0]
-    r0, r1, r2, r3 = rows[some[0]], rows[some[1]], rows[some[2]], rows[some[3]]
     lanes[:] = 0.0
-    l0, l1, l2, l3 = lanes[0], lanes[1], lanes[2], lanes[3]
-    even = width // SUMS * SUMS
-    for start in range(0, even, SUMS):
-        for j in range(SUMS):
-            value = np.float64(row[start + j])
-            d0 = value - np.float64(r0[start + j])
-            d1 = value - np.float64(r1[start + j])
-            d2 = value - np.float64(r2[start + j])
-            d3 = value - np.float64(r3[start + j])
-            l0[j] += d0 * d0
-            l1[j] += d1 * d1
-            l2[j] += d2 * d2
-            l3[j] += d3 * d3
-    for i in range(TOGETHER):
-        for j in range(even, width):
-            delta = np.float64(row[j]) - np.float64(rows[some[i], j])
-            lanes[i, j - even] += delta * delta
-    least = np.inf
-    for i in range(TOGETHER):
-        total = 0.0
-        for j in range(SUMS):
-            total += lanes[i, j]
-        least = min(least, total)
-    return least
+    even = width // LANE_SUMS * LANE_SUMS
+    for start in range(0, even, LANE_SUMS):
+        for j in range(LANE_SUMS):
+            delta = np.float64(row[start + j]) - np.float64(other[start + j])
+            lanes[j] += delta * delta
+    for j in range(even, width):
+        delta = np.float64(row[j]) - np.float64(other[j])
+        lanes[j - even] += delta * delta
+    total = 0.0
+    for j in range(LANE_SUMS):
+        total += lanes[j]
+    return total
