@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
+from raylatent.mapping.candidates import TOGETHER_ROWS, Projected, candidates
 from raylatent.mapping.projection import Projection, Sample, project
-from raylatent.mapping.screen import TILE_ROWS, Projected, Screen, candidates
+from raylatent.mapping.screen import Screen
 
 _FEWEST_ROWS = 16  # looked at together
 _MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
@@ -53,7 +54,7 @@ def nearest(
     whole = np.empty(count)
     equal = np.empty(count, dtype=np.int64)
     n = sample.rows.shape[0]
-    together = max(_FEWEST_ROWS, min(TILE_ROWS, _MOST_FOUND // n))
+    together = max(_FEWEST_ROWS, min(TOGETHER_ROWS, _MOST_FOUND // n))
     found = np.empty((min(count, together), n), dtype=np.int32)
     bounds = np.empty(found.shape, dtype=np.float32)
     squares = np.empty(n)
@@ -123,16 +124,22 @@ def _smallest(
     count = 0
     for i in range(found.shape[0]):
         value = squares[i]
-        if count == k and value >= square[k - 1]:
+        if count == k and not _after(square[k - 1], index[k - 1], value, found[i]):
             continue
         at = count if count < k else k - 1
-        while at > 0 and square[at - 1] > value:
+        while at > 0 and _after(square[at - 1], index[at - 1], value, found[i]):
             square[at] = square[at - 1]
             index[at] = index[at - 1]
             at -= 1
         square[at] = value
         index[at] = found[i]
         count = min(count + 1, k)
+
+
+@kernel
+def _after(square: float, index: int, other: float, other_index: int) -> bool:
+    """Whether (square, index) comes after another pair."""
+    return square > other or (square == other and index > other_index)
 
 
 @kernel
@@ -143,7 +150,9 @@ def _equal(
     squares: NDArray[np.float64],
 ) -> int:
     """The lowest sample row equal to `row`, or -1: only at square 0 can one be."""
+    lowest = -1
     for at in range(found.shape[0]):
-        if squares[at] == 0.0 and np.array_equal(rows[found[at]], row):
-            return int(found[at])
-    return -1
+        lower = squares[at] == 0.0 and (lowest < 0 or found[at] < lowest)
+        if lower and np.array_equal(rows[found[at]], row):
+            lowest = found[at]
+    return lowest

@@ -10,6 +10,7 @@ Importing this module imports numba.
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +19,11 @@ from numpy.typing import NDArray
 from raylatent.kernel import kernel
 from raylatent.mapping.projection import Projection, Sample
 
-TILE_COLUMNS = 512  # sample rows that are looked at while they are in a core's cache
 LANE_SUMS = 32  # of every 32nd feature
 _MOST_FEATURES = 1_024  # of the rests, a multiple of the step
 _STEP = 128  # of those, between looks at the bound
-_TOUCHED = 2  # steps that are usual
 _LANES = 16
+_BLOCK_ROWS = 1_024
 _MOST = 127  # in 8 bits
 _CLIP = 5.0  # of the root of the mean square
 _SLACK = 1e-6  # of squared distances to the mean: rounding of the lengths, generously
@@ -37,9 +37,10 @@ class Rest(NamedTuple):
         features: int64 (e,), which; the arrays below are filled up with zeros.
         mean: float32 (f,), of the sample, divided by the unit.
         components: float32 (m, f), of the projection.
-        values: int8 (tiles, f / 64, 512, 64), of the sample rows, divided by the
-            unit.
-        error: float64 (n,), distance of those to the rests.
+        values: int8 (n * f,), of the sample rows, divided by the unit: for each group
+            (f / 128, rows, 128).
+        length: float64 (n,), of the sample rows' rests, group by group.
+        error: float64 (n,), distance of the values to the rests, likewise.
         unit: Length of which 1 is made.
         slack: Of squared distances, of the sample rows' part.
     """
@@ -48,18 +49,30 @@ class Rest(NamedTuple):
     mean: NDArray[np.float32]
     components: NDArray[np.float32]
     values: NDArray[np.int8]
+    length: NDArray[np.float64]
     error: NDArray[np.float64]
     unit: float
     slack: float
 
 
-def rest_of(sample: Sample, projection: Projection) -> Rest:
-    """The sample's rests, in at most 1,024 features."""
+def rest_of(
+    sample: Sample,
+    projection: Projection,
+    order: NDArray[np.int64],
+    start: NDArray[np.int64],
+) -> Rest:
+    """The sample's rests, in at most 1,024 features.
+
+    Args:
+        sample: Of n rows.
+        projection: To principal components.
+        order: int64 (n,), its rows group by group.
+        start: int64 (groups + 1,), where each group begins.
+    """
     n, width = sample.rows.shape
     kept = min(_MOST_FEATURES, width) if sample.residual.any() else 0
-    energy = _rests(sample, projection, slice(0, 2 * TILE_COLUMNS), np.arange(width))
-    order = np.argsort(-(energy * energy).sum(axis=0), kind="stable")
-    features = order[:kept]
+    energy = _rests(sample, projection, np.arange(min(n, _BLOCK_ROWS)), slice(None))
+    features = np.argsort(-(energy * energy).sum(axis=0), kind="stable")[:kept]
     steps = -(-kept // _STEP)
     length = math.sqrt(float((sample.residual**2).mean()) / width)
     unit = _CLIP * length / _MOST or 1.0
@@ -67,23 +80,27 @@ def rest_of(sample: Sample, projection: Projection) -> Rest:
     mean[:kept] = projection.mean[features] / unit
     components = np.zeros((projection.components.shape[1], steps * _STEP), np.float32)
     components[:, :kept] = projection.components[features].T
-    tiles = -(-n // TILE_COLUMNS)
-    values = np.zeros((tiles, steps, TILE_COLUMNS, _STEP), np.int8)
+    values = np.zeros((n, steps * _STEP), np.int8)
     error = np.zeros(n)
-    for tile in range(tiles if kept else 0):
-        rows = slice(tile * TILE_COLUMNS, (tile + 1) * TILE_COLUMNS)
-        left = _rests(sample, projection, rows, features) / unit
-        whole = np.zeros((len(left), steps * _STEP))
+    for first, last in pairwise(start if kept else start[:1]):
+        left = _rests(sample, projection, order[first:last], features) / unit
+        whole = np.zeros((last - first, steps * _STEP))
         whole[:, :kept] = np.clip(np.rint(left), -_MOST, _MOST)
-        error[rows] = np.sqrt(((left - whole[:, :kept]) ** 2).sum(axis=1)) * unit
-        by_step = whole.reshape(len(left), steps, _STEP).swapaxes(0, 1)
-        values[tile, :, : len(left)] = by_step
+        off = left - whole[:, :kept]
+        error[first:last] = np.sqrt((off * off).sum(axis=1)) * unit
+        by_step = whole.reshape(last - first, steps, _STEP).swapaxes(0, 1)
+        values[first:last] = by_step.reshape(last - first, -1)
     slack = _SLACK * float(sample.spread.max(initial=0.0))
-    return Rest(features, mean, components, values, error, unit, slack)
+    lengths = sample.residual[order]
+    flat = values.reshape(-1)
+    return Rest(features, mean, components, flat, lengths, error, unit, slack)
 
 
 def _rests(
-    sample: Sample, projection: Projection, rows: slice, features: NDArray[np.int64]
+    sample: Sample,
+    projection: Projection,
+    rows: NDArray[np.int64],
+    features: NDArray[np.int64] | slice,
 ) -> NDArray[np.float64]:
     """Some sample rows' rests in some features, float64."""
     left: NDArray[np.float64] = (
@@ -133,68 +150,75 @@ def rests_of(
 
 
 @kernel
-def touch(rest: Rest, tile: int) -> int:
-    """Have a tile's first steps in the cache, in the order of memory, which is quick."""
-    total = 0
-    for step in range(min(_TOUCHED, rest.values.shape[1])):
-        for j in range(TILE_COLUMNS):
-            total += rest.values[tile, step, j, 0]
-    return total
-
-
-@kernel
 def look_nearer(
-    tile: tuple[NDArray[np.float32], NDArray[np.bool_], int, int],
+    group: tuple[NDArray[np.float32], NDArray[np.bool_], int, int],
+    order: NDArray[np.int64],
     row: tuple[NDArray[np.float32], NDArray[np.int8], float, float],
     floor: tuple[float, float],
     sample: Sample,
     rest: Rest,
-    best: float,
-    lanes: NDArray[np.float64],
+    best: tuple[float, NDArray[np.float64]],
 ) -> float:
-    """The least squared distance in all features so far, those of one tile included.
+    """The least squared distance in all features so far, those of one group included.
 
     Args:
-        tile: float32 (columns,), lower bounds of squared distances among the principal
-            components, see `floor`; room for as many flags; which tile; and the
-            sample row to pass over, or -1.
+        group: float32 (columns,), lower bounds of squared distances among the principal
+            components, see `floor`; room for as many flags; where the group begins;
+            and the sample row to pass over, or -1.
+        order: int64 (n,), sample rows group by group.
         row: Float32 (d,), its rest in 8 bits, how far that is from it, and the rest's
             length.
         floor: What a bound is to be multiplied by, and what to be added to it.
         sample: The sample of n rows.
         rest: Its rests.
-        best: The least so far.
-        lanes: float64 (32,), is written over.
+        best: The least so far, and room for 32 sums.
     """
-    lower, near, number, own = tile
+    lower, near, first, own = group
     values, point, error, length = row
     scale, base = floor
-    n = lower.shape[0]
-    first = number * TILE_COLUMNS
-    limit = above((best - base) / scale)
-    for j in range(n):
-        near[j] = lower[j] <= limit
-    near[n:] = False
-    words = near.view(np.uint64)
-    kept = rest.values[number]
+    least, lanes = best
+    n, size = lower.shape[0], point.shape[0]
+    limit = above((least - base) / scale)
+    words = flag(lower, near, limit)
+    kept = rest.values[first * size : (first + n) * size]
     for word in range(words.shape[0]):
         if words[word] == 0:
             continue
         for j in range(8 * word, min(8 * word + 8, n)):
-            if lower[j] > limit or first + j == own:
+            other = order[first + j]
+            if lower[j] > limit or other == own:
                 continue
-            left = best - (lower[j] * scale + base)
-            delta = length - sample.residual[first + j]
+            left = least - (lower[j] * scale + base)
+            delta = length - rest.length[first + j]
             if not delta * delta < left:
                 continue
             reach = (np.sqrt(left) + error + rest.error[first + j]) / rest.unit
-            if not _within(point, kept, j, reach * reach * (1.0 + 1e-6)):
+            if not _within(point, kept, (n, j), reach * reach * (1.0 + 1e-6)):
                 continue
-            square = square_between(values, sample.rows[first + j], lanes)
-            if square < best:
-                best = square
-                limit = above((best - base) / scale)
-    return best
+            square = square_between(values, sample.rows[other], lanes)
+            if square < least:
+                least = square
+                limit = above((least - base) / scale)
+    return least
+
+
+@kernel
+def flag(
+    lower: NDArray[np.float32], near: NDArray[np.bool_], limit: np.float32
+) -> NDArray[np.uint64]:
+    """Flags of those that are not above a limit, eight in each number.
+
+    Args:
+        lower: float32 (n,).
+        near: Room for as many, up to a multiple of 16.
+        limit: The limit.
+    """
+    n = lower.shape[0]
+    filled = -(-n // 16) * 16
+    for j in range(n):
+        near[j] = lower[j] <= limit
+    near[n:filled] = False
+    return near[:filled].view(np.uint64)
 
 
 @kernel
@@ -205,13 +229,15 @@ def above(limit: float) -> np.float32:
 
 @kernel
 def _within(
-    point: NDArray[np.int8], kept: NDArray[np.int8], j: int, most: float
+    point: NDArray[np.int8], kept: NDArray[np.int8], which: tuple[int, int], most: float
 ) -> bool:
-    """Whether a rest's squared distance to the j-th is below the most, in 8 bits."""
+    """Whether a rest's squared distance to the j-th of n is below the most, in 8 bits."""
+    n, j = which
     total = np.int32(0)
-    for step in range(kept.shape[0]):
-        other = kept[step, j]
-        here = point[step * _STEP : (step + 1) * _STEP]
+    for step in range(0, point.shape[0], _STEP):
+        here = point[step : step + _STEP]
+        begin = step * n + j * _STEP
+        other = kept[begin : begin + _STEP]
         for c in range(_STEP):
             delta = np.int16(np.int16(here[c]) - np.int16(other[c]))
             total = np.int32(total + np.int32(np.int32(delta) * np.int32(delta)))
