@@ -79,25 +79,32 @@ class Decoders:
     def submit(self, task: Task) -> Future[Decoded]:
         """Begin a task.
 
-        StorageError of its result: the file cannot be read, after retries, the memory
-        does not suffice, or two processes died of it.
+        Its result raises StorageError where the file cannot be read, after retries,
+        the memory does not suffice, or two processes died of it.
         """
         return self._askers.submit(self._decode, task)
 
     def _decode(self, task: Task) -> Decoded:
-        process = self._idle.get()
-        try:
-            for _ in range(2):
-                process = process or _Process()
-                with contextlib.suppress(EOFError, OSError):
-                    return process.ask(task)
-                process.end()  # it died: another one
-                process = None
-        finally:
-            self._idle.put(process)
+        for _ in range(2):
+            process, answer = self._idle.get(), None
+            try:
+                with contextlib.suppress(EOFError, OSError):  # it died
+                    process = process or _Process()
+                    answer = process.ask(task)
+            finally:
+                if (
+                    answer is None and process is not None
+                ):  # nor one that may answer yet
+                    process.end()
+                self._idle.put(None if answer is None else process)
+            if isinstance(answer, RaylatentError):
+                raise answer
+            if answer is not None:
+                return answer
         message = (
             f"processes that decode {task.source.uri} died twice of the {len(task.offsets)}"
-            f" records from byte {task.offsets[0]}: is there too little memory on the node?"
+            f" records from byte {task.offsets[0]}, or cannot be started: is there too "
+            "little memory on the node?"
         )
         raise StorageError(message)
 
@@ -126,13 +133,10 @@ class _Process:
         there.close()
         self._connection = Connection(here.detach())
 
-    def ask(self, task: Task) -> Decoded:
+    def ask(self, task: Task) -> Decoded | RaylatentError:
         self._connection.send(task)
-        answer = self._connection.recv()
-        if isinstance(answer, RaylatentError):
-            raise answer
-        found: Decoded = answer
-        return found
+        answer: Decoded | RaylatentError = self._connection.recv()
+        return answer
 
     def end(self) -> None:
         self._connection.close()
@@ -169,7 +173,7 @@ def decode_into(
         The tiles of each memory.
 
     Raises:
-        StorageError: The file cannot be read, after retries, or see Decoders.decode.
+        StorageError: See Decoders.submit.
     """
 
     def begin(first: int, memory: SharedPixels) -> list[Future[Decoded]]:
