@@ -23,7 +23,8 @@ FEWEST_HELD = 200
 """With fewer of them the sample's own rows say more."""
 
 _NEIGHBORS = 15
-_BLOCK_ROWS = 64
+_BLOCK_ROWS = 256
+_BLOCK_FEATURES = 256
 _ROW_METRIC = "euclidean"
 
 
@@ -209,11 +210,14 @@ def quality(
 def _squares(
     left: NDArray[np.floating], right: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Squared distances (m, n)."""
-    a, b = left.astype(np.float64), right.astype(np.float64)
-    center = b.mean(axis=0)  # the expansion below cancels less around the center
-    a, b = a - center, b - center
-    squares: NDArray[np.float64] = (
-        (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * (a @ b.T)
-    )
+    """Squared distances (m, n); some features at a time, so that no copy is large."""
+    squares = np.zeros((len(left), len(right)))
+    for start in range(0, right.shape[1], _BLOCK_FEATURES):
+        some = slice(start, start + _BLOCK_FEATURES)
+        a, b = left[:, some].astype(np.float64), right[:, some].astype(np.float64)
+        center = b.mean(axis=0)  # the expansion below cancels less around the center
+        a -= center
+        b -= center
+        squares += (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)
+        squares -= 2.0 * (a @ b.T)
     return squares
