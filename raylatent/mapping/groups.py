@@ -23,7 +23,7 @@ def near_groups(
         The rows' order int64 (n,), in which each group's are together, and where each
         begins, int64 (groups + 1,), the last one's end included.
 
-    >>> order, start = near_groups(np.array([[0.0], [9.0], [0.1], [9.1]]), 2)
+    >>> order, start = near_groups(np.array([[0.0], [9.0], [0.1], [9.1]]), 4)
     >>> sorted(sorted(order[a:b].tolist()) for a, b in zip(start, start[1:], strict=False))
     [[0, 2], [1, 3]]
     """
