@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 _ROUNDS = 6
 _BLOCK_ROWS = 4_096
+_MOST_CENTERS = 256  # larger groups are cut
 
 
 def near_groups(
@@ -28,7 +29,7 @@ def near_groups(
     [[0, 2], [1, 3]]
     """
     n = len(rows)
-    wanted = -(-n // max(1, most // 2))
+    wanted = min(_MOST_CENTERS, -(-n // max(1, most // 2)))
     along = np.argsort(rows[:, 0], kind="stable")
     centers = rows[along[(np.arange(wanted) * n + n // 2) // wanted]]
     group = _nearest_center(rows, centers)

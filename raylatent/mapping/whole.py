@@ -178,6 +178,8 @@ def look_nearer(
     scale, base = floor
     least, lanes = best
     n, size = lower.shape[0], point.shape[0]
+    if least == 0.0:
+        return least
     limit = above((least - base) / scale)
     words = flag(lower, near, limit)
     kept = rest.values[first * size : (first + n) * size]
@@ -196,6 +198,8 @@ def look_nearer(
             if not _within(point, kept, (n, j), reach * reach * (1.0 + 1e-6)):
                 continue
             square = square_between(values, sample.rows[other], lanes)
+            if square == 0.0:
+                return square
             if square < least:
                 least = square
                 limit = above((least - base) / scale)
