@@ -51,7 +51,7 @@ def test_quality_of_placing(capsys):
     assert "mean difference" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_mosaic(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_mosaic.py"))
     cpu_s, mib = benchmark["main"](["--tiles", "400", "--turns", "1"])
@@ -84,7 +84,7 @@ def test_gpu_on_a_cpu(monkeypatch, test_data, capsys):
     assert "vit_l, 5 units at once: bare" in said
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_cells(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_cells.py"))
     argv = ["--rows", "4000", "--slide-rows", "1000", "--plain"]

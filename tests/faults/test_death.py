@@ -8,7 +8,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(
-    "kind", [DRIVER, NODE, pytest.param(ACTOR, marks=pytest.mark.campaign)]
+    "kind",
+    [
+        DRIVER,
+        *(pytest.param(kind, marks=pytest.mark.campaign) for kind in (NODE, ACTOR)),
+    ],
 )
 def test_killed_once_of_each_kind(disturb, kind):
     disturb(f"quick {kind}", kind)
