@@ -17,7 +17,7 @@ from raylatent.config import BenchConfig
 from raylatent.engine.activations import Job, prepare
 from raylatent.engine.actors import MODEL_FIELDS, ActorOptions, PackedSpec
 from raylatent.engine.cluster import READ_CPUS, Pool, connect, gather
-from raylatent.engine.kinds import kinds_of_nodes, pool_with_gpus
+from raylatent.engine.kinds import end_task, kinds_of_nodes, pool_with_gpus
 from raylatent.engine.measuring import measure_here
 from raylatent.engine.visibility import check_visibility
 from raylatent.errors import ContentError, SourceError, StorageError
@@ -105,8 +105,7 @@ def _measure(
     try:
         (measured,) = gather([answer], config.stall_timeout_s)
     finally:
-        ray.cancel(answer, force=True)
-        ray.wait([answer], timeout=_END_S)  # nothing is written after that
+        end_task(answer, _END_S)  # nothing is written after that
     found: Measured = measured
     return found
 

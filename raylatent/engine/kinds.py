@@ -8,7 +8,13 @@ import ray
 
 from raylatent.bench.rates import Node
 from raylatent.config import BenchConfig
-from raylatent.engine.cluster import READ_CPUS, Pool, alive_nodes, gather, pool
+from raylatent.engine.cluster import (
+    READ_CPUS,
+    Pool,
+    alive_nodes,
+    gather,
+    pool,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,5 +72,16 @@ def pool_with_gpus(config: BenchConfig, *, local: bool) -> Pool:
     try:
         list(gather([answer], config.stall_timeout_s))
     finally:
-        ray.cancel(answer, force=True)
+        end_task(answer, 0.0)
     return pool(config.actor_range(), config.num_gpus, local=local)
+
+
+def end_task(answer: "ray.ObjectRef[Any]", timeout_s: float) -> None:
+    """End a task that is not done yet, and wait for that at most so long.
+
+    One that is done is let be: Ray's driver ends in a failed check where a task is
+    cancelled by force while its answer arrives (2.60).
+    """
+    if not ray.wait([answer], timeout=0)[0]:
+        ray.cancel(answer, force=True)
+        ray.wait([answer], timeout=timeout_s)

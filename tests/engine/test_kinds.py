@@ -73,7 +73,7 @@ def test_where_no_node_has_a_gpu_one_is_asked_for(nodes, monkeypatch, caplog):
         return task
 
     monkeypatch.setattr(kinds.ray, "remote", remote)
-    monkeypatch.setattr(kinds.ray, "cancel", lambda *_, **__: None)
+    monkeypatch.setattr(kinds.ray, "wait", lambda some, **_: (some, []))
     monkeypatch.setattr(kinds, "gather", lambda pending, _: iter(pending))
     config = BenchConfig(
         tfrecords=("a",), model="m", num_gpus=1.0, actors="1:8", out="out"
