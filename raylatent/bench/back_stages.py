@@ -50,8 +50,6 @@ def load_rate(store: Store, slide: str, layer: str, seconds: float) -> Rate:
 class _Again:
     """One block of points, read each time that it is gone through."""
 
-    softmaxed = True
-
     def __init__(self, read: Callable[[], Points]) -> None:
         """How it is read."""
         self._read = read

@@ -180,7 +180,6 @@ def audit(
     Args:
         run: The run directory.
         sources: The plan.
-        cpu: CPU seconds by stage, of the threads that read, decode and write.
         undone: Slides with units left undone, and why.
         max_bad_fraction: A slide with more bad tiles, and more than 10, fails.
     """

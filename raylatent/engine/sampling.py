@@ -71,7 +71,7 @@ def sample_rows(
             )
         )
     }
-    features = _fetched(run, batches, layer, chosen, (places, stall_timeout_s))
+    features = _fetched(run, batches, layer, chosen, places, stall_timeout_s)
     sample = finish(whole, size)
     names = (schema.SLIDE, schema.TILE_INDEX)
     pairs = zip(*(sample[name].to_pylist() for name in names), strict=True)
@@ -85,10 +85,14 @@ def _fetched(
     batches: Sequence[Sequence[Part]],
     layer: str,
     chosen: pa.Table,
-    told: tuple[dict[tuple[str, int], int], float],
+    places: dict[tuple[str, int], int],
+    stall_timeout_s: float,
 ) -> NDArray[np.float32]:
-    """Activations of all chosen rows, each at its place; and how long to wait."""
-    places, stall_timeout_s = told
+    """Activations (n, d) of all chosen rows, each at its place.
+
+    Raises:
+        RunError: Some are not there any more.
+    """
     fetcher = ray.remote(num_cpus=READ_CPUS)(fetch_rows)
     table = ray.put(chosen)
     pending = [fetcher.remote(run.store, batch, layer, table) for batch in batches]

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from raylatent.errors import RaylatentError, StorageError
 from raylatent.source.tfrecord import iter_records
 from raylatent.source.units import Source, Unit
+from raylatent.storage import reason
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.shared import SharedName, SharedPixels
 from raylatent.tiles.tile import Side, Tile, tile_of_record
 
-_TOGETHER = 64
+_TOGETHER = 64  # records of a task
 _AHEAD_BATCHES = 2  # asked for before the first of them is waited for
 _MOST_OPEN = 64  # memories that a process keeps open
 _END_S = 5.0  # what a process is given to end by itself
@@ -92,9 +93,8 @@ class Decoders:
                     process = process or _Process()
                     answer = process.ask(task)
             finally:
-                if (
-                    answer is None and process is not None
-                ):  # nor one that may answer yet
+                # Nor is one asked again that may answer this yet.
+                if answer is None and process is not None:
                     process.end()
                 self._idle.put(None if answer is None else process)
             if isinstance(answer, RaylatentError):
@@ -237,13 +237,21 @@ def _decode(task: Task) -> Decoded:
             tiles.append(replace(tile, pixels=None))
 
 
+def _answer(task: Task) -> Decoded | RaylatentError:
+    try:
+        return _decode(task)
+    except RaylatentError as error:
+        return error
+    except OSError as error:
+        return StorageError(f"{task.source.uri} cannot be decoded: {reason(error)}")
+
+
 def main(descriptor: int) -> None:
     """Answer tasks until nobody is there to ask."""
-    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
+    with Connection(descriptor) as connection:
         while True:
-            task = connection.recv()
             try:
-                answer: object = _decode(task)
-            except RaylatentError as error:
-                answer = error
-            connection.send(answer)
+                task = connection.recv()
+            except EOFError:
+                return
+            connection.send(_answer(task))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,16 @@ def test_memory_is_gone_with_its_pixels():
     assert n_open() <= before + 1  # the map's own
     del other
     assert n_open() == before
+
+
+def test_memory_that_cannot_be_opened_is_said(tmp_path, decoders):
+    """A process says why, and does not merely die of it."""
+    unit = records_unit(tmp_path, noise(3))
+    memory = SharedPixels((BATCH, PX, PX, 3))
+    memory.name = replace(memory.name, path=str(tmp_path / "none"), number=-1)
+    batches = decode_into(
+        unit, Side(PX), decoders, iter([memory]), Clock("read", "decode")
+    )
+    with pytest.raises(StorageError, match=r"cannot be decoded: .*none"):
+        list(batches)
+    assert_as_threads(unit, decoders)
