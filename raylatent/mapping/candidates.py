@@ -18,6 +18,7 @@ from raylatent.mapping.projection import Sample
 from raylatent.mapping.screen import MOST_ROWS, Screen, far_groups
 from raylatent.mapping.whole import (
     LANE_SUMS,
+    SLACK,
     above,
     look_nearer,
     rests_of,
@@ -55,6 +56,7 @@ class _Search(NamedTuple):
         left: float32 (q, m + 1), as the product takes them.
         base: float64 (q,), squared lengths, scaled.
         reach: float64 (q,), what the product leaves open.
+        slack: float64 (q,), what rounding may do to squared distances.
         points: int8 (q, f), their rests, see Rest.
         errors: float64 (q,), of those.
         counts: int64 (q,), how many candidates are written down.
@@ -67,6 +69,7 @@ class _Search(NamedTuple):
     left: NDArray[np.float32]
     base: NDArray[np.float64]
     reach: NDArray[np.float64]
+    slack: NDArray[np.float64]
     points: NDArray[np.int8]
     errors: NDArray[np.float64]
     counts: NDArray[np.int64]
@@ -129,6 +132,7 @@ def candidates(
         left,
         base,
         reach,
+        screen.rest.slack + SLACK * rows.spread,
         points,
         errors,
         np.zeros(count, dtype=np.int64),
@@ -189,8 +193,7 @@ def _who(
         if again:
             kth = search.best[row, search.best.shape[1] - 1]
             kth += search.base[row] + search.reach[row]
-            slack = screen.rest.slack + 1e-6 * search.rows.spread[row]
-            least = far[row, group] * area - slack
+            least = far[row, group] * area - search.slack[row]
             over = far[row, group] > kth and least > search.nearest[row]
             wanted = not wanted and not over
         if wanted:
@@ -238,12 +241,11 @@ def _look_through(
             likely = _least(here, screen.order[first:last], own)
             if likely >= 0:
                 nearest = square_between(values, sample.rows[likely], room.lanes)
-        slack = screen.rest.slack + 1e-6 * search.rows.spread[row]
         search.nearest[row] = look_nearer(
             (here, room.near, first, own),
             screen.order,
             (values, search.points[row], search.errors[row], search.rows.residual[row]),
-            (area, (search.base[row] - reach) * area - slack),
+            (area, (search.base[row] - reach) * area - search.slack[row]),
             sample,
             screen.rest,
             (nearest, room.lanes),

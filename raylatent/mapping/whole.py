@@ -26,7 +26,7 @@ _LANES = 16
 _BLOCK_ROWS = 1_024
 _MOST = 127  # in 8 bits
 _CLIP = 5.0  # of the root of the mean square
-_SLACK = 1e-6  # of squared distances to the mean: rounding of the lengths, generously
+SLACK = 1e-6  # of squared distances to the mean: rounding of the lengths, generously
 _ROUNDING = 1e-5  # of the distance to the mean: of a row's rest, in float32
 
 
@@ -90,7 +90,7 @@ def rest_of(
         error[first:last] = np.sqrt((off * off).sum(axis=1)) * unit
         by_step = whole.reshape(last - first, steps, _STEP).swapaxes(0, 1)
         values[first:last] = by_step.reshape(last - first, -1)
-    slack = _SLACK * float(sample.spread.max(initial=0.0))
+    slack = SLACK * float(sample.spread.max(initial=0.0))
     lengths = sample.residual[order]
     flat = values.reshape(-1)
     return Rest(features, mean, components, flat, lengths, error, unit, slack)

@@ -248,10 +248,7 @@ def _answer(task: Task) -> Decoded | RaylatentError:
 
 def main(descriptor: int) -> None:
     """Answer tasks until nobody is there to ask."""
-    with Connection(descriptor) as connection:
+    gone = contextlib.suppress(EOFError, ConnectionError)
+    with Connection(descriptor) as connection, gone:
         while True:
-            try:
-                task = connection.recv()
-            except EOFError:
-                return
-            connection.send(_answer(task))
+            connection.send(_answer(connection.recv()))
