@@ -171,10 +171,12 @@ def _panel_inches(width: float, height: float) -> tuple[float, float]:
 
 
 def _columns(n: int, inches: tuple[float, float]) -> int:
-    """Columns that make the figure about a half wider than high.
+    """Columns that make the figure about a half wider than high, with few gaps.
 
-    >>> _columns(1, (2.0, 2.0)), _columns(8, (2.0, 2.0))
-    (1, 4)
+    >>> [_columns(n, (2.4, 1.6)) for n in (1, 4, 5, 8)]
+    [1, 2, 3, 4]
     """
     ratio = (inches[1] + 0.4) / inches[0]
-    return int(min(n, math.ceil(math.sqrt(1.5 * n * ratio))))
+    most = min(n, math.ceil(math.sqrt(1.5 * n * ratio)))
+    n_rows = math.ceil(n / most)
+    return math.ceil(n / n_rows)
