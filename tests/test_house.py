@@ -10,7 +10,7 @@ import raylatent
 from raylatent import errors
 
 ROOT = Path(__file__).parents[1]
-MAX_LINES = 300
+MAX_LINES = 600
 MAX_FUNCTION_LINES = 50
 
 
