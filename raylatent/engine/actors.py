@@ -25,6 +25,8 @@ from raylatent.model.runtime import (
     torch_version,
 )
 from raylatent.model.spec import ModelSpec
+from raylatent.model.torchvision_operators import declare_missing_operators
+from raylatent.model.weights import UNREADABLE
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.tiles.decode import DECODER
@@ -80,9 +82,10 @@ class PackedSpec:
     def unpack(self) -> ModelSpec:
         """On a worker: what the driver can import, it can."""
         sys.path += [entry for entry in self.sys_path if entry not in sys.path]
+        declare_missing_operators()
         try:
             spec: ModelSpec = cloudpickle.loads(self.content)
-        except ImportError as error:
+        except UNREADABLE as error:
             message = f"the model cannot be loaded on {platform.node()}: {error}"
             raise ModelError(message) from error
         return spec

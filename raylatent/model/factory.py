@@ -13,6 +13,10 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model.spec import ModelSpec
+from raylatent.model.torchvision_operators import (
+    declare_missing_operators,
+    missing_operator,
+)
 from raylatent.storage import Store, is_uri
 
 # A model folder that has a file of such a name does not get in their place.
@@ -31,6 +35,7 @@ def call_factory(spec: ModelSpec) -> nn.Module:
             f"{spec.name}: factory {spec.factory!r} is not package.module:callable"
         )
         raise ModelError(message)
+    declare_missing_operators()
     try:
         with tempfile.TemporaryDirectory(prefix="raylatent-") as scratch:
             folder = _local_folder(spec.folder, Path(scratch))
@@ -41,9 +46,8 @@ def call_factory(spec: ModelSpec) -> nn.Module:
                 model: nn.Module = _callable(found)(**dict(spec.kwargs))
     except (Exception, SystemExit) as error:  # a factory may raise anything
         where = f" of {spec.folder}" if spec.folder else ""
-        message = (
-            f"factory {spec.factory}{where} failed: {type(error).__name__}: {error}"
-        )
+        why = missing_operator(error) or f"{type(error).__name__}: {error}"
+        message = f"factory {spec.factory}{where} failed: {why}"
         raise ModelError(" ".join(message.split())) from error
     return model
 

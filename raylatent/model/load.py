@@ -16,6 +16,7 @@ from torch import nn
 from raylatent.errors import ModelError
 from raylatent.model.factory import call_factory, source_files
 from raylatent.model.spec import MODEL_JSON, ModelSpec
+from raylatent.model.torchvision_operators import declare_missing_operators
 from raylatent.model.weights import UNREADABLE, load_weights
 from raylatent.storage import Store, reason
 
@@ -90,10 +91,13 @@ def _fitting(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _load_hub(spec: ModelSpec) -> nn.Module:
+    declare_missing_operators()
     try:
         import timm  # noqa: PLC0415  (an extra, and slow)
-    except ImportError as error:
-        message = f"{spec.hub} needs timm: pip install 'raylatent[timm]'"
+    except UNREADABLE as error:
+        absent = isinstance(error, ImportError) and error.name == "timm"
+        why = "" if absent else f", which fails to import: {reason(error)}"
+        message = f"{spec.hub} needs timm{why}: pip install 'raylatent[timm]'"
         raise ModelError(message) from error
     name = str(spec.hub).removeprefix("timm:")
     try:
@@ -129,6 +133,7 @@ def _load_pickle(spec: ModelSpec) -> nn.Module:
     if not spec.allow_pickle:
         message = f"{spec.pickle} is pickled: allow_pickle=True if you trust the file"
         raise ModelError(message)
+    declare_missing_operators()
     try:
         model: nn.Module = torch.load(
             str(spec.pickle),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raylatent.errors import ModelError, RaylatentError
+from raylatent.model.torchvision_operators import missing_operator
 from raylatent.storage import reason
 
 T = TypeVar("T")
@@ -75,10 +76,8 @@ def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T
     except (RaylatentError, StopForward, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # a model's code may raise anything
-        message = (
-            f"the model fails on a batch of shape {tuple(batch.shape)}: "
-            f"{type(error).__name__}: {reason(error)}"
-        )
+        why = missing_operator(error) or f"{type(error).__name__}: {reason(error)}"
+        message = f"the model fails on a batch of shape {tuple(batch.shape)}: {why}"
         raise ModelError(message) from error
 
 
