@@ -140,6 +140,7 @@ class ActivationsActor(UnitActor):
             counts=found.counts,
             seconds=found.seconds,
             cpu=found.cpu,
+            constants=found.constants,
         )
 
 
