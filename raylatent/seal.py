@@ -6,6 +6,7 @@ statistics and the footer as well, and is checked without decoding anything.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ def sealed_parquet(
         level: Of zstd.
         use_dictionary: Columns that repeat few values.
     """
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()  # grows by little, Arrow's own by doubling
     with pq.ParquetWriter(
         sink,
         table.schema,
@@ -47,14 +48,13 @@ def sealed_parquet(
     ) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({schema.FOOTER_SEAL: _BLANK.decode()})
-    data = sink.getvalue()
-    view = memoryview(data).cast("B")  # the buffer itself: parts may be large
+    view = sink.getbuffer()  # no copy: parts may be large
     start = _seal_start(view)
     if start is None:
         message = "a Parquet footer without the seal's own entry"
         raise TypeError(message)
     view[start : start + len(_BLANK)] = _digest(view, start)
-    return data
+    return pa.py_buffer(view)
 
 
 def seal_holds(data: bytes | memoryview) -> bool | None:
