@@ -127,9 +127,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
             seconds=seconds,
             cpu=tally.cpu,
             gpus=share.num_gpus,
-            constant=constant_layers(
-                job.features.layers, tally.constants, tally.counts["tiles"]
-            ),
+            constant=constant_layers(job.features.layers, tally.constants, tally.rows),
         )
         for layer in report.constant:
             logger.warning("%s", layer)

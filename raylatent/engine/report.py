@@ -43,6 +43,7 @@ class Tally:
     """What the actors told of their units, summed up.
 
     Attributes:
+        rows: Of activations.
         counts: Tiles, and how many of them were resized, of other slides, or went
             through the model in smaller batches than asked for.
         seconds: By stage: of the threads that read and decode, of the actors that
@@ -54,6 +55,7 @@ class Tally:
 
     def __init__(self) -> None:
         """Nothing was told."""
+        self.rows = 0
         self.counts = dict.fromkeys(("tiles", *_COUNTS), 0)
         self.seconds = dict.fromkeys(_SECONDS, 0.0)
         self.cpu = dict.fromkeys(_CPU_SECONDS, 0.0)
@@ -63,6 +65,7 @@ class Tally:
     def add(self, row: Mapping[str, Any]) -> int:
         """Add a row of schema.MANIFEST; its tiles."""
         tiles = int(row[schema.ROWS] + row[schema.QUARANTINED])
+        self.rows += row[schema.ROWS]
         self.counts["tiles"] += tiles
         for name, column in _COUNTS.items():
             self.counts[name] += row[column]

@@ -29,9 +29,8 @@ class Spread:
         low, high = values.min(axis=0), values.max(axis=0)
         if self._low is not None and self._high is not None:
             low, high = np.minimum(low, self._low), np.maximum(high, self._high)
-        scale = max(float(-low.min()), float(high.max()), 0.0)
         apart = float((high.astype(np.float64) - low).max())
-        self._varies = apart > _TOLERANCE * scale
+        self._varies = apart > _TOLERANCE * _largest(low, high)
         self._low, self._high = low.astype(np.float32), high.astype(np.float32)
 
     @property
@@ -39,8 +38,12 @@ class Spread:
         """See Constants; None where rows differ, or there are none."""
         if self._varies or self._low is None or self._high is None:
             return None
-        scale = max(float(-self._low.min()), float(self._high.max()), 0.0)
-        return float(self._low.mean(dtype=np.float64)), scale
+        mean = float(self._low.mean(dtype=np.float64))
+        return mean, _largest(self._low, self._high)
+
+
+def _largest(low: NDArray[np.floating], high: NDArray[np.floating]) -> float:
+    return max(float(-low.min()), float(high.max()), 0.0)
 
 
 def constants_of_both(one: Constants, other: Constants) -> Constants:
