@@ -51,7 +51,8 @@ class DatasetFeatures:
         layers: Names of layers, or `postconv`.
         outdir: The run directory; default in the dataset's project.
         layer: The same as `layers`.
-        pooling: `avg`, `max` or `cls`.
+        pooling: `avg`, `max` or `cls`; None stores all numbers, and says how many
+            gigabytes where they are many.
         include_preds: Store predictions; default if the model has classes.
         tile_px: Side of the tiles, where the model does not say.
         mean: Of each channel of pixels scaled to 0..1, where the model does not say.

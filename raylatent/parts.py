@@ -156,7 +156,8 @@ def digest(table: pa.Table) -> str:
     for field, column in zip(table.schema, table.columns, strict=True):
         kind = _plain_type(field.type)
         hasher.update(f"{field.name}\0{kind}\0{len(column)}\0".encode())
-        _digest_array(hasher, column.combine_chunks())
+        whole = column.num_chunks == 1  # to combine one chunk copies it
+        _digest_array(hasher, column.chunk(0) if whole else column.combine_chunks())
     return hasher.hexdigest()
 
 

@@ -6,6 +6,7 @@ statistics and the footer as well, and is checked without decoding anything.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ DIGEST = "digest"
 """The key of a JSON object's seal."""
 
 _BLANK = b"0" * 32
+_FOOTER_BYTES = 1 << 16
 # The footer's entry in Thrift's compact protocol: key, then a string of 32 bytes.
 _ENTRY = schema.FOOTER_SEAL.encode() + b"\x18\x20"
 
@@ -35,7 +37,7 @@ def sealed_parquet(
         level: Of zstd.
         use_dictionary: Columns that repeat few values.
     """
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()  # grows by little, Arrow's own by doubling
     with pq.ParquetWriter(
         sink,
         table.schema,
@@ -46,10 +48,13 @@ def sealed_parquet(
     ) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({schema.FOOTER_SEAL: _BLANK.decode()})
-    data = bytearray(memoryview(sink.getvalue()))
-    start = data.rindex(_ENTRY) + len(_ENTRY)
-    data[start : start + len(_BLANK)] = _digest(data, start)
-    return pa.py_buffer(data)
+    view = sink.getbuffer()  # no copy: parts may be large
+    start = _seal_start(view)
+    if start is None:
+        message = "a Parquet footer without the seal's own entry"
+        raise TypeError(message)
+    view[start : start + len(_BLANK)] = _digest(view, start)
+    return pa.py_buffer(view)
 
 
 def seal_holds(data: bytes | memoryview) -> bool | None:
@@ -58,15 +63,20 @@ def seal_holds(data: bytes | memoryview) -> bool | None:
     A flipped bit in the seal's own key gives None: then the footer has a key that
     nobody knows, or none that can be read.
     """
-    tail = bytes(data[-(1 << 16) :])
+    start = _seal_start(data)
+    if start is None:
+        return None
+    return bytes(data[start : start + len(_BLANK)]) == _digest(data, start)
+
+
+def _seal_start(data: bytes | memoryview) -> int | None:
+    """Where the seal begins in a file, None where it has none."""
+    tail = bytes(data[-_FOOTER_BYTES:])
     found = tail.rfind(_ENTRY)
     if found < 0:  # a footer of many columns is long
         tail = bytes(data)
         found = tail.rfind(_ENTRY)
-    if found < 0:
-        return None
-    start = len(data) - len(tail) + found + len(_ENTRY)
-    return bytes(data[start : start + len(_BLANK)]) == _digest(data, start)
+    return None if found < 0 else len(data) - len(tail) + found + len(_ENTRY)
 
 
 def _digest(data: bytes | bytearray | memoryview, start: int) -> bytes:

@@ -19,7 +19,7 @@ OPTIONS = {
     "--tfrecords": ("atlas activations", None),
     "--model": ("atlas activations", None),
     "--layers": ("atlas activations", "postconv"),
-    "--pooling": ("atlas activations", "none"),
+    "--pooling": ("atlas activations", "default"),
     "--include-preds": ("atlas activations", "if the model has classes"),
     "--no-preds": ("atlas activations", None),
     "--resize": ("atlas activations", "default"),

@@ -17,6 +17,7 @@ from raylatent.config.maps import GRIDS, SELECTS, MapConfig, MosaicConfig
 from raylatent.config.options import MAX_NAME_BYTES, RunConfig, flag, option
 from raylatent.config.slides import QCS, SlidesConfig
 from raylatent.config.verify import VerifyConfig
+from raylatent.config.work import UNIT_TILES
 
 __all__ = [
     "DTYPES",
@@ -27,6 +28,7 @@ __all__ = [
     "POOLINGS",
     "QCS",
     "SELECTS",
+    "UNIT_TILES",
     "ActivationsConfig",
     "AtlasConfig",
     "BenchConfig",

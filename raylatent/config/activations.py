@@ -25,8 +25,11 @@ class ActivationsConfig(SlidesConfig):
     layers: tuple[str, ...] = option(
         ("postconv",), "layers by name in the model", metavar="NAME", many=True
     )
-    pooling: str = option(
-        "none", "of maps larger than 1x1 and of tokens", choices=POOLINGS
+    pooling: str | None = option(
+        None,
+        "of maps larger than 1x1 and of tokens (default: none up to 8,192 numbers a "
+        "tile, beyond you are asked)",
+        choices=POOLINGS,
     )
     include_preds: bool | None = option(
         None, "store predictions (default: if the model has classes)", no="--no-preds"
@@ -54,7 +57,8 @@ class ActivationsConfig(SlidesConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        one_of("--pooling", self.pooling, POOLINGS)
+        if self.pooling is not None:
+            one_of("--pooling", self.pooling, POOLINGS)
         one_of("--dtype", self.dtype, DTYPES)
         at_least("--batch-size", self.batch_size, MIN_BATCH)
         if self.num_gpus is not None and not 0 <= self.num_gpus < math.inf:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from raylatent.config.options import PatientConfig, at_least, flag, option
 from raylatent.errors import ConfigError
 
+UNIT_TILES = 2048
+"""Tiles of a unit, where the user does not say and their rows are small enough."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkConfig(PatientConfig):
@@ -13,7 +16,12 @@ class WorkConfig(PatientConfig):
     actors: str = option(
         "", "actors N, or MIN:MAX (default: by the cluster's size)", metavar="N"
     )
-    unit_tiles: int = option(2048, "tiles in one unit of work", metavar="N")
+    unit_tiles: int | None = option(
+        None,
+        f"tiles in one unit of work (default {UNIT_TILES}, fewer where their rows would "
+        "take more than 256 MiB)",
+        metavar="N",
+    )
     max_bad_fraction: float = option(
         0.01, "a slide with more bad tiles, and more than 10, fails", metavar="F"
     )
@@ -28,7 +36,8 @@ class WorkConfig(PatientConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        at_least("--unit-tiles", self.unit_tiles, 1)
+        if self.unit_tiles is not None:
+            at_least("--unit-tiles", self.unit_tiles, 1)
         if not 0 <= self.max_bad_fraction <= 1:
             message = f"--max-bad-fraction is {self.max_bad_fraction}, not 0 to 1"
             raise ConfigError(message)

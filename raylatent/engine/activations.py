@@ -36,16 +36,24 @@ from raylatent.engine.requests import (
     slides_fields,
 )
 from raylatent.engine.slide_report import with_grids
-from raylatent.engine.stream import stream
+from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import (
     SourceError,
 )
+from raylatent.model.constant import constant_layers
 from raylatent.model.features import Features
 from raylatent.model.load import code_digest, model_digest
 from raylatent.model.rows import RowOptions
 from raylatent.model.runtime import torch_version
 from raylatent.model.spec import ModelSpec
+from raylatent.model.wide_layers import (
+    cost_in_words,
+    if_short_of_memory,
+    refuse_unasked,
+    tiles_of_unit,
+    unit_in_words,
+)
 from raylatent.run import RunDirectory, fingerprint, remove_litter
 from raylatent.source.find import find_tfrecords
 from raylatent.source.slides import find_slides
@@ -67,6 +75,12 @@ class Job:
     spec: ModelSpec
     features: Features
     with_preds: bool
+
+    @property
+    def row_numbers(self) -> tuple[int, int, int]:
+        """Tiles of a unit, numbers of a tile, tiles of a micro-batch."""
+        features = self.features
+        return self.inputs.unit_tiles, features.num_features, features.batch_size
 
 
 def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport:
@@ -99,7 +113,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
             check_visibility(run.store, list(job.inputs.uris.values()), job.spec)
         plan = make_plan(run, job.inputs)
         refuse_nothing(plan)
-        _announce(plan, share)
+        _announce(job, plan, share)
         started = time.monotonic()
         tally = _run_units(job, run, plan, share, claim)
         seconds = {**tally.seconds, "wall": time.monotonic() - started}
@@ -113,7 +127,10 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
             seconds=seconds,
             cpu=tally.cpu,
             gpus=share.num_gpus,
+            constant=constant_layers(job.features.layers, tally.constants, tally.rows),
         )
+        for layer in report.constant:
+            logger.warning("%s", layer)
         write_report(run, report)
         remove_litter(run)
     return report
@@ -140,6 +157,8 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
         batch_size=config.batch_size,
         device="cpu",
     )
+    if config.pooling is None:
+        refuse_unasked(features.shapes, config.dtype)
     if config.slides and config.resize is False:
         refuse_other_side(config.tile_px, features.tile_px)
     with_preds = config.include_preds
@@ -149,7 +168,8 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
         tfrecords=files,
         slides=slide_requests(config, slides, features.tile_px),
         tile_px=features.tile_px,
-        unit_tiles=config.unit_tiles,
+        unit_tiles=config.unit_tiles
+        or tiles_of_unit(features.num_features, features.batch_size),
         stall_timeout_s=config.stall_timeout_s,
         recheck=config.recheck is not False,
     )
@@ -177,7 +197,7 @@ def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
         "std": list(features.spec.std),
         "dtype": config.dtype,
         "batch_size": config.batch_size,
-        "unit_tiles": config.unit_tiles,
+        "unit_tiles": job.inputs.unit_tiles,
         "device": "gpu" if share.num_gpus > 0 else "cpu",
         "mixed_precision": bool(config.mixed_precision),
         "torch": torch_version(),
@@ -203,7 +223,7 @@ def _about(job: Job) -> dict[str, Any]:
             "weights": spec.weights,
             "hub": spec.hub,
         },
-        "unit_tiles": job.config.unit_tiles,
+        "unit_tiles": job.inputs.unit_tiles,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
             "python": platform.python_version(),
@@ -212,7 +232,7 @@ def _about(job: Job) -> dict[str, Any]:
     }
 
 
-def _announce(plan: Plan, share: Pool) -> None:
+def _announce(job: Job, plan: Plan, share: Pool) -> None:
     if plan.removed:
         logger.warning(
             "slides no longer named, %d: their rows are set aside in removed/ (%s)",
@@ -227,6 +247,10 @@ def _announce(plan: Plan, share: Pool) -> None:
         share.largest,
         share.threads,
     )
+    cost = cost_in_words(job.features.shapes, plan.n_indexed, job.config.dtype)
+    for line in (cost, unit_in_words(*job.row_numbers)):
+        if line is not None:
+            logger.warning("%s", line)
 
 
 def _options(job: Job, run: RunDirectory, share: Pool) -> ActorOptions:
@@ -273,6 +297,7 @@ def _run_units(
             ActivationsActor,
             arguments,
             share,
+            advice=Advice(if_short_of_memory=if_short_of_memory(*job.row_numbers)),
             stall_timeout_s=job.config.stall_timeout_s,
         )
         with closing(found):

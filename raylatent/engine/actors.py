@@ -143,6 +143,7 @@ class ActivationsActor(UnitActor):
             counts=found.counts,
             seconds=found.seconds,
             cpu=found.cpu,
+            constants=found.constants,
         )
 
 

@@ -70,7 +70,7 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
     if config.tiles is None:
         tiles, units = _count(job, config)
     else:
-        tiles, units = config.tiles, ceil(config.tiles / config.unit_tiles)
+        tiles, units = config.tiles, ceil(config.tiles / job.inputs.unit_tiles)
     return BenchReport(kinds=tuple(kinds), tiles=tiles, units=units)
 
 
@@ -89,7 +89,7 @@ def _measure(
             files=_some(list(job.inputs.tfrecords.items()), _FILES),
             slides=_some(list(job.inputs.slides.items()), _SLIDES),
             tile_px=job.features.tile_px,
-            unit_tiles=config.unit_tiles,
+            unit_tiles=job.inputs.unit_tiles,
         ),
         seconds=config.seconds,
         params=MapParameters(),
@@ -164,7 +164,7 @@ def _count(job: Job, config: BenchConfig) -> tuple[int, int]:
         of_slide.remote(slide, request) for slide, request in job.inputs.slides.items()
     ]
     counts = [n for some in gather(pending, config.stall_timeout_s) for n in some]
-    return sum(counts), sum(ceil(n / config.unit_tiles) for n in counts)
+    return sum(counts), sum(ceil(n / job.inputs.unit_tiles) for n in counts)
 
 
 def count_files(files: Sequence[tuple[str, str]], tile_px: int) -> list[int]:

@@ -17,7 +17,7 @@ import ray
 
 from raylatent import schema
 from raylatent.claim import Claim, new_token
-from raylatent.config import ExtractTilesConfig
+from raylatent.config import UNIT_TILES, ExtractTilesConfig
 from raylatent.engine.affinity import start_queue
 from raylatent.engine.cluster import READ_CPUS, Pool, connect, gather, pool
 from raylatent.engine.done import Inputs
@@ -37,7 +37,7 @@ from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, write_report
 from raylatent.engine.requests import refuse_bad_names, slide_requests, slides_fields
 from raylatent.engine.slide_report import slide_report, with_grids
-from raylatent.engine.stream import Row, stream
+from raylatent.engine.stream import Advice, Row, stream
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
 from raylatent.engine.verify.tfrecords import sound_slides
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
@@ -127,7 +127,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
             tfrecords={},
             slides=requests,
             tile_px=config.tile_px or 0,
-            unit_tiles=config.unit_tiles,
+            unit_tiles=config.unit_tiles or UNIT_TILES,
             stall_timeout_s=config.stall_timeout_s,
             recheck=config.recheck is not False,
             finished={slide: one.source for slide, one in finished.items()},
@@ -202,7 +202,7 @@ def _fields(config: ExtractTilesConfig) -> dict[str, Any]:
         "job": "extract-tiles",
         "img_format": config.img_format,
         "jpeg_quality": config.jpeg_quality if config.img_format == "jpg" else None,
-        "unit_tiles": config.unit_tiles,
+        "unit_tiles": config.unit_tiles or UNIT_TILES,
         "encoder": ENCODER,
         "slides": {**(slides or {}), "folder": tfrecords_folder(config)},
     }
@@ -294,5 +294,6 @@ def _answers(job: _Job, config: ExtractTilesConfig) -> Generator[Row, None, None
         ExtractActor,
         (options, start_queue(units, plan.nodes)),
         job.share,
+        advice=Advice(if_short_of_memory="fewer --actors or a smaller --unit-tiles"),
         stall_timeout_s=config.stall_timeout_s,
     )

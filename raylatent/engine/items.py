@@ -123,6 +123,7 @@ class UnitResult:
         counts: `resized`, `other_slide` and `smaller_batch` tiles.
         seconds: Of its stages: `read`, `decode`, `wait`, `transfer`, `forward`.
         cpu: CPU seconds of `read` and `decode`.
+        constants: Layers that are the same in all rows, see model.constant.
     """
 
     rows: pa.Table
@@ -131,6 +132,7 @@ class UnitResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     cpu: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def manifest(unit: Unit | SlideUnit, result: UnitResult, written: Clock) -> pa.Table:
@@ -145,6 +147,7 @@ def manifest(unit: Unit | SlideUnit, result: UnitResult, written: Clock) -> pa.T
         schema.RESIZED: result.counts.get("resized", 0),
         schema.OTHER_SLIDE: result.counts.get("other_slide", 0),
         schema.SMALLER_BATCH: result.counts.get("smaller_batch", 0),
+        schema.CONSTANT: json.dumps(result.constants) if len(result.rows) else None,
         **{
             column: seconds.get(column.removesuffix("_s"), 0.0)
             for column in _WORK_SECONDS

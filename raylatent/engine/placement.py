@@ -14,7 +14,7 @@ from raylatent.claim import refuse_taken
 from raylatent.engine.cluster import STALL_TIMEOUT_S, pool
 from raylatent.engine.progress import Progress
 from raylatent.engine.sampling import vectors
-from raylatent.engine.stream import stream
+from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError
 from raylatent.mapping.fitted import MODEL_DIGEST, FittedMap
 from raylatent.mapping.points import POINTS_FOLDER
@@ -70,8 +70,8 @@ def place_rows(
         PlacementActor,
         arguments,
         share,
+        advice=Advice(again="The same command again places all rows anew"),
         stall_timeout_s=stall_timeout_s,
-        again="The same command again places all rows anew",
     )
     with Progress("map", total) as progress, closing(found):
         for row in found:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from raylatent import schema
 from raylatent.bench.rates import bound_by, run_rates
 from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
+from raylatent.model.constant import ConstantLayer, Constants, constants_of_both
 from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
 from raylatent.seal import sealed_json
@@ -42,6 +43,7 @@ class Tally:
     """What the actors told of their units, summed up.
 
     Attributes:
+        rows: Of activations.
         counts: Tiles, and how many of them were resized, of other slides, or went
             through the model in smaller batches than asked for.
         seconds: By stage: of the threads that read and decode, of the actors that
@@ -53,14 +55,17 @@ class Tally:
 
     def __init__(self) -> None:
         """Nothing was told."""
+        self.rows = 0
         self.counts = dict.fromkeys(("tiles", *_COUNTS), 0)
         self.seconds = dict.fromkeys(_SECONDS, 0.0)
         self.cpu = dict.fromkeys(_CPU_SECONDS, 0.0)
         self.undone: dict[str, str] = {}
+        self._constants: Constants | None = None
 
     def add(self, row: Mapping[str, Any]) -> int:
         """Add a row of schema.MANIFEST; its tiles."""
         tiles = int(row[schema.ROWS] + row[schema.QUARANTINED])
+        self.rows += row[schema.ROWS]
         self.counts["tiles"] += tiles
         for name, column in _COUNTS.items():
             self.counts[name] += row[column]
@@ -70,7 +75,18 @@ class Tally:
             self.cpu[name] += row[column]
         if row[schema.ERROR] is not None:
             self.undone[row[schema.SLIDE]] = row[schema.ERROR]
+        if row[schema.CONSTANT] is not None:
+            found: Constants = json.loads(row[schema.CONSTANT])
+            before = self._constants
+            self._constants = (
+                found if before is None else constants_of_both(before, found)
+            )
         return tiles
+
+    @property
+    def constants(self) -> Constants:
+        """Layers that are the same in all rows that were told of."""
+        return self._constants or {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +101,7 @@ class RunReport:
         seconds: Of this invocation: wall time, and by stage, see Tally.
         cpu: Likewise CPU seconds; None where stages are not told by core or GPU.
         gpus: Of an actor.
+        constant: Layers that are the same in all tiles of this invocation.
     """
 
     run: str
@@ -94,6 +111,7 @@ class RunReport:
     seconds: Mapping[str, float]
     cpu: Mapping[str, float] | None = None
     gpus: float = 0.0
+    constant: Sequence[ConstantLayer] = ()
 
     @property
     def failed(self) -> list[SlideReport]:
@@ -153,6 +171,7 @@ class RunReport:
                 },
                 **self._by_core_or_gpu(tiles),
                 "bound_by": self.bound_by,
+                "constant_layers": [str(layer) for layer in self.constant],
             },
             "by_slide": [
                 {

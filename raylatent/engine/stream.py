@@ -1,6 +1,7 @@
 """Work items through an actor pool: one read task = one item = one block = one row."""
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +29,22 @@ Row = dict[str, Any]
 _RESTARTS = 4  # times the number of actors
 
 _FAILURES = (ray.exceptions.RayError, ExecutionTimeoutError, SystemException)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What the last line of work that ends early says.
+
+    Attributes:
+        if_short_of_memory: What to try when actors die again and again.
+        again: What the same command does once more.
+    """
+
+    if_short_of_memory: str = "nodes with more memory"
+    again: str = AGAIN
+
+
+_PLAIN_ADVICE = Advice()
 
 
 class ItemDatasource(Datasource):
@@ -86,6 +103,7 @@ class Worker:
         most_restarts: Without an item done in between.
         actor: The class that does the work.
         arguments: Of its constructor.
+        advice: What to try then.
     """
 
     def __init__(
@@ -94,9 +112,11 @@ class Worker:
         most_restarts: int,
         actor: type,
         arguments: tuple[Any, ...],
+        advice: Advice,
     ) -> None:
         """Make the actor; that it dies again and again is said by the first call."""
         self._teller = Teller(ledger)
+        self._advice = advice
         again = ray.get_runtime_context().was_current_actor_reconstructed
         # What killed an actor may kill the next: that it begins is heard before.
         self._wait = again
@@ -114,10 +134,8 @@ class Worker:
         """Hand an item on."""
         with self._teller:
             if self._deaths:
-                message = (
-                    f"{self._deaths}: they may lack memory, try fewer --actors or a "
-                    "smaller --batch-size"
-                )
+                advice = self._advice.if_short_of_memory
+                message = f"{self._deaths}: they may lack memory, try {advice}"
                 raise IncompleteError(message)
             row = item.to_pylist()[0]
             if schema.SLIDE in row:
@@ -135,8 +153,8 @@ def stream(
     arguments: tuple[Any, ...],
     share: Pool,
     *,
+    advice: Advice = _PLAIN_ADVICE,
     stall_timeout_s: float = STALL_TIMEOUT_S,
-    again: str = AGAIN,
 ) -> Generator[Row, None, None]:
     """Send each item to one of the actors; rows of their answers as they come.
 
@@ -149,8 +167,8 @@ def stream(
             table.
         arguments: Of its constructor.
         share: How many actors, and what each gets.
+        advice: What to do where it ends early.
         stall_timeout_s: With no item done for this long the work ends.
-        again: What the same command does once more, for that message.
 
     Raises:
         RaylatentError: An actor raised it, or failed otherwise.
@@ -166,8 +184,8 @@ def stream(
         enable_true_multi_threading=share.at_once > 1,
     )
     ledger = start_ledger()
-    most_restarts = _RESTARTS * largest
-    watch = Watch(share, stall_timeout_s, again)
+    made_with = (ledger, _RESTARTS * largest, actor, arguments, advice)
+    watch = Watch(share, stall_timeout_s, advice.again)
     with quiet_ray_data(stall_timeout_s), watch:
         items = ray.data.read_datasource(
             ItemDatasource(name, reads),
@@ -179,7 +197,7 @@ def stream(
             batch_size=1,
             batch_format="pyarrow",
             compute=compute,
-            fn_constructor_args=(ledger, most_restarts, actor, arguments),
+            fn_constructor_args=made_with,
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus or None,
         )

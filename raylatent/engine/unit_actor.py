@@ -32,6 +32,8 @@ from raylatent.storage import file_stat
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.stream import Threads
 
+_LARGE_BYTES = 64 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOptions:
@@ -141,6 +143,8 @@ class UnitActor:
             self._run.store.delete(quarantine)  # of what the unit was before
         part = self._run.part(slide, unit.unit)
         write_part(self._run.store, part, result.rows, {**footer, **result.footer})
+        if result.rows.nbytes > _LARGE_BYTES:  # else Arrow keeps what writing took
+            pa.default_memory_pool().release_unused()
 
 
 def check_reader(wanted: str | None) -> None:

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raylatent.config import POOLINGS
 from raylatent.errors import ConfigError, ModelError
 from raylatent.model.batches import as_batch, as_input
-from raylatent.model.layers import POOLINGS, LayerCapture, layer_names
+from raylatent.model.layers import LayerCapture, layer_names
 from raylatent.model.load import complete_spec, load_model
 from raylatent.model.micro_batch import MicroBatch
 from raylatent.model.postconv import find_targets
@@ -93,7 +94,7 @@ class Features:
         self.layers = layer_names(layers, layer)
         self.include_preds = include_preds
         self.pooling = None if pooling == "none" else pooling
-        if self.pooling not in POOLINGS:
+        if self.pooling not in {None, *POOLINGS}:
             message = f"pooling is {pooling!r}, not none, avg, max or cls"
             raise ConfigError(message)
         if batch_size < MIN_BATCH:

@@ -11,8 +11,6 @@ from raylatent.model.postconv import POSTCONV, Target
 from raylatent.model.running import StopForward, first_tensor, run_model
 from raylatent.schema import check_layer_names
 
-POOLINGS = (None, "avg", "max", "cls")
-
 
 def layer_names(
     layers: str | Sequence[str] | None, layer: str | Sequence[str] | None = None

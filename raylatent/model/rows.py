@@ -1,11 +1,10 @@
 """One unit of tiles to activation rows: the pure twin of the engine's actors."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import ContentError
+from raylatent.model.constant import Constants, Spread
 from raylatent.model.lanes import Buffer, Lane
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
@@ -55,6 +55,7 @@ class UnitRows:
         counts: `resized` and `other_slide` tiles.
         seconds: See STAGES.
         cpu: CPU seconds of the threads, or processes, that read and decode.
+        constants: Layers that are the same in all rows; none where there is no row.
     """
 
     rows: pa.Table
@@ -62,6 +63,7 @@ class UnitRows:
     counts: Counter[str] = field(default_factory=Counter)
     seconds: Mapping[str, float] = field(default_factory=dict)
     cpu: Mapping[str, float] = field(default_factory=dict)
+    constants: Constants = field(default_factory=dict)
 
 
 def unit_rows(
@@ -94,33 +96,87 @@ def unit_rows(
     else:
         decoded = unit_tiles(unit, side, threads, slides or SlideCache(), clock)
         filled = _filled(decoded, lane, tiles)
-    blocks: dict[str, list[NDArray[np.float32]]] = {n: [] for n in lane.features.sizes}
-    predictions: list[NDArray[np.float32]] = []
+    gathered = _Gathered(len(unit), lane.features.sizes, options)
+    n_passed = 0
     with closing(lane.passes(filled, clock, with_preds=options.with_preds)) as passes:
         for found, preds in passes:
-            for name, values in found.items():
-                blocks[name].append(values)
-            if preds is not None:
-                predictions.append(preds)
+            passed = tiles[n_passed : n_passed + lane.features.batch_size]
+            n_passed += len(passed)
+            gathered.add(passed, found, preds)
     counts = Counter(
         resized=sum(tile.resized for tile in tiles),
         other_slide=sum(tile.other_slide for tile in tiles),
     )
-    order, tiles = _in_order(tiles)
-    columns = {
-        name: _stored(np.concatenate(values)[order], options.dtype)
-        for name, values in blocks.items()
-    }
-    if options.with_preds:
-        columns[schema.PREDICTIONS] = np.concatenate(predictions)[order]
-    rows, quarantine = _tables(unit, tiles, columns, options.dtype)
+    tiles.sort(key=lambda tile: tile.position)
+    rows, quarantine = _tables(unit, tiles, gathered, options.dtype)
     return UnitRows(
         rows=rows,
         quarantine=quarantine,
         counts=counts,
         seconds=clock.seconds,
         cpu={stage: clock.cpu[stage] for stage in ("read", "decode")},
+        constants=gathered.constants,
     )
+
+
+class _Gathered:
+    """The one copy of a unit's rows: each pass's are put where their tiles belong.
+
+    Args:
+        n: Tiles of the unit.
+        sizes: Features of each layer.
+        options: What is stored.
+
+    Attributes:
+        columns: In tile order, (n, features) each.
+        finite: Whether all numbers of a tile are, (n,).
+    """
+
+    def __init__(self, n: int, sizes: Mapping[str, int], options: RowOptions) -> None:
+        """See the class."""
+        dtype = _DTYPES[options.dtype]
+        self.columns: dict[str, NDArray[np.floating]] = {
+            name: np.empty((n, size), dtype) for name, size in sizes.items()
+        }
+        self.finite = np.ones(n, bool)
+        self._spreads = {name: Spread() for name in sizes}
+
+    def add(
+        self,
+        tiles: Sequence[Tile],
+        found: Mapping[str, NDArray[np.float32]],
+        predictions: NDArray[np.float32] | None,
+    ) -> None:
+        """One pass: rows of its tiles, in their order, then those of padding."""
+        places = np.array([tile.position for tile in tiles], np.int64)
+        for name, column in self.columns.items():
+            if name != schema.PREDICTIONS:
+                self._put(column, places, found[name])
+        if predictions is not None:
+            if schema.PREDICTIONS not in self.columns:
+                shape = (len(self.finite), predictions.shape[1])
+                self.columns[schema.PREDICTIONS] = np.empty(shape, np.float32)
+            self._put(self.columns[schema.PREDICTIONS], places, predictions)
+        good = self.finite[places] & [tile.error is None for tile in tiles]
+        for name, spread in self._spreads.items():
+            spread.add(found[name][: len(places)][good])
+
+    def _put(
+        self,
+        column: NDArray[np.floating],
+        places: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> None:
+        with np.errstate(over="ignore"):  # what float16 cannot hold is quarantined
+            stored = values[: len(places)].astype(column.dtype, copy=False)
+        self.finite[places] &= np.isfinite(stored).all(axis=1)
+        column[places] = stored
+
+    @property
+    def constants(self) -> Constants:
+        """Layers that are the same in all rows."""
+        found = {name: spread.constant for name, spread in self._spreads.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def _filled(decoded: Iterator[Tile], lane: Lane, tiles: list[Tile]) -> Iterator[Buffer]:
@@ -160,30 +216,14 @@ def _filled_apart(
             lane.give_back(taken.pop())
 
 
-def _in_order(tiles: list[Tile]) -> tuple[Any, list[Tile]]:
-    """What puts rows into tile order, without those of padding, and the tiles in it."""
-    positions = np.array([tile.position for tile in tiles], np.int64)
-    if (np.diff(positions) > 0).all():
-        return slice(len(tiles)), tiles
-    order = np.argsort(positions)
-    return order, [tiles[i] for i in order]
-
-
-def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[np.floating]:
-    with np.errstate(over="ignore"):  # what float16 cannot hold is quarantined
-        return values.astype(_DTYPES[dtype], copy=False)
-
-
 def _tables(
     unit: Unit | SlideUnit,
     tiles: list[Tile],
-    columns: dict[str, NDArray[np.floating]],
+    gathered: _Gathered,
     dtype: str,
 ) -> tuple[pa.Table, pa.Table]:
     """Rows of the good tiles, quarantine rows of the bad."""
-    finite = np.ones(len(tiles), bool)
-    for values in columns.values():
-        finite &= np.isfinite(values).all(axis=1)
+    columns, finite = gathered.columns, gathered.finite
     errors = [
         tile.error
         if tile.error is not None or finite[i]
@@ -198,7 +238,9 @@ def _tables(
     arrays = [
         *reference.columns,
         *(
-            _vectors(values[good], rows_schema.field(name).type)
+            _vectors(
+                values if good.all() else values[good], rows_schema.field(name).type
+            )
             for name, values in columns.items()
         ),
     ]

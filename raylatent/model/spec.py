@@ -1,7 +1,8 @@
 """What a model is: a spec that every worker can load by itself."""
 
 import json
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,9 @@ _HUBS = ("timm:", "hf-hub:")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".zip")
 # Slideflow's own standardization, x / 127.5 - 1, for models that do not say.
 SLIDEFLOW_MEAN = SLIDEFLOW_STD = (0.5, 0.5, 0.5)
+
+# 1/255 gives a model pixels of 0 to 255; what is below was divided by 255 twice.
+_SMALLEST_STD = 0.003
 
 Triple = tuple[float, float, float]
 
@@ -64,12 +68,27 @@ class ModelSpec:
         if self.tile_px is not None and not 1 <= self.tile_px <= 16_384:
             message = f"{self.name}: tile_px is {self.tile_px}, not 1 to 16384"
             raise ModelError(message)
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            message = (
-                f"{self.name}: mean {list(self.mean)} and std {list(self.std)} must "
-                "have 3 numbers each, std above 0"
-            )
-            raise ModelError(message)
+        _refuse_other_scale(self.name, "mean", self.mean, 0.0)
+        _refuse_other_scale(self.name, "std", self.std, _SMALLEST_STD)
+
+
+def _refuse_other_scale(
+    name: str, what: str, values: Sequence[float], smallest: float
+) -> None:
+    """Refuse a mean or standard deviation that no pixels scaled to 0..1 can have."""
+    if len(values) == 3 and all(smallest <= value <= 1 for value in values):
+        return
+    reckoned = [value / 255 for value in values if value > 1]
+    if len(reckoned) == 3 and all(smallest <= value <= 1 for value in reckoned):
+        shown = ", ".join(f"{value:.4g}" for value in reckoned)
+        advice = f"these look like those of pixels of 0 to 255, divide by 255: {shown}"
+    else:
+        advice = "pixels go to the model as (pixel / 255 - mean) / std"
+    message = (
+        f"{name}: {what} is {list(values)}, but of pixels scaled to 0..1 it has 3 "
+        f"numbers from {smallest:g} to 1: {advice}"
+    )
+    raise ModelError(message)
 
 
 def model_spec(model: object, *, allow_pickle: bool = False) -> ModelSpec:
@@ -167,7 +186,7 @@ def _from_json(
             kwargs=dict(content.get("kwargs") or {}),
             weights=_weights_path(content["weights"], where=where, folder=folder),
             folder=folder,
-            tile_px=int(content["tile_px"]),
+            tile_px=_whole(content["tile_px"]),
             mean=_triple(content["mean"]),
             std=_triple(content["std"]),
             classes=_classes(content.get("classes")),
@@ -193,13 +212,23 @@ def _weights_path(weights: object, *, where: str, folder: str | None) -> str | N
     return f"{folder}/{weights}"
 
 
-def _triple(values: object) -> Triple:
-    if isinstance(values, int | float):
-        return (float(values),) * 3
-    if not isinstance(values, list | tuple) or len(values) != 3:
-        message = f"mean and std take 3 numbers, not {values!r}"
+def _whole(tile_px: Any) -> int:  # noqa: ANN401  (of any JSON)
+    """A tile's side; of 224.7, true or [224] nobody knows what was meant."""
+    if isinstance(tile_px, bool) or not hasattr(tile_px, "__index__"):
+        message = f"tile_px takes one whole number, as 224, not {tile_px!r}"
         raise ValueError(message)
-    return (float(values[0]), float(values[1]), float(values[2]))
+    return int(tile_px)
+
+
+def _triple(values: object) -> Triple:
+    """One number for all channels, or one for each of red, green, blue."""
+    if isinstance(values, numbers.Real):
+        return (float(values),) * 3
+    given = list(values) if isinstance(values, Iterable) else []
+    if len(given) != 3 or isinstance(values, str):
+        message = f"mean and std take 3 numbers (red, green, blue), not {values!r}"
+        raise ValueError(message)
+    return (float(given[0]), float(given[1]), float(given[2]))
 
 
 def _classes(classes: object) -> tuple[str, ...] | None:
@@ -227,7 +256,7 @@ def with_overrides(
     changes: dict[str, Any] = {}
     try:
         if tile_px is not None:
-            changes["tile_px"] = int(tile_px)
+            changes["tile_px"] = _whole(tile_px)
         if mean is not None:
             changes["mean"] = _triple(mean)
         if std is not None:

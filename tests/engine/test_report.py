@@ -2,9 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from raylatent.engine.report import RunReport
+from raylatent import schema
+from raylatent.engine.items import UnitResult, manifest, undone
+from raylatent.engine.report import RunReport, Tally
+from raylatent.model.constant import constant_layers
+from raylatent.source.units import Source, Unit
+from raylatent.storage import FileStat
+from raylatent.tiles.clock import Clock
 
 
 def report_of(**seconds):
@@ -57,3 +65,39 @@ def test_rates_are_of_one_core_or_one_gpu():
     assert rates["forward"] == {"tiles_per_s": 100.0, "per": "gpu"}
     assert rates["decode"]["per"] == "core"
     assert latest(cpu=cpu)["cpu_seconds_by_stage"] == cpu
+
+
+def told(constants, *, rows=8, bad=0):
+    """What an actor tells the driver of a unit."""
+    stat = FileStat(size=1, mtime_ns=1)
+    places = np.arange(rows + bad)
+    unit = Unit(
+        source=Source(source=0, slide="s", uri="s", stat=stat, n_indexed=rows + bad),
+        unit=0,
+        first=0,
+        offsets=places,
+        lengths=places,
+    )
+    result = UnitResult(
+        rows=pa.table({"x": np.zeros(rows)}),
+        quarantine=schema.QUARANTINE.empty_table()
+        if not bad
+        else pa.table({"x": np.zeros(bad)}),
+        constants=constants,
+    )
+    return manifest(unit, result, Clock("write")).to_pylist()[0]
+
+
+def test_layers_that_are_the_same_in_all_units_are_in_the_report():
+    tally = Tally()
+    tally.add(told({"a": (0.0, 0.0), "b": (1.0, 1.0)}))
+    tally.add(told({}, rows=0, bad=3))  # a unit without a row says nothing
+    tally.add(undone("s", 4, "the disk failed").to_pylist()[0])
+    tally.add(told({"a": (0.0, 0.0)}))
+    assert (tally.rows, tally.counts["tiles"]) == (16, 19)
+    found = constant_layers(["a", "b"], tally.constants, tally.rows)
+    report = replace(report_of(wall=1.0), constant=found).as_json()
+    (said,) = report["this_invocation"]["constant_layers"]
+    assert said.startswith("layer 'a' is zero in all 16 tiles")
+    tally.add(told({}))
+    assert not tally.constants

@@ -284,3 +284,19 @@ def test_buffers_are_free_again_after_a_failure(unit_of, features, threads):
             with pytest.raises(StorageError):
                 unit_rows(unit, lane, RowOptions(), replace(threads, decoders=decoders))
     assert len(lane._free) == 2
+
+
+def test_a_dead_layer_is_told_of_the_good_tiles_alone(unit_of, threads):
+    """A tile that is broken, and padding, are black: they make no layer vary."""
+    net = Net()
+    torch.nn.init.zeros_(net.conv.weight)
+    torch.nn.init.constant_(net.conv.bias, 0.5)
+    features = Features(net, layers=["conv", "head"], tile_px=PX)
+    tiles = records(40)
+    tiles[7] = replace(tiles[7], image_raw=b"broken")
+    found = run(unit_of(tiles), features, threads, with_preds=False)
+    assert len(found.quarantine) == 1
+    assert set(found.constants) == {"conv", "head"}
+    assert found.constants["conv"] == (0.5, 0.5)
+    alive = Features(Net(), layers=["conv", "head"], tile_px=PX)
+    assert not run(unit_of(tiles), alive, threads, with_preds=False).constants

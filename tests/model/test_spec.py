@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -96,7 +97,11 @@ def test_weights_of_none_are_the_factorys_own(folder):
         ({"tile_px": [96, 96]}, "wrong kind"),
         ({"mean": [0.5, 0.5]}, "3 numbers"),
         ({"mean": "grey"}, "3 numbers"),
-        ({"std": [0.1, 0.1, 0]}, "std above 0"),
+        ({"tile_px": "224"}, "one whole number"),
+        ({"tile_px": 224.7}, "one whole number"),
+        ({"tile_px": True}, "one whole number"),
+        ({"mean": [0.5, 0.5, 0.5, 0.5]}, "3 numbers"),
+        ({"mean": {"r": 1, "g": 1, "b": 1}}, "wrong kind"),
         ({"classes": []}, "list of names"),
         ({"classes": True}, "list of names"),
         ({"classes": {"a": "b"}}, "wrong kind"),
@@ -108,6 +113,47 @@ def test_what_is_wrong_with_model_json(folder, changes, said):
     with pytest.raises(ModelError, match=said) as caught:
         model_spec(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (  # of 0..255, as some model zoos write ImageNet's
+            {"mean": [123.675, 116.28, 103.53]},
+            r"mean is \[123\.675, .* divide by 255: 0\.485, 0\.456, 0\.406$",
+        ),
+        ({"std": [58.395, 57.12, 57.375]}, r"divide by 255: 0\.229, 0\.224, 0\.225$"),
+        ({"mean": 127.5}, r"divide by 255: 0\.5, 0\.5, 0\.5$"),
+        ({"mean": [0.485, 0.456, 116.28]}, r"from 0 to 1: pixels go to the model as"),
+        ({"mean": [-0.03, 0.09, 0.2]}, r"from 0 to 1: pixels go to the model as"),
+        ({"mean": 1000}, r"from 0 to 1: pixels go to the model as"),
+        ({"std": [0.1, 0.1, 0]}, r"std is \[0\.1, 0\.1, 0\.0\].*from 0\.003 to 1"),
+        ({"std": -0.5}, r"from 0\.003 to 1"),
+        ({"std": 0.229 / 255}, r"from 0\.003 to 1"),  # divided twice
+        ({"mean": float("nan")}, "mean is .*nan"),
+        ({"std": [float("inf"), 0.2, 0.2]}, "std is .*inf"),
+    ],
+)
+def test_numbers_that_no_pixels_of_0_to_1_have(folder, changes, said):
+    with pytest.raises(ModelError, match=said):
+        model_spec(folder(**changes))
+    with pytest.raises(ModelError, match=said):
+        with_overrides(ModelSpec(name="net"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0, 0, 0], [1, 1, 1]),  # as they are
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),  # -1 to 1
+        ([0.485, 0.456, 0.406], 1 / 255),  # 0 to 255, less their mean
+        (np.array([0.485, 0.456, 0.406]), np.float32(0.25)),
+    ],
+)
+def test_numbers_that_models_are_made_with(mean, std):
+    spec = with_overrides(ModelSpec(name="net"), mean=mean, std=std)
+    assert spec.mean == tuple(np.broadcast_to(mean, 3))
+    assert spec.std == tuple(np.broadcast_to(std, 3))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '"x"', "\x00"])
