@@ -7,8 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from raylatent.annotations import SLIDE_COLUMN, Row, slide_labels
+from raylatent.annotations import (
+    SLIDE_COLUMN,
+    Row,
+    say_odd_labels,
+    slide_labels,
+    tidy,
+)
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
+from raylatent.source.names import match, match_said
 
 ANNOTATIONS = "annotations.csv"
 
@@ -79,7 +86,7 @@ class Dataset:
         self.tile_px = tile_px
         self.tile_um = tile_um
         self.annotations = list(annotations)
-        self.filters = {k: _values(v) for k, v in (filters or {}).items()}
+        self.filters = {tidy(k): _values(v) for k, v in (filters or {}).items()}
         self.filter_blank = _values(filter_blank)
         self._files = dict(files)
         if self.filters or self.filter_blank:
@@ -88,8 +95,9 @@ class Dataset:
                     f"{root} has no {ANNOTATIONS}, so there is nothing to filter by"
                 )
                 raise AnnotationsError(message)
-            kept = {row[SLIDE_COLUMN] for row in self.annotations if self._keeps(row)}
-            self._files = {s: uri for s, uri in files.items() if s in kept}
+            kept = [row[SLIDE_COLUMN] for row in self.annotations if self._keeps(row)]
+            left = match(((slide, True) for slide in kept if tidy(slide)), files)
+            self._files = {s: uri for s, uri in files.items() if s in left}
             if not self._files:
                 message = (
                     f"no slide of {root} is left by filters {self.filters} and "
@@ -108,8 +116,10 @@ class Dataset:
                 have = ", ".join(row)
                 message = f"annotations have no column {column!r} (they have {have})"
                 raise AnnotationsError(message)
-        allowed = all(row[column] in values for column, values in self.filters.items())
-        return allowed and all(row[column] for column in self.filter_blank)
+        allowed = all(
+            tidy(row[name]) in values for name, values in self.filters.items()
+        )
+        return allowed and all(tidy(row[column]) for column in self.filter_blank)
 
     def filter(
         self, filters: Filters, filter_blank: str | Sequence[str] = ()
@@ -174,14 +184,9 @@ class Dataset:
             message = f"{self.root} has no {ANNOTATIONS}, so slides have no labels"
             raise AnnotationsError(message)
         found = slide_labels(self.annotations, column, where=f"{self.root}")
-        names = {s: label for s, label in found.items() if s in self._files}
-        if not names:
-            some = ", ".join(self.slides()[:3])
-            message = (
-                f"annotations of {self.root} label no slide of these ({some}) in "
-                f"{column!r}: their column {SLIDE_COLUMN!r} must have the files' stems"
-            )
-            raise AnnotationsError(message)
+        where = f"the annotations of {self.root}"
+        say_odd_labels(found.values(), where)
+        names = match_said(found, self.slides(), what=repr(column), where=where)
         unique = sorted(set(names.values()))
         if format == "name":
             return dict(names), unique
@@ -204,4 +209,5 @@ class Dataset:
 
 
 def _values(values: "str | Sequence[str]") -> list[str]:
-    return [values] if isinstance(values, str) else [str(value) for value in values]
+    given = [values] if isinstance(values, str) else values
+    return [tidy(str(value)) for value in given]

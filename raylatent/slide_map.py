@@ -1,7 +1,7 @@
 """SlideMap: the tiles of some slides as points of a map."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from raylatent.mapping.quality import with_counts
 from raylatent.montage import of_run
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
+from raylatent.source.names import SlideLabels, labels_given, match
 from raylatent.storage import Store, absolute
 
 
@@ -217,7 +218,7 @@ class SlideMap(LabeledPoints):
 
     def neighbors(
         self,
-        slide_categories: Mapping[str, Any] | None = None,
+        slide_categories: SlideLabels | None = None,
         *,
         method: str = "map",
         k: int = 100,
@@ -228,7 +229,7 @@ class SlideMap(LabeledPoints):
         categories `percent_matching_categories`, the share of the tile's own category.
 
         Args:
-            slide_categories: Category of each slide.
+            slide_categories: Category of each slide, as of `label_by_slide`.
             method: Where neighbors are looked for: `map`, or `features`.
             k: Neighbors.
 
@@ -238,6 +239,9 @@ class SlideMap(LabeledPoints):
         if method not in {"map", "features"}:
             message = f"method={method!r} is neither 'map' nor 'features'"
             raise MapError(message)
+        if slide_categories is not None:
+            given = labels_given(slide_categories)
+            slide_categories = match(given.items(), self.slides)
         places = self._xy() if method == "map" else self.activations()
         unique, matching = statistics.neighbor_statistics(
             places, self.data[schema.SLIDE].tolist(), slide_categories, k=k

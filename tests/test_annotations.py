@@ -1,9 +1,18 @@
 """The annotations file."""
 
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raylatent import annotations
-from raylatent.annotations import read_annotations, read_labels, slide_labels
+from raylatent.annotations import (
+    read_annotations,
+    read_labels,
+    slide_labels,
+    tidy,
+)
 from raylatent.errors import AnnotationsError
 
 
@@ -41,6 +50,65 @@ def test_kinds_of_csv(write, content):
     assert read_labels(write(content), "x") == {"a": "1"}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\r\nslide;x\r\na;1\r\n",
+        '"sep=,"\nslide,x\na,1\n',
+        "SEP=\t\nslide\tx\na\t1\n",
+        "slide;x\na;1\n",
+        "slide\tx\na\t1\n",
+        "note|slide|x\n,;|a|1\n",
+        "\ufeffslide;x;\na;1;\n",
+        "slide;x\na;1\n".encode("utf-16"),
+        "slide\tx\r\na\t1\r\n".encode("utf-32"),
+        "\ufeffslide\tx\na\t1\n".encode("utf-16-be"),
+        " slide , x\u00a0\na,1\n",
+        "slide,x\na,\u200b1\u00a0\n",
+        'slide, x\na, "1"\n',
+    ],
+)
+def test_tables_as_spreadsheets_write_them(write, content):
+    assert read_labels(write(content), "x") == {"a": "1"}
+
+
+def test_another_delimiter_is_said_and_decides_alone(write, caplog):
+    caplog.set_level("INFO")
+    path = write("slide;mpp\na;0,25\n")
+    assert read_annotations(path) == [{"slide": "a", "mpp": "0,25"}]
+    assert (
+        f"annotations {path}: values are taken as divided by a semicolon" in caplog.text
+    )
+
+
+def test_spaces_and_marks_that_nobody_sees_make_no_label(write, caplog):
+    text = "slide,x\na,tumor\nb,tumor \nc,\u00a0tumor\ufeff\nd,Mu\u0308ller\ne, \n"
+    assert read_labels(write(text), "x") == {
+        **dict.fromkeys("abc", "tumor"),
+        "d": "M\u00fcller",
+    }
+    assert not caplog.messages
+
+
+def test_labels_that_look_alike_or_like_none_stay_and_are_said(write, caplog):
+    path = write("slide,x\na,Tumor\nb,tumor\nc,grade  2\nd,grade 2\ne,NA\nf,nan\n")
+    assert set(read_labels(path, "x").values()) == {
+        *("Tumor", "tumor", "grade  2", "grade 2", "NA", "nan")
+    }
+    alike, missing = caplog.messages
+    assert "'Tumor' and 'tumor'; 'grade  2' and 'grade 2' differ in case" in alike
+    assert "'NA' or 'nan' is a label like others (of 2 slides)" in missing
+
+
+@given(st.text())
+def test_tidy_again_is_the_same(text):
+    once = tidy(text)
+    assert tidy(once) == once
+    assert once == once.strip()
+    assert tidy(unicodedata.normalize("NFD", text)) == tidy(text)
+    assert tidy(f"\u200b {text}\u00a0\ufeff") == once
+
+
 def test_quotes_commas_and_lines_in_values(write):
     rows = read_annotations(write('slide,x\n"a,b","two\nlines"\n✓,"say ""hi"""\n'))
     assert [row["slide"] for row in rows] == ["a,b", "✓"]
@@ -58,11 +126,25 @@ def test_short_rows_are_filled(write):
     [
         ("", r"no column 'slide' \(they have none\)"),
         ("Slide,x\na,1\n", r"no column 'slide' \(they have 'Slide', 'x'\)"),
-        ("slide;x\na;1\n", r"they have 'slide;x'"),
+        ("slide:x\na:1\n", r"they have 'slide:x'"),
         ("slide,x,x\na,1,2\n", "2 columns 'x': rename all but one"),
-        (b"slide,x\n\xe9,1\n", "no CSV in UTF-8, save them as such"),
-        ("slide,x\na,1\n".encode("utf-16"), "no CSV in UTF-8"),
-        ('slide,x\n"a,1\n', "no CSV in UTF-8"),
+        (
+            b"slide,x\na,M\xfcller\n",
+            "line 2 has the byte 0xFC, which is 'ü' in Windows",
+        ),
+        (b"\xff\xfes\x00l\x00", "no column 'slide'"),
+        (b"\xff\xfes", "not in UTF-16: line 1 has the byte 0x73; save"),
+        (
+            b"PK\x03\x04\x14\x00",
+            r"are a spreadsheet \(.xlsx, .ods\) or a zip, no CSV: save",
+        ),
+        (b"\x1f\x8b\x08", "gzip'ed"),
+        (b"s\x00l\x00", "bytes that are zero"),
+        ('slide,x\n"a,1\n', "are no CSV: .*; save the table as CSV in UTF-8"),
+        (
+            "slide,x\na,b\nb,tumor, grade 2\n",
+            "row 2 below the header has 3 values for 2",
+        ),
         ("slide,x\na," + "b" * 200_000 + "\n", "field larger than"),
     ],
 )

@@ -82,11 +82,20 @@ def test_labels(root):
         dataset.labels("stage")
 
 
+def test_slides_and_values_as_people_write_them(root):
+    text = "slide, subtype\ns1.svs,A \n s2,\u00a0B\ns3 ,A\n"
+    (root / "annotations.csv").write_text(text)
+    project = sf.Project(root)
+    labels, unique = project.dataset().labels(" subtype", format="name")
+    assert (labels, unique) == ({"s1": "A", "s2": "B", "s3": "A"}, ["A", "B"])
+    assert project.dataset(filters={"subtype": "A "}).slides() == ["s1", "s3"]
+    assert project.dataset(filters={"slide": "s2"}).slides() == ["s2"]
+
+
 def test_labels_of_other_slides(root):
-    (root / "annotations.csv").write_text("slide,subtype\ns1.svs,A\n")
-    with pytest.raises(
-        AnnotationsError, match=r"label no slide of these \(s1, s2, s3\)"
-    ):
+    (root / "annotations.csv").write_text("slide,subtype\nS1,A\n")
+    says = r"have no 'subtype' of any of the 4 slides, as 's1'.* \(is 'S1' meant to be"
+    with pytest.raises(AnnotationsError, match=says):
         sf.Project(root).dataset().labels("subtype")
     (root / "annotations.csv").unlink()
     with pytest.raises(AnnotationsError, match=r"has no annotations\.csv"):

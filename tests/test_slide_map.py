@@ -3,11 +3,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 from raylatent import schema
-from raylatent.errors import MapError
+from raylatent.errors import AnnotationsError, MapError
 from raylatent.mapping import points
 from raylatent.mapping.points import MAP_POINTS
 from raylatent.parts import part_name, read_part, write_part
@@ -277,3 +278,38 @@ def test_medoid_of_too_many_features_is_refused(run, monkeypatch):
     slide_map = make_map(run=run)
     with pytest.raises(MapError, match="'nearest' needs none"):
         slide_map.generate_mosaic(tfrecords={}, select="medoid")
+
+
+def of_two_slides():
+    places = np.arange(20.0)
+    return SlideMap.from_xy(places % 5, places // 5, ["a"] * 10 + ["b"] * 10)
+
+
+def test_labels_by_slide_as_a_series_and_written_otherwise(caplog):
+    slide_map = of_two_slides()
+    labels = pd.Series({"a.svs": " x", "b ": "y"})
+    slide_map.label_by_slide(labels)
+    assert slide_map.data["label"].tolist() == ["x"] * 10 + ["y"] * 10
+    slide_map.label("slide", pd.DataFrame({"slide": ["a"], "site": ["z"]}))
+    assert slide_map.data["label"].isna().sum() == 10
+    assert "1 of 2 slides have no label in the labels given, as 'b'" in caplog.text
+    slide_map.neighbors(labels, k=3)
+    by_dict = of_two_slides()
+    by_dict.neighbors({"a": "x", "b": "y"}, k=3)
+    column = "percent_matching_categories"
+    assert (slide_map.data[column] == by_dict.data[column]).all()
+
+
+@pytest.mark.parametrize("labels", [{}, {"A": "x"}, pd.Series(["x", "y"])], ids=str)
+def test_labels_of_no_slide_are_refused(labels):
+    with pytest.raises(AnnotationsError, match="of any of the 2 slides, as 'a'"):
+        of_two_slides().label_by_slide(labels)
+    with pytest.raises(MapError, match="2 of 2 slides have no category"):
+        of_two_slides().neighbors(labels)
+
+
+def test_slides_to_keep_are_found_as_they_are_written(caplog):
+    slide_map = of_two_slides()
+    slide_map.filter(["a.svs ", "c", "B"])
+    assert slide_map.slides == ["a"]
+    assert "no tile is of 'B', 'c'" in caplog.text

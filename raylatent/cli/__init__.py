@@ -14,11 +14,12 @@ from contextlib import contextmanager, redirect_stderr
 from types import FrameType
 from typing import TypeVar
 
-from raylatent import __version__
+from raylatent import __version__, annotations
 from raylatent.arguments import parse
 from raylatent.cli.saying import PROG, fail, say
 from raylatent.cli.verbs import VERBS
 from raylatent.errors import ConfigError, RaylatentError
+from raylatent.source import names
 
 C = TypeVar("C")
 
@@ -91,6 +92,21 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Once(logging.Filter):
+    """What is said of names and labels is said once, however often they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        again = record.name in (annotations.__name__, names.__name__)
+        again = again and line in self._said
+        self._said.add(line)
+        return not again
+
+
 @contextmanager
 def _logging() -> Iterator[None]:
     """Log lines of raylatent on stderr, unless the program has its own handlers."""
@@ -100,6 +116,7 @@ def _logging() -> Iterator[None]:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{PROG}: %(message)s"))
+    handler.addFilter(_Once())
     before = (log.level, log.propagate)
     log.addHandler(handler)
     log.setLevel(logging.INFO)

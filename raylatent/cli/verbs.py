@@ -21,8 +21,9 @@ from raylatent.config import (
     MosaicConfig,
     VerifyConfig,
 )
-from raylatent.errors import AnnotationsError, ConfigError
+from raylatent.errors import ConfigError
 from raylatent.source.find import find_tfrecords
+from raylatent.source.names import match_said
 from raylatent.source.slides import find_slides
 from raylatent.storage import Store, is_uri
 
@@ -40,7 +41,7 @@ def _atlas(config: AtlasConfig) -> int:
     labels = _check_labels(config)
     if labels is not None and (config.tfrecords or config.slides):
         names = [*find_tfrecords(config.tfrecords), *find_slides(config.slides)]
-        _check_labeled(labels, names, config)
+        _labeled(labels, names, config)
     map_parameters(config)
     if config.layer and config.layer not in config.layers:
         message = (
@@ -98,28 +99,16 @@ def _check_labels(config: MapConfig | MosaicConfig) -> dict[str, str] | None:
     return annotations.read_labels(config.annotations, config.label)
 
 
-def _check_labeled(
+def _labeled(
     labels: Mapping[str, str], slides: Iterable[str], config: MapConfig | MosaicConfig
-) -> None:
-    """Refuse labels of no slide at all, and say how many slides have none.
+) -> dict[str, str]:
+    """Labels by the slides' own names; how many slides have none is said.
 
     Raises:
-        AnnotationsError: Not one slide has a label.
+        AnnotationsError: Not one slide has a label, or one has two.
     """
-    names = list(slides)
-    without = [slide for slide in names if slide not in labels]
-    if names and len(without) == len(names):
-        message = (
-            f"annotations {config.annotations} have no {config.label!r} of any of the "
-            f"{len(names)} slides, as {names[0]!r}: their column 'slide' must have the "
-            "files' stems"
-        )
-        raise AnnotationsError(message)
-    if without:
-        logger.warning(
-            "%d of %d slides have no %s in the annotations, as %r",
-            *(len(without), len(names), config.label, without[0]),
-        )
+    where = f"annotations {config.annotations}"
+    return match_said(labels, slides, what=repr(config.label), where=where)
 
 
 def _activations(config: ActivationsConfig) -> int:
@@ -187,7 +176,7 @@ def _map(config: MapConfig) -> int:
     from raylatent.run import RunDirectory  # noqa: PLC0415
 
     if labels is not None:
-        _check_labeled(labels, RunDirectory.open(config.out).slides(), config)
+        labels = _labeled(labels, RunDirectory.open(config.out).slides(), config)
     folder = build_map(
         config.out,
         parameters,
@@ -222,8 +211,7 @@ def _mosaic(config: MosaicConfig) -> int:
     check_map_is_current(run, of_map)
     points = ClusterPoints(of_map, run, stall_timeout_s=config.stall_timeout_s)
     if labels is not None:
-        _check_labeled(labels, run.slides(), config)
-        labels = labels_on_map(points.slides, labels)
+        labels = labels_on_map(points.slides, _labeled(labels, run.slides(), config))
     mosaic = Mosaic(
         points,
         tfrecords=[config.source_root] if config.source_root else None,

@@ -1,5 +1,6 @@
 """What a configuration asks of whole slides: requests, and what of them tells a run."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,10 +16,13 @@ from raylatent.errors import (
 )
 from raylatent.parts import escape_partition
 from raylatent.source.grids import SlideRequest
+from raylatent.source.names import match
 from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.wsi import READER, TileOptions, parse_tile_um
 from raylatent.tiles.decode import decode_image
+
+logger = logging.getLogger(__name__)
 
 
 def first_tile_px(files: Mapping[str, str]) -> int:
@@ -95,7 +99,7 @@ def slide_requests(
     if not slides:
         return {}
     refuse_temporary_copy("--slides", config.slides)
-    mpps = read_mpps(config.annotations) if config.annotations else {}
+    mpps = _mpps(config.annotations, slides) if config.annotations else {}
     tissue = tissue_options(config)
     return {
         slide: SlideRequest(
@@ -112,6 +116,19 @@ def slide_requests(
         )
         for slide, uri in slides.items()
     }
+
+
+def _mpps(annotations: str, slides: Mapping[str, str]) -> dict[str, float]:
+    """µm a pixel by slide, as the annotations give it."""
+    given = read_mpps(annotations)
+    found = match(given.items(), slides)
+    if given and not found:
+        logger.warning(
+            "annotations %s give the mpp of none of the slides: they name %r, and the "
+            "slides are called as %r",
+            *(annotations, next(iter(given)), next(iter(slides))),
+        )
+    return found
 
 
 def tissue_options(config: SlidesConfig) -> TissueOptions:

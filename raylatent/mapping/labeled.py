@@ -1,5 +1,6 @@
 """Points of a map with labels, and their pictures."""
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,13 @@ from raylatent.mapping.colors import colors_by_name
 from raylatent.mapping.density import Labels, density
 from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import check_points
+from raylatent.source.names import SlideLabels, labels_of_slides, match, unmatched
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+logger = logging.getLogger(__name__)
 
 LABEL = "label"
 
@@ -90,11 +94,15 @@ class LabeledPoints:
         Raises:
             MapError: No tile is of any of them.
         """
-        wanted = {slides} if isinstance(slides, str) else set(slides)
-        kept = self.data[self.data[schema.SLIDE].isin(wanted)]
+        wanted = [slides] if isinstance(slides, str) else list(slides)
+        names = sorted({str(name) for name in wanted})
+        found = match(((name, True) for name in names), self.slides)
+        kept = self.data[self.data[schema.SLIDE].isin(found)]
         if kept.empty:
-            message = f"no tile is of any of {sorted(wanted)}: {self!r} stays as it is"
+            message = f"no tile is of any of {names}: {self!r} stays as it is"
             raise MapError(message)
+        if lost := unmatched(names, found):
+            logger.warning("no tile is of %s", ", ".join(map(repr, lost[:5])))
         self.data = kept.copy()
 
     def label(self, meta: str, translate: Mapping[Any, Any] | None = None) -> None:
@@ -107,14 +115,24 @@ class LabeledPoints:
             message = f"no column {meta!r} to label by: {', '.join(self.data.columns)}"
             raise MapError(message)
         values = self.data[meta]
+        if meta == schema.SLIDE and translate is not None:
+            translate = labels_of_slides(translate, self.slides)
         self.data[LABEL] = values if translate is None else values.map(translate)
 
-    def label_by_slide(self, slide_labels: Mapping[str, Any] | None = None) -> None:
+    def label_by_slide(self, slide_labels: SlideLabels | None = None) -> None:
         """Label by slide, or by the given label of each slide.
 
-        A slide without label is drawn in gray.
+        A slide without label is drawn in gray, and said in the log.
+
+        Args:
+            slide_labels: A mapping of slide to label, a Series with slides as its index,
+                or a table with one column beside `slide`. Slides may be written with
+                their ending, or with spaces at the ends.
+
+        Raises:
+            AnnotationsError: No slide of the map has a label, or one has two.
         """
-        self.label(schema.SLIDE, slide_labels or None)
+        self.label(schema.SLIDE, slide_labels)
 
     def plot(
         self,

@@ -77,7 +77,7 @@ def neighbor_statistics(
 def _category_codes(
     names: list[str], categories: Mapping[str, object] | None
 ) -> NDArray[np.intp] | None:
-    if not categories:
+    if categories is None:
         return None
     missing = [name for name in names if name not in categories]
     if missing:

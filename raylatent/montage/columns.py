@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
+from raylatent.annotations import tidy
 from raylatent.errors import MapError
+from raylatent.source.names import SlideLabels, is_table, labels_of_slides, match
 
-Labels = Mapping[str, object] | Sequence[object]
+Labels = SlideLabels | Sequence[object]
 
 
 def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
@@ -48,22 +50,17 @@ def label_array(
     """A label for each of n points, null where it has none.
 
     Args:
-        labels: By slide, or one for each point. A Series whose index has no name twice
-            and names slides is by slide.
+        labels: By slide, as of `source.names.labels_given`, or one for each point. A
+            Series whose index has no name twice and names slides is by slide.
         slides: Of the points; None for arrays.
         n: Number of points.
     """
-    if isinstance(labels, pd.Series) and slides is not None:
-        names = pc.unique(slides).to_pylist()
-        if labels.index.is_unique and labels.index.isin(names).any():
-            labels = labels.to_dict()
-    if isinstance(labels, Mapping):
-        if slides is None:
+    names = None if slides is None else pc.unique(slides).to_pylist()
+    if _are_by_slide(labels, names):
+        if slides is None or names is None:
             message = "labels by slide need slides: give a label for each image"
             raise MapError(message)
-        encoded = slides.combine_chunks().dictionary_encode()
-        values = [_label(labels.get(name)) for name in encoded.dictionary.to_pylist()]
-        return pa.array(values, pa.string()).take(encoded.indices)
+        return labels_of(labels_of_slides(labels, names), slides)
     if len(labels) != n:
         message = f"there are {n} points and {len(labels)} labels: give as many"
         raise MapError(message)
@@ -72,9 +69,32 @@ def label_array(
     return pa.array([_label(value) for value in labels], pa.string())
 
 
+def _are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
+    """Whether labels are by slide; a Series only if its index names slides, each once."""
+    if isinstance(labels, pd.Series):
+        index = labels.index
+        once = slides is not None and index.is_unique and index.dtype.kind not in "iuf"
+        return once and bool(match(((str(i), True) for i in index), slides or ()))
+    return isinstance(labels, Mapping) or is_table(labels)
+
+
+def labels_of(
+    by_slide: Mapping[str, object], slides: pa.ChunkedArray
+) -> pa.StringArray:
+    """The label of each point, null where it has none.
+
+    Args:
+        by_slide: By the slides' own names.
+        slides: Of the points.
+    """
+    encoded = slides.combine_chunks().dictionary_encode()
+    values = [_label(by_slide.get(name)) for name in encoded.dictionary.to_pylist()]
+    return pa.array(values, pa.string()).take(encoded.indices)
+
+
 def _label(value: object) -> str | None:
     missing = pd.api.types.is_scalar(value) and pd.isna(value)
-    return None if missing else str(value)
+    return None if missing else tidy(str(value)) or None
 
 
 def prediction_array(table: pa.Table) -> NDArray[np.floating[Any]] | None:

@@ -8,7 +8,6 @@ from operator import index as as_index
 from typing import Any, SupportsIndex
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,6 +20,7 @@ from raylatent.montage.columns import (
     as_xy,
     feature_array,
     label_array,
+    labels_of,
     prediction_array,
 )
 from raylatent.montage.images import Frame, check_array, frame_of
@@ -29,6 +29,7 @@ from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
 from raylatent.montage.stored_points import StoredPoints
 from raylatent.source.find import slide_name
+from raylatent.source.names import labels_of_slides
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
 
@@ -58,12 +59,13 @@ class Inputs:
     def parts(self, labels: Labels | None, features: ArrayLike | None) -> Parts:
         """The points with labels and features (n, d), in parts."""
         if self.stored is not None:
-            labels = labels.to_dict() if isinstance(labels, pd.Series) else labels
-            if features is not None or not isinstance(labels, Mapping | None):
+            if features is not None:
                 message = "stored points take labels by slide, and no features"
                 raise MapError(message)
-            by_slide = None if labels is None else partial(label_array, labels)
-            return self.stored.labeled(by_slide)
+            if labels is None:
+                return self.stored.labeled(None)
+            by_slide = labels_of_slides(labels, self.stored.slides)
+            return self.stored.labeled(partial(labels_of, by_slide))
         n = len(self.xy)
         slides = None if self.reference is None else self.reference[schema.SLIDE]
         points = Points.of(

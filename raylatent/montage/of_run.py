@@ -16,6 +16,7 @@ from raylatent.mapping.points import read_vectors
 from raylatent.montage.slide_tiles import WholeSlide
 from raylatent.montage.sources import SLIDE_FILES, TFRECORD_FILES, few
 from raylatent.run import RunDirectory
+from raylatent.source.names import match
 from raylatent.storage import absolute
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ def _below(roots: Sequence[str], sources: list[dict[str, Any]]) -> dict[str, str
     for kind, wanted in ((TFRECORD_FILES, names - whole), (SLIDE_FILES, whole)):
         if wanted:
             there = kind.below(roots, wanted, may_lack=True)
-            found |= {n: absolute(there[n]) for n in wanted & set(there)}
+            # Copied by way of a Mac, names may be composed of other characters.
+            moved = match(((n, n) for n in wanted), there)
+            found |= {own: absolute(there[n]) for n, own in moved.items()}
     lost = sorted(names - set(found))
     if lost and not found:
         message = f"{few(roots)} holds none of the run's sources: {few(lost)}"

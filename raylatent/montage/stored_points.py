@@ -24,8 +24,8 @@ T = TypeVar("T")
 _BLOCK_ROWS = 1 << 16
 _BLOCK_FEATURE_BYTES = 64 << 20
 
-Label = Callable[[pa.ChunkedArray, int], pa.StringArray]
-"""The labels of n points of these slides."""
+Label = Callable[[pa.ChunkedArray], pa.StringArray]
+"""The labels of points of these slides."""
 
 
 class StoredPoints:
@@ -138,7 +138,7 @@ class StoredParts:
                 xy=np.stack(xy, axis=1).astype(np.float64),
                 index=np.arange(first, first + n, dtype=np.int64),
                 reference=as_reference(table),
-                labels=self.label(table[schema.SLIDE], n)
+                labels=self.label(table[schema.SLIDE])
                 if self.label is not None and labeled
                 else None,
                 features=stored.vectors(table, stored.layer)
