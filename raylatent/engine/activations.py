@@ -21,7 +21,8 @@ from raylatent.engine.actors import (
     PackedSpec,
 )
 from raylatent.engine.affinity import start_queue
-from raylatent.engine.cluster import Pool, connect, pool
+from raylatent.engine.cluster import Pool, pool
+from raylatent.engine.connection import connect
 from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU
 from raylatent.engine.done import Inputs
 from raylatent.engine.items import read_unit

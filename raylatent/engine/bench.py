@@ -16,7 +16,8 @@ from raylatent.bench.units import Sources
 from raylatent.config import BenchConfig
 from raylatent.engine.activations import Job, prepare
 from raylatent.engine.actors import MODEL_FIELDS, ActorOptions, PackedSpec
-from raylatent.engine.cluster import READ_CPUS, Pool, connect, gather
+from raylatent.engine.cluster import READ_CPUS, Pool, gather
+from raylatent.engine.connection import connect
 from raylatent.engine.kinds import end_task, kinds_of_nodes, pool_with_gpus
 from raylatent.engine.measuring import measure_here
 from raylatent.engine.visibility import check_visibility

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import ray
 
 from raylatent.claim import new_token
-from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, connect, gather, pool
+from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, gather, pool
+from raylatent.engine.connection import connect
 from raylatent.engine.visibility import check_visibility
 from raylatent.montage.choose import fold
 from raylatent.montage.points import Points

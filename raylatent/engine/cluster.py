@@ -1,12 +1,7 @@
-"""The cluster: connecting to it, its size, and what went wrong in it."""
+"""The cluster: its size, waiting for its tasks, and what went wrong in it."""
 
 import logging
-import os
 import re
-import signal
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +11,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raylatent.engine.cores import threads_of, usable_cores
+from raylatent.engine.cores import threads_of
 from raylatent.errors import ConfigError, IncompleteError, RaylatentError
-from raylatent.storage import reason
 
 logger = logging.getLogger(__name__)
 
@@ -27,71 +21,10 @@ _SAY_EVERY_S = 60.0
 _RAISED = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)(\(\w+\))?: ")
 _CPU_STEPS = 10_000  # Ray counts in ten-thousandths
 _DRIVER_LOGS = ("ray", "ray.data", "ray.tune", "ray.rllib")
-_LEVEL_LINE = b"Set ray log level from environment variable"
 STALL_TIMEOUT_S = 2 * 3600.0
 """Nothing done for this long ends the work; a large model's unit may take an hour."""
 AGAIN = "What is written is kept, and the same command again goes on from here"
 """Ends what is said of work that did not end well."""
-
-
-def connect() -> bool:
-    """Use the cluster already connected, else RAY_ADDRESS, else start a local one.
-
-    Returns:
-        Whether a local one was started; it ends with the process.
-
-    Raises:
-        ConfigError: There is no cluster at RAY_ADDRESS.
-    """
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A line of the core worker on actors with arguments is no news to users.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    with _own_sigterm(), _without_level_line():
-        if not address:
-            if usable_cores() < (os.cpu_count() or 1):  # Ray looks at quotas alone
-                options["num_cpus"] = usable_cores()
-            ray.init(address="local", include_dashboard=False, **options)
-            return True
-        try:
-            ray.init(address=address, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            message = f"cannot connect to Ray at RAY_ADDRESS={address}: {reason(error)}"
-            raise ConfigError(message) from error
-    return False
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep our handler of SIGTERM: with Ray's the process ends in an abort."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        in_main = threading.current_thread() is threading.main_thread()
-        if callable(before) and in_main:
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _without_level_line() -> Iterator[None]:
-    """Take the line that Ray's C++ part writes of its log level out of stderr."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as caught:
-        saved = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            caught.seek(0)
-            rest = [line for line in caught if _LEVEL_LINE not in line]
-            os.write(2, b"".join(rest))
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:

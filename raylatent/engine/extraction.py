@@ -19,7 +19,8 @@ from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.config import UNIT_TILES, ExtractTilesConfig
 from raylatent.engine.affinity import start_queue
-from raylatent.engine.cluster import READ_CPUS, Pool, connect, gather, pool
+from raylatent.engine.cluster import READ_CPUS, Pool, gather, pool
+from raylatent.engine.connection import connect
 from raylatent.engine.done import Inputs
 from raylatent.engine.finishing import (
     Finished,

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from raylatent.claim import Claim, new_token
-from raylatent.engine.cluster import STALL_TIMEOUT_S, connect
+from raylatent.engine.cluster import STALL_TIMEOUT_S
+from raylatent.engine.connection import connect
 from raylatent.engine.placement import place_rows
 from raylatent.engine.sampling import sample_rows
 from raylatent.engine.verify.points import (

@@ -117,18 +117,6 @@ def test_an_error_with_a_trace_as_its_text_is_cut_to_what_was_raised():
     assert "(RuntimeError: out of memory)" in str(as_ours(RayError(text)))
 
 
-def test_a_wrong_address_is_one_sentence(monkeypatch):
-    def refuse(**options):
-        message = "Could not connect\nto anything"
-        raise ConnectionError(message)
-
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster.ray, "init", refuse)
-    with pytest.raises(ConfigError, match=r"RAY_ADDRESS=127.0.0.1:1: Could not"):
-        cluster.connect()
-
-
 def test_the_copy_of_the_working_directory_is_refused(monkeypatch, tmp_path):
     folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     folder.mkdir(parents=True)

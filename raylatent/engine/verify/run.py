@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from raylatent.claim import CLAIM, worker_of
 from raylatent.config import VerifyConfig
-from raylatent.engine.cluster import connect
+from raylatent.engine.connection import connect
 from raylatent.engine.progress import Progress
 from raylatent.engine.verify.looks import make_looks
 from raylatent.engine.verify.maps import Drawn, look_at_maps

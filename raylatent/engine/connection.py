@@ -1,0 +1,279 @@
+"""Connecting to Ray: the cluster at RAY_ADDRESS, or a local one of this machine's."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+
+from raylatent.engine.cores import usable_cores
+from raylatent.engine.local_ray import started_by_uv_is_ignored, temporary_folder, token
+from raylatent.engine.progress import duration
+from raylatent.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_PORT_S = 5.0  # for a port to answer
+_PORTS_S = 30.0  # for a port to answer at last: the cluster may be starting
+_SAY_EVERY_S = 10.0
+_MOST_S = 180.0  # for Ray to let a driver in; it may be sent the working directory
+_LOOK_EVERY_S = 5.0
+_GONE_S = 20.0  # without an answer of the head; after 60 s Ray ends the process
+_MOST_CHARACTERS = 700  # of Ray's reasons
+_LEVEL_LINE = "Set ray log level from environment variable"
+
+
+def connect() -> bool:
+    """Use the cluster already connected, else RAY_ADDRESS, else start a local one.
+
+    Returns:
+        Whether a local one was started; it ends with the process.
+
+    Raises:
+        ConfigError: There is no cluster at RAY_ADDRESS, or none could be started.
+    """
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The core worker calls it an error that Ray Data's actors have arguments.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in {"", "local"}:
+        _start()
+        return True
+    check_address(address)
+    _join(address)
+    return False
+
+
+def _start() -> None:
+    options: dict[str, Any] = {"include_dashboard": False}
+    if usable_cores() < (os.cpu_count() or 1):  # Ray looks at quotas alone
+        options["num_cpus"] = usable_cores()
+    folder = temporary_folder()
+    options["_temp_dir"] = folder
+    token()
+    try:
+        with started_by_uv_is_ignored():
+            _init("Ray is being started on this machine", address="local", **options)
+    except Exception as error:
+        message = (
+            f"Ray could not be started on this machine: {in_one_line(error)}. Its log "
+            f"files are below {folder} (RAY_TMPDIR chooses another folder)"
+        )
+        raise ConfigError(message) from error
+
+
+def _join(address: str) -> None:
+    where = f"RAY_ADDRESS={address}"
+    try:
+        _init(f"waiting for Ray at {where}", address=address)
+    except TimeoutError as error:
+        message = (
+            f"nothing that answers at {where} has let this program in for "
+            f"{duration(_MOST_S)}: it must be the address of the cluster's head "
+            "(HOST:6379), and the head must be up"
+        )
+        raise ConfigError(message) from error
+    except Exception as error:
+        message = f"cannot connect to Ray at {where}: {in_one_line(error)}"
+        raise ConfigError(message) from error
+
+
+def in_one_line(error: BaseException) -> str:
+    r"""The whole of Ray's reason in one line, without stack traces.
+
+    >>> in_one_line(RuntimeError("Versions differ.\n  Ray: 2.40\n  Python: 3.12\n"))
+    'Versions differ. Ray: 2.40 Python: 3.12'
+    """
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    text = str(error).partition("Traceback (most recent call last)")[0]
+    line = " ".join(text.split()).rstrip(".:") or type(error).__name__
+    if "exceeds the maximum size" in line:
+        line += (
+            ". Ray sends the folder in which `uv run` was started to the nodes: start "
+            "it in a folder without data, or set RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 if "
+            "raylatent is installed on the nodes"
+        )
+    if len(line) > _MOST_CHARACTERS:
+        line = f"{line[:_MOST_CHARACTERS]}..."
+    return line
+
+
+def check_address(address: str, within_s: float = _PORTS_S) -> None:
+    """Wait until the port of RAY_ADDRESS answers.
+
+    Ray itself waits for a quarter of an hour before it says that nothing is there.
+
+    Args:
+        address: HOST:PORT, ray://HOST:PORT, or auto, of which Ray knows the port.
+        within_s: How long to wait, in seconds.
+
+    Raises:
+        ConfigError: It does not answer, or the address is of another kind.
+    """
+    if address == "auto":
+        return
+    scheme, colons, rest = address.rpartition("://")
+    if scheme in {"http", "https"}:
+        message = (
+            f"RAY_ADDRESS={address} is the address of Ray's job server, which `ray job "
+            "submit` takes: for a program RAY_ADDRESS is the cluster's own, as "
+            f"{rest.partition(':')[0]}:6379, or auto on one of its nodes"
+        )
+        raise ConfigError(message)
+    host, colon, port = rest.rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        message = (
+            f"RAY_ADDRESS is {address!r}, not HOST:PORT (as 10.0.0.1:6379) nor auto; "
+            "without RAY_ADDRESS the work is done on this machine"
+        )
+        raise ConfigError(message)
+    if not colons or scheme == "ray":
+        _wait_for_port((host.strip("[]"), int(port)), address, within_s)
+
+
+def _wait_for_port(port: tuple[str, int], address: str, within_s: float) -> None:
+    began, said = time.monotonic(), False
+    while (why := _unanswered(port)) is not None:
+        waited_s = time.monotonic() - began
+        if waited_s >= within_s:
+            message = (
+                f"no Ray answers at RAY_ADDRESS={address} ({why}, tried for "
+                f"{duration(waited_s)}): start that cluster, set RAY_ADDRESS to one "
+                "that is up, or unset it to work on this machine alone"
+            )
+            raise ConfigError(message)
+        if not said:
+            logger.warning(
+                "waiting for Ray at RAY_ADDRESS=%s (%s), for %s at most",
+                *(address, why, duration(within_s)),
+            )
+        said = True
+        time.sleep(min(2.0, within_s))
+
+
+def _unanswered(port: tuple[str, int]) -> str | None:
+    """Why a port does not answer, None if it does."""
+    try:
+        socket.create_connection(port, timeout=_PORT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types)
+    """Call `ray.init` in a thread that stays until the process ends.
+
+    A local Ray's processes are killed with the thread that started them, which is not
+    to be a thread of the user's. Ray leaves signals alone outside the main thread.
+
+    Args:
+        what: What is waited for, said now and then.
+        **options: Of `ray.init`.
+
+    Raises:
+        TimeoutError: It takes longer than `_MOST_S`.
+        Exception: Whatever Ray raises.
+    """
+    outcome: Future[None] = Future()
+
+    def stay() -> None:
+        try:
+            with _without_level_line():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
+            outcome.set_exception(error)
+            return
+        address = ray.get_runtime_context().gcs_address
+        outcome.set_result(None)
+        _watch_head(address)
+
+    threading.Thread(target=stay, name="raylatent-ray", daemon=True).start()
+    began = time.monotonic()
+    try:
+        while not outcome.done():
+            wait([outcome], timeout=_SAY_EVERY_S)
+            waited_s = time.monotonic() - began
+            if not outcome.done() and waited_s >= _MOST_S:
+                raise TimeoutError(what)
+            if not outcome.done():
+                logger.warning("%s (%s)", what, duration(waited_s))
+    except KeyboardInterrupt:
+        wait([outcome], timeout=_SAY_EVERY_S)  # C++ code does not like to be left
+        raise
+    outcome.result()
+
+
+def _watch_head(
+    address: str, every_s: float = _LOOK_EVERY_S, gone_s: float = _GONE_S
+) -> None:
+    """Say that the head of the connected Ray does not answer, for as long as it lasts.
+
+    After a minute Ray ends the process from C++ code, where nobody can say why.
+
+    Args:
+        address: Of the head.
+        every_s: How often to look, in seconds.
+        gone_s: How long it may not answer before that is said, in seconds.
+    """
+    host, _, port = address.rpartition(":")
+    answered, said = time.monotonic(), False
+    while True:
+        time.sleep(every_s)
+        if not ray.is_initialized():
+            return  # was shut down; its processes are gone
+        if _unanswered((host.strip("[]"), int(port))) is None:
+            answered, said = time.monotonic(), False
+        elif time.monotonic() - answered >= gone_s and not said:
+            logger.error(
+                "Ray's head at %s has not answered for %s: it was killed (for want of "
+                "memory?) or the network is down, and if it stays away Ray ends this "
+                "program within a minute. What is written is kept, and the same "
+                "command again goes on from here",
+                *(address, duration(time.monotonic() - answered)),
+            )
+            said = True
+
+
+@contextmanager
+def _without_level_line() -> Iterator[None]:
+    """Take the line that Ray's C++ part writes of its log level out of stderr.
+
+    All else goes through at once: the filter is a process, which outlives this one.
+    """
+    try:
+        saved = os.dup(2)
+        command = ["sed", "-u", f"/{_LEVEL_LINE}/d"]
+        sed = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=saved, start_new_session=True
+        )
+    except OSError:  # no stderr, or no sed
+        yield
+        return
+    _flush()
+    assert sed.stdin is not None  # noqa: S101  (for mypy)
+    os.dup2(sed.stdin.fileno(), 2)
+    sed.stdin.close()
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        with suppress(subprocess.TimeoutExpired):
+            sed.wait(1)
+
+
+def _flush() -> None:
+    with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+        sys.stderr.flush()

@@ -1,0 +1,99 @@
+"""What a local Ray needs of its surroundings, where these are not as Ray wants them."""
+
+import atexit
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray._private import ray_constants
+
+from raylatent.errors import ConfigError
+from raylatent.storage import reason
+
+# What Ray adds to its temporary folder for the longest name of a socket, at most.
+_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+_MOST_BYTES = 107  # of the name of a Unix socket
+_SHORT = Path("/tmp")  # noqa: S108  (what is made there is private)
+_NO_TOKEN = frozenset({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
+
+
+def temporary_folder() -> str:
+    """Ray's folder below RAY_TMPDIR, TMPDIR or /tmp, by a name that is short enough.
+
+    A name that is too long for sockets, as batch systems make them, is reached by a
+    link in /tmp, which goes when the process ends: the files stay where they belong.
+
+    Raises:
+        ConfigError: The folder cannot be written, or it needs a link and /tmp cannot be
+            written.
+    """
+    variable = next(
+        (v for v in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(v)), "TMPDIR"
+    )
+    folder = Path(os.environ.get(variable) or _SHORT).absolute() / "ray"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        message = (
+            f"Ray cannot write its temporary files in {folder} ({reason(error)}): set "
+            f"RAY_TMPDIR to a folder that can be written ({variable} names this one)"
+        )
+        raise ConfigError(message) from error
+    if len(os.fsencode(f"{folder}{_SOCKET}")) <= _MOST_BYTES:
+        return str(folder)
+    try:
+        made = tempfile.mkdtemp(prefix="rl", dir=_SHORT)
+        link = Path(made) / "ray"
+        link.symlink_to(folder)
+    except OSError as error:
+        message = (
+            f"the name of {variable}={folder.parent} is too long for Ray's sockets, "
+            f"and {_SHORT} cannot be written ({reason(error)}): set RAY_TMPDIR to a "
+            f"folder whose name has at most {_MOST_BYTES - len(_SOCKET) - 4} bytes"
+        )
+        raise ConfigError(message) from error
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return str(link)
+
+
+def token() -> None:
+    """Give Ray a token where it cannot keep one in the user's home.
+
+    With it Ray's ports, which others on the network can reach, take no commands of
+    theirs.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if _NO_TOKEN & os.environ.keys():
+        return
+    try:
+        folder = Path.home() / ".ray"
+        if (folder / "auth_token").exists():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 64)
+    except (OSError, RuntimeError):  # there may be no home at all
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def started_by_uv_is_ignored() -> Iterator[None]:
+    """Keep Ray from packing the current folder where `uv run` started the program.
+
+    Ray sends it to the nodes: this machine has it, with all slides that are in it. The
+    variable RAY_ENABLE_UV_RUN_RUNTIME_ENV is read when Ray is imported, which may have
+    been before.
+    """
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before

@@ -1,0 +1,185 @@
+"""Which Ray is used, what is said where there is none, and who is waited for."""
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from raylatent.engine import connection
+from raylatent.engine.connection import check_address, connect, in_one_line
+from raylatent.errors import ConfigError
+
+FREE = "127.0.0.1:1"  # nobody listens there
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """As if this process had no Ray yet; what `ray.init` was asked for."""
+    asked = []
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connection, "_watch_head", lambda address: None)
+    context = type("Context", (), {"gcs_address": FREE})
+    monkeypatch.setattr(connection.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(connection.ray, "init", lambda **options: asked.append(options))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield asked
+    for thread in threading.enumerate():
+        if thread.name == "raylatent-ray":
+            thread.join(20)
+
+
+@pytest.fixture
+def spoken(monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "raylatent")
+    monkeypatch.setattr(logging.getLogger("raylatent"), "propagate", True)
+    return caplog
+
+
+def failing(error):
+    def init(**options):
+        raise error
+
+    return init
+
+
+@pytest.mark.parametrize("address", ["", "local"])
+def test_without_an_address_a_local_ray_is_started(no_ray, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert connect()
+    assert [one["address"] for one in no_ray] == ["local"]
+    assert no_ray[0]["include_dashboard"] is False
+
+
+def test_an_address_is_joined_as_soon_as_its_port_answers(no_ray, monkeypatch, spoken):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        threading.Timer(0.5, server.listen).start()
+        assert not connect()
+    assert [one["address"] for one in no_ray] == [address]
+    assert "num_cpus" not in no_ray[0]
+    assert (
+        f"waiting for Ray at RAY_ADDRESS={address} (Connection refused)" in spoken.text
+    )
+
+
+@pytest.mark.parametrize(
+    "address", [FREE, f"ray://{FREE}", "no.such.host.invalid:6379"]
+)
+def test_a_port_that_does_not_answer_is_named_in_time(address, spoken):
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"no Ray answers at RAY_ADDRESS=.*unset it"):
+        check_address(address, within_s=0.2)
+    assert time.monotonic() - began < 30
+    assert len(spoken.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://head:8265", "job server, which `ray job submit` takes.* as head:6379"),
+        ("https://head", "job server"),
+        ("head", "not HOST:PORT"),
+        (":6379", "not HOST:PORT"),
+        ("head:port", "not HOST:PORT"),
+    ],
+)
+def test_addresses_of_another_kind_are_refused_at_once(address, words):
+    with pytest.raises(ConfigError, match=words):
+        check_address(address)
+
+
+def test_all_of_rays_reason_is_said_in_one_line(no_ray, monkeypatch):
+    reason = "Version mismatch: the cluster has\n    Ray: 2.40.0\n    Python: 3.12.1\n"
+    monkeypatch.setattr(connection.ray, "init", failing(RuntimeError(reason)))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ConfigError) as caught:
+        connect()
+    assert str(caught.value) == (
+        "cannot connect to Ray at RAY_ADDRESS=auto: Version mismatch: the cluster has "
+        "Ray: 2.40.0 Python: 3.12.1"
+    )
+    assert (
+        in_one_line(RuntimeError("a.\nTraceback (most recent call last):\n b")) == "a"
+    )
+    assert in_one_line(ValueError()) == "ValueError"
+    assert len(in_one_line(ValueError("x" * 10_000))) < 1000
+    too_large = RuntimeError("Package size (667MiB) exceeds the maximum size of 512MiB")
+    assert "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0" in in_one_line(too_large)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left", "/a/x"), AssertionError(), KeyError("a")]
+)
+def test_whatever_a_local_ray_fails_with_is_one_sentence(no_ray, monkeypatch, error):
+    monkeypatch.setattr(connection.ray, "init", failing(error))
+    with pytest.raises(ConfigError, match="could not be started on this machine: "):
+        connect()
+
+
+def test_a_ray_that_does_not_answer_is_given_up(no_ray, monkeypatch, spoken):
+    monkeypatch.setattr(connection, "_SAY_EVERY_S", 0.05)
+    monkeypatch.setattr(connection, "_MOST_S", 0.2)
+    over = threading.Event()
+    monkeypatch.setattr(connection.ray, "init", lambda **options: over.wait(10))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    try:
+        with pytest.raises(
+            ConfigError, match="nothing that answers at RAY_ADDRESS=auto"
+        ):
+            connect()
+    finally:
+        over.set()
+    assert "waiting for Ray at RAY_ADDRESS=auto" in spoken.text
+
+
+def test_the_thread_that_starts_ray_stays(no_ray, monkeypatch):
+    """Ray's processes are killed with it."""
+    stays, started_by = threading.Event(), []
+    monkeypatch.setattr(connection, "_watch_head", lambda address: stays.wait(10))
+    monkeypatch.setattr(
+        connection.ray,
+        "init",
+        lambda **options: started_by.append(threading.current_thread()),
+    )
+    job = threading.Thread(target=connect)
+    job.start()
+    job.join()
+    assert started_by[0].is_alive()
+    assert started_by[0].daemon
+    stays.set()
+
+
+def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(monkeypatch, spoken):
+    alive = [True] * 8
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: bool(alive.pop()))
+    alive.insert(0, False)
+    connection._watch_head(FREE, every_s=0.01, gone_s=0.02)
+    said = [record.message for record in spoken.records]
+    assert len(said) == 1
+    assert said[0].startswith(f"Ray's head at {FREE} has not answered for ")
+
+
+def test_only_the_level_line_is_kept_from_stderr():
+    """All else is passed on, also when the process is killed at once."""
+    program = (
+        "import os, signal\n"
+        "from raylatent.engine.connection import _without_level_line\n"
+        "os.write(2, b'before\\n')\n"
+        "with _without_level_line():\n"
+        "    os.write(2, b'[I] Set ray log level from environment variable X to 3\\n')\n"
+        "    os.write(2, b'first\\n')\n"
+        "os.write(2, b'between\\n')\n"
+        "with _without_level_line():\n"
+        "    os.write(2, b'last words\\n')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert ended.stderr == "before\nfirst\nbetween\nlast words\n"
