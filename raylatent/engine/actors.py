@@ -26,7 +26,7 @@ from raylatent.model.runtime import (
 )
 from raylatent.model.spec import ModelSpec
 from raylatent.model.torchvision_operators import declare_missing_operators
-from raylatent.model.weights import UNREADABLE
+from raylatent.model.weight_files import UNREADABLE
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.tiles.decode import DECODER

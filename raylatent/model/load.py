@@ -17,7 +17,8 @@ from raylatent.errors import ModelError
 from raylatent.model.factory import call_factory, source_files
 from raylatent.model.spec import MODEL_JSON, ModelSpec
 from raylatent.model.torchvision_operators import declare_missing_operators
-from raylatent.model.weights import UNREADABLE, load_weights
+from raylatent.model.weight_files import UNREADABLE
+from raylatent.model.weights import load_weights
 from raylatent.storage import Store, reason
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
         message = f"{spec.name} gives a {type(model).__name__}, not an nn.Module"
         raise ModelError(message)
     if spec.weights is not None:
-        load_weights(model, spec.weights)
+        load_weights(model, spec.weights, spec.weights_key)
     refuse_nan(model, spec.weights or spec.name)
     return model.to(device).float().eval()
 

@@ -11,7 +11,7 @@ from raylatent.storage import Store, absolute, is_uri
 
 MODEL_JSON = "model.json"
 _REQUIRED = ("factory", "weights", "tile_px", "mean", "std")
-_OPTIONAL = ("kwargs", "classes", "outcome")
+_OPTIONAL = ("kwargs", "weights_key", "classes", "outcome")
 _HUBS = ("timm:", "hf-hub:")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".zip")
 # Slideflow's own standardization, x / 127.5 - 1, for models that do not say.
@@ -28,8 +28,10 @@ class ModelSpec:
         name: For people and folder names.
         factory: `package.module:callable` that returns the nn.Module.
         kwargs: Its keyword arguments, plain JSON.
-        weights: Path or URI of a safetensors file, or of a state dict that
-            `torch.load(weights_only=True)` reads; None to take the factory's own.
+        weights: Path or URI of a safetensors file or an index of its shards, or of
+            what torch.save wrote; None to take the factory's own.
+        weights_key: Where in the file, as `teacher.backbone`, where more than one
+            place fits.
         folder: The model folder, from which the factory may be imported.
         hub: `timm:NAME` or `hf-hub:REPO@REVISION` instead of a factory.
         pickle: Path of a pickled module, loaded only with `allow_pickle`.
@@ -47,6 +49,7 @@ class ModelSpec:
     factory: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    weights_key: str | None = None
     folder: str | None = None
     hub: str | None = None
     pickle: str | None = None
@@ -166,6 +169,7 @@ def _from_json(
             factory=str(content["factory"]),
             kwargs=dict(content.get("kwargs") or {}),
             weights=_weights_path(content["weights"], where=where, folder=folder),
+            weights_key=_text(content.get("weights_key")),
             folder=folder,
             tile_px=int(content["tile_px"]),
             mean=_triple(content["mean"]),
@@ -191,6 +195,13 @@ def _weights_path(weights: object, *, where: str, folder: str | None) -> str | N
         message = f"{where}: weights {weights!r} leaves the model folder"
         raise ModelError(message)
     return f"{folder}/{weights}"
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        message = f"weights_key takes a text, not {value!r}"
+        raise ValueError(message)
+    return value
 
 
 def _triple(values: object) -> Triple:
