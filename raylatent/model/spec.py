@@ -1,12 +1,17 @@
 """What a model is: a spec that every worker can load by itself."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from torch import nn
+
 from raylatent.errors import ModelError
+from raylatent.model.plain_modules import check_kind, is_state_dict, no_module
+from raylatent.model.weight_files import foreign_file
 from raylatent.storage import Store, absolute, is_uri
 
 MODEL_JSON = "model.json"
@@ -14,6 +19,7 @@ _REQUIRED = ("factory", "weights", "tile_px", "mean", "std")
 _OPTIONAL = ("kwargs", "weights_key", "classes", "outcome")
 _HUBS = ("timm:", "hf-hub:")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".zip")
+_OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets for a submitted job
 # Slideflow's own standardization, x / 127.5 - 1, for models that do not say.
 SLIDEFLOW_MEAN = SLIDEFLOW_STD = (0.5, 0.5, 0.5)
 
@@ -88,13 +94,14 @@ def model_spec(model: object, *, allow_pickle: bool = False) -> ModelSpec:
     """
     if isinstance(model, ModelSpec):
         return replace(model, allow_pickle=model.allow_pickle or allow_pickle)
-    if isinstance(model, Mapping):
+    if isinstance(model, Mapping) and not is_state_dict(model):
         return _from_json(model, where="the model", folder=None)
     if isinstance(model, str | Path):
         return _from_path(str(model), allow_pickle=allow_pickle)
-    if callable(getattr(model, "named_modules", None)):
-        return ModelSpec(name=type(model).__name__, module=model)
-    message = f"a {type(model).__name__} is no model: give a folder or an nn.Module"
+    if isinstance(model, nn.Module):
+        name = type(model).__name__
+        return ModelSpec(name=name, module=check_kind(model, name))
+    message = f"the model is {no_module(model)}"
     raise ModelError(message)
 
 
@@ -118,15 +125,31 @@ def _from_path(path: str, *, allow_pickle: bool) -> ModelSpec:
     if not is_uri(location) and Path(location).is_file():
         return _from_pickle(location, allow_pickle=allow_pickle)
     if not is_uri(location) and not Path(location).exists():
-        message = f"no such model: {path}"
+        message = f"no such model: {path}{_elsewhere(path, location)}"
         raise ModelError(message)
     message = f"{path} is no model folder: it has no {MODEL_JSON}"
     raise ModelError(message)
 
 
+def _elsewhere(path: str, location: str) -> str:
+    """Where a relative path was looked for: a job runs in another folder than its user."""
+    if Path(path).is_absolute():
+        return ""
+    where = f" (looked for {location})"
+    if _OF_A_JOB in os.environ:
+        where += (
+            ": a job of `ray job submit` runs there, not where you are, so give an "
+            "absolute path or a URI that all nodes see"
+        )
+    return where
+
+
 def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
-    if not path.endswith(_PICKLES):
-        message = f"{path} is no model: give a folder with a {MODEL_JSON}"
+    what = foreign_file(path)
+    if what is None and not path.endswith(_PICKLES):
+        what = f"no model: give a folder with a {MODEL_JSON}"
+    if what is not None:
+        message = f"{path} is {what}"
         raise ModelError(message)
     if not allow_pickle:
         message = (

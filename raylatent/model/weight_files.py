@@ -7,8 +7,9 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -45,14 +46,12 @@ _FOREIGN = (
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"Rar!", "a RAR archive: unpack it"),
 )
+_START = 512  # bytes, which tell a kind
 _MARK = slice(257, 262)  # of a tar archive
-SCRIPT = (
-    "TorchScript: its layers cannot be named or watched, so give the module's own code "
-    "and its state dict"
-)
+_CODE = "give the module's own code and its state dict, in a model folder"
+SCRIPT = f"TorchScript, whose layers cannot be named or watched: {_CODE}"
 EXPORTED = (
-    "a program of torch.export: its layers cannot be named or watched, so give the "
-    "module's own code and its state dict"
+    f"a program of torch.export, whose layers cannot be named or watched: {_CODE}"
 )
 
 
@@ -90,20 +89,39 @@ def foreign(data: bytes, name: str) -> str | None:
     """
     if not data:
         return "empty"
-    start = data[:512].lstrip()
+    start = data[:_START].lstrip()
     for magic, what in _FOREIGN:
         if start.startswith(magic):
             return what
     if name.endswith(".onnx"):
-        return "an ONNX model: give the module's own code and its state dict"
+        return f"an ONNX model: {_CODE}"
     if data[_MARK] == b"ustar":
         return "a tar archive: unpack it"
-    return _foreign_zip(data) if data[:4] == b"PK\x03\x04" else None
+    return _foreign_zip(io.BytesIO(data)) if data[:4] == b"PK\x03\x04" else None
 
 
-def _foreign_zip(data: bytes) -> str | None:
+def foreign_file(path: str) -> str | None:
+    """Like `foreign`, of a local file that should be a pickled module.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
     try:
-        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+        with Path(path).open("rb") as file:
+            start = file.read(_START)
+            zipped = start[:4] == b"PK\x03\x04"
+            what = _foreign_zip(file) if zipped else foreign(start, path)
+    except OSError as error:
+        message = f"{path} cannot be read: {reason(error)}"
+        raise ModelError(message) from error
+    if what is None and not zipped and start[8:9] == b"{":
+        return f"safetensors, weights without code: {_CODE}"
+    return what
+
+
+def _foreign_zip(file: BinaryIO) -> str | None:
+    try:
+        names = zipfile.ZipFile(file).namelist()
     except zipfile.BadZipFile:
         return "cut off or damaged: copy it again"
     tops = {name.rpartition("/")[2] for name in names}

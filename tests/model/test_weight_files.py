@@ -125,8 +125,8 @@ FOREIGN = {
     "npy": (lambda: numpy_bytes(lambda f: np.save(f, np.ones(2))), "a NumPy array"),
     "tar": (lambda: tar_of("w.pt"), "a tar archive: unpack it"),
     "xz": (lambda: b"\xfd7zXZ\0" + bytes(9), "compressed by xz: unpack it"),
-    "script": (script, "TorchScript: its layers cannot be named"),
-    "exported": (exported, "a program of torch.export: its layers cannot be named"),
+    "script": (script, "TorchScript, whose layers cannot be named"),
+    "exported": (exported, "a program of torch.export, whose layers cannot be named"),
     "half a zip": (
         lambda: torch_bytes(STATE)[:300],
         "cut off or damaged: copy it again",
