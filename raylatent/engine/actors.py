@@ -17,6 +17,7 @@ from raylatent.errors import ModelError
 from raylatent.model.features import Features
 from raylatent.model.lanes import lane_of
 from raylatent.model.load import model_digest
+from raylatent.model.plain_modules import held_apart
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.model.runtime import (
     feed_gpu,
@@ -26,9 +27,9 @@ from raylatent.model.runtime import (
 )
 from raylatent.model.spec import ModelSpec
 from raylatent.model.torchvision_operators import declare_missing_operators
-from raylatent.model.weights import UNREADABLE
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
+from raylatent.storage import reason
 from raylatent.tiles.decode import DECODER
 from raylatent.tiles.decoders import Decoders
 
@@ -85,8 +86,10 @@ class PackedSpec:
         declare_missing_operators()
         try:
             spec: ModelSpec = cloudpickle.loads(self.content)
-        except UNREADABLE as error:
-            message = f"the model cannot be loaded on {platform.node()}: {error}"
+        except Exception as error:  # what the model's own code raises
+            message = (
+                f"the model cannot be loaded on {platform.node()}: {reason(error)}"
+            )
             raise ModelError(message) from error
         return spec
 
@@ -148,8 +151,25 @@ class ActivationsActor(UnitActor):
 
 
 def _dumps(spec: ModelSpec) -> bytes:
-    content: bytes = cloudpickle.dumps(spec)  # type: ignore[no-untyped-call]
+    try:
+        content: bytes = cloudpickle.dumps(spec)  # type: ignore[no-untyped-call]
+    except Exception as error:  # what an attribute raises that cannot be pickled
+        held = None if spec.module is None else held_apart(spec.module, _not_pickled)
+        message = (
+            f"{spec.name} cannot be sent to the workers, since it cannot be pickled: "
+            f"{held or reason(error)}; take this out of the module, or give a model "
+            "folder, whose factory makes it anew in each worker"
+        )
+        raise ModelError(message) from error
     return content
+
+
+def _not_pickled(value: object) -> str | None:
+    try:
+        cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+    except Exception as error:  # noqa: BLE001  (it may raise anything)
+        return reason(error)
+    return None
 
 
 def load_features(spec: ModelSpec, options: ActorOptions) -> Features:

@@ -15,9 +15,11 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model.factory import call_factory, source_files
+from raylatent.model.plain_modules import check_kind, check_values, held_apart
 from raylatent.model.spec import MODEL_JSON, ModelSpec
 from raylatent.model.torchvision_operators import declare_missing_operators
-from raylatent.model.weights import UNREADABLE, load_weights
+from raylatent.model.weight_files import UNREADABLE
+from raylatent.model.weights import load_weights
 from raylatent.storage import Store, reason
 
 logger = logging.getLogger(__name__)
@@ -36,19 +38,19 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
         ModelError: It cannot be loaded, or the weights do not fit.
     """
     if spec.module is not None:
+        check_values(spec.module, spec.name)
         refuse_nan(spec.module, spec.name)
         return _fitting(spec.module, device)
     if spec.hub is not None:
-        model: Any = _load_hub(spec)
+        made: object = _load_hub(spec)
     elif spec.pickle is not None:
-        model = _load_pickle(spec)
+        made = _load_pickle(spec)
     else:
-        model = call_factory(spec)
-    if not isinstance(model, nn.Module):
-        message = f"{spec.name} gives a {type(model).__name__}, not an nn.Module"
-        raise ModelError(message)
+        made = call_factory(spec)
+    model = check_kind(made, spec.pickle or spec.name)
     if spec.weights is not None:
-        load_weights(model, spec.weights)
+        load_weights(model, spec.weights, spec.weights_key)
+    check_values(model, spec.name)
     refuse_nan(model, spec.weights or spec.name)
     return model.to(device).float().eval()
 
@@ -87,7 +89,23 @@ def _fitting(module: nn.Module, device: torch.device) -> nn.Module:
     )
     if of_type and there:
         return module
-    return copy.deepcopy(module).to(device).float()
+    try:
+        return copy.deepcopy(module).to(device).float()
+    except Exception as error:  # what an attribute raises that cannot be copied
+        message = (
+            f"{type(module).__name__} cannot be copied to {device} in float32 "
+            f"({held_apart(module, _not_copied) or reason(error)}): give model.float()"
+            f'.to("{device}") yourself, or a model folder'
+        )
+        raise ModelError(message) from error
+
+
+def _not_copied(value: object) -> str | None:
+    try:
+        copy.deepcopy(value)
+    except Exception as error:  # noqa: BLE001  (it may raise anything)
+        return reason(error)
+    return None
 
 
 def _load_hub(spec: ModelSpec) -> nn.Module:
@@ -129,21 +147,24 @@ def complete_spec(spec: ModelSpec, model: nn.Module) -> ModelSpec:
     return replace(spec, **known)
 
 
-def _load_pickle(spec: ModelSpec) -> nn.Module:
+def _load_pickle(spec: ModelSpec) -> object:
     if not spec.allow_pickle:
         message = f"{spec.pickle} is pickled: allow_pickle=True if you trust the file"
         raise ModelError(message)
     declare_missing_operators()
     try:
-        model: nn.Module = torch.load(
+        return torch.load(
             str(spec.pickle),
             map_location="cpu",
             weights_only=False,  # the user asked
         )
-    except UNREADABLE as error:
-        message = f"{spec.pickle} cannot be loaded: {reason(error)}"
+    except (Exception, SystemExit) as error:  # a pickle may raise anything
+        message = (
+            f"{spec.pickle} cannot be loaded: {type(error).__name__}: {reason(error)} "
+            "(a pickled module needs the code of its class, importable as it was when "
+            "it was saved)"
+        )
         raise ModelError(message) from error
-    return model
 
 
 def model_digest(model: nn.Module) -> str:

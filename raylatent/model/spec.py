@@ -2,19 +2,25 @@
 
 import json
 import numbers
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from torch import nn
+
 from raylatent.errors import ModelError
+from raylatent.model.plain_modules import check_kind, is_state_dict, no_module
+from raylatent.model.weight_files import foreign_file
 from raylatent.storage import Store, absolute, is_uri
 
 MODEL_JSON = "model.json"
 _REQUIRED = ("factory", "weights", "tile_px", "mean", "std")
-_OPTIONAL = ("kwargs", "classes", "outcome")
+_OPTIONAL = ("kwargs", "weights_key", "classes", "outcome")
 _HUBS = ("timm:", "hf-hub:")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".zip")
+_OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets for a submitted job
 # Slideflow's own standardization, x / 127.5 - 1, for models that do not say.
 SLIDEFLOW_MEAN = SLIDEFLOW_STD = (0.5, 0.5, 0.5)
 
@@ -32,8 +38,10 @@ class ModelSpec:
         name: For people and folder names.
         factory: `package.module:callable` that returns the nn.Module.
         kwargs: Its keyword arguments, plain JSON.
-        weights: Path or URI of a safetensors file, or of a state dict that
-            `torch.load(weights_only=True)` reads; None to take the factory's own.
+        weights: Path or URI of a safetensors file or an index of its shards, or of
+            what torch.save wrote; None to take the factory's own.
+        weights_key: Where in the file, as `teacher.backbone`, where more than one
+            place fits.
         folder: The model folder, from which the factory may be imported.
         hub: `timm:NAME` or `hf-hub:REPO@REVISION` instead of a factory.
         pickle: Path of a pickled module, loaded only with `allow_pickle`.
@@ -51,6 +59,7 @@ class ModelSpec:
     factory: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    weights_key: str | None = None
     folder: str | None = None
     hub: str | None = None
     pickle: str | None = None
@@ -104,13 +113,14 @@ def model_spec(model: object, *, allow_pickle: bool = False) -> ModelSpec:
     """
     if isinstance(model, ModelSpec):
         return replace(model, allow_pickle=model.allow_pickle or allow_pickle)
-    if isinstance(model, Mapping):
+    if isinstance(model, Mapping) and not is_state_dict(model):
         return _from_json(model, where="the model", folder=None)
     if isinstance(model, str | Path):
         return _from_path(str(model), allow_pickle=allow_pickle)
-    if callable(getattr(model, "named_modules", None)):
-        return ModelSpec(name=type(model).__name__, module=model)
-    message = f"a {type(model).__name__} is no model: give a folder or an nn.Module"
+    if isinstance(model, nn.Module):
+        name = type(model).__name__
+        return ModelSpec(name=name, module=check_kind(model, name))
+    message = f"the model is {no_module(model)}"
     raise ModelError(message)
 
 
@@ -134,15 +144,31 @@ def _from_path(path: str, *, allow_pickle: bool) -> ModelSpec:
     if not is_uri(location) and Path(location).is_file():
         return _from_pickle(location, allow_pickle=allow_pickle)
     if not is_uri(location) and not Path(location).exists():
-        message = f"no such model: {path}"
+        message = f"no such model: {path}{_elsewhere(path, location)}"
         raise ModelError(message)
     message = f"{path} is no model folder: it has no {MODEL_JSON}"
     raise ModelError(message)
 
 
+def _elsewhere(path: str, location: str) -> str:
+    """Where a relative path was looked for: a job runs in another folder than its user."""
+    if Path(path).is_absolute():
+        return ""
+    where = f" (looked for {location})"
+    if _OF_A_JOB in os.environ:
+        where += (
+            ": a job of `ray job submit` runs there, not where you are, so give an "
+            "absolute path or a URI that all nodes see"
+        )
+    return where
+
+
 def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
-    if not path.endswith(_PICKLES):
-        message = f"{path} is no model: give a folder with a {MODEL_JSON}"
+    what = foreign_file(path)
+    if what is None and not path.endswith(_PICKLES):
+        what = f"no model: give a folder with a {MODEL_JSON}"
+    if what is not None:
+        message = f"{path} is {what}"
         raise ModelError(message)
     if not allow_pickle:
         message = (
@@ -185,6 +211,7 @@ def _from_json(
             factory=str(content["factory"]),
             kwargs=dict(content.get("kwargs") or {}),
             weights=_weights_path(content["weights"], where=where, folder=folder),
+            weights_key=_text(content.get("weights_key")),
             folder=folder,
             tile_px=_whole(content["tile_px"]),
             mean=_triple(content["mean"]),
@@ -210,6 +237,13 @@ def _weights_path(weights: object, *, where: str, folder: str | None) -> str | N
         message = f"{where}: weights {weights!r} leaves the model folder"
         raise ModelError(message)
     return f"{folder}/{weights}"
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        message = f"weights_key takes a text, not {value!r}"
+        raise ValueError(message)
+    return value
 
 
 def _whole(tile_px: Any) -> int:  # noqa: ANN401  (of any JSON)

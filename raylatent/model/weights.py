@@ -1,99 +1,52 @@
-"""Weights: reading a state dict without running code, and checking that it fits."""
+"""Putting the weights of a file into a model, all of them or none."""
 
-import io
-import warnings
-from collections.abc import Mapping
-from pickle import UnpicklingError
+import logging
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from raylatent.errors import ModelError, StorageError
-from raylatent.storage import Store, reason
+from raylatent.errors import ModelError
+from raylatent.model.fitting import Fit, find_weights
+from raylatent.model.weight_files import read_checkpoint
 
-# What a broken or foreign file makes torch.load raise.
-UNREADABLE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    UnpicklingError,
-    ValueError,
-)
-# Older weights lack this counter, which evaluation never reads.
-_IGNORED_KEY = "num_batches_tracked"
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5
 
 
-def read_weights(uri: str) -> dict[str, torch.Tensor]:
-    """A state dict from safetensors, or from torch's format without its pickles.
-
-    Raises:
-        ModelError: The file is not there, or is neither.
-    """
-    folder, _, name = uri.rpartition("/")
-    try:
-        data = Store(folder).read(name)
-    except StorageError as error:
-        message = f"weights {uri} cannot be read: {error}"
-        raise ModelError(message) from error
-    try:
-        if name.endswith(".safetensors"):
-            return dict(safetensors.torch.load(data))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except safetensors.SafetensorError as error:
-        message = f"weights {uri} are no safetensors: {reason(error)}"
-        raise ModelError(message) from error
-    except UNREADABLE as error:
-        message = (
-            f"weights {uri} are no plain state dict: save model.state_dict(), best as "
-            f"safetensors ({type(error).__name__})"
-        )
-        raise ModelError(message) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        message = f"weights {uri} are no state dict: save model.state_dict()"
-        raise ModelError(message)
-    return dict(state)
-
-
-def load_weights(model: nn.Module, uri: str) -> None:
+def load_weights(model: nn.Module, uri: str, key: str | None = None) -> None:
     """Put weights into a model that has just their names and shapes.
+
+    What a training program wrote around them is taken off, see `find_weights`, and said
+    in one line.
+
+    Args:
+        model: It gets the weights.
+        uri: Path or URI of the file.
+        key: Where in the file, where more than one place fits.
 
     Raises:
         ModelError: They cannot be read, or do not fit: the message has what is missing,
             what is too much, and what has another shape.
     """
-    state = read_weights(uri)
-    own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith(_IGNORED_KEY)]
-    unexpected = sorted(key for key in state if key not in own)
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    complaints = [
-        f"{text} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}"
-        for text, keys in (
-            ("they lack", missing),
-            ("they have, and the model has not,", unexpected),
-            ("shapes differ:", shapes),
-        )
-        if keys
-    ]
-    if complaints:
-        message = f"weights {uri} do not fit the model: {'; '.join(complaints)}"
+    saved = read_checkpoint(uri)
+    own = model.state_dict(keep_vars=True)
+    found = find_weights(own, saved, key)
+    if not isinstance(found, Fit):
+        message = f"weights {uri} {found}"
         raise ModelError(message)
-    model.load_state_dict(state, strict=False)
+    if found.taken:
+        logger.info("weights %s: %s%s", uri, found.taken, _unused(found))
+    on_meta = any(isinstance(value, Tensor) and value.is_meta for value in own.values())
+    try:
+        model.load_state_dict(found.state, strict=False, assign=on_meta)
+    except RuntimeError as error:  # of a module's own way to load
+        message = f"weights {uri} do not fit the model: {' '.join(str(error).split())}"
+        raise ModelError(message) from error
+
+
+def _unused(found: Fit) -> str:
+    if not found.unused:
+        return ""
+    more = len(found.unused) - _SHOWN
+    names = ", ".join(found.unused[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"; not used: {names}"

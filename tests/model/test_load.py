@@ -12,6 +12,7 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from raylatent.errors import ModelError
+from raylatent.model import Features
 from raylatent.model.load import file_digest, load_model, model_digest
 from raylatent.model.spec import ModelSpec, model_spec
 from raylatent.storage import Store
@@ -92,12 +93,74 @@ def test_kwargs_reach_the_factory_and_names_may_have_dots(folder):
     assert loaded(path)[0].out_channels == 6
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_state_dict_of_torch(folder, wrapped):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (state_of(), None),
+        ({"state_dict": state_of(), "epoch": 3}, "w.pt: taken from 'state_dict'"),
+        (
+            {
+                "m": {f"net.{k}": v for k, v in state_of().items()}
+                | {"x": torch.ones(1)}
+            },
+            "w.pt: taken from 'm', 'net.' taken off their names; not used: x",
+        ),
+        ({k: v.numpy() for k, v in state_of().items()}, None),
+        ({"state_dict": state_of(), "best": np.float64(0.5)}, "'state_dict'"),
+    ],
+)
+def test_a_state_dict_of_torch(folder, content, said, caplog):
     path = folder(weights="w.pt")
-    content = {"state_dict": state_of(), "epoch": 3} if wrapped else state_of()
     torch.save(content, path / "w.pt")
-    assert torch.equal(loaded(path)[3].weight, state_of()["3.weight"])
+    with caplog.at_level("INFO"):
+        assert torch.equal(loaded(path)[3].weight, state_of()["3.weight"])
+    assert (said in caplog.text) if said else not caplog.text
+
+
+def test_the_place_in_the_file_may_be_named(folder):
+    path = folder(weights="w.pt")
+    other = {name: value + 1 for name, value in state_of().items()}
+    torch.save({"model": state_of(), "ema": other}, path / "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt fit the model in 2 places .*'ema'"):
+        loaded(path)
+    content = json.loads((path / "model.json").read_text())
+    (path / "model.json").write_text(json.dumps(content | {"weights_key": "ema"}))
+    assert torch.equal(loaded(path)[3].bias, state_of()["3.bias"] + 1)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "nn.LazyLinear(2)",
+        "nn.Linear(4, 2, device='meta')",
+        "nn.Linear(4, 2, dtype=torch.bfloat16)",
+    ],
+)
+def test_layers_that_wait_for_their_weights(folder, made):
+    source = NET.replace("nn.Linear(width, 2)", made)
+    model = loaded(folder(source=source))
+    assert torch.equal(model[3].weight, state_of()["3.weight"]) or "bfloat16" in made
+    assert model[3].weight.dtype == torch.float32
+    features = Features(str(folder("again", source=source)), device="cpu")
+    assert features.shapes == {"postconv": (4,)}
+
+
+def test_what_a_modules_own_loading_refuses(folder):
+    source = (
+        NET
+        + """
+class Fussy(nn.Linear):
+    def _load_from_state_dict(self, *args):
+        args[-1].append("not\\nthese")
+
+def fussy(): return Fussy(4, 2)
+"""
+    )
+    path = folder(
+        source=source, state=nn.Linear(4, 2).state_dict(), factory="net:fussy"
+    )
+    with pytest.raises(ModelError, match=r"do not fit the model: .*not these"):
+        loaded(path)
 
 
 def test_weights_of_none_are_what_the_factory_gave(folder):
@@ -115,7 +178,7 @@ def test_half_weights_are_run_in_float32(folder):
         ({"factory": "nowhere.at_all:build"}, "No module named 'nowhere'"),
         ({"factory": "net:missing"}, "has no attribute 'missing'"),
         ({"factory": "net:not_callable"}, "7 cannot be called"),
-        ({"factory": "net:no_module"}, "gives a int, not an nn.Module"),
+        ({"factory": "net:no_module"}, "gives an int, not an nn.Module"),
         ({"factory": "net.build"}, "is not package.module:callable"),
         ({"kwargs": {"fail": True}}, "ValueError: width is cursed"),
         ({"kwargs": {"depth": 3}}, "unexpected keyword argument 'depth'"),
@@ -205,11 +268,27 @@ def test_a_pickled_module_when_allowed(tmp_path):
     with pytest.raises(ModelError, match="allow_pickle"):
         load_model(ModelSpec(name="x", pickle=str(tmp_path / "net.pt")), CPU)
     torch.save(net.state_dict(), tmp_path / "state.pt")
-    with pytest.raises(ModelError, match="gives a OrderedDict, not an"):
+    with pytest.raises(
+        ModelError, match=r"gives a state dict, not an nn\.Module: give"
+    ):
         loaded(tmp_path / "state.pt", allow_pickle=True)
+    torch.save({"model": net}, tmp_path / "mapping.pt")
+    with pytest.raises(ModelError, match=r"gives a mapping \(dict\), not an"):
+        loaded(tmp_path / "mapping.pt", allow_pickle=True)
     (tmp_path / "broken.pt").write_bytes(b"x")
     with pytest.raises(ModelError, match="cannot be loaded"):
         loaded(tmp_path / "broken.pt", allow_pickle=True)
+
+
+def test_a_pickled_module_whose_code_is_not_there(tmp_path, monkeypatch):
+    module = types.ModuleType("their_lab")
+    exec("from torch import nn\nclass Net(nn.Identity): pass", vars(module))  # noqa: S102
+    module.Net.__module__ = "their_lab"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "their_lab", module)
+        torch.save(module.Net(), tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"No module named 'their_lab' \(a pickled"):
+        loaded(tmp_path / "net.pt", allow_pickle=True)
 
 
 def test_two_folders_that_both_have_net_py_and_what_it_imports(folder):

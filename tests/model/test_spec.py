@@ -92,6 +92,7 @@ def test_weights_of_none_are_the_factorys_own(folder):
         ({"weights": "/etc/passwd"}, "leaves the model folder"),
         ({"weights": "s3://bucket/weights.pt"}, "leaves the model folder"),
         ({"weights": 7}, "must be a file's name"),
+        ({"weights_key": 7}, "weights_key takes a text"),
         ({"tile_px": "many"}, "wrong kind"),
         ({"tile_px": 0}, "tile_px is 0"),
         ({"tile_px": [96, 96]}, "wrong kind"),
@@ -168,14 +169,26 @@ def test_what_is_no_model_at_all(tmp_path):
         model_spec(str(tmp_path / "missing"))
     with pytest.raises(ModelError, match=r"it has no model\.json"):
         model_spec(str(tmp_path))
+    with pytest.raises(ModelError, match=r"model: gone \(looked for /.*/gone\)$"):
+        model_spec("gone")
     (tmp_path / "params.json").write_text("{}")
     with pytest.raises(ModelError, match="is a Slideflow model folder"):
         model_spec(str(tmp_path))
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ModelError, match="is no model"):
         model_spec(str(tmp_path / "notes.txt"))
-    with pytest.raises(ModelError, match="a list is no model"):
+    with pytest.raises(ModelError, match=r"a list, not an nn\.Module"):
         model_spec([])
+
+
+def test_a_relative_path_in_a_submitted_job(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(ModelError, match="runs there, not where you are") as caught:
+        model_spec("./net")
+    assert f"looked for {tmp_path}/net" in str(caught.value)
+    with pytest.raises(ModelError, match=r"no such model: /gone$"):
+        model_spec("/gone")
 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".pkl", ".bin"])

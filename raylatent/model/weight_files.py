@@ -1,0 +1,192 @@
+"""Reading a file of weights, whichever program wrote it, and saying what is none."""
+
+import gzip
+import io
+import json
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+
+from raylatent.errors import ModelError, StorageError
+from raylatent.model.stand_ins import load_inertly
+from raylatent.storage import Store, reason
+
+# What a broken or foreign file makes torch.load raise.
+UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+)
+_SAVE = "torch.save(model.state_dict(), path), or better safetensors"
+# What a file that starts so is, and what to do about it.
+_FOREIGN = (
+    (b"version https://git-lfs", "a git-lfs pointer: git lfs pull fetches the weights"),
+    (b"<", "a web page: what was downloaded is no file of weights"),
+    (b"\x89HDF", "an HDF5 file, as Keras and TensorFlow write"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"BZh", "compressed by bzip2: unpack it"),
+    (b"\xfd7zXZ", "compressed by xz: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it"),
+    (b"Rar!", "a RAR archive: unpack it"),
+)
+_START = 512  # bytes, which tell a kind
+_MARK = slice(257, 262)  # of a tar archive
+_CODE = "give the module's own code and its state dict, in a model folder"
+SCRIPT = f"TorchScript, whose layers cannot be named or watched: {_CODE}"
+EXPORTED = (
+    f"a program of torch.export, whose layers cannot be named or watched: {_CODE}"
+)
+
+
+def read_checkpoint(uri: str) -> Any:  # noqa: ANN401  (it may be anything)
+    """What a file of weights holds; no code of the file is run.
+
+    Safetensors, the index of its or torch's shards, and whatever torch.save wrote, told
+    by their content. In place of objects that are neither tensors nor plain data there
+    are stand-ins, see `load_inertly`.
+
+    Raises:
+        ModelError: It is not there, or is nothing of this; the message says what it is.
+    """
+    folder, _, name = uri.rpartition("/")
+    try:
+        data = Store(folder).read(name)
+    except StorageError as error:
+        message = f"weights {uri} cannot be read: {error}"
+        raise ModelError(message) from error
+    if data[:2] == b"\x1f\x8b":
+        data = _unzipped(data, uri)
+    if name.endswith(".json"):
+        return _shards(data, uri)
+    if what := foreign(data, name):
+        message = f"weights {uri} are no state dict of torch but {what}"
+        raise ModelError(message)
+    return _loaded(data, uri)
+
+
+def foreign(data: bytes, name: str) -> str | None:
+    """What a file is that is neither safetensors nor of torch.save; None if it may be.
+
+    >>> foreign(b"", "w.pt"), foreign(b"<!DOCTYPE html>", "w.pt")
+    ('empty', 'a web page: what was downloaded is no file of weights')
+    """
+    if not data:
+        return "empty"
+    start = data[:_START].lstrip()
+    for magic, what in _FOREIGN:
+        if start.startswith(magic):
+            return what
+    if name.endswith(".onnx"):
+        return f"an ONNX model: {_CODE}"
+    if data[_MARK] == b"ustar":
+        return "a tar archive: unpack it"
+    return _foreign_zip(io.BytesIO(data)) if data[:4] == b"PK\x03\x04" else None
+
+
+def foreign_file(path: str) -> str | None:
+    """Like `foreign`, of a local file that should be a pickled module.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(_START)
+            zipped = start[:4] == b"PK\x03\x04"
+            what = _foreign_zip(file) if zipped else foreign(start, path)
+    except OSError as error:
+        message = f"{path} cannot be read: {reason(error)}"
+        raise ModelError(message) from error
+    if what is None and not zipped and start[8:9] == b"{":
+        return f"safetensors, weights without code: {_CODE}"
+    return what
+
+
+def _foreign_zip(file: BinaryIO) -> str | None:
+    try:
+        names = zipfile.ZipFile(file).namelist()
+    except zipfile.BadZipFile:
+        return "cut off or damaged: copy it again"
+    tops = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in tops:
+        return SCRIPT
+    if {"serialized_exported_program.json", "archive_format"} & tops:
+        return EXPORTED
+    if "data.pkl" in tops:
+        return None
+    if any(name.endswith(".npy") for name in tops):
+        return "an archive of NumPy arrays"
+    return f"a zip archive of {', '.join(sorted(tops)[:3])}"
+
+
+def _loaded(data: bytes, uri: str) -> Any:  # noqa: ANN401
+    try:
+        if data[8:9] == b"{":  # after the length of its header
+            return safetensors.torch.load(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles
+            return load_inertly(data)
+    except safetensors.SafetensorError as error:
+        message = f"weights {uri} are no whole safetensors file: {reason(error)}"
+        raise ModelError(message) from error
+    except (*UNREADABLE, MemoryError) as error:
+        message = (
+            f"weights {uri} are no state dict that can be read without running code of "
+            f"the file ({_of_torch(error)}): save them as {_SAVE}"
+        )
+        raise ModelError(message) from error
+
+
+def _of_torch(error: BaseException) -> str:
+    """Torch's own reason, without its advice to trust the file."""
+    text = str(error)
+    inner = text.rpartition("WeightsUnpickler error: ")[2].strip()
+    lines = [*inner.splitlines(), type(error).__name__]
+    line = next((x for x in lines if "GLOBAL" in x), lines[0])
+    return line.partition(" Please use")[0].rstrip(" .")
+
+
+def _unzipped(data: bytes, uri: str) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        message = f"weights {uri} are compressed by gzip, and damaged: {reason(error)}"
+        raise ModelError(message) from error
+
+
+def _shards(data: bytes, uri: str) -> dict[str, Any]:
+    """The tensors of all files that an index names, which must lie beside it."""
+    folder = uri.rpartition("/")[0]
+    try:
+        files = set(json.loads(data)["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        message = f"weights {uri} are JSON, and no index of shards: {reason(error)}"
+        raise ModelError(message) from error
+    found: dict[str, Any] = {}
+    for name in sorted(map(str, files)):
+        if "/" in name or name in ("", "..") or name.endswith(".json"):
+            message = f"weights {uri} name a shard that is not beside them: {name!r}"
+            raise ModelError(message)
+        shard = read_checkpoint(f"{folder}/{name}")
+        if not isinstance(shard, Mapping):
+            message = f"weights {folder}/{name} are no state dict"
+            raise ModelError(message)
+        found |= shard
+    return found
