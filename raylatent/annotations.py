@@ -2,12 +2,12 @@
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice, zip_longest
 
 from raylatent.errors import AnnotationsError, StorageError
+from raylatent.pixel_size import why_not_mpp
 from raylatent.storage import open_input, reason, retry
 
 SLIDE_COLUMN = "slide"
@@ -131,11 +131,12 @@ def read_mpps(uri: str) -> dict[str, float]:
         try:
             value = float(text)
         except ValueError:
-            value = 0.0
-        if not 0 < value < math.inf:
+            why_not: str | None = "give micrometers a pixel with a point, as 0.25"
+        else:
+            why_not = why_not_mpp(value)
+        if why_not is not None:
             message = (
-                f"annotations {uri} give slide {slide!r} the mpp {text!r}: give "
-                "micrometers a pixel, as 0.25"
+                f"annotations {uri} give slide {slide!r} the mpp {text!r}: {why_not}"
             )
             raise AnnotationsError(message)
         found[slide] = value
