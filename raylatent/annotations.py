@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, zip_longest
 
 from raylatent.errors import AnnotationsError, StorageError
+from raylatent.pixel_size import why_not_mpp
 from raylatent.storage import open_input, reason, retry
 
 logger = logging.getLogger(__name__)
@@ -283,11 +283,12 @@ def read_mpps(uri: str) -> dict[str, float]:
         try:
             value = float(text)
         except ValueError:
-            value = 0.0
-        if not 0 < value < math.inf:
+            why_not: str | None = "give micrometers a pixel with a point, as 0.25"
+        else:
+            why_not = why_not_mpp(value)
+        if why_not is not None:
             message = (
-                f"annotations {uri} give slide {slide!r} the mpp {text!r}: give "
-                "micrometers a pixel, as 0.25"
+                f"annotations {uri} give slide {slide!r} the mpp {text!r}: {why_not}"
             )
             raise AnnotationsError(message)
         found[slide] = value

@@ -205,6 +205,7 @@ FOOTER_LAYERS = "raylatent.layers"  # JSON: layer -> shape of one tile's activat
 FOOTER_BATCH = "raylatent.batch_size"  # only where a GPU had no room for all of it
 FOOTER_DIGEST = "raylatent.digest"  # of the column buffers
 FOOTER_GRID = "raylatent.grid"  # JSON: what a grid was made with
+FOOTER_REMARKS = "raylatent.remarks"  # JSON: sentences on the slide of a grid
 FOOTER_MAP = "raylatent.map"  # of a points part: digest of the map's arrays
 FOOTER_ROWS = "raylatent.rows"  # of a points part: digest of the rows it places
 FOOTER_SEAL = "raylatent.seal"  # of the whole file, see raylatent.seal
@@ -221,6 +222,7 @@ FOOTER_KEYS = frozenset(
         FOOTER_LAYERS,
         FOOTER_DIGEST,
         FOOTER_GRID,
+        FOOTER_REMARKS,
         FOOTER_MAP,
         FOOTER_ROWS,
         FOOTER_SEAL,

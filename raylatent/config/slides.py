@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from raylatent.config.options import at_least, flag, one_of, option
 from raylatent.config.work import WorkConfig
 from raylatent.errors import ConfigError
+from raylatent.pixel_size import why_not_mpp
 
 QCS = ("otsu", "blur", "both", "none")
 
@@ -34,7 +35,10 @@ class SlidesConfig(WorkConfig):
         1.0, "tiles are tile_um / F apart: 2 for half overlaps", metavar="F"
     )
     mpp: float | None = option(
-        None, "micrometers a pixel of slides that do not say", metavar="F"
+        None,
+        "micrometers a pixel of slides that do not say (a column mpp of --annotations "
+        "is that of one slide, whatever its file says)",
+        metavar="F",
     )
     allow_upsampling: bool = flag("take slides that are coarser than the tiles as well")
     qc: str = option(
@@ -51,7 +55,7 @@ class SlidesConfig(WorkConfig):
     icc: bool = flag("convert colors to sRGB by the slides' ICC profiles")
     annotations: str = option(
         "",
-        "CSV with a `slide` column, labels, and `mpp` of slides that do not say",
+        "CSV with a `slide` column, labels, and `mpp`, which overrules a slide's own",
         metavar="CSV",
     )
 
@@ -64,8 +68,9 @@ class SlidesConfig(WorkConfig):
         if not 0 < self.stride_div < math.inf:
             message = f"--stride-div is {self.stride_div}, not above 0"
             raise ConfigError(message)
-        if self.mpp is not None and not 0 < self.mpp < math.inf:
-            message = f"--mpp is {self.mpp}, not above 0 micrometers a pixel"
+        why_not = None if self.mpp is None else why_not_mpp(self.mpp)
+        if why_not is not None:
+            message = f"--mpp is {self.mpp:g} micrometers a pixel, {why_not}"
             raise ConfigError(message)
         for name in ("grayspace_fraction", "whitespace_fraction"):
             value = getattr(self, name)

@@ -36,6 +36,7 @@ from raylatent.engine.requests import (
     slide_requests,
     slides_fields,
 )
+from raylatent.engine.slide_remarks import say_remarks
 from raylatent.engine.slide_report import with_grids
 from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
@@ -115,11 +116,12 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
         plan = make_plan(run, job.inputs)
         refuse_nothing(plan)
         _announce(job, plan, share)
+        remarks = say_remarks(run, job.inputs.slides)
         started = time.monotonic()
         tally = _run_units(job, run, plan, share, claim)
         seconds = {**tally.seconds, "wall": time.monotonic() - started}
         slides = audit(run, plan.sources, tally.undone, config.max_bad_fraction)
-        slides = with_grids(run, slides, job.inputs.slides)
+        slides = with_grids(run, slides, job.inputs.slides, remarks)
         report = RunReport(
             run=run.uri,
             slides=slides,

@@ -14,12 +14,13 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.items import source_footer
-from raylatent.errors import StorageError
+from raylatent.errors import MissingMPPError, SourceError, StorageError
 from raylatent.parts import is_part, read_footer, slide_of, unit_of
 from raylatent.run import GRIDS, QUARANTINE, REMOVED, THUMBNAILS, Part, RunDirectory
-from raylatent.source.grids import SlideRequest, has_own_mpp
+from raylatent.source.grids import SlideRequest, own_size
 from raylatent.source.slides import slide_stat
 from raylatent.source.units import SlideUnitPlan, Source, UnitPlan
+from raylatent.source.wsi.mpp import FileSize, mpp_of
 from raylatent.storage import file_stat
 
 AnyPlan = UnitPlan | SlideUnitPlan
@@ -201,11 +202,19 @@ def is_unchanged(run: RunDirectory, source: Source, request: SlideRequest) -> bo
     if not source.is_slide:
         return False
     try:
-        if request.tiles.mpp not in {None, source.mpp}:
-            grid = run.grid_part(source.slide)
-            grid = grid if run.store.exists(grid) else f"{REMOVED}/{grid}"
-            if not has_own_mpp(read_footer(run.store, grid)[1]):
-                return False
+        grid = run.grid_part(source.slide)
+        grid = grid if run.store.exists(grid) else f"{REMOVED}/{grid}"
+        own = own_size(read_footer(run.store, grid)[1])
+    except (StorageError, LookupError, ValueError, TypeError):
+        own = FileSize()  # the grid is lost: it is made again where it is needed
+    try:
+        if mpp_of(source.slide, own, request.tiles.given_mpp) != source.mpp:
+            return False
+    except MissingMPPError:
+        pass  # as it was given before
+    except SourceError:
+        return False  # which is said when it is opened
+    try:
         return slide_stat(request.uri) == source.stat
     except StorageError:
         return False

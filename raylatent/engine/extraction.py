@@ -37,6 +37,7 @@ from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, write_report
 from raylatent.engine.requests import refuse_bad_names, slide_requests, slides_fields
+from raylatent.engine.slide_remarks import Remarks, say_remarks
 from raylatent.engine.slide_report import slide_report, with_grids
 from raylatent.engine.stream import Advice, Row, stream
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
@@ -136,7 +137,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         plan = make_plan(run, inputs)
         forget_stale(run, plan.sources, finished)
         refuse_nothing(plan)
-        _announce(plan, finished)
+        remarks = _announce(run, plan, finished, requests)
         started = time.monotonic()
         undone, counts, seconds = _run_units(
             _Job(run, plan, share, claim), config, finished
@@ -155,7 +156,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         ]
         report = RunReport(
             run=run.uri,
-            slides=with_grids(run, slides, requests),
+            slides=with_grids(run, slides, requests, remarks),
             removed=plan.removed,
             counts=counts,
             seconds=seconds,
@@ -214,7 +215,13 @@ def _about() -> dict[str, Any]:
     return {"layers": {}, "created": created}
 
 
-def _announce(plan: Plan, finished: Mapping[str, Finished]) -> None:
+def _announce(
+    run: ExtractionDirectory,
+    plan: Plan,
+    finished: Mapping[str, Finished],
+    requests: Mapping[str, SlideRequest],
+) -> Remarks:
+    """Say what is to be done, and what is odd about the slides."""
     logger.info(
         "slides %d, tiles %d, done %d (slides whose TFRecord is there: %d)",
         len(plan.sources),
@@ -222,6 +229,7 @@ def _announce(plan: Plan, finished: Mapping[str, Finished]) -> None:
         plan.n_done,
         len(finished),
     )
+    return say_remarks(run, requests)
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ class RunReport:
                     "quarantined": slide.quarantined,
                     "reasons": dict(slide.reasons),
                     "error": slide.error,
+                    **({"remarks": list(slide.remarks)} if slide.remarks else {}),
                     **({} if slide.left_out is None else {"left_out": slide.left_out}),
                 }
                 for slide in self.slides

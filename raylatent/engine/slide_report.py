@@ -1,13 +1,14 @@
 """What became of each slide: counts, reasons, and a page of whole slides to look at."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from html import escape
 from urllib.parse import quote
 
 from raylatent import schema
+from raylatent.engine.slide_remarks import Remarks
 from raylatent.errors import StorageError
 from raylatent.parts import read_part
 from raylatent.run import RunDirectory
@@ -45,6 +46,7 @@ class SlideReport:
         reasons: How often each error quarantined a tile.
         error: Why the slide failed, None where it did not.
         left_out: Of a whole slide: tiles of the grid that were left out, by reason.
+        remarks: What is odd about it though it did not fail.
     """
 
     slide: str
@@ -54,6 +56,7 @@ class SlideReport:
     reasons: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     left_out: Mapping[str, int] | None = None
+    remarks: Sequence[str] = ()
 
 
 def slide_report(
@@ -105,7 +108,10 @@ def _most_common(reasons: Counter[str]) -> dict[str, int]:
 
 
 def with_grids(
-    run: RunDirectory, slides: Iterable[SlideReport], whole: Container[str]
+    run: RunDirectory,
+    slides: Iterable[SlideReport],
+    whole: Container[str],
+    remarks: Remarks | None = None,
 ) -> list[SlideReport]:
     """Add what was left out of whole slides.
 
@@ -113,9 +119,11 @@ def with_grids(
         run: The run directory.
         slides: All of them.
         whole: Names of those that are whole slides.
+        remarks: What is odd about some of them.
     """
 
     def one(slide: SlideReport) -> SlideReport:
+        slide = replace(slide, remarks=tuple((remarks or {}).get(slide.slide, ())))
         name = run.grid_part(slide.slide)
         if slide.slide not in whole or not run.store.exists(name):
             return slide
@@ -149,8 +157,9 @@ def _section(picture: str, slide: SlideReport) -> str:
     )
     image = f'<img src="{escape(quote(picture))}" alt="">'
     image = "" if slide.left_out is None else image  # none of it was ever seen
+    odd = "".join(f"<p>{escape(remark)}</p>" for remark in slide.remarks)
     failed = f'<p class="failed">{escape(slide.error)}</p>' if slide.error else ""
     return (
         f"<section>{image}<div><h2>{escape(slide.slide)}</h2>\n"
-        f"<table>{rows}</table>{failed}</div></section>\n"
+        f"<table>{rows}</table>{odd}{failed}</div></section>\n"
     )

@@ -1,8 +1,10 @@
 """Whole slides on the cluster: grids decided and kept, units read back from them."""
 
 import io
+import json
 import logging
 
+import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
@@ -22,8 +24,9 @@ from raylatent.source.grids import (
     open_slide,
     source_of_slide,
 )
+from raylatent.source.tissue import is_dark_field
 from raylatent.source.units import SlideUnitPlan, Source, slide_unit_plans
-from raylatent.source.wsi import thumbnail
+from raylatent.source.wsi import draw_tiles, thumbnail
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ def index_slide(
     if table is None:
         try:
             table = detect_tiles(opened, request)
-            picture = _picture(opened, table)
+            picture, remarks = _look(opened, table, request)
         except StorageError as error:
             return failed_slide(slide, request, str(error)), []
         except ContentError as error:
@@ -54,7 +57,8 @@ def index_slide(
             return failed_slide(slide, request, complaint), []
         # The picture first: a grid that is there is complete.
         run.store.write(run.thumbnail(slide), picture)
-        write_part(run.store, run.grid_part(slide), table, dict(opened.footer))
+        footer = {**opened.footer, schema.FOOTER_REMARKS: json.dumps(remarks)}
+        write_part(run.store, run.grid_part(slide), table, footer)
     rows, _ = kept_tiles(table)
     source = source_of_slide(slide, request, opened.stat, opened.geometry, len(rows))
     return source, slide_unit_plans(source, rows, unit_tiles)
@@ -81,16 +85,27 @@ def _stored_grid(run: RunDirectory, opened: OpenedSlide) -> pa.Table | None:
         return None
 
 
-def _picture(opened: OpenedSlide, table: pa.Table) -> bytes:
-    """The slide as a JPEG, its kept tiles drawn on it."""
+def _look(
+    opened: OpenedSlide, table: pa.Table, request: SlideRequest
+) -> tuple[bytes, list[str]]:
+    """The slide as a JPEG, its kept tiles drawn on it, and what is odd about it."""
+    image = thumbnail(opened.handle)
+    qc = request.tissue.qc
+    remarks = []
+    if qc != "none" and is_dark_field(np.asarray(image)):
+        remarks = [
+            f"slide {opened.handle.slide!r} looks like fluorescence (dark background), "
+            f"of which --qc {qc} does not tell tissue, as it does on bright glass: give "
+            "such slides a run with --qc none, or leave it out"
+        ]
     rows, cols = kept_tiles(table)
     kept = opened.geometry.empty_grid()
     kept[rows, cols] = True
+    scale = image.width / opened.geometry.width
+    draw_tiles(image, opened.geometry, kept, scale)
     picture = io.BytesIO()
-    thumbnail(opened.handle, geometry=opened.geometry, kept=kept).save(
-        picture, "JPEG", quality=_THUMB_QUALITY
-    )
-    return picture.getvalue()
+    image.save(picture, "JPEG", quality=_THUMB_QUALITY)
+    return picture.getvalue(), remarks
 
 
 def load_slide_unit(run: RunDirectory, plan: SlideUnitPlan) -> SlideUnit:

@@ -22,7 +22,7 @@ from raylatent.source.wsi import (
     open_grid,
     select_tiles,
 )
-from raylatent.source.wsi.mpp import mpp_of
+from raylatent.source.wsi.mpp import FileSize
 from raylatent.storage import FileStat
 
 
@@ -32,7 +32,7 @@ class SlideRequest:
 
     Attributes:
         uri: Where it is.
-        tiles: What is asked of its tiles; `mpp` is what others say of it.
+        tiles: What is asked of its tiles; its mpp is what others say of it.
         tissue: Which are left out.
     """
 
@@ -142,7 +142,7 @@ def left_out(table: pa.Table) -> dict[str, int]:
 
 
 def grid_footer(
-    request: SlideRequest, stat: FileStat, geometry: Geometry, *, own_mpp: bool
+    request: SlideRequest, stat: FileStat, geometry: Geometry, own: FileSize
 ) -> dict[str, str]:
     """What a grid was made with: a grid of the same is the same.
 
@@ -150,11 +150,11 @@ def grid_footer(
         request: What is asked.
         stat: Of the slide's files.
         geometry: The grid.
-        own_mpp: Whether the slide says its mpp by itself.
+        own: What the slide's file says of the size of its pixels.
     """
     made_with = {
         "geometry": asdict(geometry),
-        "own_mpp": own_mpp,
+        "own_mpp": asdict(own),
         "tissue": asdict(request.tissue),
         "stat": asdict(stat),
         "icc": request.tiles.icc,
@@ -171,10 +171,10 @@ def geometry_from_footer(footer: Mapping[str, str]) -> tuple[Geometry, bool]:
     return geometry, bool(made_with["icc"])
 
 
-def has_own_mpp(footer: Mapping[str, str]) -> bool:
-    """Whether the slide of a grid says its mpp by itself: others' is nothing to it."""
-    made_with: dict[str, Any] = json.loads(footer.get(schema.FOOTER_GRID, "{}"))
-    return bool(made_with.get("own_mpp"))
+def own_size(footer: Mapping[str, str]) -> FileSize:
+    """What the file of a grid's slide says of the size of its pixels."""
+    made_with: dict[str, Any] = json.loads(footer[schema.FOOTER_GRID])
+    return FileSize(**made_with["own_mpp"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +203,7 @@ def open_slide(slide: str, request: SlideRequest) -> OpenedSlide:
     """
     stat = slide_stat(request.uri)
     handle, geometry = open_grid(request.uri, slide, request.tiles)
-    own_mpp = mpp_of(handle.properties) is not None
-    footer = grid_footer(request, stat, geometry, own_mpp=own_mpp)
+    footer = grid_footer(request, stat, geometry, handle.file_size)
     return OpenedSlide(handle=handle, geometry=geometry, stat=stat, footer=footer)
 
 

@@ -19,6 +19,8 @@ REASONS = ("kept", "blur", "otsu", "gray", "white", "qc")
 """Why a tile of the grid is left out, by the numbers above."""
 
 _MEDIAN_PX = 7
+_DARK, _DARK_SHARE = 64, 0.3
+_GLASS, _GLASS_SHARE = 180, 0.02
 _LUMA = np.array([0.2125, 0.7154, 0.0721])
 
 Mask = NDArray[np.bool_]
@@ -131,6 +133,19 @@ def blur_mask(pixels: Pixels, options: TissueOptions) -> Mask:
     smooth = ndimage.gaussian_filter(edges, options.blur_sigma, mode="nearest")
     mask: Mask = smooth <= options.blur_threshold
     return mask
+
+
+def is_dark_field(pixels: Pixels) -> bool:
+    """Whether a slide looks like fluorescence: a dark background, and no bright glass.
+
+    Dark tissue on glass, and glass in a black frame, do not.
+
+    Args:
+        pixels: The slide at low resolution, (h, w, 3) uint8.
+    """
+    dark = pixels.max(axis=2) < _DARK
+    glass = pixels.min(axis=2) >= _GLASS
+    return bool(dark.mean() > _DARK_SHARE and glass.mean() < _GLASS_SHARE)
 
 
 def gray_mask(pixels: Pixels, threshold: float) -> Mask:

@@ -94,30 +94,100 @@ def test_each_is_named_with_its_reason_and_the_others_are_done(
     assert_rows(out, {"well": plain(slides / "well.tif", number)})
 
 
-@pytest.mark.parametrize("by", ["option", "annotations"])
-def test_mpp_from_outside_mends_only_a_slide_that_does_not_say(
-    tmp_path, slides, run, plain, assert_rows, by
+def test_mpp_of_all_mends_only_a_slide_that_does_not_say(
+    tmp_path, slides, run, plain, assert_rows
 ):
     out = tmp_path / "run"
     n_before = run()[3]["rows"]
-    # Of a slide that says its own mpp, what others say is nothing.
-    csv = tmp_path / "annotations.csv"
-    csv.write_text("slide,mpp,label\nnobody,0.4,x\nwell,0.1,y\npale,,z\n")
-    given = ["--mpp", "0.4"] if by == "option" else ["--annotations", csv]
-    code, _, complaints, report = run(*given)
+    code, _, complaints, report = run("--mpp", "0.4")
     assert code == 1  # for the others
     assert set(report["failed"]) == {"coarse", "no slide"}
-    assert "colors nothing" not in complaints
     assert source_of(out, "well")["mpp"] == 0.5
+    # Why it is not used there, with what would be.
+    said = "slide 'well': its file says 0.5 µm a pixel, which is used, not --mpp 0.4"
+    assert f"{said}, which is for slides that do not say: a column mpp" in complaints
+    (well,) = [row for row in report["by_slide"] if row["slide"] == "well"]
+    assert [remark.startswith(said) for remark in well["remarks"]] == [True]
+    assert said in (out / "slides.html").read_text().replace("&#x27;", "'")
     nobody = source_of(out, "nobody")
     assert (nobody["mpp"], nobody["window_px"]) == (0.4, 120)
     assert nobody["tile_um"] == pytest.approx(48)
     n_new = report["rows"] - n_before
     assert report["this_invocation"]["tiles"] == n_new == nobody["n_indexed"] > 0
-    numbers = {name: source_of(out, name)["source"] for name in ("nobody", "well")}
+    number = {name: source_of(out, name)["source"] for name in ("nobody", "well")}
     assert_rows(
-        out, {s: plain(slides / f"{s}.tif", n, mpp=0.4) for s, n in numbers.items()}
+        out,
+        {
+            "nobody": plain(slides / "nobody.tif", number["nobody"], mpp=0.4),
+            "well": plain(slides / "well.tif", number["well"]),
+        },
     )
+
+
+def test_mpp_of_one_slide_overrules_its_file_and_does_its_rows_again(
+    tmp_path, slides, run, plain, assert_rows
+):
+    out = tmp_path / "run"
+    run()
+    csv = tmp_path / "annotations.csv"
+    csv.write_text("slide,mpp,label\nnobody,0.4,x\nwell,0.25,y\npale,,z\n")
+    code, _, complaints, report = run("--annotations", csv, "--mpp", "0.5")
+    assert code == 1
+    assert set(report["failed"]) == {"coarse", "no slide"}
+    assert "colors nothing" not in complaints
+    said = "slide 'well': its file says 0.5 µm a pixel, you say 0.25 of this slide"
+    assert complaints.count(said) == 1
+    assert "slide 'pale': its" not in complaints
+    found = {name: source_of(out, name) for name in ("nobody", "well")}
+    assert {name: (row["mpp"], row["window_px"]) for name, row in found.items()} == {
+        "nobody": (0.4, 120),
+        "well": (0.25, 192),
+    }
+    done = sum(row["n_indexed"] for row in found.values())
+    assert report["this_invocation"]["tiles"] == done == report["rows"]
+    assert_rows(
+        out,
+        {
+            name: plain(slides / f"{name}.tif", row["source"], mpp=row["mpp"])
+            for name, row in found.items()
+        },
+    )
+    # The same again does nothing, and still reports it; without it the file's counts.
+    report = run("--annotations", csv, "--mpp", "0.5")[3]
+    assert report["this_invocation"]["tiles"] == 0
+    assert sum("remarks" in row for row in report["by_slide"]) == 1
+    report = run("--mpp", "0.4")[3]
+    assert source_of(out, "well")["mpp"] == 0.5
+    assert source_of(out, "well")["n_indexed"] == report["this_invocation"]["tiles"]
+
+
+def test_sizes_that_cannot_be_fail_their_slide_until_they_are_overruled(
+    tmp_path, slides, run
+):
+    for name in ("coarse.tif", "no slide.svs", "nobody.tif", "pale.tif"):
+        (slides / name).unlink()
+    out = tmp_path / "run"
+    slide_files.write_slide(slides / "mm.tif", 4, mpp=0.0005, width=900, height=800)
+    path = slide_files.write_slide(slides / "flat.tif", 5, width=900, height=800)
+    dots = path.read_bytes().count((20_000).to_bytes(4, "little"))
+    assert dots  # the resolution along x comes first
+    first, rest = path.read_bytes().split((20_000).to_bytes(4, "little"), 1)
+    path.write_bytes(first + (40_000).to_bytes(4, "little") + rest)
+    code, _, _, report = run()
+    assert code == 1
+    assert set(report["failed"]) == {"mm", "flat"}
+    mm, flat = report["failed"]["mm"], report["failed"]["flat"]
+    assert "its file says 0.0005 µm a pixel, that cannot be, it looks like" in mm
+    assert "0.0005 millimeters: 0.5 µm" in mm
+    assert "pixels are not square, 0.25 µm along x and 0.5 along y" in flat
+    assert all("a column mpp of --annotations" in said for said in (mm, flat))
+    csv = tmp_path / "annotations.csv"
+    csv.write_text("slide,mpp\nmm,0.5\nflat,0.5\n")
+    code, _, complaints, report = run("--annotations", csv)
+    assert code == 0
+    assert "'mm': its file says 0.0005 µm a pixel, you say 0.5" in complaints
+    assert "'flat': its file says 0.25 µm along x and 0.5 along y, you" in complaints
+    assert {source_of(out, name)["mpp"] for name in ("mm", "flat")} == {0.5}
 
 
 def test_a_coarse_slide_is_taken_on_demand(tmp_path, slides, run, plain, assert_rows):

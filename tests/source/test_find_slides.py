@@ -13,7 +13,7 @@ from raylatent.source.slides import (
     slide_name,
     slide_stat,
 )
-from raylatent.source.wsi.mpp import mpp_of
+from raylatent.source.wsi.mpp import FileSize, file_size
 
 
 @pytest.fixture
@@ -75,10 +75,10 @@ def test_all_files_of_a_slide_tell_whether_it_changed(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("properties", "mpp"),
+    ("properties", "size"),
     [
         ({}, None),
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}, 0.25),
+        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}, (0.25, 0.26)),
         ({"openslide.mpp-y": "0.26"}, 0.26),
         ({"openslide.mpp-x": "nan"}, None),
         ({"openslide.mpp-x": "0"}, None),
@@ -89,7 +89,19 @@ def test_all_files_of_a_slide_tell_whether_it_changed(folder, tmp_path):
         ({"tiff.XResolution": "50800", "tiff.ResolutionUnit": "inch"}, 0.5),
         ({"tiff.XResolution": "40000", "tiff.ResolutionUnit": "centimeter"}, 0.25),
         ({"tiff.XResolution": "40000"}, None),
+        (
+            {
+                "tiff.XResolution": "20000",
+                "tiff.YResolution": "40000",
+                "tiff.ResolutionUnit": "centimeter",
+            },
+            (0.5, 0.25),
+        ),
     ],
 )
-def test_the_size_of_a_pixel(properties, mpp):
-    assert mpp_of(properties) == mpp
+def test_the_size_of_a_pixel_as_the_file_says_it(properties, size):
+    found = file_size(properties)
+    x, y = size if isinstance(size, tuple) else (size, size)
+    assert found == FileSize(x=x, y=y)
+    power = {"openslide.objective-power": "20"}
+    assert file_size({**properties, **power}) == FileSize(x=x, y=y, power=20.0)

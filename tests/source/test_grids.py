@@ -18,16 +18,17 @@ from raylatent.source.grids import (
     geometry_from_footer,
     grid_footer,
     grid_table,
-    has_own_mpp,
     kept_tiles,
     left_out,
     open_slide,
+    own_size,
     source_of_slide,
 )
 from raylatent.source.sources import sources_from_table, sources_table
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.units import slide_unit_plans
 from raylatent.source.wsi import Geometry, TileOptions
+from raylatent.source.wsi.mpp import FileSize
 from raylatent.storage import FileStat, Store
 from tests.engine import slide_files
 
@@ -83,13 +84,20 @@ def test_a_table_has_every_tile_of_the_grid_and_the_kept_ones_in_order(grid):
     assert left_out(table) == counts
 
 
-@given(geometries(), st.booleans(), st.booleans())
-def test_the_geometry_comes_back_from_the_footer(geometry, icc, own_mpp):
+OWN = st.builds(
+    FileSize,
+    x=st.none() | st.floats(1e-6, 1e3),
+    y=st.none() | st.floats(1e-6, 1e3),
+    power=st.none() | st.floats(1, 100),
+)
+
+
+@given(geometries(), st.booleans(), OWN)
+def test_the_geometry_and_the_files_words_come_back_from_the_footer(geometry, icc, own):
     request = request_of(icc=icc)
-    footer = grid_footer(request, STAT, geometry, own_mpp=own_mpp)
+    footer = grid_footer(request, STAT, geometry, own)
     assert geometry_from_footer(footer) == (geometry, icc)
-    assert has_own_mpp(footer) == own_mpp
-    assert not has_own_mpp({})
+    assert own_size(footer) == own
 
 
 def test_a_grid_survives_being_stored(tmp_path):
@@ -98,7 +106,7 @@ def test_a_grid_survives_being_stored(tmp_path):
     )
     reasons = np.arange(np.prod(geometry.shape)).reshape(geometry.shape) % 5
     table = grid_table(geometry, reasons.astype(np.uint8))
-    footer = grid_footer(request_of(), STAT, geometry, own_mpp=True)
+    footer = grid_footer(request_of(), STAT, geometry, FileSize(x=0.3, y=0.3))
     store = Store(tmp_path)
     write_part(store, "grids/slide=s/000000.parquet", table, footer)
     stored = read_part(store, "grids/slide=s/000000.parquet")
@@ -115,7 +123,7 @@ def test_whatever_changes_a_grid_changes_its_footer():
 
     def footer(request=None, stat=STAT, geometry=geometry):
         request = request or request_of()
-        return grid_footer(request, stat, geometry, own_mpp=False)[schema.FOOTER_GRID]
+        return grid_footer(request, stat, geometry, FileSize())[schema.FOOTER_GRID]
 
     other_tissue = SlideRequest(
         uri="/s.svs", tiles=request_of().tiles, tissue=TissueOptions(qc="both")

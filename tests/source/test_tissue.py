@@ -105,3 +105,47 @@ def test_fractions_do_not_depend_on_how_the_mask_is_cut(data):
 def test_nonsense_is_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         TissueOptions(**options)
+
+
+def on(background, *, tissue=(180, 60, 140), frame=None, share=0.3):
+    """A picture of a slide: noise around a background, tissue, perhaps a frame."""
+    rng = np.random.default_rng(0)
+    pixels = np.clip(
+        np.asarray(background) + rng.normal(0, 6, (200, 300, 3)), 0, 255
+    ).astype(np.uint8)
+    n = round((share * 200 * 300) ** 0.5)
+    spots = rng.integers(-40, 40, (n, n, 1))
+    pixels[20 : 20 + n, 30 : 30 + n] = np.clip(np.asarray(tissue) + spots, 0, 255)
+    if frame is not None:
+        for edge in (pixels[:60], pixels[-60:], pixels[:, :60], pixels[:, -60:]):
+            edge[:] = frame
+    return pixels
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        on((4, 4, 20), tissue=(10, 20, 200)),  # DAPI
+        on((0, 0, 0), tissue=(20, 180, 40)),
+        on((12, 12, 12), tissue=(130, 130, 130)),  # one channel as gray
+        on((30, 30, 30), tissue=(60, 60, 60), share=0.05),
+        np.zeros((20, 30, 3), np.uint8),
+    ],
+)
+def test_a_dark_background_looks_like_fluorescence(pixels):
+    assert tissue.is_dark_field(pixels)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        on((244, 244, 244)),
+        on((205, 200, 190)),  # old glass
+        on((244, 244, 244), frame=(0, 0, 0)),  # most of it is a black frame
+        on((244, 244, 244), tissue=(70, 45, 30), share=0.5),  # dark brown of IHC
+        on((110, 70, 60), tissue=(70, 45, 40)),  # tissue without any glass
+        np.full((20, 30, 3), 255, np.uint8),
+    ],
+)
+def test_bright_fields_do_not(pixels):
+    assert not tissue.is_dark_field(pixels)

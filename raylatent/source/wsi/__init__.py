@@ -8,7 +8,7 @@ from raylatent.source.wsi.geometry import (
     size_name,
 )
 from raylatent.source.wsi.handle import READER, SlideHandle
-from raylatent.source.wsi.overview import scaled, thumbnail, whole
+from raylatent.source.wsi.overview import draw_tiles, scaled, thumbnail, whole
 from raylatent.source.wsi.regions import Region, TileReader
 from raylatent.source.wsi.selection import filter_tiles, select_tiles
 from raylatent.source.wsi.wsi import WSI, open_grid
@@ -21,6 +21,7 @@ __all__ = [
     "SlideHandle",
     "TileOptions",
     "TileReader",
+    "draw_tiles",
     "filter_tiles",
     "geometry_of",
     "open_grid",

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import ConfigError, SourceError
+from raylatent.pixel_size import why_not_mpp
+from raylatent.source.wsi.mpp import GivenSize
 
 UPSAMPLING = 1.1
 """A finest level coarser than the target by more than this is refused."""
@@ -31,6 +33,7 @@ class TileOptions:
         tile_um: Side of its window on the slide: µm, or a magnification as `10x`.
         stride_div: Tiles are window / stride_div apart: 2 for half overlaps.
         mpp: µm a pixel of level 0, for slides that do not say.
+        mpp_of_slide: Likewise of just this slide, whatever its file says.
         origin: Top left of the first tile, level-0 pixels.
         use_edge_tiles: Also tiles that reach beyond the slide, white there.
         allow_upsampling: Also slides whose finest level is coarser than the tiles.
@@ -41,6 +44,7 @@ class TileOptions:
     tile_um: float | str
     stride_div: float = 1.0
     mpp: float | None = None
+    mpp_of_slide: float | None = None
     origin: tuple[int, int] = (0, 0)
     use_edge_tiles: bool = False
     allow_upsampling: bool = False
@@ -55,9 +59,16 @@ class TileOptions:
         if not 0 < self.stride_div < math.inf:
             message = f"stride_div is {self.stride_div}, not above 0"
             raise ConfigError(message)
-        if self.mpp is not None and not 0 < self.mpp < math.inf:
-            message = f"mpp is {self.mpp}, not above 0 µm a pixel"
-            raise ConfigError(message)
+        for value in (self.mpp, self.mpp_of_slide):
+            why_not = None if value is None else why_not_mpp(value)
+            if why_not is not None:
+                message = f"mpp is {value:g} µm a pixel, {why_not}"
+                raise ConfigError(message)
+
+    @property
+    def given_mpp(self) -> GivenSize:
+        """What the user says of the size of a pixel."""
+        return GivenSize(of_slide=self.mpp_of_slide, of_all=self.mpp)
 
 
 @dataclass(frozen=True, kw_only=True)

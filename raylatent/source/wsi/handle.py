@@ -10,10 +10,10 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from raylatent.errors import ContentError, MissingMPPError, SourceError, StorageError
+from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.source.slides import LocalSlide, dicom_files
 from raylatent.source.wsi.jpeg_tiff import JpegTiff, probes
-from raylatent.source.wsi.mpp import mpp_of
+from raylatent.source.wsi.mpp import FileSize, file_size
 from raylatent.storage import reason
 
 READER = f"openslide-{openslide.__library_version__}"
@@ -154,21 +154,10 @@ class SlideHandle:
         """What reads the pixels: `jpeg-tiff` or `openslide`."""
         return "openslide" if self._tiff is None else "jpeg-tiff"
 
-    def mpp(self, given: float | None = None) -> float:
-        """µm a pixel of level 0: the slide's own, else as given.
-
-        Raises:
-            MissingMPPError: There is neither.
-        """
-        mpp = mpp_of(self.properties)
-        mpp = given if mpp is None else mpp
-        if mpp is None:
-            message = (
-                f"slide {self.slide} does not say how many µm a pixel is: give --mpp "
-                "(mpp= in Python), or a column mpp in the annotations"
-            )
-            raise MissingMPPError(message)
-        return mpp
+    @property
+    def file_size(self) -> FileSize:
+        """What the file says of the size of its pixels."""
+        return file_size(self.properties)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Pixels of a level, (height, width, 3) uint8 RGB.

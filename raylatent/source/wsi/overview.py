@@ -132,12 +132,25 @@ def thumbnail(
     scale = (width or 0) / handle.dimensions[0] or _THUMB_PX / max(handle.dimensions)
     width, height = (max(1, round(side * scale)) for side in handle.dimensions)
     image = Image.fromarray(whole(handle, (width, height)))
-    if geometry is None or kept is None:
-        return image
+    if geometry is not None and kept is not None:
+        draw_tiles(image, geometry, kept, scale)
+    return image
+
+
+def draw_tiles(
+    image: Image.Image, geometry: Geometry, kept: NDArray[np.bool_], scale: float
+) -> None:
+    """Draw the kept tiles of a grid on a picture of the slide, in place.
+
+    Args:
+        image: Of the whole slide.
+        geometry: The grid.
+        kept: Which tiles, (rows, cols).
+        scale: Pixels of the picture for one of level 0.
+    """
     draw = ImageDraw.Draw(image, "RGBA")
     for row, col in np.argwhere(kept):
         x, y = geometry.xs[col] * scale, geometry.ys[row] * scale
         side = geometry.window_px * scale
         box = (x, y, max(x, x + side - 1), max(y, y + side - 1))
         draw.rectangle(box, fill=(*_GRID_COLOR, 24), outline=(*_GRID_COLOR, 255))
-    return image

@@ -1,5 +1,6 @@
 """WSI: a slide, its grid of tiles, and what of it is tissue."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
@@ -14,9 +15,12 @@ from raylatent.source.slides import local_slide, slide_name
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.wsi.geometry import Geometry, TileOptions, geometry_of
 from raylatent.source.wsi.handle import SlideHandle
+from raylatent.source.wsi.mpp import mpp_of, remarks_on_mpp
 from raylatent.source.wsi.overview import thumbnail
 from raylatent.source.wsi.regions import TileReader
 from raylatent.source.wsi.selection import filter_tiles, fractions_of, select_tiles
+
+logger = logging.getLogger(__name__)
 
 QCMethod = str | Callable[["WSI"], NDArray[np.bool_]]
 
@@ -39,7 +43,8 @@ class WSI:
         tile_px: Side of a tile in pixels.
         tile_um: Side of its window in µm, or a magnification as `10x`.
         stride_div: Tiles are window / stride_div apart.
-        mpp: µm a pixel of level 0, where the slide does not say.
+        mpp: µm a pixel of level 0; it overrules what the slide's file says, with a
+            line where that differs.
         origin: Top left of the first tile, level-0 pixels.
         use_edge_tiles: Also tiles that reach beyond the slide, white there.
         allow_upsampling: Also where the finest level is coarser than the tiles.
@@ -72,7 +77,7 @@ class WSI:
             tile_px=tile_px,
             tile_um=tile_um,
             stride_div=stride_div,
-            mpp=mpp,
+            mpp_of_slide=mpp,
             origin=origin,
             use_edge_tiles=use_edge_tiles,
             allow_upsampling=allow_upsampling,
@@ -81,6 +86,9 @@ class WSI:
         self.path = os.fspath(path)
         self.name = slide_name(self.path)
         self._open()
+        own = self.handle.file_size
+        for remark in remarks_on_mpp(self.name, own, self.options.given_mpp):
+            logger.warning("%s", remark)
         self.grid: NDArray[np.bool_] = np.ones(self.geometry.shape, bool)
 
     def _open(self) -> None:
@@ -280,7 +288,7 @@ def open_grid(
     geometry = geometry_of(
         slide,
         options,
-        mpp=handle.mpp(options.mpp),
+        mpp=mpp_of(slide, handle.file_size, options.given_mpp),
         dimensions=handle.dimensions,
         downsamples=handle.downsamples,
     )
