@@ -92,6 +92,9 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_SAID_ONCE = (annotations.__name__, names.__name__, "raylatent.mapping.fonts")
+
+
 class _Once(logging.Filter):
     """What is said of names and labels is said once, however often they are read."""
 
@@ -101,8 +104,7 @@ class _Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         line = record.getMessage()
-        again = record.name in (annotations.__name__, names.__name__)
-        again = again and line in self._said
+        again = record.name in _SAID_ONCE and line in self._said
         self._said.add(line)
         return not again
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from raylatent.errors import MapError
+from raylatent.mapping.fonts import make_legible
 from raylatent.storage import Store, absolute
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def save_figure(
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure)
+    make_legible(figure)
     buffer = io.BytesIO()
     # Text stays text in PDF and SVG, and the file does not depend on the day.
     with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.mapping.colors import colors_by_name
+from raylatent.mapping.fonts import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,4 +101,4 @@ def shown(name: str, max_chars: int = _MAX_CHARS) -> str:
     """A label in one line, however long it is and whatever is in it."""
     line = " ".join(name.split())
     line = "".join(char if char.isprintable() else "�" for char in line)
-    return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
+    return short(line, max_chars)

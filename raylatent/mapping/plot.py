@@ -19,6 +19,7 @@ from raylatent.mapping.density import (
 )
 from raylatent.mapping.density_plot import show_counts, show_majority
 from raylatent.mapping.figure import save_figure
+from raylatent.mapping.fonts import make_legible
 from raylatent.mapping.legend import draw_legend, label_colors
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def show_map(
 
         _, ax = plt.subplots(figsize=(7.5, 6.0), layout="constrained")
     draw_map(ax, xy, labels, style)
+    make_legible(ax)
     return ax
 
 
@@ -197,7 +199,8 @@ def _draw_values(
         drawn = ax.imshow(
             mean.T, origin="lower", extent=extent, cmap=cmap, interpolation="nearest"
         )
-    ax.figure.colorbar(drawn, ax=ax, label=style.legend or "")
+    bar = ax.figure.colorbar(drawn, ax=ax, label=style.legend or "")
+    make_legible(bar.ax)
 
 
 def _draw_categories(

@@ -249,7 +249,7 @@ def _uri_of(
     found = known.get(name)
     if isinstance(found, str):
         return found
-    if name.endswith(SUFFIXES):
+    if name.lower().endswith(SUFFIXES):
         return absolute(name)
     if not given:
         message = (

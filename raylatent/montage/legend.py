@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from raylatent import schema
 from raylatent.mapping.colors import colors_by_name
+from raylatent.mapping.fonts import Fonts, fonts_for
+from raylatent.mapping.legend import shown
 from raylatent.montage.cells import PartialCells
 from raylatent.montage.tally import label_names
 
@@ -92,9 +92,11 @@ def add_legend(
     if not entries:
         return picture
     size = min(120, max(12, picture.height // 36))
-    font = _font(size)
-    names = [_shorten(name) for name, _ in entries]
-    widest = max(font.getlength(name) for name in names)
+    names = [name for name, _ in entries]
+    fonts = fonts_for(names)
+    names = [shown(fonts.written(name), _MAX_CHARS) for name in names]
+    parts = [_runs(name, fonts, size) for name in names]
+    widest = max(sum(font.getlength(text) for text, font in runs) for runs in parts)
     line = round(size * 1.7)
     panel = round(widest + 3.6 * size)
     height = max(picture.height, line * len(names) + 2 * size)
@@ -102,28 +104,34 @@ def add_legend(
     canvas.paste(picture, (0, height - picture.height))
     draw = ImageDraw.Draw(canvas)
     ink = _ink(background)
-    for i, (name, (_, color)) in enumerate(zip(names, entries, strict=True)):
+    for i, (runs, (_, color)) in enumerate(zip(parts, entries, strict=True)):
         x, y = picture.width + size, size + i * line
         draw.rectangle((x, y, x + size - 1, y + size - 1), fill=color)
-        # "lm": the text's left middle, so that it stands level with its color.
-        middle = (x + round(1.6 * size), y + size // 2)
-        draw.text(middle, name, fill=ink, font=font, anchor="lm")
+        _write(draw, (x + round(1.6 * size), y + size // 2), runs, ink)
     return canvas
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships: it has accents, Greek and Cyrillic.
-
-    Its folder is found without importing it, which takes longer than to draw a legend.
-    """
-    found = find_spec("matplotlib")
-    folder = Path(found.origin if found and found.origin else "").parent / "mpl-data"
-    return ImageFont.truetype(str(folder / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+Runs = Sequence[tuple[str, ImageFont.FreeTypeFont]]
 
 
-def _shorten(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= _MAX_CHARS else name[: _MAX_CHARS - 1] + "…"
+def _runs(name: str, fonts: Fonts, size: int) -> Runs:
+    """Parts of a text with their fonts."""
+    return [(text, ImageFont.truetype(path, size)) for text, path in fonts.runs(name)]
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, middle: tuple[float, float], runs: Runs, ink: str
+) -> None:
+    """A text on one line, so that it stands level with a place at its left."""
+    # Parts stand on one line, that of the first.
+    text, font = runs[0]
+    tops = [
+        draw.textbbox((0, 0), text, font, anchor=anchor)[1] for anchor in ("lm", "ls")
+    ]
+    x, y = middle[0], middle[1] + tops[0] - tops[1]
+    for text, font in runs:
+        draw.text((x, y), text, fill=ink, font=font, anchor="ls")
+        x += font.getlength(text)
 
 
 def _ink(background: str) -> str:

@@ -17,6 +17,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping.fonts import make_legible
 from raylatent.mapping.legend import as_written, shown
 from raylatent.montage.grid import Grid
 from raylatent.montage.images import Tile
@@ -263,4 +264,5 @@ def show_raster(
         )
     ax.set_xlabel("x")
     ax.set_ylabel("y")
+    make_legible(ax)
     return ax

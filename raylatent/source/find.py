@@ -1,11 +1,17 @@
 """Which slides there are: TFRecord files by their stem, and searching for sources."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from raylatent.errors import SourceError, StorageError
-from raylatent.source.framing import SUFFIXES
+from raylatent.source.framing import without_ending
 from raylatent.storage import absolute, is_uri, list_files
+
+logger = logging.getLogger(__name__)
+
+_COMPRESSED = frozenset({"gz", "gzip", "zlib", "bz2", "xz", "zst", "zip"})
 
 
 def find_tfrecords(paths: Sequence[str], *, below: str | None = None) -> dict[str, str]:
@@ -13,7 +19,8 @@ def find_tfrecords(paths: Sequence[str], *, below: str | None = None) -> dict[st
 
     Args:
         paths: Files, folders (searched recursively for `*.tfrecords` and
-            `*.tfrecord`; macOS's `._*` are passed over) or URIs of either.
+            `*.tfrecord`; macOS's `._*` are passed over, compressed ones are said) or
+            URIs of either.
         below: Only files that have a folder of this name above them.
 
     Raises:
@@ -22,11 +29,9 @@ def find_tfrecords(paths: Sequence[str], *, below: str | None = None) -> dict[st
     """
 
     def wanted(files: list[str]) -> list[str]:
-        return [
-            file
-            for file in files
-            if _is_tfrecord(file) and (below is None or below in file.split("/")[:-1])
-        ]
+        own = [f for f in files if below is None or below in f.split("/")[:-1]]
+        _say_compressed(own)
+        return [file for file in own if _is_tfrecord(file)]
 
     found: dict[str, str] = {}
     for path in paths:
@@ -71,15 +76,42 @@ def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> li
         raise SourceError(message)
     if files == [absolute(path)]:  # named itself, whatever its ending
         return files
-    files = wanted(files)
+    found, files = files, wanted(files)
     if not files:
-        message = f"{path} holds no {what}: give the folder that does"
+        message = f"{path} holds no {what}{_instead(found)}: give the folder that does"
         raise SourceError(message)
     for file in files:
         if _not_utf8(file):
             message = f"the name of {file!r} is not in UTF-8: rename the file"
             raise SourceError(message)
     return files
+
+
+def _instead(files: Sequence[str]) -> str:
+    """In words, of what kinds a folder's files are."""
+    endings = Counter(PurePosixPath(file).suffix.lower() or "no" for file in files)
+    if not endings:
+        return ", and no file at all"
+    kinds = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(3))
+    return f" (its files by ending: {kinds})"
+
+
+def _say_compressed(files: Sequence[str]) -> None:
+    """TFRecords that are left out since they are compressed, unless they are there."""
+    stems = {file: file.rpartition(".")[0] for file in files if _is_compressed(file)}
+    there = set(files) if stems else set()
+    packed = [file for file, stem in stems.items() if stem not in there]
+    if packed:
+        logger.warning(
+            "%d TFRecords are compressed and left out, as %s: unpack them (gunzip), "
+            "since tiles are read from anywhere in a file",
+            *(len(packed), packed[0]),
+        )
+
+
+def _is_compressed(file: str) -> bool:
+    stem, _, ending = file.rpartition(".")
+    return ending.lower() in _COMPRESSED and _is_tfrecord(stem)
 
 
 def _not_utf8(file: str) -> bool:
@@ -102,7 +134,7 @@ def _same_file(one: str, other: str) -> bool:
 
 def _is_tfrecord(file: str) -> bool:
     name = file.rsplit("/", 1)[-1]
-    return name.endswith(SUFFIXES) and not name.startswith("._")
+    return without_ending(name) is not None and not name.startswith("._")
 
 
 def slide_name(file: str) -> str:
@@ -112,7 +144,5 @@ def slide_name(file: str) -> str:
     'TCGA-01.v2'
     """
     name = file.rsplit("/", 1)[-1]
-    for suffix in SUFFIXES:
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name
+    stem = without_ending(name)
+    return name if stem is None else stem

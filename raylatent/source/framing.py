@@ -18,6 +18,18 @@ MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - FRAME_BYTES
 SUFFIXES = (".tfrecords", ".tfrecord")
 
 
+def without_ending(name: str) -> str | None:
+    """A TFRecord's name or path without its ending; None where it has none.
+
+    >>> without_ending("a.v2.TFRecords"), without_ending("a.tfrecords.bak")
+    ('a.v2', None)
+    """
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return None
+
+
 def masked_crc(data: bytes | memoryview) -> int:
     """TFRecord's masked CRC32C.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from raylatent.errors import SourceError, StorageError
 from raylatent.source.filebytes import FileBytes
+from raylatent.source.framing import header_length
 from raylatent.source.resync import Kind, Span, spans
 from raylatent.source.sidecar import (
     Frames,
@@ -58,10 +59,28 @@ def index_tfrecord(uri: str) -> TFRecordIndex:
     """
     with open_input(uri) as file:
         data = FileBytes(uri, file, file.size())
+        _refuse_compressed(data)
         frames = sidecar_frames(uri, data.size)
         if frames is not None and headers_agree(data, frames):
             return TFRecordIndex(*frames, sidecar=True)
         return _index(data, spans(data))
+
+
+def _refuse_compressed(data: FileBytes) -> None:
+    """What TensorFlow writes with compression is one stream: no record can be sought."""
+    start = bytes(data.header(0))
+    if header_length(start) is not None or len(start) < 2:
+        return
+    # gzip's mark; zlib's first byte for deflate, and the check of its first two
+    kind = "gzip'ed" if start[:2] == b"\x1f\x8b" else ""
+    if start[0] == 0x78 and int.from_bytes(start[:2], "big") % 31 == 0:
+        kind = "compressed by zlib"
+    if kind:
+        message = (
+            f"{data.uri} is {kind}: tiles are read from anywhere in a TFRecord, so unpack "
+            "it (gunzip), or write it without compression"
+        )
+        raise SourceError(message)
 
 
 def _index(data: FileBytes, found: Iterable[Span]) -> TFRecordIndex:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raylatent.errors import SourceError, StorageError
 from raylatent.source.filebytes import FileBytes
-from raylatent.source.framing import FRAME_BYTES, MAX_FRAME_BYTES, SUFFIXES
+from raylatent.source.framing import FRAME_BYTES, MAX_FRAME_BYTES, without_ending
 from raylatent.source.resync import find_record
 from raylatent.storage import open_input, reason, retry
 
@@ -47,10 +47,8 @@ def sidecar_name(uri: str) -> str:
     >>> sidecar_name("tiles/a.tfrecords")
     'tiles/a.index.npz'
     """
-    for suffix in SUFFIXES:
-        if uri.endswith(suffix):
-            return f"{uri.removesuffix(suffix)}.index.npz"
-    return f"{uri}.index.npz"
+    stem = without_ending(uri)
+    return f"{uri if stem is None else stem}.index.npz"
 
 
 def sidecar_frames(uri: str, size: int) -> Frames | None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from raylatent.errors import SourceError
-from raylatent.source.framing import SUFFIXES
+from raylatent.source.framing import without_ending
 from raylatent.storage import Store
 
 _FOLDER = re.compile(r"^(\d+)px_(.+)$")
@@ -17,7 +17,7 @@ def size_folders(folder: str) -> list[str]:
         {
             part
             for name in Store(folder).list()
-            if name.endswith(SUFFIXES)
+            if without_ending(name) is not None
             for part in name.split("/")[:-1]
             if _FOLDER.match(part)
         }

@@ -1,18 +1,32 @@
 """Which whole slides there are, the files each is made of, and one that can be opened.
 
 A slide is a file, and is called as its stem; with MIRAX the folder beside it belongs to
-it. A DICOM slide is a folder of `*.dcm` files, one series, and is called as the folder.
+it. A DICOM slide is a folder of DICOM files, one series, and is called as the folder:
+`*.dcm`, and files without an ending of letters (`IM0001`, a UID) that begin as DICOM does.
 """
 
 import hashlib
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from raylatent.errors import SourceError, StorageError
+from raylatent.errors import ConfigError, SourceError, StorageError
 from raylatent.source.find import add, search
 from raylatent.source.staging import Staged, stage
-from raylatent.storage import FileStat, absolute, file_stat, is_uri, list_files
+from raylatent.storage import (
+    FileStat,
+    absolute,
+    file_stat,
+    is_uri,
+    list_files,
+    open_input,
+    retry,
+)
+
+logger = logging.getLogger(__name__)
 
 DICOM = ".dcm"
 MIRAX = ".mrxs"
@@ -30,6 +44,10 @@ SLIDE_SUFFIXES = (
     ".vms",
     ".vmu",
 )
+_DICOM_ENDINGS = frozenset({".dicom", ".dic", ".ima"})  # and none, or a UID's number
+_DICOM_MARK, _DICOM_MARK_AT = b"DICM", 128
+_DICOM_DIRECTORY = "dicomdir"  # begins as DICOM, and lists other files
+_MOST_OPENED = 16  # of a folder that has no DICOM file among the first
 _SCATTERED = (".vms", ".vmu")  # made of files that only their text names
 
 
@@ -51,7 +69,9 @@ def find_slides(paths: Sequence[str]) -> dict[str, str]:
 
     Args:
         paths: Slides, folders (searched recursively for files that OpenSlide may open;
-            macOS's `._*` are passed over) or URIs of either.
+            macOS's `._*` are passed over) or URIs of either. Of the files of a folder
+            that have no ending the first 16 are looked into: if one is DICOM, the folder
+            is a slide.
 
     Raises:
         SourceError: A path is not there or holds none, or two slides have one name.
@@ -59,18 +79,51 @@ def find_slides(paths: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in paths:
         for file in search(path, _slides, f"slide ({', '.join(SLIDE_SUFFIXES)})"):
-            uri = _folder(file) if _suffix(file) == DICOM else file
+            uri = _folder(file) if is_dicom(file) else file
             add(found, slide_name(uri), uri)
     return dict(sorted(found.items()))
 
 
 def _slides(files: list[str]) -> list[str]:
-    names = ((file, file.rsplit("/", 1)[-1]) for file in files)
-    return [
+    names = [(file, file.rsplit("/", 1)[-1]) for file in files]
+    found = [
         file
         for file, name in names
         if _suffix(name) in SLIDE_SUFFIXES and not name.startswith("._")
     ]
+    unnamed: dict[str, list[str]] = defaultdict(list)
+    for file, name in names:
+        if _may_be_dicom(name):
+            unnamed[file[: -len(name)]].append(file)
+    # One of a folder says that the folder is a slide.
+    for inside in unnamed.values():
+        found += islice(filter(is_dicom, inside[:_MOST_OPENED]), 1)
+    return found
+
+
+def is_dicom(file: str) -> bool:
+    """Whether a file is DICOM: by its ending, or without one by how it begins."""
+    if _suffix(file) == DICOM:
+        return True
+    if not _may_be_dicom(file.rsplit("/", 1)[-1]):
+        return False
+    try:
+        with open_input(file) as opened:
+            start = retry(
+                lambda: opened.read_at(len(_DICOM_MARK), _DICOM_MARK_AT), f"read {file}"
+            )
+    except (ConfigError, StorageError) as error:
+        logger.warning("it is not known whether %r is DICOM: %s", file, error)
+        return False
+    return bytes(start) == _DICOM_MARK
+
+
+def _may_be_dicom(name: str) -> bool:
+    """Whether a name leaves open what the file is: no ending, or that of a UID."""
+    if name.startswith(".") or name.lower() == _DICOM_DIRECTORY:
+        return False
+    ending = _suffix(name)
+    return not ending or ending[1:].isdigit() or ending in _DICOM_ENDINGS
 
 
 def _suffix(file: str) -> str:
@@ -99,9 +152,10 @@ def slide_files(uri: str) -> list[str]:
     Raises:
         StorageError: It is not there, or cannot be listed.
     """
-    if _suffix(uri) == DICOM:
-        uri = _folder(uri)
     files = list_files(uri)
+    if files == [absolute(uri)] and is_dicom(uri):
+        uri = _folder(uri)
+        files = list_files(uri)
     if files is None:
         message = f"no such slide: {uri}"
         raise StorageError(message)
@@ -110,7 +164,7 @@ def slide_files(uri: str) -> list[str]:
         return [
             file
             for file in files
-            if _suffix(file) == DICOM and file.rsplit("/", 1)[0] == folder
+            if file.rsplit("/", 1)[0] == folder and is_dicom(file)
         ]
     if _suffix(uri) == MIRAX:
         return files + (list_files(absolute(uri)[: -len(MIRAX)]) or [])
@@ -125,7 +179,7 @@ def slide_stat(uri: str) -> FileStat:
     """
     stats = [file_stat(file) for file in slide_files(uri)]
     if not stats:
-        message = f"no *{DICOM} file in {uri}"
+        message = f"no DICOM file in {uri}"
         raise StorageError(message)
     if len(stats) == 1:
         return stats[0]
@@ -155,20 +209,20 @@ def local_slide(uri: str) -> LocalSlide:
     files = slide_files(uri)
     staged = stage(files, slide_stat(uri))
     main = staged.folder / files[0].rsplit("/", 1)[-1]
-    is_dicom = _suffix(files[0]) == DICOM
-    return LocalSlide(_dicom_file(staged.folder) if is_dicom else main, staged)
+    is_folder = files[0] != absolute(uri)
+    return LocalSlide(_dicom_file(staged.folder) if is_folder else main, staged)
 
 
 def _dicom_file(folder: Path) -> Path:
     """One file of a DICOM folder; OpenSlide finds the others of its series."""
     files = dicom_files(folder)
     if not files:
-        message = f"{folder} is a folder without a *{DICOM} file, no slide"
+        message = f"{folder} is a folder without a DICOM file, no slide"
         raise SourceError(message)
     return files[0]
 
 
 def dicom_files(folder: Path) -> list[Path]:
     """The DICOM files of a folder, the largest first."""
-    files = [file for file in folder.iterdir() if _suffix(file.name) == DICOM]
+    files = [f for f in folder.iterdir() if f.is_file() and is_dicom(str(f))]
     return sorted(files, key=lambda file: (-file.stat().st_size, file.name))

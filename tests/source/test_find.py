@@ -119,3 +119,34 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(SourceError, match=r"cannot be searched.*Permission denied"):
         find_tfrecords([str(tmp_path)])
+
+
+def test_endings_in_any_case(tmp_path):
+    one, other = touch(tmp_path, "A.TFRECORDS", "b.TFRecord")
+    touch(tmp_path, "c.tfrecords.bak", "d.tfrecords~", "e.tfrecords.tmp")
+    assert find_tfrecords([str(tmp_path)]) == {"A": one, "b": other}
+
+
+def test_compressed_files_are_said(tmp_path, caplog):
+    (file,) = touch(tmp_path, "a.tfrecords")
+    touch(tmp_path, "a.tfrecords.gz", "other.csv.gz")
+    assert find_tfrecords([str(tmp_path)]) == {"a": file}
+    assert not caplog.messages  # it is there unpacked
+    (packed,) = touch(tmp_path, "b.tfrecords.GZ")
+    assert find_tfrecords([str(tmp_path)]) == {"a": file}
+    assert f"1 TFRecords are compressed and left out, as {packed}" in caplog.text
+    (tmp_path / "a.tfrecords").unlink()
+    says = (
+        r"holds no \*\.tfrecords or .*\(its files by ending: 3 \.gz\): give the folder"
+    )
+    with pytest.raises(SourceError, match=says):
+        find_tfrecords([str(tmp_path)])
+
+
+def test_a_file_whose_name_is_not_utf8_may_be_anything(tmp_path, caplog):
+    from raylatent.source.slides import find_slides
+
+    os.close(os.open(os.fsencode(tmp_path) + b"/\xff", os.O_CREAT))
+    touch(tmp_path, "s.svs")
+    assert list(find_slides([str(tmp_path)])) == ["s"]
+    assert "it is not known whether" in caplog.text

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from raylatent.errors import SourceError, StorageError
+from raylatent.source import slides
 from raylatent.source.slides import (
     dicom_files,
     find_slides,
@@ -39,6 +40,56 @@ def test_dicom_is_called_as_its_folder(folder):
     assert len(slide_files(str(folder / "d"))) == 2
     assert local_slide(str(folder / "d")).path.suffix == ".dcm"
     assert len(dicom_files(folder / "d")) == 2
+
+
+DICOM = bytes(128) + b"DICM" + bytes(99)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("IM0001", "IM0002"),
+        ("1.2.840.10008.5.1", "1.2.840.10008.5.2"),
+        ("a.dicom", "B.IMA"),
+        ("1.dcm", "2"),
+    ],
+)
+def test_dicom_without_the_usual_ending(tmp_path, names):
+    slide = tmp_path / "slides" / "S-07"
+    slide.mkdir(parents=True)
+    for size, name in enumerate(names, 1):
+        (slide / name).write_bytes(DICOM + bytes(size))
+    (slide / "LICENSE").write_bytes(b"no DICOM")
+    (slide / "empty").write_bytes(b"")
+    (slide / "DICOMDIR").write_bytes(DICOM)
+    (slide / ".IM0003").write_bytes(DICOM)
+    assert find_slides([str(tmp_path)]) == {"S-07": str(slide)}
+    assert find_slides([str(slide / names[0])]) == {"S-07": str(slide)}
+    files = sorted(str(slide / name) for name in names)
+    assert slide_files(str(slide)) == slide_files(str(slide / names[0])) == files
+    assert [file.name for file in dicom_files(slide)] == list(reversed(names))
+    assert local_slide(str(slide)).path == slide / names[1]
+    assert slide_stat(str(slide)).size == 2 * len(DICOM) + 3
+
+
+def test_a_folder_of_many_other_files_is_not_read(tmp_path, monkeypatch):
+    opened = []
+    real = slides.open_input
+    monkeypatch.setattr(slides, "open_input", lambda f: opened.append(f) or real(f))
+    for i in range(40):
+        (tmp_path / f"tile{i}.png").write_bytes(DICOM)
+        (tmp_path / f"{i:04}").write_bytes(b"other")
+    (tmp_path / "s.svs").write_bytes(b"slide")
+    assert find_slides([str(tmp_path)]) == {"s": str(tmp_path / "s.svs")}
+    assert len(opened) == 16
+
+
+def test_other_files_of_a_folder_are_said(tmp_path):
+    for name in ("a.zip", "b.ZIP", "README"):
+        (tmp_path / name).write_bytes(b"")
+    says = r"holds no slide .*\(its files by ending: 2 \.zip, 1 no\): give the folder"
+    with pytest.raises(SourceError, match=says):
+        find_slides([str(tmp_path)])
 
 
 def test_a_named_file_is_a_slide_whatever_its_ending(folder):

@@ -1,9 +1,11 @@
 """Where the records are: from headers, from the index beside, after any damage."""
 
+import gzip
 import io
 import pickle
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -262,3 +264,26 @@ def test_frames_of_a_unit_that_changed(tmp_path):
     write_sidecar(path, frames_of([b"abc"] * 5))
     with pytest.raises(StorageError, match="run again"):
         frames_beside(str(path), 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("pack", "says"),
+    [
+        (gzip.compress, r"a\.tfrecords is gzip'ed: .* so unpack it \(gunzip\), or"),
+        (zlib.compress, r"a\.tfrecords is compressed by zlib"),
+        (lambda data: zlib.compress(data, 1), "compressed by zlib"),
+        (lambda data: zlib.compress(data, 9), "compressed by zlib"),
+    ],
+)
+def test_a_compressed_file_is_called_so(tmp_path, pack, says):
+    path = tmp_path / "a.tfrecords"
+    path.write_bytes(pack(frame(b"payload") * 9))
+    with pytest.raises(SourceError, match=says):
+        index_tfrecord(str(path))
+
+
+@pytest.mark.parametrize("n_bytes", [0x8B1F, 0x9C78, 0x0178])
+def test_a_length_that_looks_like_compression_is_a_length(tmp_path, n_bytes):
+    path = tmp_path / "a.tfrecords"
+    path.write_bytes(frame(bytes(n_bytes)))
+    assert index_tfrecord(str(path)).lengths.tolist() == [n_bytes + 16]
