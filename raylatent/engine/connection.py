@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from raylatent.caches import use_private_caches
 from raylatent.engine.cores import usable_cores
 from raylatent.engine.local_ray import started_by_uv_is_ignored, temporary_folder, token
 from raylatent.engine.progress import duration
@@ -61,6 +62,7 @@ def _start() -> None:
     folder = temporary_folder()
     options["_temp_dir"] = folder
     token()
+    use_private_caches()  # of the workers, too
     try:
         with started_by_uv_is_ignored():
             _init("Ray is being started on this machine", address="local", **options)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raylatent.caches import use_private_caches
 from raylatent.errors import MapError
 from raylatent.mapping.parameters import MapParameters
 
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 def make_umap(params: MapParameters, **values: Any) -> Any:  # noqa: ANN401
     """umap-learn's estimator, seeded and on one thread."""
+    use_private_caches()
     import umap  # noqa: PLC0415  (slow)
 
     other = {
@@ -86,6 +88,7 @@ def umap_curve(params: MapParameters) -> tuple[float, float]:
     """The parameters a and b of the layout's curve."""
     a, b = params.option("a", None), params.option("b", None)
     if a is None or b is None:
+        use_private_caches()
         from umap.umap_ import find_ab_params  # noqa: PLC0415  (slow)
 
         a, b = find_ab_params(params.option("spread", 1.0), params.min_dist)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from raylatent.caches import use_private_caches
 from raylatent.errors import MapError
 from raylatent.mapping.fonts import make_legible
 from raylatent.storage import Store, absolute
@@ -34,6 +35,7 @@ def save_figure(
     if suffix not in PICTURES:
         message = f"cannot draw into {uri}: the name ends in none of {PICTURES}"
         raise MapError(message)
+    use_private_caches()
     from matplotlib import rc_context  # noqa: PLC0415  (slow)
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
