@@ -229,15 +229,13 @@ def _mosaic(config: MosaicConfig) -> int:
 
 
 def _layers(config: LayersConfig) -> int:
-    from raylatent.model.features import Features  # noqa: PLC0415  (torch: slow)
+    from raylatent.model.features import model_layers  # noqa: PLC0415  (torch: slow)
 
-    features = Features(config.model, allow_pickle=config.allow_pickle, device="cpu")
-    rows = features.layer_shapes()
+    rows, postconv = model_layers(config.model, allow_pickle=config.allow_pickle)
     width = max((len(name) for name, _, _ in rows), default=0)
     kinds = max((len(kind) for _, kind, _ in rows), default=0)
     for name, kind, shape in rows:
         say(f"{name:<{width}}  {kind:<{kinds}}  {shape}")
-    postconv = features.shapes[features.layers[0]]
     say(f"{'postconv':<{width}}  {'':<{kinds}}  {postconv}")
     return 0
 

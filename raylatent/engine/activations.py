@@ -209,6 +209,7 @@ def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
         # Only where it is not the default: runs of before it was an option are the same.
         **({"resize": False} if config.resize is False else {}),
         **({"compiled": True} if config.compile else {}),
+        **({} if job.spec.output is None else {"output": job.spec.output}),
     }
 
 

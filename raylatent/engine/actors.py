@@ -192,6 +192,7 @@ def load_features(spec: ModelSpec, options: ActorOptions) -> Features:
         batch_size=options.batch_size,
         device="cuda" if options.num_gpus else "cpu",
         mixed_precision=options.mixed_precision,
+        check_rows=False,  # the driver did
     )
     check_model(features, options.model)
     if options.compiled:

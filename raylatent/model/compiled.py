@@ -1,6 +1,6 @@
 """Passes through a compiled model: the layers are outputs of the compiled function."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 from raylatent.errors import ModelError
-from raylatent.model.layers import LayerCapture
+from raylatent.model.layers import LayerCapture, Taken, separate
+from raylatent.model.outputs import Output
+from raylatent.model.pooling import Layout
 from raylatent.model.postconv import Target
-from raylatent.model.running import call_model, first_tensor
+from raylatent.model.running import call_model
 from raylatent.storage import reason
 
 _BACKEND = "inductor"
@@ -27,16 +29,23 @@ class CompiledCapture(LayerCapture):
     """
 
     def __init__(
-        self, model: nn.Module, targets: Sequence[Target], pooling: str | None
+        self,
+        model: nn.Module,
+        targets: Sequence[Target],
+        pooling: str | None,
+        *,
+        output: Output | None = None,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         """See LayerCapture."""
-        super().__init__(model, targets, pooling)
-        self._taken: dict[str, Tensor] = {}
+        super().__init__(model, targets, pooling, output=output, layouts=layouts)
+        self._taken = Taken(0)
         self._rows = 0
         options = _OPTIONS if _BACKEND == "inductor" else None
         self._compiled = torch.compile(
             self._pass, dynamic=False, backend=_BACKEND, options=options
         )
+        separate(model, [target.module for target in self.targets if target.alone])
         for target in self.targets:
             self.hook(target, self._take)
 
@@ -65,16 +74,17 @@ class CompiledCapture(LayerCapture):
             return found
 
         values, output = call_model(self.model, run, batch)
-        self._taken.clear()
+        self._taken = Taken(0)
         names = [target.layer for target in self.targets]
         return dict(zip(names, values, strict=True)), output
 
     def _pass(
         self, batch: Tensor, *, with_output: bool
     ) -> tuple[list[Tensor], Tensor | None]:
-        output = first_tensor(self.model(batch))
-        values = [self._taken[target.layer] for target in self.targets]
-        return values, output if with_output else None
+        self._taken = Taken(self._rows)
+        value = self.model(batch)
+        values = [self._taken.rows(target) for target in self.targets]
+        return values, self.output.of(value, self._rows) if with_output else None
 
     def _take(self, target: Target, value: object) -> None:
-        self._taken[target.layer] = self.reduce(target, value, self._rows)
+        self._taken.add(target, self.reduce(target, value, self._rows))

@@ -1,5 +1,6 @@
 """Features: a model's activations at named layers, for a batch of tiles."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial, reduce
 from operator import mul
@@ -13,10 +14,12 @@ from torch import Tensor
 from raylatent.config import POOLINGS
 from raylatent.errors import ConfigError, ModelError
 from raylatent.model.batches import as_batch, as_input
-from raylatent.model.layers import LayerCapture, layer_names
+from raylatent.model.layers import LayerCapture, by_own_names, layer_names
 from raylatent.model.load import complete_spec, load_model
 from raylatent.model.micro_batch import MicroBatch
-from raylatent.model.postconv import find_targets
+from raylatent.model.one_tile import refuse_other_rows, two_batches
+from raylatent.model.outputs import Output, row_shape
+from raylatent.model.postconv import POSTCONV, find_targets
 from raylatent.model.running import layer_shapes
 from raylatent.model.runtime import default_device, keep_float32
 from raylatent.model.slide_grid import GridOptions, feature_grid
@@ -24,10 +27,11 @@ from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
 from raylatent.tiles.preprocess import Standardizer
 
+logger = logging.getLogger(__name__)
+
 MIN_BATCH = 16
 """Smaller batches change bits with the number of threads (measured, oneDNN)."""
 _DEFAULT_TILE_PX = 224
-_PROBE_TILES = 2
 # How far the sum of probabilities may be from 1: bfloat16 has 8 bits.
 _SUM_TOLERANCE = 0.02
 
@@ -41,11 +45,11 @@ class Features:
         path: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, an nn.Module, or a
             ModelSpec.
         layers: A name or names in `named_modules()`, or `postconv`, the layer before
-            the classifier.
+            the classifier, or `output`, the model's own output.
         include_preds: Also return predictions.
-        pooling: `avg`, `max` or `cls`, of maps (n, c, h, w) over h and w, and of
-            tokens (n, tokens, c). Maps (n, h, w, c), as in Swin, are not recognized:
-            their c is taken for w.
+        pooling: `avg`, `max` or `cls`, of maps (n, c, h, w) or (n, h, w, c) over h and
+            w, and of tokens (n, tokens, c): the mean or largest of the patches, without
+            class and register tokens, or the class token.
         layer: The same as `layers`.
         tile_px: Side of the tiles, where the model does not say.
         mean: Of each channel, pixels scaled to 0..1; Slideflow's 0.5 where not known.
@@ -57,14 +61,23 @@ class Features:
         apply_softmax: Of predictions; default if the model has classes. Of one class
             it is a sigmoid: give False if the model ends in one by itself.
         allow_pickle: Allow a pickled module, which runs code from its file.
+        output: Which tensor is the model's output, where it returns several: index, key
+            or attribute; `a.b` for nested ones.
+        check_rows: Refuse a model whose rows depend on the other tiles of a batch, or
+            on chance; workers leave it out, since the driver has done it.
+
+    Attributes:
+        notes: What a user should know of how layers and output were chosen; logged
+            where rows are checked.
 
     A module from Python is left as it is: it runs in evaluation mode, and what was
     training goes on training.
 
     Raises:
         ConfigError: An argument is out of range.
-        ModelError: The model cannot be loaded.
-        LayerError: There is no such layer.
+        ModelError: The model cannot be loaded, which tensor is its output is not clear,
+            or its rows are no function of one tile.
+        LayerError: There is no such layer, or which one is meant cannot be told.
 
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
     >>> features = Features(net, layers="0", pooling="avg", tile_px=8)
@@ -89,6 +102,8 @@ class Features:
         mixed_precision: bool = False,
         apply_softmax: bool | None = None,
         allow_pickle: bool = False,
+        output: str | int | None = None,
+        check_rows: bool = True,
     ) -> None:
         """See the class."""
         self.layers = layer_names(layers, layer)
@@ -113,6 +128,7 @@ class Features:
             mean=mean,
             std=std,
             classes=classes,
+            output=output,
         )
         self.model = load_model(spec, self.device)
         self.spec: ModelSpec = complete_spec(spec, self.model)
@@ -121,32 +137,61 @@ class Features:
         self.softmax = (
             self.spec.classes is not None if apply_softmax is None else apply_softmax
         )
-        self._probe()
+        self._probe(check_rows=check_rows)
 
-    def _probe(self) -> None:
+    def _probe(self, *, check_rows: bool) -> None:
         """Find the layers and their shapes by running two tiles."""
-        sample, headless = self._sample(), self.spec.hub is not None
-        targets = find_targets(self.model, self.layers, sample, headless=headless)
-        self._capture: LayerCapture = LayerCapture(self.model, targets, self.pooling)
-        found, output = self._run(sample, with_output=True)
+        classes = self.spec.classes
+        chosen = Output(
+            self.spec.name, self.spec.output, None if classes is None else len(classes)
+        )
+        one, other = two_batches(self.tile_px)
+        sample, headless = self._standard(one), self.spec.hub is not None
+        targets = find_targets(
+            self.model, self.layers, sample, headless=headless, output=chosen
+        )
+        targets = by_own_names(self.model, targets, sample)
+        self._capture: LayerCapture = LayerCapture(
+            self.model, targets, self.pooling, output=chosen
+        )
+        self._capture.find_layouts(sample)
+        predicts = classes is not None or self.include_preds
+        found, output = self._run(sample, with_output=predicts)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
         if output is not None and (self.num_classes or 0) > 1 and self.softmax:
             # A model that ends in a softmax by itself is not softmaxed again.
-            off = float((output.sum(1) - 1).abs().max())
-            self.softmax = not (off <= _SUM_TOLERANCE and float(output.min()) >= 0)
+            scores = output.flatten(1)
+            off = float((scores.sum(1) - 1).abs().max())
+            self.softmax = not (off <= _SUM_TOLERANCE and float(scores.min()) >= 0)
+        self.notes = [target.note for target in targets if target.note]
+        self.notes += self._capture.notes
+        if chosen.several:
+            self.notes.append(f"the model's output is {chosen.several}")
+        if check_rows:
+            self._check_rows(sample, self._standard(other), with_output=predicts)
+            for note in self.notes:
+                logger.info("%s: %s", self.spec.name, note)
 
-    def _sample(self) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        shape = (_PROBE_TILES, self.tile_px, self.tile_px, 3)
-        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return self.standardized(pixels.to(self.device))
+    def _check_rows(self, one: Tensor, other: Tensor, *, with_output: bool) -> None:
+        def rows(batch: Tensor) -> dict[str, Tensor]:
+            # Without autocast, whose rounding would hide what is looked for.
+            run = partial(self._capture, with_output=with_output)
+            found, output = self._passes(run, batch)
+            return found if output is None else {**found, "predictions": output}
+
+        first, second = rows(one), rows(other)
+        bits = self._capture.bits
+        refuse_other_rows(self.model, self.spec.name, first, second, bits=bits)
+
+    def _standard(self, tiles: Tensor) -> Tensor:
+        return self.standardized(tiles.to(self.device))
 
     def _check_output(self, output: Tensor | None) -> int | None:
         """Number of predictions a tile, None where the model makes none."""
         classes = self.spec.classes
-        plain = output is not None and output.ndim == 2
-        n = output.shape[1] if output is not None and plain else None
+        shape = () if output is None else row_shape(output)
+        n = shape[0] if len(shape) == 1 else None
         if classes is not None and n != len(classes):
             message = (
                 f"{self.spec.name} has {len(classes)} classes but its output is "
@@ -177,10 +222,6 @@ class Features:
     def passed_at_once(self) -> int:
         """Tiles in one pass: `batch_size`, or fewer where a GPU had no room for them."""
         return self._passes.size
-
-    def layer_shapes(self) -> list[tuple[str, str, str]]:
-        """Name, class and output shape of every module, in order of execution."""
-        return layer_shapes(self.model, self._sample())
 
     def __call__(self, batch: Any, **options: Unpack[GridOptions]) -> Any:  # noqa: ANN401  (as `batch` is)
         """Activations of a batch or a slide, and predictions with `include_preds`.
@@ -227,7 +268,13 @@ class Features:
         from raylatent.model.compiled import CompiledCapture  # noqa: PLC0415  (slow)
 
         plain = self._capture
-        self._capture = CompiledCapture(plain.model, plain.targets, plain.pooling)
+        self._capture = CompiledCapture(
+            plain.model,
+            plain.targets,
+            plain.pooling,
+            output=plain.output,
+            layouts=plain.layouts,
+        )
         if self.device.type == "cuda":  # three passes over the pixels in one
             self.standardized.compile()
 
@@ -279,7 +326,7 @@ class Features:
             return self._passes(partial(self._capture, with_output=with_output), batch)
 
     def _predictions(self, output: Tensor) -> Tensor:
-        output = output.to(torch.float32)
+        output = output.to(torch.float32).reshape(len(output), -1)
         if not self.softmax:
             return output
         # A softmax over one output would be 1 for every tile.
@@ -295,3 +342,33 @@ class Features:
         shapes = list(self.shapes.values())
         shape = shapes[0] if len(shapes) == 1 else (self.num_features,)
         return torch.empty((0, *shape), device=self.device)
+
+
+def model_layers(
+    path: object, *, allow_pickle: bool = False
+) -> tuple[list[tuple[str, str, str]], str]:
+    """Every module of a model that runs, and what its `postconv` is.
+
+    Args:
+        path: As of Features.
+        allow_pickle: As of Features.
+
+    Returns:
+        Name, class and output shape of each, in order of execution; and the shape of
+        `postconv`, or why it cannot be told.
+
+    Raises:
+        ModelError: The model cannot be loaded, or fails.
+    """
+    cpu = torch.device("cpu")
+    spec = model_spec(path, allow_pickle=allow_pickle)
+    try:
+        features = Features(spec, device=cpu)
+    except ModelError as error:
+        model, postconv = load_model(spec, cpu), str(error)
+        spec = complete_spec(spec, model)
+    else:
+        model, postconv = features.model, str(features.shapes[POSTCONV])
+        spec = features.spec
+    tiles, _ = two_batches(spec.tile_px or _DEFAULT_TILE_PX)
+    return layer_shapes(model, Standardizer(spec.mean, spec.std)(tiles)), postconv

@@ -1,14 +1,19 @@
 """What named layers gave in one pass: hooks, pooling, and an early stop."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from raylatent.errors import ConfigError, LayerError
+from raylatent.errors import ConfigError, LayerError, ModelError
+from raylatent.model.outputs import Output, dotted, first_tensor, tensors_in
+from raylatent.model.pooling import Layout, find_layout, layout_by_growth, pool
 from raylatent.model.postconv import POSTCONV, Target
-from raylatent.model.running import StopForward, first_tensor, run_model
+from raylatent.model.running import StopForward, call_model
 from raylatent.schema import check_layer_names
 
 
@@ -37,32 +42,59 @@ def layer_names(
     return names
 
 
-def pool(output: Tensor, pooling: str | None, *, layer: str) -> Tensor:
-    """One tile's activations pooled: maps over h and w, tokens over tokens.
+class Taken:
+    """What the layers gave in one pass so far.
+
+    A module may run several times in a pass. The last time counts, or the mean of those
+    that the target names; where each time it gets a piece of the batch, the pieces are
+    joined.
 
     Args:
-        output: (n, c), (n, c, h, w) or (n, tokens, c); other shapes stay. Maps with
-            the channels last, (n, h, w, c) as in Swin, are not recognized: all with
-            four dimensions are taken as (n, c, h, w).
-        pooling: None, `avg`, `max` or `cls` (the first token).
-        layer: For the error.
-
-    Raises:
-        LayerError: `cls` of a map.
+        n: Tiles in the pass.
     """
-    if output.ndim == 4 and output.shape[2:] == (1, 1):
-        return output[:, :, 0, 0]
-    if pooling is None or output.ndim not in {3, 4}:
-        return output
-    axes = (2, 3) if output.ndim == 4 else (1,)
-    if pooling == "avg":
-        return output.mean(axes)
-    if pooling == "max":
-        return output.amax(axes)
-    if output.ndim == 4:
-        message = f"pooling 'cls' takes a token, but layer {layer!r} gives maps"
+
+    def __init__(self, n: int) -> None:
+        """See the class."""
+        self._n = n
+        self.calls: dict[str, int] = {}
+        self._rows: dict[str, Tensor] = {}
+        self._pieces: dict[str, list[Tensor]] = {}
+
+    def add(self, target: Target, rows: Tensor) -> None:
+        """Rows that a layer gave.
+
+        Raises:
+            LayerError: They are more than there are tiles.
+        """
+        layer = target.layer
+        call = self.calls.get(layer, 0)
+        self.calls[layer] = call + 1
+        if len(rows) > self._n:
+            _refuse_shape(layer, tuple(rows.shape), self._n)
+        if len(rows) < self._n:
+            pieces = self._pieces.setdefault(layer, [])
+            pieces.append(rows)
+            if sum(map(len, pieces)) == self._n:
+                self._rows[layer] = torch.cat(self._pieces.pop(layer))
+        elif not target.calls or call == target.calls[0]:
+            self._rows[layer] = rows
+        elif call in target.calls:
+            self._rows[layer] += rows
+
+    def rows(self, target: Target) -> Tensor:
+        """What a layer gave in the whole pass, (n, ...) float32.
+
+        Raises:
+            LayerError: It did not run, or did not give one row a tile.
+        """
+        layer = target.layer
+        if layer in self._rows:
+            rows = self._rows[layer]
+            return rows / len(target.calls) if len(target.calls) > 1 else rows
+        if layer in self._pieces:
+            _refuse_shape(layer, tuple(self._pieces[layer][-1].shape), self._n)
+        message = f"layer {layer!r} is not used when the model runs"
         raise LayerError(message)
-    return output[:, 0]
 
 
 class LayerCapture:
@@ -72,23 +104,38 @@ class LayerCapture:
         model: The model.
         targets: Where to take them.
         pooling: See `pool`.
+        output: Which of the tensors that the model returns is its output.
+        layouts: Of the layers that are pooled, by layer; see `find_layouts`.
 
     Attributes:
         model: The model.
         targets: Likewise.
         pooling: Likewise.
+        output: Likewise.
+        layouts: Likewise.
+        notes: What a user should know of what the layers gave in the first pass.
+        bits: Of the shortest numbers that a layer gave.
     """
 
     def __init__(
-        self, model: nn.Module, targets: Sequence[Target], pooling: str | None
+        self,
+        model: nn.Module,
+        targets: Sequence[Target],
+        pooling: str | None,
+        *,
+        output: Output | None = None,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         """See the class."""
         self.model = model
         self.targets = list(targets)
         self.pooling = pooling
-        # How often each is called in one pass: modules may be used several times,
-        # and the last time counts.
-        self._calls: dict[str, int] | None = None
+        self.output = output or Output()
+        self.layouts = dict(layouts or {})
+        self.notes: list[str] = []
+        self.bits = 32
+        # How often each is called in one pass of so many tiles.
+        self._calls: dict[int, dict[str, int]] = {}
 
     def __call__(
         self, batch: Tensor, *, with_output: bool
@@ -102,30 +149,62 @@ class LayerCapture:
             LayerError: A layer does not run, or does not give one row a tile.
             ModelError: The model fails.
         """
-        calls: dict[str, int] = {}
-        found: dict[str, Tensor] = {}
+        n = len(batch)
+        taken = Taken(n)
 
         def take(target: Target, value: object) -> None:
-            found[target.layer] = self.reduce(target, value, len(batch))
-            calls[target.layer] = calls.get(target.layer, 0) + 1
-            if not with_output and calls == self._calls:
+            taken.add(target, self.reduce(target, value, n))
+            if not self._calls:
+                self._say_several(target, value)
+            if not with_output and taken.calls == self._calls.get(n):
                 raise StopForward
 
-        handles = [self.hook(target, take) for target in self.targets]
         output = None
         try:
-            output = run_model(self.model, batch)
-            self._calls = calls
+            with self.hooked(take):
+                value = call_model(self.model, self.model, batch)
+            output = self.output.of(value, n) if with_output else None
+            if not self._calls:
+                self.notes += self._repeated(taken.calls)
+            self._calls[n] = taken.calls
         except StopForward:
             pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        for target in self.targets:
-            if target.layer not in found:
-                message = f"layer {target.layer!r} is not used when the model runs"
-                raise LayerError(message)
-        return {t.layer: found[t.layer] for t in self.targets}, output
+        return {t.layer: taken.rows(t) for t in self.targets}, output
+
+    def _say_several(self, target: Target, value: object) -> None:
+        """Say which tensor is taken of several that a layer gives."""
+        found = tensors_in(value)
+        if len(found) < 2 or target.before or not target.module:
+            return
+        taken = first_tensor(value)
+        listed = ", ".join(f"{dotted(p)} {tuple(t.shape[1:])}" for p, t in found)
+        name = next(dotted(path) for path, tensor in found if tensor is taken)
+        note = (
+            f"layer {target.layer!r} gives several tensors ({listed}): {name} is taken"
+        )
+        self.notes += [] if note in self.notes else [note]
+
+    def _repeated(self, calls: Mapping[str, int]) -> list[str]:
+        return [
+            f"layer {target.layer!r} runs {calls[target.layer]} times in a pass: what it "
+            "gives the last time is kept"
+            for target in self.targets
+            if calls.get(target.layer, 0) > 1
+            and not target.calls
+            and target.layer != POSTCONV
+        ]
+
+    @contextmanager
+    def hooked(self, take: Callable[[Target, object], None]) -> Iterator[None]:
+        """While this lasts, call `take` with what the layers give."""
+        alone = [target.module for target in self.targets if target.alone]
+        with separated(self.model, alone):
+            handles = [self.hook(target, take) for target in self.targets]
+            try:
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
 
     def hook(
         self, target: Target, take: Callable[[Target, object], None]
@@ -145,21 +224,147 @@ class LayerCapture:
             return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
 
-    def reduce(self, target: Target, value: object, n: int) -> Tensor:
-        """What is kept of a layer's output: (n, ...) float32, pooled.
+    def tensor(self, target: Target, value: object, n: int) -> Tensor:
+        """The tensor in what a layer gave for n tiles.
 
         Raises:
-            LayerError: It is not one row a tile.
+            LayerError: There is none, or it has no rows.
+            ModelError: Which one is the model's output is not clear.
         """
-        tensor = first_tensor(value)
-        if tensor is None or tensor.ndim < 1 or tensor.shape[0] != n:
-            shape = None if tensor is None else tuple(tensor.shape)
-            _refuse_shape(target.layer, shape, n)
+        own = not target.module
+        tensor = self.output.of(value, n) if own else first_tensor(value)
+        if tensor is None or tensor.ndim < 1:
+            _refuse_shape(target.layer, None if tensor is None else (), n)
+        return tensor
+
+    def reduce(self, target: Target, value: object, n: int) -> Tensor:
+        """What is kept of a layer's output: (rows, ...) float32, pooled.
+
+        Raises:
+            LayerError: It is no rows.
+        """
+        tensor = self.tensor(target, value, n)
         tensor = tensor[:, None] if tensor.ndim == 1 else tensor
-        pooling = self.pooling or ("avg" if target.pooled else None)
-        pooled = pool(tensor, pooling, layer=target.layer)
+        self.bits = min(self.bits, tensor.dtype.itemsize * 8)
+        pooling = self.pooling or target.pooling
+        layout = self.layouts.get(target.layer, target.layout)
+        pooled = pool(tensor, pooling, layout, layer=target.layer)
         # A copy: a later in-place module may write over what was seen.
         return pooled.detach().to(torch.float32, copy=True)
+
+    def find_layouts(self, sample: Tensor) -> None:
+        """Find what is pooled of each layer, where anything is.
+
+        Args:
+            sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+
+        Raises:
+            LayerError: It cannot be told of a layer.
+            ModelError: The model fails.
+        """
+        if not self.pooling:
+            return
+        tile_px, larger = int(sample.shape[-1]), None
+        shapes = self._shapes(sample)
+        for target in self.targets:
+            layer, shape = target.layer, shapes.get(target.layer, ())
+            layout = find_layout(self.model, target.module, shape, tile_px, layer=layer)
+            if layout is None:  # h, w and c are equal
+                larger = larger or self._shapes_of_larger(sample)
+                layout = layout_by_growth(shape, larger.get(layer, shape), layer=layer)
+            self.layouts[layer] = layout
+            if layout.note:
+                self.notes.append(layout.note)
+
+    def _shapes_of_larger(self, sample: Tensor) -> dict[str, tuple[int, ...]]:
+        try:
+            return self._shapes(
+                nn.functional.interpolate(sample, scale_factor=2.0, mode="nearest")
+            )
+        except ModelError:  # it takes tiles of one size only
+            return {}
+
+    def _shapes(self, batch: Tensor) -> dict[str, tuple[int, ...]]:
+        """Shapes of one tile's part, by layer, before they are pooled."""
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def take(target: Target, value: object) -> None:
+            tensor = self.tensor(target, value, len(batch))
+            shapes[target.layer] = tuple(tensor.shape[1:])
+
+        with self.hooked(take):
+            call_model(self.model, self.model, batch)
+        return shapes
+
+
+@contextmanager
+def separated(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """While this lasts, see `separate`; afterwards the model is as it was."""
+    before = separate(model, names)
+    try:
+        yield
+    finally:
+        for parent, key, module in reversed(before):
+            parent._modules[key] = module
+
+
+def separate(
+    model: nn.Module, names: Sequence[str]
+) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Make each name a module of its own, with the weights that it had.
+
+    Args:
+        model: The model.
+        names: Of modules that have other names as well.
+
+    Returns:
+        What was where: parent, key and module.
+    """
+    before: list[tuple[nn.Module, str, nn.Module]] = []
+    for name in names:
+        parent = model
+        for key in name.split("."):
+            module = parent.get_submodule(key)
+            before.append((parent, key, module))
+            parent._modules[key] = _twin(module)
+            parent = parent.get_submodule(key)
+    return before
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """A module that shares weights and children, but neither their list nor hooks."""
+    twin = copy.copy(module)
+    for name, value in vars(module).items():
+        if name == "_modules" or ("_hooks" in name and isinstance(value, dict)):
+            vars(twin)[name] = type(value)(value)
+    return twin
+
+
+def by_own_names(
+    model: nn.Module, targets: Sequence[Target], sample: Tensor
+) -> list[Target]:
+    """The targets, those of modules with several names by their own name where it runs.
+
+    Args:
+        model: The model.
+        targets: Found by name.
+        sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+    """
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    shared = [
+        replace(target, alone=True)
+        for target in targets
+        if target.module and len(names[model.get_submodule(target.module)]) > 1
+    ]
+    if not shared:
+        return list(targets)
+    seen: set[str] = set()
+    probe = LayerCapture(model, shared, None)
+    with probe.hooked(lambda target, _value: seen.add(target.layer)):
+        call_model(model, model, sample)
+    return [replace(target, alone=target.layer in seen) for target in targets]
 
 
 def _refuse_shape(layer: str, shape: tuple[int, ...] | None, n: int) -> NoReturn:

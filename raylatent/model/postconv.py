@@ -1,17 +1,23 @@
 """Which module a layer's name means; above all `postconv`, before the classifier."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from raylatent.errors import LayerError, ModelError
-from raylatent.model.running import first_tensor, run_model
+from raylatent.model.flow import Flow
+from raylatent.model.head import Head, NoHead, find_head
+from raylatent.model.outputs import Output, first_tensor
+from raylatent.model.pooling import Layout
+from raylatent.model.running import call_model
 from raylatent.storage import reason
 
 POSTCONV = "postconv"
+OUTPUT = "output"
+"""The model's own output, where no module is called so."""
 
 # Where Slideflow takes `postconv`, by the class of the model.
 _AVGPOOL = {"ResNet": "avgpool", "Inception3": "avgpool", "GoogLeNet": "avgpool"}
@@ -23,6 +29,8 @@ _POOLED = {
     "ShuffleNetV2": "conv5.1",
     "Xception": "bn4",
 }
+_NOTHING, _MAPS = Layout(), Layout(axes=(2, 3))
+_N_LISTED = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,36 +41,52 @@ class Target:
         layer: As the user calls it.
         module: Name in `named_modules()`; empty for the model itself.
         before: Take what goes into the module instead of what comes out.
-        pooled: Average maps over h and w where no other pooling is asked for.
+        pooling: Of maps or tokens, where no other pooling is asked for.
+        layout: What that pools.
+        calls: Of the module's calls in a pass those whose mean is taken; empty for the
+            last one.
+        alone: The module has other names as well; only calls by this one count.
+        note: What a user should know of the choice.
     """
 
     layer: str
     module: str
     before: bool = False
-    pooled: bool = False
+    pooling: str | None = None
+    layout: Layout = _NOTHING
+    calls: tuple[int, ...] = ()
+    alone: bool = False
+    note: str = field(default="", compare=False)
 
 
 def find_targets(
-    model: nn.Module, layers: Sequence[str], sample: Tensor, *, headless: bool = False
+    model: nn.Module,
+    layers: Sequence[str],
+    sample: Tensor,
+    *,
+    headless: bool = False,
+    output: Output | None = None,
 ) -> list[Target]:
     """The modules of the layers, in the order asked.
 
     Args:
         model: The model.
-        layers: Names in `named_modules()`, or `postconv`.
+        layers: Names in `named_modules()`, `postconv`, or `output`.
         sample: A standardized batch, shape (n, 3, tile_px, tile_px).
         headless: The model is known to have no classifier: `postconv` is its output.
+        output: Which of the tensors that the model returns is its output.
 
     Raises:
         LayerError: There is no such layer; the message lists the near ones.
+        ModelError: The model fails, or which tensor is its output is not clear.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     return [
         _named(layer, modules)
-        if layer != POSTCONV or layer in modules
-        else Target(layer=POSTCONV, module="")
-        if headless
-        else find_postconv(model, sample)
+        if layer in modules or layer not in {POSTCONV, OUTPUT}
+        else Target(layer=layer, module="")
+        if layer == OUTPUT or headless
+        else find_postconv(model, sample, output)
         for layer in layers
     ]
 
@@ -80,24 +104,85 @@ def _named(layer: str, modules: Mapping[str, nn.Module]) -> Target:
     raise LayerError(message)
 
 
-def find_postconv(model: nn.Module, sample: Tensor) -> Target:
+def find_postconv(
+    model: nn.Module, sample: Tensor, output: Output | None = None
+) -> Target:
     """The layer before the classifier.
 
     Where Slideflow takes it for the architectures that it knows, else what goes into
-    the linear or 1x1 convolution layer that makes the scores. A model without either
-    gives features by itself: its output.
+    the classifier (`find_head`). A model that surely has none gives features by itself:
+    its output.
+
+    Raises:
+        LayerError: The classifier is not a layer whose input can be taken, or the model
+            has classes and no classifier is seen; the message lists layers.
+        ModelError: The model fails, or which tensor is its output is not clear.
     """
+    output = output or Output()
     modules = dict(model.named_modules())
     kind = type(model).__name__
     name = _by_class(kind, modules)
     if name is not None and name in modules:
         pooled = kind in _POOLED or kind == "SqueezeNet"
-        return Target(layer=POSTCONV, module=name, pooled=pooled)
-    head = _find_head(model, sample)
-    if head is None:
-        return Target(layer=POSTCONV, module="")
-    convolution = isinstance(modules[head], nn.Conv2d)
-    return Target(layer=POSTCONV, module=head, before=True, pooled=convolution)
+        target = Target(layer=POSTCONV, module=name)
+        return replace(target, pooling="avg", layout=_MAPS) if pooled else target
+    flow = Flow(model, sample)
+    with flow.watching():
+        result = output.of(_run(model, sample), len(sample))
+    if result is None or result.shape[:1] != sample.shape[:1]:
+        head: Head | NoHead = NoHead(why="it returns no row a tile", sure=False)
+    else:
+        head = find_head(flow, result, output.classes)
+    if isinstance(head, Head) and head.reduced and result is not None:
+        found = _of_each_token(model, sample, head, result)
+        if isinstance(found, Target):
+            return found
+        head = found
+    if isinstance(head, Head):
+        return _target(head, modules[head.module])
+    if not head.sure:
+        _refuse(output.name, head.why, flow, len(sample))
+    shape = () if result is None else tuple(result.shape[1:])
+    numbers = f"{shape[0]} numbers" if len(shape) == 1 else f"shape {shape}"
+    note = (
+        f"postconv is the model's own output ({numbers} a tile), since {head.why}: "
+        "no classifier was found"
+    )
+    return Target(layer=POSTCONV, module="", note=note)
+
+
+def _target(head: Head, module: nn.Module) -> Target:
+    goes = "what goes into" if head.before else "the output of"
+    mean = f", the mean of {len(head.calls)} calls" if len(head.calls) > 1 else ""
+    kind = type(module).__name__
+    return Target(
+        layer=POSTCONV,
+        module=head.module,
+        before=head.before,
+        pooling="avg" if head.maps else None,
+        layout=_MAPS if head.maps else _NOTHING,
+        calls=head.calls,
+        note=f"postconv is {goes} {head.module} ({kind}){mean}",
+    )
+
+
+def _refuse(name: str, why: str, flow: Flow, n: int) -> None:
+    """Say that the user must choose, and between what.
+
+    Raises:
+        LayerError: Always.
+    """
+    shapes = {
+        made.call.module: made.shape[1:] for made in flow.made if made.shape[:1] == (n,)
+    }
+    listed = [f"{layer} {shape}" for layer, shape in shapes.items()][-_N_LISTED:]
+    choice = f"such as {', '.join(listed)}, or " if listed else ""
+    message = (
+        f"{name}: which layer is before the classifier (postconv) cannot be told, since "
+        f"{why}; name a layer by --layers (layers=), {choice}'{OUTPUT}' for the model's "
+        "own output"
+    )
+    raise LayerError(message)
 
 
 def _by_class(kind: str, modules: Mapping[str, nn.Module]) -> str | None:
@@ -115,47 +200,50 @@ def _by_class(kind: str, modules: Mapping[str, nn.Module]) -> str | None:
     return _AVGPOOL.get(kind) or _POOLED.get(kind)
 
 
-class _HeadSearch:
-    """Watches a pass for the layer whose output becomes the model's.
+def _run(model: nn.Module, sample: Tensor) -> object:
+    try:
+        return call_model(model, model, sample)
+    except torch.OutOfMemoryError as error:
+        message = f"the device has no memory for {len(sample)} tiles: {reason(error)}"
+        raise ModelError(message) from error
 
-    Of each linear and 1x1 convolution layer it keeps one vector a tile, as it was
-    before a later in-place module could change it.
-    """
 
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, Tensor, Tensor]] = []
-        self.last = ""  # the module with weights that ran last
+def _of_each_token(
+    model: nn.Module, sample: Tensor, head: Head, result: Tensor
+) -> Target | NoHead:
+    """What goes into a head that scores each token, pooled as its scores are."""
+    seen: list[Tensor] = []
 
-    def hook(self, name: str) -> Callable[[nn.Module, object, object], None]:
-        """For the module of this name."""
+    def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None:
+            seen.append(tensor.clone())
 
-        def watch(module: nn.Module, _inputs: object, output: object) -> None:
-            self.last = name
-            tensor = first_tensor(output)
-            if tensor is None:
-                return
-            if isinstance(module, nn.Linear) and tensor.ndim == 2:
-                self.seen.append((name, tensor, tensor.clone()))
-            elif (
-                isinstance(module, nn.Conv2d)
-                and module.kernel_size == (1, 1)
-                and tensor.ndim == 4
-            ):
-                for vector in (tensor.mean((2, 3)), tensor.relu().mean((2, 3))):
-                    self.seen.append((name, vector, vector))
-
-        return watch
-
-    def head(self, result: Tensor) -> str | None:
-        """The layer that made the result (n, c), None where none did."""
-        same = [name for name, tensor, _ in self.seen if tensor is result]
-        made = [name for name, _, vector in self.seen if _leads_to(vector, result)]
-        last = [
-            name
-            for name, tensor, _ in self.seen
-            if name == self.last and tensor.shape == result.shape
-        ]
-        return next((names[-1] for names in (same, made, last) if names), None)
+    handle = model.get_submodule(head.module).register_forward_hook(keep)
+    try:
+        _run(model, sample)
+    finally:
+        handle.remove()
+    axes = tuple(range(1, seen[-1].ndim - 1))
+    with torch.inference_mode():
+        ways = {"avg": seen[-1].mean(axes)}
+        if axes == (1,):
+            ways["cls"] = seen[-1][:, 0]
+        flat = result.reshape(len(result), -1)
+        found = [way for way, value in ways.items() if _leads_to(value, flat)]
+    if len(found) == 1:
+        return Target(
+            layer=POSTCONV,
+            module=head.module,
+            before=True,
+            pooling=found[0],
+            layout=Layout(axes=axes, class_token=True),
+            note=f"postconv is what goes into {head.module}, pooled as its scores are",
+        )
+    why = (
+        f"{head.module!r} scores each token, and how the scores are pooled is not known"
+    )
+    return NoHead(why=why, sure=False)
 
 
 def _leads_to(vector: Tensor, result: Tensor) -> bool:
@@ -166,24 +254,3 @@ def _leads_to(vector: Tensor, result: Tensor) -> bool:
     return any(
         torch.allclose(value, result, rtol=1e-3, atol=1e-6) for value in functions
     )
-
-
-def _find_head(model: nn.Module, sample: Tensor) -> str | None:
-    search = _HeadSearch()
-    handles = [
-        module.register_forward_hook(search.hook(name))
-        for name, module in model.named_modules()
-        if name and next(module.parameters(recurse=False), None) is not None
-    ]
-    try:
-        result = run_model(model, sample)
-    except torch.OutOfMemoryError as error:
-        message = f"the device has no memory for {len(sample)} tiles: {reason(error)}"
-        raise ModelError(message) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    if result is None or result.ndim != 2:
-        return None
-    with torch.inference_mode():
-        return search.head(result)

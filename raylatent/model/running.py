@@ -1,6 +1,6 @@
 """Running any model on a batch: in evaluation mode, without gradients."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -8,35 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from raylatent.errors import ModelError, RaylatentError
+from raylatent.model.outputs import first_tensor
 from raylatent.model.torchvision_operators import missing_operator
 from raylatent.storage import reason
 
 T = TypeVar("T")
 
-_OUTPUT_KEYS = ("logits", "last_hidden_state")
-
 
 class StopForward(Exception):  # noqa: N818  (a signal, not an error)
     """Everything that was wanted of a pass has been seen."""
-
-
-def first_tensor(output: object) -> Tensor | None:
-    """The tensor in what a module returns: itself, or the first inside.
-
-    Of a mapping (as transformers' models return) first `logits`, then
-    `last_hidden_state`, then the first value.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        named = [output[key] for key in _OUTPUT_KEYS if key in output]
-        output = (*named, *output.values())
-    if isinstance(output, Sequence) and not isinstance(output, str | bytes):
-        for item in output:
-            tensor = first_tensor(item)
-            if tensor is not None:
-                return tensor
-    return None
 
 
 @contextmanager
@@ -58,18 +38,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def run_model(model: nn.Module, batch: Tensor) -> Tensor | None:
-    """The model's output for a standardized batch (n, 3, h, w).
+def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T:
+    """What `run`, a way to run the model, gives for a standardized batch (n, 3, h, w).
 
     Raises:
         ModelError: The model fails; the message has the failure's first line.
         torch.OutOfMemoryError: The device has no room for it.
     """
-    return first_tensor(call_model(model, model, batch))
-
-
-def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T:
-    """What `run`, a way to run the model, gives for a batch; errors as in `run_model`."""
     try:
         with evaluating(model), torch.inference_mode():
             return run(batch)
@@ -82,7 +57,10 @@ def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T
 
 
 def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:
-    """Name, class and output shape of every module that runs, in order of execution."""
+    """Name, class and output shape of every module that runs, in order of execution.
+
+    Of a module with several names all are given: `act1 = act2`.
+    """
     rows: list[tuple[str, str, str]] = []
 
     def record(name: str) -> Callable[[nn.Module, object, object], None]:
@@ -93,10 +71,16 @@ def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]
 
         return hook
 
-    named = [(name, module) for name, module in model.named_modules() if name]
-    handles = [module.register_forward_hook(record(name)) for name, module in named]
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name:
+            names.setdefault(module, []).append(name)
+    handles = [
+        module.register_forward_hook(record(" = ".join(called)))
+        for module, called in names.items()
+    ]
     try:
-        run_model(model, sample)
+        call_model(model, model, sample)
     finally:
         for handle in handles:
             handle.remove()

@@ -17,7 +17,7 @@ from raylatent.storage import Store, absolute, is_uri
 
 MODEL_JSON = "model.json"
 _REQUIRED = ("factory", "weights", "tile_px", "mean", "std")
-_OPTIONAL = ("kwargs", "weights_key", "classes", "outcome")
+_OPTIONAL = ("kwargs", "weights_key", "classes", "outcome", "output")
 _HUBS = ("timm:", "hf-hub:")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".zip")
 _OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # which Ray sets for a submitted job
@@ -51,6 +51,7 @@ class ModelSpec:
         std: Likewise.
         classes: Names of its outputs, if it classifies.
         outcome: What it was trained to predict.
+        output: Index, key or attribute of its output, where it returns several tensors.
         allow_pickle: Whether `pickle` may be loaded, which runs code from the file.
         given: Attributes that the user gave: a hub's own values do not replace them.
     """
@@ -69,6 +70,7 @@ class ModelSpec:
     std: Triple = SLIDEFLOW_STD
     classes: tuple[str, ...] | None = None
     outcome: str | None = None
+    output: str | int | None = None
     allow_pickle: bool = False
     given: frozenset[str] = frozenset()
 
@@ -218,6 +220,7 @@ def _from_json(
             std=_triple(content["std"]),
             classes=_classes(content.get("classes")),
             outcome=content.get("outcome"),
+            output=_output(content.get("output")),
         )
     except (TypeError, ValueError) as error:
         message = f"{where} has a value of the wrong kind: {error}"
@@ -278,6 +281,15 @@ def _classes(classes: object) -> tuple[str, ...] | None:
     raise ValueError(message)
 
 
+def _output(output: object) -> str | int | None:
+    if output is None or (
+        isinstance(output, str | int) and not isinstance(output, bool)
+    ):
+        return output
+    message = f"output takes an index, or a key or attribute, not {output!r}"
+    raise ValueError(message)
+
+
 def with_overrides(
     spec: ModelSpec,
     *,
@@ -285,6 +297,7 @@ def with_overrides(
     mean: object = None,
     std: object = None,
     classes: object = None,
+    output: object = None,
 ) -> ModelSpec:
     """The spec with what a user gave as arguments (None: as it is)."""
     changes: dict[str, Any] = {}
@@ -297,6 +310,8 @@ def with_overrides(
             changes["std"] = _triple(std)
         if classes is not None:
             changes["classes"] = _classes(classes)
+        if output is not None:
+            changes["output"] = _output(output)
     except (TypeError, ValueError) as error:
         message = f"{spec.name}: {error}"
         raise ModelError(message) from error

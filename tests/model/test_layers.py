@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from raylatent.errors import ConfigError, LayerError, ModelError
-from raylatent.model.layers import LayerCapture, layer_names, pool
+from raylatent.model.layers import LayerCapture, layer_names
+from raylatent.model.outputs import first_tensor
 from raylatent.model.postconv import Target
-from raylatent.model.running import evaluating, first_tensor, layer_shapes, run_model
+from raylatent.model.running import call_model, evaluating, layer_shapes
 
 N, PX = 3, 8
 
@@ -163,45 +162,6 @@ def test_a_number_a_tile_is_a_row_of_one():
     assert found["0"].shape == (N, 1)
 
 
-@pytest.mark.parametrize(
-    ("shape", "pooling", "expected"),
-    [
-        ((2, 5, 3, 4), None, (2, 5, 3, 4)),
-        ((2, 5, 1, 1), None, (2, 5)),
-        ((2, 5, 3, 4), "avg", (2, 5)),
-        ((2, 5, 3, 4), "max", (2, 5)),
-        ((2, 7, 5), None, (2, 7, 5)),
-        ((2, 7, 5), "avg", (2, 5)),
-        ((2, 7, 5), "max", (2, 5)),
-        ((2, 7, 5), "cls", (2, 5)),
-        ((2, 5), "avg", (2, 5)),
-        ((2, 5), "cls", (2, 5)),
-        ((2, 3, 4, 5, 6), "avg", (2, 3, 4, 5, 6)),
-    ],
-)
-def test_pooling_of_maps_and_tokens(shape, pooling, expected):
-    assert pool(torch.rand(shape), pooling, layer="x").shape == expected
-
-
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
-def test_pooling_is_over_h_and_w_and_over_tokens(n, c, side, seed):
-    values = torch.rand(
-        n, c, side, side + 1, generator=torch.Generator().manual_seed(seed)
-    )
-    flat = values.reshape(n, c, -1)
-    torch.testing.assert_close(pool(values, "avg", layer="x"), flat.mean(2))
-    assert torch.equal(pool(values, "max", layer="x"), flat.amax(2))
-    tokens = flat.transpose(1, 2)
-    torch.testing.assert_close(pool(tokens, "avg", layer="x"), flat.mean(2))
-    assert torch.equal(pool(tokens, "max", layer="x"), flat.amax(2))
-    assert torch.equal(pool(tokens, "cls", layer="x"), tokens[:, 0])
-
-
-def test_the_class_token_of_a_map_is_an_error():
-    with pytest.raises(LayerError, match="'conv' gives maps"):
-        pool(torch.rand(2, 5, 3, 4), "cls", layer="conv")
-
-
 def test_the_tensor_in_an_output():
     one, two = torch.zeros(1), torch.ones(1)
     assert first_tensor(one) is one
@@ -220,7 +180,7 @@ def test_a_users_module_goes_on_training():
     ).train()
     model[2].eval()  # frozen by the user
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    first, second = run_model(model, batch()), run_model(model, batch())
+    first, second = (call_model(model, model, batch()) for _ in range(2))
     assert torch.equal(first, second)  # no dropout
     assert [module.training for module in model.modules()] == [True, True, True, False]
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

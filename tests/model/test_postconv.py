@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from raylatent.errors import LayerError
+from raylatent.errors import LayerError, ModelError
 from raylatent.model.features import Features
 from raylatent.model.layers import LayerCapture
+from raylatent.model.outputs import Output
+from raylatent.model.pooling import Layout
 from raylatent.model.postconv import Target, find_postconv, find_targets
 
 N, PX, WIDTH, N_CLASSES = 2, 16, 6, 4
@@ -119,7 +121,12 @@ def test_squeezenets_maps_are_averaged():
     )
     model = named("SqueezeNet", features=conv(), classifier=classifier)
     target, found = taken(model)
-    assert target == Target(layer="postconv", module="classifier.0", pooled=True)
+    assert target == Target(
+        layer="postconv",
+        module="classifier.0",
+        pooling="avg",
+        layout=Layout(axes=(2, 3)),
+    )
     torch.testing.assert_close(found, model.features(sample()).mean((2, 3)))
 
 
@@ -136,7 +143,9 @@ def test_maps_before_the_last_pool_are_averaged(kind, name):
     children = {parent: block} if parent else dict(block.named_children())
     model = named(kind, **children, rest=rest)
     target, found = taken(model)
-    assert target == Target(layer="postconv", module=name, pooled=True)
+    assert target == Target(
+        layer="postconv", module=name, pooling="avg", layout=Layout(axes=(2, 3))
+    )
     assert found.shape == (N, WIDTH)
 
 
@@ -207,7 +216,15 @@ class WithAuxiliary(nn.Module):
 
 @pytest.mark.parametrize("last", [nn.Identity(), nn.Softmax(1), nn.LogSoftmax(1)])
 def test_not_the_auxiliary_head(last):
-    assert taken(WithAuxiliary(last).eval())[0].module == "main"
+    target = find_postconv(WithAuxiliary(last).eval(), sample(), Output(key=0))
+    assert target.module == "main"
+
+
+def test_of_two_outputs_the_user_chooses_the_head():
+    model = WithAuxiliary(nn.Identity()).eval()
+    with pytest.raises(ModelError, match=r'0 \(4,\), 1 \(4,\).*"output": 0'):
+        find_postconv(model, sample())
+    assert find_postconv(model, sample(), Output(key=1)).module == "aux"
 
 
 def test_without_head_the_output():
@@ -241,7 +258,13 @@ def test_a_convolution_as_head(after):
         conv(), nn.Conv2d(WIDTH, N_CLASSES, 1), *after, pooled_and_flat()
     ).eval()
     target, found = taken(model)
-    assert target == Target(layer="postconv", module="1", before=True, pooled=True)
+    assert target == Target(
+        layer="postconv",
+        module="1",
+        before=True,
+        pooling="avg",
+        layout=Layout(axes=(2, 3)),
+    )
     torch.testing.assert_close(found, model[0](sample()).mean((2, 3)))
 
 

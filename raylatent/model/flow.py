@@ -1,0 +1,291 @@
+"""What flows through a model in one pass: every operation, and the module it ran in.
+
+Names of classes say little about a model: heads are subclasses, quantized, wrapped, or no
+module at all. What was computed out of what is the same in all of them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from raylatent.model.outputs import first_tensor
+
+# Operations that mix all numbers of a tile by weights, if one of their inputs is weights.
+_MIXING = re.compile(
+    r"linear|conv\d|convolution|conv_transpose|mm(_|$)|matmul|einsum|tensordot|^dot"
+    r"|^inner|(^|_)mv$|cdist|euclidean_dist|cosine_similarity|^lstm|^gru|^rnn_"
+    r"|multi_head_attention|transformer_encoder"
+)
+_CONVOLUTION = re.compile(r"conv")
+_BROADCASTING = frozenset({"add", "sub", "mul", "div"})
+_NORM = re.compile(r"batch_norm|layer_norm|group_norm|instance_norm|rms_norm")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        module: Its name in `named_modules()`.
+        inputs: Identities of the tensors that went in.
+        shape: Of the first of them.
+    """
+
+    module: str
+    inputs: frozenset[int]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Operation:
+    """One operation on what came of the tiles.
+
+    Attributes:
+        index: Its place among all.
+        name: As torch calls it, without `aten::`.
+        scope: The calls in which it ran, the innermost last.
+        reads: Identities of the tensors that it read, of those that came of the tiles.
+        writes: Identities of those that it made or changed.
+        changes: Identities of those that it changed in place.
+        mixing: It mixes a tile's numbers by weights, as a linear layer does.
+        norm: It is a normalization with weights of its own.
+        weights: Shape of the first tensor that it read and that is the same for all
+            tiles; empty where there is none.
+        read: Identity and shape of the first tensor that it read.
+        shape: Of what it made.
+    """
+
+    index: int
+    name: str
+    scope: tuple[Call, ...]
+    reads: frozenset[int]
+    writes: frozenset[int]
+    changes: frozenset[int]
+    mixing: bool
+    norm: bool
+    weights: tuple[int, ...]
+    read: tuple[int, tuple[int, ...]]
+    shape: tuple[int, ...]
+
+    @property
+    def convolution(self) -> bool:
+        """It is a convolution."""
+        return bool(_CONVOLUTION.search(self.name))
+
+    @property
+    def pointwise(self) -> bool:
+        """It is a convolution of 1x1."""
+        return self.convolution and set(self.weights[2:]) <= {1}
+
+    @property
+    def gives_vectors(self) -> bool:
+        """It gives one vector, or one number, of each tile."""
+        return sum(side != 1 for side in self.shape[1:]) <= 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Made:
+    """What a call returned.
+
+    Attributes:
+        call: The call.
+        index: How many operations had run by then.
+        tensor: Identity of the first tensor in it, None where there is none.
+        shape: Of that tensor.
+    """
+
+    call: Call
+    index: int
+    tensor: int | None
+    shape: tuple[int, ...]
+
+
+@dataclass
+class _Identities:
+    """Numbers for tensors that share memory; none is given twice in a pass."""
+
+    refs: dict[int, object] = field(default_factory=dict)
+
+    def of(self, tensor: Tensor) -> int:
+        try:
+            ref: Any = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        except (RuntimeError, NotImplementedError):  # a layout without such memory
+            self.refs[id(tensor)] = tensor  # kept, so that its id is not used again
+            return id(tensor)
+        # Its address is not used again for as long as the reference is there.
+        self.refs.setdefault(ref.cdata, ref)
+        return int(ref.cdata)
+
+
+class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches one pass: `with flow.watching(): result = run(batch)`.
+
+    Args:
+        model: Its modules are told apart.
+        batch: The tiles that go in.
+
+    Attributes:
+        operations: Those on what came of the tiles, in order.
+        made: What modules returned, in order.
+    """
+
+    def __init__(self, model: nn.Module, batch: Tensor) -> None:
+        """See the class."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._model = model
+        self._identities = _Identities()
+        self._from_tiles = {self._identities.of(batch)}
+        self._scope: list[Call] = []
+        self.operations: list[Operation] = []
+        self.made: list[Made] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[Self]:
+        """While this lasts, operations and calls are written down."""
+        handles = []
+        for name, module in self._model.named_modules():
+            if name:
+                before, after = self._hooks(name)
+                handles.append(
+                    module.register_forward_pre_hook(before, with_kwargs=True)
+                )
+                handles.append(module.register_forward_hook(after))
+        try:
+            with self:
+                yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, name: str) -> tuple[Any, Any]:
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401
+            tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            ids = frozenset(map(self._identities.of, tensors))
+            shape = tuple(tensors[0].shape) if tensors else ()
+            self._scope.append(Call(module=name, inputs=ids, shape=shape))
+
+        def after(_module: nn.Module, _args: object, output: object) -> None:
+            call = self._scope.pop()
+            while call.module != name:  # a call that ended by an error, caught inside
+                call = self._scope.pop()
+            tensor = first_tensor(output)
+            identity = None if tensor is None else self._identities.of(tensor)
+            shape = () if tensor is None else tuple(tensor.shape)
+            index = len(self.operations)
+            self.made.append(Made(call=call, index=index, tensor=identity, shape=shape))
+
+        return before, after
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        """Run the operation, and write it down if it is on what came of the tiles."""
+        del types
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        ids = [self._identities.of(tensor) for tensor in read]
+        ours = [i in self._from_tiles for i in ids]
+        if any(ours):
+            made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+            self._note(func, (args, kwargs), read, ids, ours, made)
+        return result
+
+    def _note(
+        self,
+        func: Any,  # noqa: ANN401
+        given: tuple[tuple[Any, ...], dict[str, Any]],
+        read: Sequence[Tensor],
+        ids: Sequence[int],
+        ours: Sequence[bool],
+        made: Sequence[Tensor],
+    ) -> None:
+        space, _, name = func._schema.name.partition("::")
+        changed = frozenset(self._changed(func, *given))
+        writes = changed | {self._identities.of(tensor) for tensor in made}
+        others = [t for t, our in zip(read, ours, strict=True) if not our]
+        first = ours.index(True)
+        weights = any(tensor.ndim > 1 for tensor in others)
+        largest = max(t.numel() for t, our in zip(read, ours, strict=True) if our)
+        # Packed weights, as of quantized layers, are no tensors.
+        mixes = bool(_MIXING.search(name)) and (weights or space != "aten")
+        # What compares each tile with all rows of the weights.
+        grown = bool(made) and made[0].numel() > largest
+        compares = name in _BROADCASTING and weights and grown
+        self.operations.append(
+            Operation(
+                index=len(self.operations),
+                name=name,
+                scope=tuple(self._scope),
+                reads=frozenset(i for i, our in zip(ids, ours, strict=True) if our),
+                writes=writes,
+                changes=changed,
+                mixing=mixes or compares,
+                norm=bool(_NORM.search(name)) and bool(others),
+                weights=tuple(others[0].shape) if others else (),
+                read=(ids[first], tuple(read[first].shape)),
+                shape=tuple(made[0].shape) if made else (),
+            )
+        )
+        self._from_tiles |= writes
+
+    def _changed(
+        self,
+        func: Any,  # noqa: ANN401
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Iterator[int]:
+        """Identities of the tensors that an operation changes in place."""
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[i] if i < len(args) else kwargs.get(argument.name)
+                for tensor in tree_leaves(value):
+                    if isinstance(tensor, Tensor):
+                        yield self._identities.of(tensor)
+
+    def leads_from_tiles(self, tensor: Tensor) -> bool:
+        """Whether the tensor was computed out of the tiles, as far as torch sees it."""
+        return self._identities.of(tensor) in self._from_tiles
+
+    def last_mixing(self, tensor: Tensor) -> tuple[list[Operation], bool]:
+        """The mixing operations behind which none follows on the way to the tensor.
+
+        Returns:
+            They, the latest first, and whether a normalization with weights follows.
+        """
+        found, normed = [], False
+        for operation in self._backwards({self._identities.of(tensor)}, len(self)):
+            if operation.mixing:
+                found.append(operation)
+            normed = normed or operation.norm
+        return found, normed
+
+    def reaches(self, operation: Operation, call: Call) -> bool:
+        """Whether what the operation read is what went into the call, unmixed."""
+        needed = set(operation.reads)
+        for _ in self._backwards(needed, operation.index):
+            pass
+        return bool(needed & call.inputs)
+
+    def __len__(self) -> int:
+        """How many operations there were."""
+        return len(self.operations)
+
+    def _backwards(self, needed: set[int], end: int) -> Iterator[Operation]:
+        """Operations on the way to the tensors, from the last; none before mixing."""
+        for operation in reversed(self.operations[:end]):
+            if operation.writes & needed:
+                if not operation.mixing:
+                    needed |= operation.reads
+                yield operation

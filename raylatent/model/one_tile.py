@@ -1,0 +1,121 @@
+"""Whether a row is a function of one tile: not of its neighbors in the batch, nor chance."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from raylatent.errors import ModelError
+
+# How far a row may be from itself, in parts of its largest number. Rounding depends on
+# the size of a batch and the place in it: below 1e-5 in float32, a few percent where a
+# model computes in 16 bits by itself. Other neighbors or dropout change a tenth or more.
+_TOLERANCE = 1e-3
+_TOLERANCE_16_BITS = 0.05
+
+Rows = Mapping[str, Tensor]
+
+
+def two_batches(tile_px: int) -> tuple[Tensor, Tensor]:
+    """One tile in two batches: first of two, and second of three, the last black.
+
+    The tile is of middling brightness, its neighbors are darker or brighter: means,
+    extremes and spreads of the batches differ.
+
+    Returns:
+        uint8, (2, tile_px, tile_px, 3) and (3, tile_px, tile_px, 3).
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def tile(low: int, high: int) -> Tensor:
+        shape = (tile_px, tile_px, 3)
+        return torch.randint(low, high, shape, dtype=torch.uint8, generator=generator)
+
+    one, bright, dark = tile(40, 216), tile(0, 256), tile(0, 128)
+    return torch.stack([one, bright]), torch.stack([dark, one, torch.zeros_like(one)])
+
+
+def refuse_other_rows(
+    model: nn.Module, name: str, first: Rows, second: Rows, *, bits: int = 32
+) -> None:
+    """Refuse a model that gave one tile another row in the second of `two_batches`.
+
+    Args:
+        model: For the reason.
+        name: Of the model, for the error.
+        first: By layer, what the first batch gave: the tile is row 0.
+        second: The same of the second batch: the tile is row 1.
+        bits: Of the numbers that the model computes with.
+
+    Raises:
+        ModelError: Some row differs by more than rounding does.
+    """
+    tolerance = _TOLERANCE if bits > 16 else _TOLERANCE_16_BITS
+    for layer, rows in first.items():
+        one, other = rows[0].float(), second[layer][1].float()
+        if one.shape != other.shape:
+            difference = f"shape {tuple(one.shape)} and {tuple(other.shape)}"
+        else:
+            off = _distance(one, other)
+            if off <= tolerance:
+                continue
+            difference = f"by up to {100 * off:.2g} % of the largest number"
+        message = (
+            f"{name} is no function of one tile: beside other tiles of a batch layer "
+            f"{layer!r} gives the same tile another row (they differ {difference}); "
+            f"{_reason(model)}"
+        )
+        raise ModelError(message)
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """The largest difference in parts of the largest number; infinite if only one is NaN."""
+    if not torch.equal(one.isfinite(), other.isfinite()):
+        return float("inf")
+    one, other = one.nan_to_num(0, 0, 0), other.nan_to_num(0, 0, 0)
+    scale = max(float(one.abs().max()), float(other.abs().max()), 1e-12)
+    return float((one - other).abs().max()) / scale
+
+
+def _reason(model: nn.Module) -> str:
+    """What likely makes it so, and what to do."""
+    still, statistics, ranges = [], [], []
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    for layer, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            per_tile = isinstance(module, nn.modules.instancenorm._InstanceNorm)
+            if module.running_mean is None and not per_tile:
+                statistics.append(f"{layer} ({kind})")
+        noisy = "Norm" in kind or "Drop" in kind
+        if module.training and noisy:
+            still.append(f"{layer} ({kind})")
+        if "quantized.dynamic" in type(module).__module__:
+            ranges.append(f"{layer} ({kind})")
+    for module, training in before.items():
+        module.training = training
+    if still:
+        return (
+            f"{_some(still)} stays in training mode after eval(): see how the model's "
+            "train() is written"
+        )
+    if statistics:
+        return (
+            f"{_some(statistics)} has no running statistics and takes those of the "
+            "batch: train it with track_running_stats=True"
+        )
+    if ranges:
+        return (
+            f"{_some(ranges)} quantizes by the range of the whole batch: take static "
+            "quantization or the model before it was quantized"
+        )
+    return (
+        "its forward may use dropout or other chance, or normalize over the batch: make "
+        "it depend on each tile alone"
+    )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}"

@@ -1,0 +1,190 @@
+"""Which tensor is meant, where a module returns several."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from raylatent.errors import ModelError
+
+Path = tuple[str | int, ...]
+
+# As transformers' models name what they return, the first of them that is there.
+_KNOWN = ("logits", "last_hidden_state")
+
+
+def tensors_in(value: object) -> list[tuple[Path, Tensor]]:
+    """Every tensor in what a module returns, with the keys that lead to it.
+
+    Tensors in mappings, sequences, named tuples, dataclasses and plain objects with
+    attributes are found, in their order.
+
+    >>> import torch
+    >>> [path for path, _ in tensors_in({"a": None, "b": [torch.zeros(1)]})]
+    [('b', 0)]
+    """
+    if isinstance(value, Tensor):
+        return [((), value)]
+    return [
+        ((key, *path), tensor)
+        for key, item in _items(value)
+        for path, tensor in tensors_in(item)
+    ]
+
+
+def _items(value: object) -> Iterator[tuple[str | int, object]]:
+    if isinstance(value, Mapping):
+        yield from ((str(key), item) for key, item in value.items())
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        names = getattr(value, "_fields", None)
+        yield from zip(names or range(len(value)), value, strict=True)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield field.name, getattr(value, field.name)
+    elif not isinstance(value, nn.Module | type):
+        yield from getattr(value, "__dict__", {}).items()
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """The tensor in what a module returns: itself, or the first inside.
+
+    Of a mapping (as transformers' models return) first `logits`, then
+    `last_hidden_state`, then the first value.
+    """
+    if isinstance(value, Tensor):
+        return value
+    found = tensors_in(value)
+    if isinstance(value, Mapping):
+        found.sort(key=lambda item: _rank(item[0]))
+    return found[0][1] if found else None
+
+
+def _rank(path: Path) -> int:
+    key = path[0] if path else None
+    return _KNOWN.index(key) if key in _KNOWN else len(_KNOWN)
+
+
+def row_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of one tile's part, without sides of 1: `(c,)` of (n, c, 1, 1).
+
+    One number a tile is `(1,)`.
+
+    >>> import torch
+    >>> row_shape(torch.zeros(2, 5, 1, 1)), row_shape(torch.zeros(2))
+    ((5,), (1,))
+    """
+    return tuple(side for side in tensor.shape[1:] if side != 1) or (1,)
+
+
+class Output:
+    """The model's own output among the tensors that it returns.
+
+    Args:
+        name: Of the model, for errors.
+        key: The index, key or attribute that the user gave, `a.b` for nested ones.
+        classes: How many classes the model has, None where that is not known.
+
+    Attributes:
+        path: The keys that lead to the tensor; None until it was looked for.
+        several: What came back, in words, where the choice was among several.
+    """
+
+    def __init__(
+        self,
+        name: str = "the model",
+        key: str | int | None = None,
+        classes: int | None = None,
+    ) -> None:
+        """See the class."""
+        self.name = name
+        self.key = key
+        self.classes = classes
+        self.path: Path | None = None
+        self.several = ""
+
+    def of(self, value: object, n: int) -> Tensor | None:
+        """The output in what the model returned for n tiles, None where it has none.
+
+        Raises:
+            ModelError: Which tensor it is cannot be known: the message lists them.
+        """
+        if self.path is None:
+            found = tensors_in(value)
+            if not found:
+                return None
+            self.path = self._choose(found, n)
+        for key in self.path:
+            value = _get(value, key)
+        if not isinstance(value, Tensor):
+            message = (
+                f"{self.name} returned no tensor as its output {dotted(self.path)!r} "
+                "this time, though it did before"
+            )
+            raise ModelError(message)
+        return value
+
+    def _choose(self, found: list[tuple[Path, Tensor]], n: int) -> Path:
+        listed = ", ".join(
+            f"{dotted(path)} {tuple(tensor.shape[1:])}" for path, tensor in found
+        )
+        if self.key is not None:
+            return self._asked(found, listed)
+        if len(found) == 1:
+            return found[0][0]
+        fitting: list[Path]
+        rows = [(path, t) for path, t in found if t.ndim and t.shape[0] == n]
+        if self.classes is not None:
+            fitting = [path for path, t in rows if row_shape(t) == (self.classes,)]
+        else:
+            fitting = [path for path, t in rows if len(row_shape(t)) == 1]
+        # Transformers' own names are clear, whatever the shapes.
+        known: list[Path] = [
+            path for path, _ in found if path[0] in _KNOWN and len(path) == 1
+        ]
+        known.sort(key=_rank)
+        if known and (self.classes is None or known[0] in fitting):
+            fitting = known[:1]
+        if len(fitting) == 1:
+            self.several = f"{dotted(fitting[0])} of several tensors ({listed})"
+            return fitting[0]
+        fits = "" if self.classes is None else f" for {self.classes} classes"
+        message = (
+            f"{self.name} returns {len(found)} tensors a tile, and which one is its "
+            f"output{fits} is not clear: {listed}; choose one in model.json, as "
+            f'"output": {_as_json((fitting or [found[0][0]])[0])}, or by output= in Python'
+        )
+        raise ModelError(message)
+
+    def _asked(self, found: list[tuple[Path, Tensor]], listed: str) -> Path:
+        for path, _ in found:
+            if dotted(path) == str(self.key):
+                return path
+        message = (
+            f"{self.name} returns no tensor called {str(self.key)!r}; it returns "
+            f'{listed}: choose one of these in model.json ("output") or by output='
+        )
+        raise ModelError(message)
+
+
+def dotted(path: Path) -> str:
+    """The keys as a user writes them; `output` where the model returns one tensor."""
+    return ".".join(map(str, path)) or "output"
+
+
+def _as_json(path: Path) -> str:
+    return (
+        str(path[0])
+        if len(path) == 1 and isinstance(path[0], int)
+        else (f'"{dotted(path)}"')
+    )
+
+
+def _get(value: Any, key: str | int) -> object:  # noqa: ANN401  (whatever came back)
+    if isinstance(value, Mapping):
+        return value.get(
+            key, next((v for k, v in value.items() if str(k) == key), None)
+        )
+    if isinstance(key, int):
+        return value[key]
+    return getattr(value, key, None)
