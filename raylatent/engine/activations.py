@@ -4,7 +4,7 @@ import logging
 import platform
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,9 +15,9 @@ from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.config import ActivationsConfig
 from raylatent.engine.actors import (
-    MODEL_FIELDS,
     ActivationsActor,
     ActorOptions,
+    DriverModel,
     PackedSpec,
 )
 from raylatent.engine.affinity import start_queue
@@ -45,9 +45,10 @@ from raylatent.errors import (
 )
 from raylatent.model.constant import constant_layers
 from raylatent.model.features import Features
-from raylatent.model.load import code_digest, model_digest
+from raylatent.model.identity import Identity
 from raylatent.model.rows import RowOptions
 from raylatent.model.runtime import torch_version
+from raylatent.model.sample_outputs import other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.model.wide_layers import (
     cost_in_words,
@@ -56,7 +57,7 @@ from raylatent.model.wide_layers import (
     tiles_of_unit,
     unit_in_words,
 )
-from raylatent.run import RunDirectory, fingerprint, remove_litter
+from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
 from raylatent.source.find import find_tfrecords
 from raylatent.source.slides import find_slides
 from raylatent.source.units import SlideUnitPlan
@@ -76,6 +77,7 @@ class Job:
     inputs: Inputs
     spec: ModelSpec
     features: Features
+    identity: Identity
     with_preds: bool
 
     @property
@@ -109,7 +111,12 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     out = config.out.replace("{fingerprint}", fingerprint(fields)[:12])
     run = RunDirectory(out, writer=new_token())
     with Claim(run.store, run.store.writer) as claim:
-        run.begin(fields, _about(job), overwrite=config.overwrite)
+        run.begin(
+            fields,
+            _about(job),
+            overwrite=config.overwrite,
+            also=lambda settings: other_outputs(settings.get(OUTPUTS), job.features),
+        )
         remove_litter(run)
         if not started_here:
             check_visibility(run.store, list(job.inputs.uris.values()), job.spec)
@@ -181,6 +188,7 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
         inputs=inputs,
         spec=features.spec,
         features=features,
+        identity=features.identity(),
         with_preds=with_preds,
     )
 
@@ -189,8 +197,7 @@ def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
     config, features = job.config, job.features
     return {
         "schema_version": schema.SCHEMA_VERSION,
-        "model": model_digest(features.model),
-        "code": code_digest(job.spec, features.model),
+        **job.identity.fields(),
         "layers": list(features.layers),
         "pooling": features.pooling or "none",
         "predictions": job.with_preds,
@@ -233,6 +240,8 @@ def _about(job: Job) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
         },
+        IDENTITY: asdict(job.identity),
+        OUTPUTS: job.features.sample_outputs,
     }
 
 
@@ -264,7 +273,7 @@ def _options(job: Job, run: RunDirectory, share: Pool) -> ActorOptions:
         run=run.uri,
         token=run.store.writer,
         fingerprint=str(settings["fingerprint"]),
-        model={name: settings["fields"][name] for name in MODEL_FIELDS},
+        model=DriverModel.of(job.features),
         layers=tuple(job.features.layers),
         pooling=job.features.pooling,
         batch_size=job.config.batch_size,

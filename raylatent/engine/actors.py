@@ -3,7 +3,6 @@
 import json
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +14,8 @@ from raylatent.engine.items import UnitResult
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
+from raylatent.model.identity import Copy
 from raylatent.model.lanes import lane_of
-from raylatent.model.load import model_digest
 from raylatent.model.plain_modules import held_apart
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.model.runtime import (
@@ -25,16 +24,42 @@ from raylatent.model.runtime import (
     set_threads,
     torch_version,
 )
+from raylatent.model.sample_outputs import Outputs, other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.model.torchvision_operators import declare_missing_operators
+from raylatent.run import entry_differences, shortened
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.storage import reason
 from raylatent.tiles.decode import DECODER
 from raylatent.tiles.decoders import Decoders
 
-MODEL_FIELDS = ("model", "torch", "decoder")
-"""Fields of the fingerprint that an actor can check by itself."""
+
+@dataclass(frozen=True, kw_only=True)
+class DriverModel:
+    """What an actor checks its own model, and what runs it, against.
+
+    Attributes:
+        copy: What the model is.
+        outputs: What it gave for the two sample tiles.
+        torch: Version.
+        decoder: Of JPEGs.
+    """
+
+    copy: Copy
+    outputs: Outputs
+    torch: str
+    decoder: str
+
+    @classmethod
+    def of(cls, features: Features) -> "DriverModel":
+        """On the driver."""
+        return cls(
+            copy=features.copy(),
+            outputs=features.sample_outputs,
+            torch=torch_version(),
+            decoder=DECODER,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +67,7 @@ class ActorOptions(WorkOptions):
     """What an actor needs beside the model.
 
     Attributes:
-        model: What of it tells the model and what runs it, see `MODEL_FIELDS`.
+        model: What tells the model and what runs it.
         layers: Names, in column order.
         pooling: See Features.
         batch_size: Tiles in one pass.
@@ -51,7 +76,7 @@ class ActorOptions(WorkOptions):
         rows: What is stored.
     """
 
-    model: Mapping[str, str]
+    model: DriverModel
     layers: tuple[str, ...]
     pooling: str | None
     batch_size: int
@@ -200,22 +225,32 @@ def load_features(spec: ModelSpec, options: ActorOptions) -> Features:
     return features
 
 
-def check_model(features: Features, wanted: Mapping[str, str]) -> None:
-    """Refuse a model, or what runs it, that is not the one of the fingerprint.
+def check_model(features: Features, wanted: DriverModel) -> None:
+    """Refuse a model, or what runs it, that is not the driver's.
+
+    Outputs are compared on CPUs only: GPUs add up in other orders.
 
     Raises:
         ModelError: The message names the node and what differs.
     """
-    found = {
-        "model": model_digest(features.model),
-        "torch": torch_version(),
-        "decoder": DECODER,
-    }
-    for name in MODEL_FIELDS:
-        if found[name] != wanted[name]:
+    for name, found in (("torch", torch_version()), ("decoder", DECODER)):
+        if found != getattr(wanted, name):
             message = (
                 f"node {platform.node()} has another {name} than the driver "
-                f"({found[name]}, not {wanted[name]}): weights must be the same "
-                "each time the model is made, and all nodes need the same packages"
+                f"({found}, not {getattr(wanted, name)}): all nodes need the same "
+                "packages"
             )
             raise ModelError(message)
+    copy = features.copy()
+    differing = entry_differences(
+        wanted.copy.common(copy).entries(), copy.common(wanted.copy).entries()
+    )
+    if not differing and features.device.type == "cpu":
+        differing = other_outputs(wanted.outputs, features)
+    if differing:
+        message = (
+            f"node {platform.node()} has another model than the driver "
+            f"({shortened(differing)}): weights and attributes must be the same each "
+            "time the model is made, and all nodes need the same packages"
+        )
+        raise ModelError(message)

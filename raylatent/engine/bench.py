@@ -15,7 +15,7 @@ from raylatent.bench.report import BenchReport
 from raylatent.bench.units import Sources
 from raylatent.config import BenchConfig
 from raylatent.engine.activations import Job, prepare
-from raylatent.engine.actors import MODEL_FIELDS, ActorOptions, PackedSpec
+from raylatent.engine.actors import ActorOptions, DriverModel, PackedSpec
 from raylatent.engine.cluster import READ_CPUS, Pool, gather
 from raylatent.engine.connection import connect
 from raylatent.engine.kinds import end_task, kinds_of_nodes, pool_with_gpus
@@ -23,16 +23,13 @@ from raylatent.engine.measuring import measure_here
 from raylatent.engine.visibility import check_visibility
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.mapping.parameters import MapParameters
-from raylatent.model.load import model_digest
 from raylatent.model.rows import RowOptions
-from raylatent.model.runtime import torch_version
 from raylatent.model.spec import ModelSpec
 from raylatent.run.scratch import scratch
 from raylatent.source.grids import SlideRequest, detect_tiles, kept_tiles, open_slide
 from raylatent.source.units import index_source
 from raylatent.source.wsi import READER
 from raylatent.storage import Store
-from raylatent.tiles.decode import DECODER
 
 logger = logging.getLogger(__name__)
 
@@ -113,16 +110,11 @@ def _measure(
 
 def _options(config: BenchConfig, job: Job, share: Pool) -> ActorOptions:
     """As the job itself would make its actors."""
-    found = {
-        "model": model_digest(job.features.model),
-        "torch": torch_version(),
-        "decoder": DECODER,
-    }
     return ActorOptions(
         run=config.out,
         token="",
         fingerprint="",
-        model={name: found[name] for name in MODEL_FIELDS},
+        model=DriverModel.of(job.features),
         layers=tuple(job.features.layers),
         pooling=job.features.pooling,
         batch_size=config.batch_size,

@@ -1,6 +1,7 @@
 """Importing a model's factory, first from its model folder, then as Python finds it."""
 
 import importlib
+import linecache
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ def _local_folder(folder: str | None, scratch: Path) -> Path | None:
         target = scratch / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(store.read(name))
+        linecache.getlines(str(target))  # kept: the copy is soon gone
     return scratch
 
 

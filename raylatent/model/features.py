@@ -14,6 +14,7 @@ from torch import Tensor
 from raylatent.config import POOLINGS
 from raylatent.errors import ConfigError, ModelError
 from raylatent.model.batches import as_batch, as_input
+from raylatent.model.identity import Copy, Identification, Identity
 from raylatent.model.layers import LayerCapture, by_own_names, layer_names
 from raylatent.model.load import complete_spec, load_model
 from raylatent.model.micro_batch import MicroBatch
@@ -22,6 +23,7 @@ from raylatent.model.outputs import Output, row_shape
 from raylatent.model.postconv import POSTCONV, find_targets
 from raylatent.model.running import layer_shapes
 from raylatent.model.runtime import default_device, keep_float32
+from raylatent.model.sample_outputs import summary
 from raylatent.model.slide_grid import GridOptions, feature_grid
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
@@ -130,14 +132,17 @@ class Features:
             classes=classes,
             output=output,
         )
-        self.model = load_model(spec, self.device)
+        self._identification = Identification()
+        self.model = self._identification.made(spec, self.device)
         self.spec: ModelSpec = complete_spec(spec, self.model)
         self.standardized = Standardizer(self.spec.mean, self.spec.std)
         self.tile_px = self.spec.tile_px or _DEFAULT_TILE_PX
         self.softmax = (
             self.spec.classes is not None if apply_softmax is None else apply_softmax
         )
-        self._probe(check_rows=check_rows)
+        self._identification.tried(
+            partial(self._probe, check_rows=check_rows), self.model, self.spec
+        )
 
     def _probe(self, *, check_rows: bool) -> None:
         """Find the layers and their shapes by running two tiles."""
@@ -159,6 +164,7 @@ class Features:
         found, output = self._run(sample, with_output=predicts)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
+        self.sample_outputs = summary(found, output)
         if output is not None and (self.num_classes or 0) > 1 and self.softmax:
             # A model that ends in a softmax by itself is not softmaxed again.
             scores = output.flatten(1)
@@ -222,6 +228,14 @@ class Features:
     def passed_at_once(self) -> int:
         """Tiles in one pass: `batch_size`, or fewer where a GPU had no room for them."""
         return self._passes.size
+
+    def identity(self) -> Identity:
+        """What tells this model from another: tensors, attributes, code and files."""
+        return self._identification.identity(self.model, self.spec)
+
+    def copy(self) -> Copy:
+        """What another process compares with its own copy of the model."""
+        return self._identification.copy(self.model, self.spec)
 
     def __call__(self, batch: Any, **options: Unpack[GridOptions]) -> Any:  # noqa: ANN401  (as `batch` is)
         """Activations of a batch or a slide, and predictions with `include_preds`.

@@ -2,10 +2,6 @@
 
 import copy
 import hashlib
-import inspect
-import json
-import logging
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,11 +17,6 @@ from raylatent.model.torchvision_operators import declare_missing_operators
 from raylatent.model.weight_files import UNREADABLE
 from raylatent.model.weights import load_weights
 from raylatent.storage import Store, reason
-
-logger = logging.getLogger(__name__)
-
-# Where an object lies in memory, as some modules print it.
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
@@ -165,46 +156,6 @@ def _load_pickle(spec: ModelSpec) -> object:
             "it was saved)"
         )
         raise ModelError(message) from error
-
-
-def model_digest(model: nn.Module) -> str:
-    """A digest of a model's structure and weights.
-
-    BLAKE2b over its printed structure (without addresses in memory) and, sorted by
-    name, each parameter and buffer with name, dtype, shape and bytes.
-    """
-    hasher = hashlib.blake2b(digest_size=16)
-    structure = _ADDRESS.sub("", repr(model))
-    hasher.update(f"{type(model).__qualname__}\n{structure}".encode())
-    # Buffers that are not saved count as well: they are in no state dict.
-    tensors = {**model.state_dict(), **dict(model.named_buffers())}
-    for name, tensor in sorted(tensors.items()):
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        value = tensor.detach().cpu().contiguous()
-        hasher.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        hasher.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
-
-
-def code_digest(spec: ModelSpec, model: nn.Module) -> str:
-    """A digest of a model's code, as far as it can be seen, and its factory's arguments.
-
-    BLAKE2b over factory and kwargs, and the Python files of the model folder; without
-    such files the source of the model's class, where it has one.
-    """
-    hasher = hashlib.blake2b(digest_size=16)
-    arguments = json.dumps(dict(spec.kwargs), sort_keys=True, default=repr)
-    hasher.update(f"{spec.factory}\n{spec.hub}\n{arguments}".encode())
-    names = [] if spec.folder is None else source_files(spec.folder)
-    for name in names:
-        hasher.update(name.encode() + Store(str(spec.folder)).read(name))
-    if not names:
-        try:
-            hasher.update(inspect.getsource(type(model)).encode())
-        except (OSError, TypeError):  # made where there is no source file
-            logger.debug("no source of %s", type(model).__qualname__)
-    return hasher.hexdigest()
 
 
 def file_digest(spec: ModelSpec) -> str:

@@ -17,14 +17,23 @@ from raylatent.run.layout import (
     TILES,
 )
 from raylatent.run.litter import remove_litter
-from raylatent.run.settings import RUN_JSON, fingerprint
+from raylatent.run.settings import (
+    IDENTITY,
+    OUTPUTS,
+    RUN_JSON,
+    entry_differences,
+    fingerprint,
+    shortened,
+)
 
 __all__ = [
     "ACTIVATIONS",
     "FINISHED",
     "GRIDS",
+    "IDENTITY",
     "MAPS",
     "MOSAICS",
+    "OUTPUTS",
     "QUARANTINE",
     "REMOVED",
     "REPORT",
@@ -35,7 +44,9 @@ __all__ = [
     "ExtractionDirectory",
     "Part",
     "RunDirectory",
+    "entry_differences",
     "fingerprint",
     "read",
     "remove_litter",
+    "shortened",
 ]

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -95,7 +95,12 @@ class RunDirectory:
         return self._settings
 
     def begin(
-        self, fields: Mapping[str, Any], about: Mapping[str, Any], *, overwrite: bool
+        self,
+        fields: Mapping[str, Any],
+        about: Mapping[str, Any],
+        *,
+        overwrite: bool,
+        also: Callable[[Mapping[str, Any]], list[str]] = lambda _: [],
     ) -> None:
         """Write run.json, or check that the run that is here is the same.
 
@@ -103,13 +108,14 @@ class RunDirectory:
             fields: All that changes a number.
             about: What else is worth to be recorded.
             overwrite: Delete the rows of another configuration instead of refusing.
+            also: What else differs from a run.json whose fields are the same.
 
         Raises:
             FingerprintError: The rows here are of another configuration.
         """
         before = self._before(fields)
         if before is not None:
-            differing = differences(before, fields)
+            differing = differences(before, fields, about) or also(before)
             if not differing:
                 return
             if not overwrite and CLEARING not in before:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from raylatent import schema
@@ -10,6 +11,17 @@ from raylatent.errors import RunError
 from raylatent.seal import json_holds, parse_json, sealed_json
 
 RUN_JSON = "run.json"
+IDENTITY = "identity"
+"""Beside the fields: what they say of the model, entry by entry."""
+OUTPUTS = "outputs"
+"""Likewise: what the model gave for its two sample tiles."""
+_MODEL_FIELDS = ("model", "code", "files")
+_BEFORE_IDENTITY = (
+    "it was begun by a raylatent that did not record attributes, code and files of a "
+    "model, so nothing tells whether this model is the same: its rows can be read, but "
+    "not be continued"
+)
+_DIGEST = re.compile(r"[0-9a-f]{16}\b")
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
 
 
@@ -39,16 +51,104 @@ def settings_text(fields: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
     return json.dumps(sealed_json(settings), indent=1).encode()
 
 
-def differences(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+def differences(
+    settings: Mapping[str, Any],
+    fields: Mapping[str, Any],
+    about: Mapping[str, Any] = {},
+) -> list[str]:
     """What differs between a stored run and a configuration; empty if nothing.
+
+    Args:
+        settings: What run.json says.
+        fields: All that changes a number.
+        about: What else is recorded: its `identity` names what differs in a model.
 
     >>> differences({"fields": {"dtype": "float16"}}, {"dtype": "float32"})
     ['dtype was "float16", now "float32"']
     """
     if settings.get("fingerprint") == fingerprint(fields):
         return []
-    changed = _changed(settings.get("fields", {}), fields)
-    return changed or ["its fingerprint differs"]
+    old = settings.get("fields", {})
+    of_model = {n for n in _MODEL_FIELDS if old.get(n) != fields.get(n)}
+    if IDENTITY not in about:
+        of_model.clear()
+    named = ""
+    if of_model and IDENTITY in settings:
+        named = shortened(entry_differences(settings[IDENTITY], about[IDENTITY]))
+    elif of_model:
+        named = _BEFORE_IDENTITY
+    changed = _changed(_without(old, of_model), _without(fields, of_model))
+    return [named, *changed] if named else changed or ["its fingerprint differs"]
+
+
+def _without(fields: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def shortened(sentences: Sequence[str], most: int = 3) -> str:
+    """The first of many, and how many more there are.
+
+    >>> shortened(["a differs", "b differs"], most=1)
+    'a differs; and 1 more like this'
+    """
+    more = len(sentences) - most
+    rest = [f"and {more} more like this"] if more > 0 else []
+    return "; ".join([*sentences[:most], *rest])
+
+
+def entry_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two models, by name, what changed before what is new.
+
+    Args:
+        old: Groups of entries, as `identity` in run.json.
+        new: Likewise.
+
+    >>> was, now = ({"attributes": {"head": {"scale": x}}} for x in ("0.5", "0.7"))
+    >>> entry_differences(was, now)
+    ["attribute 'scale' of module 'head' was 0.5, now 0.7"]
+    """
+    found = []
+    for group, sentence in _SENTENCES.items():
+        before, after = _flat(old.get(group, {})), _flat(new.get(group, {}))
+        for key in before.keys() | after.keys():
+            values = (before.get(key), after.get(key))
+            if values[0] != values[1]:
+                one_side = None in values
+                found.append((one_side, f"{sentence(key)} {_was_and_is(*values)}"))
+    return [text for _, text in sorted(found)]
+
+
+def _flat(entries: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
+    flat: dict[tuple[str, ...], str] = {}
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            flat |= {(name, inner): str(text) for inner, text in value.items()}
+        else:
+            flat[name,] = str(value)
+    return flat
+
+
+def _was_and_is(before: str | None, after: str | None) -> str:
+    if before is None:
+        return "is new"
+    if after is None:
+        return "is gone"
+    if _DIGEST.match(before) or _DIGEST.match(after):
+        return "differs"
+    return f"was {before}, now {after}"
+
+
+def _of_module(key: tuple[str, ...]) -> str:
+    module, name = key[0], key[-1]
+    where = f"module {module!r}" if module else "the model itself"
+    if name == "class":
+        return f"the class of {where}"
+    what = {
+        "_forward_hooks": "the forward hooks",
+        "_forward_pre_hooks": "the forward pre-hooks",
+        "script": "the TorchScript code",
+    }.get(name, f"attribute {name!r}")
+    return f"{what} of {where}"
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -108,6 +208,15 @@ def _is_ours(settings: Mapping[str, Any]) -> bool:
         return True
     kinds = {"schema_version": int, "fingerprint": str, "fields": dict, "layers": dict}
     return all(isinstance(settings.get(name), kind) for name, kind in kinds.items())
+
+
+_SENTENCES: dict[str, Callable[[tuple[str, ...]], str]] = {
+    "code": lambda key: f"the code of {key[0]}",
+    "constants": lambda key: f"the {key[0]}",
+    "attributes": _of_module,
+    "tensors": lambda key: f"the tensor {key[0]!r}",
+    "files": lambda key: f"the file {key[0]} that the factory reads",
+}
 
 
 def _short(value: object) -> str:

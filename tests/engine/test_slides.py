@@ -10,13 +10,10 @@ import torch
 
 from raylatent import schema
 from raylatent.engine import activations
-from raylatent.engine.actors import check_model
+from raylatent.engine.actors import DriverModel, check_model
 from raylatent.errors import IncompleteError, ModelError
 from raylatent.model.features import Features
-from raylatent.model.load import model_digest
-from raylatent.model.runtime import torch_version
 from raylatent.run import RunDirectory
-from raylatent.tiles.decode import DECODER
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 
@@ -194,13 +191,10 @@ def test_an_actor_refuses_another_model_than_the_driver_s():
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
     other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
     features = [Features(m, layers="0", tile_px=8) for m in (module, other)]
-    wanted = {
-        "model": model_digest(module),
-        "torch": torch_version(),
-        "decoder": DECODER,
-    }
+    wanted = DriverModel.of(features[0])
     check_model(features[0], wanted)
-    with pytest.raises(ModelError, match="has another model than the driver"):
+    says = "has another model than the driver .the tensor '0.bias' differs"
+    with pytest.raises(ModelError, match=says):
         check_model(features[1], wanted)
     with pytest.raises(ModelError, match="has another decoder"):
-        check_model(features[0], {**wanted, "decoder": "pillow-0"})
+        check_model(features[0], replace(wanted, decoder="pillow-0"))

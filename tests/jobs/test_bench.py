@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from raylatent.config import BenchConfig
 from raylatent.engine import bench
-from raylatent.engine.actors import ActorOptions, PackedSpec
+from raylatent.engine.actors import ActorOptions, DriverModel, PackedSpec
 from raylatent.engine.measuring import measure_here
 from raylatent.errors import ConfigError, ModelError
+from raylatent.model.features import Features
 from raylatent.model.rows import RowOptions
 from raylatent.model.spec import model_spec
 from tests.jobs.test_jobs import JOBS, job, lines_of
@@ -99,7 +101,7 @@ def test_another_model_on_a_node_is_refused(golden_tfrecords, golden_model):
         run="",
         token="",
         fingerprint="",
-        model={"model": "of the driver", "torch": "1", "decoder": "2"},
+        model=DriverModel.of(Features(torch.nn.Flatten(), tile_px=8)),
         layers=("postconv",),
         pooling="avg",
         batch_size=16,

@@ -13,7 +13,7 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model import Features
-from raylatent.model.load import file_digest, load_model, model_digest
+from raylatent.model.load import file_digest, load_model
 from raylatent.model.spec import ModelSpec, model_spec
 from raylatent.storage import Store
 
@@ -358,21 +358,3 @@ def test_digests_of_files(folder):
         assert file_digest(model_spec(path)) != before
         (path / name).write_bytes(content)
     assert file_digest(model_spec(path)) == before
-
-
-class Odd(nn.Module):
-    """Its text has an address in memory."""
-
-    def extra_repr(self):
-        return f"{object()!r}"
-
-
-def test_digests_of_models():
-    def net(seed=0, p=0.5):
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(2, 2), nn.Dropout(p), Odd())
-
-    assert model_digest(net()) == model_digest(net())
-    digests = {model_digest(net()), model_digest(net(1)), model_digest(net(p=0.1))}
-    digests.add(model_digest(net().half()))
-    assert len(digests) == 4

@@ -1,0 +1,276 @@
+"""Which model it is: tensors, attributes, code and files, each by a name."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+
+from raylatent.model.load import load_model
+from raylatent.model.reached_code import Code, CodeSearch
+from raylatent.model.running import evaluating
+from raylatent.model.spec import ModelSpec
+from raylatent.model.syntax import bytecode_digest, short_digest, syntax_digest
+from raylatent.model.values import FOREIGN, Values, attributes, top_name
+from raylatent.model.watching import Watch, content_digest
+
+Attributes = dict[str, dict[str, str]]
+"""By name of the module, then of the attribute."""
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+# What an attribute was that a first pass fills.
+_NOTHING = (None, "None", "{}", "[]", "()", "collections.OrderedDict{}")
+# What torch adds to names that it has met before.
+_MANGLED = re.compile(rb"\.?___torch_mangle_\d+")
+_SCRIPT_RECORDS = ("/data.pkl", "/constants.pkl", ".py")
+# Files that a factory read earlier in this process, which it may remember.
+_files_of: dict[str, set[str]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What tells a model from another.
+
+    Attributes:
+        tensors: A digest of each parameter, buffer and other state.
+        attributes: Each plain attribute of each module, short or as a digest.
+        code: A digest of each function.
+        constants: What functions refer to: constants, defaults, closures, versions.
+        files: A digest of each file that the factory read.
+    """
+
+    tensors: dict[str, str]
+    attributes: Attributes
+    code: dict[str, str]
+    constants: dict[str, str]
+    files: dict[str, str]
+
+    def fields(self) -> dict[str, str]:
+        """One digest for each kind of entry, for the fingerprint."""
+        groups = {
+            "model": (self.tensors, self.attributes),
+            "code": (self.code, self.constants),
+            "files": (self.files,),
+        }
+        return {name: _digest(group) for name, group in groups.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """What a process compares of its own copy of a model with the driver's.
+
+    Attributes:
+        tensors: As in an Identity.
+        attributes: As they were before the first pass, functions by their bytecode.
+        bytecode: A digest of each function.
+        lazy: Module and attribute, of those that a pass changes.
+    """
+
+    tensors: dict[str, str]
+    attributes: Attributes
+    bytecode: dict[str, str]
+    lazy: frozenset[tuple[str, str]] = frozenset()
+
+    def common(self, other: "Copy") -> "Copy":
+        """Without what `other` does not know, or what a pass changes."""
+        lazy = self.lazy | other.lazy
+        return Copy(
+            tensors=self.tensors,
+            attributes={
+                module: {k: v for k, v in own.items() if (module, k) not in lazy}
+                for module, own in self.attributes.items()
+            },
+            bytecode={k: v for k, v in self.bytecode.items() if k in other.bytecode},
+        )
+
+    def entries(self) -> dict[str, Any]:
+        """As in run.json, for a comparison."""
+        return {
+            "tensors": self.tensors,
+            "attributes": self.attributes,
+            "code": self.bytecode,
+        }
+
+
+class Identification:
+    """Follows a model from its making through its first pass."""
+
+    def __init__(self) -> None:
+        """See the class."""
+        self._watch = Watch()
+        self._before: Attributes = {}
+        self._tensors: dict[str, str] | None = None
+
+    def made(self, spec: ModelSpec, device: torch.device) -> nn.Module:
+        """The model, loaded under observation; errors as of `load_model`."""
+        with self._watch.functions(), self._watch.opened_files():
+            return load_model(spec, device)
+
+    def tried(
+        self, first_pass: Callable[[], None], model: nn.Module, spec: ModelSpec
+    ) -> None:
+        """Let the model run for the first time, under observation."""
+        self._before = module_attributes(model, spec, bytecode_digest)
+        with self._watch.functions():
+            first_pass()
+
+    def identity(self, model: nn.Module, spec: ModelSpec) -> Identity:
+        """What the model is."""
+        values = _values(model, spec, syntax_digest)
+        found = _attributes(model, values)
+        # What a pass changes is no part of the model, but what it fills is.
+        for module, name in self._changed(model, spec):
+            if self._before.get(module, {}).get(name) not in _NOTHING:
+                del found[module][name]
+        code = self._code(model, spec, values)
+        return Identity(
+            tensors=self._tensors_of(model, values),
+            attributes=found,
+            code=code.syntax,
+            constants={**_factory(spec), **code.values},
+            files=self._files(spec),
+        )
+
+    def copy(self, model: nn.Module, spec: ModelSpec) -> Copy:
+        """What other processes compare with their own."""
+        values = _values(model, spec, bytecode_digest)
+        _attributes(model, values)  # their functions and classes are followed
+        return Copy(
+            tensors=self._tensors_of(model, values),
+            attributes=self._before,
+            bytecode=self._code(model, spec, values).bytecode,
+            lazy=frozenset(self._changed(model, spec)),
+        )
+
+    def _tensors_of(self, model: nn.Module, values: Values) -> dict[str, str]:
+        """Once: of a large model it takes seconds."""
+        if self._tensors is None:
+            self._tensors = tensor_digests(model, values)
+        return self._tensors
+
+    def _changed(self, model: nn.Module, spec: ModelSpec) -> list[tuple[str, str]]:
+        """Module and attribute, of those that the first pass changed."""
+        after = module_attributes(model, spec, bytecode_digest)
+        return [
+            (module, name)
+            for module, own in after.items()
+            for name, value in own.items()
+            if self._before.get(module, {}).get(name) != value
+        ]
+
+    def _code(self, model: nn.Module, spec: ModelSpec, values: Values) -> Code:
+        kinds = {type(module) for module in model.modules()}
+        packages = {top_name(kind.__module__) for kind in kinds}
+        packages.add(top_name((spec.factory or "").partition(":")[0]))
+        search = CodeSearch(values, packages - FOREIGN)
+        for kind in kinds:
+            search.add_class(kind)
+        search.add_ran(self._watch.ran)
+        return search.result()
+
+    def _files(self, spec: ModelSpec) -> dict[str, str]:
+        if spec.factory is None:
+            return {}
+        key = json.dumps([spec.factory, spec.folder, dict(spec.kwargs)], default=repr)
+        paths = _files_of.setdefault(key, set())
+        paths |= self._watch.files
+        found: dict[str, list[str]] = {}
+        folder = None if spec.folder is None else f"{os.path.realpath(spec.folder)}/"
+        for path in sorted(paths):
+            digest = content_digest(path)
+            inside = folder is not None and path.startswith(folder)
+            name = path.removeprefix(folder or "") if inside else path.rsplit("/")[-1]
+            if digest is not None and path != spec.weights:
+                found.setdefault(name, []).append(digest)
+        return {name: " ".join(sorted(digests)) for name, digests in found.items()}
+
+
+def tensor_digests(model: nn.Module, values: Values) -> dict[str, str]:
+    """A digest of each parameter, buffer and other state, by name.
+
+    Buffers that are not saved count as well, and what quantized modules pack.
+    """
+    state = {**model.state_dict(), **dict(model.named_buffers())}
+    return {name: values.text(state[name]) for name in sorted(state)}
+
+
+def module_attributes(
+    model: nn.Module, spec: ModelSpec, of_code: Callable[[CodeType], str]
+) -> Attributes:
+    """Class, plain attributes and hooks of every module, by its name."""
+    return _attributes(model, _values(model, spec, of_code))
+
+
+def _values(
+    model: nn.Module, spec: ModelSpec, of_code: Callable[[CodeType], str]
+) -> Values:
+    names = {id(module): name for name, module in model.named_modules()}
+    return Values(names, spec.folder, of_code)
+
+
+def _attributes(model: nn.Module, values: Values) -> Attributes:
+    found: Attributes = {}
+    for name, module in model.named_modules():
+        kind = type(module)
+        own = {"class": f"{kind.__module__}.{kind.__qualname__}"}
+        for key, value in attributes(module).items():
+            own[key] = values.text(value)
+        for key in _HOOKS:
+            hooks = getattr(module, key, None)
+            if isinstance(hooks, OrderedDict) and hooks:
+                own[key] = values.text(list(hooks.values()))
+        found[name] = dict(sorted(own.items()))
+    for name, module in _script_modules(model):
+        found[name]["script"] = _script_digest(module)
+    return found
+
+
+def _script_modules(model: nn.Module) -> Iterator[tuple[str, torch.jit.ScriptModule]]:
+    """The outermost TorchScript modules, by name."""
+    last = None
+    for name, module in model.named_modules():
+        inside = last is not None and name.startswith(last)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            last = f"{name}." if name else ""
+            yield name, module
+
+
+def _script_digest(model: torch.jit.ScriptModule) -> str:
+    """A digest of a TorchScript module's code and attributes."""
+    buffer = io.BytesIO()
+    with evaluating(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice to use something newer
+        torch.jit.save(model, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        records = [
+            _MANGLED.sub(b"", archive.read(name))
+            for name in archive.namelist()
+            if name.endswith(_SCRIPT_RECORDS)
+        ]
+    return short_digest(b"\0".join(sorted(records)))
+
+
+def _factory(spec: ModelSpec) -> dict[str, str]:
+    """What calls a factory, for the code's entries."""
+    found = {"factory": spec.factory, "hub": spec.hub}
+    named = {name: repr(value) for name, value in found.items() if value is not None}
+    values = Values({}, spec.folder)
+    arguments = {
+        f"factory argument {k!r}": values.text(v) for k, v in spec.kwargs.items()
+    }
+    return {**named, **arguments}
+
+
+def _digest(content: Mapping[str, Any] | tuple[Any, ...]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,352 @@
+"""Any Python value as a short text that is the same in every process."""
+
+import functools
+import hashlib
+import inspect
+import re
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from pathlib import PurePath
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raylatent.model.syntax import short_digest, syntax_digest
+
+MAX_DEPTH = 24
+"""What lies deeper in a value is not seen."""
+MAX_VALUES = 1_000_000
+"""Nor is what comes after so many values in one attribute."""
+FOREIGN = sys.stdlib_module_names | {
+    *("builtins", "cloudpickle", "numpy", "ray", "raylatent", "torch"),
+    "typing_extensions",
+}
+"""Packages whose versions tell their code, or which do not decide a row."""
+_TEXT = 60
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
+_AS_TEXT = (
+    *(torch.dtype, torch.layout, torch.memory_format, torch.Size),
+    *(np.generic, np.dtype, range, slice),
+)
+# Where a tensor is, or a copy of a model folder, is none of the model's business.
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
+_SCRATCH = re.compile(r"^.*/raylatent-\w{8}(?=/|$)")
+# Of Python's own classes only those that hold data count: no lock, file or logger.
+_DATA_MODULES = frozenset(
+    {"argparse", "collections", "datetime", "decimal", "fractions", "types", "uuid"}
+)
+# What torch keeps beside what a module is.
+BOOKKEEPING = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
+_COMPILERS = ("torch._dynamo", "torch._inductor", "torch.fx", "torch._C", "torch.cuda")
+_NEVER_SLOTS = frozenset({"__dict__", "__weakref__"})
+
+
+def top_name(module: str | None) -> str:
+    """The package that a module is in.
+
+    >>> top_name("mylab.blocks")
+    'mylab'
+    """
+    return (module or "").partition(".")[0]
+
+
+def tensor_bytes(tensor: Tensor) -> Iterable[bytes | memoryview]:
+    """What a tensor is: dtype, shape and bytes, wherever it lies."""
+    value = tensor.detach()
+    if hasattr(value, "__tensor_flatten__"):
+        names, context = value.__tensor_flatten__()
+        yield f"{type(value).__qualname__} {context!r}".encode()
+        for name in names:
+            yield from tensor_bytes(getattr(value, name))
+        return
+    yield f"{value.dtype} {tuple(value.shape)} {value.layout}".encode()
+    if value.is_meta:
+        return
+    if value.is_quantized:
+        yield str(value.qscheme()).encode()
+        if value.qscheme() in {torch.per_tensor_affine, torch.per_tensor_symmetric}:
+            yield f"{value.q_scale()!r} {value.q_zero_point()!r}".encode()
+        else:
+            yield f"{value.q_per_channel_axis()}".encode()
+            yield from tensor_bytes(value.q_per_channel_scales())
+            yield from tensor_bytes(value.q_per_channel_zero_points())
+        value = value.int_repr()
+    if value.layout != torch.strided:
+        value = value.to_dense()
+    value = value.resolve_conj().resolve_neg().cpu().contiguous()
+    yield value.reshape(-1).view(torch.uint8).numpy().data
+
+
+class Values:
+    """Describes values: what is plain and short as it is, the rest by a digest.
+
+    Args:
+        modules: Names of the modules that the model knows by itself.
+        folder: The model folder: texts that begin with it go without.
+        of_code: A digest of a function's code.
+
+    Attributes:
+        found: Functions and classes that were met, whose code counts.
+
+    >>> values = Values({})
+    >>> values.text(0.5), values.text({"b": 1, "a": [2]}) == values.text({"a": [2], "b": 1})
+    ('0.5', True)
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[int, str],
+        folder: str | None = None,
+        of_code: Callable[[CodeType], str] = syntax_digest,
+    ) -> None:
+        """See the class."""
+        self._modules = modules
+        self._of_code = of_code
+        self._folder = folder
+        self._open: list[int] = []
+        self._done: dict[int, tuple[object, str]] = {}
+        self._left = 0
+        self._follow = True
+        self.found: list[object] = []
+
+    def text(self, value: object, *, follow: bool = True) -> str:
+        """A value in at most 60 characters.
+
+        Args:
+            value: Anything.
+            follow: Functions and classes count with their code, not only their names.
+        """
+        self._follow = follow
+        self._open.clear()
+        self._done.clear()
+        self._left = MAX_VALUES
+        if isinstance(value, Tensor):
+            return f"{self._value(value)} {_shape(value)}"
+        text = self._value(value)
+        return text if len(text) <= _TEXT else short_digest(text.encode())
+
+    def _value(self, value: object) -> str:
+        if isinstance(value, _PLAIN) and not isinstance(value, Enum):
+            return self._plain(value)
+        if isinstance(value, _AS_TEXT):
+            return repr(value)
+        self._left -= 1
+        key = id(value)
+        if key in self._open:  # a cycle
+            return f"<{len(self._open) - self._open.index(key)} levels up>"
+        if key in self._done:
+            return self._done[key][1]
+        if self._left <= 0 or len(self._open) >= MAX_DEPTH:
+            return f"<{type(value).__qualname__}>"
+        self._open.append(key)
+        try:
+            text = self._made(value)
+        finally:
+            self._open.pop()
+        text = text if len(text) <= _TEXT else short_digest(text.encode())
+        self._done[key] = (value, text)  # held, so that no other takes its address
+        return text
+
+    def _plain(self, value: object) -> str:
+        if isinstance(value, str):
+            if _DEVICE.fullmatch(value):
+                return "<device>"
+            value = self._path(value)
+        return repr(value) if len(text := repr(value)) <= _TEXT else _long(text)
+
+    def _path(self, text: str) -> str:
+        if self._folder and text.startswith(self._folder):
+            return text.removeprefix(self._folder)
+        return _SCRATCH.sub("", text)
+
+    def _made(self, value: object) -> str:
+        """Of a value that is made of others."""
+        for kinds, describe in self._kinds():
+            if isinstance(value, kinds):
+                return describe(value)
+        return self._object(value)
+
+    def _kinds(self) -> Iterable[tuple[Any, Callable[[Any], str]]]:
+        yield torch.device, lambda _: "<device>"
+        yield Tensor, _tensor
+        yield np.ndarray, self._array
+        yield Enum, lambda v: f"{_name(type(v))}.{v.name}={self._value(v.value)}"
+        yield PurePath, lambda v: f"Path {self._path(str(v))!r}"
+        yield re.Pattern, lambda v: f"{v.pattern!r} {v.flags}"
+        yield nn.Module, self._module
+        yield (Mapping, types.MappingProxyType), self._mapping
+        yield (list, tuple, deque), self._sequence
+        yield (set, frozenset), self._set
+        yield (functools.partial, functools.partialmethod), self._partial
+        yield types.MethodType, self._method
+        yield types.FunctionType, self._function
+        yield type, self._class
+        yield (property, staticmethod, classmethod), self._accessor
+        yield (types.ModuleType, types.BuiltinFunctionType), _named
+
+    def _array(self, value: Any) -> str:  # noqa: ANN401
+        if value.dtype.hasobject:
+            return f"array {value.shape} {self._value(value.tolist())}"
+        head = f"array {value.dtype.str} {value.shape}".encode()
+        return _digest([head, np.ascontiguousarray(value).tobytes()])
+
+    def _mapping(self, value: Mapping[Any, Any]) -> str:
+        pairs = sorted(f"{self._value(k)}: {self._value(v)}" for k, v in value.items())
+        return f"{_container(value)}{{{', '.join(pairs)}}}{self._rest(value)}"
+
+    def _sequence(self, value: Iterable[Any]) -> str:
+        items = ", ".join(self._value(item) for item in value)
+        left, right = "()" if type(value) is tuple else "[]"
+        return f"{_container(value)}{left}{items}{right}{self._rest(value)}"
+
+    def _set(self, value: Iterable[Any]) -> str:
+        return f"{{{', '.join(sorted(self._value(item) for item in value))}}}"
+
+    def _rest(self, value: object) -> str:
+        """What a container of a class of its own holds beside its items."""
+        own = getattr(value, "__dict__", None)
+        return self._value(dict(own)) if own else ""
+
+    def _partial(
+        self, value: "functools.partial[Any] | functools.partialmethod[Any]"
+    ) -> str:
+        parts = (value.func, value.args, value.keywords)
+        return f"partial {self._sequence(parts)}"
+
+    def _method(self, value: types.MethodType) -> str:
+        owner = self._value(value.__self__)
+        return f"method {self._value(value.__func__)} of {owner}"
+
+    def _function(self, value: types.FunctionType) -> str:
+        name = f"{value.__module__}.{value.__qualname__}"
+        if top_name(value.__module__) in FOREIGN or not self._follow:
+            return f"function {name}"
+        self.found.append(value)
+        bound = [value.__defaults__, value.__kwdefaults__, cells(value)]
+        texts = " ".join(self._value(item) for item in bound)
+        return f"function {name} {self._of_code(value.__code__)} {texts}"
+
+    def _class(self, value: type) -> str:
+        if self._follow:
+            self.found.append(value)
+        return f"class {_name(value)}"
+
+    def _accessor(self, value: Any) -> str:  # noqa: ANN401
+        inner = getattr(value, "fget", None) or getattr(value, "__func__", None)
+        return f"{type(value).__name__} {self._value(inner)}"
+
+    def _module(self, value: nn.Module) -> str:
+        """A module: by its name if the model knows it, else all that it is."""
+        name = self._modules.get(id(value))
+        if name is not None:
+            return f"module {name!r}"
+        self.found.append(type(value))
+        parts = {
+            "parameters": dict(value.named_parameters(recurse=False)),
+            "buffers": dict(value.named_buffers(recurse=False)),
+            "modules": dict(value.named_children()),
+            "attributes": attributes(value),
+        }
+        return f"{_name(type(value))} {self._mapping(parts)}"
+
+    def _object(self, value: object) -> str:
+        kind = type(value)
+        name = _name(kind)
+        if isinstance(value, torch.jit.ScriptFunction):
+            return f"script {value.code}"
+        if (wrapped := unwrapped(value)) is not value:
+            return f"{name} of {self._value(wrapped)}"
+        top = top_name(kind.__module__)
+        opaque = top in FOREIGN and top != "torch" and top not in _DATA_MODULES
+        if opaque or kind.__module__.startswith(_COMPILERS):
+            return f"<{name}>"
+        if kind.__module__ in {"datetime", "decimal", "fractions", "uuid"}:
+            return repr(value)
+        self.found.append(kind)
+        slots = {
+            slot: getattr(value, slot, None)
+            for base in kind.__mro__
+            for slot in _slots(base)
+        }
+        return f"{name} {self._mapping({**slots, **getattr(value, '__dict__', {})})}"
+
+
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """A module's plain attributes: neither torch's bookkeeping nor its parts."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return {}
+    if type(module).__module__.startswith(_COMPILERS):
+        return {}
+    own = vars(module)
+    return {name: own[name] for name in own if name not in BOOKKEEPING}
+
+
+def cells(function: types.FunctionType) -> dict[str, Any]:
+    """What a function holds from where it was made, but for its class."""
+    names = function.__code__.co_freevars
+    found: dict[str, Any] = {}
+    for name, cell in zip(names, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not filled yet
+            found[name] = None
+    return {name: value for name, value in found.items() if name != "__class__"}
+
+
+def unwrapped(value: object) -> object:
+    """The function in a cached, compiled or decorated one."""
+    if isinstance(value, types.FunctionType | type | nn.Module):
+        return value
+    if isinstance(value, functools.cached_property):
+        return value.func
+    for name in ("__wrapped__", "py_func", "_torchdynamo_orig_callable"):
+        inner = inspect.getattr_static(value, name, None)
+        if inspect.isfunction(inner):
+            return inner
+    return value
+
+
+def _slots(base: type) -> tuple[str, ...]:
+    slots = vars(base).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in _NEVER_SLOTS)
+
+
+def _container(value: object) -> str:
+    kind = type(value)
+    return "" if kind in {dict, list, tuple} else f"{_name(kind)}"
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
+def _named(value: Any) -> str:  # noqa: ANN401
+    owner = getattr(value, "__module__", None)
+    return f"{type(value).__name__} {owner}.{value.__name__}"
+
+
+def _tensor(value: Tensor) -> str:
+    return _digest(tensor_bytes(value))
+
+
+def _shape(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"[:40]
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    hasher = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        hasher.update(part)
+        hasher.update(b"\0")
+    return hasher.hexdigest()
+
+
+def _long(text: str) -> str:
+    return short_digest(text.encode())
