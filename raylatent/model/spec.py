@@ -11,7 +11,7 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model.plain_modules import check_kind, is_state_dict, no_module
-from raylatent.model.weight_files import foreign_file
+from raylatent.model.weight_files import foreign_file, holds_mapping
 from raylatent.storage import Store, absolute, is_uri
 
 MODEL_JSON = "model.json"
@@ -150,6 +150,9 @@ def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
         what = f"no model: give a folder with a {MODEL_JSON}"
     if what is not None:
         message = f"{path} is {what}"
+        raise ModelError(message)
+    if not allow_pickle and (mapping := holds_mapping(path)) is not None:
+        message = f"{path} holds {no_module(mapping)}"
         raise ModelError(message)
     if not allow_pickle:
         message = (

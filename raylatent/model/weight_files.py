@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 
 from raylatent.errors import ModelError, StorageError
-from raylatent.model.stand_ins import load_inertly
+from raylatent.model.stand_ins import load_inertly, printable
 from raylatent.storage import Store, reason
 
 # What a broken or foreign file makes torch.load raise.
@@ -71,7 +71,7 @@ def read_checkpoint(uri: str) -> Any:  # noqa: ANN401  (it may be anything)
     except StorageError as error:
         message = f"weights {uri} cannot be read: {error}"
         raise ModelError(message) from error
-    if data[:2] == b"\x1f\x8b":
+    if data[:2] == b"\x1f\x8b" and not _is_safetensors(data):
         data = _unzipped(data, uri)
     if name.endswith(".json"):
         return _shards(data, uri)
@@ -89,6 +89,8 @@ def foreign(data: bytes, name: str) -> str | None:
     """
     if not data:
         return "empty"
+    if _is_safetensors(data):
+        return None
     start = data[:_START].lstrip()
     for magic, what in _FOREIGN:
         if start.startswith(magic):
@@ -114,9 +116,28 @@ def foreign_file(path: str) -> str | None:
     except OSError as error:
         message = f"{path} cannot be read: {reason(error)}"
         raise ModelError(message) from error
-    if what is None and not zipped and start[8:9] == b"{":
+    if _is_safetensors(start):
         return f"safetensors, weights without code: {_CODE}"
     return what
+
+
+def holds_mapping(path: str) -> Mapping[Any, Any] | None:
+    """The state dict, or other mapping, in a local file that torch.save wrote.
+
+    None where it holds another thing, or cannot be read without running its code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in reading weights
+            saved = load_inertly(Path(path).read_bytes())
+    except (*UNREADABLE, MemoryError):
+        return None
+    return saved if isinstance(saved, Mapping) else None
+
+
+def _is_safetensors(data: bytes) -> bool:
+    """Whether it begins with the length of a header, and its JSON."""
+    return data[5:9] == b"\0\0\0{"
 
 
 def _foreign_zip(file: BinaryIO) -> str | None:
@@ -133,12 +154,12 @@ def _foreign_zip(file: BinaryIO) -> str | None:
         return None
     if any(name.endswith(".npy") for name in tops):
         return "an archive of NumPy arrays"
-    return f"a zip archive of {', '.join(sorted(tops)[:3])}"
+    return f"a zip archive of {', '.join(map(printable, sorted(tops)[:3]))}"
 
 
 def _loaded(data: bytes, uri: str) -> Any:  # noqa: ANN401
     try:
-        if data[8:9] == b"{":  # after the length of its header
+        if _is_safetensors(data):
             return safetensors.torch.load(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on foreign pickles
@@ -160,7 +181,7 @@ def _of_torch(error: BaseException) -> str:
     inner = text.rpartition("WeightsUnpickler error: ")[2].strip()
     lines = [*inner.splitlines(), type(error).__name__]
     line = next((x for x in lines if "GLOBAL" in x), lines[0])
-    return line.partition(" Please use")[0].rstrip(" .")
+    return printable(line.partition(" Please use")[0].rstrip(" ."))
 
 
 def _unzipped(data: bytes, uri: str) -> bytes:

@@ -145,6 +145,24 @@ def test_layers_that_wait_for_their_weights(folder, made):
     assert features.shapes == {"postconv": (4,)}
 
 
+def test_tied_weights_on_the_meta_device(folder):
+    source = (
+        NET
+        + """
+def tied():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    return net
+"""
+    )
+    state = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).state_dict()
+    del state["0.weight"]  # as safetensors' save_model does
+    model = loaded(folder(source=source, state=state, factory="net:tied"))
+    assert torch.equal(model[0].weight, state["1.weight"])
+    assert torch.equal(model[1].weight, state["1.weight"])
+
+
 def test_what_a_modules_own_loading_refuses(folder):
     source = (
         NET
@@ -175,7 +193,10 @@ def test_half_weights_are_run_in_float32(folder):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"factory": "nowhere.at_all:build"}, "No module named 'nowhere'"),
+        (
+            {"factory": "nowhere.at_all:build"},
+            "No module named 'nowhere': install it on all",
+        ),
         ({"factory": "net:missing"}, "has no attribute 'missing'"),
         ({"factory": "net:not_callable"}, "7 cannot be called"),
         ({"factory": "net:no_module"}, "gives an int, not an nn.Module"),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from torch import nn
 
 from raylatent.errors import ModelError
@@ -133,6 +134,14 @@ def test_what_is_no_model_at_all(tmp_path):
         model_spec(str(tmp_path / "notes.txt"))
     with pytest.raises(ModelError, match=r"a list, not an nn\.Module"):
         model_spec([])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_state_dict_in_place_of_a_model(tmp_path, wrapped):
+    state = nn.Linear(2, 2).state_dict()
+    torch.save({"state_dict": state} if wrapped else state, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"w\.pth holds a .*: give a model folder"):
+        model_spec(tmp_path / "w.pth")
 
 
 def test_a_relative_path_in_a_submitted_job(monkeypatch, tmp_path):

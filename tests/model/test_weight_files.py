@@ -178,6 +178,16 @@ def test_torchs_own_reason_is_in_the_message(read):
         read("w.pt", torch_bytes(STATE, pickle_protocol=4))
 
 
+def test_a_header_whose_length_reads_as_another_kind(read):
+    """A length of 60 bytes begins with "<", as web pages do."""
+    data = save({"w": torch.ones(1)})
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length]
+    for wanted in (60 + 256, int.from_bytes(b"\x1f\x8b", "little")):
+        padded = wanted.to_bytes(8, "little") + header.ljust(wanted)
+        assert torch.equal(read("w.bin", padded + data[-4:])["w"], torch.ones(1))
+
+
 def test_a_folder_and_a_file_that_is_not_there(read, tmp_path):
     (tmp_path / "folder").mkdir()
     for name in ("folder", "gone.pt"):
