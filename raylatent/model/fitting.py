@@ -89,7 +89,9 @@ class _Candidate:
             if value is not None
         }
         for name in tied.keys() - state.keys():
-            state |= {name: state[other] for other in tied[name] if other in state}
+            same = [state[other] for other in tied[name] if other in state]
+            if same:
+                state[name] = same[0]
         beside = [name for name in self.values if not name.startswith(self.prefix)]
         return Fit(state=state, key=self.key, taken=self.taken, unused=tuple(beside))
 
@@ -316,14 +318,14 @@ def _same_shape(value: Tensor, mine: Tensor) -> bool:
 def _other_kind(value: Tensor, mine: Tensor) -> str | None:
     """Why a tensor's values are none for the model's, None where they are."""
     types = f"is {value.dtype}, the model has {mine.dtype}"
-    to_float = mine.is_floating_point() and not value.is_floating_point()
+    narrow = not value.is_floating_point() or value.element_size() == 1
     to_whole = not mine.is_floating_point() and value.is_floating_point()
     reasons = {
         "is quantized: save the model's weights in floating point": value.is_quantized,
         "has no values, it was saved from the meta device": value.is_meta,
         f"is {value.layout}, not dense": value.layout != torch.strided,
         f"{types}: complex": value.is_complex() and not mine.is_complex(),
-        f"{types}: are they quantized?": to_float,
+        f"{types}: are they quantized?": narrow and mine.is_floating_point(),
     }
     found = [why for why, is_so in reasons.items() if is_so]
     if not found and to_whole and not bool((value == value.round()).all()):

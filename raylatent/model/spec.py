@@ -147,8 +147,9 @@ def _elsewhere(path: str, location: str) -> str:
 def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
     what = foreign_file(path)
     if what is None and not path.endswith(_PICKLES):
-        what = f"no model: give a folder with a {MODEL_JSON}"
+        what = "no model"
     if what is not None:
+        what += "" if ": " in what else f": give a folder with a {MODEL_JSON}"
         message = f"{path} is {what}"
         raise ModelError(message)
     if not allow_pickle and (mapping := holds_mapping(path)) is not None:

@@ -46,6 +46,9 @@ _FOREIGN = (
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"Rar!", "a RAR archive: unpack it"),
 )
+_SHOWN = 40
+# The number that torch's format before 1.6 begins with, as pickled.
+_TORCH = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _START = 512  # bytes, which tell a kind
 _MARK = slice(257, 262)  # of a tar archive
 _CODE = "give the module's own code and its state dict, in a model folder"
@@ -76,7 +79,8 @@ def read_checkpoint(uri: str) -> Any:  # noqa: ANN401  (it may be anything)
     if name.endswith(".json"):
         return _shards(data, uri)
     if what := foreign(data, name):
-        message = f"weights {uri} are no state dict of torch but {what}"
+        what += "" if ": " in what else ": give safetensors, or what torch.save wrote"
+        message = f"weights {uri} are {what}"
         raise ModelError(message)
     return _loaded(data, uri)
 
@@ -87,19 +91,24 @@ def foreign(data: bytes, name: str) -> str | None:
     >>> foreign(b"", "w.pt"), foreign(b"<!DOCTYPE html>", "w.pt")
     ('empty', 'a web page: what was downloaded is no file of weights')
     """
-    if not data:
-        return "empty"
+    start = data[:_START]
+    if data[:4] == b"PK\x03\x04":
+        return _foreign_zip(io.BytesIO(data))
     if _is_safetensors(data):
         return None
-    start = data[:_START].lstrip()
-    for magic, what in _FOREIGN:
-        if start.startswith(magic):
-            return what
-    if name.endswith(".onnx"):
-        return f"an ONNX model: {_CODE}"
-    if data[_MARK] == b"ustar":
-        return "a tar archive: unpack it"
-    return _foreign_zip(io.BytesIO(data)) if data[:4] == b"PK\x03\x04" else None
+    kinds = {what: start.lstrip().startswith(magic) for magic, what in _FOREIGN}
+    kinds |= {
+        "empty": not data,
+        f"an ONNX model: {_CODE}": name.endswith(".onnx"),
+        "a tar archive: unpack it": data[_MARK] == b"ustar",
+        f"a pickle that torch.save did not write: save them by {_SAVE}": (
+            start[:1] == b"\x80" and _TORCH not in start
+        ),
+        f"text, which begins {ascii(start[:_SHOWN])[1:]}": (
+            start.isascii() and " ".join(start.decode().split()).isprintable()
+        ),
+    }
+    return next((what for what, is_so in kinds.items() if is_so), None)
 
 
 def foreign_file(path: str) -> str | None:
@@ -167,11 +176,14 @@ def _loaded(data: bytes, uri: str) -> Any:  # noqa: ANN401
     except safetensors.SafetensorError as error:
         message = f"weights {uri} are no whole safetensors file: {reason(error)}"
         raise ModelError(message) from error
-    except (*UNREADABLE, MemoryError) as error:
+    except UnpicklingError as error:
         message = (
             f"weights {uri} are no state dict that can be read without running code of "
-            f"the file ({_of_torch(error)}): save them as {_SAVE}"
+            f"the file ({_of_torch(error)}): save them by {_SAVE}"
         )
+        raise ModelError(message) from error
+    except (*UNREADABLE, MemoryError) as error:
+        message = f"weights {uri} are damaged, or no state dict: {_of_torch(error)}"
         raise ModelError(message) from error
 
 

@@ -218,6 +218,7 @@ def test_a_tied_tensor_with_two_values():
     [
         (torch.ones(3, dtype=torch.int8), "is torch.int8, the model has torch.float32"),
         (torch.ones(3, dtype=torch.bool), "are they quantized?"),
+        (torch.ones(3).to(torch.float8_e4m3fn), "are they quantized?"),
         (torch.ones(3, dtype=torch.complex64), "complex"),
         (torch.ones(3, device="meta"), "saved from the meta device"),
         (torch.ones(3).to_sparse(), "is torch.sparse_coo, not dense"),

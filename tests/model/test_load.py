@@ -260,10 +260,10 @@ class Bomb:
 def test_a_pickle_in_place_of_weights_runs_nothing(folder, tmp_path, ending):
     path = folder(weights=f"bad.{ending}")
     (path / f"bad.{ending}").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
-    with pytest.raises(ModelError, match="are no "):
+    with pytest.raises(ModelError, match=r"bad\.\w+ are "):
         loaded(path)
     torch.save({"w": Bomb(tmp_path / "ran")}, path / f"bad.{ending}")
-    with pytest.raises(ModelError, match="are no "):
+    with pytest.raises(ModelError, match=r"bad\.\w+ are "):
         loaded(path)
     assert not (tmp_path / "ran").exists()
 
@@ -277,7 +277,7 @@ def test_weights_that_are_no_state_dict(folder, content):
         (path / "bad.pt").write_bytes(content)
     else:
         torch.save(content, path / "bad.pt")
-    with pytest.raises(ModelError, match=r"bad\.pt are no"):
+    with pytest.raises(ModelError, match=r"bad\.pt are "):
         loaded(path)
 
 
@@ -296,7 +296,7 @@ def test_a_pickled_module_when_allowed(tmp_path):
     torch.save({"model": net}, tmp_path / "mapping.pt")
     with pytest.raises(ModelError, match=r"gives a mapping \(dict\), not an"):
         loaded(tmp_path / "mapping.pt", allow_pickle=True)
-    (tmp_path / "broken.pt").write_bytes(b"x")
+    (tmp_path / "broken.pt").write_bytes(b"\0")
     with pytest.raises(ModelError, match="cannot be loaded"):
         loaded(tmp_path / "broken.pt", allow_pickle=True)
 
