@@ -14,7 +14,7 @@ from raylatent.model.stand_ins import NumpyValue, StandIn, printable
 
 _DEPTH = 3  # of mappings in mappings: {"state_dict": {"teacher": {...}}}
 _SHOWN = 3
-_TRIED = 1000  # prefixes
+_TRIED = 200  # prefixes
 _LEFT_OVER = " (take this out of the file, or make the model with it)"
 # Older weights lack this counter, which evaluation never reads.
 _COUNTER = "num_batches_tracked"
@@ -383,6 +383,7 @@ def _that_differ(fits: Sequence[Fit]) -> list[Fit]:
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return a.keys() == b.keys() and all(
-        one.equal(b[name]) if isinstance(one, Tensor) else one == b[name]
+        one is b[name]
+        or (one.equal(b[name]) if isinstance(one, Tensor) else one == b[name])
         for name, one in a.items()
     )

@@ -151,19 +151,20 @@ def _is_safetensors(data: bytes) -> bool:
 
 def _foreign_zip(file: BinaryIO) -> str | None:
     try:
-        names = zipfile.ZipFile(file).namelist()
-    except zipfile.BadZipFile:
-        return "cut off or damaged: copy it again"
+        archive = zipfile.ZipFile(file)
+        names, other = archive.namelist(), archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, *UNREADABLE):
+        return "cut off or damaged: copy them again"
+    if other is not None:  # torch does not look
+        return f"damaged, {printable(other)} has another checksum: copy them again"
     tops = {name.rpartition("/")[2] for name in names}
-    if "constants.pkl" in tops:
-        return SCRIPT
-    if {"serialized_exported_program.json", "archive_format"} & tops:
-        return EXPORTED
-    if "data.pkl" in tops:
-        return None
-    if any(name.endswith(".npy") for name in tops):
-        return "an archive of NumPy arrays"
-    return f"a zip archive of {', '.join(map(printable, sorted(tops)[:3]))}"
+    first = ", ".join(map(printable, sorted(tops)[:3]))
+    kinds = {
+        SCRIPT: "constants.pkl" in tops,
+        EXPORTED: bool(tops & {"serialized_exported_program.json", "archive_format"}),
+        f"a zip archive of {first}": "data.pkl" not in tops,
+    }
+    return next((what for what, is_so in kinds.items() if is_so), None)
 
 
 def _loaded(data: bytes, uri: str) -> Any:  # noqa: ANN401

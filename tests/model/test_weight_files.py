@@ -108,6 +108,13 @@ def exported():
     return stream.getvalue()
 
 
+def one_bit():
+    data = bytearray(torch_bytes(STATE))
+    place = data.find(STATE["w"].numpy().tobytes())
+    data[place + 5] ^= 1
+    return bytes(data)
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 FOREIGN = {
     "empty": (lambda: b"", "empty"),
@@ -121,7 +128,7 @@ FOREIGN = {
     ),
     "npz": (
         lambda: numpy_bytes(lambda f: np.savez(f, w=np.ones(2))),
-        "an archive of NumPy arrays",
+        "a zip archive of w.npy",
     ),
     "npy": (lambda: numpy_bytes(lambda f: np.save(f, np.ones(2))), "a NumPy array"),
     "tar": (lambda: tar_of("w.pt"), "a tar archive: unpack it"),
@@ -136,8 +143,9 @@ FOREIGN = {
     "exported": (exported, "a program of torch.export, whose layers cannot be named"),
     "half a zip": (
         lambda: torch_bytes(STATE)[:300],
-        "cut off or damaged: copy it again",
+        "cut off or damaged: copy them again",
     ),
+    "a bit": (one_bit, "has another checksum: copy them again"),
 }
 
 
