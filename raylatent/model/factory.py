@@ -48,6 +48,8 @@ def call_factory(spec: ModelSpec) -> nn.Module:
     except (Exception, SystemExit) as error:  # a factory may raise anything
         where = f" of {spec.folder}" if spec.folder else ""
         why = missing_operator(error) or f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            why += ": install it on all nodes, or put its code into the model folder"
         message = f"factory {spec.factory}{where} failed: {why}"
         raise ModelError(" ".join(message.split())) from error
     return model

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from raylatent.model.stand_ins import NumpyValue, StandIn
+from raylatent.model.stand_ins import NumpyValue, StandIn, printable
 
 _DEPTH = 3  # of mappings in mappings: {"state_dict": {"teacher": {...}}}
 _SHOWN = 3
+_TRIED = 200  # prefixes
+_LEFT_OVER = " (take this out of the file, or make the model with it)"
 # Older weights lack this counter, which evaluation never reads.
 _COUNTER = "num_batches_tracked"
 _EXTRA = "_extra_state"
@@ -79,13 +81,17 @@ class _Candidate:
         done += ["wrappers and norms in names as in the model"] * self.spelled
         return ", ".join(done)
 
-    def fit(self) -> Fit:
+    def fit(self, tied: Mapping[str, Sequence[str]]) -> Fit:
         found = {name: self.values.get(self.prefix + name) for name in self.own}
         state = {
             self.names[name]: _shaped(value, self.own[name])
             for name, value in found.items()
             if value is not None
         }
+        for name in tied.keys() - state.keys():
+            same = [state[other] for other in tied[name] if other in state]
+            if same:
+                state[name] = same[0]
         beside = [name for name in self.values if not name.startswith(self.prefix)]
         return Fit(state=state, key=self.key, taken=self.taken, unused=tuple(beside))
 
@@ -119,9 +125,9 @@ def find_weights(
     if key is not None:
         chosen = [one for one in candidates if one.key == key.strip(".")]
         if not chosen:
-            places = sorted({one.key for one in candidates} - {""})[:8]
+            places = sorted({one.key for one in candidates} - {""})
             return (
-                f"have no weights_key {key!r}: there are {', '.join(places) or 'none'}"
+                f"have no weights_key {key!r}: there are {listed(places, 8) or 'none'}"
             )
         candidates = chosen
     if not candidates:
@@ -131,7 +137,9 @@ def find_weights(
         )
     problems = [_complaints(one, tied) for one in candidates]
     fits = [
-        one.fit() for one, wrong in zip(candidates, problems, strict=True) if not wrong
+        one.fit(tied)
+        for one, wrong in zip(candidates, problems, strict=True)
+        if not wrong
     ]
     if not fits:
         n_known = [one.n_known for one in candidates]
@@ -139,16 +147,14 @@ def find_weights(
         taken = candidates[best].taken
         tried = f" (tried: {taken})" if taken else ""
         return f"do not fit the model{tried}: {'; '.join(problems[best])}"
-    others = [one for one in fits[1:] if not _same(one.state, fits[0].state)]
+    first, *others = _that_differ(fits)
     if others:
-        where = [
-            repr(one.key) if one.key else "the whole" for one in (fits[0], *others)
-        ]
+        where = [repr(one.key) if one.key else "the whole" for one in (first, *others)]
         return (
             f"fit the model in {len(where)} places that differ, {' and '.join(where)}: "
             f'choose by "weights_key": "{others[0].key}" or another in model.json'
         )
-    return fits[0]
+    return first
 
 
 def _candidates(own: Mapping[str, Any], saved: object) -> Iterator[_Candidate]:
@@ -169,7 +175,7 @@ def _candidates(own: Mapping[str, Any], saved: object) -> Iterator[_Candidate]:
             for lacked in _common_prefixes(names):
                 cut = {name[len(lacked) :]: key for name, key in names.items()}
                 counts = _prefixes(found, cut)
-                for prefix in [""] if lacked else counts:
+                for prefix, _ in [("", 0)] if lacked else counts.most_common(_TRIED):
                     yield _Candidate(
                         path=path,
                         prefix=prefix,
@@ -268,12 +274,12 @@ def _complaints(one: _Candidate, tied: Mapping[str, Sequence[str]]) -> list[str]
         if name.startswith(one.prefix) and name[len(one.prefix) :] not in one.own
     ]
     return [
-        f"{text} {', '.join(keys[:_SHOWN])}{_and_more(keys)}"
-        for text, keys in (
-            ("they lack", missing),
-            ("they have, and the model has not,", sorted(unexpected)),
-            ("shapes differ:", shapes),
-            ("values cannot be taken:", kinds or _torn(found, spelled, tied)),
+        f"{text} {listed(keys)}{advice}"
+        for text, keys, advice in (
+            ("they lack", missing, ""),
+            ("they have, and the model has not,", sorted(unexpected), _LEFT_OVER),
+            ("shapes differ:", shapes, ""),
+            ("values cannot be taken:", kinds or _torn(found, spelled, tied), ""),
         )
         if keys
     ]
@@ -282,24 +288,24 @@ def _complaints(one: _Candidate, tied: Mapping[str, Sequence[str]]) -> list[str]
 def _described(saved: object) -> str:
     """What a checkpoint without weights is."""
     if isinstance(saved, StandIn):
-        return f"a pickled {saved.name}"
+        return f"a pickled {printable(saved.name)}"
     if isinstance(saved, type):
         return "a pickled class or function"
     if not isinstance(saved, Mapping):
         return f"a {type(saved).__name__}"
     pickled = [
-        f"a pickled {value.name} as {key!r}"
+        f"a pickled {printable(value.name)} as {key!r}"
         for key, value in saved.items()
         if isinstance(value, StandIn)
     ]
     names = pickled or [repr(key) for key in saved]
-    return (
-        f"a mapping with {', '.join(names[:_SHOWN])}" if names else "an empty mapping"
-    )
+    return f"a mapping with {listed(names)}" if names else "an empty mapping"
 
 
-def _and_more(keys: Sequence[str]) -> str:
-    return f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(printable, names[:shown])) + more
 
 
 def _same_shape(value: Tensor, mine: Tensor) -> bool:
@@ -312,14 +318,14 @@ def _same_shape(value: Tensor, mine: Tensor) -> bool:
 def _other_kind(value: Tensor, mine: Tensor) -> str | None:
     """Why a tensor's values are none for the model's, None where they are."""
     types = f"is {value.dtype}, the model has {mine.dtype}"
-    to_float = mine.is_floating_point() and not value.is_floating_point()
+    narrow = not value.is_floating_point() or value.element_size() == 1
     to_whole = not mine.is_floating_point() and value.is_floating_point()
     reasons = {
         "is quantized: save the model's weights in floating point": value.is_quantized,
         "has no values, it was saved from the meta device": value.is_meta,
         f"is {value.layout}, not dense": value.layout != torch.strided,
         f"{types}: complex": value.is_complex() and not mine.is_complex(),
-        f"{types}: are they quantized?": to_float,
+        f"{types}: are they quantized?": narrow and mine.is_floating_point(),
     }
     found = [why for why, is_so in reasons.items() if is_so]
     if not found and to_whole and not bool((value == value.round()).all()):
@@ -366,8 +372,18 @@ def _shaped(value: Any, mine: Any) -> Any:  # noqa: ANN401  (or a module's extra
     return value if value.shape == mine.shape else value.reshape(mine.shape)
 
 
+def _that_differ(fits: Sequence[Fit]) -> list[Fit]:
+    """The first of those that have the same values."""
+    found: list[Fit] = []
+    for fit in fits:
+        if not any(_same(fit.state, one.state) for one in found):
+            found.append(fit)
+    return found
+
+
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return a.keys() == b.keys() and all(
-        one.equal(b[name]) if isinstance(one, Tensor) else one == b[name]
+        one is b[name]
+        or (one.equal(b[name]) if isinstance(one, Tensor) else one == b[name])
         for name, one in a.items()
     )

@@ -111,7 +111,7 @@ def _load_hub(spec: ModelSpec) -> nn.Module:
     name = str(spec.hub).removeprefix("timm:")
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
-    except UNREADABLE as error:
+    except Exception as error:  # of timm, of the hub, of the network
         message = f"{spec.hub} cannot be loaded: {reason(error)}"
         raise ModelError(message) from error
     return model

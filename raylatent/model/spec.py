@@ -12,7 +12,7 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model.plain_modules import check_kind, is_state_dict, no_module
-from raylatent.model.weight_files import foreign_file
+from raylatent.model.weight_files import foreign_file, holds_mapping
 from raylatent.storage import Store, absolute, is_uri
 
 MODEL_JSON = "model.json"
@@ -168,9 +168,13 @@ def _elsewhere(path: str, location: str) -> str:
 def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
     what = foreign_file(path)
     if what is None and not path.endswith(_PICKLES):
-        what = f"no model: give a folder with a {MODEL_JSON}"
+        what = "no model"
     if what is not None:
+        what += "" if ": " in what else f": give a folder with a {MODEL_JSON}"
         message = f"{path} is {what}"
+        raise ModelError(message)
+    if not allow_pickle and (mapping := holds_mapping(path)) is not None:
+        message = f"{path} holds {no_module(mapping)}"
         raise ModelError(message)
     if not allow_pickle:
         message = (

@@ -12,7 +12,6 @@ import io
 import pickletools
 import sys
 import threading
-import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from typing import Any
@@ -135,6 +134,15 @@ _KNOWN: dict[str, Callable[..., Any]] = {
 }
 
 
+def printable(text: str) -> str:
+    """A name that comes from a file, for a message: no line breaks, no escapes.
+
+    >>> printable("fc.weight"), len(printable(chr(10)).splitlines())
+    ('fc.weight', 1)
+    """
+    return text if text.isprintable() else ascii(text)
+
+
 def load_inertly(data: bytes) -> Any:  # noqa: ANN401  (a checkpoint may be anything)
     """What torch.save wrote, with stand-ins for all that torch does not know as safe.
 
@@ -154,10 +162,8 @@ def _standing_for(name: str) -> Callable[..., Any]:
 def _names(data: bytes) -> set[str]:
     """Names of classes and functions in a checkpoint that torch does not know as safe."""
     stream = io.BytesIO(data)
-    if zipfile.is_zipfile(stream):
-        stream.seek(0)
+    if data[:4] == b"PK\x03\x04":
         return set(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
-    stream.seek(0)
     return {
         _present_name(*str(argument).split(" ", 1))
         for _ in range(_LEGACY_PICKLES)

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 
 from raylatent.errors import ModelError, StorageError
-from raylatent.model.stand_ins import load_inertly
+from raylatent.model.stand_ins import load_inertly, printable
 from raylatent.storage import Store, reason
 
 # What a broken or foreign file makes torch.load raise.
@@ -46,6 +46,9 @@ _FOREIGN = (
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"Rar!", "a RAR archive: unpack it"),
 )
+_SHOWN = 40
+# The number that torch's format before 1.6 begins with, as pickled.
+_TORCH = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _START = 512  # bytes, which tell a kind
 _MARK = slice(257, 262)  # of a tar archive
 _CODE = "give the module's own code and its state dict, in a model folder"
@@ -71,12 +74,13 @@ def read_checkpoint(uri: str) -> Any:  # noqa: ANN401  (it may be anything)
     except StorageError as error:
         message = f"weights {uri} cannot be read: {error}"
         raise ModelError(message) from error
-    if data[:2] == b"\x1f\x8b":
+    if data[:2] == b"\x1f\x8b" and not _is_safetensors(data):
         data = _unzipped(data, uri)
     if name.endswith(".json"):
         return _shards(data, uri)
     if what := foreign(data, name):
-        message = f"weights {uri} are no state dict of torch but {what}"
+        what += "" if ": " in what else ": give safetensors, or what torch.save wrote"
+        message = f"weights {uri} are {what}"
         raise ModelError(message)
     return _loaded(data, uri)
 
@@ -87,17 +91,24 @@ def foreign(data: bytes, name: str) -> str | None:
     >>> foreign(b"", "w.pt"), foreign(b"<!DOCTYPE html>", "w.pt")
     ('empty', 'a web page: what was downloaded is no file of weights')
     """
-    if not data:
-        return "empty"
-    start = data[:_START].lstrip()
-    for magic, what in _FOREIGN:
-        if start.startswith(magic):
-            return what
-    if name.endswith(".onnx"):
-        return f"an ONNX model: {_CODE}"
-    if data[_MARK] == b"ustar":
-        return "a tar archive: unpack it"
-    return _foreign_zip(io.BytesIO(data)) if data[:4] == b"PK\x03\x04" else None
+    start = data[:_START]
+    if data[:4] == b"PK\x03\x04":
+        return _foreign_zip(io.BytesIO(data))
+    if _is_safetensors(data):
+        return None
+    kinds = {what: start.lstrip().startswith(magic) for magic, what in _FOREIGN}
+    kinds |= {
+        "empty": not data,
+        f"an ONNX model: {_CODE}": name.endswith(".onnx"),
+        "a tar archive: unpack it": data[_MARK] == b"ustar",
+        f"a pickle that torch.save did not write: save them by {_SAVE}": (
+            start[:1] == b"\x80" and _TORCH not in start
+        ),
+        f"text, which begins {ascii(start[:_SHOWN])[1:]}": (
+            start.isascii() and " ".join(start.decode().split()).isprintable()
+        ),
+    }
+    return next((what for what, is_so in kinds.items() if is_so), None)
 
 
 def foreign_file(path: str) -> str | None:
@@ -114,31 +125,51 @@ def foreign_file(path: str) -> str | None:
     except OSError as error:
         message = f"{path} cannot be read: {reason(error)}"
         raise ModelError(message) from error
-    if what is None and not zipped and start[8:9] == b"{":
+    if _is_safetensors(start):
         return f"safetensors, weights without code: {_CODE}"
     return what
 
 
+def holds_mapping(path: str) -> Mapping[Any, Any] | None:
+    """The state dict, or other mapping, in a local file that torch.save wrote.
+
+    None where it holds another thing, or cannot be read without running its code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in reading weights
+            saved = load_inertly(Path(path).read_bytes())
+    except (*UNREADABLE, MemoryError):
+        return None
+    return saved if isinstance(saved, Mapping) else None
+
+
+def _is_safetensors(data: bytes) -> bool:
+    """Whether it begins with the length of a header, and its JSON."""
+    return data[5:9] == b"\0\0\0{"
+
+
 def _foreign_zip(file: BinaryIO) -> str | None:
     try:
-        names = zipfile.ZipFile(file).namelist()
-    except zipfile.BadZipFile:
-        return "cut off or damaged: copy it again"
+        archive = zipfile.ZipFile(file)
+        names, other = archive.namelist(), archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, *UNREADABLE):
+        return "cut off or damaged: copy them again"
+    if other is not None:  # torch does not look
+        return f"damaged, {printable(other)} has another checksum: copy them again"
     tops = {name.rpartition("/")[2] for name in names}
-    if "constants.pkl" in tops:
-        return SCRIPT
-    if {"serialized_exported_program.json", "archive_format"} & tops:
-        return EXPORTED
-    if "data.pkl" in tops:
-        return None
-    if any(name.endswith(".npy") for name in tops):
-        return "an archive of NumPy arrays"
-    return f"a zip archive of {', '.join(sorted(tops)[:3])}"
+    first = ", ".join(map(printable, sorted(tops)[:3]))
+    kinds = {
+        SCRIPT: "constants.pkl" in tops,
+        EXPORTED: bool(tops & {"serialized_exported_program.json", "archive_format"}),
+        f"a zip archive of {first}": "data.pkl" not in tops,
+    }
+    return next((what for what, is_so in kinds.items() if is_so), None)
 
 
 def _loaded(data: bytes, uri: str) -> Any:  # noqa: ANN401
     try:
-        if data[8:9] == b"{":  # after the length of its header
+        if _is_safetensors(data):
             return safetensors.torch.load(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on foreign pickles
@@ -146,11 +177,14 @@ def _loaded(data: bytes, uri: str) -> Any:  # noqa: ANN401
     except safetensors.SafetensorError as error:
         message = f"weights {uri} are no whole safetensors file: {reason(error)}"
         raise ModelError(message) from error
-    except (*UNREADABLE, MemoryError) as error:
+    except UnpicklingError as error:
         message = (
             f"weights {uri} are no state dict that can be read without running code of "
-            f"the file ({_of_torch(error)}): save them as {_SAVE}"
+            f"the file ({_of_torch(error)}): save them by {_SAVE}"
         )
+        raise ModelError(message) from error
+    except (*UNREADABLE, MemoryError) as error:
+        message = f"weights {uri} are damaged, or no state dict: {_of_torch(error)}"
         raise ModelError(message) from error
 
 
@@ -160,7 +194,7 @@ def _of_torch(error: BaseException) -> str:
     inner = text.rpartition("WeightsUnpickler error: ")[2].strip()
     lines = [*inner.splitlines(), type(error).__name__]
     line = next((x for x in lines if "GLOBAL" in x), lines[0])
-    return line.partition(" Please use")[0].rstrip(" .")
+    return printable(line.partition(" Please use")[0].rstrip(" ."))
 
 
 def _unzipped(data: bytes, uri: str) -> bytes:

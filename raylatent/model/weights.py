@@ -5,7 +5,7 @@ import logging
 from torch import Tensor, nn
 
 from raylatent.errors import ModelError
-from raylatent.model.fitting import Fit, find_weights
+from raylatent.model.fitting import Fit, find_weights, listed
 from raylatent.model.weight_files import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,4 @@ def load_weights(model: nn.Module, uri: str, key: str | None = None) -> None:
 def _unused(found: Fit) -> str:
     if not found.unused:
         return ""
-    more = len(found.unused) - _SHOWN
-    names = ", ".join(found.unused[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    return f"; not used: {names}"
+    return f"; not used: {listed(found.unused, _SHOWN)}"

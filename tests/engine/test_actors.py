@@ -1,6 +1,9 @@
 """What an actor does before its first unit."""
 
+import pickle
 import sqlite3
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ from torch import nn
 from raylatent.engine import actors
 from raylatent.engine.actors import ActivationsActor, PackedSpec
 from raylatent.errors import ModelError
+from raylatent.model.factory import call_factory
 from raylatent.model.rows import RowOptions
 from raylatent.model.spec import ModelSpec
 
@@ -81,3 +85,23 @@ def test_a_module_that_fails_on_the_other_side():
     packed = PackedSpec.pack(ModelSpec(name="mine", module=Refusing()))
     with pytest.raises(ModelError, match=r"cannot be loaded on .*: no process group$"):
         packed.unpack()
+
+
+def test_a_module_of_timm_on_the_other_side(tmp_path):
+    """A worker is a fresh process: it has not imported torchvision yet."""
+    kwargs = {"model_name": "test_resnet", "pretrained": False}
+    made = call_factory(ModelSpec(name="x", factory="timm:create_model", kwargs=kwargs))
+    packed = PackedSpec.pack(ModelSpec(name="mine", module=made))
+    (tmp_path / "packed").write_bytes(pickle.dumps(packed))
+    program = (
+        "import pickle, sys; from pathlib import Path\n"
+        "from raylatent.engine.actors import PackedSpec\n"
+        "print(type(pickle.loads(Path(sys.argv[1]).read_bytes()).unpack().module))"
+    )
+    done = subprocess.run(  # noqa: S603  (this Python)
+        [sys.executable, "-c", program, tmp_path / "packed"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "timm" in done.stdout, done.stderr

@@ -239,7 +239,7 @@ def test_arguments_out_of_range():
         features(std=(0.1, 0.0, 0.1))
     with pytest.raises(ModelError, match="3 numbers"):
         features(mean=(0.1, 0.2))
-    with pytest.raises(ModelError, match="a int is no model"):
+    with pytest.raises(ModelError, match="is an int, not an nn"):
         Features(7)
 
 

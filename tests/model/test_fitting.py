@@ -143,7 +143,8 @@ def test_the_optimizer_is_no_place():
         ),
         (
             lambda s: s.update({"module.aux.weight": torch.ones(2)}),
-            "they have, and the model has not, module.aux.weight",
+            "they have, and the model has not, module.aux.weight (take this out of the "
+            "file, or make the model with it)",
         ),
     ],
 )
@@ -160,7 +161,8 @@ def test_a_head_that_the_model_lacks_is_no_prefix():
     saved = state()
     mine = {name: v for name, v in own().items() if not name.startswith("fc.")}
     assert find_weights(mine, saved) == (
-        "do not fit the model: they have, and the model has not, fc.bias, fc.weight"
+        "do not fit the model: they have, and the model has not, fc.bias, fc.weight "
+        "(take this out of the file, or make the model with it)"
     )
 
 
@@ -189,7 +191,7 @@ def test_a_tied_tensor_may_have_one_of_its_names():
             for name, v in model.state_dict().items()
             if not name.startswith(absent)
         }
-        assert_same(fitted(model, there).state, there)
+        assert_same(fitted(model, there).state, model.state_dict())
     there = {
         name: v
         for name, v in model.state_dict().items()
@@ -216,6 +218,7 @@ def test_a_tied_tensor_with_two_values():
     [
         (torch.ones(3, dtype=torch.int8), "is torch.int8, the model has torch.float32"),
         (torch.ones(3, dtype=torch.bool), "are they quantized?"),
+        (torch.ones(3).to(torch.float8_e4m3fn), "are they quantized?"),
         (torch.ones(3, dtype=torch.complex64), "complex"),
         (torch.ones(3, device="meta"), "saved from the meta device"),
         (torch.ones(3).to_sparse(), "is torch.sparse_coo, not dense"),
@@ -283,3 +286,23 @@ def test_a_mapping_that_holds_itself():
 def test_a_model_without_tensors():
     assert fitted(nn.ReLU(), {}).state == {}
     assert "the model has not, w" in refused({"w": torch.ones(2)}, nn.ReLU())
+
+
+def test_names_of_the_file_break_no_line():
+    text = refused(state() | {"evil\n\x1b[31mname": torch.ones(2)})
+    assert r"'evil\n\x1b[31mname'" in text
+
+
+def test_a_modules_extra_state_is_given_back():
+    class Scaled(nn.Module):
+        def get_extra_state(self):
+            return {"scale": 2}
+
+        def set_extra_state(self, state):
+            self.scale = state["scale"]
+
+    model = Scaled()
+    there = {"model": {"module._extra_state": {"scale": 5}, "module.x": torch.ones(1)}}
+    model.x = nn.Parameter(torch.zeros(1))
+    model.load_state_dict(fitted(model, there).state, strict=False)
+    assert model.scale == 5

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from raylatent.errors import ModelError
@@ -175,10 +176,20 @@ def test_what_is_no_model_at_all(tmp_path):
     with pytest.raises(ModelError, match="is a Slideflow model folder"):
         model_spec(str(tmp_path))
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ModelError, match="is no model"):
+    with pytest.raises(
+        ModelError, match=r"notes\.txt is text, which begins 'x': give a folder"
+    ):
         model_spec(str(tmp_path / "notes.txt"))
     with pytest.raises(ModelError, match=r"a list, not an nn\.Module"):
         model_spec([])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_state_dict_in_place_of_a_model(tmp_path, wrapped):
+    state = nn.Linear(2, 2).state_dict()
+    torch.save({"state_dict": state} if wrapped else state, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"w\.pth holds a .*: give a model folder"):
+        model_spec(tmp_path / "w.pth")
 
 
 def test_a_relative_path_in_a_submitted_job(monkeypatch, tmp_path):
@@ -194,7 +205,7 @@ def test_a_relative_path_in_a_submitted_job(monkeypatch, tmp_path):
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".pkl", ".bin"])
 def test_a_pickle_only_when_allowed(tmp_path, ending):
     path = tmp_path / f"model{ending}"
-    path.write_bytes(b"x")
+    path.write_bytes(b"\0")
     with pytest.raises(ModelError, match="--allow-pickle"):
         model_spec(path)
     spec = model_spec(path, allow_pickle=True)

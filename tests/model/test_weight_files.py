@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 
@@ -107,6 +108,13 @@ def exported():
     return stream.getvalue()
 
 
+def one_bit():
+    data = bytearray(torch_bytes(STATE))
+    place = data.find(STATE["w"].numpy().tobytes())
+    data[place + 5] ^= 1
+    return bytes(data)
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 FOREIGN = {
     "empty": (lambda: b"", "empty"),
@@ -120,17 +128,24 @@ FOREIGN = {
     ),
     "npz": (
         lambda: numpy_bytes(lambda f: np.savez(f, w=np.ones(2))),
-        "an archive of NumPy arrays",
+        "a zip archive of w.npy",
     ),
     "npy": (lambda: numpy_bytes(lambda f: np.save(f, np.ones(2))), "a NumPy array"),
     "tar": (lambda: tar_of("w.pt"), "a tar archive: unpack it"),
+    "not found": (lambda: b"Entry not found", "text, which begins 'Entry not found'"),
+    "error": (lambda: b'{"error":\n"no"}', "text, which begins '{"),
+    "plain pickle": (
+        lambda: pickle.dumps({"w": np.ones(2)}),
+        "a pickle that torch.save did not write",
+    ),
     "xz": (lambda: b"\xfd7zXZ\0" + bytes(9), "compressed by xz: unpack it"),
     "script": (script, "TorchScript, whose layers cannot be named"),
     "exported": (exported, "a program of torch.export, whose layers cannot be named"),
     "half a zip": (
         lambda: torch_bytes(STATE)[:300],
-        "cut off or damaged: copy it again",
+        "cut off or damaged: copy them again",
     ),
+    "a bit": (one_bit, "has another checksum: copy them again"),
 }
 
 
@@ -140,7 +155,7 @@ FOREIGN = {
 def test_files_of_other_kinds(read, kind):
     make, said = FOREIGN[kind]
     data = make()
-    with pytest.raises(ModelError, match="are no state dict of torch but") as caught:
+    with pytest.raises(ModelError, match=r"w\.pt are ") as caught:
         read("w.pt", data)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -176,6 +191,16 @@ def test_torchs_own_reason_is_in_the_message(read):
         read("w.pt", data)
     with pytest.raises(ModelError, match="Unsupported operand"):
         read("w.pt", torch_bytes(STATE, pickle_protocol=4))
+
+
+def test_a_header_whose_length_reads_as_another_kind(read):
+    """A length of 60 bytes begins with "<", as web pages do."""
+    data = save({"w": torch.ones(1)})
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length]
+    for wanted in (60 + 256, int.from_bytes(b"\x1f\x8b", "little")):
+        padded = wanted.to_bytes(8, "little") + header.ljust(wanted)
+        assert torch.equal(read("w.bin", padded + data[-4:])["w"], torch.ones(1))
 
 
 def test_a_folder_and_a_file_that_is_not_there(read, tmp_path):
