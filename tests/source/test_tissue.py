@@ -128,6 +128,7 @@ def on(background, *, tissue=(180, 60, 140), frame=None, share=0.3):
         on((4, 4, 20), tissue=(10, 20, 200)),  # DAPI
         on((0, 0, 0), tissue=(20, 180, 40)),
         on((12, 12, 12), tissue=(130, 130, 130)),  # one channel as gray
+        on((9, 9, 9), tissue=(165, 165, 165)),  # of which some is as bright as glass
         on((30, 30, 30), tissue=(60, 60, 60), share=0.05),
         np.zeros((20, 30, 3), np.uint8),
     ],
@@ -141,6 +142,8 @@ def test_a_dark_background_looks_like_fluorescence(pixels):
     [
         on((244, 244, 244)),
         on((205, 200, 190)),  # old glass
+        on((244, 244, 244), tissue=(150, 80, 130), frame=(0, 0, 0), share=0.5),
+        on((244, 244, 244), share=0.0, frame=(3, 3, 3)),
         on((244, 244, 244), frame=(0, 0, 0)),  # most of it is a black frame
         on((244, 244, 244), tissue=(70, 45, 30), share=0.5),  # dark brown of IHC
         on((110, 70, 60), tissue=(70, 45, 40)),  # tissue without any glass
