@@ -92,7 +92,7 @@ def build_map(
             place(broken, fitted)
             return store.uri
         features, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
-        say_fit(features, layer)
+        say_fit(features, layer, params)
         fitted = fit_map(features, params)
         about |= {"quality": measured(fitted, features, held)}
         claim.check()
@@ -121,9 +121,15 @@ def _parts_of(run: RunDirectory) -> list[Part]:
     return parts
 
 
-def say_fit(features: NDArray[np.float32], layer: str) -> None:
+def say_fit(features: NDArray[np.float32], layer: str, params: MapParameters) -> None:
     """Say on what UMAP is fitted, and where that cannot tell anything."""
     logger.info("fitting UMAP on %d rows", len(features))
+    most = max(1, len(features) - 1)
+    if params.n_neighbors > most:
+        logger.warning(
+            "n_neighbors is %d, of %d sampled rows it can be %d, which is taken",
+            *(params.n_neighbors, len(features), most),
+        )
     if len(features) > 1 and (features == features[0]).all():
         logger.warning(
             "layer %r is the same in all %d sampled rows: it tells no tile from another, "
