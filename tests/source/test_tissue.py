@@ -8,7 +8,9 @@ from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import ConfigError
 from raylatent.source import tissue
+from raylatent.source.slides import find_slides, local_slide
 from raylatent.source.tissue import CellFractions, TissueOptions
+from raylatent.source.wsi import SlideHandle, thumbnail
 
 PIXELS = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))
@@ -152,3 +154,16 @@ def test_a_dark_background_looks_like_fluorescence(pixels):
 )
 def test_bright_fields_do_not(pixels):
     assert not tissue.is_dark_field(pixels)
+
+
+def test_real_slides(test_data):
+    found = {
+        slide: tissue.is_dark_field(
+            np.asarray(thumbnail(SlideHandle(local_slide(uri))))
+        )
+        for slide, uri in find_slides([str(test_data / "data/slides")]).items()
+    }
+    assert len(found) > 2
+    assert {slide for slide, dark in found.items() if dark} == {
+        "stritt-test3-DAPI-2-387"
+    }
