@@ -73,6 +73,9 @@ def test_what_was_left_out_is_counted(atlas):
     assert len(grid) == 13 * 9
     assert sum(by_slide[CMU]["left_out"].values()) == 13 * 9 - 45
     assert by_slide[CMU]["left_out"]["otsu"] > 0
+    odd = {name: row["remarks"] for name, row in by_slide.items() if "remarks" in row}
+    assert set(odd) == {DAPI}
+    assert any("looks like fluorescence" in remark for remark in odd[DAPI])
     assert max(size_of(atlas[1] / f"thumbnails/slide={CMU}/grid.jpg")) == 1024
 
 

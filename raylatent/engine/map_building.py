@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from raylatent.claim import Claim, new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.connection import connect
@@ -90,7 +93,7 @@ def build_map(
             place(broken, fitted)
             return store.uri
         features, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
-        logger.info("fitting UMAP on %d rows", len(features))
+        say_fit(features, layer, params)
         fitted = fit_map(features, params)
         about |= {"quality": measured(fitted, features, held)}
         claim.check()
@@ -117,6 +120,23 @@ def _parts_of(run: RunDirectory) -> list[Part]:
         raise RunError(message)
     _check_complete(run, footers)
     return parts
+
+
+def say_fit(features: NDArray[np.float32], layer: str, params: MapParameters) -> None:
+    """Say on what UMAP is fitted, and where that cannot tell anything."""
+    logger.info("fitting UMAP on %d rows", len(features))
+    most = max(1, len(features) - 1)
+    if params.n_neighbors > most:
+        logger.warning(
+            "n_neighbors is %d, of %d sampled rows it can be %d, which is taken",
+            *(params.n_neighbors, len(features), most),
+        )
+    if len(features) > 1 and (features == features[0]).all():
+        logger.warning(
+            "layer %r is the same in all %d sampled rows: it tells no tile from another, "
+            "and a map of it says nothing (see constant_layers in report.json)",
+            *(layer, len(features)),
+        )
 
 
 def _say_replaced(store: Store, params: MapParameters, about: dict[str, str]) -> None:

@@ -94,9 +94,10 @@ def _look(
     remarks = []
     if qc != "none" and is_dark_field(np.asarray(image)):
         remarks = [
-            f"slide {opened.handle.slide!r} looks like fluorescence (dark background), "
-            f"of which --qc {qc} does not tell tissue, as it does on bright glass: give "
-            "such slides a run with --qc none, or leave it out"
+            f"slide {opened.handle.slide!r} looks like fluorescence (dark background): "
+            f"--qc {qc} tells tissue on bright glass only, so the choice of its tiles "
+            "means nothing; give such slides a run of their own with --qc none, or leave "
+            "them out"
         ]
     rows, cols = kept_tiles(table)
     kept = opened.geometry.empty_grid()

@@ -20,7 +20,7 @@ REASONS = ("kept", "blur", "otsu", "gray", "white", "qc")
 
 _MEDIAN_PX = 7
 _DARK, _DARK_SHARE = 64, 0.3
-_GLASS, _GLASS_SHARE = 180, 0.02
+_GLASS, _STAIN, _BRIGHT_SHARE = 180, 20, 0.5
 _LUMA = np.array([0.2125, 0.7154, 0.0721])
 
 Mask = NDArray[np.bool_]
@@ -136,16 +136,21 @@ def blur_mask(pixels: Pixels, options: TissueOptions) -> Mask:
 
 
 def is_dark_field(pixels: Pixels) -> bool:
-    """Whether a slide looks like fluorescence: a dark background, and no bright glass.
+    """Whether a slide looks like fluorescence: a dark background, lights on it.
 
-    Dark tissue on glass, and glass in a black frame, do not.
+    Dark tissue on glass does not, nor what is in a black frame but glass, or tissue that
+    light shines through: it is stained, but all of its colors are there.
 
     Args:
         pixels: The slide at low resolution, (h, w, 3) uint8.
     """
-    dark = pixels.max(axis=2) < _DARK
-    glass = pixels.min(axis=2) >= _GLASS
-    return bool(dark.mean() > _DARK_SHARE and glass.mean() < _GLASS_SHARE)
+    high, low = pixels.max(axis=2), pixels.min(axis=2)
+    light = high >= _DARK
+    if light.mean() >= 1 - _DARK_SHARE:
+        return False
+    glass = low >= _GLASS
+    stained = (low >= _DARK) & (high - low > _STAIN)
+    return bool((glass | stained)[light].sum() <= _BRIGHT_SHARE * light.sum())
 
 
 def gray_mask(pixels: Pixels, threshold: float) -> Mask:

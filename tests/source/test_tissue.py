@@ -8,7 +8,9 @@ from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import ConfigError
 from raylatent.source import tissue
+from raylatent.source.slides import find_slides, local_slide
 from raylatent.source.tissue import CellFractions, TissueOptions
+from raylatent.source.wsi import SlideHandle, thumbnail
 
 PIXELS = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))
@@ -128,6 +130,7 @@ def on(background, *, tissue=(180, 60, 140), frame=None, share=0.3):
         on((4, 4, 20), tissue=(10, 20, 200)),  # DAPI
         on((0, 0, 0), tissue=(20, 180, 40)),
         on((12, 12, 12), tissue=(130, 130, 130)),  # one channel as gray
+        on((9, 9, 9), tissue=(165, 165, 165)),  # of which some is as bright as glass
         on((30, 30, 30), tissue=(60, 60, 60), share=0.05),
         np.zeros((20, 30, 3), np.uint8),
     ],
@@ -141,6 +144,8 @@ def test_a_dark_background_looks_like_fluorescence(pixels):
     [
         on((244, 244, 244)),
         on((205, 200, 190)),  # old glass
+        on((244, 244, 244), tissue=(150, 80, 130), frame=(0, 0, 0), share=0.5),
+        on((244, 244, 244), share=0.0, frame=(3, 3, 3)),
         on((244, 244, 244), frame=(0, 0, 0)),  # most of it is a black frame
         on((244, 244, 244), tissue=(70, 45, 30), share=0.5),  # dark brown of IHC
         on((110, 70, 60), tissue=(70, 45, 40)),  # tissue without any glass
@@ -149,3 +154,16 @@ def test_a_dark_background_looks_like_fluorescence(pixels):
 )
 def test_bright_fields_do_not(pixels):
     assert not tissue.is_dark_field(pixels)
+
+
+def test_real_slides(test_data):
+    found = {
+        slide: tissue.is_dark_field(
+            np.asarray(thumbnail(SlideHandle(local_slide(uri))))
+        )
+        for slide, uri in find_slides([str(test_data / "data/slides")]).items()
+    }
+    assert len(found) > 2
+    assert {slide for slide, dark in found.items() if dark} == {
+        "stritt-test3-DAPI-2-387"
+    }

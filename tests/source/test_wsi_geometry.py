@@ -96,6 +96,8 @@ def test_a_slide_that_is_coarser_than_asked_is_refused():
     assert made(224, "20x", mpp=0.5499, levels=(1.0,)).window_px == 224
     with pytest.raises(SourceError, match="tile_um 20x"):
         made(224, "20x", mpp=1.0)
+    with pytest.raises(SourceError, match=r"\(10 is in micrometers, .* is 10x\)$"):
+        made(224, "10", mpp=0.5)
 
 
 def test_a_window_of_no_pixel_is_refused():

@@ -20,6 +20,7 @@ UPSAMPLING = 1.1
 
 _MAGNIFICATION = re.compile(r"(\d+(?:\.\d+)?)[xX]")
 _UM_X = 10.0  # µm a pixel times magnification: 40x is 0.25 µm a pixel, 10x is 1
+_USUAL_X = (5.0, 10.0, 20.0, 40.0)
 _NEAR_X = 2.0  # Slideflow: a level within 2x of the magnification is that level
 _NEAR_RATIO = 1.25  # but 3x is not 1.25x, though within 2 of it
 
@@ -200,11 +201,14 @@ def geometry_of(
     if window is None:
         window = _magnified(value, mpp, options.tile_px, downsamples)
     if mpp > UPSAMPLING * target_mpp and not options.allow_upsampling:
+        meant = ""
+        if kind == "um" and value in _USUAL_X:
+            meant = f" ({value:g} is in micrometers, the magnification is {value:g}x)"
         message = (
             f"slide {slide}: its finest level has {mpp:.4g} µm a pixel, "
             f"{mpp / target_mpp:.3g} times coarser than the {target_mpp:.4g} asked for "
             f"(tile_px {options.tile_px}, tile_um {options.tile_um}): choose larger "
-            "tiles, or --allow-upsampling"
+            f"tiles, or --allow-upsampling{meant}"
         )
         raise SourceError(message)
     stride = int(np.round(window / options.stride_div))
