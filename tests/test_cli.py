@@ -273,6 +273,13 @@ def test_annotations_of_other_slides_are_refused_before_the_map(
     assert "have no 'kind' of any of the 1 slides" in capsys.readouterr().err
 
 
+def test_the_demo_is_not_put_among_other_things(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("")
+    assert cli.main(["atlas", "--demo", "--out", str(tmp_path)]) == 2
+    assert "has no run.json but 'thesis.tex'" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_a_mosaic_called_as_a_picture_is_a_folder(tmp_path, monkeypatch):
     import numpy as np
 

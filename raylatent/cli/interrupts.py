@@ -41,7 +41,7 @@ class Interrupts:
             threading.Thread(target=self._watch, daemon=True).start()
             for number in _SIGNALS:
                 # Where it is ignored, as with nohup or in the background, it stays so.
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                if signal.getsignal(number) not in {signal.SIG_IGN, None}:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
