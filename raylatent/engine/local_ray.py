@@ -12,7 +12,6 @@ from pathlib import Path
 from ray._private import ray_constants
 
 from raylatent.errors import ConfigError
-from raylatent.storage import reason
 
 # What Ray adds to its temporary folder for the longest name of a socket, at most.
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -41,7 +40,7 @@ def temporary_folder() -> str:
             pass
     except OSError as error:
         message = (
-            f"Ray cannot write its temporary files in {folder} ({reason(error)}): set "
+            f"Ray cannot write its temporary files in {folder} ({error.strerror or error}): set "
             f"RAY_TMPDIR to a folder that can be written ({variable} names this one)"
         )
         raise ConfigError(message) from error
@@ -54,7 +53,7 @@ def temporary_folder() -> str:
     except OSError as error:
         message = (
             f"the name of {variable}={folder.parent} is too long for Ray's sockets, "
-            f"and {_SHORT} cannot be written ({reason(error)}): set RAY_TMPDIR to a "
+            f"and {_SHORT} cannot be written ({error.strerror or error}): set RAY_TMPDIR to a "
             f"folder whose name has at most {_MOST_BYTES - len(_SOCKET) - 4} bytes"
         )
         raise ConfigError(message) from error
