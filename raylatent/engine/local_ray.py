@@ -1,7 +1,9 @@
 """What a local Ray needs of its surroundings, where these are not as Ray wants them."""
 
 import atexit
+import logging
 import os
+import resource
 import secrets
 import shutil
 import tempfile
@@ -13,6 +15,9 @@ from ray._private import ray_constants
 
 from raylatent.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
+_FILES = 4096  # as Ray recommends
 # What Ray adds to its temporary folder for the longest name of a socket, at most.
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 _MOST_BYTES = 107  # of the name of a Unix socket
@@ -80,6 +85,17 @@ def token() -> None:
             file.write(b"\0" * 64)
     except (OSError, RuntimeError):  # there may be no home at all
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def warn_of_few_files() -> None:
+    """Say that Ray may open too few files, with which its processes die."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # Ray uses all it may
+    if most != resource.RLIM_INFINITY and most < _FILES:
+        logger.warning(
+            "at most %d files may be open at once (ulimit -n), with which Ray's "
+            "processes may die: %d or more are better",
+            *(most, _FILES),
+        )
 
 
 @contextmanager
