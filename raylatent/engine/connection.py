@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _PORT_S = 5.0  # for a port to answer
 _PORTS_S = 30.0  # for a port to answer at last: the cluster may be starting
-_SAY_EVERY_S = 10.0
+_SAY_AFTER_S = 10.0  # and twice that, and so on
 _MOST_S = 180.0  # for Ray to let a driver in; it may be sent the working directory
 _LOOK_EVERY_S = 5.0
 # Without an answer, before it is said. Ray ends the process after 60 s without the head,
@@ -211,17 +211,18 @@ def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types
         _watch(watched)
 
     threading.Thread(target=stay, name="raylatent-ray", daemon=True).start()
-    began = time.monotonic()
+    began, say_at_s = time.monotonic(), _SAY_AFTER_S
     try:
         while not outcome.done():
-            wait([outcome], timeout=_SAY_EVERY_S)
             waited_s = time.monotonic() - began
-            if not outcome.done() and waited_s >= _MOST_S:
+            if waited_s >= _MOST_S:
                 raise TimeoutError(what)
-            if not outcome.done():
+            if waited_s >= say_at_s:
                 logger.warning("%s (%s)", what, duration(waited_s))
+                say_at_s *= 2
+            wait([outcome], timeout=min(say_at_s, _MOST_S) - waited_s)
     except KeyboardInterrupt:
-        wait([outcome], timeout=_SAY_EVERY_S)  # C++ code does not like to be left
+        wait([outcome], timeout=_SAY_AFTER_S)  # C++ code does not like to be left
         raise
     outcome.result()
 

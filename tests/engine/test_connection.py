@@ -122,7 +122,7 @@ def test_whatever_a_local_ray_fails_with_is_one_sentence(no_ray, monkeypatch, er
 
 
 def test_a_ray_that_does_not_answer_is_given_up(no_ray, monkeypatch, spoken):
-    monkeypatch.setattr(connection, "_SAY_EVERY_S", 0.05)
+    monkeypatch.setattr(connection, "_SAY_AFTER_S", 0.05)
     monkeypatch.setattr(connection, "_MOST_S", 0.2)
     over = threading.Event()
     monkeypatch.setattr(connection.ray, "init", lambda **options: over.wait(10))
