@@ -1,7 +1,9 @@
 """Connecting to Ray: the cluster at RAY_ADDRESS, or a local one of this machine's."""
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -187,7 +189,7 @@ def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types
     """Call `ray.init` in a thread that stays until the process ends.
 
     A local Ray's processes are killed with the thread that started them, which is not
-    to be a thread of the user's. Ray leaves signals alone outside the main thread.
+    to be a thread of the user's.
 
     Args:
         what: What is waited for, said now and then.
@@ -201,7 +203,7 @@ def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types
 
     def stay() -> None:
         try:
-            with _without_level_line():
+            with _own_sigterm(), _without_level_line():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
             outcome.set_exception(error)
@@ -279,6 +281,21 @@ def _watch(watched: Sequence[_Watched], every_s: float = _LOOK_EVERY_S) -> None:
                     "here",
                     *(one.what, *one.port, why),
                 )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM, where Ray's C++ part puts one that aborts.
+
+    Python could do so in the main thread only, so it is the C library that is asked.
+    """
+    libc = ctypes.CDLL(None)
+    kept = ctypes.create_string_buffer(1024)  # struct sigaction, which has about 150
+    libc.sigaction(signal.SIGTERM, None, kept)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, kept, None)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Which Ray is used, what is said where there is none, and who is waited for."""
 
+import ctypes
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -175,6 +177,27 @@ def test_what_is_gone_is_said_before_ray_ends_the_process(monkeypatch, spoken):
         "Ray's own node (127.0.0.1:1) does not answer (Connection refused): it was killed"
     )
     assert said.endswith("the same command again goes on from here")
+
+
+def test_sigterm_is_handled_as_before_whatever_c_code_does(monkeypatch):
+    """From any thread: as Ray is started by one of ours."""
+    handled = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: handled.append(number))
+
+    def ignore():
+        with connection._own_sigterm():
+            libc = ctypes.CDLL(None)
+            libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+            libc.signal(signal.SIGTERM, 1)  # SIG_IGN
+
+    try:
+        thread = threading.Thread(target=ignore)
+        thread.start()
+        thread.join()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert handled == [signal.SIGTERM]
 
 
 def test_only_the_level_line_is_kept_from_stderr():
