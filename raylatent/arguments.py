@@ -1,12 +1,18 @@
 """Command lines from configuration classes: one list of options serves both."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
 from types import UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
+from raylatent.errors import ConfigError
+
 C = TypeVar("C")
+
+_HELP = "(--help lists the options)"
 
 
 def parser_of(config: type, prog: str) -> argparse.ArgumentParser:
@@ -18,18 +24,84 @@ def parser_of(config: type, prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(config: type[C], prog: str, argv: Sequence[str] | None = None) -> C:
+class CommandLineError(ConfigError):
+    """A command line that no configuration can be made of."""
+
+
+def parse(
+    config: type[C],
+    prog: str,
+    argv: Sequence[str] | None = None,
+    others: Mapping[str, type] | None = None,
+) -> C:
     """The configuration that a command line gives.
 
+    Args:
+        config: A configuration class.
+        prog: What the program is called in its help.
+        argv: The arguments, default the process's.
+        others: Configurations by verb, for what is said of an option of theirs.
+
     Raises:
-        SystemExit: With 2, after saying what is wrong with the arguments.
+        SystemExit: With 0, after --help.
+        CommandLineError: An argument is unknown, lacks its value, or is missing.
         ConfigError: A value is out of range.
     """
-    values = vars(parser_of(config, prog).parse_args(argv))
+    given = sys.argv[1:] if argv is None else argv
+    parser = parser_of(config, prog)
+    _check_options(config, given, others or {})
+    found, rest = parser.parse_known_args(given)
+    if rest:
+        wanted = {field.name for field in fields(config)}  # type: ignore[arg-type]
+        meant = next((n for n in ("tfrecords", "slides", "out") if n in wanted), None)
+        as_option = f", did you mean --{meant} {rest[0]}?" if meant else ""
+        parser.error(f"{rest[0]!r} belongs to no option{as_option}")
+    values = vars(found)
     for field in fields(config):  # type: ignore[arg-type]
         if field.metadata.get("many"):
             values[field.name] = tuple(values[field.name])
     return config(**values)
+
+
+def flags_of(config: type) -> list[str]:
+    """All options of a configuration class.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Config:
+    ...     tile_px: int = 299
+    >>> flags_of(Config)
+    ['--tile-px']
+    """
+    found = []
+    for field in fields(config):
+        if not field.metadata.get("positional"):
+            found.append("--" + field.name.replace("_", "-"))
+        if "no" in field.metadata:
+            found.append(field.metadata["no"])
+    return found
+
+
+def _check_options(
+    config: type, argv: Sequence[str], others: Mapping[str, type]
+) -> None:
+    """Refuse what is no option, before argparse complains of what is missing for it."""
+    flags = flags_of(config)
+    for word in argv:
+        name = word.partition("=")[0]
+        if word == "--":
+            return
+        if word.startswith("--") and name not in {*flags, "--help"}:
+            elsewhere = [v for v, other in others.items() if name in flags_of(other)]
+            near = [flag for flag in flags if flag.startswith(name)]
+            near = near or get_close_matches(name.replace("_", "-"), flags, 3, 0.7)
+            message = f"there is no option {name}"
+            if near:
+                message += f", did you mean {' or '.join(near[:3])}?"
+            elif elsewhere:
+                message += f" here, it is one of {' and '.join(elsewhere)}"
+            message += f" {_HELP}"
+            raise CommandLineError(message)
 
 
 def _add(parser: argparse.ArgumentParser, field: "Field[Any]", hint: object) -> None:
@@ -75,8 +147,9 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage of forty options would hide it."""
 
     def error(self, message: str) -> NoReturn:
-        """End with 2."""
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
+        """Raise it."""
+        message = f"{message} {_HELP}"
+        raise CommandLineError(message)
 
 
 class _Several(argparse.Action):

@@ -4,7 +4,7 @@ from dataclasses import MISSING, FrozenInstanceError, fields
 
 import pytest
 
-from raylatent.arguments import parse, parser_of
+from raylatent.arguments import CommandLineError, parse, parser_of
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
@@ -120,15 +120,42 @@ def test_three_states(given, preds):
         "--out run stray",
     ],
 )
-def test_the_parser_refuses_in_one_line_with_2(given, capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_the_parser_refuses_in_one_line(given, capsys):
+    with pytest.raises(CommandLineError) as caught:
         parse(AtlasConfig, "raylatent atlas", given.split())
-    assert caught.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("raylatent atlas: error: ")
-    assert err.count("\n") == 1
-    assert err.endswith("(--help lists the options)\n")
+    assert caught.value.exit_code == 2
+    assert capsys.readouterr() == ("", "")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("(--help lists the options)")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("--tfr a", "there is no option --tfr, did you mean --tfrecords?"),
+        ("--tfrecord=a --out run", "--tfrecord, did you mean --tfrecords?"),
+        ("--num_gpus 1", "--num_gpus, did you mean --num-gpus?"),
+        ("--n 1", "--n, did you mean --no-recheck or --no-preds or --num-gpus?"),
+        ("--no-pred", "--no-pred, did you mean --no-preds?"),
+        ("--label kind", "no option --label here, it is one of map (--help"),
+        ("--zzz", "there is no option --zzz (--help"),
+        ("folder/", "are required: --out"),
+        (
+            "folder/ --out run",
+            "'folder/' belongs to no option, did you mean --tfrecords",
+        ),
+        ("--out run error: b", "'error:' belongs to no option"),
+    ],
+)
+def test_what_was_meant_is_said(given, says):
+    with pytest.raises(CommandLineError) as caught:
+        parse(ActivationsConfig, "p", given.split(), {"map": MapConfig})
+    assert says in str(caught.value)
+
+
+def test_values_may_look_like_options_after_an_equals_sign():
+    config = parse(ActivationsConfig, "p", ["--out=--run", "--model=-m"])
+    assert (config.out, config.model) == ("--run", "-m")
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,45 @@ def test_log_lines_go_to_stderr_and_nothing_stays(monkeypatch, capsys):
     assert (list(log.handlers), log.level, log.propagate) == before
 
 
+def test_a_warning_is_given_once(monkeypatch, capsys):
+    def says(config):
+        for _ in range(3):
+            logging.getLogger("raylatent.x").warning("one has no label")
+            logging.getLogger("raylatent.x").info("a stage")
+        return 0
+
+    monkeypatch.setitem(VERBS, "layers", (VERBS["layers"][0], says))
+    for _ in range(2):  # by each command
+        assert cli.main(["layers", "x"]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert lines.count("raylatent: one has no label") == 1
+        assert lines.count("raylatent: a stage") == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["activation"], "no verb 'activation', did you mean activations? There are"),
+        (["--out", "run"], "a verb comes first, then --out: atlas, "),
+        ([], "a verb is missing: atlas, "),
+        (["zzz"], "there is no verb 'zzz': atlas, "),
+        (
+            ["map", "--tfrecords", "a"],
+            "map: there is no option --tfrecords here, it is",
+        ),
+        (["atlas", "--slide", "a"], "atlas: there is no option --slide, did you mean"),
+        (["map", "--out", "error: x", "--layr", "a"], "map: there is no option --layr"),
+    ],
+)
+def test_what_was_meant_is_said(argv, says, capsys):
+    assert cli.main(argv) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("raylatent: error: ")
+    assert said.err.count("\n") == 1
+    assert says in said.err
+
+
 def test_in_another_thread(capsys):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(cli.main(["layers", "gone"])))
@@ -232,6 +271,13 @@ def test_annotations_of_other_slides_are_refused_before_the_map(
     argv = ["map", "--out", str(tmp_path / "run"), "--annotations", str(table)]
     assert cli.main([*argv, "--label", "kind"]) == 2
     assert "have no 'kind' of any of the 1 slides" in capsys.readouterr().err
+
+
+def test_the_demo_is_not_put_among_other_things(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("")
+    assert cli.main(["atlas", "--demo", "--out", str(tmp_path)]) == 2
+    assert "has no run.json but 'thesis.tex'" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_mosaic_called_as_a_picture_is_a_folder(tmp_path, monkeypatch):

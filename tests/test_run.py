@@ -121,14 +121,40 @@ def test_killed_while_overwriting_the_same_command_ends_it(run, monkeypatch):
 def test_somebody_s_folders_are_never_deleted(tmp_path, folder, overwrite):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / "mine.txt").write_text("dear")
-    with pytest.raises(RunError, match=rf"no run\.json but {folder}/mine\.txt"):
+    with pytest.raises(RunError, match=rf"no run\.json but '{folder}/'"):
         RunDirectory(tmp_path).begin(FIELDS, ABOUT, overwrite=overwrite)
     assert (tmp_path / folder / "mine.txt").read_text() == "dear"
 
 
-def test_other_files_in_the_folder_are_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("dear")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_is_not_begun_among_other_things(tmp_path, overwrite):
+    for name in ("c.svs", "a.csv", "b.txt"):
+        (tmp_path / name).write_text("dear")
+    (tmp_path / "thesis" / "deep").mkdir(parents=True)
+    with pytest.raises(RunError) as caught:
+        RunDirectory(tmp_path).begin(FIELDS, ABOUT, overwrite=overwrite)
+    assert str(caught.value) == (
+        f"{tmp_path} is no run directory, it has no run.json but 'thesis/', 'a.csv', "
+        "'b.txt' and 1 more: choose a new or an empty folder for the run"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("a.csv", "b.txt", "c.svs", "thesis")
+    ]
+
+
+def test_what_nobody_put_there_is_no_hindrance(tmp_path):
+    for name in (".DS_Store", "claim.json", "claim.0ab.json", ".0-0.aside"):
+        (tmp_path / name).write_text("")
+    for name in ("lost+found", ".ipynb_checkpoints", "demo", "bench-0-pid1", "maps"):
+        (tmp_path / name).mkdir()
+    RunDirectory(tmp_path).begin(FIELDS, ABOUT, overwrite=False)
+    assert RunDirectory(tmp_path).exists()
+
+
+def test_other_files_beside_a_run_are_left_alone(tmp_path):
     run = RunDirectory(tmp_path)
+    run.begin(FIELDS, ABOUT, overwrite=False)
+    (tmp_path / "notes.txt").write_text("dear")
     run.begin(FIELDS, ABOUT, overwrite=False)
     run.begin({}, ABOUT, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "dear"

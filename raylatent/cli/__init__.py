@@ -4,22 +4,22 @@ Exit codes: 0, the promises hold and no slide failed; 1, some slide failed or th
 could not be finished; 2, bad arguments or a refused run directory; 130, interrupted.
 """
 
-import io
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from types import FrameType
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TypeVar
 
-from raylatent import __version__, annotations
-from raylatent.arguments import parse
+from raylatent import __version__
+from raylatent.arguments import CommandLineError, parse
+from raylatent.cli.interrupts import INTERRUPTED, Interrupts
 from raylatent.cli.saying import PROG, fail, say
 from raylatent.cli.verbs import VERBS
-from raylatent.errors import ConfigError, RaylatentError
-from raylatent.source import names
+from raylatent.errors import ConfigError, RaylatentError, StorageError
+from raylatent.terminal import flush, write_line
+
+_AGAIN = "the same command again goes on from here"
 
 C = TypeVar("C")
 
@@ -30,24 +30,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Verb and options, default those of the process.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        flush(sys.stdout)
+    except StorageError as error:  # of stdout
+        code = fail(f"error: {error}", error.exit_code)
+    flush(sys.stderr)
+    return code
+
+
+def _main(given: list[str]) -> int:
     if given and given[0] in {"-h", "--help", "--version"}:
         say(f"{PROG} {__version__}" if given[0] == "--version" else _usage())
         return 0
     if not given or given[0] not in VERBS:
-        what = f"there is no verb {given[0]!r}" if given else "a verb is missing"
-        return fail(f"error: {what}: {', '.join(VERBS)} ({PROG} --help)", 2)
-    configuration, action = VERBS[given[0]]
-    with _logging(), _ended_by_sigterm():
+        return fail(f"error: {_no_verb(given)} ({PROG} --help)", 2)
+    verb = given[0]
+    configuration, action = VERBS[verb]
+    again = "nothing is kept" if verb == "bench" else _AGAIN
+    with _logging(), Interrupts(f"interrupted: {again}") as interrupts:
         try:
-            config = _configuration(configuration, given[0], given[1:])
+            config = _configuration(configuration, verb, given[1:])
             return 0 if config is None else action(config)
-        except RaylatentError as error:
-            return fail(f"error: {error}", error.exit_code)
         except KeyboardInterrupt:
-            again = "the same command again goes on from here"
-            again = "nothing is kept" if given[0] == "bench" else again
-            return fail(f"interrupted: {again}", 130)
+            return fail(f"interrupted: {again}", INTERRUPTED)
+        except Exception as error:
+            if interrupts.n_told:  # what it broke off raised something else
+                return fail(f"interrupted: {again}", INTERRUPTED)
+            if not isinstance(error, RaylatentError):
+                raise
+            return fail(f"error: {error}", error.exit_code)
+
+
+def _no_verb(given: list[str]) -> str:
+    verbs = ", ".join(VERBS)
+    if not given:
+        return f"a verb is missing: {verbs}"
+    if given[0].startswith("-"):
+        return f"a verb comes first, then {given[0]}: {verbs}"
+    near = get_close_matches(given[0], VERBS, 1)
+    meant = f", did you mean {near[0]}? There are" if near else ":"
+    return f"there is no verb {given[0]!r}{meant} {verbs}"
 
 
 def _usage() -> str:
@@ -61,52 +84,31 @@ def _configuration(kind: type[C], verb: str, argv: Sequence[str]) -> C | None:
     """The configuration that the arguments give; None where only help was asked for.
 
     Raises:
-        ConfigError: What argparse says before it exits.
+        ConfigError: The arguments make no sense.
     """
-    said = io.StringIO()
+    others = {name: other for name, (other, _) in VERBS.items() if name != verb}
     try:
-        with redirect_stderr(said):
-            return parse(kind, f"{PROG} {verb}", argv)
-    except SystemExit as end:
-        if not end.code:
-            return None
-        what = said.getvalue().strip().rpartition("error: ")[2]
-        message = f"{verb}: {what}"
-        raise ConfigError(message) from None
+        return parse(kind, f"{PROG} {verb}", argv, others)
+    except CommandLineError as error:
+        message = f"{verb}: {error}"
+        raise ConfigError(message) from error
+    except SystemExit:  # after --help
+        return None
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: the claim is given back, the run can go on."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-_SAID_ONCE = (annotations.__name__, names.__name__, "raylatent.mapping.fonts")
-
-
-class _Once(logging.Filter):
-    """What is said of names and labels is said once, however often they are read."""
+class _Lines(logging.Handler):
+    """Log lines on stderr, each warning once: several stages may have the same."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: set[str] = set()
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
         line = record.getMessage()
-        again = record.name in _SAID_ONCE and line in self._said
-        self._said.add(line)
-        return not again
+        if record.levelno < logging.WARNING or line not in self._said:
+            self._said.add(line)
+            write_line(f"{PROG}: {line}")
 
 
 @contextmanager
@@ -116,9 +118,7 @@ def _logging() -> Iterator[None]:
     if log.handlers:
         yield
         return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"{PROG}: %(message)s"))
-    handler.addFilter(_Once())
+    handler = _Lines()
     before = (log.level, log.propagate)
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -68,10 +68,12 @@ def _part(config: AtlasConfig, kind: type[Any]) -> Any:  # noqa: ANN401
 
 def _demo(config: AtlasConfig) -> AtlasConfig:
     from raylatent.demo import make_demo  # noqa: PLC0415  (an extra)
+    from raylatent.run import RunDirectory  # noqa: PLC0415
 
     if is_uri(config.out):
         message = f"--demo writes its slides into RUN: {config.out} must be local"
         raise ConfigError(message)
+    RunDirectory(config.out).refuse_other_things()
     made = make_demo(Path(config.out).expanduser().absolute() / "demo")
     return replace(
         config,

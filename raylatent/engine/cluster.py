@@ -1,7 +1,6 @@
 """The cluster: its size, waiting for its tasks, and what went wrong in it."""
 
 import logging
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +11,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylatent.engine.cores import threads_of
-from raylatent.errors import ConfigError, IncompleteError, RaylatentError
+from raylatent.engine.failures import as_ours
+from raylatent.errors import ConfigError, IncompleteError
 
 logger = logging.getLogger(__name__)
 
 READ_CPUS = 0.25
 _SAY_EVERY_S = 60.0
-_RAISED = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt)(\(\w+\))?: ")
 _CPU_STEPS = 10_000  # Ray counts in ten-thousandths
 _DRIVER_LOGS = ("ray", "ray.data", "ray.tune", "ray.rllib")
 STALL_TIMEOUT_S = 2 * 3600.0
@@ -192,41 +191,3 @@ def _wait(pending: Sequence["ray.ObjectRef[Any]"], stall_timeout_s: float) -> No
             )
             raise IncompleteError(message)
         logger.warning("nothing was finished for %.0f s; %s", quiet_s, up)
-
-
-def as_ours(error: BaseException) -> RaylatentError:
-    """Our error inside one of Ray's, else an IncompleteError in one sentence.
-
-    >>> str(as_ours(ValueError("odd")))[:34]
-    'a worker failed (ValueError: odd):'
-    """
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, RaylatentError):
-            return cause
-    last = causes[-1]
-    lines = [line.strip() for line in str(last).splitlines() if line.strip()]
-    text = f"{type(last).__name__}: {lines[0]}" if lines else type(last).__name__
-    if isinstance(last, ray.exceptions.RayError):
-        # Its text holds a stack trace, the last line of which says what happened.
-        raised = [line for line in lines if _RAISED.match(line)]
-        text = raised[-1] if raised else text
-    message = (
-        f"a worker failed ({text}): what is written is kept, and the same command "
-        "again goes on from here"
-    )
-    return IncompleteError(message)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, Ray's error of both classes left out.
-
-    For an error of a task Ray makes one that is of both classes, its text a trace.
-    """
-    current: BaseException | None = error
-    while current is not None:
-        inner = getattr(current, "cause", None)
-        inner = inner if isinstance(inner, BaseException) else current.__cause__
-        if inner is None or not isinstance(current, ray.exceptions.RayTaskError):
-            yield current
-        current = inner

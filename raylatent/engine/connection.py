@@ -1,22 +1,30 @@
 """Connecting to Ray: the cluster at RAY_ADDRESS, or a local one of this machine's."""
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from raylatent.caches import use_private_caches
 from raylatent.engine.cores import usable_cores
-from raylatent.engine.local_ray import started_by_uv_is_ignored, temporary_folder, token
+from raylatent.engine.local_ray import (
+    started_by_uv_is_ignored,
+    temporary_folder,
+    token,
+    warn_of_few_files,
+)
 from raylatent.engine.progress import duration
 from raylatent.errors import ConfigError
 
@@ -24,10 +32,13 @@ logger = logging.getLogger(__name__)
 
 _PORT_S = 5.0  # for a port to answer
 _PORTS_S = 30.0  # for a port to answer at last: the cluster may be starting
-_SAY_EVERY_S = 10.0
+_SAY_AFTER_S = 10.0  # and twice that, and so on
 _MOST_S = 180.0  # for Ray to let a driver in; it may be sent the working directory
 _LOOK_EVERY_S = 5.0
-_GONE_S = 20.0  # without an answer of the head; after 60 s Ray ends the process
+# Without an answer, before it is said. Ray ends the process after 60 s without the head,
+# and about 15 s after its node has died.
+_HEAD_GONE_S = 20.0
+_NODE_GONE_S = 5.0
 _MOST_CHARACTERS = 700  # of Ray's reasons
 _LEVEL_LINE = "Set ray log level from environment variable"
 
@@ -62,6 +73,7 @@ def _start() -> None:
     folder = temporary_folder()
     options["_temp_dir"] = folder
     token()
+    warn_of_few_files()
     use_private_caches()  # of the workers, too
     try:
         with started_by_uv_is_ignored():
@@ -177,7 +189,7 @@ def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types
     """Call `ray.init` in a thread that stays until the process ends.
 
     A local Ray's processes are killed with the thread that started them, which is not
-    to be a thread of the user's. Ray leaves signals alone outside the main thread.
+    to be a thread of the user's.
 
     Args:
         what: What is waited for, said now and then.
@@ -191,60 +203,99 @@ def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types
 
     def stay() -> None:
         try:
-            with _without_level_line():
+            with _own_sigterm(), _without_level_line():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
             outcome.set_exception(error)
             return
-        address = ray.get_runtime_context().gcs_address
+        watched = _watched()
         outcome.set_result(None)
-        _watch_head(address)
+        _watch(watched)
 
     threading.Thread(target=stay, name="raylatent-ray", daemon=True).start()
-    began = time.monotonic()
+    began, say_at_s = time.monotonic(), _SAY_AFTER_S
     try:
         while not outcome.done():
-            wait([outcome], timeout=_SAY_EVERY_S)
             waited_s = time.monotonic() - began
-            if not outcome.done() and waited_s >= _MOST_S:
+            if waited_s >= _MOST_S:
                 raise TimeoutError(what)
-            if not outcome.done():
+            if waited_s >= say_at_s:
                 logger.warning("%s (%s)", what, duration(waited_s))
+                say_at_s *= 2
+            wait([outcome], timeout=min(say_at_s, _MOST_S) - waited_s)
     except KeyboardInterrupt:
-        wait([outcome], timeout=_SAY_EVERY_S)  # C++ code does not like to be left
+        wait([outcome], timeout=_SAY_AFTER_S)  # C++ code does not like to be left
         raise
     outcome.result()
 
 
-def _watch_head(
-    address: str, every_s: float = _LOOK_EVERY_S, gone_s: float = _GONE_S
-) -> None:
-    """Say that the head of the connected Ray does not answer, for as long as it lasts.
+@dataclass(frozen=True)
+class _Watched:
+    """A process of Ray's without which it ends this one: what it is, where, how soon."""
 
-    After a minute Ray ends the process from C++ code, where nobody can say why.
+    what: str
+    port: tuple[str, int]
+    gone_s: float
+
+
+def _watched() -> list[_Watched]:
+    """The cluster's head, and the node on which this program runs."""
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    watched = [_Watched("head", (host.strip("[]"), int(port)), _HEAD_GONE_S)]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    for node in nodes:
+        if node["NodeID"] == context.get_node_id():
+            of_node = (node["NodeManagerAddress"], node["NodeManagerPort"])
+            watched.append(_Watched("own node", of_node, _NODE_GONE_S))
+    return watched
+
+
+def _watch(watched: Sequence[_Watched], every_s: float = _LOOK_EVERY_S) -> None:
+    """Say that a process of Ray's does not answer, for as long as Ray is connected.
+
+    Some time later Ray ends this process, from C++ code and without a word of why.
 
     Args:
-        address: Of the head.
+        watched: Processes.
         every_s: How often to look, in seconds.
-        gone_s: How long it may not answer before that is said, in seconds.
     """
-    host, _, port = address.rpartition(":")
-    answered, said = time.monotonic(), False
+    answered = dict.fromkeys(watched, time.monotonic())
+    said: set[_Watched] = set()
     while True:
         time.sleep(every_s)
         if not ray.is_initialized():
             return  # was shut down; its processes are gone
-        if _unanswered((host.strip("[]"), int(port))) is None:
-            answered, said = time.monotonic(), False
-        elif time.monotonic() - answered >= gone_s and not said:
-            logger.error(
-                "Ray's head at %s has not answered for %s: it was killed (for want of "
-                "memory?) or the network is down, and if it stays away Ray ends this "
-                "program within a minute. What is written is kept, and the same "
-                "command again goes on from here",
-                *(address, duration(time.monotonic() - answered)),
-            )
-            said = True
+        for one in watched:
+            why = _unanswered(one.port)
+            if why is None:
+                answered[one] = time.monotonic()
+                said.discard(one)
+            elif time.monotonic() - answered[one] >= one.gone_s and one not in said:
+                said.add(one)
+                logger.error(
+                    "Ray's %s (%s:%d) does not answer (%s): it was killed, perhaps for "
+                    "want of memory or of open files (ulimit -n), or the network is "
+                    "down. If it stays away Ray ends this program within a minute; "
+                    "what is written is kept, and the same command again goes on from "
+                    "here",
+                    *(one.what, *one.port, why),
+                )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM, where Ray's C++ part puts one that aborts.
+
+    Python could do so in the main thread only, so it is the C library that is asked.
+    """
+    libc = ctypes.CDLL(None)
+    kept = ctypes.create_string_buffer(1024)  # struct sigaction, which has about 150
+    libc.sigaction(signal.SIGTERM, None, kept)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, kept, None)
 
 
 @contextmanager

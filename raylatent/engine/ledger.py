@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from raylatent.engine.cluster import as_ours, beside_driver
+from raylatent.engine.cluster import beside_driver
+from raylatent.engine.failures import as_ours
 from raylatent.errors import RaylatentError
 
 _ANSWER_S = 30.0

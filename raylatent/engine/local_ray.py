@@ -1,7 +1,9 @@
 """What a local Ray needs of its surroundings, where these are not as Ray wants them."""
 
 import atexit
+import logging
 import os
+import resource
 import secrets
 import shutil
 import tempfile
@@ -12,8 +14,10 @@ from pathlib import Path
 from ray._private import ray_constants
 
 from raylatent.errors import ConfigError
-from raylatent.storage import reason
 
+logger = logging.getLogger(__name__)
+
+_FILES = 4096  # as Ray recommends
 # What Ray adds to its temporary folder for the longest name of a socket, at most.
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 _MOST_BYTES = 107  # of the name of a Unix socket
@@ -41,7 +45,7 @@ def temporary_folder() -> str:
             pass
     except OSError as error:
         message = (
-            f"Ray cannot write its temporary files in {folder} ({reason(error)}): set "
+            f"Ray cannot write its temporary files in {folder} ({error.strerror or error}): set "
             f"RAY_TMPDIR to a folder that can be written ({variable} names this one)"
         )
         raise ConfigError(message) from error
@@ -54,7 +58,7 @@ def temporary_folder() -> str:
     except OSError as error:
         message = (
             f"the name of {variable}={folder.parent} is too long for Ray's sockets, "
-            f"and {_SHORT} cannot be written ({reason(error)}): set RAY_TMPDIR to a "
+            f"and {_SHORT} cannot be written ({error.strerror or error}): set RAY_TMPDIR to a "
             f"folder whose name has at most {_MOST_BYTES - len(_SOCKET) - 4} bytes"
         )
         raise ConfigError(message) from error
@@ -81,6 +85,17 @@ def token() -> None:
             file.write(b"\0" * 64)
     except (OSError, RuntimeError):  # there may be no home at all
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def warn_of_few_files() -> None:
+    """Say that Ray may open too few files, with which its processes die."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # Ray uses all it may
+    if most != resource.RLIM_INFINITY and most < _FILES:
+        logger.warning(
+            "at most %d files may be open at once (ulimit -n), with which Ray's "
+            "processes may die: %d or more are better",
+            *(most, _FILES),
+        )
 
 
 @contextmanager

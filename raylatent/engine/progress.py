@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from raylatent.terminal import draw_over, is_terminal, write_line
+
 _EVERY_S = 2.0
 
 
@@ -30,7 +32,7 @@ class Progress:
         self._unit = unit
         self._what = what
         self._total = total
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: TextIO | None = sys.stderr if stream is None else stream
         self._done = self._done_first = 0
         self._started = self._shown = self._first = time.monotonic()
 
@@ -54,7 +56,8 @@ class Progress:
         self._done += tiles
         if not self._done_first:
             self._done_first, self._first = self._done, time.monotonic()
-        if time.monotonic() - self._shown >= _EVERY_S:
+        # Of the end the last line tells.
+        if self._done < self._total and time.monotonic() - self._shown >= _EVERY_S:
             self._show(last=False)
 
     def _show(self, *, last: bool) -> None:
@@ -64,10 +67,10 @@ class Progress:
         done = self._done - (0 if last else self._done_first)
         rate = done / max(self._shown - since, 1e-9)
         line = progress_line(self._what, self._done, self._total, rate, self._unit)
-        over = self._stream.isatty()
-        ending = "\n" if last or not over else ""
-        self._stream.write(f"\r\x1b[K{line}{ending}" if over else f"{line}\n")
-        self._stream.flush()
+        if not last and is_terminal(self._stream):
+            draw_over(line, self._stream)
+        else:
+            write_line(line, self._stream)
 
 
 def progress_line(

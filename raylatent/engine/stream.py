@@ -17,9 +17,9 @@ from raylatent.engine.cluster import (
     READ_CPUS,
     STALL_TIMEOUT_S,
     Pool,
-    as_ours,
     quiet_ray_data,
 )
+from raylatent.engine.failures import as_ours
 from raylatent.engine.ledger import Teller, asked, start_ledger
 from raylatent.engine.waiting import GaveUpError, Watch
 from raylatent.errors import IncompleteError

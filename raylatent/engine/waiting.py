@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 EVERY_S = 60.0
 _GRACE_S = 30.0  # for Ray Data to give up first, which ends its work in order
 _ANSWER_S = 15.0  # for the cluster to say which nodes are up
+_LEAVE_S = 1.0  # for the thread to end; it may be waiting for an answer
 _PATIENCE = 10  # times EVERY_S before a wait without known cause is worth a line
 
 
@@ -65,7 +66,7 @@ class Watch:
     ) -> None:
         """Look no more."""
         self._stop.set()
-        self._thread.join(_ANSWER_S)
+        self._thread.join(_LEAVE_S)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,10 @@ from raylatent.storage import Store
 logger = logging.getLogger(__name__)
 
 _FOOTER_THREADS = 16
+# `bench-` folders are those of benchmarks, `claim.` files those of drivers.
+_WITHOUT_A_RUN = re.compile(
+    r"\..*|lost\+found/|demo/|bench-.*/|claim\.([0-9a-z]+\.)?json"
+)
 
 
 class RunDirectory:
@@ -138,7 +143,7 @@ class RunDirectory:
         try:
             if self.exists():
                 return parse_settings(self.store.read(RUN_JSON), self.uri, whole=True)
-            self._refuse_others_files()
+            self.refuse_other_things()
         except RunError as error:
             parts = self.footers()
             of_parts = {part.footer.get(schema.FOOTER_FINGERPRINT) for part in parts}
@@ -160,6 +165,33 @@ class RunDirectory:
     def folders(self) -> tuple[str, ...]:
         """Where files of the run are written."""
         return FOLDERS
+
+    def refuse_other_things(self) -> None:
+        """Refuse to begin a run where other things are, as in a home or among slides.
+
+        Hidden files and the demo's inputs may be there, and what drivers leave that
+        were killed before they wrote run.json.
+
+        Raises:
+            RunError: There is no run, but something else.
+        """
+        if self.exists():
+            return
+        folders = [name for name in self.store.root_folders() if self._holds(name)]
+        there = [*(f"{name}/" for name in folders), *self.store.root_files()]
+        others = [name for name in there if not _WITHOUT_A_RUN.fullmatch(name)]
+        if others:
+            shown = ", ".join(map(repr, others[:3]))
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            message = (
+                f"{self.uri} is no run directory, it has no {RUN_JSON} but {shown}{more}: "
+                "choose a new or an empty folder for the run"
+            )
+            raise RunError(message)
+
+    def _holds(self, folder: str) -> bool:
+        """Whether a folder is another's, or one of ours that has files."""
+        return folder not in FOLDERS or bool(self.store.list(folder))
 
     def _refuse_others_files(self) -> None:
         """Files of our names, and no run.json: they are not ours to delete or mix."""

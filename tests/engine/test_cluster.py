@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raylatent.claim import new_token
 from raylatent.engine import cluster, visibility, waiting
-from raylatent.engine.cluster import READ_CPUS, Pool, actor_cpus, as_ours, pool
+from raylatent.engine.cluster import READ_CPUS, Pool, actor_cpus, pool
 from raylatent.engine.visibility import (
     Sights,
     check_run,
@@ -108,13 +108,6 @@ def test_errors_of_tasks_come_as_they_were_raised(ray_session):
         list(cluster.gather([remote.remote(KeyError("odd\nthing"))]))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("a worker failed (KeyError: ")
-
-
-def test_an_error_with_a_trace_as_its_text_is_cut_to_what_was_raised():
-    from ray.exceptions import RayError
-
-    text = "UDF failed\n  File 'x.py', line 3\nRuntimeError: out of memory\nsee docs"
-    assert "(RuntimeError: out of memory)" in str(as_ours(RayError(text)))
 
 
 def test_the_copy_of_the_working_directory_is_refused(monkeypatch, tmp_path):

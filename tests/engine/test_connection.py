@@ -1,6 +1,8 @@
 """Which Ray is used, what is said where there is none, and who is waited for."""
 
+import ctypes
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -21,9 +23,8 @@ def no_ray(monkeypatch):
     """As if this process had no Ray yet; what `ray.init` was asked for."""
     asked = []
     monkeypatch.setattr(connection.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(connection, "_watch_head", lambda address: None)
-    context = type("Context", (), {"gcs_address": FREE})
-    monkeypatch.setattr(connection.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(connection, "_watched", list)
+    monkeypatch.setattr(connection, "_watch", lambda watched: None)
     monkeypatch.setattr(connection.ray, "init", lambda **options: asked.append(options))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield asked
@@ -123,7 +124,7 @@ def test_whatever_a_local_ray_fails_with_is_one_sentence(no_ray, monkeypatch, er
 
 
 def test_a_ray_that_does_not_answer_is_given_up(no_ray, monkeypatch, spoken):
-    monkeypatch.setattr(connection, "_SAY_EVERY_S", 0.05)
+    monkeypatch.setattr(connection, "_SAY_AFTER_S", 0.05)
     monkeypatch.setattr(connection, "_MOST_S", 0.2)
     over = threading.Event()
     monkeypatch.setattr(connection.ray, "init", lambda **options: over.wait(10))
@@ -138,10 +139,18 @@ def test_a_ray_that_does_not_answer_is_given_up(no_ray, monkeypatch, spoken):
     assert "waiting for Ray at RAY_ADDRESS=auto" in spoken.text
 
 
+@pytest.mark.ray
+def test_head_and_own_node_of_a_local_ray_are_watched(ray_session):
+    watched = connection._watched()
+    assert [one.what for one in watched] == ["head", "own node"]
+    for one in watched:
+        assert connection._unanswered(one.port) is None
+
+
 def test_the_thread_that_starts_ray_stays(no_ray, monkeypatch):
     """Ray's processes are killed with it."""
     stays, started_by = threading.Event(), []
-    monkeypatch.setattr(connection, "_watch_head", lambda address: stays.wait(10))
+    monkeypatch.setattr(connection, "_watch", lambda watched: stays.wait(10))
     monkeypatch.setattr(
         connection.ray,
         "init",
@@ -155,14 +164,40 @@ def test_the_thread_that_starts_ray_stays(no_ray, monkeypatch):
     stays.set()
 
 
-def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(monkeypatch, spoken):
-    alive = [True] * 8
-    monkeypatch.setattr(connection.ray, "is_initialized", lambda: bool(alive.pop()))
-    alive.insert(0, False)
-    connection._watch_head(FREE, every_s=0.01, gone_s=0.02)
-    said = [record.message for record in spoken.records]
-    assert len(said) == 1
-    assert said[0].startswith(f"Ray's head at {FREE} has not answered for ")
+def test_what_is_gone_is_said_before_ray_ends_the_process(monkeypatch, spoken):
+    left = [False, *[True] * 30]
+    monkeypatch.setattr(connection.ray, "is_initialized", left.pop)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        alive = connection._Watched("head", ("127.0.0.1", port), 0.02)
+        gone = connection._Watched("own node", ("127.0.0.1", 1), 0.02)
+        connection._watch([alive, gone], every_s=0.005)
+    (said,) = [record.message for record in spoken.records]
+    assert said.startswith(
+        "Ray's own node (127.0.0.1:1) does not answer (Connection refused): it was killed"
+    )
+    assert said.endswith("the same command again goes on from here")
+
+
+def test_sigterm_is_handled_as_before_whatever_c_code_does(monkeypatch):
+    """From any thread: as Ray is started by one of ours."""
+    handled = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: handled.append(number))
+
+    def ignore():
+        with connection._own_sigterm():
+            libc = ctypes.CDLL(None)
+            libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+            libc.signal(signal.SIGTERM, 1)  # SIG_IGN
+
+    try:
+        thread = threading.Thread(target=ignore)
+        thread.start()
+        thread.join()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert handled == [signal.SIGTERM]
 
 
 def test_only_the_level_line_is_kept_from_stderr():

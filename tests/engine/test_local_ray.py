@@ -1,5 +1,6 @@
 """Surroundings that Ray does not like: long names, homes and folders, `uv run`."""
 
+import logging
 import os
 import stat
 from pathlib import Path
@@ -12,6 +13,7 @@ from raylatent.engine.local_ray import (
     started_by_uv_is_ignored,
     temporary_folder,
     token,
+    warn_of_few_files,
 )
 from raylatent.errors import ConfigError
 
@@ -103,6 +105,17 @@ def test_what_is_there_already_is_used(auth, tmp_path):
     auth.setenv("RAY_AUTH_MODE", "disabled")
     token()
     assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_few_open_files_are_said(monkeypatch, caplog):
+    caplog.set_level("WARNING", "raylatent")
+    monkeypatch.setattr(logging.getLogger("raylatent"), "propagate", True)
+    limit = local_ray.resource.RLIM_INFINITY
+    for most in (limit, 65536, 64):
+        monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _, n=most: (32, n))
+        warn_of_few_files()
+    (said,) = caplog.messages
+    assert said.startswith("at most 64 files may be open at once (ulimit -n)")
 
 
 def test_uv_is_ignored_for_a_local_ray_only(monkeypatch):

@@ -40,7 +40,6 @@ def test_lines_on_a_file(clock):
     assert stream.getvalue().splitlines() == [
         "activations  100/1,000 tiles  10%",
         "activations  300/1,000 tiles  30%  100 tiles/s  7 s left",
-        "activations  1,000/1,000 tiles  100%  150 tiles/s",
         "activations  1,000/1,000 tiles  100%  62 tiles/s",
     ]
 
@@ -51,7 +50,17 @@ def test_one_line_on_a_terminal(clock):
     drawn = stream.getvalue()
     assert drawn.count("\n") == 1
     assert drawn.endswith("100%  62 tiles/s\n")
-    assert drawn.count("\r\x1b[K") == 4
+    assert drawn.count("\r\x1b[K") == 3
+
+
+def test_a_line_that_is_wider_than_the_terminal_is_cut(clock, monkeypatch):
+    """Else it would wrap, and stay when the next is drawn."""
+    monkeypatch.setenv("COLUMNS", "30")
+    stream = Terminal()
+    work(stream, clock)
+    *drawn, last = stream.getvalue().split("\r\x1b[K")[1:]
+    assert [len(line) for line in drawn] == [29, 29]
+    assert last == "activations  1,000/1,000 tiles  100%  62 tiles/s\n"
 
 
 def test_nothing_to_do_shows_nothing(clock):
