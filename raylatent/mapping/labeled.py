@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,9 +116,14 @@ class LabeledPoints:
             message = f"no column {meta!r} to label by: {', '.join(self.data.columns)}"
             raise MapError(message)
         values = self.data[meta]
-        if meta == schema.SLIDE and translate is not None:
+        if meta == schema.SLIDE and translate is not None and not callable(translate):
             translate = labels_of_slides(translate, self.slides)
-        self.data[LABEL] = values if translate is None else values.map(translate)
+        labels = values if translate is None else values.map(translate)
+        given = translate.values() if isinstance(translate, Mapping) else ()
+        whole = bool(given) and all(isinstance(value, Integral) for value in given)
+        if whole and labels.dtype.kind == "f":
+            labels = labels.astype("Int64")  # not 1.0 where some tile has no label
+        self.data[LABEL] = labels
 
     def label_by_slide(self, slide_labels: SlideLabels | None = None) -> None:
         """Label by slide, or by the given label of each slide.

@@ -12,6 +12,8 @@ BROKEN_COLOR = (255, 0, 0)
 _SMALL_PX = 1 << 18  # a broken block larger than this is read again in quarters
 _THUMB_PX = 1024
 _GRID_COLOR = (0, 160, 70)
+_SHADE = 24  # of 255: the tissue is to be seen
+_LEAST_TILE_PX = 10  # of smaller ones the outlines would hide the slide
 
 Box = tuple[float, float, float, float]
 
@@ -127,7 +129,8 @@ def thumbnail(
         handle: The slide.
         width: Of the picture, in pixels; default: its longer side is 1,024.
         geometry: The grid.
-        kept: Which tiles are drawn, (rows, cols); None: none.
+        kept: Which tiles are drawn, (rows, cols); None: none. Where they overlap, or
+            are too small to be told apart, the edge of all together is.
     """
     scale = (width or 0) / handle.dimensions[0] or _THUMB_PX / max(handle.dimensions)
     width, height = (max(1, round(side * scale)) for side in handle.dimensions)
@@ -142,15 +145,38 @@ def draw_tiles(
 ) -> None:
     """Draw the kept tiles of a grid on a picture of the slide, in place.
 
+    Where they overlap, or are too small to be told apart, their area is drawn.
+
     Args:
         image: Of the whole slide.
         geometry: The grid.
         kept: Which tiles, (rows, cols).
         scale: Pixels of the picture for one of level 0.
     """
-    draw = ImageDraw.Draw(image, "RGBA")
+    side = geometry.window_px * scale
+    boxes = []
     for row, col in np.argwhere(kept):
         x, y = geometry.xs[col] * scale, geometry.ys[row] * scale
-        side = geometry.window_px * scale
-        box = (x, y, max(x, x + side - 1), max(y, y + side - 1))
-        draw.rectangle(box, fill=(*_GRID_COLOR, 24), outline=(*_GRID_COLOR, 255))
+        boxes.append((x, y, max(x, x + side - 1), max(y, y + side - 1)))
+    if geometry.stride_px < geometry.window_px or side < _LEAST_TILE_PX:
+        _draw_area(image, boxes)
+        return
+    draw = ImageDraw.Draw(image, "RGBA")
+    for box in boxes:
+        draw.rectangle(box, fill=(*_GRID_COLOR, _SHADE), outline=(*_GRID_COLOR, 255))
+
+
+def _draw_area(
+    image: Image.Image, boxes: list[tuple[float, float, float, float]]
+) -> None:
+    """Shade the area of all boxes, and draw its edge."""
+    area = Image.new("L", image.size)
+    draw = ImageDraw.Draw(area)
+    for box in boxes:
+        draw.rectangle(box, fill=255)
+    covered = np.asarray(area) > 0
+    around = np.pad(covered, 1)
+    inner = covered & around[:-2, 1:-1] & around[2:, 1:-1]
+    inner &= around[1:-1, :-2] & around[1:-1, 2:]
+    opacity = np.where(covered, np.where(inner, _SHADE, 255), 0).astype(np.uint8)
+    image.paste(_GRID_COLOR, (0, 0), Image.fromarray(opacity))
