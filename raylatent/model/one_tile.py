@@ -13,6 +13,9 @@ from raylatent.errors import ModelError
 _TOLERANCE = 1e-3
 _TOLERANCE_16_BITS = 0.05
 
+PREDICTIONS = "predictions"
+"""Stands for them among the layers: no layer may be called so."""
+
 Rows = Mapping[str, Tensor]
 
 
@@ -60,10 +63,13 @@ def refuse_other_rows(
             if off <= tolerance:
                 continue
             difference = f"by up to {100 * off:.2g} % of the largest number"
+        predicted = layer == PREDICTIONS
+        what = "the predictions" if predicted else f"layer {layer!r}"
+        advice = ", or leave predictions out (--no-preds)" if predicted else ""
         message = (
-            f"{name} is no function of one tile: beside other tiles of a batch layer "
-            f"{layer!r} gives the same tile another row (they differ {difference}); "
-            f"{_reason(model)}"
+            f"{name} is no function of one tile: beside other tiles of a batch {what} of "
+            f"the same tile are others (they differ {difference}); {_reason(model)}"
+            f"{advice}"
         )
         raise ModelError(message)
 
