@@ -375,18 +375,32 @@ def by_own_names(
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
-    shared = [
-        replace(target, alone=True)
-        for target in targets
-        if target.module and len(names[model.get_submodule(target.module)]) > 1
-    ]
+    of = {t.module: names[model.get_submodule(t.module)] for t in targets if t.module}
+    shared = {name for called in of.values() if len(called) > 1 for name in called}
     if not shared:
         return list(targets)
-    seen: set[str] = set()
-    probe = LayerCapture(model, shared, None)
-    with probe.hooked(lambda target, _value: seen.add(target.layer)):
+    ran: list[str] = []
+    each = [Target(layer=name, module=name, alone=True) for name in sorted(shared)]
+    probe = LayerCapture(model, each, None)
+    with probe.hooked(lambda target, _value: ran.append(target.layer)):
         call_model(model, model, sample)
-    return [replace(target, alone=target.layer in seen) for target in targets]
+    return [_by_own_name(t, of.get(t.module, []), ran) for t in targets]
+
+
+def _by_own_name(target: Target, called: Sequence[str], ran: Sequence[str]) -> Target:
+    """The target by its own name if it ran so, else by the name that ran last."""
+    if target.module in ran:
+        return replace(target, alone=True)
+    others = [name for name in ran if name in called]
+    if not others:
+        return target
+    note = target.note
+    if len(set(others)) > 1:
+        note = (
+            f"layer {target.layer!r} runs as {', '.join(dict.fromkeys(others))} in a "
+            f"pass: what {others[-1]} gives is kept"
+        )
+    return replace(target, module=others[-1], alone=True, note=note)
 
 
 def _refuse_shape(layer: str, shape: tuple[int, ...] | None, n: int) -> NoReturn:

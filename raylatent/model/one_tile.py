@@ -13,6 +13,8 @@ from raylatent.errors import ModelError
 _TOLERANCE = 1e-3
 _TOLERANCE_16_BITS = 0.05
 
+_TRAINS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
 PREDICTIONS = "predictions"
 """Stands for them among the layers: no layer may be called so."""
 
@@ -94,7 +96,7 @@ def _reason(model: nn.Module) -> str:
             per_tile = isinstance(module, nn.modules.instancenorm._InstanceNorm)
             if module.running_mean is None and not per_tile:
                 statistics.append(f"{layer} ({kind})")
-        noisy = "Norm" in kind or "Drop" in kind
+        noisy = isinstance(module, _TRAINS) or "Norm" in kind or "Drop" in kind
         if module.training and noisy:
             still.append(f"{layer} ({kind})")
         if "quantized.dynamic" in type(module).__module__:

@@ -251,7 +251,7 @@ def test_one_number_a_tile_is_never_features():
 
 
 def test_a_torchscript_model_says_so():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="deprecated"):
         traced = torch.jit.trace(Net().eval(), sample())
     with pytest.raises(LayerError, match=r"TorchScript.*--layers output"):
         postconv(traced)
