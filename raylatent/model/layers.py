@@ -375,7 +375,9 @@ def by_own_names(
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
-    of = {t.module: names[model.get_submodule(t.module)] for t in targets if t.module}
+    # `postconv` was found among all calls of a module, whatever its name.
+    named = {t.module for t in targets if t.module and t.layer == t.module}
+    of = {name: names[model.get_submodule(name)] for name in named}
     shared = {name for called in of.values() if len(called) > 1 for name in called}
     if not shared:
         return list(targets)
@@ -389,7 +391,7 @@ def by_own_names(
 
 def _by_own_name(target: Target, called: Sequence[str], ran: Sequence[str]) -> Target:
     """The target by its own name if it ran so, else by the name that ran last."""
-    if target.module in ran:
+    if target.module in ran and called:
         return replace(target, alone=True)
     others = [name for name in ran if name in called]
     if not others:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from raylatent.errors import LayerError
+from raylatent.model.features import Features
 from raylatent.model.layers import LayerCapture
 from raylatent.model.outputs import Output
 from raylatent.model.postconv import find_postconv
@@ -293,3 +294,19 @@ def test_a_head_that_scores_tokens(classes, reduction):
 
     model = Tokens()
     torch.testing.assert_close(postconv(model, classes=classes), features(model))
+
+
+def test_a_head_of_two_names():
+    class Named(Net):
+        def __init__(self):
+            super().__init__()
+            self.head = self.fc
+
+        def forward(self, x):
+            return self.head(self.features(x)) + self.fc(self.features(x.flip(-1)))
+
+    model = Named().eval()
+    with torch.inference_mode():
+        other = model.features(sample().flip(-1))
+    found = Features(model, tile_px=PX, mean=0, std=1)(sample())
+    torch.testing.assert_close(found, (features(model) + other) / 2)
