@@ -159,10 +159,13 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
     refuse_bad_names(files, slides)
     if spec.tile_px is None and spec.hub is None:
         spec = replace(spec, tile_px=config.tile_px or first_tile_px(files))
+    with_preds = config.include_preds
+    if with_preds is None:
+        with_preds = spec.classes is not None
     features = Features(
         spec,
         layers=config.layers,
-        include_preds=config.include_preds is True,
+        include_preds=with_preds,
         pooling=config.pooling,
         batch_size=config.batch_size,
         device="cpu",
@@ -171,9 +174,6 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
         refuse_unasked(features.shapes, config.dtype)
     if config.slides and config.resize is False:
         refuse_other_side(config.tile_px, features.tile_px)
-    with_preds = config.include_preds
-    if with_preds is None:
-        with_preds = features.classes is not None
     inputs = Inputs(
         tfrecords=files,
         slides=slide_requests(config, slides, features.tile_px),

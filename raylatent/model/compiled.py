@@ -46,7 +46,7 @@ class CompiledCapture(LayerCapture):
             self._pass, dynamic=False, backend=_BACKEND, options=options
         )
         separate(model, [target.module for target in self.targets if target.alone])
-        for target in self.targets:
+        for target in self.inner:
             self.hook(target, self._take)
 
     def __call__(
@@ -83,6 +83,8 @@ class CompiledCapture(LayerCapture):
     ) -> tuple[list[Tensor], Tensor | None]:
         self._taken = Taken(self._rows)
         value = self.model(batch)
+        for target in self.own:
+            self._take(target, value)
         values = [self._taken.rows(target) for target in self.targets]
         return values, self.output.of(value, self._rows) if with_output else None
 

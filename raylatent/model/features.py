@@ -18,7 +18,7 @@ from raylatent.model.identity import Copy, Identification, Identity
 from raylatent.model.layers import LayerCapture, by_own_names, layer_names
 from raylatent.model.load import complete_spec, load_model
 from raylatent.model.micro_batch import MicroBatch
-from raylatent.model.one_tile import refuse_other_rows, two_batches
+from raylatent.model.one_tile import PREDICTIONS, refuse_other_rows, two_batches
 from raylatent.model.outputs import Output, row_shape
 from raylatent.model.postconv import POSTCONV, find_targets
 from raylatent.model.running import layer_shapes
@@ -175,20 +175,25 @@ class Features:
         if chosen.several:
             self.notes.append(f"the model's output is {chosen.several}")
         if check_rows:
-            self._check_rows(sample, self._standard(other), with_output=predicts)
+            self._check_rows(sample, (found, output), self._standard(other))
             for note in self.notes:
                 logger.info("%s: %s", self.spec.name, note)
 
-    def _check_rows(self, one: Tensor, other: Tensor, *, with_output: bool) -> None:
-        def rows(batch: Tensor) -> dict[str, Tensor]:
-            # Without autocast, whose rounding would hide what is looked for.
-            run = partial(self._capture, with_output=with_output)
-            found, output = self._passes(run, batch)
-            return found if output is None else {**found, "predictions": output}
-
-        first, second = rows(one), rows(other)
+    def _check_rows(
+        self, one: Tensor, first: tuple[dict[str, Tensor], Tensor | None], other: Tensor
+    ) -> None:
+        # Without autocast, whose rounding would hide what is looked for.
+        run = partial(self._capture, with_output=self.include_preds)
+        if self.mixed_precision:
+            first = self._passes(run, one)
+        rows, again = (
+            {**found, PREDICTIONS: output}
+            if output is not None and self.include_preds
+            else found
+            for found, output in (first, self._passes(run, other))
+        )
         bits = self._capture.bits
-        refuse_other_rows(self.model, self.spec.name, first, second, bits=bits)
+        refuse_other_rows(self.model, self.spec.name, rows, again, bits=bits)
 
     def _standard(self, tiles: Tensor) -> Tensor:
         return self.standardized(tiles.to(self.device))

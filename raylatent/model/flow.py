@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,6 +25,10 @@ _MIXING = re.compile(
     r"|multi_head_attention|transformer_encoder"
 )
 _CONVOLUTION = re.compile(r"conv")
+# Those of them that do so by a single row of weights.
+_PRODUCTS = frozenset(
+    {"linear", "matmul", "mv", "einsum", "inner", "tensordot", "dot", "vdot"}
+)
 _BROADCASTING = frozenset({"add", "sub", "mul", "div"})
 _NORM = re.compile(r"batch_norm|layer_norm|group_norm|instance_norm|rms_norm")
 
@@ -83,6 +88,11 @@ class Operation:
     def pointwise(self) -> bool:
         """It is a convolution of 1x1."""
         return self.convolution and set(self.weights[2:]) <= {1}
+
+    @property
+    def weighs(self) -> bool:
+        """It multiplies a tile's numbers by several weights."""
+        return self.name == "mul" and any(side > 1 for side in self.weights)
 
     @property
     def gives_vectors(self) -> bool:
@@ -151,7 +161,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """While this lasts, operations and calls are written down."""
         handles = []
         for name, module in self._model.named_modules():
-            if name:
+            if name and not isinstance(module, torch.jit.ScriptModule):
                 before, after = self._hooks(name)
                 handles.append(
                     module.register_forward_pre_hook(before, with_kwargs=True)
@@ -216,7 +226,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         writes = changed | {self._identities.of(tensor) for tensor in made}
         others = [t for t, our in zip(read, ours, strict=True) if not our]
         first = ours.index(True)
-        weights = any(tensor.ndim > 1 for tensor in others)
+        weights = any(tensor.ndim > (name not in _PRODUCTS) for tensor in others)
         largest = max(t.numel() for t, our in zip(read, ours, strict=True) if our)
         # Packed weights, as of quantized layers, are no tensors.
         mixes = bool(_MIXING.search(name)) and (weights or space != "aten")
@@ -258,15 +268,22 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether the tensor was computed out of the tiles, as far as torch sees it."""
         return self._identities.of(tensor) in self._from_tiles
 
-    def last_mixing(self, tensor: Tensor) -> tuple[list[Operation], bool]:
+    def last_mixing(
+        self, tensor: Tensor, *, weighing: bool = False
+    ) -> tuple[list[Operation], bool]:
         """The mixing operations behind which none follows on the way to the tensor.
+
+        Args:
+            tensor: Any.
+            weighing: Weighing counts as mixing: all is summed after it.
 
         Returns:
             They, the latest first, and whether a normalization with weights follows.
         """
         found, normed = [], False
-        for operation in self._backwards({self._identities.of(tensor)}, len(self)):
-            if operation.mixing:
+        needed = {self._identities.of(tensor)}
+        for operation in self._backwards(needed, len(self), weighing=weighing):
+            if operation.mixing or (weighing and operation.weighs):
                 found.append(operation)
             normed = normed or operation.norm
         return found, normed
@@ -282,10 +299,12 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """How many operations there were."""
         return len(self.operations)
 
-    def _backwards(self, needed: set[int], end: int) -> Iterator[Operation]:
+    def _backwards(
+        self, needed: set[int], end: int, *, weighing: bool = False
+    ) -> Iterator[Operation]:
         """Operations on the way to the tensors, from the last; none before mixing."""
         for operation in reversed(self.operations[:end]):
             if operation.writes & needed:
-                if not operation.mixing:
+                if not (operation.mixing or (weighing and operation.weighs)):
                     needed |= operation.reads
                 yield operation

@@ -38,10 +38,12 @@ class NoHead:
     Attributes:
         why: In words, to be read after "since".
         sure: The model surely has none: its output are features.
+        index: How many operations had run before what makes the output, where known.
     """
 
     why: str
     sure: bool
+    index: int | None = None
 
 
 def find_head(flow: Flow, result: Tensor, classes: int | None) -> Head | NoHead:
@@ -64,18 +66,29 @@ def find_head(flow: Flow, result: Tensor, classes: int | None) -> Head | NoHead:
     if not flow.leads_from_tiles(result):
         why = "how its output comes of the tiles cannot be followed"
         return NoHead(why=why, sure=False)
-    operations, normed = flow.last_mixing(result)
     one_number = row_shape(result) == (1,)
+    operations, normed = flow.last_mixing(result, weighing=one_number)
     if classes is None and not one_number:
-        why = _gives_features(operations, normed=normed)
+        why = _gives_features(operations, row_shape(result)[0], normed=normed)
         if why:
             return NoHead(why=why, sure=True)
     if not operations:
         return NoHead(why="no layer with weights makes its output", sure=False)
+    for operation in operations:
+        if not operation.gives_vectors and operation.convolution:
+            width = row_shape(result)[0]
+            if operation.shape[1] != width:
+                why = (
+                    f"its last convolution gives {operation.shape[1]} maps, and its "
+                    f"output is {width} numbers a tile"
+                )
+                return NoHead(why=why, sure=False, index=operation.index)
     return _located(flow, operations, len(result))
 
 
-def _gives_features(operations: Sequence[Operation], *, normed: bool) -> str:
+def _gives_features(
+    operations: Sequence[Operation], width: int, *, normed: bool
+) -> str:
     """Why the output is features, empty where it may be scores."""
     if not operations:
         return "no layer with weights makes its output"
@@ -83,12 +96,20 @@ def _gives_features(operations: Sequence[Operation], *, normed: bool) -> str:
         return "a normalization follows its last linear or convolution layer"
     if all(operation.gives_vectors for operation in operations):
         return ""
-    if len({_names(operation) for operation in operations}) > 1:
+    first, several = operations[0], len({_names(step) for step in operations}) > 1
+    if several and not _all_score(operations, width):
         return "its output is made by several layers' maps or tokens together"
-    first = operations[0]
-    if first.convolution and not first.pointwise:
+    if not several and first.convolution and not first.pointwise:
         return "its last layer with weights is a convolution"
     return ""
+
+
+def _all_score(operations: Sequence[Operation], width: int) -> bool:
+    """Whether they may all be heads, of the class token and of the patches."""
+    return any(operation.gives_vectors for operation in operations) and all(
+        not operation.convolution and operation.shape[-1:] == (width,)
+        for operation in operations
+    )
 
 
 def _names(operation: Operation) -> tuple[str, ...]:
@@ -106,6 +127,10 @@ def _located(flow: Flow, operations: Sequence[Operation], n: int) -> Head | NoHe
     ]
     if shared:
         head = _before(flow, operations, len(shared) - 1, n)
+        rows = operations[0].scope[len(shared) - 1].shape[:1]
+        if head is not None and rows > (n,):
+            why = f"{head.module!r} gets {rows[0]} rows for {n} tiles"
+            return NoHead(why=why, sure=False, index=operations[-1].index)
         if head is not None:
             return head
     if len(operations) == 1:
@@ -117,11 +142,13 @@ def _located(flow: Flow, operations: Sequence[Operation], n: int) -> Head | NoHe
             f"its scores are computed inside {where} ({operations[0].name}), where "
             "what goes in is no layer's output"
         )
-        return NoHead(why=why, sure=False)
+        return NoHead(why=why, sure=False, index=operations[0].index)
     owners = dict.fromkeys(names[-1] if names else "" for names in reversed(scopes))
     makers = ", ".join(name or "the model's own forward" for name in owners)
     return NoHead(
-        why=f"its output is made by several layers together ({makers})", sure=False
+        why=f"its output is made by several layers together ({makers})",
+        sure=False,
+        index=operations[-1].index,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raylatent.errors import ConfigError, LayerError, ModelError
 from raylatent.model.outputs import Output, dotted, first_tensor, tensors_in
 from raylatent.model.pooling import Layout, find_layout, layout_by_growth, pool
-from raylatent.model.postconv import POSTCONV, Target
+from raylatent.model.postconv import OUTPUT, POSTCONV, Target
 from raylatent.model.running import StopForward, call_model
 from raylatent.schema import check_layer_names
 
@@ -113,6 +113,8 @@ class LayerCapture:
         pooling: Likewise.
         output: Likewise.
         layouts: Likewise.
+        own: Those targets that are the model's own output.
+        inner: The others.
         notes: What a user should know of what the layers gave in the first pass.
         bits: Of the shortest numbers that a layer gave.
     """
@@ -134,6 +136,8 @@ class LayerCapture:
         self.layouts = dict(layouts or {})
         self.notes: list[str] = []
         self.bits = 32
+        self.own = [target for target in self.targets if not target.module]
+        self.inner = [target for target in self.targets if target.module]
         # How often each is called in one pass of so many tiles.
         self._calls: dict[int, dict[str, int]] = {}
 
@@ -163,6 +167,8 @@ class LayerCapture:
         try:
             with self.hooked(take):
                 value = call_model(self.model, self.model, batch)
+                for target in self.own:
+                    take(target, value)
             output = self.output.of(value, n) if with_output else None
             if not self._calls:
                 self.notes += self._repeated(taken.calls)
@@ -199,7 +205,7 @@ class LayerCapture:
         """While this lasts, call `take` with what the layers give."""
         alone = [target.module for target in self.targets if target.alone]
         with separated(self.model, alone):
-            handles = [self.hook(target, take) for target in self.targets]
+            handles = [self.hook(target, take) for target in self.inner]
             try:
                 yield
             finally:
@@ -209,8 +215,19 @@ class LayerCapture:
     def hook(
         self, target: Target, take: Callable[[Target, object], None]
     ) -> "torch.utils.hooks.RemovableHandle":
-        """Call `take` with what a layer gives, whenever the model runs."""
+        """Call `take` with what a layer gives, whenever the model runs.
+
+        Raises:
+            LayerError: The layer is TorchScript's.
+        """
         module = self.model.get_submodule(target.module)
+        if isinstance(module, torch.jit.ScriptModule):
+            message = (
+                f"layer {target.layer!r} is inside a TorchScript model, which lets no "
+                "layer be taken: give the model as it was before it was traced, or "
+                f"take its own output by --layers {OUTPUT}"
+            )
+            raise LayerError(message)
 
         def before(
             _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -231,7 +248,7 @@ class LayerCapture:
             LayerError: There is none, or it has no rows.
             ModelError: Which one is the model's output is not clear.
         """
-        own = not target.module
+        own = target in self.own
         tensor = self.output.of(value, n) if own else first_tensor(value)
         if tensor is None or tensor.ndim < 1:
             _refuse_shape(target.layer, None if tensor is None else (), n)
@@ -244,7 +261,10 @@ class LayerCapture:
             LayerError: It is no rows.
         """
         tensor = self.tensor(target, value, n)
-        tensor = tensor[:, None] if tensor.ndim == 1 else tensor
+        if tensor.ndim == 1 or (
+            target.layer == POSTCONV and set(tensor.shape[2:]) <= {1}
+        ):
+            tensor = tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
         self.bits = min(self.bits, tensor.dtype.itemsize * 8)
         pooling = self.pooling or target.pooling
         layout = self.layouts.get(target.layer, target.layout)
@@ -293,7 +313,9 @@ class LayerCapture:
             shapes[target.layer] = tuple(tensor.shape[1:])
 
         with self.hooked(take):
-            call_model(self.model, self.model, batch)
+            value = call_model(self.model, self.model, batch)
+        for target in self.own:
+            take(target, value)
         return shapes
 
 
@@ -353,18 +375,34 @@ def by_own_names(
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
-    shared = [
-        replace(target, alone=True)
-        for target in targets
-        if target.module and len(names[model.get_submodule(target.module)]) > 1
-    ]
+    # `postconv` was found among all calls of a module, whatever its name.
+    named = {t.module for t in targets if t.module and t.layer == t.module}
+    of = {name: names[model.get_submodule(name)] for name in named}
+    shared = {name for called in of.values() if len(called) > 1 for name in called}
     if not shared:
         return list(targets)
-    seen: set[str] = set()
-    probe = LayerCapture(model, shared, None)
-    with probe.hooked(lambda target, _value: seen.add(target.layer)):
+    ran: list[str] = []
+    each = [Target(layer=name, module=name, alone=True) for name in sorted(shared)]
+    probe = LayerCapture(model, each, None)
+    with probe.hooked(lambda target, _value: ran.append(target.layer)):
         call_model(model, model, sample)
-    return [replace(target, alone=target.layer in seen) for target in targets]
+    return [_by_own_name(t, of.get(t.module, []), ran) for t in targets]
+
+
+def _by_own_name(target: Target, called: Sequence[str], ran: Sequence[str]) -> Target:
+    """The target by its own name if it ran so, else by the name that ran last."""
+    if target.module in ran and called:
+        return replace(target, alone=True)
+    others = [name for name in ran if name in called]
+    if not others:
+        return target
+    note = target.note
+    if len(set(others)) > 1:
+        note = (
+            f"layer {target.layer!r} runs as {', '.join(dict.fromkeys(others))} in a "
+            f"pass: what {others[-1]} gives is kept"
+        )
+    return replace(target, module=others[-1], alone=True, note=note)
 
 
 def _refuse_shape(layer: str, shape: tuple[int, ...] | None, n: int) -> NoReturn:

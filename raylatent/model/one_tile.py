@@ -13,6 +13,11 @@ from raylatent.errors import ModelError
 _TOLERANCE = 1e-3
 _TOLERANCE_16_BITS = 0.05
 
+_TRAINS = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+PREDICTIONS = "predictions"
+"""Stands for them among the layers: no layer may be called so."""
+
 Rows = Mapping[str, Tensor]
 
 
@@ -60,10 +65,13 @@ def refuse_other_rows(
             if off <= tolerance:
                 continue
             difference = f"by up to {100 * off:.2g} % of the largest number"
+        predicted = layer == PREDICTIONS
+        what = "the predictions" if predicted else f"layer {layer!r}"
+        advice = ", or leave predictions out (--no-preds)" if predicted else ""
         message = (
-            f"{name} is no function of one tile: beside other tiles of a batch layer "
-            f"{layer!r} gives the same tile another row (they differ {difference}); "
-            f"{_reason(model)}"
+            f"{name} is no function of one tile: beside other tiles of a batch {what} of "
+            f"the same tile are others (they differ {difference}); {_reason(model)}"
+            f"{advice}"
         )
         raise ModelError(message)
 
@@ -88,7 +96,7 @@ def _reason(model: nn.Module) -> str:
             per_tile = isinstance(module, nn.modules.instancenorm._InstanceNorm)
             if module.running_mean is None and not per_tile:
                 statistics.append(f"{layer} ({kind})")
-        noisy = "Norm" in kind or "Drop" in kind
+        noisy = isinstance(module, _TRAINS) or "Norm" in kind or "Drop" in kind
         if module.training and noisy:
             still.append(f"{layer} ({kind})")
         if "quantized.dynamic" in type(module).__module__:

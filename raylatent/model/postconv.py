@@ -141,7 +141,7 @@ def find_postconv(
     if isinstance(head, Head):
         return _target(head, modules[head.module])
     if not head.sure:
-        _refuse(output.name, head.why, flow, len(sample))
+        _refuse(output.name, head, flow, len(sample))
     shape = () if result is None else tuple(result.shape[1:])
     numbers = f"{shape[0]} numbers" if len(shape) == 1 else f"shape {shape}"
     note = (
@@ -166,21 +166,33 @@ def _target(head: Head, module: nn.Module) -> Target:
     )
 
 
-def _refuse(name: str, why: str, flow: Flow, n: int) -> None:
+def _refuse(name: str, head: NoHead, flow: Flow, n: int) -> None:
     """Say that the user must choose, and between what.
 
     Raises:
         LayerError: Always.
     """
+    end = len(flow) if head.index is None else head.index
     shapes = {
-        made.call.module: made.shape[1:] for made in flow.made if made.shape[:1] == (n,)
+        made.call.module: made.shape[1:]
+        for made in flow.made
+        if made.shape[:1] == (n,) and made.index <= end
     }
     listed = [f"{layer} {shape}" for layer, shape in shapes.items()][-_N_LISTED:]
-    choice = f"such as {', '.join(listed)}, or " if listed else ""
+    if flow.made:
+        such = f", such as {', '.join(listed)}," if listed else ""
+        advice = (
+            f"name a layer by --layers (layers=){such} or '{OUTPUT}' for the model's own "
+            "output"
+        )
+    else:
+        advice = (
+            "it lets no layer be seen (a TorchScript model?): give the model as it was "
+            f"before it was traced, or take its own output by --layers {OUTPUT}"
+        )
     message = (
         f"{name}: which layer is before the classifier (postconv) cannot be told, since "
-        f"{why}; name a layer by --layers (layers=), {choice}'{OUTPUT}' for the model's "
-        "own output"
+        f"{head.why}; {advice}"
     )
     raise LayerError(message)
 

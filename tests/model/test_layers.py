@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from raylatent.errors import ConfigError, LayerError, ModelError
-from raylatent.model.layers import LayerCapture, layer_names
+from raylatent.model.layers import LayerCapture, by_own_names, layer_names
 from raylatent.model.outputs import first_tensor
 from raylatent.model.postconv import Target
 from raylatent.model.running import call_model, evaluating, layer_shapes
@@ -206,4 +206,57 @@ def test_shapes_of_all_modules_in_order_of_execution():
         ("layer", "Conv2d", "(3, 8, 8)"),
         ("layer", "Conv2d", "(3, 8, 8)"),
         ("after", "Counting", "(3, 8, 8)"),
+    ]
+
+
+class Shared(nn.Module):
+    """One module under two names, and a part under a second name."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.act1 = nn.Conv2d(3, 4, 3), nn.ReLU()
+        self.conv2, self.act2 = nn.Conv2d(4, 5, 3), self.act1
+        self.body = nn.Sequential(self.conv1, self.act1)
+        self.features = self.body[0]
+
+    def forward(self, x):
+        return self.act2(self.conv2(self.act1(self.features(x)))).mean((2, 3))
+
+
+def test_each_name_of_a_module_gives_its_own_call():
+    model = Shared().eval()
+    names = ["act1", "act2", "features", "conv1", "body.0", "body.1"]
+    targets = by_own_names(model, [Target(layer=n, module=n) for n in names], batch())
+    found, _ = LayerCapture(model, targets, None)(batch(), with_output=True)
+    with torch.inference_mode():
+        first = model.conv1(batch())
+        second = model.conv2(first.relu())
+    for name, right in [
+        ("act1", first.relu()),
+        ("act2", second.relu()),
+        ("features", first),
+        ("conv1", first),  # it runs as `features` only
+        ("body.0", first),
+        ("body.1", second.relu()),
+    ]:
+        torch.testing.assert_close(found[name], right)
+    assert [t.note for t in targets if t.note] == [
+        "layer 'body.1' runs as act1, act2 in a pass: what act2 gives is kept"
+    ]
+    assert model.act1 is model.act2  # as before
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_names_of_one_module_are_listed_together():
+    rows = layer_shapes(Shared().eval(), batch())
+    assert ("act1 = act2 = body.1", "ReLU", "(5, 4, 4)") in rows
+
+
+def test_a_layer_that_runs_several_times_says_so():
+    capturing = capture(Twice().eval(), "layer", "after")
+    capturing(batch(), with_output=True)
+    capturing(batch(), with_output=False)
+    assert capturing.notes == [
+        "layer 'layer' runs 2 times in a pass: what it gives the last time is kept"
     ]

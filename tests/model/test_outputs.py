@@ -1,0 +1,204 @@
+"""Of several tensors the output is the right one, or a question."""
+
+import json
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raylatent.errors import ModelError
+from raylatent.model.features import Features
+from raylatent.model.outputs import Output, first_tensor, tensors_in
+from raylatent.model.spec import model_spec
+
+N, C = 2, 3
+
+
+@dataclass
+class Result:
+    """As many models return."""
+
+    embedding: torch.Tensor
+    scores: torch.Tensor
+    loss: float | None = None
+
+
+Pair = namedtuple("Pair", "features logits")
+
+
+def feature():
+    return torch.zeros(N, 8)
+
+
+def scores():
+    return torch.ones(N, C)
+
+
+def tokens():
+    return torch.zeros(N, 16, 8)
+
+
+def test_all_tensors_with_what_leads_to_them():
+    value = {"a": None, "b": [torch.zeros(1), ("x", Pair(feature(), scores()))]}
+    paths = [path for path, _ in tensors_in(value)]
+    assert paths == [("b", 0), ("b", 1, 1, "features"), ("b", 1, 1, "logits")]
+    assert tensors_in("words") == []
+    assert [p for p, _ in tensors_in(Result(feature(), scores()))] == [
+        ("embedding",),
+        ("scores",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "classes", "path"),
+    [
+        (scores(), None, ()),
+        ((None, scores()), None, (1,)),
+        ((tokens(), feature()), None, (1,)),
+        ((feature(), tokens()), None, (0,)),
+        ((feature(), scores()), C, (1,)),
+        ((feature(), scores()[:, :, None, None]), C, (1,)),
+        (Pair(feature(), scores()), C, ("logits",)),
+        (Pair(feature(), scores()), None, ("logits",)),
+        (Result(feature(), scores()), C, ("scores",)),
+        (SimpleNamespace(embedding=feature(), out=scores()), C, ("out",)),
+        ({"embedding": feature(), "out": scores()}, C, ("out",)),
+        ({"hidden": scores(), "logits": scores()}, C, ("logits",)),
+        ({"hidden": feature(), "logits": scores()}, None, ("logits",)),
+        (
+            OrderedDict(last_hidden_state=tokens(), pooler_output=feature()),
+            None,
+            ("last_hidden_state",),
+        ),
+        ({"head": {"main": scores()}, "tokens": tokens()}, C, ("head", "main")),
+        ((feature()[:, 0], tokens()), 1, (0,)),
+    ],
+)
+def test_the_one_that_fits(value, classes, path):
+    output = Output("m", classes=classes)
+    found = output.of(value, N)
+    assert output.path == path
+    assert any(found is tensor for _, tensor in tensors_in(value))
+    assert bool(output.several) == (len(tensors_in(value)) > 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "classes", "said"),
+    [
+        ((feature(), scores()), None, r'0 \(8,\), 1 \(3,\).*"output": 0'),
+        ((scores(), scores()), C, r"for 3 classes is not clear"),
+        ((tokens(), tokens()), None, r"0 \(16, 8\), 1 \(16, 8\)"),
+        (Result(feature(), feature()), None, r'"output": "embedding"'),
+        ((feature(), tokens()), C, r"for 3 classes"),
+    ],
+)
+def test_a_question_where_it_is_not_clear(value, classes, said):
+    with pytest.raises(ModelError, match=rf"^m returns 2 tensors a tile.*{said}"):
+        Output("m", classes=classes).of(value, N)
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "path"),
+    [
+        ((feature(), scores()), 1, (1,)),
+        ((feature(), scores()), "1", (1,)),
+        (Result(feature(), scores()), "scores", ("scores",)),
+        (Pair(feature(), scores()), "features", ("features",)),
+        ({"a": [scores(), scores()]}, "a.1", ("a", 1)),
+        ({0: feature(), 1: scores()}, 1, ("1",)),
+    ],
+)
+def test_the_one_that_was_asked_for(value, key, path):
+    output = Output("m", key=key)
+    assert output.of(value, N) is dict(tensors_in(value))[path]
+    assert output.path == path
+
+
+def test_a_key_that_is_not_there():
+    with pytest.raises(ModelError, match=r"called 'logit'; it returns 0 \(8,\), 1"):
+        Output("m", key="logit").of((feature(), scores()), N)
+    output = Output("m")
+    output.of({"a": scores()}, N)
+    with pytest.raises(ModelError, match="no tensor as its output 'a' this time"):
+        output.of({"b": scores()}, N)
+
+
+def test_of_a_layer_the_first():
+    assert first_tensor((None, feature())) is not None
+    assert first_tensor(Result(feature(), scores())).shape == (N, 8)
+
+
+class Both(nn.Module):
+    """Returns what it is built to."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.fc, self.how = nn.Conv2d(3, 4, 8), nn.Linear(4, 4), how
+
+    def forward(self, x):
+        feature = self.body(x).mean((2, 3))
+        return self.how(feature, self.fc(feature))
+
+
+TILES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("how", "key"),
+    [
+        (lambda f, s: (f, s), 1),
+        (lambda f, s: {"x": f, "y": s}, "y"),
+        (Result, "scores"),
+    ],
+)
+def test_predictions_and_postconv_of_the_chosen_output(how, key):
+    model = Both(how)
+    with pytest.raises(ModelError, match="for 4 classes is not clear"):
+        Features(model, tile_px=16, classes=4)
+    found = Features(model, tile_px=16, classes=4, include_preds=True, output=key)
+    alone = Features(Both(lambda _, s: s), tile_px=16, classes=4, include_preds=True)
+    for value, right in zip(found(TILES), alone(TILES), strict=True):
+        np.testing.assert_array_equal(value, right)
+
+
+def test_layers_by_name_need_no_choice():
+    found = Features(Both(lambda f, s: (f, s)), tile_px=16, layers="body")
+    assert found.shapes == {"body": (4, 9, 9)}
+
+
+def test_a_layer_that_gives_several_says_which_is_taken():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cut = nn.Conv2d(3, 4, 8, 8)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            x = self.cut(x).flatten(2).transpose(1, 2)
+            return self.attention(x, x, x)[0].mean(1)
+
+    found = Features(Attending(), tile_px=16, layers="attention")
+    assert found.notes == [
+        "layer 'attention' gives several tensors (0 (4, 4), 1 (4, 4)): 0 is taken"
+    ]
+
+
+def test_output_in_model_json(tmp_path):
+    content = {
+        "factory": "m:f",
+        "weights": None,
+        "tile_px": 16,
+        "mean": 0.5,
+        "std": 0.5,
+        "output": "logits",
+    }
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    assert model_spec(tmp_path).output == "logits"
+    (tmp_path / "model.json").write_text(json.dumps(content | {"output": [1]}))
+    with pytest.raises(ModelError, match=r"output takes an index, or a key.*\[1\]"):
+        model_spec(tmp_path)
