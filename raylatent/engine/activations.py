@@ -38,13 +38,11 @@ from raylatent.engine.requests import (
 from raylatent.engine.slide_report import with_grids
 from raylatent.engine.stream import stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import (
-    SourceError,
-)
+from raylatent.errors import ModelError, PassError, SourceError
 from raylatent.model.features import Features
 from raylatent.model.identity import Identity
 from raylatent.model.rows import RowOptions
-from raylatent.model.runtime import torch_version
+from raylatent.model.runtime import has_gpu, torch_version
 from raylatent.model.sample_outputs import other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
@@ -139,14 +137,7 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
     refuse_bad_names(files, slides)
     if spec.tile_px is None and spec.hub is None:
         spec = replace(spec, tile_px=config.tile_px or first_tile_px(files))
-    features = Features(
-        spec,
-        layers=config.layers,
-        include_preds=config.include_preds is True,
-        pooling=config.pooling,
-        batch_size=config.batch_size,
-        device="cpu",
-    )
+    features = _tried(config, spec)
     if config.slides and config.resize is False:
         refuse_other_side(config.tile_px, features.tile_px)
     with_preds = config.include_preds
@@ -168,6 +159,35 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
         identity=features.identity(),
         with_preds=with_preds,
     )
+
+
+def _tried(config: ActivationsConfig, spec: ModelSpec) -> Features:
+    """The model on the driver's CPU, where outputs can be compared; else on its GPU."""
+    features = partial(
+        Features,
+        spec,
+        layers=config.layers,
+        include_preds=config.include_preds is True,
+        pooling=config.pooling,
+        batch_size=config.batch_size,
+    )
+    try:
+        return features(device="cpu")
+    except PassError as error:
+        if config.num_gpus == 0:
+            raise
+        if not has_gpu():
+            message = (
+                f"{error}. That was on the driver's CPU, and the driver has no GPU: if "
+                "the model needs one, start the job where there is a GPU"
+            )
+            raise ModelError(message) from error
+        logger.warning(
+            "the model cannot run on a CPU (%s): it is tried on the driver's GPU, and "
+            "its outputs are not compared with those of another start",
+            error,
+        )
+        return features(device="cuda")
 
 
 def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:

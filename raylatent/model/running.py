@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from raylatent.errors import ModelError, RaylatentError
+from raylatent.errors import PassError, RaylatentError
 from raylatent.storage import reason
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def run_model(model: nn.Module, batch: Tensor) -> Tensor | None:
     """The model's output for a standardized batch (n, 3, h, w).
 
     Raises:
-        ModelError: The model fails; the message has the failure's first line.
+        PassError: The model fails; the message has the failure's first line.
         torch.OutOfMemoryError: The device has no room for it.
     """
     return first_tensor(call_model(model, model, batch))
@@ -79,7 +79,7 @@ def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T
             f"the model fails on a batch of shape {tuple(batch.shape)}: "
             f"{type(error).__name__}: {reason(error)}"
         )
-        raise ModelError(message) from error
+        raise PassError(message) from error
 
 
 def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:
