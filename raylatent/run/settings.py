@@ -21,7 +21,7 @@ _BEFORE_IDENTITY = (
     "model, so nothing tells whether this model is the same: its rows can be read, but "
     "not be continued"
 )
-_DIGEST = re.compile(r"[0-9a-f]{16}\b")
+_DIGEST = re.compile(r"\b[0-9a-f]{16}\b")
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
 
 
@@ -133,7 +133,7 @@ def _was_and_is(before: str | None, after: str | None) -> str:
         return "is new"
     if after is None:
         return "is gone"
-    if _DIGEST.match(before) or _DIGEST.match(after):
+    if _DIGEST.search(before) or _DIGEST.search(after):
         return "differs"
     return f"was {before}, now {after}"
 
