@@ -210,7 +210,7 @@ class CodeSearch:
             if parameter.default is not parameter.empty:
                 self._constant(f"default {key!r} of {name}", parameter.default)
         for key, value in cells(function).items():
-            self._constant(f"{key!r}, enclosed by {name}", value)
+            self._constant(f"variable {key!r} enclosed by {name}", value)
         self.add(getattr(function, "__wrapped__", None))
 
     def _library(self, function: types.FunctionType, module: str) -> None:

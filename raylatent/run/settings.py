@@ -212,7 +212,9 @@ def _is_ours(settings: Mapping[str, Any]) -> bool:
 
 _SENTENCES: dict[str, Callable[[tuple[str, ...]], str]] = {
     "code": lambda key: f"the code of {key[0]}",
-    "constants": lambda key: f"the {key[0]}",
+    "constants": lambda key: (
+        f"the {key[0]}" if " " in key[0] else f"the value of {key[0]}"
+    ),
     "attributes": _of_module,
     "tensors": lambda key: f"the tensor {key[0]!r}",
     "files": lambda key: f"the file {key[0]} that the factory reads",
