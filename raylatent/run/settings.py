@@ -21,7 +21,7 @@ _BEFORE_IDENTITY = (
     "model, so nothing tells whether this model is the same: its rows can be read, but "
     "not be continued"
 )
-_DIGEST = re.compile(r"\b[0-9a-f]{16}\b")
+_DIGEST = re.compile(r"(?<![\w.])[0-9a-f]{16}(?!\w)")
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
 
 
@@ -97,7 +97,7 @@ def shortened(sentences: Sequence[str], most: int = 3) -> str:
 
 
 def entry_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two models, by name, what changed before what is new.
+    """What differs between two models, by name: values first, what is new last.
 
     Args:
         old: Groups of entries, as `identity` in run.json.
@@ -113,8 +113,9 @@ def entry_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         for key in before.keys() | after.keys():
             values = (before.get(key), after.get(key))
             if values[0] != values[1]:
-                one_side = None in values
-                found.append((one_side, f"{sentence(key)} {_was_and_is(*values)}"))
+                text = _was_and_is(*values)
+                rank = (None in values, text == "differs")
+                found.append((rank, f"{sentence(key)} {text}"))
     return [text for _, text in sorted(found)]
 
 
