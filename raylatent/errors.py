@@ -7,6 +7,7 @@
     │   │   └── MissingMPPError  a slide that does not say how large its pixels are
     │   ├── AnnotationsError  the annotations file
     │   ├── ModelError        a model that cannot be loaded or run
+    │   │   ├── PassError     it fails on a batch
     │   │   └── LayerError    a layer that the model does not have
     │   └── MapError          a map or mosaic that cannot be made or opened
     ├── RunError              a run directory that is refused
@@ -52,6 +53,10 @@ class AnnotationsError(InputError):
 
 class ModelError(InputError):
     """A model cannot be loaded, or fails on a batch."""
+
+
+class PassError(ModelError):
+    """The model's own code fails on a batch."""
 
 
 class LayerError(ModelError):

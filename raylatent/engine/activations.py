@@ -40,14 +40,12 @@ from raylatent.engine.slide_remarks import say_remarks
 from raylatent.engine.slide_report import with_grids
 from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import (
-    SourceError,
-)
+from raylatent.errors import ModelError, PassError, SourceError
 from raylatent.model.constant import constant_layers
 from raylatent.model.features import Features
 from raylatent.model.identity import Identity
 from raylatent.model.rows import RowOptions
-from raylatent.model.runtime import torch_version
+from raylatent.model.runtime import has_gpu, torch_version
 from raylatent.model.sample_outputs import other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.model.wide_layers import (
@@ -162,14 +160,7 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
     with_preds = config.include_preds
     if with_preds is None:
         with_preds = spec.classes is not None
-    features = Features(
-        spec,
-        layers=config.layers,
-        include_preds=with_preds,
-        pooling=config.pooling,
-        batch_size=config.batch_size,
-        device="cpu",
-    )
+    features = _tried(config, spec, with_preds=with_preds)
     if config.pooling is None:
         refuse_unasked(features.shapes, config.dtype)
     if config.slides and config.resize is False:
@@ -191,6 +182,35 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
         identity=features.identity(),
         with_preds=with_preds,
     )
+
+
+def _tried(config: ActivationsConfig, spec: ModelSpec, *, with_preds: bool) -> Features:
+    """The model on the driver's CPU, where outputs can be compared; else on its GPU."""
+    features = partial(
+        Features,
+        spec,
+        layers=config.layers,
+        include_preds=with_preds,
+        pooling=config.pooling,
+        batch_size=config.batch_size,
+    )
+    try:
+        return features(device="cpu")
+    except PassError as error:
+        if config.num_gpus == 0:
+            raise
+        if not has_gpu():
+            message = (
+                f"{error}. That was on the driver's CPU, and the driver has no GPU: if "
+                "the model needs one, start the job where there is a GPU"
+            )
+            raise ModelError(message) from error
+        logger.warning(
+            "the model cannot run on a CPU (%s): it is tried on the driver's GPU, and "
+            "its outputs are not compared with those of another start",
+            error,
+        )
+        return features(device="cuda")
 
 
 def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:

@@ -228,8 +228,6 @@ def load_features(spec: ModelSpec, options: ActorOptions) -> Features:
 def check_model(features: Features, wanted: DriverModel) -> None:
     """Refuse a model, or what runs it, that is not the driver's.
 
-    Outputs are compared on CPUs only: GPUs add up in other orders.
-
     Raises:
         ModelError: The message names the node and what differs.
     """
@@ -245,7 +243,7 @@ def check_model(features: Features, wanted: DriverModel) -> None:
     differing = entry_differences(
         wanted.copy.common(copy).entries(), copy.common(wanted.copy).entries()
     )
-    if not differing and features.device.type == "cpu":
+    if not differing:
         differing = other_outputs(wanted.outputs, features)
     if differing:
         message = (

@@ -164,7 +164,10 @@ class Features:
         found, output = self._run(sample, with_output=predicts)
         self.shapes = {name: tuple(value.shape[1:]) for name, value in found.items()}
         self.num_classes = self._check_output(output)
-        self.sample_outputs = summary(found, output)
+        # GPUs add up in other orders: theirs are compared with nothing.
+        self.sample_outputs = (
+            summary(found, output) if self.device.type == "cpu" else {}
+        )
         if output is not None and (self.num_classes or 0) > 1 and self.softmax:
             # A model that ends in a softmax by itself is not softmaxed again.
             scores = output.flatten(1)

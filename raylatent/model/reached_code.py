@@ -57,6 +57,8 @@ _CLASS_BOOKKEEPING = frozenset(
 # By dataclasses and named tuples, from fields that are values.
 _OF_DATACLASSES, _OF_NAMED_TUPLES = "__create_fn__", "namedtuple_"
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
+# Names in what torch.compile makes of a function, numbered as they come.
+_OF_COMPILERS = ("__compiled_fn_", "__resume_at_")
 _MEMBERS = (types.FunctionType, staticmethod, classmethod, property)
 
 Ran = dict[CodeType, dict[str, Any]]
@@ -155,7 +157,8 @@ class CodeSearch:
         """Take what was seen to run."""
         for code, scope in ran.items():
             name = scope.get("__name__")
-            if isinstance(name, str) and self._is_own(name):
+            compiled = any(n.startswith(_OF_COMPILERS) for n in code.co_names)
+            if isinstance(name, str) and self._is_own(name) and not compiled:
                 self._code(f"{name}.{code.co_qualname}", code, scope)
 
     def add(self, found: object) -> None:
@@ -207,7 +210,7 @@ class CodeSearch:
             if parameter.default is not parameter.empty:
                 self._constant(f"default {key!r} of {name}", parameter.default)
         for key, value in cells(function).items():
-            self._constant(f"{key!r}, enclosed by {name}", value)
+            self._constant(f"variable {key!r} enclosed by {name}", value)
         self.add(getattr(function, "__wrapped__", None))
 
     def _library(self, function: types.FunctionType, module: str) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from raylatent.errors import ModelError, RaylatentError
+from raylatent.errors import PassError, RaylatentError
 from raylatent.model.outputs import first_tensor
 from raylatent.model.torchvision_operators import missing_operator
 from raylatent.storage import reason
@@ -42,7 +42,7 @@ def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T
     """What `run`, a way to run the model, gives for a standardized batch (n, 3, h, w).
 
     Raises:
-        ModelError: The model fails; the message has the failure's first line.
+        PassError: The model fails; the message has the failure's first line.
         torch.OutOfMemoryError: The device has no room for it.
     """
     try:
@@ -53,7 +53,7 @@ def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T
     except (Exception, SystemExit) as error:  # a model's code may raise anything
         why = missing_operator(error) or f"{type(error).__name__}: {reason(error)}"
         message = f"the model fails on a batch of shape {tuple(batch.shape)}: {why}"
-        raise ModelError(message) from error
+        raise PassError(message) from error
 
 
 def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:

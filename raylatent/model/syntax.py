@@ -48,11 +48,12 @@ def _of_source(code: CodeType) -> str | None:
         known = _files[code.co_filename] = (lines, _parsed("".join(lines)))
     codes, nodes = known[1]
     key = (code.co_name, code.co_firstlineno)
-    # Of two lambdas of one line both count.
-    same = [other for other in codes.get(key, ()) if other == code]
-    if not same or key not in nodes:
+    if code not in codes.get(key, ()) or key not in nodes:
         return None
-    return short_digest("\n".join(_tree(node) for node in nodes[key]).encode())
+    text = "\n".join(_tree(node) for node in nodes[key])
+    if len(nodes[key]) > 1:  # lambdas of one line: which of them it is
+        text += bytecode_digest(code)
+    return short_digest(text.encode())
 
 
 # Files that were parsed: their lines, as linecache holds them, and what is in them.

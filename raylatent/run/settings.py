@@ -21,7 +21,7 @@ _BEFORE_IDENTITY = (
     "model, so nothing tells whether this model is the same: its rows can be read, but "
     "not be continued"
 )
-_DIGEST = re.compile(r"[0-9a-f]{16}\b")
+_DIGEST = re.compile(r"(?<![\w.])[0-9a-f]{16}(?!\w)")
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
 
 
@@ -97,7 +97,7 @@ def shortened(sentences: Sequence[str], most: int = 3) -> str:
 
 
 def entry_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two models, by name, what changed before what is new.
+    """What differs between two models, by name: values first, what is new last.
 
     Args:
         old: Groups of entries, as `identity` in run.json.
@@ -113,8 +113,9 @@ def entry_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
         for key in before.keys() | after.keys():
             values = (before.get(key), after.get(key))
             if values[0] != values[1]:
-                one_side = None in values
-                found.append((one_side, f"{sentence(key)} {_was_and_is(*values)}"))
+                text = _was_and_is(*values)
+                rank = (None in values, text == "differs")
+                found.append((rank, f"{sentence(key)} {text}"))
     return [text for _, text in sorted(found)]
 
 
@@ -133,7 +134,7 @@ def _was_and_is(before: str | None, after: str | None) -> str:
         return "is new"
     if after is None:
         return "is gone"
-    if _DIGEST.match(before) or _DIGEST.match(after):
+    if _DIGEST.search(before) or _DIGEST.search(after):
         return "differs"
     return f"was {before}, now {after}"
 
@@ -212,7 +213,9 @@ def _is_ours(settings: Mapping[str, Any]) -> bool:
 
 _SENTENCES: dict[str, Callable[[tuple[str, ...]], str]] = {
     "code": lambda key: f"the code of {key[0]}",
-    "constants": lambda key: f"the {key[0]}",
+    "constants": lambda key: (
+        f"the {key[0]}" if " " in key[0] else f"the value of {key[0]}"
+    ),
     "attributes": _of_module,
     "tensors": lambda key: f"the tensor {key[0]!r}",
     "files": lambda key: f"the file {key[0]} that the factory reads",

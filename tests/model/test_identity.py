@@ -240,6 +240,10 @@ def test_the_same_model_twice_in_one_process(written):
     assert differing(identity(path), identity(path)) == []
 
 
+# Two on one line, of one name.
+CHOICES = [lambda x: x + 1, lambda x: x + 2]
+
+
 class Config:
     __slots__ = ("depth", "owner")
 
@@ -282,6 +286,7 @@ class Plain(nn.Module):
         self.closure = scaled(2)
         self.hidden = [nn.Linear(2, 2, bias=False)]
         nn.init.constant_(self.hidden[0].weight, 0.5)
+        self.chosen = CHOICES[0]
         self.calls = 0
         self.cache = None
         self.table = {}
@@ -295,6 +300,10 @@ class Plain(nn.Module):
             self.cache = torch.ones(1)
         self.table[x.shape[-1]] = len(self.table)
         return self.conv(x).mean((2, 3)) * self.cache
+
+
+def of_lambda(net):
+    net.chosen = CHOICES[1]
 
 
 def of_deep(net):
@@ -352,6 +361,7 @@ def of_padding(net):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (of_lambda, "attribute 'chosen' of the model itself differs"),
         (of_deep, "attribute 'config' of the model itself differs"),
         (of_dataclass, "attribute 'size' of the model itself"),
         (of_tensor, "attribute 'bank' of the model itself differs"),
