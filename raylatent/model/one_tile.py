@@ -66,12 +66,12 @@ def refuse_other_rows(
                 continue
             difference = f"by up to {100 * off:.2g} % of the largest number"
         predicted = layer == PREDICTIONS
-        what = "the predictions" if predicted else f"layer {layer!r}"
+        what = "predictions" if predicted else f"numbers in layer {layer!r}"
         advice = ", or leave predictions out (--no-preds)" if predicted else ""
         message = (
-            f"{name} is no function of one tile: beside other tiles of a batch {what} of "
-            f"the same tile are others (they differ {difference}); {_reason(model)}"
-            f"{advice}"
+            f"{name} is no function of one tile: the same tile has other {what} when "
+            f"other tiles are beside it in the batch (they differ {difference}); "
+            f"{_reason(model)}{advice}"
         )
         raise ModelError(message)
 

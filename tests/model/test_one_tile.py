@@ -125,7 +125,7 @@ def test_only_what_is_kept_counts():
             return functional.dropout(super().forward(x))
 
     assert features(NoisyScores(), classes=3).shapes == {"postconv": (8,)}
-    with pytest.raises(ModelError, match=r"the predictions of the same.*--no-preds"):
+    with pytest.raises(ModelError, match=r"other predictions when.*--no-preds"):
         features(NoisyScores(), classes=3, include_preds=True)
     noisy = Noisy(functional.dropout)
     assert features(noisy, layers="conv").shapes == {"conv": (8, 6, 6)}
