@@ -63,3 +63,9 @@ def test_submitted_jobs_succeed_and_fail_as_they_should(
     assert code != 0
     assert "--out relative/run lies in the temporary copy" in printed
     assert "Traceback" not in printed.split("raylatent: error")[0]
+
+    code, printed = submit("--out", out, "--model", "./their_model")
+    assert code != 0
+    assert "no such model: ./their_model (looked for /" in printed
+    assert "a job of `ray job submit` runs there, not where you are" in printed
+    assert "Traceback" not in printed.split("raylatent: error")[0]
