@@ -10,7 +10,6 @@ from torch.nn.parameter import is_lazy
 from raylatent.errors import ModelError
 from raylatent.model.weight_files import EXPORTED, SCRIPT
 
-_QUANTIZED = ("torch.ao.nn.", "torch.nn.quantized", "torch.nn.intrinsic")
 _PARALLEL = frozenset({"DistributedDataParallel", "FullyShardedDataParallel"})
 
 
@@ -73,11 +72,6 @@ def _not_plain(module: nn.Module) -> str | None:
         return SCRIPT
     if isinstance(module, torch.fx.GraphModule) and "train" in vars(module):
         return EXPORTED  # which puts a train() there that refuses
-    if type(module).__module__.startswith(_QUANTIZED):
-        return (
-            f"quantized ({kind}): its weights are packed and cannot be seen, so give "
-            "the model in floating point"
-        )
     if kind in _PARALLEL:
         return f"wrapped in {kind}: give the module within, model.module"
     return None

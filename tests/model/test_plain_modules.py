@@ -75,10 +75,6 @@ def exported():
     return torch.export.export(Net().eval(), (sample(),))
 
 
-def quantized():
-    return torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear})
-
-
 REFUSED = {
     "traced": (
         lambda: torch.jit.trace(Net(), sample()),
@@ -94,7 +90,6 @@ REFUSED = {
         lambda: exported().module(),
         "is a program of torch.export, whose layers",
     ),
-    "quantized": (quantized, "its layer fc is quantized"),
     "on meta": (on_meta, "conv.weight is on the meta device"),
     "buffer on meta": (with_meta_buffer, "grid is on the meta device"),
     "lazy": (Lazy, "fc.weight is of a lazy layer"),
@@ -112,7 +107,6 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", list(REFUSED))
-@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_is_refused_is_one_sentence(kind):
