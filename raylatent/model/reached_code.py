@@ -56,6 +56,7 @@ _CLASS_BOOKKEEPING = frozenset(
 )
 # By dataclasses and named tuples, from fields that are values.
 _OF_DATACLASSES, _OF_NAMED_TUPLES = "__create_fn__", "namedtuple_"
+_REGISTRY_SIZE = 64
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
 # Names in what torch.compile makes of a function, numbered as they come.
 _OF_COMPILERS = ("__compiled_fn_", "__resume_at_")
@@ -280,6 +281,8 @@ class CodeSearch:
         elif isinstance(value, type):
             self.add_class(value, constructed=True)
             self._version(value.__module__)
+        elif _is_registry(name, value):
+            return
         elif self._is_own(type(value).__module__) or _is_data(value):
             self._constant(name, value)
 
@@ -340,6 +343,15 @@ def _functions(member: object) -> Iterator[types.FunctionType]:
     for function in inner:
         if isinstance(function, types.FunctionType):
             yield function
+
+
+def _is_registry(name: str, value: object) -> bool:
+    """Whether it is a large table of an installed package, such as timm's of all models.
+
+    Whatever registers itself changes it; of its functions those count that run.
+    """
+    table = isinstance(value, dict | set) and len(value) > _REGISTRY_SIZE
+    return table and is_installed(name.rpartition(".")[0])
 
 
 def _is_data(value: object) -> bool:
