@@ -136,4 +136,5 @@ def _told(shape: Shape, n_tiles: int, dtype: str) -> str:
 
 
 def _gigabytes(n_numbers: int, n_tiles: int, dtype: str) -> str:
-    return f"{n_numbers * n_tiles * _BYTES[dtype] / 1e9:,.1f} GB"
+    size = n_numbers * n_tiles * _BYTES[dtype] / 1e9
+    return f"{size:,.1f} GB" if size >= 1 else f"{size:.2g} GB"

@@ -32,7 +32,7 @@ WIDE = 64 * 112 * 112
             {"conv1": MAPS},
             ["'conv1'", "maps", "64 x 112 x 112 = 802,816", "3.2 GB", "(64 numbers"],
         ),
-        ({"block": TOKENS}, ["tokens", "151,296 numbers", "0.6 GB", "(768 numbers"]),
+        ({"block": TOKENS}, ["tokens", "151,296 numbers", "0.61 GB", "(768 numbers"]),
         ({"fc": (4,), "conv1": MAPS, "block": TOKENS}, ["'conv1'", "1 more layer"]),
         ({"just": (2, 64, 65)}, ["'just'", "8,320"]),
     ],
