@@ -13,6 +13,7 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping.legend import Entries
 from raylatent.montage import inputs, legend, output, render
 from raylatent.montage.cells import slide_shares
 from raylatent.montage.choose import choose_cells
@@ -105,7 +106,7 @@ class Mosaic:
         chosen = choose_cells(self._parts, grid, num_tiles_x, self._rule)
         self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
         self.cells = finish_cells(self.grid, self._chosen)
-        self._colors = legend.colors_of(self.cells, self._chosen)
+        self._coloring = legend.Coloring.of(self._chosen)
         self.failed: dict[int, str] = {}
         self._check_chosen()
         self._arrays = given.arrays
@@ -247,12 +248,12 @@ class Mosaic:
             raise MapError(message)
         return replace(self._look, **look)
 
-    def _entries(self, look: Look) -> list[tuple[str, str]]:
+    def _entries(self, look: Look) -> Entries:
         """Names and colors of the legend."""
         if not look.legend or look.label_style is None:
             return []
         counts = self.cells[schema.LABEL_COUNTS].to_pylist()
-        return legend.legend_entries(counts, self._colors)
+        return self._coloring.entries(counts)
 
     def _picture(self, look: Look) -> tuple[Image.Image, Look]:
         raster, _, drawn = self._draw(look)
@@ -265,7 +266,7 @@ class Mosaic:
         if look.focus_slide is not None:
             parts = self._parts.read()
             shares = slide_shares(self.grid, parts, self.cells, look.focus_slide)
-        layout = render.make_layout(self.grid, self.cells, self._colors, shares)
+        layout = render.make_layout(self.grid, self.cells, self._coloring, shares)
         look = replace(look, cell_px=render.bounded_cell_px(layout, look.cell_px))
         room = render.tile_room_px(
             look.cell_px, framed=self._labeled, label_style=look.label_style

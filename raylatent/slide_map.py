@@ -198,6 +198,12 @@ class SlideMap(LabeledPoints):
 
     def label_by_preds(self, index: int) -> None:
         """Label by the prediction for a class, by its number; MapError if not there."""
+        if not of_run.has_predictions(self._run()):
+            message = (
+                f"{self._run().uri} has no predictions to label by: compute activations "
+                "of a model with classes, without --no-preds"
+            )
+            raise MapError(message)
         predictions = self._read(schema.PREDICTIONS)
         if not -predictions.shape[1] <= index < predictions.shape[1]:
             message = f"no class {index}: predictions have {predictions.shape[1]}"
@@ -272,8 +278,9 @@ class SlideMap(LabeledPoints):
         Args:
             **options: As of `Mosaic`. TFRecords default to the run's sources, and may
                 be folders that its TFRecords and slides were moved to; labels
-                to those set here, if they are words; features to the activations
-                where `select` needs them: all are read at once, up to 4 GiB.
+                to those set here, if they are words or at most 1,000 numbers; features
+                to the activations where `select` needs them: all are read at once, up
+                to 4 GiB.
 
         Raises:
             MapError: Options that do not fit, or features of more than 4 GiB.

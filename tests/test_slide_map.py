@@ -2,15 +2,19 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib.colors import to_hex
 
 from raylatent import schema
 from raylatent.errors import AnnotationsError, MapError
 from raylatent.mapping import points
 from raylatent.mapping.points import MAP_POINTS
+from raylatent.montage import of_run
+from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.slide_map import SlideMap
@@ -33,7 +37,7 @@ def run(tmp_path):
         "schema_version": 1,
         "layers": {"postconv": [N_FEATURES]},
         "fingerprint": "",
-        "fields": {},
+        "fields": {"predictions": True},
     }
     run.store.write("run.json", json.dumps(settings).encode())
     layers = {"postconv": N_FEATURES}
@@ -313,3 +317,67 @@ def test_slides_to_keep_are_found_as_they_are_written(caplog):
     slide_map.filter(["a.svs ", "c", "B"])
     assert slide_map.slides == ["a"]
     assert "no tile is of 'B', 'c'" in caplog.text
+
+
+def test_predictions_that_are_not_there_are_no_label(run):
+    settings = {**run.settings(), "fields": {"predictions": False}}
+    run.store.write("run.json", json.dumps(settings).encode())
+    slide_map = make_map(run=RunDirectory(run.uri))
+    with pytest.raises(MapError, match="has no predictions to label by: compute"):
+        slide_map.label_by_preds(0)
+
+
+def test_whole_numbers_stay_whole_where_a_slide_has_none():
+    slide_map = of_two_slides()
+    slide_map.label_by_slide({"a": 1})
+    ax = slide_map.plot()
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["1", "(no label)"]
+    plt.close("all")
+
+
+def test_map_and_mosaic_name_the_same_labels_in_the_same_colors():
+    names = [f"s{i}" for i in range(30)]
+    rng = np.random.default_rng(0)
+    slides = [names[i] for i in rng.integers(0, 30, 600)]
+    slide_map = SlideMap.from_xy(rng.random(600), rng.random(600), slides)
+    for labels in (
+        {name: int(name[1:]) * 5 % 150 for name in names},  # on a scale
+        {name: f"label {name[1:]}" for name in names[1:]},
+        {name: ["mixed", "(no label)", 3, 10][i % 4] for i, name in enumerate(names)},
+        {name: i % 11 for i, name in enumerate(names[:-1])},
+    ):
+        slide_map.label_by_slide(labels)
+        ax = slide_map.plot()
+        pixels = [np.zeros((4, 4, 3), np.uint8)] * 600
+        mosaic = Mosaic(
+            pixels,
+            np.stack([slide_map.x, slide_map.y], axis=1),
+            num_tiles_x=60,
+            labels=of_run.words(slide_map.data["label"]),
+        )
+        on_map, on_mosaic = legend_of(ax), legend_of(mosaic.plot())
+        on_mosaic.pop("(several labels)", None)
+        on_mosaic.pop("(a cell's mean)", None)
+        if len(ax.figure.axes) == 1:
+            assert list(on_map.items()) == list(on_mosaic.items())
+        else:
+            assert not on_map
+            assert ax.collections[0].get_clim() == (0, 145)
+            assert [float(tick) for tick in on_mosaic] == sorted(map(float, on_mosaic))[
+                ::-1
+            ]
+        plt.close("all")
+
+
+def legend_of(ax):
+    """Texts and colors."""
+    legend = ax.get_legend()
+    if legend is None:
+        return {}
+    found = {}
+    for handle, text in zip(legend.legend_handles, legend.texts, strict=True):
+        patch = hasattr(handle, "get_facecolor")
+        color = handle.get_facecolor() if patch else handle.get_color()
+        nothing = color[3] == 0 if patch else handle.get_marker() == "None"
+        found[text.get_text()] = None if nothing else to_hex(color)
+    return found

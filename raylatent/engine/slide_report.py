@@ -29,7 +29,7 @@ td { padding: 0 1em 0 0; }
 .failed { color: #b00020; overflow-wrap: anywhere; }
 </style>
 <h1>Slides</h1>
-<p>Green: the tiles that are kept. Red areas could not be read.</p>
+<p>Green: the tiles that are kept, or the edge of all together. Red areas could not be read.</p>
 """
 
 

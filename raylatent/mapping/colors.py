@@ -2,6 +2,9 @@
 
 import colorsys
 from collections.abc import Iterable
+from typing import Any
+
+from raylatent.mapping.scale import number
 
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/: told apart by the color-blind.
 OKABE_ITO = (
@@ -33,6 +36,20 @@ def category_colors(n: int) -> list[str]:
     return ["#" + "".join(f"{round(255 * v):02X}" for v in rgb) for rgb in colors]
 
 
+def in_order(names: Iterable[Any]) -> list[Any]:
+    """Labels as they are listed: numbers by what they are, if all are, else words.
+
+    >>> in_order(["10", "9", "1"]), in_order(["b", "a", 3])
+    (['1', '9', '10'], [3, 'a', 'b'])
+    """
+    given = sorted(names, key=str)
+    values = [number(name) for name in given]
+    if None in values:
+        return given
+    order = sorted(range(len(given)), key=lambda i: values[i] or 0.0)
+    return [given[i] for i in order]
+
+
 def colors_by_name(names: Iterable[object]) -> dict[str, str]:
     """A color for each label, by all that there are: pictures of one map agree.
 
@@ -42,5 +59,5 @@ def colors_by_name(names: Iterable[object]) -> dict[str, str]:
     >>> colors_by_name(["b", "a", "b"])
     {'a': '#0072B2', 'b': '#E69F00'}
     """
-    ordered = sorted({str(name) for name in names})
+    ordered = in_order({str(name) for name in names})
     return dict(zip(ordered, category_colors(len(ordered)), strict=True))

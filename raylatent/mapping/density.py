@@ -170,27 +170,84 @@ def most_frequent(counts: Mapping[Any, int]) -> list[Any]:
     return sorted(ranked[:MAX_LABELS], key=lambda name: order[name])
 
 
-def density(
-    parts: Callable[[], Iterable[tuple[NDArray[np.floating], Labels | None]]],
-) -> Density:
+Parts = Callable[[], Iterable[tuple[NDArray[np.floating], Labels | None]]]
+"""Gives points (n, 2) and their labels, from the first again each time."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Numbers of points in cells.
+
+    Attributes:
+        extent: What the cells span.
+        counts: Of all points.
+        labeled: Of those that have a number.
+        total: Sum of the numbers.
+        lower: Least x and y of the points.
+        upper: Largest.
+        ends: The least number of a point, and the largest.
+    """
+
+    extent: Extent
+    counts: Counts
+    labeled: Counts
+    total: Counts
+    lower: NDArray[np.floating]
+    upper: NDArray[np.floating]
+    ends: tuple[float, float]
+
+
+def means(parts: Parts, number_of: Mapping[str, float]) -> Means:
+    """Means of labels that are numbers, counted as `density` does.
+
+    Args:
+        parts: As of `density`.
+        number_of: What number a label is.
+    """
+    lower, upper, points = _reach(parts)
+    extent = extent_of(lower, upper)
+    empty = binned(np.zeros((0, 2)), None, extent)[0]
+    counts, labeled, total = empty.copy(), empty.copy(), empty.copy()
+    for xy, labels in parts():
+        counts += binned(xy, None, extent)[0]
+        if labels is not None:
+            of_names = [math.nan if n is None else number_of[n] for n in labels.names]
+            values = np.array(of_names)[labels.codes]
+            known = np.isfinite(values)
+            labeled += binned(xy[known], None, extent)[0]
+            total += binned(xy[known], values[known], extent)[0]
+    there = [number_of[name] for name in points or ()]
+    ends = (min(there), max(there))
+    return Means(extent, counts, labeled, total, lower, upper, ends)
+
+
+def _reach(
+    parts: Parts,
+) -> tuple[NDArray[np.floating], NDArray[np.floating], Counter[str] | None]:
+    """Least x and y, largest, and points of each label; None where none was asked for."""
+    lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
+    n_of: Counter[str] | None = None
+    for xy, labels in parts():
+        lower = np.minimum(lower, xy.min(axis=0))
+        upper = np.maximum(upper, xy.max(axis=0))
+        if labels is not None:
+            n_of = Counter() if n_of is None else n_of
+            n_of.update(labels.counts())
+    if not np.isfinite(lower).all():
+        message = "there are no points to count"
+        raise ValueError(message)
+    return lower, upper, n_of
+
+
+def density(parts: Parts) -> Density:
     """Points counted part by part, in two passes: how far they reach, then counts.
 
     Args:
         parts: Gives points (n, 2) and their labels, or None, from the first again each
             time that it is called.
     """
-    lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
-    n_of: Counter[str] = Counter()
-    labeled = False
-    for xy, labels in parts():
-        lower = np.minimum(lower, xy.min(axis=0))
-        upper = np.maximum(upper, xy.max(axis=0))
-        if labels is not None:
-            labeled = True
-            n_of.update(labels.counts())
-    if not np.isfinite(lower).all():
-        message = "there are no points to count"
-        raise ValueError(message)
+    lower, upper, points = _reach(parts)
+    labeled, n_of = points is not None, points or Counter()
     names = most_frequent(dict(sorted(n_of.items())))
     extent = extent_of(lower, upper)
     empty = binned(np.zeros((0, 2)), None, extent)[0]

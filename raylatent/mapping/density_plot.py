@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.mapping.density import Counts, Extent
+from raylatent.mapping.density import Counts, Extent, Means
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.image import AxesImage
 
 
@@ -28,6 +29,28 @@ def show_counts(
     picture = colors.to_rgba(np.ma.masked_equal(counts, 0), bytes=True)
     show_cells(ax, picture, extent)
     ax.figure.colorbar(colors, ax=ax, label=legend)
+
+
+def show_means(ax: "Axes", means: Means, cmap: str, no_number: str) -> "ScalarMappable":
+    """Each cell in the color of its points' mean number.
+
+    Args:
+        ax: Where.
+        means: Of cells.
+        cmap: Name of the colormap, from the least number of a point to the largest.
+        no_number: The color of cells in which no point has a number.
+    """
+    from matplotlib.cm import ScalarMappable  # noqa: PLC0415  (slow)
+    from matplotlib.colors import Normalize, to_rgba_array  # noqa: PLC0415
+
+    colors = ScalarMappable(Normalize(*means.ends), cmap)
+    known = means.labeled > 0
+    mean = np.ma.masked_array(means.total / np.maximum(means.labeled, 1), ~known)
+    picture = colors.to_rgba(mean, bytes=True)
+    grey = np.rint(255 * to_rgba_array([no_number])[0]).astype(np.uint8)
+    picture[(means.counts > 0) & ~known] = grey
+    show_cells(ax, picture, means.extent)
+    return colors
 
 
 def show_cells(ax: "Axes", picture: NDArray[np.uint8], extent: Extent) -> None:

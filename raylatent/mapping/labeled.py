@@ -117,7 +117,15 @@ class LabeledPoints:
         values = self.data[meta]
         if meta == schema.SLIDE and translate is not None:
             translate = labels_of_slides(translate, self.slides)
-        self.data[LABEL] = values if translate is None else values.map(translate)
+        labels = values if translate is None else values.map(translate)
+        given = () if translate is None else translate.values()
+        if (
+            given
+            and labels.dtype.kind == "f"
+            and all(isinstance(v, int) for v in given)
+        ):
+            labels = labels.astype("Int64")  # not 1.0 where some tile has no label
+        self.data[LABEL] = labels
 
     def label_by_slide(self, slide_labels: SlideLabels | None = None) -> None:
         """Label by slide, or by the given label of each slide.

@@ -1,7 +1,7 @@
 """Points of a map as a scatter plot, or as an image where there are too many."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,18 +9,26 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.colors import OKABE_ITO
+from raylatent.mapping.colors import OKABE_ITO, in_order
 from raylatent.mapping.density import (
     Counts,
     Density,
     Extent,
+    Means,
     binned,
     most_frequent,
 )
-from raylatent.mapping.density_plot import show_counts, show_majority
+from raylatent.mapping.density_plot import show_counts, show_majority, show_means
 from raylatent.mapping.figure import save_figure
 from raylatent.mapping.fonts import make_legible
-from raylatent.mapping.legend import draw_legend, label_colors
+from raylatent.mapping.legend import (
+    NO_LABEL,
+    NO_LABEL_COLOR,
+    draw_legend,
+    entries_of,
+    label_colors,
+)
+from raylatent.mapping.scale import CMAP, numbers_of, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
 
 MAX_DOTS = 200_000
 _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
-_MAX_WHOLE_CATEGORIES = 30  # distinct whole numbers that are taken for categories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,8 @@ class MapStyle:
         xlim: Limits of x.
         ylim: Limits of y.
         cmap: Label to color, or the name of a colormap.
-        categorical: Whether labels are categories; `auto` decides by their type.
+        categorical: Whether labels are categories; `auto` takes numbers for a scale as
+            `scale.scale_of` says.
         legend: Title of the legend or color bar.
         loc: Place of the legend, outside on the right by default.
         ncol: Columns of the legend.
@@ -75,7 +83,10 @@ def draw_map(
     Raises:
         MapError: Labels and points differ in number.
     """
-    values = None if labels is None else pd.Series(np.asarray(labels))
+    values = None
+    if labels is not None:
+        own = isinstance(labels, pd.api.extensions.ExtensionArray)  # 1 stays 1, not 1.0
+        values = pd.Series(labels if own else np.asarray(labels))
     if values is not None and len(values) != len(xy):
         message = f"there are {len(values)} labels for {len(xy)} points: give as many"
         raise MapError(message)
@@ -86,7 +97,10 @@ def draw_map(
     elif _is_categorical(values, style):
         _draw_categories(ax, xy, values, style)
     else:
-        _draw_values(ax, xy, values.to_numpy(dtype=np.float64), style)
+        known = values.notna().to_numpy()
+        shown = np.full(len(xy), np.nan)
+        shown[known] = numbers_of(values[known])
+        _draw_values(ax, xy, shown, style)
     _frame(ax, np.ptp(xy, axis=0) if len(xy) else None, style)
 
 
@@ -160,16 +174,21 @@ def save_density(
     save_figure(path, draw, dpi)
 
 
+def save_means(path: str, means: Means, style: MapStyle, *, dpi: int = 300) -> None:
+    """Write a plot of mean numbers, as `save_map` does of more than `MAX_DOTS` points."""
+
+    def draw(figure: "Figure") -> None:
+        ax = figure.add_subplot()
+        _show_means(ax, means, style)
+        _frame(ax, means.upper - means.lower, style)
+
+    save_figure(path, draw, dpi)
+
+
 def _is_categorical(values: "pd.Series[Any]", style: MapStyle) -> bool:
     if isinstance(style.categorical, bool):
         return style.categorical
-    kind = str(values.dtype.kind) if isinstance(values.dtype, np.dtype) else "O"
-    if kind == "f":
-        return False
-    if kind in "iu":
-        return int(values.nunique()) <= _MAX_WHOLE_CATEGORIES
-    numbers = pd.to_numeric(values, errors="coerce")
-    return kind == "b" or bool(numbers.isna().any())
+    return scale_of(values.dropna().unique()) is None
 
 
 def _draw_plain(ax: "Axes", xy: NDArray[np.floating], style: MapStyle) -> None:
@@ -188,25 +207,52 @@ def _show_counts(ax: "Axes", counts: Counts, extent: Extent, style: MapStyle) ->
 def _draw_values(
     ax: "Axes", xy: NDArray[np.floating], values: NDArray[np.float64], style: MapStyle
 ) -> None:
-    cmap = style.cmap if isinstance(style.cmap, str) else "viridis"
-    if len(xy) <= style.max_dots:
-        drawn = _scatter(ax, xy, style, {"c": values, "cmap": cmap})
-    else:
-        known = np.isfinite(values)
-        count, extent = binned(xy[known])
+    known = np.isfinite(values)
+    if len(xy) > style.max_dots:
+        count, extent = binned(xy)
+        labeled, _ = binned(xy[known], None, extent)
         total, _ = binned(xy[known], values[known], extent)
-        mean = np.ma.masked_array(total / np.maximum(count, 1), count == 0)
-        drawn = ax.imshow(
-            mean.T, origin="lower", extent=extent, cmap=cmap, interpolation="nearest"
-        )
+        lower, upper = xy.min(axis=0), xy.max(axis=0)
+        ends = (float(values[known].min()), float(values[known].max()))
+        means = Means(extent, count, labeled, total, lower, upper, ends)
+        _show_means(ax, means, style)
+        return
+    cmap = style.cmap if isinstance(style.cmap, str) else CMAP
+    if not known.all():
+        _scatter(ax, xy[~known], style, {"color": NO_LABEL_COLOR})
+        _say_no_label(ax, style)
+    # Numbers of each point among all: those without one are masked.
+    drawn = _scatter(ax, xy, style, {"c": np.ma.masked_invalid(values), "cmap": cmap})
+    _color_bar(ax, drawn, style)
+
+
+def _say_no_label(ax: "Axes", style: MapStyle) -> None:
+    """In the axes: beside them is the color bar."""
+    own = {"frameon": True, **style.legend_kwargs}
+    look = replace(style, legend=None, loc=style.loc or "upper left", legend_kwargs=own)
+    draw_legend(ax, [(NO_LABEL, NO_LABEL_COLOR)], look)
+
+
+def _color_bar(ax: "Axes", drawn: Any, style: MapStyle) -> None:  # noqa: ANN401
     bar = ax.figure.colorbar(drawn, ax=ax, label=style.legend or "")
     make_legible(bar.ax)
+
+
+def _show_means(ax: "Axes", means: Means, style: MapStyle) -> None:
+    """Cells by the mean of their numbers; grey where no point has one."""
+    cmap = style.cmap if isinstance(style.cmap, str) else CMAP
+    drawn = show_means(ax, means, cmap, NO_LABEL_COLOR)
+    if (means.labeled < means.counts).any():
+        _say_no_label(ax, style)
+    _color_bar(ax, drawn, style)
 
 
 def _draw_categories(
     ax: "Axes", xy: NDArray[np.floating], values: "pd.Series[Any]", style: MapStyle
 ) -> None:
-    codes, names = pd.factorize(values, sort=True, use_na_sentinel=True)
+    found = pd.factorize(values, use_na_sentinel=True)[1]
+    names = pd.Index(in_order(found), dtype=object)
+    codes = names.get_indexer(values.astype(object).where(values.notna(), None))
     n_of = np.bincount(codes[codes >= 0], minlength=len(names))
     if len(xy) > style.max_dots:
         counts, extent = binned(xy)
@@ -228,7 +274,11 @@ def _draw_categories(
         return
     colors, table = label_colors(list(names), style, list(names))
     _scatter(ax, xy, style, {"c": table[codes]})
-    draw_legend(ax, list(names), colors, n_of, style, lacking=bool((codes < 0).any()))
+    points = dict(zip(names, n_of.tolist(), strict=True))
+    entries = entries_of(points, dict(zip(names, colors, strict=True)))
+    if (codes < 0).any():
+        entries.append((NO_LABEL, NO_LABEL_COLOR))
+    draw_legend(ax, entries, style)
 
 
 def _draw_majority(
@@ -242,15 +292,12 @@ def _draw_majority(
         ranked.append((len(names), counted.others))
     lacking = counted.counts - sum(share for _, share in ranked)
     show_majority(ax, counted.counts, counted.extent, [(-1, lacking), *ranked], table)
-    draw_legend(
-        ax,
-        names,
-        colors,
-        np.array([shares[name].sum() for name in names]),
-        style,
-        lacking=bool(lacking.any()),
-        n_others=counted.n_others,
-    )
+    points = {name: int(share.sum()) for name, share in shares.items()}
+    by_name = dict(zip(names, colors, strict=True))
+    entries = entries_of(points, by_name, n_others=counted.n_others)
+    if lacking.any():
+        entries.append((NO_LABEL, NO_LABEL_COLOR))
+    draw_legend(ax, entries, style)
 
 
 def _scatter(

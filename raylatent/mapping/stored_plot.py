@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.mapping import plot
-from raylatent.mapping.density import Density, Labels, density
+from raylatent.mapping.density import Labels, Parts, density, means
 from raylatent.mapping.figure import PICTURES
 from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import iter_places, points_parts, read_points
+from raylatent.mapping.scale import numbers_of, scale_of
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,14 @@ def save_pictures(
         n_points: Of the map.
         kinds: `png`, `pdf`, `svg`.
     """
-    labels = labels_on_map((slide for slide, _ in points_parts(store)), labels)
-    stems = (PICTURE,) if labels is None else (PICTURE, BY_LABEL)
+    slides = {slide for slide, _ in points_parts(store)}
+    labels = labels_on_map(slides, labels)
+    if labels is not None:
+        labels = {slide: label for slide, label in labels.items() if slide in slides}
+    scaled = labels is not None and scale_of(labels.values()) is not None
+    if scaled:
+        logger.info("labels are numbers: they are drawn on a scale, not each by itself")
+    stems = (PICTURE,) if labels is None or scaled else (PICTURE, BY_LABEL)
     names = [f"{stem}.{kind}" for stem in stems for kind in kinds]
     for name in PICTURE_FILES:
         if name not in names:
@@ -92,7 +99,7 @@ def save_stored_map(
         MapError: There are no points, or another ending.
         StorageError: They cannot be read, or it could not be written.
     """
-    style = plot.MapStyle(categorical=True)  # labels are words, as "2" of a grade
+    style = plot.MapStyle()
     if n_points <= plot.MAX_DOTS:
         points = read_points(store)
         names = points[schema.SLIDE].to_pylist()
@@ -102,14 +109,20 @@ def save_stored_map(
         if not by_label:
             return
         paths = ()
-    counted = _counted(store, labels)
+    if labels is not None and scale_of(labels.values()) is not None:
+        by_name = dict(zip(labels.values(), numbers_of(labels.values()), strict=True))
+        of_cells = means(_blocks(store, labels), by_name)
+        for path in paths:
+            plot.save_means(path, of_cells, style)
+        return
+    counted = density(_blocks(store, labels))
     for path in paths:
         plot.save_density(path, counted, style)
     for path in by_label:
         save_multiples(path, counted)
 
 
-def _counted(store: Store, labels: Mapping[str, str] | None) -> Density:
+def _blocks(store: Store, labels: Mapping[str, str] | None) -> Parts:
     parts = points_parts(store)
 
     def blocks() -> Iterator[tuple[NDArray[np.float64], Labels | None]]:
@@ -120,7 +133,7 @@ def _counted(store: Store, labels: Mapping[str, str] | None) -> Density:
             codes = np.repeat(np.arange(len(slides)), [n for _, n in slides])
             yield xy, Labels(codes=codes, names=[labels.get(s) for s, _ in slides])
 
-    return density(blocks)
+    return blocks
 
 
 def _xy(points: pa.Table) -> NDArray[np.float64]:

@@ -1,22 +1,26 @@
 """Colors of labels, as on the scatter, and the legend beside a picture."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from raylatent import schema
 from raylatent.mapping.colors import colors_by_name
 from raylatent.mapping.fonts import Fonts, fonts_for
-from raylatent.mapping.legend import shown
+from raylatent.mapping.legend import (
+    NO_LABEL,
+    NO_LABEL_COLOR,
+    SEVERAL,
+    Entries,
+    entries_of,
+    shown,
+)
+from raylatent.mapping.scale import Scale, number, scale_of
 from raylatent.montage.cells import PartialCells
-from raylatent.montage.tally import label_names
+from raylatent.montage.tally import label_points
 
-MOST_LABELS = 24  # with a color of their own: more are not told apart
-GREY = "#808080"
-MIXED = "mixed"
-OTHER = "other or mixed"
+SEVERAL_COLOR = "#808080"
 
 LabelCounts = Sequence[tuple[str, int]]
 _MAX_CHARS = 40
@@ -37,57 +41,61 @@ def majority(counts: LabelCounts | None) -> str | None:
     return label if 2 * most > sum(n for _, n in counts) else None
 
 
-def colors_of(cells: pa.Table, chosen: PartialCells) -> dict[str, str]:
-    """`label_colors` of a mosaic's cells, among the labels of all its points."""
-    counts = cells[schema.LABEL_COUNTS].to_pylist()
-    return label_colors(counts, label_names(chosen.tally.labels))
+@dataclass(frozen=True)
+class Coloring:
+    """How the labels of a mosaic are drawn: each in a color, or numbers on a scale.
 
-
-def label_colors(
-    cells: Iterable[LabelCounts | None], among: Iterable[str] = ()
-) -> dict[str, str]:
-    """A color for each label, in the order of names.
-
-    With more labels than colors the most frequent (by points) have one, ties by name.
-
-    Args:
-        cells: Labels of each cell's points.
-        among: Labels that the map has beside these: colors are by all names.
-
-    >>> label_colors([[("b", 2)], [("a", 1)]])
-    {'a': '#0072B2', 'b': '#E69F00'}
+    Attributes:
+        points: How many points have each label, in cells that are drawn and others.
     """
-    totals: Counter[str] = Counter()
-    for counts in cells:
-        totals.update(dict(counts or ()))
-    ranked = sorted(totals, key=lambda label: (-totals[label], label))
-    names = sorted(ranked[:MOST_LABELS])
-    by_name = colors_by_name([*totals, *among])
-    return {name: by_name[name] for name in names}
+
+    points: Mapping[str, int]
+
+    @classmethod
+    def of(cls, chosen: PartialCells) -> "Coloring":
+        """Of all points of a mosaic."""
+        return cls(label_points(chosen.tally.labels))
+
+    @cached_property
+    def scale(self) -> Scale | None:
+        """Of labels that are numbers, as on the map."""
+        return scale_of(self.points)
+
+    @cached_property
+    def colors(self) -> dict[str, str]:
+        """Of each label, as on the map."""
+        return colors_by_name(self.points)
+
+    def of_cell(self, counts: LabelCounts | None) -> str | None:
+        """The color of a cell's majority label, or of its mean; None without labels."""
+        if counts is None:
+            return None
+        if not counts:
+            return NO_LABEL_COLOR
+        if self.scale is not None:
+            total = sum((number(label) or 0.0) * n for label, n in counts)
+            return self.scale.color(total / sum(n for _, n in counts))
+        label = majority(counts)
+        return SEVERAL_COLOR if label is None else self.colors[label]
+
+    def entries(self, cells: Sequence[LabelCounts | None]) -> Entries:
+        """Texts and colors of the legend; grey only where a cell is grey."""
+        drawn = {self.of_cell(counts) for counts in cells}
+        entries: Entries = []
+        if self.scale is not None:
+            ticks = reversed(self.scale.ticks())
+            entries += [(f"{tick:g}", self.scale.color(tick)) for tick in ticks]
+            entries.append(("(a cell's mean)", None))
+        elif self.points:
+            entries += entries_of(self.points, self.colors)
+            if any(counts and majority(counts) is None for counts in cells):
+                entries.append((SEVERAL, SEVERAL_COLOR))
+        if NO_LABEL_COLOR in drawn and self.points:
+            entries.append((NO_LABEL, NO_LABEL_COLOR))
+        return entries
 
 
-def cell_color(counts: LabelCounts | None, colors: dict[str, str]) -> str | None:
-    """The color of a cell's majority label, grey if none, None without any label."""
-    if not counts:
-        return None
-    return colors.get(majority(counts) or "", GREY)
-
-
-def legend_entries(
-    cells: Sequence[LabelCounts | None], colors: dict[str, str]
-) -> list[tuple[str, str]]:
-    """Names and colors to show; grey only where a cell is grey."""
-    entries = list(colors.items())
-    drawn = {cell_color(counts, colors) for counts in cells}
-    if GREY in drawn:
-        labels = {label for counts in cells for label, _ in counts or ()}
-        entries.append((OTHER if len(labels) > len(colors) else MIXED, GREY))
-    return entries
-
-
-def add_legend(
-    picture: Image.Image, entries: Sequence[tuple[str, str]], background: str
-) -> Image.Image:
+def add_legend(picture: Image.Image, entries: Entries, background: str) -> Image.Image:
     """The picture with a legend at its right side; as it is without entries."""
     if not entries:
         return picture
@@ -106,7 +114,8 @@ def add_legend(
     ink = _ink(background)
     for i, (runs, (_, color)) in enumerate(zip(parts, entries, strict=True)):
         x, y = picture.width + size, size + i * line
-        draw.rectangle((x, y, x + size - 1, y + size - 1), fill=color)
+        if color is not None:
+            draw.rectangle((x, y, x + size - 1, y + size - 1), fill=color)
         _write(draw, (x + round(1.6 * size), y + size // 2), runs, ink)
     return canvas
 

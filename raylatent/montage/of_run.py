@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAX_FEATURE_BYTES = 4 << 30
 MEDOIDS = frozenset({"medoid", "centroid"})
+_MOST_NUMBERS = 1_000
 _PICTURES = frozenset(
     {".bmp", ".eps", ".gif", ".jpeg", ".jpg", ".tif", ".tiff", ".webp"}
 )
@@ -131,8 +132,13 @@ def where(
 
 
 def words(values: "pd.Series[Any] | None") -> list[object] | None:
-    """Labels as frames show them; None where there are none, or they are numbers."""
-    if values is None or pd.api.types.is_float_dtype(values):
+    """Labels as frames show them; None where there are none.
+
+    Numbers that nearly each tile has of its own, as predictions, are no labels.
+    """
+    if values is None:
+        return None
+    if pd.api.types.is_float_dtype(values) and values.nunique() > _MOST_NUMBERS:
         return None
     return list(values.astype(object).where(values.notna(), None))
 

@@ -18,10 +18,10 @@ from PIL import Image, ImageColor, ImageDraw
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping.fonts import make_legible
-from raylatent.mapping.legend import as_written, shown
+from raylatent.mapping.legend import Entries, place_legend, shown
 from raylatent.montage.grid import Grid
 from raylatent.montage.images import Tile
-from raylatent.montage.legend import cell_color
+from raylatent.montage.legend import Coloring
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,10 +104,10 @@ class Layout:
 def make_layout(
     grid: Grid,
     cells: pa.Table,
-    colors: dict[str, str],
+    coloring: Coloring,
     alphas: NDArray[np.float64] | None = None,
 ) -> Layout:
-    """Of a table of cells, each framed in the color of its majority label."""
+    """Of a table of cells, each framed in the color of its labels."""
     rows, cols = (cells[name].to_numpy() for name in (schema.ROW, schema.COL))
     counts = cells[schema.LABEL_COUNTS].to_pylist()
     return Layout(
@@ -116,7 +116,7 @@ def make_layout(
         # Slideflow's grid may put points beyond its last row or column.
         n_rows=max(grid.n_rows, int(rows.max(initial=0)) + 1),
         n_cols=max(grid.n_cols, int(cols.max(initial=0)) + 1),
-        colors=[cell_color(each, colors) for each in counts],
+        colors=[coloring.of_cell(each) for each in counts],
         alphas=alphas,
     )
 
@@ -236,7 +236,7 @@ def shown_cell_px(n_cells: int, figsize: tuple[float, float], cell_px: int) -> i
 def show_raster(
     raster: Image.Image,
     extent: tuple[float, float, float, float],
-    entries: Sequence[tuple[str, str]],
+    entries: Entries,
     *,
     figsize: tuple[float, float],
     ax: "Axes | None" = None,
@@ -258,10 +258,8 @@ def show_raster(
     # Row 0 of the raster is its top: origin "upper", which does not mirror it.
     ax.imshow(raster, extent=extent, origin="upper", aspect="equal", zorder=0)
     if entries:
-        patches = [Patch(facecolor=color, label=shown(n)) for n, color in entries]
-        as_written(
-            ax.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        )
+        faces = [(shown(name), color or "none") for name, color in entries]
+        place_legend(ax, [Patch(facecolor=face, label=name) for name, face in faces])
     ax.set_xlabel("x")
     ax.set_ylabel("y")
     make_legible(ax)

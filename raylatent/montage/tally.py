@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylatent import schema
@@ -99,10 +98,13 @@ def label_counts(cells: Ids, labels: pa.Table | None) -> pa.Array:
     return pa.MapArray.from_arrays(offsets, names, counts)
 
 
-def label_names(labels: pa.Table | None) -> list[str]:
-    """The labels that any cell has."""
-    names: list[str] = [] if labels is None else pc.unique(labels[_LABEL]).to_pylist()
-    return names
+def label_points(labels: pa.Table | None) -> dict[str, int]:
+    """How many points have each label, in all cells together."""
+    if labels is None:
+        return {}
+    summed = labels.group_by(_LABEL).aggregate([(_COUNT, "sum")])
+    columns = (summed[name].to_pylist() for name in (_LABEL, f"{_COUNT}_sum"))
+    return dict(zip(*columns, strict=True))
 
 
 def entropies(counts: pa.Array) -> pa.Array:

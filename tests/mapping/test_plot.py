@@ -78,7 +78,7 @@ def test_many_categories_are_told_apart_and_the_legend_stays_short():
     ax = drawn(xy, [f"slide{i % 60:02d}" for i in range(600)])
     entries = legend_of(ax)
     assert len(entries) == 25
-    assert entries[-1] == "+36 more"
+    assert entries[-1] == "(36 further labels)"
     assert len(colors_of(ax)) == 60
 
 
@@ -102,6 +102,66 @@ def test_numbers_have_a_color_bar_and_whole_ones_are_categories():
     assert len(ax.figure.axes) == 2
     assert legend_of(drawn(xy, kind)) == ["0", "1", "2"]
     assert drawn(xy, kind, categorical=False).get_legend() is None
+
+
+def test_words_that_are_numbers_are_drawn_as_numbers_are():
+    xy, kind = points()
+    ages = np.arange(40, 40 + len(xy))
+    for labels in (ages, ages.astype(str), ages.astype(object), ages / 7):
+        ax = drawn(xy, labels)
+        assert len(ax.figure.axes) == 2
+        assert ax.collections[0].get_clim() == (
+            labels_of(labels)[0],
+            labels_of(labels)[-1],
+        )
+    for labels in (kind, kind.astype(str), kind / 2, kind.astype(float)):
+        assert len(legend_of(drawn(xy, labels))) == 3
+    assert legend_of(drawn(xy, (kind * 5 + 5).astype(str))) == ["5", "10", "15"]
+    with pytest.raises(MapError, match="the label 'a' is no number"):
+        drawn(xy, ["a"] * len(xy), categorical=False)
+
+
+def labels_of(numbers):
+    return sorted(float(number) for number in numbers)
+
+
+@pytest.mark.parametrize("max_dots", [10, 1000])
+def test_points_without_a_number_are_grey(max_dots):
+    xy, _ = points(100)
+    numbers = xy[:, 0].copy()
+    numbers[:40] = np.nan
+    ax = drawn(xy, numbers, max_dots=max_dots)
+    assert legend_of(ax) == ["(no label)"]
+    if max_dots == 1000:
+        grey, dots = ax.collections
+        assert len(grey.get_offsets()) == 40
+        assert dots.get_clim() == (numbers[40:].min(), numbers[40:].max())
+    else:
+        (image,) = ax.images
+        colors = {tuple(c) for c in image.get_array().reshape(-1, 4).tolist()}
+        assert (0xBB, 0xBB, 0xBB, 255) in colors
+
+
+@pytest.mark.parametrize("n_labels", [3, 40])
+def test_a_legend_in_given_axes_stays_in_the_figure(n_labels):
+    import matplotlib.pyplot as plt
+
+    xy, _ = points(400)
+    labels = [f"label number {i % n_labels:02d}" for i in range(400)]
+    figure, (ax, _) = plt.subplots(1, 2, figsize=(6, 3))
+    show_map(xy, labels, MapStyle(), ax=ax)
+    figure.canvas.draw()
+    legend, axes = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert legend.width <= axes.width
+    assert legend.height <= axes.height
+    assert axes.x0 <= legend.x0
+    assert legend.x1 <= axes.x1
+    figure, ax = plt.subplots(layout="constrained")
+    show_map(xy, labels, MapStyle(), ax=ax)
+    figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+    assert ax.get_legend().get_window_extent().x1 <= figure.bbox.x1
+    plt.close("all")
 
 
 def test_arguments_of_scatter_go_through_and_stay_with_their_points():
@@ -191,7 +251,9 @@ def test_rare_labels_share_a_color():
     xy, _ = points(3000)
     labels = np.array(["common"] * 2000 + [f"s{i:03d}" for i in range(1000)])
     ax = drawn(xy, labels, max_dots=1000)
-    assert "(937 others)" in legend_of(ax)
+    # 64 are counted each by itself, and 24 of these are named.
+    assert legend_of(ax)[:2] == ["common", "s000"]
+    assert legend_of(ax)[-1] == "(977 further labels)"
     counted = density(
         lambda: [
             (xy[:1500], Labels.of(labels[:1500])),

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from raylatent.mapping import plot
+from raylatent.mapping import plot, stored_plot
+from raylatent.mapping.density import means
 from raylatent.mapping.stored_plot import (
     labels_on_map,
     save_pictures,
@@ -45,6 +46,29 @@ def test_pictures_of_an_earlier_drawing_do_not_stay(store):
     assert pictures(store) == {"umap.png", "umap_by_label.png"}
     save_pictures(store, None, n_points=50)
     assert pictures(store) == {"umap.png"}
+
+
+def test_many_numbers_are_on_a_scale_and_not_each_by_itself(tmp_path, caplog):
+    caplog.set_level("INFO")
+    slides = [f"s{i:02}" for i in range(20)]
+    store = Store(write_map(*write_run(tmp_path / "run", dict.fromkeys(slides, 10))))
+    numbers = {slide: str(40 + i) for i, slide in enumerate(slides[:-1])}
+    by_label, paths = save_pictures(store, numbers, n_points=200)
+    assert (by_label, len(paths)) == ([], 1)
+    assert "labels are numbers: they are drawn on a scale" in caplog.text
+    given = {**numbers, "elsewhere": "999"}
+    number_of = {text: float(text) for text in given.values()}
+    counted = means(stored_plot._blocks(store, given), number_of)
+    assert counted.counts.sum() == 200
+    assert counted.labeled.sum() == 190
+    assert counted.ends == (40.0, 58.0)
+    assert counted.total.sum() == sum(10 * float(n) for n in numbers.values())
+    few, many = tmp_path / "few.svg", tmp_path / "many.svg"
+    for path, n_points in ((few, 200), (many, 300_000)):
+        save_stored_map(store, [str(path)], numbers, n_points=n_points)
+    texts = [re.findall(r">([^<>]+)</text>", p.read_text()) for p in (few, many)]
+    assert texts[0] == texts[1]
+    assert "(no label)" in texts[0]
 
 
 @pytest.mark.parametrize("labels", [{"a": "1", "b": "2"}, {"a": "1"}])

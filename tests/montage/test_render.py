@@ -5,20 +5,19 @@ import logging
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mapping.colors import OKABE_ITO, category_colors
+from raylatent.mapping.legend import MOST_ENTRIES, NO_LABEL_COLOR
+from raylatent.mapping.scale import scale_of
 from raylatent.montage import render
 from raylatent.montage.legend import (
-    GREY,
-    MIXED,
-    MOST_LABELS,
-    OTHER,
+    SEVERAL_COLOR,
+    Coloring,
     add_legend,
-    cell_color,
-    label_colors,
-    legend_entries,
     majority,
 )
 from raylatent.montage.render import (
@@ -198,28 +197,76 @@ def test_majority_is_more_than_half():
     assert majority(None) is None
 
 
+def coloring(cells):
+    """Of cells, as of all their points."""
+    points = {}
+    for name, n in (pair for cell in cells for pair in cell or ()):
+        points[name] = points.get(name, 0) + n
+    return Coloring(points)
+
+
 def test_colors_are_by_name_and_the_rest_is_grey():
-    few = [[("b", 1)], [("a", 5)], None]
-    colors = label_colors(few)
-    assert colors == {"a": OKABE_ITO[0], "b": OKABE_ITO[1]}
-    assert legend_entries(few, colors) == list(colors.items())
-    assert cell_color([("a", 1), ("b", 1)], colors) == GREY
-    assert cell_color([], colors) is None
-    mixed = [*few, [("a", 1), ("b", 1)]]
-    assert legend_entries(mixed, label_colors(mixed))[-1] == (MIXED, GREY)
+    few = [[("b", 1)], [("a", 5)]]
+    of_few = coloring(few)
+    assert of_few.colors == {"a": OKABE_ITO[0], "b": OKABE_ITO[1]}
+    assert of_few.entries(few) == list(of_few.colors.items())
+    assert of_few.of_cell([("a", 1), ("b", 1)]) == SEVERAL_COLOR
+    assert of_few.of_cell([]) == NO_LABEL_COLOR
+    assert of_few.of_cell(None) is None
+    mixed = [*few, [("a", 1), ("b", 1)], []]
+    assert coloring(mixed).entries(mixed)[2:] == [
+        ("(several labels)", SEVERAL_COLOR),
+        ("(no label)", NO_LABEL_COLOR),
+    ]
+    assert Coloring({}).entries([None]) == []
 
 
-def test_more_labels_than_colors():
-    cells = [[(f"l{i:02}", 90 - i)] for i in range(MOST_LABELS + 4)]
-    colors = label_colors(cells)
-    assert list(colors) == [f"l{i:02}" for i in range(MOST_LABELS)]
-    assert cell_color([(f"l{MOST_LABELS}", 1)], colors) == GREY
-    assert legend_entries(cells, colors)[-1] == (OTHER, GREY)
+def test_words_of_ours_as_labels_of_a_user_are_told_apart():
+    cells = [[("mixed", 1)], [("(no label)", 1), ("(several labels)", 1)], []]
+    texts = [text for text, _ in coloring(cells).entries(cells)]
+    assert texts == [
+        *('"(no label)"', '"(several labels)"', "mixed"),
+        *("(several labels)", "(no label)"),
+    ]
+
+
+def test_the_legend_names_the_labels_of_most_points():
+    cells = [[(f"l{i:02}", 90 + i)] for i in range(MOST_ENTRIES + 4)]
+    of_many = coloring(cells)
+    entries = of_many.entries(cells)
+    assert [text for text, _ in entries] == [
+        *(f"l{i:02}" for i in range(4, MOST_ENTRIES + 4)),
+        "(4 further labels)",
+    ]
+    assert entries[-1][1] is None
+    # A label that is not named has its color all the same, as on the map.
+    assert of_many.of_cell([("l00", 1)]) == of_many.colors["l00"] != SEVERAL_COLOR
+
+
+def test_numbers_are_drawn_by_a_cells_mean_on_the_maps_scale():
+    cells = [[(str(age), 1)] for age in range(40, 61)]
+    of_ages = coloring([*cells, []])
+    assert of_ages.scale == scale_of(range(40, 61))
+    expected = to_hex(colormaps["viridis"](0.5)).upper()
+    assert of_ages.of_cell([("40", 1), ("60", 1)]) == expected
+    assert of_ages.of_cell([("40", 3), ("60", 1)]) == of_ages.scale.color(45.0)
+    texts = [text for text, _ in of_ages.entries([*cells, []])]
+    assert texts == [
+        "60",
+        "57",
+        "54",
+        "51",
+        "48",
+        "45",
+        "42",
+        "(a cell's mean)",
+        "(no label)",
+    ]
 
 
 def test_colors_are_those_of_the_scatter():
     cells = [[(f"l{i:02}", 1)] for i in range(12)]
-    assert list(label_colors(cells).values()) == category_colors(12)
+    assert list(coloring(cells).colors.values()) == category_colors(12)
 
 
 @pytest.mark.parametrize("background", ["#dfdfdf", "black"])
@@ -237,7 +284,7 @@ def test_a_legend_stands_beside_the_picture(background):
 
 
 def test_a_long_legend_makes_the_picture_higher():
-    entries = [(f"label {i}", GREY) for i in range(9)]
+    entries = [(f"label {i}", SEVERAL_COLOR) for i in range(9)]
     both = add_legend(Image.new("RGB", (30, 20), "blue"), entries, "#dfdfdf")
     assert both.height > 9 * 12
     # The mosaic stays at the bottom, where its row 0 is.

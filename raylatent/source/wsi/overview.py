@@ -12,6 +12,8 @@ BROKEN_COLOR = (255, 0, 0)
 _SMALL_PX = 1 << 18  # a broken block larger than this is read again in quarters
 _THUMB_PX = 1024
 _GRID_COLOR = (0, 160, 70)
+_SHADE = 24  # of 255: the tissue is to be seen
+_LEAST_TILE_PX = 10  # of smaller ones the outlines would hide the slide
 
 Box = tuple[float, float, float, float]
 
@@ -127,17 +129,40 @@ def thumbnail(
         handle: The slide.
         width: Of the picture, in pixels; default: its longer side is 1,024.
         geometry: The grid.
-        kept: Which tiles are drawn, (rows, cols); None: none.
+        kept: Which tiles are drawn, (rows, cols); None: none. Where they overlap, or
+            are too small to be told apart, the edge of all together is.
     """
     scale = (width or 0) / handle.dimensions[0] or _THUMB_PX / max(handle.dimensions)
     width, height = (max(1, round(side * scale)) for side in handle.dimensions)
     image = Image.fromarray(whole(handle, (width, height)))
     if geometry is None or kept is None:
         return image
+    side = geometry.window_px * scale
+    apart = geometry.stride_px >= geometry.window_px and side >= _LEAST_TILE_PX
+    if not apart:
+        return _covered(image, geometry, kept, scale)
     draw = ImageDraw.Draw(image, "RGBA")
     for row, col in np.argwhere(kept):
         x, y = geometry.xs[col] * scale, geometry.ys[row] * scale
-        side = geometry.window_px * scale
         box = (x, y, max(x, x + side - 1), max(y, y + side - 1))
-        draw.rectangle(box, fill=(*_GRID_COLOR, 24), outline=(*_GRID_COLOR, 255))
+        draw.rectangle(box, fill=(*_GRID_COLOR, _SHADE), outline=(*_GRID_COLOR, 255))
+    return image
+
+
+def _covered(
+    image: Image.Image, geometry: Geometry, kept: NDArray[np.bool_], scale: float
+) -> Image.Image:
+    """A picture with the area of all kept tiles shaded, and its edge drawn."""
+    area = Image.new("L", image.size)
+    draw = ImageDraw.Draw(area)
+    side = geometry.window_px * scale
+    for row, col in np.argwhere(kept):
+        x, y = geometry.xs[col] * scale, geometry.ys[row] * scale
+        draw.rectangle((x, y, max(x, x + side - 1), max(y, y + side - 1)), fill=255)
+    covered = np.asarray(area) > 0
+    around = np.pad(covered, 1)
+    inner = covered & around[:-2, 1:-1] & around[2:, 1:-1]
+    inner &= around[1:-1, :-2] & around[1:-1, 2:]
+    opacity = np.where(covered, np.where(inner, _SHADE, 255), 0).astype(np.uint8)
+    image.paste(_GRID_COLOR, (0, 0), Image.fromarray(opacity))
     return image
