@@ -181,9 +181,9 @@ def _delimiter(text: str) -> str:
 def _check_columns(columns: Sequence[str], uri: str) -> None:
     have = ", ".join(map(repr, columns[:10])) or "none"
     if SLIDE_COLUMN not in columns:
-        message = (
-            f"annotations {uri} have no column {SLIDE_COLUMN!r} (they have {have})"
-        )
+        near = [c for c in columns if c.casefold().rstrip("s") == SLIDE_COLUMN]
+        hint = f": call the column {near[0]!r} so" if near else ""
+        message = f"annotations {uri} have no column {SLIDE_COLUMN!r} (they have {have}){hint}"
         raise AnnotationsError(message)
     for column, n in Counter(columns).items():
         if n > 1 and column:
@@ -256,8 +256,8 @@ def say_odd_labels(labels: Iterable[str], what: str) -> None:
     missing = sorted(label for label in counts if label.lower() in _MISSING_WORDS)
     if missing:
         logger.warning(
-            "%s: %s is a label like others (of %d slides): leave its cells empty if "
-            "these slides have no label",
+            "%s: %s is taken as a label (slides that have it: %d): leave the cells "
+            "empty if these slides have no label",
             *(what, " or ".join(map(repr, missing)), sum(counts[m] for m in missing)),
         )
 

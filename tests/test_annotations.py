@@ -97,7 +97,7 @@ def test_labels_that_look_alike_or_like_none_stay_and_are_said(write, caplog):
     }
     alike, missing = caplog.messages
     assert "'Tumor' and 'tumor'; 'grade  2' and 'grade 2' differ in case" in alike
-    assert "'NA' or 'nan' is a label like others (of 2 slides)" in missing
+    assert "'NA' or 'nan' is taken as a label (slides that have it: 2)" in missing
 
 
 @given(st.text())
@@ -125,7 +125,7 @@ def test_short_rows_are_filled(write):
     ("content", "says"),
     [
         ("", r"no column 'slide' \(they have none\)"),
-        ("Slide,x\na,1\n", r"no column 'slide' \(they have 'Slide', 'x'\)"),
+        ("Slide,x\na,1\n", r"\(they have 'Slide', 'x'\): call the column 'Slide' so"),
         ("slide:x\na:1\n", r"they have 'slide:x'"),
         ("slide,x,x\na,1,2\n", "2 columns 'x': rename all but one"),
         (

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,15 +116,12 @@ class LabeledPoints:
             message = f"no column {meta!r} to label by: {', '.join(self.data.columns)}"
             raise MapError(message)
         values = self.data[meta]
-        if meta == schema.SLIDE and translate is not None:
+        if meta == schema.SLIDE and translate is not None and not callable(translate):
             translate = labels_of_slides(translate, self.slides)
         labels = values if translate is None else values.map(translate)
-        given = () if translate is None else translate.values()
-        if (
-            given
-            and labels.dtype.kind == "f"
-            and all(isinstance(v, int) for v in given)
-        ):
+        given = translate.values() if isinstance(translate, Mapping) else ()
+        whole = bool(given) and all(isinstance(value, Integral) for value in given)
+        if whole and labels.dtype.kind == "f":
             labels = labels.astype("Int64")  # not 1.0 where some tile has no label
         self.data[LABEL] = labels
 

@@ -29,7 +29,7 @@ from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
 from raylatent.montage.stored_points import StoredPoints
 from raylatent.source.find import slide_name
-from raylatent.source.names import labels_of_slides
+from raylatent.source.names import labels_of_slides, match
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
 
@@ -165,6 +165,9 @@ def _frames(tfrecords: TFRecords) -> Frames:
         uris = tfrecord_uris(tfrecords, set(cells[schema.SLIDE].to_pylist()))
         by_source = bool(uris) and isinstance(next(iter(uris)), int)
         keys = cells[schema.SOURCE if by_source else schema.SLIDE].to_pylist()
+        if not by_source and not set(keys) <= set(uris):
+            named = ((str(slide), uri) for slide, uri in uris.items())
+            uris |= match(named, dict.fromkeys(keys)).items()
         for key in dict.fromkeys(keys):
             if key not in uris:
                 raise MapError(unknown(key, uris))
@@ -247,6 +250,11 @@ def _uri_of(
 ) -> str:
     """The file of a slide, or the file itself where `name` is a path."""
     found = known.get(name)
+    if found is None:  # written otherwise
+        own = match(
+            [(name, True)], [slide for slide in known if isinstance(slide, str)]
+        )
+        found = known[next(iter(own))] if own else None
     if isinstance(found, str):
         return found
     if name.lower().endswith(SUFFIXES):

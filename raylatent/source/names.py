@@ -190,7 +190,13 @@ def labels_given(labels: SlideLabels) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for slide, value in _items(labels):
-        if pd.api.types.is_scalar(value) and pd.isna(value):
+        if not pd.api.types.is_scalar(value):
+            message = (
+                f"the label of slide {str(slide)!r} is a {type(value).__name__}: give a "
+                "word or a number"
+            )
+            raise AnnotationsError(message)
+        if pd.isna(value):
             continue
         label = tidy(value) if isinstance(value, str) else value
         if label == "":

@@ -112,6 +112,8 @@ def test_tuples_and_slides(golden_tfrecords):
     cells = pa.table({"index": [1, 2]})
     assert [frame.tile_index for frame in given.frames(cells)] == [63, 0]
     assert given.frames(cells)[0].uri == path
+    other = from_images([("g03.svs ", 5)], [(0, 0)], folder)
+    assert other.frames(pa.table({"index": [0]}))[0].uri == path
     with pytest.raises(MapError, match="no slide 'g30' among the tfrecords: near it"):
         from_images([("g30", 0)], [(0, 0)], [folder])
     with pytest.raises(MapError, match=r"no tile 7 in .*g01.tfrecords, which has 7"):

@@ -163,3 +163,10 @@ def test_numbers_stay_numbers():
 def test_labels_that_are_none(labels, says):
     with pytest.raises(AnnotationsError, match=says):
         labels_given(labels)
+
+
+@pytest.mark.parametrize("label", [["x"], ("x",), pd.Series(["x"])], ids=str)
+def test_a_label_is_a_word_or_a_number(label):
+    says = "the label of slide 'a' is a .*: give a word or a number"
+    with pytest.raises(AnnotationsError, match=says):
+        labels_given({"a": label})
