@@ -124,7 +124,7 @@ def _decoded(data: bytes, uri: str) -> str:
         )
         raise AnnotationsError(message) from error
     if "\0" in text:
-        message = f"annotations {uri} have bytes that are zero, no text does; {_SAVE}"
+        message = f"annotations {uri} are no CSV: some of their bytes are zero; {_SAVE}"
         raise AnnotationsError(message)
     return text
 

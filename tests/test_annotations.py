@@ -139,7 +139,7 @@ def test_short_rows_are_filled(write):
             r"are a spreadsheet \(.xlsx, .ods\) or a zip, no CSV: save",
         ),
         (b"\x1f\x8b\x08", "gzip'ed"),
-        (b"s\x00l\x00", "bytes that are zero"),
+        (b"s\x00l\x00", "are no CSV: some of their bytes are zero"),
         ('slide,x\n"a,1\n', "are no CSV: .*; save the table as CSV in UTF-8"),
         (
             "slide,x\na,b\nb,tumor, grade 2\n",

@@ -29,7 +29,7 @@ from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
 from raylatent.montage.stored_points import StoredPoints
 from raylatent.source.find import slide_name
-from raylatent.source.names import labels_of_slides, match
+from raylatent.source.names import labels_given, match
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
 
@@ -64,7 +64,8 @@ class Inputs:
                 raise MapError(message)
             if labels is None:
                 return self.stored.labeled(None)
-            by_slide = labels_of_slides(labels, self.stored.slides)
+            # Which slides have none was said by whoever read the labels.
+            by_slide = match(labels_given(labels).items(), self.stored.slides)
             return self.stored.labeled(partial(labels_of, by_slide))
         n = len(self.xy)
         slides = None if self.reference is None else self.reference[schema.SLIDE]

@@ -269,8 +269,8 @@ def annotation_bombs():
     """Contents, and what is said of them."""
     large = b"slide,label\n" + b"a,b\n" * (20 << 20)
     return {
-        "zip": (zipped(bytes(100 << 20), "a.csv"), "no CSV in UTF-8"),
-        "gzip": (gzip.compress(bytes(100 << 20), 1), "no CSV in UTF-8"),
+        "zip": (zipped(bytes(100 << 20), "a.csv"), "a spreadsheet .* or a zip, no CSV"),
+        "gzip": (gzip.compress(bytes(100 << 20), 1), "a gzip'ed file, no CSV"),
         "too large": (large, "bytes: is it a CSV"),
         "too many rows": (large[: 8 << 20], "more than 1000000 rows"),
         "one field": (b'slide,label\na,"' + b"x" * (10 << 20), "field larger than"),
