@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from raylatent.annotations import (
 )
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
 from raylatent.source.names import match, match_said
+
+logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
 
@@ -96,6 +99,7 @@ class Dataset:
                 )
                 raise AnnotationsError(message)
             kept = [row[SLIDE_COLUMN] for row in self.annotations if self._keeps(row)]
+            self._say_unknown()
             left = match(((slide, True) for slide in kept if tidy(slide)), files)
             self._files = {s: uri for s, uri in files.items() if s in left}
             if not self._files:
@@ -120,6 +124,16 @@ class Dataset:
             tidy(row[name]) in values for name, values in self.filters.items()
         )
         return allowed and all(tidy(row[column]) for column in self.filter_blank)
+
+    def _say_unknown(self) -> None:
+        """Say which values of filters no slide has: one may be written otherwise."""
+        for column, values in self.filters.items():
+            there = {tidy(row[column]) for row in self.annotations}
+            if lost := [value for value in values if value not in there]:
+                logger.warning(
+                    "no slide has %s in the column %r of the annotations of %s",
+                    *(" or ".join(map(repr, lost[:5])), column, self.root),
+                )
 
     def filter(
         self, filters: Filters, filter_blank: str | Sequence[str] = ()

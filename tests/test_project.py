@@ -82,7 +82,7 @@ def test_labels(root):
         dataset.labels("stage")
 
 
-def test_slides_and_values_as_people_write_them(root):
+def test_slides_and_values_as_people_write_them(root, caplog):
     text = "slide, subtype\ns1.svs,A \n s2,\u00a0B\ns3 ,A\n"
     (root / "annotations.csv").write_text(text)
     project = sf.Project(root)
@@ -90,6 +90,8 @@ def test_slides_and_values_as_people_write_them(root):
     assert (labels, unique) == ({"s1": "A", "s2": "B", "s3": "A"}, ["A", "B"])
     assert project.dataset(filters={"subtype": "A "}).slides() == ["s1", "s3"]
     assert project.dataset(filters={"slide": "s2"}).slides() == ["s2"]
+    assert project.dataset(filters={"subtype": ["B", "a"]}).slides() == ["s2"]
+    assert "no slide has 'a' in the column 'subtype'" in caplog.text
 
 
 def test_labels_of_other_slides(root):
