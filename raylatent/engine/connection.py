@@ -40,6 +40,7 @@ _LOOK_EVERY_S = 5.0
 _HEAD_GONE_S = 20.0
 _NODE_GONE_S = 5.0
 _MOST_CHARACTERS = 700  # of Ray's reasons
+_NOT_READY = f"it was not ready after {duration(_MOST_S)}"
 _LEVEL_LINE = "Set ray log level from environment variable"
 
 
@@ -218,7 +219,7 @@ def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types
         while not outcome.done():
             waited_s = time.monotonic() - began
             if waited_s >= _MOST_S:
-                raise TimeoutError(what)
+                raise TimeoutError(_NOT_READY)
             if waited_s >= say_at_s:
                 logger.warning("%s (%s)", what, duration(waited_s))
                 say_at_s *= 2
