@@ -182,7 +182,7 @@ def _check_columns(columns: Sequence[str], uri: str) -> None:
     have = ", ".join(map(repr, columns[:10])) or "none"
     if SLIDE_COLUMN not in columns:
         near = [c for c in columns if c.casefold().rstrip("s") == SLIDE_COLUMN]
-        hint = f": call the column {near[0]!r} so" if near else ""
+        hint = f": call {near[0]!r} {SLIDE_COLUMN!r}" if near else ""
         message = f"annotations {uri} have no column {SLIDE_COLUMN!r} (they have {have}){hint}"
         raise AnnotationsError(message)
     for column, n in Counter(columns).items():

@@ -125,7 +125,7 @@ def test_short_rows_are_filled(write):
     ("content", "says"),
     [
         ("", r"no column 'slide' \(they have none\)"),
-        ("Slide,x\na,1\n", r"\(they have 'Slide', 'x'\): call the column 'Slide' so"),
+        ("Slide,x\na,1\n", r"\(they have 'Slide', 'x'\): call 'Slide' 'slide'"),
         ("slide:x\na:1\n", r"they have 'slide:x'"),
         ("slide,x,x\na,1,2\n", "2 columns 'x': rename all but one"),
         (
