@@ -62,7 +62,7 @@ def child(folder, verb, plain):
     from raylatent.engine.cells import ClusterPoints
     from raylatent.mapping.stored_plot import _counted
     from raylatent.montage.choose import choose_cells
-    from raylatent.montage.columns import label_array
+    from raylatent.montage.columns import labels_of
     from raylatent.montage.finish import finish_cells
     from raylatent.montage.points import Rule
     from raylatent.montage.stored_points import StoredPoints
@@ -78,7 +78,7 @@ def child(folder, verb, plain):
     if verb == "counts":
         n = int(_counted(Store(of_map), labels).counts.sum())
     else:
-        parts = points.labeled(partial(label_array, labels))
+        parts = points.labeled(partial(labels_of, labels))
         chosen = choose_cells(parts, "square", 50, Rule(select=verb))
         n = int(finish_cells(chosen.grid, chosen.cells)["n"].to_numpy().sum())
     wall = time.monotonic() - started
