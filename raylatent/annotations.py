@@ -202,7 +202,8 @@ def _check_rows(
             n = len(row)
             message = (
                 f"annotations {uri}: row {number} below the header has {n} values for "
-                f"{len(columns)} columns: put values that have a comma into quotes"
+                f"{len(columns)} columns: put values with the character that divides "
+                "them into quotes, and write decimals with a point"
             )
             raise AnnotationsError(message)
 
@@ -277,13 +278,24 @@ def read_mpps(uri: str) -> dict[str, float]:
     """
     rows = read_annotations(uri)
     if not rows or MPP_COLUMN not in rows[0]:
+        near = (
+            [c for c in rows[0] if c.casefold().startswith(MPP_COLUMN)] if rows else []
+        )
+        if near:
+            logger.warning(
+                "annotations %s: the column %r is not read, only one called %r gives the "
+                "micrometers a pixel of slides",
+                *(uri, near[0], MPP_COLUMN),
+            )
         return {}
     found = {}
     for slide, text in slide_labels(rows, MPP_COLUMN, where=uri).items():
         try:
-            value = float(text)
+            value = float(text if "_" not in text else "")  # Python takes 0_5 for 5
         except ValueError:
-            why_not: str | None = "give micrometers a pixel with a point, as 0.25"
+            why_not: str | None = (
+                "give micrometers a pixel with a point, as 0.25, or leave the cell empty"
+            )
         else:
             why_not = why_not_mpp(value)
         if why_not is not None:

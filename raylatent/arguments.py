@@ -92,14 +92,15 @@ def _check_options(
         if word == "--":
             return
         if word.startswith("--") and name not in {*flags, "--help"}:
-            elsewhere = [v for v, other in others.items() if name in flags_of(other)]
-            near = [flag for flag in flags if flag.startswith(name)]
-            near = near or get_close_matches(name.replace("_", "-"), flags, 3, 0.7)
+            meant = name.replace("_", "-")
+            elsewhere = [v for v, other in others.items() if meant in flags_of(other)]
+            near = [flag for flag in flags if flag.startswith(meant)]
+            near = near or get_close_matches(meant, flags, 3, 0.7)
             message = f"there is no option {name}"
             if near:
                 message += f", did you mean {' or '.join(near[:3])}?"
             elif elsewhere:
-                message += f" here, it is one of {' and '.join(elsewhere)}"
+                message += f" here, {'it' if meant == name else meant} is one of {' and '.join(elsewhere)}"
             message += f" {_HELP}"
             raise CommandLineError(message)
 

@@ -225,7 +225,6 @@ class Mosaic:
         png = output.encode_picture(picture, "PNG")
         cells_file = output.encode_cells(self.cells)
         output.write_mosaic(uri, png, cells_file, description)
-        logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
     def summary(self) -> str:
         """How much of the map and of its points it shows, in a line."""

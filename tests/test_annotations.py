@@ -10,6 +10,7 @@ from raylatent import annotations
 from raylatent.annotations import (
     read_annotations,
     read_labels,
+    read_mpps,
     slide_labels,
     tidy,
 )
@@ -214,3 +215,32 @@ def test_two_labels_of_one_slide(write):
         AnnotationsError, match="slide 'a' two labels in 'x': '1' and '2'"
     ):
         read_labels(path, "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("slide,mpp\ns,0,5\n", "3 values for 2 columns"),
+        ('slide,mpp\ns,"0,5"\n', "'0,5': give micrometers a pixel with a point"),
+        ("slide;mpp\ns;0,5\n", "'0,5': give micrometers a pixel with a point"),
+        ("slide,mpp\ns,0_5\n", "'0_5': give micrometers a pixel with a point"),
+        ("slide,mpp\ns,NA\n", "or leave the cell empty"),
+        ("slide,mpp\ns,nan\n", "cannot be"),
+        ("slide,mpp\ns,250\n", r"250 nanometers: 0\.25 µm"),
+    ],
+)
+def test_sizes_of_pixels_that_cannot_be(write, content, says):
+    with pytest.raises(AnnotationsError, match=says):
+        read_mpps(write(content))
+
+
+def test_empty_cells_beyond_the_columns_are_nothing(write):
+    assert read_mpps(write("slide,mpp\ns,0.5,,,\nt,,,\n")) == {"s": 0.5}
+
+
+def test_a_column_that_is_nearly_called_mpp_is_said(write, caplog):
+    assert read_mpps(write("slide,MPP (µm)\ns,0.5\n")) == {}
+    assert "the column 'MPP (µm)' is not read" in caplog.text
+    caplog.clear()
+    assert read_mpps(write("slide,mpp ,MPP\ns,0.5,9\n")) == {"s": 0.5}
+    assert not caplog.text

@@ -100,3 +100,23 @@ def test_what_is_ignored_stays_ignored(started):
     out, err = process.communicate(timeout=30)
     assert out.startswith("in order\n")
     assert "interrupted" not in err
+
+
+ENDS_SLOWLY = """
+        import atexit
+        def clean_up():
+            print("cleaning up", flush=True); time.sleep(30)
+        atexit.register(clean_up)
+        print("begun", flush=True); time.sleep(30)
+"""
+
+
+def test_a_signal_while_the_program_cleans_up_leaves_no_trace(started):
+    process = started(ENDS_SLOWLY)
+    process.send_signal(signal.SIGINT)
+    assert [process.stdout.readline() for _ in range(3)] == [
+        *("in order\n", "code 130\n", "cleaning up\n")
+    ]
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("", f"{SAID}\n", 130)

@@ -142,6 +142,21 @@ def test_a_run_is_not_begun_among_other_things(tmp_path, overwrite):
     ]
 
 
+def test_other_things_are_refused_before_work_but_not_parts_of_a_lost_run_json(
+    tmp_path, run
+):
+    RunDirectory(tmp_path / "new").refuse_before_work()
+    fill(run, "a", units=(0,))
+    run.refuse_before_work()
+    run.store.delete(RUN_JSON)
+    run.refuse_before_work()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("dear")
+    with pytest.raises(RunError, match=r"thesis\.txt"):
+        RunDirectory(mine).refuse_before_work()
+
+
 def test_what_nobody_put_there_is_no_hindrance(tmp_path):
     for name in (".DS_Store", "claim.json", "claim.0ab.json", ".0-0.aside"):
         (tmp_path / name).write_text("")

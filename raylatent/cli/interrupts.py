@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and a terminal that is closed end a verb in order, and soon."""
 
+import atexit
 import os
 import signal
 import threading
@@ -54,6 +55,8 @@ class Interrupts:
         """Put the handlers back that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            atexit.register(_end_at_once_on_signals)  # before what Ray does at the end
         self._ended.set()
         self._told.set()
 
@@ -76,3 +79,10 @@ class Interrupts:
     def _exit(self) -> NoReturn:
         write_line(f"{PROG}: {self._words}")
         os._exit(INTERRUPTED)
+
+
+def _end_at_once_on_signals() -> None:
+    """Without a stack trace, while the program cleans up."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED))

@@ -102,6 +102,8 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
         StorageError: The run directory cannot be written, after retries.
         IncompleteError: There is no tile at all.
     """
+    if "{fingerprint}" not in config.out:
+        RunDirectory(config.out).refuse_before_work()
     job = prepare(config, spec)
     started_here = connect()
     share = pool(config.actor_range(), config.num_gpus, local=started_here)

@@ -115,6 +115,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         StorageError: The run directory cannot be written, after retries.
         IncompleteError: There is no tile at all.
     """
+    ExtractionDirectory(config.out).refuse_before_work()
     requests = _prepare(config)
     started_here = connect()
     share = pool(config.actor_range(), 0, local=started_here)

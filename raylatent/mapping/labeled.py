@@ -17,6 +17,7 @@ from raylatent.mapping.colors import colors_by_name
 from raylatent.mapping.density import Labels, density
 from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import check_points
+from raylatent.mapping.scale import scale_of
 from raylatent.source.names import SlideLabels, labels_of_slides, match, unmatched
 
 if TYPE_CHECKING:
@@ -187,12 +188,18 @@ class LabeledPoints:
             dpi: Pixels per inch of pictures.
 
         Raises:
-            MapError: There is no label, or another ending.
+            MapError: There is no label, labels are numbers on a scale, or another ending.
         """
         if LABEL not in self.data.columns:
             message = f"{self!r} has no labels: label it first, as with label_by_slide"
             raise MapError(message)
         values, missing = self.data[LABEL], self.data[LABEL].isna()
+        if scale_of(values.dropna().unique()) is not None:
+            message = (
+                f"the labels of {self!r} are numbers on a scale, of which a picture each "
+                "shows nothing: label by groups of them, as pandas.cut makes them"
+            )
+            raise MapError(message)
         names = (
             None if none else str(value)
             for value, none in zip(values, missing, strict=True)

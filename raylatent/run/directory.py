@@ -134,6 +134,14 @@ class RunDirectory:
         self.store.write(RUN_JSON, settings_text(fields, about))
         self._settings = None
 
+    def refuse_before_work(self) -> None:
+        """As `refuse_other_things`, where no part tells that run.json was lost."""
+        try:
+            self.refuse_other_things()
+        except RunError:
+            if not self.footers():
+                raise
+
     def _before(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
         """What run.json says; None where it is to be written.
 

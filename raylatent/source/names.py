@@ -128,7 +128,7 @@ def match_said(
     without = [name for name in names if name not in found]
     if not without:
         return found
-    hint = _near(without, given)
+    hint = _near(without, (name for name in given if name not in found))
     if not found:
         others = ", ".join(map(repr, list(given)[:_SHOWN])) or "none"
         message = (

@@ -104,6 +104,9 @@ def test_of_a_slide_map(tmp_path):
     slide_map.save_by_label(tmp_path / "by.png", dpi=60)
     with Image.open(tmp_path / "by.png") as image:
         assert image.width > image.height
+    slide_map.data["label"] = np.arange(60) / 7
+    with pytest.raises(MapError, match="numbers on a scale"):
+        slide_map.save_by_label(tmp_path / "by.png")
     slide_map.data["label"] = None
     with pytest.raises(MapError, match="no point has a label"):
         slide_map.save_by_label(tmp_path / "by.png")
