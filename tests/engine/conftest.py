@@ -112,7 +112,9 @@ def plain_loop():
                     unit_rows(
                         load_unit(plan), lane, row_options, Threads(pool, threads)
                     )
-                    for plan in unit_plans(source, index, config.unit_tiles or UNIT_TILES)
+                    for plan in unit_plans(
+                        source, index, config.unit_tiles or UNIT_TILES
+                    )
                 ]
                 found[slide] = (
                     pa.concat_tables(unit.rows for unit in units),
