@@ -527,3 +527,35 @@ def test_constants_of_an_installed_package_count_as_they_are_written(
     other = SHIPPED.replace("2.0", "2.5")
     found = entry_differences(was, installed_identity(tmp_path, monkeypatch, other))
     assert "the value of shipped.SCALE differs" in found
+
+
+ELSEWHERE = """
+from pathlib import Path
+from torch import nn
+HERE = Path(__file__).parent
+ROOT = str(HERE.parent)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.file = nn.Conv2d(3, 2, 8), str(HERE / "options.json")
+        self.root = ROOT, HERE
+    def forward(self, x):
+        return self.conv(x).flatten(1)
+def make():
+    return Net()
+"""
+
+
+def test_code_that_is_moved_is_the_same(tmp_path, monkeypatch):
+    found = []
+    for folder in ("a/nets", "b/c/nets"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "moved_net.py").write_text(ELSEWHERE)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / folder)
+            patch.delitem(sys.modules, "moved_net", raising=False)
+            torch.manual_seed(0)
+            module = importlib.import_module("moved_net")
+            found.append(asdict(identity(module.Net(), layers="conv")))
+            del sys.modules["moved_net"]
+    assert entry_differences(*found) == []
