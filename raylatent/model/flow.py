@@ -175,7 +175,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """While this lasts, operations and calls are written down."""
         handles = []
         for name, module in self._model.named_modules():
-            if name and not isinstance(module, torch.jit.ScriptModule):
+            if name:
                 before, after = self._hooks(name)
                 handles.append(
                     module.register_forward_pre_hook(before, with_kwargs=True)

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from raylatent.model.load import load_model
-from raylatent.model.reached_code import Code, CodeSearch
+from raylatent.model.reached_code import Code, CodeSearch, is_installed
 from raylatent.model.spec import ModelSpec
 from raylatent.model.syntax import bytecode_digest, syntax_digest
 from raylatent.model.values import FOREIGN, Values, attributes, top_name
@@ -207,7 +209,29 @@ def _values(
     model: nn.Module, spec: ModelSpec, of_code: Callable[[CodeType], str]
 ) -> Values:
     names = {id(module): name for name, module in model.named_modules()}
-    return Values(names, spec.folder, of_code)
+    folders = [spec.folder] if spec.folder else []
+    # What is unpickled on a worker keeps the driver's paths.
+    if of_code is syntax_digest or spec.factory is not None:
+        folders += _folders(model, spec)
+    return Values(names, folders, of_code)
+
+
+def _folders(model: nn.Module, spec: ModelSpec) -> list[str]:
+    """Where the user's own code lies, which may be moved."""
+    modules = {type(module).__module__ for module in model.modules()}
+    modules.add((spec.factory or "").partition(":")[0])
+    tops = {top_name(module) for module in modules} - FOREIGN
+    files = {
+        str(getattr(sys.modules.get(top), "__file__", None) or "")
+        for top in tops
+        if not is_installed(top)
+    }
+    # A package's folder is where it lies in.
+    folders = {
+        str(Path(file.removesuffix("/__init__.py")).absolute().parent)
+        for file in files - {""}
+    }
+    return sorted(folders, reverse=True)
 
 
 def _attributes(model: nn.Module, values: Values) -> Attributes:
@@ -229,7 +253,7 @@ def _factory(spec: ModelSpec) -> dict[str, str]:
     """What calls a factory, for the code's entries."""
     found = {"factory": spec.factory, "hub": spec.hub}
     named = {name: repr(value) for name, value in found.items() if value is not None}
-    values = Values({}, spec.folder)
+    values = Values({}, [spec.folder] if spec.folder else [])
     arguments = {
         f"factory argument {k!r}": values.text(v) for k, v in spec.kwargs.items()
     }

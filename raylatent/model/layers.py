@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raylatent.errors import ConfigError, LayerError, ModelError
 from raylatent.model.outputs import Output, dotted, first_tensor, tensors_in
 from raylatent.model.pooling import Layout, find_layout, layout_by_growth, pool
-from raylatent.model.postconv import OUTPUT, POSTCONV, Target
+from raylatent.model.postconv import POSTCONV, Target
 from raylatent.model.running import StopForward, call_model
 from raylatent.schema import check_layer_names
 
@@ -215,19 +215,8 @@ class LayerCapture:
     def hook(
         self, target: Target, take: Callable[[Target, object], None]
     ) -> "torch.utils.hooks.RemovableHandle":
-        """Call `take` with what a layer gives, whenever the model runs.
-
-        Raises:
-            LayerError: The layer is TorchScript's.
-        """
+        """Call `take` with what a layer gives, whenever the model runs."""
         module = self.model.get_submodule(target.module)
-        if isinstance(module, torch.jit.ScriptModule):
-            message = (
-                f"layer {target.layer!r} is inside a TorchScript model, which lets no "
-                "layer be taken: give the model as it was before it was traced, or "
-                f"take its own output by --layers {OUTPUT}"
-            )
-            raise LayerError(message)
 
         def before(
             _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -293,7 +282,7 @@ class LayerCapture:
                 larger = larger or self._shapes_of_larger(sample)
                 layout = layout_by_growth(shape, larger.get(layer, shape), layer=layer)
             self.layouts[layer] = layout
-            if layout.note:
+            if layout.note and self.pooling != "cls":
                 self.notes.append(layout.note)
 
     def _shapes_of_larger(self, sample: Tensor) -> dict[str, tuple[int, ...]]:

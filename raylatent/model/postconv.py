@@ -179,20 +179,11 @@ def _refuse(name: str, head: NoHead, flow: Flow, n: int) -> None:
         if made.shape[:1] == (n,) and made.index <= end
     }
     listed = [f"{layer} {shape}" for layer, shape in shapes.items()][-_N_LISTED:]
-    if flow.made:
-        such = f", such as {', '.join(listed)}," if listed else ""
-        advice = (
-            f"name a layer by --layers (layers=){such} or '{OUTPUT}' for the model's own "
-            "output"
-        )
-    else:
-        advice = (
-            "it lets no layer be seen (a TorchScript model?): give the model as it was "
-            f"before it was traced, or take its own output by --layers {OUTPUT}"
-        )
+    such = f", such as {', '.join(listed)}," if listed else ""
     message = (
         f"{name}: which layer is before the classifier (postconv) cannot be told, since "
-        f"{head.why}; {advice}"
+        f"{head.why}; name a layer by --layers (layers=){such} or '{OUTPUT}' for the "
+        "model's own output"
     )
     raise LayerError(message)
 

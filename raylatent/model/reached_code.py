@@ -22,7 +22,12 @@ from typing import Any
 
 from torch import nn
 
-from raylatent.model.syntax import bytecode_digest, short_digest, syntax_digest
+from raylatent.model.syntax import (
+    assignment_digest,
+    bytecode_digest,
+    short_digest,
+    syntax_digest,
+)
 from raylatent.model.values import FOREIGN, Values, cells, top_name, unwrapped
 
 INSTALLED = tuple(
@@ -56,7 +61,6 @@ _CLASS_BOOKKEEPING = frozenset(
 )
 # By dataclasses and named tuples, from fields that are values.
 _OF_DATACLASSES, _OF_NAMED_TUPLES = "__create_fn__", "namedtuple_"
-_REGISTRY_SIZE = 64
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
 # Names in what torch.compile makes of a function, numbered as they come.
 _OF_COMPILERS = ("__compiled_fn_", "__resume_at_")
@@ -284,14 +288,16 @@ class CodeSearch:
         elif isinstance(value, type):
             self.add_class(value, constructed=True)
             self._version(value.__module__)
-        elif _is_registry(name, value):
-            return
+        elif is_installed(module := name.rpartition(".")[0]):
+            self._installed_constant(module, name)
         elif self._is_own(type(value).__module__) or _is_data(value):
             self._constant(name, value)
 
     def _in_module(self, module: types.ModuleType, names: _Names) -> None:
         """What of a module is named together with it."""
         if top_name(module.__name__) in FOREIGN:
+            return
+        if type(module) is not types.ModuleType:  # a lazy one knows what was asked for
             return
         if (id(module), names) in self._visited:
             return
@@ -306,6 +312,13 @@ class CodeSearch:
             text = self._values.text(value, follow=follow)
             if not text.startswith("<"):  # nothing is known of it
                 self._constants[name] = text
+
+    def _installed_constant(self, module: str, name: str) -> None:
+        """As it is written: its value may be another in each process, or grow."""
+        self._version(module)
+        text = assignment_digest(sys.modules[module], name.rpartition(".")[2])
+        if self._is_own(module) and text is not None:
+            self._constants[name] = text
 
     def _members(self, kind: type, *, constructed: bool) -> None:
         """Methods and attributes of a class that are reached."""
@@ -346,15 +359,6 @@ def _functions(member: object) -> Iterator[types.FunctionType]:
     for function in inner:
         if isinstance(function, types.FunctionType):
             yield function
-
-
-def _is_registry(name: str, value: object) -> bool:
-    """Whether it is a large table of an installed package, such as timm's of all models.
-
-    Whatever registers itself changes it; of its functions those count that run.
-    """
-    table = isinstance(value, dict | set) and len(value) > _REGISTRY_SIZE
-    return table and is_installed(name.rpartition(".")[0])
 
 
 def _is_data(value: object) -> bool:

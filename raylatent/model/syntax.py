@@ -6,13 +6,14 @@ import linecache
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 _SHORT = 8  # bytes of a digest
 # Parts of a syntax tree that say how it was written, not what it does.
 _WRITING = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _Key = tuple[str, int]
 _Parsed = tuple[dict[_Key, list[CodeType]], dict[_Key, list[ast.AST]]]
+_ASSIGNED = ("Assign", 0)  # under this key all that a module assigns
 
 
 def short_digest(content: bytes) -> str:
@@ -35,18 +36,38 @@ def syntax_digest(code: CodeType) -> str:
     return found if found is not None else bytecode_digest(code)
 
 
-def _of_source(code: CodeType) -> str | None:
-    if Path(
-        code.co_filename
-    ).exists():  # else a notebook's cell, or a copy that is gone
-        linecache.checkcache(code.co_filename)
-    lines = linecache.getlines(code.co_filename)
-    if not lines:
-        return None
-    known = _files.get(code.co_filename)
+def assignment_digest(module: ModuleType, name: str) -> str | None:
+    """A digest of how a module assigns a name; None where its source does not."""
+    _, nodes = _source(module.__file__ or "")
+    found = [
+        node
+        for node in nodes.get(_ASSIGNED, ())
+        if any(
+            isinstance(part, ast.Name) and part.id == name for part in _targets(node)
+        )
+    ]
+    text = "\n".join(map(_tree, found))
+    return short_digest(text.encode()) if found else None
+
+
+def _targets(node: ast.AST) -> Iterator[ast.AST]:
+    for target in getattr(node, "targets", None) or [getattr(node, "target", None)]:
+        yield from ast.walk(target)
+
+
+def _source(path: str) -> _Parsed:
+    """What is in a file."""
+    if Path(path).exists():  # else a notebook's cell, or a copy that is gone
+        linecache.checkcache(path)
+    lines = linecache.getlines(path)
+    known = _files.get(path)
     if known is None or known[0] is not lines:
-        known = _files[code.co_filename] = (lines, _parsed("".join(lines)))
-    codes, nodes = known[1]
+        known = _files[path] = (lines, _parsed("".join(lines)))
+    return known[1]
+
+
+def _of_source(code: CodeType) -> str | None:
+    codes, nodes = _source(code.co_filename)
     key = (code.co_name, code.co_firstlineno)
     if code not in codes.get(key, ()) or key not in nodes:
         return None
@@ -81,7 +102,19 @@ def _parsed(source: str) -> _Parsed:
             nodes[node.name, first].append(node)
         elif isinstance(node, ast.Lambda):
             nodes["<lambda>", node.lineno].append(node)
+    nodes[_ASSIGNED] = list(_assignments(tree))
     return dict(codes), dict(nodes)
+
+
+def _assignments(node: ast.AST) -> Iterator[ast.AST]:
+    """Those of a module, not of its functions and classes."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            yield inner
+        elif not isinstance(
+            inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ):
+            yield from _assignments(inner)
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:

@@ -7,7 +7,7 @@ import re
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from pathlib import PurePath
 from types import CodeType
@@ -88,7 +88,8 @@ class Values:
 
     Args:
         modules: Names of the modules that the model knows by itself.
-        folder: The model folder: texts that begin with it go without.
+        folders: Of the model and its code: texts that lie in one, or above it, are taken
+            as seen from there.
         of_code: A digest of a function's code.
 
     Attributes:
@@ -102,13 +103,13 @@ class Values:
     def __init__(
         self,
         modules: Mapping[int, str],
-        folder: str | None = None,
+        folders: Collection[str] = (),
         of_code: Callable[[CodeType], str] = syntax_digest,
     ) -> None:
         """See the class."""
         self._modules = modules
         self._of_code = of_code
-        self._folder = folder
+        self._folders = tuple(folders)
         self._open: list[int] = []
         self._done: dict[int, tuple[object, str]] = {}
         self._left = 0
@@ -161,8 +162,11 @@ class Values:
         return repr(value) if len(text := repr(value)) <= _TEXT else _long(text)
 
     def _path(self, text: str) -> str:
-        if self._folder and text.startswith(self._folder):
-            return text.removeprefix(self._folder)
+        for folder in self._folders:
+            if text.startswith(folder):
+                return text.removeprefix(folder)
+            if len(text) > 1 and folder.startswith(f"{text.rstrip('/')}/"):
+                return "/.." * folder.removeprefix(text).strip("/").count("/") + "/.."
         return _SCRATCH.sub("", text)
 
     def _made(self, value: object) -> str:

@@ -53,6 +53,15 @@ OF_TWO_HEADS = {"efficientformer_l1": 224, "deit_tiny_distilled_patch16_224": 22
 N_CLASSES = 7
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that wait for each other on busy cores take ten times as long."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 def from_torchvision(name):
     torch.manual_seed(0)
     more = (

@@ -254,13 +254,6 @@ def test_one_number_a_tile_is_never_features():
         postconv(OneNumber())
 
 
-def test_a_torchscript_model_says_so():
-    with pytest.warns(DeprecationWarning, match="deprecated"):
-        traced = torch.jit.trace(Net().eval(), sample())
-    with pytest.raises(LayerError, match=r"TorchScript.*--layers output"):
-        postconv(traced)
-
-
 @pytest.mark.parametrize("head", [nn.BatchNorm1d(WIDTH), nn.LayerNorm(WIDTH)])
 def test_features_by_themselves_are_said(head):
     model = Net(nn.Sequential(nn.Linear(WIDTH, WIDTH), head)).eval()

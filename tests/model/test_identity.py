@@ -1,6 +1,7 @@
 """Which model it is: one thing at a time is changed, and named; or must not matter."""
 
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from raylatent.run import entry_differences
 NET = '''
 """A net."""
 import functools
+import importlib
 import json
 import math
 from pathlib import Path
@@ -470,3 +472,90 @@ def test_other_processes_see_the_same_model(written, tmp_path):
         )
         found.append(json.loads(done.stdout))
     assert found[0][0] == found[1][0]
+
+
+SHIPPED = """
+import uuid
+from torch import nn
+SESSION, SCALE = uuid.uuid4().hex, 2.0
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        import lazy_package
+        self.conv, self.alike = nn.Conv2d(3, 2, 8), lazy_package.Alike
+    def forward(self, x):
+        return self.conv(x).flatten(1) * SCALE * len(SESSION)
+"""
+
+
+class Lazy(types.ModuleType):
+    """Keeps what it was asked for, as transformers does."""
+
+    def __getattr__(self, name):
+        if name != "Alike":
+            raise AttributeError(name)
+        vars(self)[name] = types.new_class(name)
+        return vars(self)[name]
+
+
+def installed_identity(tmp_path, monkeypatch, source):
+    """Of a model of an installed package, as a new process has it."""
+    (tmp_path / "shipped.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        "raylatent.model.reached_code.INSTALLED", (str(tmp_path.resolve()),)
+    )
+    monkeypatch.delitem(sys.modules, "shipped", raising=False)
+    monkeypatch.setitem(sys.modules, "lazy_package", Lazy("lazy_package"))
+    return of_shipped(importlib.import_module("shipped"))
+
+
+def of_shipped(module):
+    torch.manual_seed(0)
+    return asdict(identity(module.Net(), layers="conv"))
+
+
+def test_constants_of_an_installed_package_count_as_they_are_written(
+    tmp_path, monkeypatch
+):
+    was = installed_identity(tmp_path, monkeypatch, SHIPPED)
+    again = installed_identity(tmp_path, monkeypatch, SHIPPED)
+    assert entry_differences(was, again) == []
+    # What the first model asked of a lazy module is no part of the second.
+    once_more = of_shipped(sys.modules["shipped"])
+    assert entry_differences(again, once_more) == []
+    other = SHIPPED.replace("2.0", "2.5")
+    found = entry_differences(was, installed_identity(tmp_path, monkeypatch, other))
+    assert "the value of shipped.SCALE differs" in found
+
+
+ELSEWHERE = """
+from pathlib import Path
+from torch import nn
+HERE = Path(__file__).parent
+ROOT = str(HERE.parent)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.file = nn.Conv2d(3, 2, 8), str(HERE / "options.json")
+        self.root = ROOT, HERE
+    def forward(self, x):
+        return self.conv(x).flatten(1)
+def make():
+    return Net()
+"""
+
+
+def test_code_that_is_moved_is_the_same(tmp_path, monkeypatch):
+    found = []
+    for folder in ("a/nets", "b/c/nets"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "moved_net.py").write_text(ELSEWHERE)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / folder)
+            patch.delitem(sys.modules, "moved_net", raising=False)
+            torch.manual_seed(0)
+            module = importlib.import_module("moved_net")
+            found.append(asdict(identity(module.Net(), layers="conv")))
+            del sys.modules["moved_net"]
+    assert entry_differences(*found) == []

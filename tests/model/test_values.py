@@ -105,7 +105,7 @@ def test_what_lies_elsewhere_is_the_same():
     assert text(torch.device("cpu")) == text(torch.device("cuda:1"))
     assert text("cuda:0") == text("cpu") != text("cpus")
     of_copy = "/tmp/raylatent-ab12cd3_/a.json"  # noqa: S108
-    assert text(of_copy) == Values({}, "/models/one").text("/models/one/a.json")
+    assert text(of_copy) == Values({}, ["/models/one"]).text("/models/one/a.json")
 
 
 class Color(enum.Enum):
@@ -138,3 +138,15 @@ def test_what_lies_too_deep_is_not_seen():
     assert text(nested(1, MAX_DEPTH)) != text(nested(2, MAX_DEPTH))
     deep = MAX_DEPTH + 1
     assert text(nested([1], deep)) == text(nested([2], deep))
+
+
+def test_paths_are_taken_as_seen_from_the_folders_of_the_code():
+    def seen(value, folder):
+        return Values({}, [folder]).text(value)
+
+    here, there = "/home/one/lab/nets", "/data/two/lab/nets"
+    for inside in ("", "/a.json", "/b/c"):
+        assert seen(here + inside, here) == seen(there + inside, there)
+    assert seen("/home/one/lab", here) == seen("/data/two/lab", there)
+    assert seen("/home/one/lab", here) != seen("/home/one", here)
+    assert seen("/home/one/other", here) != seen("/data/two/other", there)
