@@ -217,10 +217,7 @@ def test_slides_without_label_are_said(golden_tfrecords, tmp_path, caplog):
         assert cli.main([*argv, "--annotations", str(path), "--label", "subtype"]) == 2
     finally:
         logging.getLogger("raylatent").removeHandler(caplog.handler)
-    assert (
-        f"3 of 5 slides have no 'subtype' in annotations {path}, as 'g01'"
-        in caplog.text
-    )
+    assert f"3 of 5 slides have no 'subtype' in annotations {path}, as" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,6 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         StorageError: The run directory cannot be written, after retries.
         IncompleteError: There is no tile at all.
     """
-    ExtractionDirectory(config.out).refuse_before_work()
     requests = _prepare(config)
     started_here = connect()
     share = pool(config.actor_range(), 0, local=started_here)
@@ -185,6 +184,7 @@ def _prepare(config: ExtractTilesConfig) -> dict[str, SlideRequest]:
         message = "no slides were given: --slides PATH..."
         raise ConfigError(message)
     refuse_temporary_copy("--out", [config.out])
+    ExtractionDirectory(config.out).refuse_before_work()
     slides = find_slides(config.slides)
     refuse_bad_names([], slides)
     refuse_long_names(list(slides))

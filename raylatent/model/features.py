@@ -111,7 +111,7 @@ class Features:
         self.layers = layer_names(layers, layer)
         self.include_preds = include_preds
         self.pooling = None if pooling == "none" else pooling
-        if self.pooling not in {None, *POOLINGS}:
+        if self.pooling not in (None, *POOLINGS):
             message = f"pooling is {pooling!r}, not none, avg, max or cls"
             raise ConfigError(message)
         if batch_size < MIN_BATCH:
@@ -124,14 +124,8 @@ class Features:
         self.mixed_precision = mixed_precision
         if self.device.type == "cuda" and not mixed_precision:
             keep_float32()
-        spec = with_overrides(
-            given,
-            tile_px=tile_px,
-            mean=mean,
-            std=std,
-            classes=classes,
-            output=output,
-        )
+        own: dict[str, Any] = {"mean": mean, "std": std, "classes": classes}
+        spec = with_overrides(given, tile_px=tile_px, output=output, **own)
         self._identification = Identification()
         self.model = self._identification.made(spec, self.device)
         self.spec: ModelSpec = complete_spec(spec, self.model)

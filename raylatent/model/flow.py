@@ -5,8 +5,9 @@ module at all. What was computed out of what is the same in all of them.
 """
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -134,6 +135,14 @@ class _Identities:
         return int(ref.cdata)
 
 
+def _uncompiled() -> AbstractContextManager[object]:
+    """While this lasts, what torch.compile made of a model runs as it was written."""
+    if "torch._dynamo" not in sys.modules:  # which takes seconds to import
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches one pass: `with flow.watching(): result = run(batch)`.
 
@@ -156,6 +165,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.made: list[Made] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Else torch imports its compiler, which takes seconds, to skip what is here."""
+        return False
+
     @contextmanager
     def watching(self) -> Iterator[Self]:
         """While this lasts, operations and calls are written down."""
@@ -168,7 +182,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 )
                 handles.append(module.register_forward_hook(after))
         try:
-            with self:
+            with _uncompiled(), self:
                 yield self
         finally:
             for handle in handles:

@@ -1,14 +1,10 @@
 """Which model it is: tensors, attributes, code and files, each by a name."""
 
 import hashlib
-import io
 import json
 import os
-import re
-import warnings
-import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any
@@ -18,9 +14,8 @@ from torch import nn
 
 from raylatent.model.load import load_model
 from raylatent.model.reached_code import Code, CodeSearch
-from raylatent.model.running import evaluating
 from raylatent.model.spec import ModelSpec
-from raylatent.model.syntax import bytecode_digest, short_digest, syntax_digest
+from raylatent.model.syntax import bytecode_digest, syntax_digest
 from raylatent.model.values import FOREIGN, Values, attributes, top_name
 from raylatent.model.watching import Watch, content_digest
 
@@ -30,9 +25,6 @@ Attributes = dict[str, dict[str, str]]
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # What an attribute was that a first pass fills.
 _NOTHING = (None, "None", "{}", "[]", "()", "collections.OrderedDict{}")
-# What torch adds to names that it has met before.
-_MANGLED = re.compile(rb"\.?___torch_mangle_\d+")
-_SCRIPT_RECORDS = ("/data.pkl", "/constants.pkl", ".py")
 # Files that a factory read earlier in this process, which it may remember.
 _files_of: dict[str, set[str]] = {}
 
@@ -230,34 +222,7 @@ def _attributes(model: nn.Module, values: Values) -> Attributes:
             if isinstance(hooks, OrderedDict) and hooks:
                 own[key] = values.text(list(hooks.values()))
         found[name] = dict(sorted(own.items()))
-    for name, module in _script_modules(model):
-        found[name]["script"] = _script_digest(module)
     return found
-
-
-def _script_modules(model: nn.Module) -> Iterator[tuple[str, torch.jit.ScriptModule]]:
-    """The outermost TorchScript modules, by name."""
-    last = None
-    for name, module in model.named_modules():
-        inside = last is not None and name.startswith(last)
-        if isinstance(module, torch.jit.ScriptModule) and not inside:
-            last = f"{name}." if name else ""
-            yield name, module
-
-
-def _script_digest(model: torch.jit.ScriptModule) -> str:
-    """A digest of a TorchScript module's code and attributes."""
-    buffer = io.BytesIO()
-    with evaluating(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's advice to use something newer
-        torch.jit.save(model, buffer)
-    with zipfile.ZipFile(buffer) as archive:
-        records = [
-            _MANGLED.sub(b"", archive.read(name))
-            for name in archive.namelist()
-            if name.endswith(_SCRIPT_RECORDS)
-        ]
-    return short_digest(b"\0".join(sorted(records)))
 
 
 def _factory(spec: ModelSpec) -> dict[str, str]:

@@ -62,8 +62,11 @@ _CONTAINERS = (Mapping, list, tuple, set, frozenset)
 _OF_COMPILERS = ("__compiled_fn_", "__resume_at_")
 _MEMBERS = (types.FunctionType, staticmethod, classmethod, property)
 
-Ran = dict[CodeType, dict[str, Any]]
-"""Code that was seen to run, with the globals that it ran in."""
+Ran = dict[int, tuple[CodeType, dict[str, Any]]]
+"""Code that was seen to run, with the globals that it ran in, by its identity.
+
+Equal code may run in two modules, and what compilers make may have no hash.
+"""
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class CodeSearch:
 
     def add_ran(self, ran: Ran) -> None:
         """Take what was seen to run."""
-        for code, scope in ran.items():
+        for code, scope in ran.values():
             name = scope.get("__name__")
             compiled = any(n.startswith(_OF_COMPILERS) for n in code.co_names)
             if isinstance(name, str) and self._is_own(name) and not compiled:

@@ -279,8 +279,6 @@ class Values:
 
 def attributes(module: nn.Module) -> dict[str, Any]:
     """A module's plain attributes: neither torch's bookkeeping nor its parts."""
-    if isinstance(module, torch.jit.ScriptModule):
-        return {}
     if type(module).__module__.startswith(_COMPILERS):
         return {}
     own = vars(module)

@@ -71,10 +71,10 @@ class Watch:
         code: CodeType = frame.f_code
         if code.co_name == "<module>":
             self._importing += {"call": 1, "return": -1}.get(event, 0)
-        elif event == "call" and not self._importing and code not in self.ran:
+        elif event == "call" and not self._importing and id(code) not in self.ran:
             scope: dict[str, Any] = frame.f_globals
             if top_name(str(scope.get("__name__"))) not in FOREIGN:
-                self.ran[code] = scope
+                self.ran[id(code)] = (code, scope)
 
     def opened(self, path: object, mode: object, flags: object) -> None:
         """Take an `open` of this thread."""

@@ -147,7 +147,6 @@ def _of_module(key: tuple[str, ...]) -> str:
     what = {
         "_forward_hooks": "the forward hooks",
         "_forward_pre_hooks": "the forward pre-hooks",
-        "script": "the TorchScript code",
     }.get(name, f"attribute {name!r}")
     return f"{what} of {where}"
 

@@ -60,9 +60,10 @@ def child(folder, verb, plain):
     from functools import partial
 
     from raylatent.engine.cells import ClusterPoints
-    from raylatent.mapping.stored_plot import _counted
+    from raylatent.mapping.density import density
+    from raylatent.mapping.stored_plot import _blocks
     from raylatent.montage.choose import choose_cells
-    from raylatent.montage.columns import label_array
+    from raylatent.montage.columns import labels_of
     from raylatent.montage.finish import finish_cells
     from raylatent.montage.points import Rule
     from raylatent.montage.stored_points import StoredPoints
@@ -76,9 +77,9 @@ def child(folder, verb, plain):
     labels = {slide: label_of(int(slide[5:])) for slide in points.slides}
     before, started = cpu_s("self"), time.monotonic()
     if verb == "counts":
-        n = int(_counted(Store(of_map), labels).counts.sum())
+        n = int(density(_blocks(Store(of_map), labels)).counts.sum())
     else:
-        parts = points.labeled(partial(label_array, labels))
+        parts = points.labeled(partial(labels_of, labels))
         chosen = choose_cells(parts, "square", 50, Rule(select=verb))
         n = int(finish_cells(chosen.grid, chosen.cells)["n"].to_numpy().sum())
     wall = time.monotonic() - started

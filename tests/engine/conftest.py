@@ -76,7 +76,7 @@ def write_slide():
 @pytest.fixture(scope="session")
 def plain_loop():
     """Rows and quarantine of each slide by the plain loop: one process, no Ray."""
-    from raylatent.config import ActivationsConfig
+    from raylatent.config import UNIT_TILES, ActivationsConfig
     from raylatent.model.features import Features
     from raylatent.model.lanes import lane_of
     from raylatent.model.rows import RowOptions, unit_rows
@@ -112,7 +112,9 @@ def plain_loop():
                     unit_rows(
                         load_unit(plan), lane, row_options, Threads(pool, threads)
                     )
-                    for plan in unit_plans(source, index, config.unit_tiles)
+                    for plan in unit_plans(
+                        source, index, config.unit_tiles or UNIT_TILES
+                    )
                 ]
                 found[slide] = (
                     pa.concat_tables(unit.rows for unit in units),

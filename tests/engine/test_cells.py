@@ -11,7 +11,7 @@ from raylatent.engine.cells import ClusterParts, ClusterPoints, group
 from raylatent.errors import BrokenPartError
 from raylatent.montage import stored_points
 from raylatent.montage.choose import HeldParts, choose_cells
-from raylatent.montage.columns import label_array
+from raylatent.montage.columns import labels_of
 from raylatent.montage.finish import finish_cells
 from raylatent.montage.points import Rule
 from raylatent.montage.stored_points import StoredPoints
@@ -43,7 +43,7 @@ def other_folder(run_and_points):
 
 def cells_of(points, grid="square", select="nearest"):
     rule = Rule(select=select, ties="row" if grid == "slideflow" else "hash")
-    parts = points.labeled(partial(label_array, LABELS))
+    parts = points.labeled(partial(labels_of, LABELS))
     chosen = choose_cells(parts, grid, NX, rule)
     return finish_cells(chosen.grid, chosen.cells)
 

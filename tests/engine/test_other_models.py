@@ -119,6 +119,7 @@ def test_it_is_tried_on_the_driver_s_gpu(monkeypatch, caplog):
     monkeypatch.setattr(activations, "Features", features)
     monkeypatch.setattr(activations, "has_gpu", lambda: True)
     config = ActivationsConfig(out="unused", tfrecords=("unused",))
-    assert activations._tried(config, ModelSpec(name="x", factory="a:b")) == "features"
+    spec = ModelSpec(name="x", factory="a:b")
+    assert activations._tried(config, spec, with_preds=False) == "features"
     assert tried == ["cpu", "cuda"]
     assert "outputs are not compared" in caplog.text

@@ -1,5 +1,8 @@
 """Classifiers of every make, found by what flows, or a sentence that lists layers."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -310,3 +313,25 @@ def test_a_head_of_two_names():
         other = model.features(sample().flip(-1))
     found = Features(model, tile_px=PX, mean=0, std=1)(sample())
     torch.testing.assert_close(found, (features(model) + other) / 2)
+
+
+def test_the_compiler_is_not_imported_for_a_plain_model():
+    program = (
+        "import sys, torch; from raylatent.model.features import Features; "
+        "Features(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), "
+        "torch.nn.Linear(72, 2)), tile_px=8); print('torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(  # noqa: S603  (our own interpreter)
+        command, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_a_compiled_model_has_the_head_that_it_was_written_with():
+    net = Net()
+    net.fc = torch.compile(net.fc, backend="eager")
+    target = find_postconv(net.eval(), sample())
+    assert (target.module, target.before) == ("fc._orig_mod", True)
+    whole = torch.compile(Net().eval(), backend="eager")
+    assert find_postconv(whole, sample()).module == "_orig_mod.fc"

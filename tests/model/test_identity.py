@@ -413,18 +413,6 @@ def test_packed_weights_of_quantized_layers():
     assert "1._packed_params._packed_params" in "; ".join(found)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_torchscript():
-    def scripted(factor):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.LeakyReLU(factor))
-        return torch.jit.trace(net.eval(), torch.ones(2, 3, 8, 8))
-
-    assert differing(identity(scripted(0.1)), identity(scripted(0.1))) == []
-    found = differing(identity(scripted(0.1)), identity(scripted(0.2)))
-    assert found == ["the TorchScript code of the model itself differs"]
-
-
 def test_a_random_attribute_is_refused_by_name_on_a_worker(written):
     path = written("net.py", "= 0.5", "= __import__('random').random()")
     driver, worker = (Features(path, tile_px=8, device="cpu") for _ in range(2))
