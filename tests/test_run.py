@@ -150,6 +150,9 @@ def test_other_things_are_refused_before_work_but_not_parts_of_a_lost_run_json(
     run.refuse_before_work()
     run.store.delete(RUN_JSON)
     run.refuse_before_work()
+    (tmp_path / "a.csv").write_text("dear")
+    with pytest.raises(RunError, match=r"a\.csv is a file, not a folder"):
+        RunDirectory(tmp_path / "a.csv").refuse_before_work()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("dear")

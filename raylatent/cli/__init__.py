@@ -97,7 +97,7 @@ def _configuration(kind: type[C], verb: str, argv: Sequence[str]) -> C | None:
 
 
 class _Lines(logging.Handler):
-    """Log lines on stderr, each warning once: several stages may have the same."""
+    """Log lines on stderr, each once: several stages may have the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
         line = record.getMessage()
-        if record.levelno < logging.WARNING or line not in self._said:
+        if line not in self._said:
             self._said.add(line)
             write_line(f"{PROG}: {line}")
 

@@ -44,6 +44,18 @@ _NOT_READY = f"it was not ready after {duration(_MOST_S)}"
 _LEVEL_LINE = "Set ray log level from environment variable"
 
 
+_forked = threading.Event()
+
+
+def _look_for_ray() -> None:
+    """In a forked process: Ray's client of the parent's is there, and answers never."""
+    if ray.is_initialized():
+        _forked.set()
+
+
+os.register_at_fork(after_in_child=_look_for_ray)
+
+
 def connect() -> bool:
     """Use the cluster already connected, else RAY_ADDRESS, else start a local one.
 
@@ -51,8 +63,15 @@ def connect() -> bool:
         Whether a local one was started; it ends with the process.
 
     Raises:
-        ConfigError: There is no cluster at RAY_ADDRESS, or none could be started.
+        ConfigError: There is no cluster at RAY_ADDRESS, or none could be started, or this
+            process was forked from one that uses Ray.
     """
+    if _forked.is_set():
+        message = (
+            "this process was forked from one that uses Ray, which does not work in "
+            "both: start it anew, as multiprocessing.get_context('spawn') does"
+        )
+        raise ConfigError(message)
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

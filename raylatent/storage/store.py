@@ -233,7 +233,9 @@ class Store:
 
     def _at_root(self, kind: pafs.FileType) -> Names:
         here = pafs.FileSelector(self.path(), recursive=False, allow_not_found=True)
-        found = retry(lambda: self._filesystem.get_file_info(here), f"list {self.uri}")
+        found = self._below_root(
+            lambda: self._filesystem.get_file_info(here), f"list {self.uri}"
+        )
         return sorted(info.base_name for info in found if info.type == kind)
 
     def _list(self, name: str) -> Names:

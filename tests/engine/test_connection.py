@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -218,3 +219,22 @@ def test_only_the_level_line_is_kept_from_stderr():
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert ended.stderr == "before\nfirst\nbetween\nlast words\n"
+
+
+@pytest.mark.ray
+def test_a_process_that_was_forked_from_one_that_uses_ray_is_told_so(ray_session):
+    """Ray's client of the parent is there, and would wait for ever."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            connect()
+        except ConfigError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert "was forked from one that uses Ray" in said.read()
+    os.waitpid(child, 0)
+    assert connect() is False

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,14 +54,17 @@ class TileOptions:
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
-        if self.tile_px < 1:
-            message = f"tile_px is {self.tile_px}, less than 1"
+        if not isinstance(self.tile_px, Integral) or self.tile_px < 1:
+            message = f"tile_px is {self.tile_px!r}, not a whole number of 1 or more"
             raise ConfigError(message)
         parse_tile_um(self.tile_um)
         if not 0 < self.stride_div < math.inf:
             message = f"stride_div is {self.stride_div}, not above 0"
             raise ConfigError(message)
         for value in (self.mpp, self.mpp_of_slide):
+            if not isinstance(value, Real | None):
+                message = f"mpp is {value!r}, not a number of µm a pixel, as 0.25"
+                raise ConfigError(message)
             why_not = None if value is None else why_not_mpp(value)
             if why_not is not None:
                 message = f"mpp is {value:g} µm a pixel, {why_not}"
