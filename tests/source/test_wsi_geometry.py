@@ -45,6 +45,9 @@ def test_what_is_neither_is_refused(tile_um):
     ("wrong", "said"),
     [
         ({"tile_px": 0}, "tile_px"),
+        ({"tile_px": "224"}, "tile_px"),
+        ({"tile_px": 224.5}, "tile_px"),
+        ({"mpp": "0.5"}, "mpp"),
         ({"stride_div": 0}, "stride_div"),
         ({"stride_div": math.nan}, "stride_div"),
         ({"stride_div": math.inf}, "stride_div"),

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,18 +53,22 @@ class TileOptions:
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
-        if not isinstance(self.tile_px, Integral) or self.tile_px < 1:
+        side: object = self.tile_px
+        if not isinstance(side, int | np.integer) or side < 1:
             message = f"tile_px is {self.tile_px!r}, not a whole number of 1 or more"
             raise ConfigError(message)
         parse_tile_um(self.tile_um)
         if not 0 < self.stride_div < math.inf:
             message = f"stride_div is {self.stride_div}, not above 0"
             raise ConfigError(message)
-        for value in (self.mpp, self.mpp_of_slide):
-            if not isinstance(value, Real | None):
+        given: tuple[object, ...] = (self.mpp, self.mpp_of_slide)
+        for value in given:
+            if value is None:
+                continue
+            if not isinstance(value, int | float | np.number):
                 message = f"mpp is {value!r}, not a number of µm a pixel, as 0.25"
                 raise ConfigError(message)
-            why_not = None if value is None else why_not_mpp(value)
+            why_not = why_not_mpp(float(value))
             if why_not is not None:
                 message = f"mpp is {value:g} µm a pixel, {why_not}"
                 raise ConfigError(message)
