@@ -65,7 +65,8 @@ class Copy:
 
     Attributes:
         tensors: As in an Identity.
-        attributes: As they were before the first pass, functions by their bytecode.
+        attributes: As they were before the first pass, functions by their bytecode;
+            none of a module from Python, whose pickle is the driver's.
         bytecode: A digest of each function.
         lazy: Module and attribute, of those that a pass changes.
     """
@@ -141,7 +142,8 @@ class Identification:
         _attributes(model, values)  # their functions and classes are followed
         return Copy(
             tensors=self._tensors_of(model, values),
-            attributes=self._before,
+            # A pickle carries a module from Python, and may leave out what trains it.
+            attributes=self._before if spec.module is None else {},
             bytecode=self._code(model, spec, values).bytecode,
             lazy=frozenset(self._changed(model, spec)),
         )

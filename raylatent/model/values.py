@@ -44,6 +44,12 @@ _DATA_MODULES = frozenset(
 # What torch keeps beside what a module is.
 BOOKKEEPING = frozenset(nn.Module().__dict__) | {"_compiled_call_impl"}
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch.fx", "torch._C", "torch.cuda")
+# What trains a model, and decides no row: its state is another after each start.
+_TRAINING = (
+    *(torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
+    *(torch.utils.data.DataLoader, torch.utils.data.Dataset, torch.amp.GradScaler),
+)
+_TRAINERS = frozenset({"lightning", "lightning_fabric", "pytorch_lightning"})
 _NEVER_SLOTS = frozenset({"__dict__", "__weakref__"})
 
 
@@ -210,7 +216,8 @@ class Values:
         return f"{_container(value)}{left}{items}{right}{self._rest(value)}"
 
     def _set(self, value: Iterable[Any]) -> str:
-        return f"{{{', '.join(sorted(self._value(item) for item in value))}}}"
+        items = ", ".join(sorted(self._value(item) for item in value))
+        return f"{{{items}}}" if items else "set()"
 
     def _rest(self, value: object) -> str:
         """What a container of a class of its own holds beside its items."""
@@ -268,6 +275,7 @@ class Values:
             return f"{name} of {self._value(wrapped)}"
         top = top_name(kind.__module__)
         opaque = top in FOREIGN and top != "torch" and top not in _DATA_MODULES
+        opaque = opaque or top in _TRAINERS or isinstance(value, _TRAINING)
         if opaque or kind.__module__.startswith(_COMPILERS):
             return f"<{name}>"
         if kind.__module__ in {"datetime", "decimal", "fractions", "uuid"}:

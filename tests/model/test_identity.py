@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from raylatent.engine.actors import DriverModel, check_model
+from raylatent.engine.actors import DriverModel, PackedSpec, check_model
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
 from raylatent.run import entry_differences
@@ -559,3 +559,27 @@ def test_code_that_is_moved_is_the_same(tmp_path, monkeypatch):
             found.append(asdict(identity(module.Net(), layers="conv")))
             del sys.modules["moved_net"]
     assert entry_differences(*found) == []
+
+
+class Trained(Plain):
+    """As Lightning's modules: a pickle leaves out the trainer."""
+
+    def __init__(self):
+        super().__init__()
+        self.optimizer = torch.optim.Adam(self.parameters())
+        self.trainer = "of this process"
+
+    def __getstate__(self):
+        return {**vars(self), "trainer": None}
+
+
+def test_what_trains_a_model_is_no_part_of_it():
+    net = Trained()
+    features = Features(net, layers="conv", tile_px=8, device="cpu")
+    spec = PackedSpec.pack(features.spec).unpack()
+    there = Features(spec, layers="conv", tile_px=8, device="cpu", check_rows=False)
+    assert there.model.trainer is None
+    check_model(there, DriverModel.of(features))
+    before = features.identity()
+    net.optimizer.state["steps"] = 3
+    assert differing(before, identity(net, layers="conv")) == []
