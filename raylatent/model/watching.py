@@ -1,5 +1,6 @@
 """What runs and which files are read while a model is made or tried."""
 
+import gc
 import hashlib
 import os
 import stat
@@ -44,13 +45,20 @@ class Watch:
 
     @contextmanager
     def functions(self) -> Iterator[None]:
-        """See what runs."""
-        before = sys.getprofile()
+        """See what runs.
+
+        Nothing is collected meanwhile: what a collection happens to call, such as
+        finalizers of other objects, is no code of the model.
+        """
+        before, collects = sys.getprofile(), gc.isenabled()
+        gc.disable()
         sys.setprofile(self._event)
         try:
             yield
         finally:
             sys.setprofile(None)
+            if collects:
+                gc.enable()
             self._importing = 0
             # cProfile gives itself here, and is no function.
             resume = getattr(before, "enable", lambda: sys.setprofile(before))

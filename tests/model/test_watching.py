@@ -1,5 +1,6 @@
 """What ran and which files were read."""
 
+import gc
 import os
 import sys
 import threading
@@ -94,3 +95,24 @@ def test_errors_pass():
     with pytest.raises(ValueError, match="invalid literal"), watch.functions():
         int("no number")
     assert sys.getprofile() != watch._event
+
+
+def test_what_a_collection_calls_is_no_code_of_the_model():
+    called = []
+
+    def callback(phase, info):
+        called.append(phase)
+
+    watch = Watch()
+    gc.callbacks.append(callback)
+    try:
+        with watch.functions():
+            cycles = [[] for _ in range(50_000)]  # more than a collection waits for
+            for cycle in cycles:
+                cycle.append(cycle)
+            assert not called
+        gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
+    assert called
+    assert all(code is not callback.__code__ for code, _ in watch.ran.values())
