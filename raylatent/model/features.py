@@ -172,6 +172,7 @@ class Features:
         if chosen.several:
             self.notes.append(f"the model's output is {chosen.several}")
         if check_rows:
+            self._identification.between_passes(self.model, self.spec)
             self._check_rows(sample, (found, output), self._standard(other))
             for note in self.notes:
                 logger.info("%s: %s", self.spec.name, note)

@@ -104,6 +104,7 @@ class Identification:
         """See the class."""
         self._watch = Watch()
         self._before: Attributes = {}
+        self._between: Attributes = {}
         self._tensors: dict[str, str] | None = None
 
     def made(self, spec: ModelSpec, device: torch.device) -> nn.Module:
@@ -119,13 +120,18 @@ class Identification:
         with self._watch.functions():
             first_pass()
 
+    def between_passes(self, model: nn.Module, spec: ModelSpec) -> None:
+        """Take what passes have left so far, before there are others."""
+        self._between = module_attributes(model, spec, bytecode_digest)
+
     def identity(self, model: nn.Module, spec: ModelSpec) -> Identity:
         """What the model is."""
         values = _values(model, spec, syntax_digest)
         found = _attributes(model, values)
-        # What a pass changes is no part of the model, but what it fills is.
-        for module, name in self._changed(model, spec):
-            if self._before.get(module, {}).get(name) not in _NOTHING:
+        # What passes change is no part of the model, but what the first fills for all is.
+        for (module, name), value in self._changed(model, spec).items():
+            empty = _value(self._before, module, name) in _NOTHING
+            if not (empty and _value(self._between, module, name) == value):
                 del found[module][name]
         code = self._code(model, spec, values)
         return Identity(
@@ -154,15 +160,16 @@ class Identification:
             self._tensors = tensor_digests(model, values)
         return self._tensors
 
-    def _changed(self, model: nn.Module, spec: ModelSpec) -> list[tuple[str, str]]:
-        """Module and attribute, of those that the first pass changed."""
+    def _changed(self, model: nn.Module, spec: ModelSpec) -> dict[tuple[str, str], str]:
+        """Attributes that passes changed, by module and name, as they are now."""
         after = module_attributes(model, spec, bytecode_digest)
-        return [
-            (module, name)
+        earlier = [seen for seen in (self._before, self._between) if seen]
+        return {
+            (module, name): value
             for module, own in after.items()
             for name, value in own.items()
-            if self._before.get(module, {}).get(name) != value
-        ]
+            if any(_value(seen, module, name) != value for seen in earlier)
+        }
 
     def _code(self, model: nn.Module, spec: ModelSpec, values: Values) -> Code:
         kinds = {type(module) for module in model.modules()}
@@ -205,6 +212,10 @@ def module_attributes(
 ) -> Attributes:
     """Class, plain attributes and hooks of every module, by its name."""
     return _attributes(model, _values(model, spec, of_code))
+
+
+def _value(attributes: Attributes, module: str, name: str) -> str | None:
+    return attributes.get(module, {}).get(name)
 
 
 def _values(

@@ -292,6 +292,8 @@ class Plain(nn.Module):
         self.calls = 0
         self.cache = None
         self.table = {}
+        self.history = []
+        self.seen = None
 
     def again(self, x):
         return x
@@ -300,7 +302,9 @@ class Plain(nn.Module):
         self.calls += 1
         if self.cache is None:
             self.cache = torch.ones(1)
-        self.table[x.shape[-1]] = len(self.table)
+        self.table.setdefault(x.shape[-1], len(self.table))
+        self.history.append(x.shape[-1])
+        self.seen = x.mean((2, 3))
         return self.conv(x).mean((2, 3)) * self.cache
 
 
@@ -386,10 +390,11 @@ def test_what_a_module_from_python_is(change, says):
 
 
 def test_what_a_pass_changes_is_no_part_of_a_model():
-    """A counter, a cache: the second time they are what the first pass left."""
+    """A counter, a history, what was seen; a cache that the first pass fills stays."""
     net = Plain()
     first = identity(net)
-    assert "calls" not in first.attributes[""]
+    assert not {"calls", "history", "seen"} & set(first.attributes[""])
+    assert "cache" in first.attributes[""]
     assert differing(first, identity(net)) == []
     features = Features(net, tile_px=8)
     check_model(Features(Plain(), tile_px=8), DriverModel.of(features))
