@@ -7,7 +7,7 @@ and slides are as in a real run (500 tiles a slide, so that slides grow as well)
 size `activations`, `map` and `mosaic` run in a process of their own. Peak resident memory
 of the driver and of the largest worker is the kernel's (VmHWM); the object store's use is
 looked at five times a second. The slope is that of the least squares line through the
-three sizes, in bytes a tile.
+sizes at which the verb had workers (a small mosaic has none), in bytes a tile.
 """
 
 import argparse
@@ -167,9 +167,10 @@ def report(tiles, found):
     sizes = "".join(f"{n:>12,} tiles" for n in tiles)
     print(f"{'peak, MiB':<26}{sizes}   bytes a tile")
     for verb, peaks in found.items():
+        spread = np.array([peak["worker"] > 0 for peak in peaks])
         for kind in KINDS:
-            values = [peak[kind] for peak in peaks]
-            slope = np.polyfit(tiles, values, 1)[0]
+            values = np.array([peak[kind] for peak in peaks])
+            slope = np.polyfit(np.array(tiles)[spread], values[spread], 1)[0]
             largest = max(largest, slope)
             cells = "".join(f"{value / 2**20:>18,.1f}" for value in values)
             print(f"{verb + ', ' + kind:<26}{cells}{slope:>15.1f}")
