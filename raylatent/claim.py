@@ -1,6 +1,6 @@
 """The claim on a run directory: one driver at a time.
 
-A claim is a file that names host, process and a token, and is touched every
+A claim is a file that names host, process and a token, and is written again every
 `HEARTBEAT_S`. On the same host the claim of a dead process is taken at once; any other
 after `LEASE_S` without a heartbeat, and none while we watch for `_WATCH_S`.
 """
@@ -28,6 +28,9 @@ HEARTBEAT_S = 10.0
 LEASE_S = 60.0
 _SETTLE_S = 0.3  # between writing a claim over a dead one and reading it again
 _WATCH_S = 1.5 * HEARTBEAT_S
+# An object store's client asks for the size before it reads: of a claim that is written
+# again in between, another length would be cut off. Claims all have this one.
+_LENGTH = 1024
 
 Holder: TypeAlias = dict[str, Any]
 
@@ -121,7 +124,7 @@ class Claim:
             "process_start": process_start(pid),
             "heartbeat": time.time(),
         }
-        return json.dumps(claim, indent=1).encode()
+        return json.dumps(claim, indent=1).ljust(_LENGTH).encode()
 
     def _holder(self, name: str) -> Holder | None:
         """What a claim says, None where there is none; empty if it is no claim."""
@@ -233,13 +236,17 @@ def refuse_taken(store: Store) -> None:
         StorageError: The claim cannot be read.
     """
     try:
-        holder = _parsed(store.read(CLAIM)).get("token")
+        holder = _parsed(store.read(CLAIM))
     except StorageError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        holder = None
-    if holder != store.writer:
-        message = f"{store.uri} is no longer this driver's: nothing more is written"
+        holder = {}
+    if holder.get("token") != store.writer:
+        whose = f"pid {holder['pid']} on {_host(holder)}" if holder else "no driver"
+        message = (
+            f"{store.uri} is no longer this driver's ({whose} holds it now): nothing "
+            "more is written"
+        )
         raise ClaimError(message)
 
 

@@ -2,10 +2,11 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
-from raylatent.claim import Claim, new_token
+from raylatent.claim import CLAIM, Claim, new_token, refuse_taken
 from raylatent.errors import ClaimError, StorageError
 from raylatent.storage import Store, list_files
 from tests.faults.s3_server import error
@@ -135,3 +136,25 @@ def test_of_many_drivers_exactly_one_has_the_claim(store):
         thread.join()
     assert (len(won), len(refused)) == (1, 3)
     assert store.list() == []
+
+
+def test_a_claim_written_again_while_it_is_read_is_read_whole(
+    s3, bucket, store, monkeypatch
+):
+    """The client asks for the size first; the heartbeat's text has no fixed length."""
+    writer = Store(store.uri, writer=new_token())
+    moments = []
+
+    def write_again(handler, key):
+        if (handler.command, key) == ("GET", f"run/{CLAIM}") and moments:
+            clock = SimpleNamespace(time=moments.pop)
+            monkeypatch.setattr("raylatent.claim.time", clock)
+            s3.put(bucket, key, claim._content())
+
+    with Claim(writer, writer.writer) as claim:
+        s3.before = write_again
+        for moment in (1_764_455_001.5, 1_764_455_001.123456, 1_764_455_001.0):
+            moments.append(moment)
+            refuse_taken(writer)
+            assert not moments
+        s3.before = s3.nothing
