@@ -2,6 +2,7 @@
 
 from dataclasses import MISSING, FrozenInstanceError, fields
 
+import numpy as np
 import pytest
 
 from raylatent.arguments import CommandLineError, parse, parser_of
@@ -217,3 +218,30 @@ def test_configurations_are_frozen_and_by_keyword():
 )
 def test_actor_range(actors, wanted):
     assert ActivationsConfig(out="run", actors=actors).actor_range() == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"batch_size": "32"},
+            r"batch_size is '32' \(str\), which is not a whole number",
+        ),
+        ({"batch_size": None}, r"batch_size is None"),
+        ({"batch_size": True}, r"batch_size is True \(bool\)"),
+        ({"batch_size": 32.0}, r"batch_size is 32.0 \(float\)"),
+        ({"num_gpus": "1"}, r"num_gpus is '1' \(str\), which is not a number"),
+        ({"compile": "no"}, r"compile is 'no' \(str\), which is not True or False"),
+        ({"stall_timeout_s": "60"}, r"stall_timeout_s is '60'"),
+    ],
+)
+def test_a_word_for_a_number_is_refused_by_name(values, says):
+    with pytest.raises(ConfigError, match=says):
+        ActivationsConfig(out="run", **values)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    config = ActivationsConfig(
+        out="run", batch_size=np.int64(64), num_gpus=1, stall_timeout_s=np.float32(60)
+    )
+    assert config.batch_size == 64

@@ -295,3 +295,12 @@ def test_a_mosaic_called_as_a_picture_is_a_folder(tmp_path, monkeypatch):
     assert cli.main(["mosaic", "--out", str(tmp_path), "--mosaic", "fig.png"]) == 0
     files = sorted(p.name for p in (tmp_path / "mosaics" / "fig.png").iterdir())
     assert files == ["cells.parquet", "mosaic.json", "mosaic.png"]
+
+
+def test_a_working_directory_that_was_deleted_is_said(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert cli.main(["map", "--out", str(tmp_path / "run")]) == 2
+    assert "the working directory cannot be used" in capsys.readouterr().err

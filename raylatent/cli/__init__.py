@@ -5,6 +5,7 @@ could not be finished; 2, bad arguments or a refused run directory; 130, interru
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def _main(given: list[str]) -> int:
     again = "nothing is kept" if verb == "bench" else _AGAIN
     with _logging(), Interrupts(f"interrupted: {again}") as interrupts:
         try:
+            _refuse_gone_folder()
             config = _configuration(configuration, verb, given[1:])
             return 0 if config is None else action(config)
         except KeyboardInterrupt:
@@ -60,6 +62,18 @@ def _main(given: list[str]) -> int:
             if not isinstance(error, RaylatentError):
                 raise
             return fail(f"error: {error}", error.exit_code)
+
+
+def _refuse_gone_folder() -> None:
+    """Libraries that are loaded later end the process without a sentence."""
+    try:
+        os.getcwd()  # noqa: PTH109  (Path.cwd() would do the same)
+    except OSError as error:
+        message = (
+            f"the working directory cannot be used ({error.strerror}): change to one "
+            "that is there, then give the command again"
+        )
+        raise ConfigError(message) from error
 
 
 def _no_verb(given: list[str]) -> str:

@@ -1,12 +1,18 @@
 """What a field of a configuration needs to be an option, and checks of values."""
 
 import math
+import numbers
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from raylatent.errors import ConfigError
 
 MAX_NAME_BYTES = 200
+_KINDS = (  # of values, the narrower first, as a message names them
+    (bool, bool, "True or False"),
+    (int, numbers.Integral, "a whole number"),
+    (float, numbers.Real, "a number"),
+)
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:  # noqa: ANN401
@@ -38,6 +44,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
+        for name, allowed in _allowed(type(self)).items():
+            _of_kind(name, getattr(self, name), allowed)
         needed = any(
             f.name == "out" and f.metadata.get("required") for f in fields(self)
         )
@@ -59,6 +67,26 @@ class PatientConfig(RunConfig):
         super().__post_init__()
         if not 1 <= self.stall_timeout_s < math.inf:
             message = f"--stall-timeout-s is {self.stall_timeout_s}, not 1 or more"
+            raise ConfigError(message)
+
+
+def _allowed(config: type) -> dict[str, tuple[type, ...]]:
+    """The types that a configuration's fields may have, by the field's name."""
+    hints = get_type_hints(config)
+    return {f.name: get_args(hints[f.name]) or (hints[f.name],) for f in fields(config)}
+
+
+def _of_kind(name: str, value: object, allowed: tuple[type, ...]) -> None:
+    """ConfigError where a value is a word or a truth value instead of a number."""
+    for kind, accepted, text in _KINDS:
+        if kind not in allowed or (value is None and type(None) in allowed):
+            continue
+        if not isinstance(value, accepted) or (
+            isinstance(value, bool) and kind is not bool
+        ):
+            message = (
+                f"{name} is {value!r} ({type(value).__name__}), which is not {text}"
+            )
             raise ConfigError(message)
 
 
