@@ -10,7 +10,7 @@ from raylatent.storage import Store, absolute
 
 def bench(config: BenchConfig) -> int:
     """Measure, and say what was found; the exit code."""
-    from raylatent.engine.bench import run_bench  # noqa: PLC0415  (torch, ray: slow)
+    from raylatent.bench import run_bench  # noqa: PLC0415  (torch, ray: slow)
     from raylatent.model.spec import model_spec  # noqa: PLC0415
 
     spec = model_spec(config.model, allow_pickle=config.allow_pickle)
