@@ -25,7 +25,7 @@ from raylatent.engine.progress import Pace
 from raylatent.engine.report import RunReport
 from raylatent.engine.sampling import vectors
 from raylatent.errors import IncompleteError, MapError
-from raylatent.forecast import BenchReport, Cluster, MapRates
+from raylatent.forecast import BenchReport, MapRates
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
 from raylatent.mapping.fitted import FittedMap
 from raylatent.mapping.parameters import MapParameters
@@ -71,6 +71,10 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
     started_here = connect()
     share = pool(config.actor_range(), config.num_gpus, local=started_here)
     base = config.out or f"{tempfile.gettempdir()}/raylatent-bench-{os.getuid()}"
+    if not config.out:
+        logger.info(
+            "rows are written below %s: --out RUN writes where a job does", base
+        )
     remove_scratch(Store(base))
     with scratch(base) as store:
         some = _some_of(job, config, share, store.uri)
@@ -80,23 +84,12 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
             why = f": {report.failed[0].error}" if report.failed else ""
             message = f"not one of the tiles that were tried has activations{why}"
             raise IncompleteError(message)
-        tiles = config.tiles or sum(slide.n_indexed for slide in report.slides)
         run = RunDirectory(store.uri, writer=new_token())
-        largest = max(run.footers(), key=lambda part: part.rows)
-        found = BenchReport(
-            cluster=_cluster(share, pace, report),
-            run=report,
-            where="" if config.out else base,
-            dtype=config.dtype,
-            bytes_per_row=(run.store.size(largest.name) or 0) / largest.rows,
-            tiles=tiles,
-            units=_units(job, report, config.tiles),
-        )
+        found = _found(run, report, pace, share, job, config.tiles)
         try:
-            rates = _map_rates(run, job, tiles)
+            return replace(found, map=_map_rates(run, job, found.tiles))
         except MapError as error:
             return replace(found, no_map=str(error))
-    return replace(found, map=rates)
 
 
 def _some_of(job: Job, config: BenchConfig, share: Pool, out: str) -> Job:
@@ -134,36 +127,47 @@ def spread(values: list[T], most: int) -> list[T]:
     return values[:: max(1, ceil(len(values) / most))]
 
 
-def _units(job: Job, report: RunReport, tiles: int | None) -> int:
-    """Units of the whole job, at least."""
-    counts = [s.n_indexed for s in report.slides] if tiles is None else [tiles]
-    return sum(ceil(n / job.inputs.unit_tiles) for n in counts)
-
-
-def _cluster(share: Pool, pace: Pace, report: RunReport) -> Cluster:
+def _found(
+    run: RunDirectory,
+    report: RunReport,
+    pace: Pace,
+    share: Pool,
+    job: Job,
+    tiles: int | None,
+) -> BenchReport:
+    """How fast the activations were, and the job that is forecast by it."""
     nodes = [node["Resources"] for node in alive_nodes()]
     gpus = sum(node.get("GPU", 0) for node in nodes)
-    cpus = sum(node.get("CPU", 0) for node in nodes)
     beside = sum(node.get("CPU", 0) for node in nodes if node.get("GPU", 0))
     actors = share.largest
     if share.num_gpus:
         places = sum(node.get("GPU", 0) // share.num_gpus for node in nodes)
-        actors = min(actors, int(places))
+        actors = max(1, min(actors, int(places)))
     per_s, start_s = pace.per_s, pace.start_s
     if per_s is None:  # no actor did a second unit: by their own clocks
         stages = ("wait", "transfer", "forward", "write")
         each_s = sum(report.seconds[stage] for stage in stages)
         per_s = actors * report.counts["tiles"] / each_s
         start_s = max(0.0, report.seconds["wall"] - each_s / actors)
-    return Cluster(
-        nodes=sum(node.get("CPU", 0) > 0 for node in nodes),
-        cpus=cpus,
-        gpus=gpus,
-        cores_per_gpu=beside / gpus if gpus else 0.0,
-        actors=actors,
-        threads=share.threads,
+    counts = [slide.n_indexed for slide in report.slides]
+    counts = counts if tiles is None else [tiles]
+    largest = max(run.footers(), key=lambda part: part.rows)
+    return BenchReport(
+        tiles=sum(counts),
+        units=sum(ceil(n / job.inputs.unit_tiles) for n in counts),
+        cluster={
+            "nodes": sum(node.get("CPU", 0) > 0 for node in nodes),
+            "cpus": sum(node.get("CPU", 0) for node in nodes),
+            "gpus": gpus,
+            "cores_per_gpu": beside / gpus if gpus else 0.0,
+            "actors": actors,
+            "threads": share.threads,
+        },
+        run=report,
         tiles_per_s=per_s,
         start_s=start_s,
+        dtype=job.config.dtype,
+        bytes_per_row=(run.store.size(largest.name) or 0) / largest.rows,
     )
 
 

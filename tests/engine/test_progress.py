@@ -5,7 +5,7 @@ import io
 import pytest
 
 from raylatent.engine import progress
-from raylatent.engine.progress import Progress
+from raylatent.engine.progress import Pace, Progress
 
 
 class Terminal(io.StringIO):
@@ -77,3 +77,30 @@ def test_an_error_still_shows_how_far_it_went(clock):
     shown.add(4)
     shown.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert stream.getvalue().startswith("map  4/10 tiles  40%")
+
+
+def test_start_up_is_no_part_of_the_pace(clock):
+    """Two workers, each of 10 tiles/s once it has loaded for 30 s."""
+    pace = Pace(seconds=4)
+    pace.begin(workers=2)
+    clock[0] += 32
+    pace.add(20)
+    assert pace.per_s is None
+    pace.add(20)
+    for _ in range(2):
+        assert not pace.enough
+        clock[0] += 2
+        pace.add(20)
+        pace.add(20)
+    assert pace.enough
+    assert pace.tiles == 80
+    assert pace.per_s == pytest.approx(20)
+    assert pace.start_s == pytest.approx(30)
+
+
+def test_without_end_a_pace_never_has_enough(clock):
+    pace = Pace()
+    pace.add(1)
+    clock[0] += 1e9
+    pace.add(1)
+    assert not pace.enough
