@@ -45,8 +45,8 @@ T = TypeVar("T")
 _FILES = 16  # that tiles are taken of, where the size of the job is given
 _SLIDES = 4
 _FEWEST_ROWS = 64  # fewer say nothing of how others vary
-_NOISE = 0.1  # of what the rows vary by
-_PLACED_EACH = 1 << 14  # rows for each core
+_NOISE = 0.1  # standard deviations of the rows
+_PLACED_EACH = 1 << 14  # rows that are placed for each core
 _MOST_PLACED = 1 << 20
 _ROWS = "rows"  # folder of the part that is placed
 _DEFAULT = "default"  # the name of map and mosaic
@@ -93,9 +93,9 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
 
 
 def _some_of(job: Job, config: BenchConfig, share: Pool, out: str) -> Job:
-    """The job on some of its sources, in units that take a part of the time there is.
+    """The job on some of its sources, in units that take half of the seconds at most.
 
-    All sources are looked at where it is not said how many tiles the job has.
+    All sources are indexed where `--tiles` does not say how many tiles the job has.
     """
     inputs = job.inputs
     if config.tiles is not None:

@@ -24,13 +24,13 @@ class MapRates:
 
     Attributes:
         sample: Rows that the map was fitted on.
-        fit_s: Seconds of that, and of measuring how far it can be trusted.
-        start_s: Seconds until all actors that place had placed some.
-        rows_per_s: Rows placed by all of them, reading and writing included.
-        cells_s: Seconds of choosing the tiles of a mosaic of few points.
-        points_per_s: Points gone through for that, of many.
-        drawn_per_s: Tiles drawn and saved.
-        bytes_per_row: Of the points' Parquet.
+        fit_s: Seconds that the fit took, with measuring how far it can be trusted.
+        start_s: Seconds until all actors that place rows were at work.
+        rows_per_s: Rows that all of them place in a second, with reading and writing.
+        cells_s: Seconds that it took to choose the tiles of a mosaic of few points.
+        points_per_s: Points that are gone through for that in a second.
+        drawn_per_s: Tiles of a mosaic that are drawn and saved in a second.
+        bytes_per_row: Bytes of Parquet that a point takes.
     """
 
     sample: int
@@ -48,15 +48,15 @@ class BenchReport:
     """What a benchmark found, and the job that is forecast by it.
 
     Attributes:
-        tiles: Of the job.
-        units: Of these tiles, at least: an actor without one does nothing.
+        tiles: Tiles of the job.
+        units: Units of these tiles, at least: an actor without one does nothing.
         cluster: `nodes` with CPUs, their `cpus` and `gpus`, `actors` of the job and
             `threads` of each, and `cores_per_gpu` of the nodes that have GPUs.
         run: What the job did on some of the tiles.
-        tiles_per_s: Of all actors together, once all are at work.
+        tiles_per_s: Tiles that all actors together do in a second, once all are at work.
         start_s: Seconds until they are.
-        dtype: Of the stored activations.
-        bytes_per_row: Of the activations' Parquet.
+        dtype: Type of the stored activations.
+        bytes_per_row: Bytes of Parquet that the activations of a tile take.
         map: How fast the rest is; None where `no_map` says why that is not known.
         no_map: Why there is no map.
     """
@@ -91,7 +91,7 @@ class BenchReport:
 
     @property
     def parquet_bytes(self) -> float:
-        """Of all activations, and of the points."""
+        """Bytes of Parquet of all activations and of the points."""
         of_points = 0.0 if self.map is None else self.map.bytes_per_row
         return self.tiles * (self.bytes_per_row + of_points)
 
@@ -183,7 +183,7 @@ def what_to_add(found: BenchReport) -> list[str]:
 
 
 def _idle(run: RunReport) -> float:
-    """Of the time of threads that read and decode slides, what they waited."""
+    """The share of their time that threads waited which read and decode slides."""
     if all(slide.left_out is None for slide in run.slides):
         return 0.0  # threads that decode TFRecords wait for a core, if for anything
     return 1 - (run.cpu or {})["decode"] / run.seconds["decode"]

@@ -126,8 +126,8 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
     Args:
         job: The job.
         started_here: Whether the cluster is a local one that `connect` started.
-        pace: Is told of the tiles that are done; the rest is left undone once it has
-            enough.
+        pace: Counts the tiles that are done; once it has enough, the rest of them is
+            left undone.
     """
     config = job.config
     share = pool(config.actor_range(), config.num_gpus, local=started_here)

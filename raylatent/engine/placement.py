@@ -62,7 +62,7 @@ def place_rows(
         layer: The layer that was mapped.
         name: The map's folder below `maps/`.
         stall_timeout_s: How long nothing may be finished.
-        pace: Is told of the rows that are placed.
+        pace: Counts the rows that are placed.
 
     Raises:
         MapError: Not every row was placed.

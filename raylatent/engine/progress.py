@@ -81,7 +81,7 @@ class Pace:
     nothing of the others: the clock runs from when there is one item for each worker.
 
     Args:
-        seconds: After so many of them it is enough; default: when all is done.
+        seconds: How long it is to be measured; default: to the end.
 
     >>> pace = Pace()
     >>> pace.begin(workers=2)
@@ -99,7 +99,7 @@ class Pace:
         self.begin(workers=1)
 
     def begin(self, workers: int) -> None:
-        """Start-up begins, of so many workers; one with several items at once counts so."""
+        """Start the clock of start-up; a worker of several items at a time counts as several."""
         self._starting, self._at_start = workers, 0
         self._started = self._first = time.monotonic()
 
@@ -120,7 +120,7 @@ class Pace:
 
     @property
     def start_s(self) -> float:
-        """Seconds that start-up took, without those of the items that were then done."""
+        """Seconds that start-up took, without those of the items that were done by then."""
         took = self._first - self._started
         return max(0.0, took - self._at_start / (self.per_s or math.inf))
 
