@@ -1,12 +1,12 @@
-r"""How fast each stage is on this cluster, and how long a job will take.
+r"""How fast a job is on this cluster, what binds it, and how long all of it will take.
 
     python jobs/bench.py --tfrecords tfrecords/299px_302um --model model/ \
         --out out/run --tiles 100000000
 
-Takes the options of jobs/activations.py. Reading, decoding, the model, writing, reading
-back, placing, a mosaic's cells and drawing are measured on one node of each kind, with the
-user's own data and model; the lines say which of them binds and what to add. Nothing stays
-below RUN, and no folder that was made for it.
+Takes the options of jobs/activations.py. The job is done on some of the user's own tiles,
+in a folder below RUN that is removed at the end: activations for a while, then a map as
+large as the job's and a mosaic. The lines say how fast each of them is on this cluster,
+what binds, what to add, and how long the whole job takes.
 """
 
 import sys

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from raylatent.run import RunDirectory, remove_litter
-from raylatent.run.scratch import scratch
+from raylatent.run.scratch import remove_scratch, scratch
 from raylatent.storage import Store
 
 
@@ -40,10 +40,14 @@ def test_a_folder_that_was_there_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_of_processes_that_were_killed_are_litter(tmp_path):
+@pytest.mark.parametrize("by", ["the next job", "the next benchmark"])
+def test_folders_of_processes_that_were_killed_are_removed(tmp_path, by):
     store = Store(str(tmp_path))
     dead, alive = (f"bench-0123456789ab-pid{n}" for n in (999999999, os.getpid()))
     for folder in (dead, alive, "bench-mine", "activations"):
         store.write(f"{folder}/0/part", b"x")
-    remove_litter(RunDirectory(str(tmp_path)))
+    if by == "the next job":
+        remove_litter(RunDirectory(str(tmp_path)))
+    else:
+        remove_scratch(store)
     assert store.root_folders() == ["activations", alive, "bench-mine"]

@@ -1,5 +1,6 @@
 """What each verb does with its configuration; the engine is imported when needed."""
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylatent import annotations
-from raylatent.cli.bench import bench
+from raylatent.claim import new_token
 from raylatent.cli.map_arguments import map_parameters
 from raylatent.cli.saying import fail, say
 from raylatent.cli.verify import verify
@@ -25,7 +26,7 @@ from raylatent.errors import ConfigError
 from raylatent.source.find import find_tfrecords
 from raylatent.source.names import match_said
 from raylatent.source.slides import find_slides
-from raylatent.storage import Store, is_uri
+from raylatent.storage import Store, absolute, is_uri
 
 if TYPE_CHECKING:
     from raylatent.engine.report import RunReport
@@ -242,6 +243,37 @@ def _layers(config: LayersConfig) -> int:
     return 0
 
 
+def _bench(config: BenchConfig) -> int:
+    from raylatent.bench import run_bench  # noqa: PLC0415  (torch, ray: slow)
+    from raylatent.model.spec import model_spec  # noqa: PLC0415
+
+    spec = model_spec(config.model, allow_pickle=config.allow_pickle)
+    target = _new_file(config.json) if config.json else None
+    report = run_bench(config, spec)
+    for line in report.lines():
+        say(line)
+    if target is not None:
+        store, name = target
+        store.write(name, f"{json.dumps(report.as_json(), indent=1)}\n".encode())
+        say(f"json      {config.json}")
+    return 0
+
+
+def _new_file(file: str) -> tuple[Store, str]:
+    """Where a file goes; it can be written there, which is known before long work.
+
+    Raises:
+        StorageError: It cannot, after retries.
+        RunError: There is a folder of its name, or a file where its folder would be.
+    """
+    folder, name = absolute(file).rsplit("/", 1)
+    store = Store(folder or "/")
+    probe = f"{name}.{new_token()}" if store.exists(name) else name
+    store.write(probe, b"")
+    store.delete(probe)
+    return store, name
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "atlas": (AtlasConfig, _atlas),
     "activations": (ActivationsConfig, _activations),
@@ -250,5 +282,5 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "layers": (LayersConfig, _layers),
     "verify": (VerifyConfig, verify),
-    "bench": (BenchConfig, bench),
+    "bench": (BenchConfig, _bench),
 }

@@ -12,20 +12,21 @@ _IGNORED = "ignored: taken so that the command line of `activations` serves"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(ActivationsConfig):
-    """How fast each stage is here, the limit that binds, how long a job takes.
+    """The job on some of the tiles: how fast, what binds, how long the whole takes.
 
     It takes the options of `activations`, so that the same command line serves.
     """
 
     out: str = option(
         "",
-        "where writing is measured: in a folder below, which is removed",
+        "rows are written into a folder below, which is removed (default: into one in "
+        "the temporary folder, which all nodes must see)",
         metavar="RUN",
     )
     tiles: int | None = option(
         None, "tiles of the job that is forecast (default: the sources')", metavar="N"
     )
-    seconds: float = option(5.0, "how long each stage is measured", metavar="S")
+    seconds: float = option(10.0, "how long activations are measured", metavar="S")
     overwrite: bool = flag(_IGNORED)
     recheck: bool | None = option(None, _IGNORED, no="--no-recheck")
     max_bad_fraction: float = option(0.01, _IGNORED, metavar="F")

@@ -27,7 +27,7 @@ from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU
 from raylatent.engine.done import Inputs
 from raylatent.engine.items import read_unit
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
-from raylatent.engine.progress import Progress
+from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.report import RunReport, Tally, audit, write_report
 from raylatent.engine.requests import (
     first_tile_px,
@@ -69,7 +69,18 @@ _PACKAGES = ("raylatent", "torch", "ray", "numpy", "pyarrow", "pillow")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is known before the cluster is."""
+    """What is known before the cluster is.
+
+    Attributes:
+        config: As given.
+        inputs: The sources.
+        spec: The model's, completed.
+        features: The model on the driver.
+        identity: What tells the model from others.
+        with_preds: Whether predictions are stored.
+        in_turn: Whether units of all TFRecords come in turn, so that the first of them
+            are a sample, and not slide by slide.
+    """
 
     config: ActivationsConfig
     inputs: Inputs
@@ -77,6 +88,7 @@ class Job:
     features: Features
     identity: Identity
     with_preds: bool
+    in_turn: bool = False
 
     @property
     def row_numbers(self) -> tuple[int, int, int]:
@@ -105,7 +117,19 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     if "{fingerprint}" not in config.out:
         RunDirectory(config.out).refuse_before_work()
     job = prepare(config, spec)
-    started_here = connect()
+    return run_job(job, started_here=connect())
+
+
+def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunReport:
+    """Compute what `prepare` made ready, see `compute_activations`.
+
+    Args:
+        job: The job.
+        started_here: Whether the cluster is a local one that `connect` started.
+        pace: Counts the tiles that are done; once it has enough, the rest of them is
+            left undone.
+    """
+    config = job.config
     share = pool(config.actor_range(), config.num_gpus, local=started_here)
     fields = _fingerprint_fields(job, share)
     out = config.out.replace("{fingerprint}", fingerprint(fields)[:12])
@@ -125,7 +149,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
         _announce(job, plan, share)
         remarks = say_remarks(run, job.inputs.slides)
         started = time.monotonic()
-        tally = _run_units(job, run, plan, share, claim)
+        tally = _run_units(job, run, plan, share, claim, pace or Pace())
         seconds = {**tally.seconds, "wall": time.monotonic() - started}
         slides = audit(run, plan.sources, tally.undone, config.max_bad_fraction)
         slides = with_grids(run, slides, job.inputs.slides, remarks)
@@ -313,18 +337,20 @@ def _options(job: Job, run: RunDirectory, share: Pool) -> ActorOptions:
 
 
 def _run_units(
-    job: Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim
+    job: Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim, pace: Pace
 ) -> Tally:
     """Send the units to the actors; what they told of them."""
     options = _options(job, run, share)
     tally = Tally()
-    reads = [partial(read_unit, unit) for unit in plan.units]
+    units = sorted(plan.units, key=lambda u: u.unit) if job.in_turn else plan.units
+    reads = [partial(read_unit, unit) for unit in units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
     queue = start_queue(of_slides, plan.nodes)
     if share.num_gpus and not of_slides:
         share = replace(share, at_once=UNITS_AT_ONCE_ON_GPU)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
+    pace.begin(min(share.largest * share.at_once, len(reads)))
     with Progress("activations", n_todo) as progress:
         found = stream(
             "units of tiles",
@@ -338,7 +364,11 @@ def _run_units(
         with closing(found):
             for row in found:
                 claim.check()
-                progress.add(tally.add(row))
+                tiles = tally.add(row)
+                progress.add(tiles)
+                pace.add(tiles)
+                if pace.enough:
+                    break
     smaller = tally.counts["smaller_batch"]
     if smaller:
         logger.warning(

@@ -12,7 +12,7 @@ import ray
 from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.cluster import STALL_TIMEOUT_S, pool
-from raylatent.engine.progress import Progress
+from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.sampling import vectors
 from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError
@@ -51,8 +51,18 @@ def place_rows(
     layer: str,
     name: str,
     stall_timeout_s: float = STALL_TIMEOUT_S,
+    pace: Pace | None = None,
 ) -> dict[str, int]:
     """Place every row of the parts, a points part for each; counts of rows.
+
+    Args:
+        run: The run directory.
+        parts: Of its activations.
+        fitted: The map.
+        layer: The layer that was mapped.
+        name: The map's folder below `maps/`.
+        stall_timeout_s: How long nothing may be finished.
+        pace: Counts the rows that are placed.
 
     Raises:
         MapError: Not every row was placed.
@@ -73,11 +83,14 @@ def place_rows(
         advice=Advice(again="The same command again places all rows anew"),
         stall_timeout_s=stall_timeout_s,
     )
+    pace = pace or Pace()
+    pace.begin(min(share.largest, len(reads)))
     with Progress("map", total) as progress, closing(found):
         for row in found:
             for key in counts:
                 counts[key] += row[key]
             progress.add(row["rows"])
+            pace.add(row["rows"])
     if counts["rows"] != total:
         message = f"{counts['rows']} of {total} rows were placed: run again"
         raise MapError(message)

@@ -1,6 +1,7 @@
 """Progress in tiles, with tiles/s and time left, on stderr."""
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -78,6 +79,62 @@ class Progress:
             draw_over(line, self._stream)
         else:
             write_line(line, self._stream)
+
+
+class Pace:
+    """How fast tiles are done once all workers are at work.
+
+    Workers load and warm up what they need before their first item is done, which says
+    nothing of the others: the clock runs from when there is one item for each worker.
+
+    Args:
+        seconds: How long it is to be measured; default: to the end.
+
+    >>> pace = Pace()
+    >>> pace.begin(workers=2)
+    >>> for _ in range(4):
+    ...     pace.add(10)
+    >>> pace.tiles, pace.per_s > 0
+    (20, True)
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        """See the class."""
+        self.tiles = 0
+        self._enough_s = seconds
+        self._seconds = 0.0
+        self.begin(workers=1)
+
+    def begin(self, workers: int) -> None:
+        """Start the clock of start-up; a worker of several items at a time counts as several."""
+        self._starting, self._at_start = workers, 0
+        self._started = self._first = time.monotonic()
+
+    def add(self, tiles: int) -> None:
+        """Count the tiles of an item that is done."""
+        if self._starting > 0:
+            self._starting -= 1
+            self._at_start += tiles
+            self._first = time.monotonic()
+            return
+        self.tiles += tiles
+        self._seconds = time.monotonic() - self._first
+
+    @property
+    def per_s(self) -> float | None:
+        """Tiles/s; None where there was no more than one item for each worker."""
+        return self.tiles / max(self._seconds, 1e-9) if self.tiles else None
+
+    @property
+    def start_s(self) -> float:
+        """Seconds that start-up took, without those of the items that were done by then."""
+        took = self._first - self._started
+        return max(0.0, took - self._at_start / (self.per_s or math.inf))
+
+    @property
+    def enough(self) -> bool:
+        """Whether it was measured for long enough."""
+        return self._seconds >= self._enough_s
 
 
 def progress_line(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylatent import schema
-from raylatent.bench.rates import bound_by, run_rates
 from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
 from raylatent.model.constant import ConstantLayer, Constants, constants_of_both
@@ -37,6 +36,60 @@ _CPU_SECONDS = {
     "decode": schema.DECODE_CPU_S,
     "write": schema.WRITE_CPU_S,
 }
+_PIXELS = frozenset({"read", "decode"})
+
+
+def bound_by(seconds: Mapping[str, float]) -> str | None:
+    """The stage that a job is bound by: that which most of the actors' time went to.
+
+    Where that is waiting for pixels: reading or decoding, which takes longer.
+
+    Args:
+        seconds: By stage: of threads that read and decode, of actors that transfer, run
+            the model and write; `wait` is how long models waited for pixels. Other
+            entries than stages (`wall`) do not count.
+
+    >>> bound_by({"read": 1, "decode": 8, "wait": 3, "forward": 2, "wall": 6})
+    'decode'
+    >>> bound_by({"read": 1, "decode": 8, "wait": 1, "forward": 2, "wall": 6})
+    'forward'
+    """
+    took = {k: v for k, v in seconds.items() if v > 0 and k in _SECONDS}
+    pixels = {k: v for k, v in took.items() if k in _PIXELS}
+    if "wait" not in took:  # nobody does: pixels are all that is made
+        return max(took, key=took.__getitem__, default=None)
+    actors = {k: v for k, v in took.items() if k not in pixels}
+    bound = max(actors, key=actors.__getitem__)
+    return max(pixels, key=pixels.__getitem__) if bound == "wait" and pixels else bound
+
+
+def run_rates(
+    tiles: int, seconds: Mapping[str, float], cpu: Mapping[str, float], *, gpus: float
+) -> dict[str, dict[str, float | str]]:
+    """A run's tiles/s of one core or of one GPU, by stage.
+
+    A model's CPU seconds are spread over torch's own threads, and are not known of a
+    run: it has a rate on GPUs alone.
+
+    Args:
+        tiles: That the run did.
+        seconds: By stage, as of `bound_by`.
+        cpu: CPU seconds of threads that read, decode and write.
+        gpus: Of an actor.
+
+    >>> run_rates(800, {"decode": 2.0, "forward": 4.0}, {"decode": 1.0}, gpus=0.5)
+    {'decode': {'tiles_per_s': 800.0, 'per': 'core'}, 'forward': {'tiles_per_s': 400.0, 'per': 'gpu'}}
+    """
+    found: dict[str, dict[str, float | str]] = {
+        stage: {"tiles_per_s": tiles / used, "per": "core"}
+        for stage, used in cpu.items()
+        if used > 0
+    }
+    for stage in ("transfer", "forward") if gpus else ():
+        if seconds.get(stage, 0.0) > 0:
+            rate = tiles / (seconds[stage] * gpus)
+            found[stage] = {"tiles_per_s": rate, "per": "gpu"}
+    return found
 
 
 class Tally:

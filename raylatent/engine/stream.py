@@ -1,6 +1,7 @@
 """Work items through an actor pool: one read task = one item = one block = one row."""
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +185,6 @@ def stream(
         enable_true_multi_threading=share.at_once > 1,
     )
     ledger = start_ledger()
-    made_with = (ledger, _RESTARTS * largest, actor, arguments, advice)
     watch = Watch(share, stall_timeout_s, advice.again)
     with quiet_ray_data(stall_timeout_s), watch:
         items = ray.data.read_datasource(
@@ -197,19 +197,20 @@ def stream(
             batch_size=1,
             batch_format="pyarrow",
             compute=compute,
-            fn_constructor_args=made_with,
+            fn_constructor_args=(ledger, _RESTARTS * largest, actor, arguments, advice),
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus or None,
         )
         try:
-            rows = iter(answers.iter_rows())
-            while True:
-                with watch.waiting():
-                    row = next(rows, None)
-                if row is None:
-                    break
-                ledger.done.remote()
-                yield row
+            rows: Any = iter(answers.iter_rows())
+            with closing(rows):  # or Ray Data goes on, and is not quiet any more
+                while True:
+                    with watch.waiting():
+                        row = next(rows, None)
+                    if row is None:
+                        break
+                    ledger.done.remote()
+                    yield row
         except (ExecutionTimeoutError, GaveUpError) as error:
             raise IncompleteError(watch.stalled(asked(ledger.deaths))) from error
         except _FAILURES as error:

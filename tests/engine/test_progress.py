@@ -7,7 +7,7 @@ import time
 import pytest
 
 from raylatent.engine import progress
-from raylatent.engine.progress import Progress, still_working
+from raylatent.engine.progress import Pace, Progress, still_working
 
 
 class Terminal(io.StringIO):
@@ -89,3 +89,30 @@ def test_work_without_known_progress_is_said_until_it_ends(caplog):
     said = len(caplog.messages)
     time.sleep(0.05)
     assert len(caplog.messages) == said
+
+
+def test_start_up_is_no_part_of_the_pace(clock):
+    """Two workers, each of 10 tiles/s once it has loaded for 30 s."""
+    pace = Pace(seconds=4)
+    pace.begin(workers=2)
+    clock[0] += 32
+    pace.add(20)
+    assert pace.per_s is None
+    pace.add(20)
+    for _ in range(2):
+        assert not pace.enough
+        clock[0] += 2
+        pace.add(20)
+        pace.add(20)
+    assert pace.enough
+    assert pace.tiles == 80
+    assert pace.per_s == pytest.approx(20)
+    assert pace.start_s == pytest.approx(30)
+
+
+def test_without_end_a_pace_never_has_enough(clock):
+    pace = Pace()
+    pace.add(1)
+    clock[0] += 1e9
+    pace.add(1)
+    assert not pace.enough

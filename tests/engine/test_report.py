@@ -1,14 +1,17 @@
 """What a report makes of the seconds that stages took."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from raylatent import schema
 from raylatent.engine.items import UnitResult, manifest, undone
-from raylatent.engine.report import RunReport, Tally
+from raylatent.engine.report import RunReport, Tally, bound_by
 from raylatent.model.constant import constant_layers
 from raylatent.source.units import Source, Unit
 from raylatent.storage import FileStat
@@ -38,6 +41,35 @@ def test_what_bound_a_run(seconds, bound):
     assert report_of(**seconds).bound_by == bound
 
 
+STAGES = ("read", "decode", "wait", "transfer", "forward", "write")
+positive = st.floats(1e-3, 1e3)
+spent = st.dictionaries(st.sampled_from(STAGES), positive, min_size=1)
+
+
+@given(spent, positive)
+def test_the_limit_does_not_depend_on_the_unit_of_time(took, factor):
+    apart = (b - a for a, b in pairwise(sorted(took.values())))
+    assume(min(apart, default=1.0) > 1e-6)  # rounding may turn equals
+    scaled = {stage: value * factor for stage, value in took.items()}
+    assert bound_by(scaled) == bound_by(took)
+
+
+@given(spent, positive)
+def test_the_limit_is_a_stage_that_took_time(took, wall):
+    limit = bound_by({**took, "wall": wall, "rows": 1e9})
+    assert limit in took
+    if {"read", "decode"} & set(took):
+        assert limit != "wait"
+    if limit not in {"read", "decode"} and "wait" in took:
+        others = {k: v for k, v in took.items() if k not in {"read", "decode"}}
+        assert took[limit] == max(others.values())
+
+
+def test_nothing_took_time():
+    assert bound_by({}) is None
+    assert bound_by({"wall": 3.0, "decode": 0.0}) is None
+
+
 def test_rates_are_of_stages_that_took_time():
     found = report_of(decode=4.0, wait=1.0, transfer=0.0, wall=10.0).as_json()
     latest = found["this_invocation"]
@@ -47,7 +79,7 @@ def test_rates_are_of_stages_that_took_time():
 
 
 def test_rates_are_of_one_core_or_one_gpu():
-    """CPU seconds, as a benchmark's: threads also wait, for one another and for disks."""
+    """CPU seconds: threads also wait, for one another and for disks."""
     seconds = {"read": 1.0, "decode": 4.0, "wait": 1.0, "forward": 2.0, "wall": 9.0}
     cpu = {"read": 0.0, "decode": 1.0, "write": 0.5}
 

@@ -3,21 +3,17 @@
 import json
 import subprocess
 import sys
+import tempfile
 
+import numpy as np
 import pytest
-import torch
 
+from raylatent import bench
 from raylatent.config import BenchConfig
-from raylatent.engine import bench
-from raylatent.engine.actors import ActorOptions, DriverModel, PackedSpec
-from raylatent.engine.measuring import measure_here
-from raylatent.errors import ConfigError, ModelError
-from raylatent.model.features import Features
-from raylatent.model.rows import RowOptions
-from raylatent.model.spec import model_spec
+from raylatent.errors import ConfigError
 from tests.jobs.test_jobs import JOBS, job, lines_of
 
-STAGES = {"read", "decode", "forward", "write", "load", "place", "cells", "draw"}
+STAGES = {"read", "decode", "wait", "forward", "write"}
 
 
 @pytest.mark.ray
@@ -30,18 +26,18 @@ def test_bench(ray_session, golden_tfrecords, golden_model, tmp_path, capfd):
     assert job("bench")(*argv) == 0
     lines = lines_of(capfd.readouterr().out)
     for stage in STAGES:
-        assert "tiles/s a core" in lines[stage]
-    assert "there is no GPU" in lines["transfer"]
+        assert "for 1,000 tiles" in lines[stage]
+    assert "transfer" not in lines  # there is no GPU
     assert lines["job"].split()[1:3] == ["146", "tiles:"]
     found = json.loads((tmp_path / "found.json").read_text())
-    (node,) = found["nodes"]
-    assert set(node["stages"]) == STAGES
-    assert node["limit"] == lines["limit"].split()[1]
-    assert (node["cpus"], node["count"], found["forecast"]["tiles"]) == (2, 1, 146)
-    took = found["forecast"]["activations_s"]
-    alone = 146 / node["actor_tiles_per_s"] / node["actors"]
-    cores = 146 / node["most_by_part"]["cores"]
-    assert took == pytest.approx(max(alone, cores))
+    assert found["limit"] == lines["limit"].split()[1]
+    job_s = found["forecast_s"]
+    assert (found["cluster"]["nodes"], found["cluster"]["cpus"]) == (1, 2)
+    assert (found["tiles"], found["map"]["sample"]) == (146, 146)
+    assert job_s["activations"] == pytest.approx(146 / found["tiles_per_s"])
+    assert list(job_s) == ["start", "activations", "fit", "placement", "mosaic"]
+    assert min(job_s.values()) > 0
+    assert found["parquet_bytes"] > 146 * 4
     assert not out.exists()  # what was written is gone, and what was made for it
 
 
@@ -51,10 +47,26 @@ def test_a_forecast_for_more_tiles_leaves_a_run_alone(
 ):
     before = sorted(finished_run.out.rglob("*"))
     argv = ["--tfrecords", finished_run.sources, "--model", golden_model]
-    more = ["--out", finished_run.out, "--tiles", "5000", "--seconds", "0.1"]
+    more = ["--out", finished_run.out, "--tiles", "500", "--seconds", "0.1"]
     assert job("bench")(*argv, *more) == 0
-    assert "5,000 tiles" in lines_of(capfd.readouterr().out)["job"]
+    assert "500 tiles" in lines_of(capfd.readouterr().out)["job"]
     assert sorted(finished_run.out.rglob("*")) == before
+
+
+@pytest.mark.ray
+def test_the_rest_of_a_slide_is_left_undone(
+    ray_session, goldens, golden_model, tmp_path, capfd, monkeypatch
+):
+    """Without --out rows go to the temporary folder, from which they are removed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    argv = ["--slides", goldens / "wsi_a.tif", "--tile-um", "96", "--mpp", "1"]
+    argv += ["--qc", "none", "--model", golden_model, "--seconds", "0.01"]
+    argv += ["--batch-size", "16", "--unit-tiles", "16"]
+    assert job("bench")(*argv) == 0
+    lines = lines_of(capfd.readouterr().out)
+    measured, tiles = (int(lines[name].split()[1]) for name in ("measured", "job"))
+    assert 32 <= measured < tiles
+    assert list(tmp_path.glob("*bench*")) == []
 
 
 @pytest.mark.ray
@@ -63,7 +75,7 @@ def test_sources_that_cannot_be_read(ray_session, golden_model, tmp_path, capfd)
     argv = ["--tfrecords", tmp_path, "--model", golden_model, "--seconds", "0.1"]
     assert job("bench")(*argv) == 1
     said = capfd.readouterr().err
-    assert "no tile can be read" in said
+    assert "there is no tile to work on" in said
     assert "a.tfrecords" in said
     assert "Traceback" not in said
 
@@ -95,24 +107,12 @@ def test_what_the_job_refuses_is_refused(goldens, golden_model, capfd):
     assert "64" in capfd.readouterr().err
 
 
-def test_another_model_on_a_node_is_refused(golden_tfrecords, golden_model):
-    spec = model_spec(str(golden_model))
-    options = ActorOptions(
-        run="",
-        token="",
-        fingerprint="",
-        model=DriverModel.of(Features(torch.nn.Flatten(), tile_px=8)),
-        layers=("postconv",),
-        pooling="avg",
-        batch_size=16,
-        mixed_precision=False,
-        compiled=False,
-        threads=1,
-        reader=None,
-        rows=RowOptions(),
-    )
-    with pytest.raises(ModelError, match="another model than the driver"):
-        measure_here(PackedSpec.pack(spec), None, options, None)
+def test_rows_that_are_like_others():
+    rows = np.random.default_rng(0).random((90, 8), np.float32)
+    made = bench.like(rows, 400, seed=1)
+    assert (made.shape, made.dtype) == ((400, 8), np.float32)
+    assert len(np.unique(np.concatenate([rows, made]), axis=0)) == 490
+    assert np.abs(made[:90] - rows).max() < 0.6 * rows.std()
 
 
 def test_where_json_cannot_go_is_known_before_all_is_measured(

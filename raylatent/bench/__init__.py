@@ -1,1 +1,0 @@
-"""How fast each stage is here, what bounds a job, and what would help."""
