@@ -16,6 +16,7 @@ from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.connection import connect
 from raylatent.engine.done import complaint
 from raylatent.engine.placement import place_rows
+from raylatent.engine.progress import still_working
 from raylatent.engine.sampling import sample_rows
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import MapError, RunError, StorageError
@@ -98,8 +99,7 @@ def build_map(
             place(broken, fitted)
         else:
             rows, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
-            say_fit(rows, layer, params)
-            fitted = fit_map(rows, params)
+            fitted = _fit(rows, layer, params)
             about |= {"quality": measured(fitted, rows, held)}
             claim.check()
             # From here on, and until map.json is back, there is no map of this name.
@@ -201,6 +201,12 @@ def _parts_of(run: RunDirectory) -> list[Part]:
     return parts
 
 
+def _fit(rows: NDArray[np.float32], layer: str, params: MapParameters) -> FittedMap:
+    say_fit(rows, layer, params)
+    with still_working("fitting UMAP"):
+        return fit_map(rows, params)
+
+
 def say_fit(features: NDArray[np.float32], layer: str, params: MapParameters) -> None:
     """Say on what UMAP is fitted, and where that cannot tell anything."""
     logger.info("fitting UMAP on %d rows", len(features))
@@ -286,6 +292,9 @@ def _check_complete(run: RunDirectory, parts: Sequence[Part]) -> None:
 
 def _layer_of(run: RunDirectory, layer: str) -> str:
     layers = list(run.layers())
+    if not layer and len(layers) > 1:
+        shown = ", ".join(layers)
+        logger.info("of layers %s the first is mapped: --layer names another", shown)
     if not layer:
         return layers[0]
     if layer not in layers:

@@ -340,7 +340,7 @@ def check_sources(store: Store, checks: Sequence[SourceCheck]) -> SourcesFound:
     reachable = True
     for check in checks:
         state = None
-        if reachable:
+        if reachable and check.source.stat.is_known:
             state, reachable = _state(check)
         if state is not None:
             found.states[state] += 1

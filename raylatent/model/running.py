@@ -1,18 +1,31 @@
 """Running any model on a batch: in evaluation mode, without gradients."""
 
+import importlib
+import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+import raylatent
 from raylatent.errors import PassError, RaylatentError
 from raylatent.model.outputs import first_tensor
 from raylatent.model.torchvision_operators import missing_operator
 from raylatent.storage import reason
 
 T = TypeVar("T")
+
+_NOT_THE_MODELS = (
+    "<",
+    *(
+        f"{Path(str(package.__file__)).parent}{os.sep}"
+        for package in (torch, raylatent, importlib)
+    ),
+)
 
 
 class StopForward(Exception):  # noqa: N818  (a signal, not an error)
@@ -52,8 +65,20 @@ def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T
         raise
     except (Exception, SystemExit) as error:  # a model's code may raise anything
         why = missing_operator(error) or f"{type(error).__name__}: {reason(error)}"
+        why += raised_at(error)
         message = f"the model fails on a batch of shape {tuple(batch.shape)}: {why}"
         raise PassError(message) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """Where in a model's own code an exception arose: ` (net.py:22, in forward)`.
+
+    Torch's own lines and ours, and those of an import, say nothing to its author.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_NOT_THE_MODELS):
+            return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
+    return ""
 
 
 def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:
