@@ -16,6 +16,7 @@ from raylatent.run import RunDirectory
 from raylatent.run.manifest import put_run_manifest, read_manifest
 from raylatent.run.verification import BROKEN, INCOMPLETE, MISSING, WRONG
 from raylatent.seal import content_digest, sealed_json, sealed_parquet
+from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
 from tests.tampering import TAMPERINGS, A, Q, edit, reseal, rewrite
 from tests.tampering_seals import NEEDS_THE_MANIFEST, OF_SEALS
@@ -78,6 +79,25 @@ def test_maps_and_mosaics_of_what_was_before(made, verify_here):
     reseal("maps/default/map.json", quality={})(made.out)
     report = verify_here(made.out)
     assert any("the mosaic default is of another map" in n for n in report.notes)
+
+
+def test_what_python_saves_into_a_run_is_listed(made, verify_here):
+    """A map saved over another, a mosaic drawn anew, and pictures of somebody's own."""
+    run = RunDirectory(str(made.out))
+    folder = f"{made.out}/maps/default"
+    slide_map = SlideMap.load(folder)
+    slide_map.save(folder)
+    slide_map.save(f"{made.out}/maps/copy")
+    slide_map.save(f"{folder}/mine.png")
+    mosaic = slide_map.generate_mosaic(num_tiles_x=3, cell_px=16)
+    mosaic.save(f"{made.out}/mosaics/default")
+    report = verify_here(made.out)
+    assert report.findings == []
+    assert report.points == dict.fromkeys(("copy", "default"), N_TILES - N_BAD)
+    assert run.store.list("manifest") == [
+        f"manifest/{name}.parquet"
+        for name in ("activations", "map-copy", "map-default", "mosaic-default")
+    ]
 
 
 def test_a_manifest_is_that_of_the_files(made):

@@ -6,7 +6,7 @@ from raylatent.cli.saying import fail, say
 from raylatent.config import VerifyConfig
 
 if TYPE_CHECKING:
-    from raylatent.engine.verify import VerifyReport
+    from raylatent.run.verification import Verification
 
 _SHOWN = 50
 
@@ -33,7 +33,7 @@ def verify(config: VerifyConfig) -> int:
     return 0
 
 
-def _say_counts(report: "VerifyReport") -> None:
+def _say_counts(report: "Verification") -> None:
     counts = report.counts
     say(
         f"slides    {counts['slides']:,}, {counts['rows']:,} rows, "

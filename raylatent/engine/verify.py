@@ -2,8 +2,8 @@
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from raylatent.run import (
 )
 from raylatent.run.layout import FOLDERS, MANIFESTS, manifest_of
 from raylatent.run.litter import ASIDE, asides
-from raylatent.run.manifest import Files, is_ours, read_manifest, told_digests
+from raylatent.run.manifest import is_ours, read_manifest, told_digests
 from raylatent.run.settings import CLEARING, parse_settings
 from raylatent.run.verification import (
     BROKEN,
@@ -59,36 +59,11 @@ from raylatent.storage import FileStat, Store, file_stat
 UNCHANGED, CHANGED, GONE = "as they were", "changed", "gone"
 _TOGETHER = 32  # files that a task reads, sources that it looks at
 _NAMED = 20  # broken records of one source that are named
+_RECORDS = "records"
 _WHILE_WORKED_ON = frozenset({BROKEN, FOREIGN})
 
 
-@dataclass(kw_only=True)
-class VerifyReport:
-    """What a verification found.
-
-    Attributes:
-        run: The run directory.
-        worked_on_by: The driver that works on it, None where none does.
-        findings: What is wrong.
-        notes: What is worth knowing, and is not wrong.
-        counts: `slides`, `parts`, `rows`, `quarantined`, `bytes`, `missing`,
-            `records`.
-        points: By map.
-        mosaics: Names.
-        sources: How many are as they were, changed, gone.
-    """
-
-    run: str
-    worked_on_by: str | None = None
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    points: dict[str, int] = field(default_factory=dict)
-    mosaics: list[str] = field(default_factory=list)
-    sources: Counter[str] = field(default_factory=Counter)
-
-
-def verify_run(config: VerifyConfig) -> VerifyReport:
+def verify_run(config: VerifyConfig) -> Verification:
     """Check every byte that a run's verbs left, and that all tiles are there, each once.
 
     Args:
@@ -102,45 +77,30 @@ def verify_run(config: VerifyConfig) -> VerifyReport:
     refuse_temporary_copy("RUN", [config.directory])
     store = Store(config.directory)
     worker = worker_of(store)
-    findings: dict[str, Finding] = {}
-    settings = _settings(store, findings)
-    found = [name for folder in FOLDERS for name in store.list(folder)]
-    names = [name for name in found if is_ours(name)]
-    listed, manifests = _manifests(store, findings)
-    proof = RUN_JSON if store.exists(RUN_JSON) else next(iter(names), None)
+    found = Verification(run=store.uri)
+    settings = _settings(store, found)
+    there = [name for folder in FOLDERS for name in store.list(folder)]
+    names = {name for name in there if is_ours(name)}
+    proof = RUN_JSON if store.exists(RUN_JSON) else min(names, default=None)
     if proof is None:
         message = f"{store.uri} is no run directory: it has no {RUN_JSON}"
         raise RunError(message)
-    sources = _sources(store, findings)
+    _read_manifests(store, found)
+    sources = _sources(store, found)
+    run = _directory(store.uri, settings, found.manifests)
+    found.verb, found.fingerprint = run.verb, settings.get("fingerprint")
+    found.plan = _planned(sources)
     connect()
-    states = _read(store, proof, {*names, *listed, RUN_JSON, SOURCES, REPORT})
-    run = _directory(store.uri, settings, manifests)
-    checked = Verification(
-        verb=run.verb,
-        fingerprint=settings.get("fingerprint"),
-        states=states,
-        listed=listed,
-        manifests=manifests,
-        plan=_planned(sources),
-        findings=findings,
-    )
-    checked.compare()
-    for name in found:
-        if not is_ours(name):
-            checked.add(FOREIGN, name, "it is none of ours")
-    report = VerifyReport(
-        run=store.uri,
-        findings=list(checked.findings.values()),
-        notes=checked.notes,
-        counts=checked.counts,
-        points=checked.points,
-        mosaics=checked.mosaics,
-    )
-    report.counts["slides"] = len(sources or ())
-    _check_sources(store, report, sources or (), checked, config.source_root)
-    _note_failed(report, states)
-    _note_claim(run, report, worker or worker_of(store))
-    return report
+    every = {*names, *found.listed, RUN_JSON, SOURCES, REPORT}
+    found.states = _read(store, proof, every)
+    found.compare()
+    for name in there:
+        if name not in names:
+            found.add(FOREIGN, name, "it is none of ours")
+    _check_sources(store, found, sources or (), config.source_root)
+    _note_failed(found)
+    _note_claim(run, found, worker or worker_of(store))
+    return found
 
 
 def _planned(sources: Sequence[Source] | None) -> dict[str, Planned] | None:
@@ -158,7 +118,7 @@ def _planned(sources: Sequence[Source] | None) -> dict[str, Planned] | None:
 
 
 def _directory(
-    uri: str, settings: Mapping[str, Any], manifests: frozenset[str]
+    uri: str, settings: Mapping[str, Any], manifests: Collection[str]
 ) -> RunDirectory:
     """The run as the verb has it that made it."""
     extracts = settings.get("fields", {}).get("job") == ExtractionDirectory.verb
@@ -167,50 +127,43 @@ def _directory(
     return RunDirectory(uri)
 
 
-def _settings(store: Store, findings: dict[str, Finding]) -> Mapping[str, Any]:
+def _settings(store: Store, found: Verification) -> Mapping[str, Any]:
     """What run.json says; nothing where it cannot be read."""
     if not store.exists(RUN_JSON):
-        findings[RUN_JSON] = Finding(MISSING, RUN_JSON, "the run has none")
+        found.add(MISSING, RUN_JSON, "the run has none")
         return {}
-    data = store.read(RUN_JSON)
     try:
-        settings = parse_settings(data, store.uri)
+        settings = parse_settings(store.read(RUN_JSON), store.uri)
     except VersionError:
         raise
     except RunError as error:
         says = str(error).removeprefix(f"{store.uri}/{RUN_JSON} ")
-        findings[RUN_JSON] = Finding(BROKEN, RUN_JSON, says)
+        found.add(BROKEN, RUN_JSON, says)
         return {}
     if CLEARING in settings:
         says = "its driver stopped while it overwrote another run: run again"
-        findings[RUN_JSON] = Finding(INCOMPLETE, RUN_JSON, says)
+        found.add(INCOMPLETE, RUN_JSON, says)
         return {}
     return settings
 
 
-def _manifests(
-    store: Store, findings: dict[str, Finding]
-) -> tuple[Files, frozenset[str]]:
-    """The files of all manifests that can be read, and the names of these."""
-    listed: Files = {}
-    sound = set()
+def _read_manifests(store: Store, found: Verification) -> None:
     for name in store.list(MANIFESTS):
         try:
-            listed |= read_manifest(store, name)
-            sound.add(name)
+            found.listed |= read_manifest(store, name)
+            found.manifests.add(name)
         except BrokenPartError as error:
-            findings[name] = Finding(BROKEN, name, error.why)
-    return listed, frozenset(sound)
+            found.add(BROKEN, name, error.why)
 
 
-def _sources(store: Store, findings: dict[str, Finding]) -> list[Source] | None:
+def _sources(store: Store, found: Verification) -> list[Source] | None:
     """The plan, None where it cannot be read."""
     if not store.exists(SOURCES):
         return None
     try:
         return read_plan(store, SOURCES)
     except BrokenPartError as error:
-        findings[SOURCES] = Finding(BROKEN, SOURCES, error.why)
+        found.add(BROKEN, SOURCES, error.why)
         return None
 
 
@@ -270,87 +223,73 @@ class SourceCheck:
     parts: tuple[str, ...] = ()
 
 
-@dataclass(kw_only=True)
-class SourcesFound:
-    """What became of some sources.
-
-    Attributes:
-        states: How many are as they were, changed, gone.
-        records: That were checked.
-        findings: What is wrong with them.
-    """
-
-    states: Counter[str] = field(default_factory=Counter)
-    records: int = 0
-    findings: list[Finding] = field(default_factory=list)
-
-
 def _check_sources(
-    store: Store,
-    report: VerifyReport,
-    sources: Sequence[Source],
-    checked: Verification,
-    root: str,
+    store: Store, found: Verification, sources: Sequence[Source], root: str
 ) -> None:
     """Say what became of the sources; where they were moved, check their records."""
-    where = _where(sources, root)
+    where = {source.slide: source.uri for source in sources}
     parts: dict[str, list[str]] = {}
-    for name in checked.states:
-        if name.startswith(f"{ACTIVATIONS}/") and name not in checked.findings:
-            parts.setdefault(str(slide_of(name)), []).append(name)
+    if root:
+        where = _moved(sources, root)
+        for state in found.sound_below(ACTIVATIONS):
+            parts.setdefault(str(slide_of(state.name)), []).append(state.name)
     checks = [
         SourceCheck(
             source=source,
-            uri=where.get(source.slide) if root else source.uri,
-            parts=tuple(parts.get(source.slide, ()))
-            if root and not source.is_slide
-            else (),
+            uri=where.get(source.slide),
+            parts=() if source.is_slide else tuple(parts.get(source.slide, ())),
         )
         for source in sources
     ]
     batches = [checks[i : i + _TOGETHER] for i in range(0, len(checks), _TOGETHER)]
-    for found in spread(check_sources, ((store, batch) for batch in batches)):
-        report.sources += found.states
-        report.counts["records"] += found.records
-        report.findings += found.findings
+    for states, findings in spread(check_sources, ((store, b) for b in batches)):
+        found.counts["records"] += states.pop(_RECORDS, 0)
+        found.sources += states
+        found.findings += findings
 
 
-def _where(sources: Sequence[Source], root: str) -> dict[str, str]:
+def _moved(sources: Sequence[Source], root: str) -> dict[str, str]:
     """Where the sources are below a folder that they were moved to.
 
     Raises:
         SourceError: The folder is not there, or has two files of one slide.
     """
-    found: dict[str, str] = {}
+    where: dict[str, str] = {}
     for kind, is_slide in ((TFRECORD_FILES, False), (SLIDE_FILES, True)):
         slides = {source.slide for source in sources if source.is_slide == is_slide}
-        if root and slides:
-            found |= kind.below([root], slides, may_lack=True)
-    return found
+        if slides:
+            where |= kind.below([root], slides, may_lack=True)
+    return where
 
 
-def check_sources(store: Store, checks: Sequence[SourceCheck]) -> SourcesFound:
+def check_sources(
+    store: Store, checks: Sequence[SourceCheck]
+) -> tuple[Counter[str], list[Finding]]:
     """Look whether sources are as they were planned, and at their records: a task's work.
 
     Args:
         store: The run directory.
         checks: The sources.
+
+    Returns:
+        How many are as they were, changed, gone, and how many records were read; and
+        what is wrong with these.
     """
-    found = SourcesFound()
+    counts: Counter[str] = Counter()
+    findings: list[Finding] = []
     reachable = True
     for check in checks:
-        state = None
         if reachable and check.source.stat.is_known:
             state, reachable = _state(check)
-        if state is not None:
-            found.states[state] += 1
+            counts.update([] if state is None else [state])
         if check.parts and check.uri is None:
             where = f"the source of slide {check.source.slide!r}"
-            says = "it is not below --source-root"
-            found.findings.append(Finding(MISSING, where, says))
+            findings.append(Finding(MISSING, where, "it is not below --source-root"))
         elif check.parts and check.uri is not None:
-            _check_records(store, check.uri, check.parts, found)
-    return found
+            n_records, wrong = _check_records(store, check.uri, check.parts)
+            counts[_RECORDS] += n_records
+            findings += wrong
+    return counts, findings
 
 
 def _state(check: SourceCheck) -> tuple[str | None, bool]:
@@ -370,55 +309,51 @@ def _state(check: SourceCheck) -> tuple[str | None, bool]:
 
 
 def _check_records(
-    store: Store, uri: str, parts: Sequence[str], found: SourcesFound
-) -> None:
-    """Check the frame of each record that rows refer to."""
-    n_broken = 0
+    store: Store, uri: str, parts: Sequence[str]
+) -> tuple[int, list[Finding]]:
+    """Check the frame of each record that rows refer to; how many, and what is wrong."""
+    n_records = 0
+    broken: list[str] = []
     for name in parts:
         table = read_part(store, name, [schema.OFFSET, schema.LENGTH])
         frames = table.filter(table[schema.OFFSET].is_valid())
         try:
-            broken = _broken_records(uri, frames)
+            broken += _broken_records(uri, frames)
         except StorageError as error:
-            found.findings.append(Finding(BROKEN, uri, str(error)))
-            return
-        found.records += len(frames)
-        for offset, why in broken:
-            n_broken += 1
-            if n_broken <= _NAMED:
-                says = f"the record at byte {offset}: {why}"
-                found.findings.append(Finding(BROKEN, uri, says))
-    if n_broken > _NAMED:
-        says = f"{n_broken - _NAMED} more records are broken"
-        found.findings.append(Finding(BROKEN, uri, says))
+            broken.append(str(error))
+            break
+        n_records += len(frames)
+    if len(broken) > _NAMED:
+        broken[_NAMED:] = [f"{len(broken) - _NAMED} more records are broken"]
+    return n_records, [Finding(BROKEN, uri, says) for says in broken]
 
 
-def _broken_records(uri: str, frames: pa.Table) -> list[tuple[int, str]]:
-    """Offsets of records whose frame is not what it was, and why."""
+def _broken_records(uri: str, frames: pa.Table) -> list[str]:
+    """Which records' frames are not what they were, and why."""
     offsets = frames[schema.OFFSET].to_numpy()
     lengths = frames[schema.LENGTH].to_numpy()
     order = np.argsort(offsets, kind="stable")
     payloads = iter_records(uri, offsets[order], lengths[order])
     return [
-        (int(offsets[i]), str(payload))
+        f"the record at byte {offsets[i]}: {payload}"
         for i, payload in zip(order, payloads, strict=True)
         if isinstance(payload, ContentError)
     ]
 
 
-def _note_failed(report: VerifyReport, states: Mapping[str, FileState]) -> None:
+def _note_failed(found: Verification) -> None:
     """Say which slides failed: what is there of them is sound, and it is not all."""
-    told = states.get(REPORT)
-    failed = {} if told is None else told.about.get("failed")
+    report = found.states.get(REPORT)
+    failed = None if report is None else report.about.get("failed")
     if isinstance(failed, dict) and failed:
-        report.notes.append(
+        found.notes.append(
             f"{len(failed)} slides failed when the run ended, as {next(iter(failed))!r}: "
             "report.json says why, and the same command tries them again"
         )
 
 
 def _note_claim(
-    run: RunDirectory, report: VerifyReport, worker: tuple[str, str] | None
+    run: RunDirectory, found: Verification, worker: tuple[str, str] | None
 ) -> None:
     """Say who works on the run, and what drivers that are gone left.
 
@@ -426,22 +361,22 @@ def _note_claim(
     """
     token = None
     if worker is not None:
-        token, report.worked_on_by = worker
-        kept = [one for one in report.findings if one.kind in _WHILE_WORKED_ON]
-        n_left = len(report.findings) - len(kept)
-        report.findings = kept
-        report.notes = [
-            f"the run is being worked on by {report.worked_on_by}: parts may come and "
+        token, found.worked_on_by = worker
+        kept = [one for one in found.findings if one.kind in _WHILE_WORKED_ON]
+        n_left = len(found.findings) - len(kept)
+        found.findings = kept
+        found.notes = [
+            f"the run is being worked on by {found.worked_on_by}: parts may come and "
             f"go, so what is lacking is not counted ({n_left} such things): verify it "
             "again when that driver has ended"
         ]
     elif run.store.exists(CLAIM):
-        report.notes.append(
+        found.notes.append(
             f"{CLAIM} was left by a driver that is gone: run the same command again"
         )
     for name in asides(run):
         match = ASIDE.fullmatch(name.rsplit("/", 1)[-1])
         if match is None or match["token"] is None or match["token"] != token:
-            report.notes.append(
+            found.notes.append(
                 f"{name} was left by a writer that is gone, or is still being written"
             )

@@ -208,7 +208,7 @@ def take_manifest(store: Store, name: str) -> Files:
 
 
 @contextmanager
-def relisted(folder: str) -> Iterator[dict[str, str]]:
+def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
     """The manifest of a map or mosaic while some of its files are written anew.
 
     It is deleted before, and put in place at the end of the block, which gives the
@@ -216,6 +216,7 @@ def relisted(folder: str) -> Iterator[dict[str, str]]:
 
     Args:
         folder: Of the map or mosaic.
+        anew: Whether all files are, so that nothing of the manifest before holds.
 
     Yields:
         Digests by the name of a file in the folder, to be filled in.
@@ -227,7 +228,7 @@ def relisted(folder: str) -> Iterator[dict[str, str]]:
     if place is not None:
         store, manifest = place
         own = folder.removeprefix(f"{store.uri}/")
-        known = {path: listed.digest for path, listed in before.items()}
+        known = {} if anew else {path: one.digest for path, one in before.items()}
         known |= {f"{own}/{name}": digest for name, digest in digests.items()}
         put_manifest(store, manifest, list_files(store, [own], (), known))
 

@@ -150,36 +150,45 @@ class Planned:
 
 @dataclass(kw_only=True)
 class Verification:
-    """A run's files and what is wrong with them.
+    """A run's files, and what is wrong with them.
 
     Attributes:
-        verb: What made the run.
+        run: The run directory.
+        verb: What made it.
         fingerprint: Of the run, None where run.json cannot be read.
-        states: The files that are there, by name.
         listed: The files of all manifests.
         manifests: Names of the manifests that can be read.
         plan: By slide, None where it cannot be read.
-        findings: What is wrong, by file: the first thing that was found.
+        states: The files that are there, by name.
+        findings: What is wrong; of a file the first thing that was found.
         notes: What is worth knowing, and is not wrong.
-        counts: `rows`, `quarantined`, `missing` tiles; `parts`, `bytes` that were read.
+        counts: `slides`; `rows`, `quarantined`, `missing` tiles; `parts`, `bytes`,
+            `records` of sources that were read.
         points: By map.
         mosaics: Names.
+        sources: How many are as they were, changed, gone.
+        worked_on_by: The driver that works on the run, None where none does.
     """
 
-    verb: str
-    fingerprint: str | None
-    states: Mapping[str, FileState]
-    listed: Files
-    manifests: frozenset[str]
-    plan: Mapping[str, Planned] | None
-    findings: dict[str, Finding]
+    run: str
+    verb: str = ""
+    fingerprint: str | None = None
+    listed: Files = field(default_factory=dict)
+    manifests: set[str] = field(default_factory=set)
+    plan: Mapping[str, Planned] | None = None
+    states: Mapping[str, FileState] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     points: dict[str, int] = field(default_factory=dict)
     mosaics: list[str] = field(default_factory=list)
+    sources: Counter[str] = field(default_factory=Counter)
+    worked_on_by: str | None = None
+    _wrong: set[str] = field(default_factory=set)
 
     def compare(self) -> None:
-        """Find what is wrong."""
+        """Find what is wrong with the files that were read."""
+        self.counts["slides"] = len(self.plan or ())
         for state in self.states.values():
             if state.why is not None:
                 self.add(BROKEN, state.name, state.why)
@@ -197,7 +206,9 @@ class Verification:
 
     def add(self, kind: str, name: str, says: str) -> None:
         """Add a finding, unless there is one of this file already."""
-        self.findings.setdefault(name, Finding(kind, name, says))
+        if name not in self._wrong:
+            self._wrong.add(name)
+            self.findings.append(Finding(kind, name, says))
 
     def _compare_listed(self) -> None:
         for name, listed in self.listed.items():
@@ -281,23 +292,23 @@ class Verification:
         found = (name.split("/") for name in names if name.startswith(f"{folder}/"))
         return sorted({parts[1] for parts in found})
 
-    def _below(self, folder: str) -> Iterator[FileState]:
+    def sound_below(self, folder: str) -> Iterator[FileState]:
         """The files below a folder that nothing is wrong with."""
         for name, state in self.states.items():
-            if name.startswith(f"{folder}/") and name not in self.findings:
+            if name.startswith(f"{folder}/") and name not in self._wrong:
                 yield state
 
     def _count_tiles(self) -> None:
         """Promise 1: each planned tile is a row, or quarantined."""
         rows: Counter[str] = Counter()
         bad: Counter[str] = Counter()
-        extracted = {str(slide_of(s.name)) for s in self._below(layout.FINISHED)}
-        for state in self._below(layout.FINISHED):
-            rows[str(slide_of(state.name))] += int(state.about["tiles"])
-        for state in self._below(layout.QUARANTINE):
+        extracted = {str(slide_of(s.name)) for s in self.sound_below(layout.FINISHED)}
+        for state in self.sound_below(layout.FINISHED):
+            rows[str(slide_of(state.name))] += state.about.get("tiles", 0)
+        for state in self.sound_below(layout.QUARANTINE):
             if slide_of(state.name) in extracted:
                 bad[str(slide_of(state.name))] += state.rows
-        for state in list(self._below(self._stage)):
+        for state in list(self.sound_below(self._stage)):
             slide = str(slide_of(state.name))
             if slide not in extracted:
                 rows[slide] += state.rows
@@ -321,12 +332,12 @@ class Verification:
             self.add(MISSING, name, f"its part has {n_bad} quarantined tiles")
         elif state.rows != n_bad:
             self.add(WRONG, name, f"it has {state.rows} rows, its part tells {n_bad}")
-        return n_bad if name not in self.findings else 0
+        return n_bad if name not in self._wrong else 0
 
     def _compare_with_plan(self, tiles: Mapping[str, int]) -> None:
         if self.plan is None:
             return
-        damaged = {slide_of(name) for name in self.findings}
+        damaged = {slide_of(name) for name in self._wrong}
         for slide in sorted({*self.plan, *tiles}):
             planned = self.plan.get(slide)
             n_indexed = 0 if planned is None else planned.n_indexed
@@ -344,11 +355,13 @@ class Verification:
                 self.add(WRONG, name, says)
 
     def _compare_maps(self) -> None:
-        damaged = any(name.startswith(layout.ACTIVATIONS) for name in self.findings)
+        damaged = any(name.startswith(layout.ACTIVATIONS) for name in self._wrong)
         current = rows_digest(self._row_parts())
         for name in self._outputs(layout.MAPS):
             folder = f"{layout.MAPS}/{name}"
-            self.points[name] = sum(s.rows for s in self._below(f"{folder}/points"))
+            self.points[name] = sum(
+                s.rows for s in self.sound_below(f"{folder}/points")
+            )
             info = self.states.get(f"{folder}/{MAP_JSON}", FileState(name="")).about
             if not damaged and info.get("rows", current) != current:
                 self.notes.append(
@@ -357,7 +370,7 @@ class Verification:
                 )
             points = info.get("points")
             told = points.get("rows") if isinstance(points, dict) else None
-            whole = not any(name.startswith(folder) for name in self.findings)
+            whole = not any(name.startswith(f"{folder}/") for name in self._wrong)
             if whole and told not in {None, self.points[name]}:
                 says = f"it has {told} points, there are {self.points[name]}"
                 self.add(WRONG, f"{folder}/{MAP_JSON}", says)
@@ -372,7 +385,7 @@ class Verification:
                 rows=state.rows,
                 footer=state.about,
             )
-            for state in self._below(layout.ACTIVATIONS)
+            for state in self.sound_below(layout.ACTIVATIONS)
             if state.rows
         ]
         return sorted(parts, key=lambda part: (part.slide, part.name))
@@ -381,7 +394,9 @@ class Verification:
         self.mosaics = self._outputs(layout.MOSAICS)
         for name in self.mosaics:
             mosaic = self.states.get(f"{layout.MOSAICS}/{name}/{MOSAIC_JSON}")
-            drawn = {} if mosaic is None else mosaic.about.get("map", {})
+            drawn = None if mosaic is None else mosaic.about.get("map")
+            if not isinstance(drawn, dict):
+                continue  # of arrays, or drawn in Python
             of_map = self.states.get(f"{layout.MAPS}/{drawn.get('name')}/{MAP_JSON}")
             if of_map is not None and of_map.digest not in {None, drawn.get("digest")}:
                 self.notes.append(

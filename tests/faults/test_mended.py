@@ -143,6 +143,7 @@ def test_the_plan_and_run_json(made, rerun):
     before = inodes(made.out)
     truncate("sources.parquet")(made.out)
     truncate("run.json")(made.out)
+    truncate("manifest/activations.parquet")(made.out)
     said = rerun()
     assert changed(made.out, before) == set()
     assert "sources.parquet is broken and is made anew" in said
