@@ -12,6 +12,7 @@
     │   └── MapError          a map or mosaic that cannot be made or opened
     ├── RunError              a run directory that is refused
     │   ├── FingerprintError  it holds another configuration's rows
+    │   ├── VersionError      another version of raylatent made it
     │   ├── ClaimError        another driver is working on it
     │   └── VisibilityError   a node does not see it, the sources or the model
     ├── ContentError          one tile's bytes are bad: becomes a quarantine row
@@ -77,6 +78,10 @@ class FingerprintError(RunError):
     """The run directory holds rows of another configuration."""
 
 
+class VersionError(RunError):
+    """The run was made by another version of raylatent."""
+
+
 class ClaimError(RunError):
     """Another driver is working on the run directory, or took it over."""
 
@@ -111,7 +116,17 @@ class StorageError(RaylatentError):
 
 
 class BrokenPartError(StorageError):
-    """A part's bytes are not those that were written; its unit is not done."""
+    """A part's bytes are not those that were written; its unit is not done.
+
+    Args:
+        message: The whole sentence.
+        why: What is wrong, without the name of the file.
+    """
+
+    def __init__(self, message: str, why: str = "") -> None:
+        """See the class."""
+        super().__init__(message)
+        self.why = why or message
 
 
 class IncompleteError(RaylatentError):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from raylatent.montage.images import Tile, array_tiles, stored_tiles
 from raylatent.montage.points import Rule
 from raylatent.montage.render import Look
 from raylatent.montage.sources import TFRecords
+from raylatent.run.manifest import relisted
 from raylatent.storage import absolute
 
 if TYPE_CHECKING:
@@ -210,8 +211,20 @@ class Mosaic:
             output.write_file(uri, output.encode_picture(picture, kind))
             logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
-    def export(self, folder: str | os.PathLike[str], **look: Any) -> None:  # noqa: ANN401
-        """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder."""
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        of_map: Mapping[str, object] | None = None,
+        **look: Any,  # noqa: ANN401
+    ) -> None:
+        """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder.
+
+        Args:
+            folder: A folder or URI.
+            of_map: What mosaic.json says of the map that was drawn.
+            **look: As of `plot`.
+        """
         uri = absolute(folder)
         picture, drawn = self._picture(self._styled(look))
         description = output.describe(
@@ -224,7 +237,9 @@ class Mosaic:
         )
         png = output.encode_picture(picture, "PNG")
         cells_file = output.encode_cells(self.cells)
-        output.write_mosaic(uri, png, cells_file, description)
+        about = {**description, **({} if of_map is None else {"map": of_map})}
+        with relisted(uri) as digests:
+            digests.update(output.write_mosaic(uri, png, cells_file, about))
 
     def summary(self) -> str:
         """How much of the map and of its points it shows, in a line."""

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from raylatent import schema
 from raylatent.errors import BrokenPartError, SourceError, StorageError
-from raylatent.seal import sealed_parquet
+from raylatent.seal import seal_of, sealed_parquet
 from raylatent.storage import Store, reason
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,36 @@ class Part:
     def quarantined(self) -> int:
         """Tiles of the unit that are quarantined."""
         return int(self.footer.get(schema.FOOTER_QUARANTINED, "0"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedPart:
+    """A part whose bytes are those that were written.
+
+    Attributes:
+        rows: Number of rows.
+        footer: Key-value metadata, keys as in schema.FOOTER_*.
+        n_bytes: Size of the file.
+        table: The columns that were asked for.
+    """
+
+    rows: int
+    footer: Mapping[str, str]
+    n_bytes: int
+    table: pa.Table
+
+
+def rows_digest(parts: Iterable[Part]) -> str:
+    """A digest of all rows of a run, from the digests in the footers of its parts.
+
+    Args:
+        parts: Those that have rows, by slide and unit.
+    """
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        line = f"{part.name}\0{part.footer.get(schema.FOOTER_DIGEST, '')}\n"
+        hasher.update(line.encode("utf-8", "surrogateescape"))
+    return hasher.hexdigest()
 
 
 def escape_partition(slide: str) -> str:
@@ -226,6 +256,42 @@ def own_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
         for key, value in (metadata or {}).items()
         if key.startswith(b"raylatent.")
     }
+
+
+def check_part(store: Store, name: str, columns: Sequence[str] = ()) -> CheckedPart:
+    """Read a part whole, and check every byte of it against its seal.
+
+    Args:
+        store: Where.
+        name: The part's name in the store.
+        columns: To be read.
+
+    Raises:
+        BrokenPartError: Its bytes are not those that were written, or it lacks a
+            column.
+        StorageError: It is not there, or cannot be read.
+    """
+    data = store.read(name)
+    if seal_of(data) is None:
+        raise _broken(store, name, "its bytes are not those that were written")
+    try:
+        reader = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        missing = set(columns) - set(reader.schema_arrow.names)
+        table = reader.read(columns=[name for name in columns if name not in missing])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _broken(store, name, reason(error)) from error
+    if missing:
+        raise _broken(store, name, f"it has no column {min(missing)!r}")
+    return CheckedPart(
+        rows=reader.metadata.num_rows,
+        footer=own_metadata(reader.metadata.metadata),
+        n_bytes=len(data),
+        table=table.replace_schema_metadata(),
+    )
+
+
+def _broken(store: Store, name: str, why: str) -> BrokenPartError:
+    return BrokenPartError(f"{store.uri}/{name} is broken: {why}", why)
 
 
 def read_part(

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raylatent.errors import LayerError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SLIDE = "slide"
 TILE_INDEX = "tile_index"
@@ -163,6 +163,17 @@ MANIFEST = pa.schema(
 )
 """What an actor tells the driver of a unit; the part on disk is the truth."""
 
+PATH = "path"
+DIGEST = "digest"
+LISTED_FILES = pa.schema(
+    [
+        pa.field(PATH, pa.string(), nullable=False),  # in the run directory
+        pa.field(SIZE, pa.int64(), nullable=False),  # bytes
+        pa.field(DIGEST, pa.string(), nullable=False),  # as the file's writer gave it
+    ]
+)
+"""The files that a verb left in a run: a part of `manifest/`."""
+
 N = "n"
 INDEX = "index"
 DISTANCE = "distance"
@@ -206,29 +217,10 @@ FOOTER_BATCH = "raylatent.batch_size"  # only where a GPU had no room for all of
 FOOTER_DIGEST = "raylatent.digest"  # of the column buffers
 FOOTER_GRID = "raylatent.grid"  # JSON: what a grid was made with
 FOOTER_REMARKS = "raylatent.remarks"  # JSON: sentences on the slide of a grid
+FOOTER_THUMBNAIL = "raylatent.thumbnail"  # of a grid: digest of the slide's picture
 FOOTER_MAP = "raylatent.map"  # of a points part: digest of the map's arrays
 FOOTER_ROWS = "raylatent.rows"  # of a points part: digest of the rows it places
 FOOTER_SEAL = "raylatent.seal"  # of the whole file, see raylatent.seal
-FOOTER_KEYS = frozenset(
-    {
-        FOOTER_FINGERPRINT,
-        FOOTER_SLIDE,
-        FOOTER_SOURCE,
-        FOOTER_UNIT,
-        FOOTER_FIRST,
-        FOOTER_LAST,
-        FOOTER_QUARANTINED,
-        FOOTER_BATCH,
-        FOOTER_LAYERS,
-        FOOTER_DIGEST,
-        FOOTER_GRID,
-        FOOTER_REMARKS,
-        FOOTER_MAP,
-        FOOTER_ROWS,
-        FOOTER_SEAL,
-    }
-)
-"""All keys that a footer of ours can have."""
 
 RESERVED = frozenset({SLIDE, *REFERENCE.names, PREDICTIONS})
 """Names that a layer cannot have, whatever the case."""

@@ -18,6 +18,8 @@ from raylatent import schema
 
 DIGEST = "digest"
 """The key of a JSON object's seal."""
+FILES = "files"
+"""The key under which a JSON object tells the digests of files beside it, by name."""
 
 _BLANK = b"0" * 32
 _FOOTER_BYTES = 1 << 16
@@ -57,16 +59,26 @@ def sealed_parquet(
     return pa.py_buffer(view)
 
 
-def seal_holds(data: bytes | memoryview) -> bool | None:
-    """Whether a Parquet file's bytes are those that were sealed; None without a seal.
+def seal_of(data: bytes | memoryview) -> str | None:
+    """The seal of a Parquet file, None where its bytes are not those that were sealed.
 
-    A flipped bit in the seal's own key gives None: then the footer has a key that
-    nobody knows, or none that can be read.
+    >>> seal_of(b"PAR1") is None
+    True
     """
     start = _seal_start(data)
     if start is None:
         return None
-    return bytes(data[start : start + len(_BLANK)]) == _digest(data, start)
+    seal = bytes(data[start : start + len(_BLANK)])
+    return seal.decode() if seal == _digest(data, start) else None
+
+
+def seal_in(data: bytes) -> str:
+    """The seal that `sealed_parquet` has put into a file; its bytes are not checked."""
+    start = _seal_start(data)
+    if start is None:
+        message = "a Parquet file without a seal"
+        raise TypeError(message)
+    return data[start : start + len(_BLANK)].decode()
 
 
 def _seal_start(data: bytes | memoryview) -> int | None:
@@ -94,7 +106,14 @@ def content_digest(data: bytes | memoryview) -> str:
     >>> content_digest(b"")[:8]
     'cae66941'
     """
-    return hashlib.blake2b(data, digest_size=len(_BLANK) // 2).hexdigest()
+    hasher = content_hasher()
+    hasher.update(data)
+    return hasher.hexdigest()
+
+
+def content_hasher() -> "hashlib.blake2b":
+    """What computes the same of a file that comes in pieces."""
+    return hashlib.blake2b(digest_size=len(_BLANK) // 2)
 
 
 def sealed_json(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,29 +126,15 @@ def sealed_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, DIGEST: _json_digest(rest)}
 
 
-def json_holds(values: Mapping[str, Any]) -> bool | None:
-    """Whether a JSON object is as it was sealed; None without a seal."""
+def json_holds(values: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is as it was sealed; False where it has no seal."""
     if DIGEST not in values:
-        return None
+        return False
     rest = {key: value for key, value in values.items() if key != DIGEST}
     try:
         return bool(values[DIGEST] == _json_digest(rest))
     except RecursionError:  # nothing that we write is so deep
         return False
-
-
-def is_as_written(values: Mapping[str, Any], *, sealed: bool) -> bool:
-    """Whether a JSON object is as it was written, as far as it can tell.
-
-    Args:
-        values: The object.
-        sealed: Whether it must have a seal; else one of before there were any holds.
-
-    >>> is_as_written({"a": 1}, sealed=False), is_as_written({"a": 1}, sealed=True)
-    (True, False)
-    """
-    held = json_holds(values)
-    return held is True or (held is None and not sealed)
 
 
 def parse_json(data: bytes | str) -> dict[str, Any] | None:

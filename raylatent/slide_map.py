@@ -27,6 +27,7 @@ from raylatent.mapping.quality import with_counts
 from raylatent.montage import of_run
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
+from raylatent.run.manifest import relisted
 from raylatent.source.names import SlideLabels, labels_given, match
 from raylatent.storage import Store, absolute
 
@@ -166,7 +167,10 @@ class SlideMap(LabeledPoints):
         if style:
             message = f"{sorted(style)[0]!r} is of plots, and {uri} is a folder"
             raise MapError(message)
-        store = Store(uri)
+        with relisted(uri, anew=True):
+            self._save(Store(uri))
+
+    def _save(self, store: Store) -> None:
         store.delete(MAP_JSON)
         write_points(store, self.points)
         layer = {} if self._layer is None else {"layer": self._layer}

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from raylatent import schema
 from raylatent.parts import read_footer, read_part, write_part
-from raylatent.run.findings import BROKEN, MISSING, WRONG
+from raylatent.run.verification import BROKEN, MISSING, WRONG
 from raylatent.seal import sealed_json
 from raylatent.storage import Store
 
@@ -111,7 +111,7 @@ TAMPERINGS = {
                 lambda t, f: (t, {**f, schema.FOOTER_UNIT: "4"}),
             )(out),
         ),
-        {(WRONG, f"{A}4.parquet")} | {(MISSING, f"{of}4.parquet") for of in (P, Q)},
+        {(WRONG, f"{A}4.parquet")},
     ),
     "beyond the plan": (
         lambda out: (
@@ -129,7 +129,7 @@ TAMPERINGS = {
                 ),
             )(out),
         ),
-        {(WRONG, f"{A}4.parquet"), (MISSING, f"{P}4.parquet")},
+        {(WRONG, f"{A}4.parquet")},
     ),
     "another fingerprint": (
         rewrite(
@@ -235,7 +235,15 @@ TAMPERINGS = {
     "run.json changed": (edit("run.json", layers={}), {(BROKEN, "run.json")}),
     "another configuration": (
         edit("run.json", fields={}, digest=...),
+        {(BROKEN, "run.json")},
+    ),
+    "another file of the run": (
+        reseal("run.json", created="another time"),
         {(WRONG, "run.json")},
+    ),
+    "manifest truncated": (
+        truncate("manifest/activations.parquet"),
+        {(BROKEN, "manifest/activations.parquet")},
     ),
     "report truncated": (truncate("report.json"), {(BROKEN, "report.json")}),
     "report changed": (edit("report.json", rows=1), {(BROKEN, "report.json")}),

@@ -1,6 +1,6 @@
 """More kinds of tampering: without seals, or with odd content sealed again."""
 
-from raylatent.run.findings import BROKEN, WRONG
+from raylatent.run.verification import BROKEN, WRONG
 from tests.tampering import A, P, Q, copy, edit, put, reseal, rewrite, unseal
 
 OF_SEALS = {
@@ -10,11 +10,11 @@ OF_SEALS = {
     ),
     "report of no slides": (
         reseal("report.json", by_slide=[{"slide": ["a"]}]),
-        {(BROKEN, "report.json")},
+        {(WRONG, "report.json")},
     ),
     "report of no numbers": (
         reseal("report.json", by_slide=[{"slide": "a", "rows": "x"}]),
-        {(BROKEN, "report.json")},
+        {(WRONG, "report.json")},
     ),
     "map.json without its digest": (
         edit("maps/default/map.json", frame={}, digest=...),
@@ -34,11 +34,11 @@ OF_SEALS = {
     ),
     "mosaic.json of no files": (
         reseal("mosaics/default/mosaic.json", files=1),
-        {(BROKEN, "mosaics/default/mosaic.json")},
+        {(WRONG, "mosaics/default/mosaic.json")},
     ),
     "mosaic.json of no counts": (
         reseal("mosaics/default/mosaic.json", counts={}),
-        {(BROKEN, "mosaics/default/mosaic.json")},
+        {(WRONG, "mosaics/default/mosaic.json")},
     ),
     **{
         f"deep {name}": (put(name, b"[" * 200_000), {(BROKEN, name)})
@@ -60,7 +60,7 @@ OF_SEALS = {
     ),
     "points without tiles": (
         rewrite(f"{P}1.parquet", lambda t, f: (t.drop_columns(["tile_index"]), f)),
-        {(BROKEN, f"{P}1.parquet")},
+        {(WRONG, f"{P}1.parquet")},
     ),
     **{
         f"a slide called {slide!r}": (
@@ -87,3 +87,11 @@ OF_SEALS = {
         for name in (A, Q, P)
     },
 }
+
+NEEDS_THE_MANIFEST = {
+    *("other layers", "a tile twice", "other counts", "another file of the run"),
+    *("report of no slides", "report of no numbers", "map.json of odd points"),
+    *("mosaic.json of no files", "mosaic.json of no counts", "points without tiles"),
+    *("points that tell no map", "picture of the map"),
+}
+"""Other content that was sealed again, and a picture, which has no seal itself."""

@@ -10,6 +10,7 @@ from raylatent import schema
 from raylatent.errors import FingerprintError, RunError, StorageError
 from raylatent.parts import write_part
 from raylatent.run import RUN_JSON, RunDirectory, fingerprint, settings
+from raylatent.seal import sealed_json
 
 FIELDS = {"model": "abc", "layers": ["conv"], "dtype": "float32"}
 ABOUT = {"layers": {"conv": [2], "map": [2, 3, 4]}, "versions": {}}
@@ -63,6 +64,14 @@ def test_opening_reads_nothing_and_needs_run_json(tmp_path, run):
         ("[" * 200_000, "is no JSON object"),
         ("{}", "is not raylatent's"),
         ('{"schema_version": 99}', "a later version of raylatent"),
+        ('{"schema_version": 2}', "an earlier version of raylatent"),
+        (json.dumps(sealed_json({"schema_version": 99})), "a later version"),
+        (json.dumps({**sealed_json({}), "schema_version": 2}), "not as it was written"),
+        (
+            f'{{"schema_version": {schema.SCHEMA_VERSION}, "fingerprint": "", '
+            '"fields": {}, "layers": {}}',
+            "not as it was written",
+        ),
     ],
 )
 def test_a_run_json_that_is_not_ours(run, text, says):

@@ -17,6 +17,7 @@ from raylatent.montage import of_run
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import RunDirectory
+from raylatent.seal import sealed_json
 from raylatent.slide_map import SlideMap
 
 SIZES = {"007": 40, "a b": 25, "x=1%2F": 30}
@@ -34,12 +35,12 @@ def run(tmp_path):
     """A run of three slides; the first slide's tiles are in two parts."""
     run = RunDirectory(str(tmp_path / "run"))
     settings = {
-        "schema_version": 1,
+        "schema_version": schema.SCHEMA_VERSION,
         "layers": {"postconv": [N_FEATURES]},
         "fingerprint": "",
         "fields": {"predictions": True},
     }
-    run.store.write("run.json", json.dumps(settings).encode())
+    run.store.write("run.json", json.dumps(sealed_json(settings)).encode())
     layers = {"postconv": N_FEATURES}
     for source, (slide, n) in enumerate(SIZES.items()):
         vectors = tile_vectors(slide, n, N_FEATURES)
@@ -321,7 +322,7 @@ def test_slides_to_keep_are_found_as_they_are_written(caplog):
 
 def test_predictions_that_are_not_there_are_no_label(run):
     settings = {**run.settings(), "fields": {"predictions": False}}
-    run.store.write("run.json", json.dumps(settings).encode())
+    run.store.write("run.json", json.dumps(sealed_json(settings)).encode())
     slide_map = make_map(run=RunDirectory(run.uri))
     with pytest.raises(MapError, match="has no predictions to label by: compute"):
         slide_map.label_by_preds(0)

@@ -11,12 +11,15 @@ from raylatent import cli, schema
 from raylatent.claim import Claim
 from raylatent.config import VerifyConfig
 from raylatent.errors import ConfigError, RunError
-from raylatent.parts import read_part, write_part
-from raylatent.run.findings import BROKEN, INCOMPLETE, MISSING, WRONG
-from raylatent.seal import sealed_json, sealed_parquet
+from raylatent.parts import read_footer, read_part, write_part
+from raylatent.run import RunDirectory
+from raylatent.run.manifest import put_run_manifest, read_manifest
+from raylatent.run.verification import BROKEN, INCOMPLETE, MISSING, WRONG
+from raylatent.seal import content_digest, sealed_json, sealed_parquet
+from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
-from tests.tampering import TAMPERINGS, A, Q, edit
-from tests.tampering_seals import OF_SEALS
+from tests.tampering import TAMPERINGS, A, Q, edit, reseal, rewrite
+from tests.tampering_seals import NEEDS_THE_MANIFEST, OF_SEALS
 from tests.verify_runs import N_BAD, N_TILES, UNIT_TILES, flip
 
 
@@ -37,7 +40,7 @@ def test_a_clean_run(made, verify_here, capsys):
     assert report.sources == {"as they were": 3}
     assert report.counts["bytes"] > 100_000
     assert {f: f.stat().st_mtime_ns for f in made.out.rglob("*")} == before
-    assert "verify  17/17 parts" in capsys.readouterr().err
+    assert "verify  29/29 files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", TAMPERINGS | OF_SEALS)
@@ -47,6 +50,75 @@ def test_tampering_is_named(kind, made, verify_here):
     report = verify_here(made.out)
     assert found(report) == expected
     assert all("\n" not in str(finding) for finding in report.findings)
+
+
+@pytest.mark.parametrize("kind", TAMPERINGS | OF_SEALS)
+def test_tampering_is_found_without_a_manifest(kind, made, verify_here):
+    """As between a kill and the end of the run that goes on."""
+    shutil.rmtree(made.out / "manifest")
+    assert verify_here(made.out).findings == []
+    tamper, _ = (TAMPERINGS | OF_SEALS)[kind]
+    (made.out / "manifest").mkdir()  # for those that damage one
+    (made.out / "manifest/activations.parquet").touch()
+    tamper(made.out)
+    shutil.rmtree(made.out / "manifest")
+    report = verify_here(made.out)
+    unseen = NEEDS_THE_MANIFEST | {"manifest truncated"}
+    assert bool(report.findings) == (kind not in unseen)
+    for name in ("activations", "map-default", "mosaic-default"):
+        (note,) = [n for n in report.notes if f"no manifest/{name}.parquet" in n]
+        assert "checked by the seals" in note
+
+
+def test_maps_and_mosaics_of_what_was_before(made, verify_here):
+    """They are sound: that they are to be made anew is a note."""
+    shutil.rmtree(made.out / "manifest")
+    rewrite(f"{A}1.parquet", lambda t, f: (t.take([*range(19, -1, -1)]), f))(made.out)
+    report = verify_here(made.out)
+    assert any("the map default is of other rows" in note for note in report.notes)
+    reseal("maps/default/map.json", quality={})(made.out)
+    report = verify_here(made.out)
+    assert any("the mosaic default is of another map" in n for n in report.notes)
+
+
+def test_what_python_saves_into_a_run_is_listed(made, verify_here):
+    """A map saved over another, a mosaic drawn anew, and pictures of somebody's own."""
+    run = RunDirectory(str(made.out))
+    folder = f"{made.out}/maps/default"
+    slide_map = SlideMap.load(folder)
+    slide_map.save(folder)
+    slide_map.save(f"{made.out}/maps/copy")
+    slide_map.save(f"{folder}/mine.png")
+    mosaic = slide_map.generate_mosaic(num_tiles_x=3, cell_px=16)
+    mosaic.save(f"{made.out}/mosaics/default")
+    report = verify_here(made.out)
+    assert report.findings == []
+    assert report.points == dict.fromkeys(("copy", "default"), N_TILES - N_BAD)
+    assert run.store.list("manifest") == [
+        f"manifest/{name}.parquet"
+        for name in ("activations", "map-copy", "map-default", "mosaic-default")
+    ]
+
+
+def test_a_manifest_is_that_of_the_files(made):
+    """Copied from what the files tell; the run's other folders are in others."""
+    store = Store(made.out)
+    manifests = {
+        verb: read_manifest(store, f"manifest/{verb}.parquet")
+        for verb in ("activations", "map-default", "mosaic-default")
+    }
+    every = {name: one for files in manifests.values() for name, one in files.items()}
+    there = {f.relative_to(made.out).as_posix() for f in made.out.rglob("*.*")}
+    assert every.keys() == {name for name in there if not name.startswith("manifest")}
+    for name, listed in every.items():
+        data = (made.out / name).read_bytes()
+        assert listed.size == len(data)
+        own = content_digest(data)
+        if name.endswith(".json"):
+            own = json.loads(data)["digest"]
+        elif name.endswith(".parquet"):
+            own = read_footer(store, name)[1][schema.FOOTER_SEAL]
+        assert listed.digest == own
 
 
 def test_cells_that_name_no_row(made, verify_here):
@@ -64,6 +136,7 @@ def test_cells_that_name_no_row(made, verify_here):
 def test_a_run_that_was_killed_is_incomplete_not_damaged(made, verify_here):
     for name in ("report.json", f"{A}3.parquet", "activations/slide=c/000000.parquet"):
         (made.out / name).unlink()
+    shutil.rmtree(made.out / "manifest")
     shutil.rmtree(made.out / "maps"), shutil.rmtree(made.out / "mosaics")
     (made.out / "quarantine/slide=c/000000.parquet").unlink()
     report = verify_here(made.out)
@@ -92,6 +165,7 @@ def test_slides_that_failed_are_a_note(made, verify_here):
     path = made.out / "report.json"
     report = json.loads(path.read_text())
     path.write_text(json.dumps(sealed_json({**report, "failed": {"z": "torn"}})))
+    put_run_manifest(RunDirectory(str(made.out)), {})
     report = verify_here(made.out)
     assert report.findings == []
     assert any("1 slides failed when the run ended, as 'z'" in n for n in report.notes)
@@ -125,6 +199,7 @@ def test_sources_that_are_gone_or_changed_are_a_note(made, verify_here, tmp_path
     uris = [f"{tmp_path}/elsewhere/{n}.tfrecords" for n in ("a", "b é", "none")]
     moved = plan.set_column(at, plan.schema.field(at), [uris])
     write_part(store, "sources.parquet", moved, {})
+    put_run_manifest(RunDirectory(str(made.out)), {})
     os.utime(gone.sources / "a.tfrecords", ns=(1, 1))
     report = verify_here(made.out)
     assert report.findings == []

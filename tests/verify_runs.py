@@ -74,7 +74,7 @@ def made(finished_run, tmp_path):
 def verify_here(monkeypatch):
     """Verify a run in this process, what the driver does and what its tasks do."""
     from raylatent.config import VerifyConfig
-    from raylatent.engine.verify import run as verify
+    from raylatent.engine import verify
 
     def spread(work, batches):
         return (work(*arguments) for arguments in batches)

@@ -211,7 +211,7 @@ def _mosaic(config: MosaicConfig) -> int:
     labels: Mapping[str, str] | None = _check_labels(config)
     run = RunDirectory.open(config.out)
     of_map = f"{run.uri}/{MAPS}/{config.map}"
-    check_map_is_current(run, of_map)
+    digest = check_map_is_current(run, of_map)
     points = ClusterPoints(of_map, run, stall_timeout_s=config.stall_timeout_s)
     if labels is not None:
         labels = labels_on_map(points.slides, _labeled(labels, run.slides(), config))
@@ -225,7 +225,7 @@ def _mosaic(config: MosaicConfig) -> int:
         cell_px=config.cell_px,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
-    mosaic.export(folder)
+    mosaic.export(folder, of_map={"name": config.map, "digest": digest})
     say(f"cells     {mosaic.summary()}")
     say(f"mosaic    {folder}/mosaic.png")
     return 0

@@ -6,14 +6,14 @@ from raylatent.cli.saying import fail, say
 from raylatent.config import VerifyConfig
 
 if TYPE_CHECKING:
-    from raylatent.engine.verify.run import VerifyReport
+    from raylatent.run.verification import Verification
 
 _SHOWN = 50
 
 
 def verify(config: VerifyConfig) -> int:
     """Check a run, and say what was found; the exit code."""
-    from raylatent.engine.verify.run import verify_run  # noqa: PLC0415  (ray: slow)
+    from raylatent.engine.verify import verify_run  # noqa: PLC0415  (ray: slow)
 
     report = verify_run(config)
     _say_counts(report)
@@ -33,7 +33,7 @@ def verify(config: VerifyConfig) -> int:
     return 0
 
 
-def _say_counts(report: "VerifyReport") -> None:
+def _say_counts(report: "Verification") -> None:
     counts = report.counts
     say(
         f"slides    {counts['slides']:,}, {counts['rows']:,} rows, "

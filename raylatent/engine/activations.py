@@ -56,6 +56,7 @@ from raylatent.model.wide_layers import (
     unit_in_words,
 )
 from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
+from raylatent.run.manifest import put_run_manifest
 from raylatent.source.find import find_tfrecords
 from raylatent.source.slides import find_slides
 from raylatent.source.units import SlideUnitPlan
@@ -151,7 +152,9 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
         started = time.monotonic()
         tally = _run_units(job, run, plan, share, claim, pace or Pace())
         seconds = {**tally.seconds, "wall": time.monotonic() - started}
-        slides = audit(run, plan.sources, tally.undone, config.max_bad_fraction)
+        run.refresh()
+        parts = run.footers()
+        slides = audit(run, parts, plan.sources, tally.undone, config.max_bad_fraction)
         slides = with_grids(run, slides, job.inputs.slides, remarks)
         report = RunReport(
             run=run.uri,
@@ -165,7 +168,12 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
         )
         for layer in report.constant:
             logger.warning("%s", layer)
-        write_report(run, report)
+        digests = {
+            part.name: part.footer[schema.FOOTER_SEAL]
+            for part in parts
+            if schema.FOOTER_SEAL in part.footer
+        }
+        put_run_manifest(run, digests | write_report(run, report))
         remove_litter(run)
     return report
 
@@ -259,9 +267,8 @@ def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
         "torch": torch_version(),
         "decoder": DECODER,
         "slides": slides_fields(config, features.tile_px),
-        # Only where it is not the default: runs of before it was an option are the same.
-        **({"resize": False} if config.resize is False else {}),
-        **({"compiled": True} if config.compile else {}),
+        "resize": config.resize is not False,
+        "compiled": bool(config.compile),
         **({} if job.spec.output is None else {"output": job.spec.output}),
     }
 

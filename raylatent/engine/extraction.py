@@ -30,7 +30,8 @@ from raylatent.engine.finishing import (
     forget_parts,
     forget_stale,
     refuse_long_names,
-    write_manifest,
+    sound_slides,
+    write_record_counts,
 )
 from raylatent.engine.items import UnitResult, read_unit
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
@@ -41,10 +42,10 @@ from raylatent.engine.slide_remarks import Remarks, say_remarks
 from raylatent.engine.slide_report import slide_report, with_grids
 from raylatent.engine.stream import Advice, Row, stream
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
-from raylatent.engine.verify.tfrecords import sound_slides
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
 from raylatent.run import ExtractionDirectory, remove_litter
+from raylatent.run.manifest import put_run_manifest
 from raylatent.source.grids import SlideRequest, SlideUnit
 from raylatent.source.slides import find_slides
 from raylatent.source.units import SlideUnitPlan, Unit
@@ -143,7 +144,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
             _Job(run, plan, share, claim), config, finished
         )
         seconds["wall"] = time.monotonic() - started
-        write_manifest(run, finished)
+        digests = write_record_counts(run, finished)
         slides = [
             slide_report(
                 source,
@@ -161,7 +162,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
             counts=counts,
             seconds=seconds,
         )
-        write_report(run, report)
+        put_run_manifest(run, digests | write_report(run, report))
         remove_litter(run)
     return report
 

@@ -9,15 +9,18 @@ from typing import Any
 
 from raylatent import schema
 from raylatent.claim import refuse_taken
-from raylatent.engine.done import is_unchanged, same_source
+from raylatent.engine.cluster import spread
+from raylatent.engine.done import changed_file, is_unchanged, same_source
+from raylatent.engine.progress import Progress
 from raylatent.errors import SourceError, StorageError
 from raylatent.parts import Part, partition_folder, read_part
 from raylatent.run import QUARANTINE, REMOVED, TILES, ExtractionDirectory
+from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
 from raylatent.source.example import TileRecord
 from raylatent.source.grids import SlideRequest
 from raylatent.source.units import Source
 from raylatent.source.write import SUFFIX, put_tfrecord
-from raylatent.storage import FileStat
+from raylatent.storage import FileStat, Store
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +38,14 @@ class Finished:
         tfrecord: The file's name in the run directory.
         size: Of it, in bytes.
         tiles: Its records.
+        files: Digests of the TFRecord and its index by name.
     """
 
     source: Source
     tfrecord: str
     size: int
     tiles: int
+    files: Mapping[str, str]
 
 
 def refuse_long_names(slides: Sequence[str]) -> None:
@@ -83,8 +88,10 @@ def finish_slide(
         return None
     name = run.tfrecord(source.slide)
     refuse_taken(run.store)
-    size = put_tfrecord(run.store, name, _records(run, parts))
-    finished = Finished(source=source, tfrecord=name, size=size, tiles=n_tiles)
+    size, files = put_tfrecord(run.store, name, _records(run, parts))
+    finished = Finished(
+        source=source, tfrecord=name, size=size, tiles=n_tiles, files=files
+    )
     record = _as_json(finished, fingerprint)
     refuse_taken(run.store)
     run.store.write(run.finished(source.slide), record)
@@ -110,8 +117,9 @@ def _as_json(finished: Finished, fingerprint: str) -> bytes:
             name: vars(value) if isinstance(value, FileStat) else value
             for name, value in vars(finished.source).items()
         },
+        FILES: dict(finished.files),
     }
-    return json.dumps(about, indent=1).encode()
+    return json.dumps(sealed_json(about), indent=1).encode()
 
 
 def finished_slides(
@@ -130,7 +138,10 @@ def _finished(
     if not run.store.exists(name):
         return None
     try:
-        about: dict[str, Any] = json.loads(run.store.read(name))
+        about = parse_json(run.store.read(name))
+        if about is None or not json_holds(about):
+            message = "it is not as it was written"
+            raise ValueError(message)  # noqa: TRY301
         values = about["source"]
         source = Source(**{**values, "stat": FileStat(**values["stat"])})
         finished = Finished(
@@ -138,6 +149,7 @@ def _finished(
             tfrecord=run.tfrecord(slide),
             size=about["size"],
             tiles=about["tiles"],
+            files=about[FILES],
         )
     except (ValueError, LookupError, TypeError) as error:
         logger.warning("%s is broken, the slide is done again: %s", name, error)
@@ -151,6 +163,26 @@ def _finished(
     except StorageError:
         return None
     return finished if in_place and n_tiles == source.n_indexed else None
+
+
+def sound_slides(
+    run: ExtractionDirectory, finished: Mapping[str, Finished]
+) -> dict[str, Finished]:
+    """Finished slides whose TFRecord and index are as they were written.
+
+    Others are named in a warning.
+    """
+    store = Store(run.uri, writer=run.store.writer)
+    sound = {}
+    with Progress("check", len(finished), unit="TFRecords") as progress:
+        answers = spread(changed_file, ((store, f.files) for f in finished.values()))
+        for (slide, one), name in zip(finished.items(), answers, strict=True):
+            progress.add(1)
+            if name is None:
+                sound[slide] = one
+            else:
+                logger.warning("%s is broken: its slide is done again", name)
+    return sound
 
 
 def forget_parts(run: ExtractionDirectory, finished: Mapping[str, Finished]) -> None:
@@ -190,8 +222,10 @@ def broken_tiles(run: ExtractionDirectory, slide: str) -> list[str]:
     ]
 
 
-def write_manifest(run: ExtractionDirectory, finished: Mapping[str, Finished]) -> None:
-    """Slideflow's manifest.json of the TFRecords: how many records each has."""
+def write_record_counts(
+    run: ExtractionDirectory, finished: Mapping[str, Finished]
+) -> dict[str, str]:
+    """Slideflow's manifest.json, the number of records of each TFRecord; its digest."""
     name = run.inside(MANIFEST)
     manifest: dict[str, Any] = {}
     if run.store.exists(name):
@@ -203,5 +237,6 @@ def write_manifest(run: ExtractionDirectory, finished: Mapping[str, Finished]) -
     manifest = {k: v for k, v in manifest.items() if run.inside(k) in there}
     for slide, one in finished.items():
         manifest[f"{slide}{SUFFIX}"] = {"total": one.tiles}
-    text = json.dumps(dict(sorted(manifest.items())), indent=1)
-    run.store.write(name, text.encode())
+    text = json.dumps(dict(sorted(manifest.items())), indent=1).encode()
+    run.store.write(name, text)
+    return {name: content_digest(text)}

@@ -1,39 +1,44 @@
 """Stored activations to a map: sample, fit on the driver, place every row."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.connection import connect
+from raylatent.engine.done import complaint
 from raylatent.engine.placement import place_rows
 from raylatent.engine.progress import still_working
 from raylatent.engine.sampling import sample_rows
-from raylatent.engine.verify.points import (
-    current_map,
-    rows_digest,
-    stray_points,
-    unsound_points,
-)
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import MapError, RunError
+from raylatent.errors import MapError, RunError, StorageError
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.fitted import MAP_JSON, read_info
+from raylatent.mapping.fitted import MAP_JSON, FittedMap, read_info
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.mapping.quality import QUALITY_ROWS, measured
 from raylatent.mapping.stored_plot import PICTURE_FILES
 from raylatent.model.complete import Promised
+from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
-from raylatent.seal import is_as_written
+from raylatent.run.layout import manifest_of
+from raylatent.run.manifest import list_files, put_manifest
+from raylatent.seal import DIGEST
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
+
+_OWN_FILES = (MAP_JSON, *PICTURE_FILES)
+_THREADS = 16  # a part of points is small: reading it is mostly waiting
+_NUMBERED = re.compile(r".*/slide=[^/]+/\d+\.parquet")
 
 
 def build_map(
@@ -70,14 +75,15 @@ def build_map(
     parts = _parts_of(run)
     store = run.store.child(f"{MAPS}/{name}")
     about: dict[str, Any] = {"layer": layer, "rows": rows_digest(parts)}
-    sealed = is_as_written(run.settings(), sealed=True)
-    fitted = current_map(store, params, about, sealed=sealed)
+    fitted = current_map(store, params, about)
     broken, strays = [], []
     if fitted is not None:
-        broken = unsound_points(run.store, name, parts, fitted, sealed=sealed)
+        broken = unsound_points(run.store, name, parts, fitted)
         strays = stray_points(run.store, name, parts)
     if fitted is not None and not broken and not strays:
         logger.info("the map %s is there already", store.uri)
+        if not run.store.exists(manifest_of("map", name)):
+            _put_manifest(run.store, name)
         return store.uri
     if fitted is None:
         _say_replaced(store, params, about)
@@ -89,28 +95,99 @@ def build_map(
         if not started_here:
             check_visibility(run.store)
         if fitted is not None:
-            for stray in strays:
-                run.store.delete(stray)
+            _delete(run.store, name, strays)
             place(broken, fitted)
-            return store.uri
-        features, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
-        say_fit(features, layer, params)
-        with still_working("fitting UMAP"):
-            fitted = fit_map(features, params)
-        about |= {"quality": measured(fitted, features, held)}
-        claim.check()
-        # From here on, and until map.json is back, there is no map of this name.
-        _delete_map(store)
-        counts = place(parts, fitted)
-        claim.check()
-        fitted.with_info(**about, points=counts).save(store)
+        else:
+            rows, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
+            fitted = _fit(rows, layer, params)
+            about |= {"quality": measured(fitted, rows, held)}
+            claim.check()
+            # From here on, and until map.json is back, there is no map of this name.
+            _delete(run.store, name, [f"{MAPS}/{name}/{file}" for file in _OWN_FILES])
+            store.delete_folder(POINTS_FOLDER)
+            counts = place(parts, fitted)
+            claim.check()
+            fitted.with_info(**about, points=counts).save(store)
+        _put_manifest(run.store, name)
     return store.uri
 
 
-def _delete_map(store: Store) -> None:
-    for name in (MAP_JSON, *PICTURE_FILES):
-        store.delete(name)
-    store.delete_folder(POINTS_FOLDER)
+def _put_manifest(store: Store, name: str) -> None:
+    """List a map's files, without pictures: whoever draws them lists them as well."""
+    put_manifest(store, manifest_of("map", name), list_files(store, [f"{MAPS}/{name}"]))
+
+
+def current_map(
+    store: Store, params: MapParameters, about: Mapping[str, str]
+) -> FittedMap | None:
+    """The map in a folder, None unless it is whole and the one that is asked for.
+
+    Args:
+        store: The map's folder.
+        params: What it is to be.
+        about: What map.json must say beside: layer and digest of the rows.
+    """
+    try:
+        fitted = FittedMap.load(store)
+    except (MapError, StorageError):  # none, unfinished or broken: it is made anew
+        return None
+    info = fitted.info
+    same = all(info.get(key) == value for key, value in about.items())
+    return fitted if same and info.get("parameters") == params.as_json() else None
+
+
+def stray_points(store: Store, name: str, parts: Sequence[Part]) -> list[str]:
+    """Parts of points in a map's folder that no part of rows asks for."""
+    folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
+    wanted = {part_name(folder, part.slide, part.unit) for part in parts}
+    strays = [
+        file
+        for file in store.list(folder)
+        if file not in wanted and _NUMBERED.fullmatch(file)
+    ]
+    for file in strays:
+        logger.warning("%s/%s is of no row: it is deleted", store.uri, file)
+    return strays
+
+
+def unsound_points(
+    store: Store, name: str, parts: Sequence[Part], fitted: FittedMap
+) -> list[Part]:
+    """Parts of rows whose points are not there, broken, or of another map or rows.
+
+    Args:
+        store: The run directory.
+        name: The map's.
+        parts: The rows that it places.
+        fitted: The map.
+    """
+    folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
+
+    def why(part: Part) -> str | None:
+        wanted = {
+            schema.FOOTER_SLIDE: part.slide,
+            schema.FOOTER_UNIT: str(part.unit),
+            schema.FOOTER_MAP: fitted.digest,
+            schema.FOOTER_ROWS: part.footer.get(schema.FOOTER_DIGEST),
+        }
+        file = part_name(folder, part.slide, part.unit)
+        return complaint(store, file, wanted, part.rows)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        complaints = list(pool.map(why, parts))
+    unsound = []
+    for part, found in zip(parts, complaints, strict=True):
+        if found is not None:
+            file = part_name(folder, part.slide, part.unit)
+            logger.warning("%s/%s is made again: %s", store.uri, file, found)
+            unsound.append(part)
+    return unsound
+
+
+def _delete(store: Store, name: str, files: Sequence[str]) -> None:
+    """Delete files of a map, before them the manifest that lists them."""
+    for file in (manifest_of("map", name), *files):
+        store.delete(file)
 
 
 def _parts_of(run: RunDirectory) -> list[Part]:
@@ -122,6 +199,12 @@ def _parts_of(run: RunDirectory) -> list[Part]:
         raise RunError(message)
     _check_complete(run, footers)
     return parts
+
+
+def _fit(rows: NDArray[np.float32], layer: str, params: MapParameters) -> FittedMap:
+    say_fit(rows, layer, params)
+    with still_working("fitting UMAP"):
+        return fit_map(rows, params)
 
 
 def say_fit(features: NDArray[np.float32], layer: str, params: MapParameters) -> None:
@@ -162,17 +245,21 @@ def _say_replaced(store: Store, params: MapParameters, about: dict[str, str]) ->
     logger.warning("the map %s is replaced: %s", store.uri, why)
 
 
-def check_map_is_current(run: RunDirectory, folder: str) -> None:
+def check_map_is_current(run: RunDirectory, folder: str) -> str:
     """Refuse a map of rows that the run no longer has; the parts' footers are read.
 
     Args:
         run: The run.
         folder: The map's folder; a map that does not tell its rows is let pass.
 
+    Returns:
+        The digest of map.json.
+
     Raises:
         MapError: There is no map, or it is of other rows.
     """
-    mapped = read_info(Store(folder)).get("rows")
+    info = read_info(Store(folder))
+    mapped = info.get("rows")
     parts = [part for part in run.footers(run.slides()) if part.rows]
     if mapped is not None and mapped != rows_digest(parts):
         message = (
@@ -180,6 +267,7 @@ def check_map_is_current(run: RunDirectory, folder: str) -> None:
             "`raylatent map` again"
         )
         raise MapError(message)
+    return str(info[DIGEST])
 
 
 def _check_complete(run: RunDirectory, parts: Sequence[Part]) -> None:

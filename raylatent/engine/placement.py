@@ -16,10 +16,11 @@ from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.sampling import vectors
 from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError
-from raylatent.mapping.fitted import MODEL_DIGEST, FittedMap
+from raylatent.mapping.fitted import MODEL_NPZ, FittedMap
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, Part, RunDirectory
+from raylatent.seal import FILES
 from raylatent.storage import Store
 
 _DIGEST = "digest"  # of a part's rows
@@ -72,7 +73,7 @@ def place_rows(
     share = pool(None, 0)
     reads = [partial(_item, some) for some in together(parts, share.largest)]
     folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
-    named = fitted.with_info(**{MODEL_DIGEST: fitted.digest})  # worked out once
+    named = fitted.with_info(**{FILES: {MODEL_NPZ: fitted.digest}})  # worked out once
     arguments = (ray.put(named), run.store, layer, folder, share.threads)
     found = stream(
         "parts",

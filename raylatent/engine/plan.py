@@ -5,12 +5,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import pyarrow as pa
 import ray
 
+from raylatent import schema
 from raylatent.engine.cluster import READ_CPUS, gather
 from raylatent.engine.done import (
     AnyPlan,
     Inputs,
+    broken_grids,
     delete_beyond,
     delete_needless,
     ids_of_parts,
@@ -18,13 +21,13 @@ from raylatent.engine.done import (
     matches,
     same_source,
     set_strays_aside,
+    sound_parts,
     valid_parts,
 )
 from raylatent.engine.progress import Progress
 from raylatent.engine.slides import index_slide
-from raylatent.engine.verify.parts import broken_grids, sound_parts
-from raylatent.engine.verify.plan import read_plan
-from raylatent.errors import BrokenPartError, IncompleteError
+from raylatent.errors import BrokenPartError, IncompleteError, SourceError
+from raylatent.parts import check_part, partition_folder
 from raylatent.run import (
     GRIDS,
     REMOVED,
@@ -33,10 +36,10 @@ from raylatent.run import (
     Part,
     RunDirectory,
 )
-from raylatent.seal import is_as_written
 from raylatent.source.grids import SlideRequest
 from raylatent.source.sources import (
     number_sources,
+    sources_from_table,
     sources_table,
 )
 from raylatent.source.units import (
@@ -46,6 +49,7 @@ from raylatent.source.units import (
     index_source,
     unit_plans,
 )
+from raylatent.storage import Store, reason
 
 logger = logging.getLogger(__name__)
 
@@ -193,12 +197,34 @@ def _known(run: RunDirectory, name: str) -> dict[str, Source]:
     if not run.store.exists(name):
         return {}
     try:
-        sealed = is_as_written(run.settings(), sealed=True)
-        sources = read_plan(run.store, name, sealed=sealed)
+        sources = read_plan(run.store, name)
     except BrokenPartError as error:
         logger.warning("%s is broken and is made anew: %s", name, error)
         return {}
     return {source.slide: source for source in sources}
+
+
+def read_plan(store: Store, name: str) -> list[Source]:
+    """The sources of a plan.
+
+    Args:
+        store: The run directory.
+        name: Of the plan.
+
+    Raises:
+        BrokenPartError: It is not as it was written, or names what is no slide.
+        StorageError: It is not there, or cannot be read.
+    """
+    table = check_part(store, name, schema.SOURCES.names).table
+    try:
+        sources = sources_from_table(table.cast(schema.SOURCES))
+        for source in sources:
+            partition_folder(source.slide)
+    except (pa.ArrowException, SourceError, ValueError) as error:
+        why = reason(error)
+        message = f"{store.uri}/{name} is broken: {why}"
+        raise BrokenPartError(message, why) from error
+    return sources
 
 
 def _move(

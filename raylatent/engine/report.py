@@ -12,7 +12,7 @@ from raylatent.errors import StorageError
 from raylatent.model.constant import ConstantLayer, Constants, constants_of_both
 from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
-from raylatent.seal import sealed_json
+from raylatent.seal import content_digest, sealed_json
 from raylatent.source.units import Source
 
 SLIDES_PAGE = "slides.html"
@@ -244,6 +244,7 @@ class RunReport:
 
 def audit(
     run: RunDirectory,
+    parts: Iterable[Part],
     sources: Iterable[Source],
     undone: Mapping[str, str],
     max_bad_fraction: float,
@@ -252,15 +253,15 @@ def audit(
 
     Args:
         run: The run directory.
+        parts: All that can be read.
         sources: The plan.
         undone: Slides with units left undone, and why.
         max_bad_fraction: A slide with more bad tiles, and more than 10, fails.
     """
-    run.refresh()
     fingerprint = run.settings()["fingerprint"]
     rows: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = defaultdict(Counter)
-    for part in run.footers():
+    for part in parts:
         if part.footer.get(schema.FOOTER_FINGERPRINT) != fingerprint:
             continue  # by an actor that outlived its driver, before --overwrite
         rows[part.slide] += part.rows
@@ -289,10 +290,18 @@ def _quarantined(run: RunDirectory, part: Part) -> list[str]:
     return errors
 
 
-def write_report(run: RunDirectory, report: RunReport) -> None:
-    """Put report.json in place, and slides.html where there are whole slides."""
+def write_report(run: RunDirectory, report: RunReport) -> dict[str, str]:
+    """Put report.json in place, and slides.html where there are whole slides.
+
+    Returns:
+        The digest of slides.html, which tells none itself.
+    """
+    digests = {}
     if any(slide.left_out is not None for slide in report.slides):
-        run.store.write(SLIDES_PAGE, slides_page(run, report.slides).encode())
+        page = slides_page(run, report.slides).encode()
+        run.store.write(SLIDES_PAGE, page)
+        digests[SLIDES_PAGE] = content_digest(page)
     about = sealed_json(report.as_json())
     text = json.dumps(about, indent=1, ensure_ascii=False)
     run.store.write(REPORT, text.encode("utf-8", "surrogateescape"))
+    return digests

@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from raylatent import schema
 from raylatent.errors import BrokenPartError, ContentError, SourceError, StorageError
-from raylatent.parts import read_footer, read_part, write_part
+from raylatent.parts import check_part, read_footer, read_part, write_part
 from raylatent.run import RunDirectory
-from raylatent.run.checked import check_part
-from raylatent.seal import is_as_written
+from raylatent.seal import content_digest
 from raylatent.source.grids import (
     OpenedSlide,
     SlideRequest,
@@ -57,7 +56,12 @@ def index_slide(
             return failed_slide(slide, request, complaint), []
         # The picture first: a grid that is there is complete.
         run.store.write(run.thumbnail(slide), picture)
-        footer = {**opened.footer, schema.FOOTER_REMARKS: json.dumps(remarks)}
+        footer = {
+            **opened.footer,
+            schema.FOOTER_REMARKS: json.dumps(remarks),
+            schema.FOOTER_THUMBNAIL: content_digest(picture),
+            schema.FOOTER_SLIDE: slide,
+        }
         write_part(run.store, run.grid_part(slide), table, footer)
     rows, _ = kept_tiles(table)
     source = source_of_slide(slide, request, opened.stat, opened.geometry, len(rows))
@@ -74,12 +78,7 @@ def _stored_grid(run: RunDirectory, opened: OpenedSlide) -> pa.Table | None:
         footer = read_footer(run.store, name)[1]
         if footer.get(schema.FOOTER_GRID) != opened.footer[schema.FOOTER_GRID]:
             return None
-        return check_part(
-            run.store,
-            name,
-            schema.GRID.names,
-            sealed=run.exists() and is_as_written(run.settings(), sealed=True),
-        ).table
+        return check_part(run.store, name, schema.GRID.names).table
     except BrokenPartError as error:
         logger.warning("%s is broken and is made anew: %s", name, error)
         return None

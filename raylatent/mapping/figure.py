@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from raylatent.caches import use_private_caches
 from raylatent.errors import MapError
 from raylatent.mapping.fonts import make_legible
+from raylatent.seal import content_digest
 from raylatent.storage import Store, absolute
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def save_figure(
     draw: Callable[["Figure"], None],
     dpi: int,
     inches: tuple[float, float] = (7.5, 6.0),
-) -> None:
-    """Write a figure as PNG, PDF or SVG, without touching pyplot.
+) -> str:
+    """Write a figure as PNG, PDF or SVG, without touching pyplot; the file's digest.
 
     Args:
         path: A file or URI ending in one of `PICTURES`.
@@ -53,3 +54,4 @@ def save_figure(
         )
     folder, name = uri.rsplit("/", 1)
     Store(folder or "/").write(name, buffer.getvalue())
+    return content_digest(buffer.getvalue())

@@ -19,13 +19,12 @@ from raylatent.errors import MapError, StorageError
 from raylatent.mapping.frame import Frame
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.reduce import check_features, normalize
-from raylatent.seal import content_digest, is_as_written, parse_json, sealed_json
+from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
 from raylatent.storage import Store, reason
 
 FORMAT_VERSION = 1
 MAP_JSON = "map.json"
 MODEL_NPZ = "model.npz"
-MODEL_DIGEST = "model_digest"  # in map.json
 ROW_ENGINE = "raylatent-rows"
 UMAP_ENGINE = "umap-learn"
 
@@ -190,7 +189,7 @@ class FittedMap:
         """
         data = self._content()
         store.write(MODEL_NPZ, data)
-        write_info(store, {**self.info, MODEL_DIGEST: content_digest(data)})
+        write_info(store, {**self.info, FILES: {MODEL_NPZ: content_digest(data)}})
 
     def _content(self) -> bytes:
         buffer = io.BytesIO()
@@ -200,7 +199,7 @@ class FittedMap:
     @cached_property
     def digest(self) -> str:
         """Of model.npz: tells this map from others."""
-        return str(self.info.get(MODEL_DIGEST) or content_digest(self._content()))
+        return model_digest(self.info) or content_digest(self._content())
 
     @classmethod
     def load(cls, store: Store) -> "FittedMap":
@@ -245,7 +244,7 @@ def _read_arrays(store: Store, info: Mapping[str, Any]) -> dict[str, NDArray[Any
             "the map again"
         )
         raise StorageError(message)
-    if info.get(MODEL_DIGEST) not in {None, content_digest(data)}:
+    if model_digest(info) != content_digest(data):
         message = f"{store.uri}/{MODEL_NPZ} is broken: fit the map again"
         raise StorageError(message)
     return arrays
@@ -257,12 +256,17 @@ def write_info(store: Store, info: Mapping[str, Any]) -> None:
     store.write(MAP_JSON, f"{text}\n".encode())
 
 
-def read_info(store: Store, *, sealed: bool = False) -> dict[str, Any]:
+def model_digest(info: Mapping[str, Any]) -> str | None:
+    """The digest of model.npz, None in a map.json without it, as of points alone."""
+    files = info.get(FILES)
+    return str(files[MODEL_NPZ]) if isinstance(files, dict) and files else None
+
+
+def read_info(store: Store) -> dict[str, Any]:
     """The content of map.json.
 
     Args:
         store: The map's folder.
-        sealed: Whether it must have a digest, as all that its run wrote.
 
     Raises:
         MapError: There is none, it is broken, or of a later format.
@@ -271,7 +275,7 @@ def read_info(store: Store, *, sealed: bool = False) -> dict[str, Any]:
         message = f"{store.uri} holds no {MAP_JSON}: it is no map, or an unfinished one"
         raise MapError(message)
     info = parse_json(store.read(MAP_JSON))
-    if info is None or not is_as_written(info, sealed=sealed):
+    if info is None or not json_holds(info):
         message = f"{store.uri}/{MAP_JSON} is broken: it is not as it was written"
         raise MapError(message)
     version = info.get("format_version")

@@ -33,10 +33,10 @@ _ALL = "#DADADA"
 _MAX_CHARS = 28
 
 
-def save_multiples(path: str, counted: Density, *, dpi: int = 200) -> None:
+def save_multiples(path: str, counted: Density, *, dpi: int = 200) -> str:
     """Write a small picture of counts for each label as PNG, PDF or SVG.
 
-    All share limits, axes and scale of colors; points of other labels are grey. A
+    Returns the file's digest. All share limits, axes and scale of colors; points of other labels are grey. A
     panel's edges have the color that its label has on the map.
 
     Args:
@@ -75,7 +75,7 @@ def save_multiples(path: str, counted: Density, *, dpi: int = 200) -> None:
         if more:
             figure.supxlabel(f"+{more:,} labels of fewer tiles", size="small")
 
-    save_figure(path, draw, dpi, inches)
+    return save_figure(path, draw, dpi, inches)
 
 
 def _fill(

@@ -141,8 +141,8 @@ def save_map(
     style: MapStyle,
     *,
     dpi: int = 300,
-) -> None:
-    """Write the plot as PNG, PDF or SVG, without touching pyplot.
+) -> str:
+    """Write the plot as PNG, PDF or SVG, without touching pyplot; the file's digest.
 
     Args:
         path: A file or URI ending in one of `PICTURES`.
@@ -155,12 +155,14 @@ def save_map(
         MapError: Another ending.
         StorageError: It could not be written.
     """
-    save_figure(path, lambda f: draw_map(f.add_subplot(), xy, labels, style), dpi)
+    return save_figure(
+        path, lambda f: draw_map(f.add_subplot(), xy, labels, style), dpi
+    )
 
 
 def save_density(
     path: str, counted: Density, style: MapStyle, *, dpi: int = 300
-) -> None:
+) -> str:
     """Write a plot of counts, as `save_map` does of more than `MAX_DOTS` points."""
 
     def draw(figure: "Figure") -> None:
@@ -171,10 +173,10 @@ def save_density(
             _draw_majority(ax, counted, counted.by_label, style)
         _frame(ax, counted.upper - counted.lower, style)
 
-    save_figure(path, draw, dpi)
+    return save_figure(path, draw, dpi)
 
 
-def save_means(path: str, means: Means, style: MapStyle, *, dpi: int = 300) -> None:
+def save_means(path: str, means: Means, style: MapStyle, *, dpi: int = 300) -> str:
     """Write a plot of mean numbers, as `save_map` does of more than `MAX_DOTS` points."""
 
     def draw(figure: "Figure") -> None:
@@ -182,7 +184,7 @@ def save_means(path: str, means: Means, style: MapStyle, *, dpi: int = 300) -> N
         _show_means(ax, means, style)
         _frame(ax, means.upper - means.lower, style)
 
-    save_figure(path, draw, dpi)
+    return save_figure(path, draw, dpi)
 
 
 def _is_categorical(values: "pd.Series[Any]", style: MapStyle) -> bool:

@@ -14,6 +14,7 @@ from raylatent.mapping.figure import PICTURES
 from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.points import iter_places, points_parts, read_points
 from raylatent.mapping.scale import numbers_of, scale_of
+from raylatent.run.manifest import relisted
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -66,12 +67,16 @@ def save_pictures(
         logger.info("labels are numbers: they are drawn on a scale, not each by itself")
     stems = (PICTURE,) if labels is None or scaled else (PICTURE, BY_LABEL)
     names = [f"{stem}.{kind}" for stem in stems for kind in kinds]
-    for name in PICTURE_FILES:
-        if name not in names:
-            store.delete(name)
     uris = [f"{store.uri}/{name}" for name in names]
     paths, by_label = uris[: len(kinds)], uris[len(kinds) :]
-    save_stored_map(store, paths, labels, n_points=n_points, by_label=by_label)
+    with relisted(store.uri) as digests:
+        for name in PICTURE_FILES:
+            if name not in names:
+                store.delete(name)
+        saved = save_stored_map(
+            store, paths, labels, n_points=n_points, by_label=by_label
+        )
+        digests.update(zip(names, (saved[uri] for uri in uris), strict=True))
     return by_label, paths
 
 
@@ -82,8 +87,8 @@ def save_stored_map(
     *,
     n_points: int,
     by_label: Sequence[str] = (),
-) -> None:
-    """Write a map's pictures; with more points than dots can show, images of counts.
+) -> dict[str, str]:
+    """Write a map's pictures and give their digests by path; with more points than dots can show, images of counts.
 
     Then the points are read in blocks, and never all of them held.
 
@@ -100,26 +105,28 @@ def save_stored_map(
         StorageError: They cannot be read, or it could not be written.
     """
     style = plot.MapStyle()
+    digests: dict[str, str] = {}
     if n_points <= plot.MAX_DOTS:
         points = read_points(store)
         names = points[schema.SLIDE].to_pylist()
         own = None if labels is None else np.array(list(map(labels.get, names)), object)
         for path in paths:
-            plot.save_map(path, _xy(points), own, style)
+            digests[path] = plot.save_map(path, _xy(points), own, style)
         if not by_label:
-            return
+            return digests
         paths = ()
     if labels is not None and scale_of(labels.values()) is not None:
         by_name = dict(zip(labels.values(), numbers_of(labels.values()), strict=True))
         of_cells = means(_blocks(store, labels), by_name)
         for path in paths:
-            plot.save_means(path, of_cells, style)
-        return
+            digests[path] = plot.save_means(path, of_cells, style)
+        return digests
     counted = density(_blocks(store, labels))
     for path in paths:
-        plot.save_density(path, counted, style)
+        digests[path] = plot.save_density(path, counted, style)
     for path in by_label:
-        save_multiples(path, counted)
+        digests[path] = save_multiples(path, counted)
+    return digests
 
 
 def _blocks(store: Store, labels: Mapping[str, str] | None) -> Parts:

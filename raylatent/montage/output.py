@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 
@@ -14,11 +15,17 @@ from raylatent.errors import MapError
 from raylatent.montage.cells import PartialCells
 from raylatent.montage.grid import Bounds, Grid
 from raylatent.montage.render import Look
-from raylatent.seal import content_digest, sealed_json, sealed_parquet
+from raylatent.seal import (
+    DIGEST,
+    FILES,
+    content_digest,
+    seal_in,
+    sealed_json,
+    sealed_parquet,
+)
 from raylatent.storage import Store, absolute
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-FILES = "files"  # in mosaic.json: digests of the other two
 _NOT_WRITTEN = (".bmp", ".eps", ".gif", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 
 
@@ -59,16 +66,21 @@ def encode_cells(cells: pa.Table) -> bytes:
 
 
 def write_mosaic(
-    folder: str, picture: bytes, cells: bytes, description: dict[str, object]
-) -> None:
-    """Put `mosaic.png` and `cells.parquet` in place, then what describes them."""
+    folder: str, picture: bytes, cells: bytes, description: Mapping[str, object]
+) -> dict[str, str]:
+    """Put `mosaic.png` and `cells.parquet` in place, then what describes them.
+
+    Returns:
+        Digests of the three by name.
+    """
     files = {"mosaic.png": picture, "cells.parquet": cells}
     for name, data in files.items():
         write_file(f"{folder}/{name}", data)
-    digests = {name: content_digest(data) for name, data in files.items()}
+    digests = {"mosaic.png": content_digest(picture), "cells.parquet": seal_in(cells)}
     about = sealed_json({**description, FILES: digests})
     text = json.dumps(about, indent=1, ensure_ascii=False)
     write_file(f"{folder}/mosaic.json", text.encode("utf-8", "replace"))
+    return {**digests, "mosaic.json": about[DIGEST]}
 
 
 def encode_report(cells: pa.Table, number: str) -> bytes:

@@ -1,6 +1,5 @@
 """The run directory: what is in it, and what is done."""
 
-import json
 import logging
 import os
 import re
@@ -14,7 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from raylatent import schema
-from raylatent.errors import BrokenPartError, FingerprintError, RunError
+from raylatent.errors import (
+    BrokenPartError,
+    FingerprintError,
+    RunError,
+    VersionError,
+)
 from raylatent.parts import (
     Part,
     is_part,
@@ -32,6 +36,7 @@ from raylatent.run.reading import open_rows
 from raylatent.run.settings import (
     CLEARING,
     RUN_JSON,
+    clearing_text,
     differences,
     fingerprint,
     parse_settings,
@@ -58,6 +63,8 @@ class RunDirectory:
 
     rows = ACTIVATIONS
     """The folder of its parts."""
+    verb = "activations"
+    """What makes such a run."""
 
     def __init__(
         self, uri: str | os.PathLike[str], *, writer: str | None = None
@@ -109,6 +116,8 @@ class RunDirectory:
     ) -> None:
         """Write run.json, or check that the run that is here is the same.
 
+        From here on its files change: the manifest that lists them is deleted.
+
         Args:
             fields: All that changes a number.
             about: What else is worth to be recorded.
@@ -122,6 +131,7 @@ class RunDirectory:
         if before is not None:
             differing = differences(before, fields, about) or also(before)
             if not differing:
+                self.store.delete(layout.manifest_of(self.verb))
                 return
             if not overwrite and CLEARING not in before:
                 message = (
@@ -131,6 +141,7 @@ class RunDirectory:
                 raise FingerprintError(message)
             self._clear()
             self._refuse_others_files()
+        self.store.delete(layout.manifest_of(self.verb))
         self.store.write(RUN_JSON, settings_text(fields, about))
         self._settings = None
 
@@ -152,6 +163,8 @@ class RunDirectory:
             if self.exists():
                 return parse_settings(self.store.read(RUN_JSON), self.uri, whole=True)
             self.refuse_other_things()
+        except VersionError:
+            raise
         except RunError as error:
             parts = self.footers()
             of_parts = {part.footer.get(schema.FOOTER_FINGERPRINT) for part in parts}
@@ -162,7 +175,9 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Delete what a run of another configuration left; run.json says so before."""
-        self.store.write(RUN_JSON, json.dumps({CLEARING: True}).encode())
+        for name in self.store.list(layout.MANIFESTS):
+            self.store.delete(name)
+        self.store.write(RUN_JSON, clearing_text())
         self._settings = None
         self.store.delete(SOURCES)
         self.store.delete(layout.REPORT)

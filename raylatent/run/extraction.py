@@ -16,6 +16,7 @@ class ExtractionDirectory(RunDirectory):
     """A run that extracts tiles: its parts hold encoded tiles until a slide is whole."""
 
     rows = TILES
+    verb = "extract-tiles"
 
     @property
     def folder(self) -> str:

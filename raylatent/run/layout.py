@@ -8,6 +8,7 @@
 - `thumbnails/slide=<name>/grid.jpg`: of whole slides, with the kept tiles drawn
 - `removed/`: rows of slides that a later run no longer names
 - `report.json`, `maps/<name>/`, `mosaics/<name>/`
+- `manifest/<verb>.parquet`: path, size and digest of each file that a verb left
 """
 
 SOURCES = "sources.parquet"
@@ -21,6 +22,7 @@ THUMBNAILS = "thumbnails"
 REMOVED = "removed"
 MAPS = "maps"
 MOSAICS = "mosaics"
+MANIFESTS = "manifest"
 FOLDERS = (
     ACTIVATIONS,
     QUARANTINE,
@@ -31,4 +33,18 @@ FOLDERS = (
     REMOVED,
     MAPS,
     MOSAICS,
+    MANIFESTS,
 )
+
+
+def manifest_of(verb: str, name: str = "") -> str:
+    """The name of the manifest of what a verb left.
+
+    Args:
+        verb: As on the command line.
+        name: Of the map or mosaic, where the verb has several.
+
+    >>> manifest_of("activations"), manifest_of("map", "default")
+    ('manifest/activations.parquet', 'manifest/map-default.parquet')
+    """
+    return f"{MANIFESTS}/{verb}{f'-{name}' if name else ''}.parquet"

@@ -4,11 +4,19 @@ import re
 
 from raylatent.claim import process_start
 from raylatent.run.directory import RunDirectory
-from raylatent.run.inventory import asides
 from raylatent.run.scratch import remove_scratch
+from raylatent.storage import ASIDE_SUFFIX
 
 # `.<token of a driver>-...` or `.pid<process>-...`, see Store.
 ASIDE = re.compile(r"\.(?:(?P<token>[0-9a-f]{12})|pid(?P<pid>\d+))-[0-9a-f]{32}\.aside")
+
+
+def asides(run: RunDirectory) -> list[str]:
+    """Files at the run's root and in its folders that are, or were, being written."""
+    names = [name for name in run.store.root_files() if name.endswith(ASIDE_SUFFIX)]
+    for folder in dict.fromkeys(run.folders):
+        names += [f"{folder}/{name}" for name in run.store.child(folder).asides()]
+    return names
 
 
 def remove_litter(run: RunDirectory) -> None:

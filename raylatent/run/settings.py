@@ -7,8 +7,8 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from raylatent import schema
-from raylatent.errors import RunError
-from raylatent.seal import json_holds, parse_json, sealed_json
+from raylatent.errors import RunError, VersionError
+from raylatent.seal import DIGEST, json_holds, parse_json, sealed_json
 
 RUN_JSON = "run.json"
 IDENTITY = "identity"
@@ -16,11 +16,6 @@ IDENTITY = "identity"
 OUTPUTS = "outputs"
 """Likewise: what the model gave for its two sample tiles."""
 _MODEL_FIELDS = ("model", "code", "files")
-_BEFORE_IDENTITY = (
-    "it was begun by a raylatent that did not record attributes, code and files of a "
-    "model, so nothing tells whether this model is the same: its rows can be read, but "
-    "not be continued"
-)
 _DIGEST = re.compile(r"(?<![\w.])[0-9a-f]{16}(?!\w)")
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted
 
@@ -51,6 +46,12 @@ def settings_text(fields: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
     return json.dumps(sealed_json(settings), indent=1).encode()
 
 
+def clearing_text() -> bytes:
+    """The content of run.json while the files of another run are deleted."""
+    settings = {"schema_version": schema.SCHEMA_VERSION, CLEARING: True}
+    return json.dumps(sealed_json(settings)).encode()
+
+
 def differences(
     settings: Mapping[str, Any],
     fields: Mapping[str, Any],
@@ -70,13 +71,11 @@ def differences(
         return []
     old = settings.get("fields", {})
     of_model = {n for n in _MODEL_FIELDS if old.get(n) != fields.get(n)}
-    if IDENTITY not in about:
+    if IDENTITY not in about or IDENTITY not in settings:
         of_model.clear()
     named = ""
-    if of_model and IDENTITY in settings:
+    if of_model:
         named = shortened(entry_differences(settings[IDENTITY], about[IDENTITY]))
-    elif of_model:
-        named = _BEFORE_IDENTITY
     changed = _changed(_without(old, of_model), _without(fields, of_model))
     return [named, *changed] if named else changed or ["its fingerprint differs"]
 
@@ -179,18 +178,16 @@ def parse_settings(text: bytes, uri: str, *, whole: bool = False) -> dict[str, A
     if settings is None:
         message = f"{uri}/{RUN_JSON} is no JSON object: choose another --out"
         raise RunError(message)
-    if json_holds(settings) is False:
+    if DIGEST not in settings or json_holds(settings):
+        _refuse_other_version(settings, uri)
+        if not _is_ours(settings):
+            message = f"{uri}/{RUN_JSON} is not raylatent's: choose another --out"
+            raise RunError(message)
+    if not json_holds(settings):
         message = (
             f"{uri}/{RUN_JSON} is not as it was written: run the command that made it "
             "again, which mends it, or choose another --out"
         )
-        raise RunError(message)
-    version = settings.get("schema_version")
-    if isinstance(version, int) and version > schema.SCHEMA_VERSION:
-        message = f"{uri} was made by a later version of raylatent: use that one"
-        raise RunError(message)
-    if not _is_ours(settings):
-        message = f"{uri}/{RUN_JSON} is not raylatent's: choose another --out"
         raise RunError(message)
     is_run = CLEARING not in settings
     if whole and is_run and settings["fingerprint"] != fingerprint(settings["fields"]):
@@ -200,6 +197,25 @@ def parse_settings(text: bytes, uri: str, *, whole: bool = False) -> dict[str, A
         )
         raise RunError(message)
     return settings
+
+
+def _refuse_other_version(settings: Mapping[str, Any], uri: str) -> None:
+    """Refuse a run whose files another version of raylatent wrote.
+
+    Raises:
+        VersionError: The message says which.
+    """
+    version = settings.get("schema_version")
+    if isinstance(version, int) and version > schema.SCHEMA_VERSION:
+        message = f"{uri} was made by a later version of raylatent: use that one"
+        raise VersionError(message)
+    if isinstance(version, int) and version < schema.SCHEMA_VERSION:
+        message = (
+            f"{uri} was made by an earlier version of raylatent (schema version "
+            f"{version}, now {schema.SCHEMA_VERSION}), whose files did not all tell "
+            "their digests: compute the run anew in another --out"
+        )
+        raise VersionError(message)
 
 
 def _is_ours(settings: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from raylatent.seal import content_digest, content_hasher
 from raylatent.source.example import TileRecord, example_message
 from raylatent.source.framing import FRAME_BYTES, frame
 from raylatent.source.sidecar import sidecar_name
@@ -60,11 +61,14 @@ class _RecordWriter:
         self._frames: list[tuple[int, int]] = []
         self._locations: list[tuple[int, int]] = []
         self._end = 0
+        self._hasher = content_hasher()
 
     def write(self, record: TileRecord) -> None:
         payload = example(record)
         length = len(payload) + FRAME_BYTES
-        self._append(frame(payload))
+        framed = frame(payload)
+        self._hasher.update(framed)
+        self._append(framed)
         self._frames.append((self._end, length))
         self._end += length
         if record.loc_x is not None and record.loc_y is not None:
@@ -84,6 +88,10 @@ class _RecordWriter:
     def size(self) -> int:
         return self._end
 
+    @property
+    def digest(self) -> str:
+        return self._hasher.hexdigest()
+
 
 def write_tfrecord(path: Path, records: Iterable[TileRecord]) -> None:
     """One slide's tiles in a TFRecord, with `<stem>.index.npz` beside it.
@@ -95,8 +103,10 @@ def write_tfrecord(path: Path, records: Iterable[TileRecord]) -> None:
     put_tfrecord(Store(path.parent), path.name, records)
 
 
-def put_tfrecord(store: Store, name: str, records: Iterable[TileRecord]) -> int:
-    """A TFRecord and its index in a store, record by record; the TFRecord's bytes.
+def put_tfrecord(
+    store: Store, name: str, records: Iterable[TileRecord]
+) -> tuple[int, dict[str, str]]:
+    """A TFRecord and its index in a store, record by record.
 
     Each file is put in place in one step, the index first: without its TFRecord it
     is never used.
@@ -106,6 +116,9 @@ def put_tfrecord(store: Store, name: str, records: Iterable[TileRecord]) -> int:
         name: `<slide>.tfrecords`.
         records: The tiles, all with a location or none.
 
+    Returns:
+        The TFRecord's size in bytes, and the digests of both files by name.
+
     Raises:
         StorageError: It cannot be written; nothing is to be seen then.
     """
@@ -113,5 +126,7 @@ def put_tfrecord(store: Store, name: str, records: Iterable[TileRecord]) -> int:
         writer = _RecordWriter(append)
         for record in records:
             writer.write(record)
-        store.write(sidecar_name(name), writer.index())
-    return writer.size
+        index = writer.index()
+        store.write(sidecar_name(name), index)
+    digests = {name: writer.digest, sidecar_name(name): content_digest(index)}
+    return writer.size, digests

@@ -246,13 +246,26 @@ def list_below(filesystem: pafs.FileSystem, root: str) -> list[str]:
     if isinstance(filesystem, pafs.LocalFileSystem):
         # pyarrow would go round in linked folders, and stop at names not in UTF-8.
         return sorted(retry(lambda: list(_walk(root)), f"list {root}"))
+    return sorted(sizes_below(filesystem, root))
+
+
+def sizes_below(filesystem: pafs.FileSystem, root: str) -> dict[str, int]:
+    """The same names with the files' sizes in bytes."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        sizes = {}
+        for name in list_below(filesystem, root):
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # a link to nothing, or deleted since
+                sizes[name] = Path(root, name).stat().st_size
+        return sizes
     selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     found = retry(lambda: filesystem.get_file_info(selector), f"list {root}")
-    return sorted(
-        item.path.removeprefix(root).lstrip("/")
+    return {
+        item.path.removeprefix(root).lstrip("/"): item.size
         for item in found
         if item.type == pafs.FileType.File
-    )
+    }
 
 
 def _walk(root: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from raylatent.storage.paths import (
     list_below,
     resolve,
     retry,
+    sizes_below,
 )
 
 _NO_FOLDER = (FileExistsError, NotADirectoryError)
@@ -218,6 +219,17 @@ class Store:
     def list(self, name: str = "") -> Names:
         """Names of all files below a folder, sorted; empty if it is absent."""
         return [file for file in self._list(name) if not file.endswith(ASIDE_SUFFIX)]
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Names of all files below a folder, as of `list`, with their sizes in bytes."""
+        found = self._below_root(
+            lambda: sizes_below(self._filesystem, self.path(name)), f"list {self.uri}"
+        )
+        return {
+            f"{name}/{file}": size
+            for file, size in sorted(found.items())
+            if not file.endswith(ASIDE_SUFFIX)
+        }
 
     def asides(self) -> Names:
         """Names of files that are, or were, being written."""

@@ -25,6 +25,6 @@ def test_compiled_rows_do_not_mix_with_others(
         compute(out, [source])
     plain = tmp_path / "plain"
     compute(plain, [source])
-    assert "compiled" not in json.loads((plain / "run.json").read_text())["fields"]
+    assert json.loads((plain / "run.json").read_text())["fields"]["compiled"] is False
     with pytest.raises(RunError, match="compiled"):
         compute(plain, [source], compile=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from raylatent.engine import activations
-from raylatent.errors import FingerprintError, ModelError, PassError
+from raylatent.errors import FingerprintError, ModelError, PassError, VersionError
 from raylatent.run import RUN_JSON, RunDirectory
-from raylatent.run.settings import fingerprint
-from raylatent.seal import DIGEST, sealed_json
+from raylatent.seal import sealed_json
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 
@@ -62,22 +61,15 @@ def test_what_is_not_seen_is_noticed_by_its_outputs(
         compute(out, [source], model=edited(text.replace("x * float", "x + float")))
 
 
-def test_a_run_of_before_is_refused_and_can_be_read(tmp_path, source, compute):
+def test_a_run_of_an_earlier_version_is_refused(tmp_path, source, compute):
     out = tmp_path / "run"
     compute(out, [source])
-    settings = json.loads((out / RUN_JSON).read_text())
-    del settings["identity"], settings["outputs"], settings[DIGEST]
-    del settings["fields"]["files"]
-    settings["fields"] |= {"model": "0" * 32, "code": "1" * 32}
-    settings["fingerprint"] = fingerprint(settings["fields"])
+    settings = json.loads((out / RUN_JSON).read_text()) | {"schema_version": 2}
     (out / RUN_JSON).write_text(json.dumps(sealed_json(settings)))
-    with pytest.raises(
-        FingerprintError, match="its rows can be read, but not"
-    ) as caught:
+    with pytest.raises(VersionError, match=r"an earlier version .* another --out"):
         compute(out, [source])
-    assert "--overwrite" in str(caught.value)
-    assert len(RunDirectory.open(str(out)).read_rows("a")) > 0
-    assert compute(out, [source], overwrite=True).counts["tiles"] == 99
+    with pytest.raises(VersionError, match="schema version 2, now 3"):
+        RunDirectory.open(str(out))
 
 
 def test_run_json_names_what_the_model_is(tmp_path, source, compute):

@@ -49,10 +49,19 @@ def test_grids_are_compared_with_the_plan_and_made_again(
         ("broken", "grids/slide=a/000000.parquet"),
         ("wrong", "grids/slide=b/000000.parquet"),
     }
+    (out / "manifest/activations.parquet").unlink()
+    assert ("wrong", "grids/slide=b/000000.parquet") in names(verify_here(out))
     grids[1].unlink()
     assert ("missing", "grids/slide=b/000000.parquet") in names(verify_here(out))
     assert again().counts["tiles"] == 0  # rows stay
     assert [grid.read_bytes() for grid in grids] == good
+    assert verify_here(out).findings == []
+    picture = "thumbnails/slide=a/grid.jpg"
+    flip(out / picture, 8 * 200)
+    assert names(verify_here(out)) == {("broken", picture)}
+    (out / "manifest/activations.parquet").unlink()
+    assert names(verify_here(out)) == {("broken", picture)}
+    again()
     assert verify_here(out).findings == []
 
 
@@ -96,15 +105,14 @@ def test_extracted_tiles(extract, slides, tmp_path, verify_here):
         found = dict(arrays)
     for name in found:
         np.savez(index, **{**found, name: found[name][::-1]})
-        (finding,) = verify_here(out).findings
-        assert finding.name == f"{FOLDER}/a.tfrecords"
-        assert "its index a.index.npz is not that of its records" in finding.says
-    index.write_bytes(b"junk")
-    (finding,) = verify_here(out).findings
-    assert "a.index.npz is no index" in finding.says
+        assert names(verify_here(out)) == {("broken", f"{FOLDER}/a.index.npz")}
     index.unlink()
-    (finding,) = verify_here(out).findings
-    assert "its index a.index.npz is missing" in finding.says
+    assert names(verify_here(out)) == {("missing", f"{FOLDER}/a.index.npz")}
+    manifest = out / "manifest/extract-tiles.parquet"
+    whole = manifest.read_bytes()
+    manifest.unlink()
+    assert names(verify_here(out)) == {("missing", f"{FOLDER}/a.index.npz")}
+    manifest.write_bytes(whole)
     assert again().counts["tiles"] == N["a"]
     assert index.read_bytes() == beside
     assert verify_here(out).findings == []
@@ -112,7 +120,8 @@ def test_extracted_tiles(extract, slides, tmp_path, verify_here):
     record.write_text("{")
     assert names(verify_here(out)) == {("broken", "finished/slide=b/record.json")}
     record.unlink()
-    found = names(verify_here(out))
-    assert ("missing", "tiles/slide=b/000000.parquet") in found
+    assert names(verify_here(out)) == {("missing", "finished/slide=b/record.json")}
+    manifest.unlink()
+    assert names(verify_here(out)) == {("incomplete", "tiles/slide=b")}
     again()
     assert verify_here(out).findings == []

@@ -52,7 +52,7 @@ def changed(out, before):
         file.relative_to(out).as_posix()
         for file in now
         if now[file] != before.get(file)
-        and file.parts[-2] != "default"
+        and file.parts[-2] not in {"default", "manifest"}
         and file.name != "sources.parquet"
     }
 
@@ -80,6 +80,19 @@ def test_parts_and_their_quarantine(made, rerun):
     assert changed(made.out, before) == redone | quarantine | points
     for name in (f"{A}1", f"{Q}2", f"{Q}3", f"{A}4", f"{P}0", f"{P}1", f"{P}7"):
         assert f"{name}.parquet" in said
+
+
+def test_a_byte_flipped_between_kill_and_resume(made, rerun, verify_here):
+    """Without a manifest, which only a run that ended has."""
+    for name in ("manifest/activations.parquet", "report.json"):
+        (made.out / name).unlink()
+    flip(made.out / f"{A}1.parquet", 8 * 2000)
+    before = inodes(made.out)
+    named = {finding.name for finding in verify_here(made.out).findings}
+    assert named == {f"{A}1.parquet", "report.json"}
+    rerun()
+    assert changed(made.out, before) == {f"{A}1.parquet"}
+    assert (made.out / "manifest/activations.parquet").exists()
 
 
 def test_what_lacks_seals_or_lies_where_it_should_not(made, rerun):
@@ -130,6 +143,7 @@ def test_the_plan_and_run_json(made, rerun):
     before = inodes(made.out)
     truncate("sources.parquet")(made.out)
     truncate("run.json")(made.out)
+    truncate("manifest/activations.parquet")(made.out)
     said = rerun()
     assert changed(made.out, before) == set()
     assert "sources.parquet is broken and is made anew" in said

@@ -13,10 +13,10 @@ from raylatent.engine.map_building import (
     _check_complete,
     check_map_is_current,
 )
-from raylatent.engine.verify.points import rows_digest
 from raylatent.errors import BrokenPartError, MapError, RunError
-from raylatent.parts import part_name, write_part
+from raylatent.parts import part_name, rows_digest, write_part
 from raylatent.run import RunDirectory
+from raylatent.seal import sealed_json
 
 UNIT = 4
 
@@ -51,12 +51,12 @@ def run(tmp_path):
     run = RunDirectory(str(tmp_path / "run"))
     settings = {
         "layers": {"conv": [3, 2]},
-        "schema_version": 1,
+        "schema_version": schema.SCHEMA_VERSION,
         "fingerprint": "",
         "model": "m",
         "fields": {"tile_px": 96},
     }
-    run.store.write("run.json", json.dumps(settings).encode())
+    run.store.write("run.json", json.dumps(sealed_json(settings)).encode())
     sizes = {"A": 10, "B": 10, "C": 5, "D": 3}
     rows = [
         {
@@ -137,7 +137,7 @@ def test_slides_without_part_are_left_out_and_said(run, tmp_path, caplog):
 def test_a_map_of_other_rows_is_refused(run):
     parts = [part for part in run.footers() if part.rows]
     info = {"format_version": 1, "rows": rows_digest(parts)}
-    run.store.write("maps/default/map.json", json.dumps(info).encode())
+    run.store.write("maps/default/map.json", json.dumps(sealed_json(info)).encode())
     folder = f"{run.uri}/maps/default"
     check_map_is_current(of(run), folder)
     write_unit(run, "A", 2, [8])

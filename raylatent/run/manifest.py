@@ -1,0 +1,266 @@
+"""Manifests: path, size and digest of each file that a verb left in a run.
+
+The writer of a file computes its digest before the file is put in place. The digest is
+the seal in a Parquet file's footer, the `digest` of a JSON object; that of a picture,
+an archive of arrays or a TFRecord is told by a sealed file beside it, or by the verb. A
+manifest copies these digests and computes none.
+
+A manifest is deleted before the first of its files changes, and put in place after the
+last: one that is there is that of the files that are there. It is for `verify`; what
+is done is decided by the parts alone.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from raylatent import schema
+from raylatent.errors import BrokenPartError
+from raylatent.parts import check_part, is_part, read_footer, write_part
+from raylatent.run import layout
+from raylatent.run.directory import RunDirectory
+from raylatent.run.layout import manifest_of
+from raylatent.run.settings import RUN_JSON
+from raylatent.seal import DIGEST, FILES, content_hasher, parse_json
+from raylatent.storage import Store, retry
+
+_THREADS = 16
+_CHUNK = 16 << 20  # bytes of a large file that are held
+_SLIDE = r"slide=[^/]+"
+_STAGES = "|".join(
+    (layout.ACTIVATIONS, layout.QUARANTINE, layout.TILES, layout.GRIDS),
+)
+_PICTURE = r"[^/]+\.(?:png|jpg|jpeg|pdf|svg|csv)"
+_OURS = re.compile(
+    rf"(?:{layout.REMOVED}/)?(?:{_STAGES})/{_SLIDE}/[0-9]+\.parquet"
+    rf"|(?:{layout.REMOVED}/)?{layout.THUMBNAILS}/{_SLIDE}/grid\.jpg"
+    rf"|{layout.REMOVED}/{layout.SOURCES}"
+    rf"|{layout.FINISHED}/{_SLIDE}/record\.json"
+    rf"|{layout.MAPS}/[^/]+/(?:map\.json|model\.npz|points/{_SLIDE}/[0-9]+\.parquet)"
+    rf"|{layout.MOSAICS}/[^/]+/(?:mosaic\.json|cells\.parquet)"
+    rf"|(?:{layout.MAPS}|{layout.MOSAICS})/[^/]+/{_PICTURE}"
+    rf"|{layout.MANIFESTS}/[^/]+\.parquet"
+)
+_GRID = re.compile(rf"((?:{layout.REMOVED}/)?){layout.GRIDS}/({_SLIDE})/.*")
+_OUTPUTS = {layout.MAPS: "map", layout.MOSAICS: "mosaic"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file in a manifest.
+
+    Attributes:
+        size: In bytes.
+        digest: As its writer gave it.
+    """
+
+    size: int
+    digest: str
+
+
+Files: TypeAlias = dict[str, Listed]
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file in a run's folders is called as one that raylatent writes.
+
+    >>> is_ours("activations/slide=a/000001.parquet"), is_ours("activations/x.parquet")
+    (True, False)
+    """
+    if _OURS.fullmatch(name) is None:
+        return False
+    return f"/{schema.SLIDE}=" not in name or is_part(name) or not _is_table(name)
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith(".parquet")
+
+
+def manifest_of_file(name: str, verb: str) -> str:
+    """The manifest that lists a file of a run.
+
+    Args:
+        name: The file.
+        verb: That the run directory itself is of.
+
+    >>> manifest_of_file("maps/b/umap.png", "activations")
+    'manifest/map-b.parquet'
+    """
+    folder, _, rest = name.partition("/")
+    if folder in _OUTPUTS and "/" in rest:
+        return manifest_of(_OUTPUTS[folder], rest.split("/", 1)[0])
+    return manifest_of(verb)
+
+
+def manifest_of_folder(uri: str) -> tuple[Store, str] | None:
+    """The run that a map's or mosaic's folder is in, and its manifest; None in no run."""
+    root, _, rest = uri.rpartition("/")
+    root, _, kind = root.rpartition("/")
+    if kind not in _OUTPUTS or not root or not Store(root).exists(RUN_JSON):
+        return None
+    return Store(root), manifest_of(_OUTPUTS[kind], rest)
+
+
+def told_digests(name: str, about: Mapping[str, Any]) -> dict[str, str]:
+    """Digests that a sound file tells: its own, and those of files beside it.
+
+    Args:
+        name: The file.
+        about: Its footer, or the JSON object that it holds.
+
+    >>> told_digests("maps/b/map.json", {"digest": "1", "files": {"model.npz": "2"}})
+    {'maps/b/map.json': '1', 'maps/b/model.npz': '2'}
+    """
+    told = {}
+    own = about.get(schema.FOOTER_SEAL if _is_table(name) else DIGEST)
+    if own is not None:
+        told[name] = str(own)
+    match = _GRID.fullmatch(name)
+    if match is not None and schema.FOOTER_THUMBNAIL in about:
+        thumbnail = f"{match[1]}{layout.THUMBNAILS}/{match[2]}/grid.jpg"
+        told[thumbnail] = about[schema.FOOTER_THUMBNAIL]
+    files = about.get(FILES)
+    if isinstance(files, dict):
+        in_run = name.startswith(f"{layout.FINISHED}/")  # TFRecords lie elsewhere
+        folder = "" if in_run else f"{name.rpartition('/')[0]}/"
+        told |= {f"{folder}{file}": str(digest) for file, digest in files.items()}
+    return told
+
+
+def _read_digests(store: Store, name: str) -> dict[str, str]:
+    try:
+        if _is_table(name):
+            return told_digests(name, read_footer(store, name)[1])
+        return told_digests(name, parse_json(store.read(name)) or {})
+    except BrokenPartError:
+        return {}  # not listed: `verify` looks at the file itself
+
+
+def list_files(
+    store: Store,
+    folders: Iterable[str],
+    files: Iterable[str] = (),
+    digests: Mapping[str, str] = {},
+) -> Files:
+    """What lies in some folders of a run, with the digests of the writers.
+
+    Args:
+        store: The run directory.
+        folders: Below it.
+        files: Others, which tell their own digests.
+        digests: That are known already, also of files elsewhere.
+    """
+    sizes: dict[str, int | None] = {}
+    for folder in folders:
+        sizes |= {n: size for n, size in store.sizes(folder).items() if is_ours(n)}
+    telling = [n for n in (*sizes, *files) if n.endswith((".parquet", ".json"))]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        unread = [name for name in telling if name not in digests]
+        told: dict[str, str] = {}
+        for found in pool.map(lambda name: _read_digests(store, name), unread):
+            told |= found
+        told |= digests
+        elsewhere = [name for name in told if name not in sizes]
+        sizes |= zip(elsewhere, pool.map(store.size, elsewhere), strict=True)
+    return {
+        name: Listed(size, told[name])
+        for name, size in sorted(sizes.items())
+        if size is not None and name in told
+    }
+
+
+def put_manifest(store: Store, name: str, files: Mapping[str, Listed]) -> None:
+    """Put a manifest in place."""
+    paths = sorted(files)
+    columns = (
+        paths,
+        [files[path].size for path in paths],
+        [files[path].digest for path in paths],
+    )
+    write_part(store, name, pa.table(list(columns), schema=schema.LISTED_FILES), {})
+
+
+def read_manifest(store: Store, name: str) -> Files:
+    """The files that a manifest lists.
+
+    Raises:
+        BrokenPartError: It is not as it was written.
+        StorageError: It is not there, or cannot be read.
+    """
+    table = check_part(store, name, schema.LISTED_FILES.names).table
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return {path: Listed(size, digest) for path, size, digest in rows}
+
+
+def take_manifest(store: Store, name: str) -> Files:
+    """What a manifest lists whose files are about to change; it is deleted."""
+    files: Files = {}
+    if store.exists(name):
+        with suppress(BrokenPartError):
+            files = read_manifest(store, name)
+        store.delete(name)
+    return files
+
+
+@contextmanager
+def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
+    """The manifest of a map or mosaic while some of its files are written anew.
+
+    It is deleted before, and put in place at the end of the block, which gives the
+    digests of what it wrote. Outside of a run there is none.
+
+    Args:
+        folder: Of the map or mosaic.
+        anew: Whether all files are, so that nothing of the manifest before holds.
+
+    Yields:
+        Digests by the name of a file in the folder, to be filled in.
+    """
+    digests: dict[str, str] = {}
+    place = manifest_of_folder(folder)
+    before = {} if place is None else take_manifest(*place)
+    yield digests
+    if place is not None:
+        store, manifest = place
+        own = folder.removeprefix(f"{store.uri}/")
+        known = {} if anew else {path: one.digest for path, one in before.items()}
+        known |= {f"{own}/{name}": digest for name, digest in digests.items()}
+        put_manifest(store, manifest, list_files(store, [own], (), known))
+
+
+def put_run_manifest(run: RunDirectory, digests: Mapping[str, str]) -> None:
+    """Put the manifest in place of the verb that made a run: all but maps and mosaics.
+
+    Args:
+        run: The run.
+        digests: That the verb knows.
+    """
+    others = {layout.MAPS, layout.MOSAICS, layout.MANIFESTS}
+    folders = [folder for folder in layout.FOLDERS if folder not in others]
+    own = (RUN_JSON, layout.SOURCES, layout.REPORT)
+    files = list_files(run.store, folders, own, digests)
+    put_manifest(run.store, manifest_of(run.verb), files)
+
+
+def digest_of_file(store: Store, name: str) -> Listed:
+    """Size and digest of a file as it is, read in pieces.
+
+    Raises:
+        StorageError: It is not there, or cannot be read.
+    """
+
+    def action() -> Listed:
+        hasher = content_hasher()
+        size = 0
+        with store.filesystem.open_input_file(store.path(name)) as file:
+            while chunk := file.read(_CHUNK):
+                hasher.update(chunk)
+                size += len(chunk)
+        return Listed(size, hasher.hexdigest())
+
+    return retry(action, f"read {store.uri}/{name}")

@@ -1,0 +1,418 @@
+"""What lies in a run, compared with its manifests and its plan. No Ray, no writing."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raylatent import schema
+from raylatent.errors import BrokenPartError, StorageError
+from raylatent.parts import (
+    Part,
+    check_part,
+    is_part,
+    part_name,
+    partition_folder,
+    rows_digest,
+    slide_of,
+    unit_of,
+)
+from raylatent.run import layout
+from raylatent.run.layout import manifest_of
+from raylatent.run.manifest import (
+    Files,
+    digest_of_file,
+    manifest_of_file,
+    told_digests,
+)
+from raylatent.run.settings import RUN_JSON
+from raylatent.seal import DIGEST, FILES, json_holds, parse_json
+from raylatent.storage import Store
+
+BROKEN = "broken"  # bytes are not those that were written
+MISSING = "missing"  # what was there once
+WRONG = "wrong"  # whole, but not what belongs there
+FOREIGN = "foreign"  # none of ours
+INCOMPLETE = "incomplete"  # never finished
+
+MAP_JSON, MODEL_NPZ, MOSAIC_JSON = "map.json", "model.npz", "mosaic.json"
+_SEALED_JSON = frozenset(
+    {RUN_JSON, layout.REPORT, MAP_JSON, MOSAIC_JSON, "record.json"}
+)
+_NOT_WRITTEN = "it is not the file that was written"
+_FOOTER = frozenset(
+    {
+        *(schema.FOOTER_SLIDE, schema.FOOTER_UNIT, schema.FOOTER_FINGERPRINT),
+        *(schema.FOOTER_SOURCE, schema.FOOTER_QUARANTINED, schema.FOOTER_DIGEST),
+        *(schema.FOOTER_SEAL, schema.FOOTER_THUMBNAIL, schema.FOOTER_MAP),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a file.
+
+    Attributes:
+        kind: One of the constants above.
+        name: The file, in the run directory.
+        says: What is wrong.
+    """
+
+    kind: str
+    name: str
+    says: str
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{self.kind}: {self.name}: {self.says}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """A file as it was read.
+
+    Attributes:
+        name: In the run directory.
+        size: In bytes.
+        digest: Its seal, if its bytes are those that were sealed; of a file without a
+            seal the digest of its bytes.
+        about: The footer of a Parquet file, or the JSON object.
+        rows: Of a Parquet file.
+        why: What is wrong with it, None where nothing is.
+    """
+
+    name: str
+    size: int = 0
+    digest: str | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    rows: int = 0
+    why: str | None = None
+
+
+def read_states(store: Store, names: Iterable[str]) -> list[FileState]:
+    """Read some files of a run, every byte of them; files that are gone are left out.
+
+    Raises:
+        StorageError: One cannot be read, after retries.
+    """
+    states = []
+    for name in names:
+        try:
+            states.append(_state(store, name))
+        except BrokenPartError as error:
+            states.append(FileState(name=name, why=error.why))
+        except StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+    return states
+
+
+def _state(store: Store, name: str) -> FileState:
+    if name.endswith(".parquet"):
+        part = check_part(store, name)
+        footer = {key: part.footer[key] for key in _FOOTER & part.footer.keys()}
+        return FileState(
+            name=name,
+            size=part.n_bytes,
+            digest=footer[schema.FOOTER_SEAL],
+            about=footer,
+            rows=part.rows,
+        )
+    if _seals_itself(name):
+        data = store.read(name)
+        about = parse_json(data)
+        if about is None or not json_holds(about):
+            return FileState(name=name, why="it is not as it was written")
+        return FileState(name=name, size=len(data), digest=about[DIGEST], about=about)
+    found = digest_of_file(store, name)
+    return FileState(name=name, size=found.size, digest=found.digest)
+
+
+def _seals_itself(name: str) -> bool:
+    return name.endswith(".parquet") or name.rsplit("/", 1)[-1] in _SEALED_JSON
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the plan says of a slide.
+
+    Attributes:
+        n_indexed: Tiles.
+        source: Its source, as footers have it.
+        has_grid: Whether its tiles were cut out of a whole slide.
+    """
+
+    n_indexed: int
+    source: str
+    has_grid: bool = False
+
+
+@dataclass(kw_only=True)
+class Verification:
+    """A run's files, and what is wrong with them.
+
+    Attributes:
+        run: The run directory.
+        verb: What made it.
+        fingerprint: Of the run, None where run.json cannot be read.
+        listed: The files of all manifests.
+        manifests: Names of the manifests that can be read.
+        plan: By slide, None where it cannot be read.
+        states: The files that are there, by name.
+        findings: What is wrong; of a file the first thing that was found.
+        notes: What is worth knowing, and is not wrong.
+        counts: `slides`; `rows`, `quarantined`, `missing` tiles; `parts`, `bytes`,
+            `records` of sources that were read.
+        points: By map.
+        mosaics: Names.
+        sources: How many are as they were, changed, gone.
+        worked_on_by: The driver that works on the run, None where none does.
+    """
+
+    run: str
+    verb: str = ""
+    fingerprint: str | None = None
+    listed: Files = field(default_factory=dict)
+    manifests: set[str] = field(default_factory=set)
+    plan: Mapping[str, Planned] | None = None
+    states: Mapping[str, FileState] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    points: dict[str, int] = field(default_factory=dict)
+    mosaics: list[str] = field(default_factory=list)
+    sources: Counter[str] = field(default_factory=Counter)
+    worked_on_by: str | None = None
+    _wrong: set[str] = field(default_factory=set)
+
+    def compare(self) -> None:
+        """Find what is wrong with the files that were read."""
+        self.counts["slides"] = len(self.plan or ())
+        for state in self.states.values():
+            if state.why is not None:
+                self.add(BROKEN, state.name, state.why)
+            self.counts["bytes"] += state.size
+            self.counts["parts"] += is_part(state.name)
+        self._compare_listed()
+        for state in self.states.values():
+            if state.name not in self.listed and state.why is None:
+                self._compare_unlisted(state)
+        self._find_unfinished()
+        self._count_tiles()
+        self._compare_maps()
+        self._compare_mosaics()
+        self._note_absent_manifests()
+
+    def add(self, kind: str, name: str, says: str) -> None:
+        """Add a finding, unless there is one of this file already."""
+        if name not in self._wrong:
+            self._wrong.add(name)
+            self.findings.append(Finding(kind, name, says))
+
+    def _compare_listed(self) -> None:
+        for name, listed in self.listed.items():
+            state = self.states.get(name)
+            if state is None:
+                manifest = manifest_of_file(name, self.verb)
+                self.add(MISSING, name, f"{manifest} lists it")
+            elif (state.size, state.digest) != (listed.size, listed.digest):
+                kind = WRONG if _seals_itself(name) else BROKEN
+                self.add(kind, name, _NOT_WRITTEN)
+
+    def _compare_unlisted(self, state: FileState) -> None:
+        """A sound file in no manifest: one too many, or its verb never ended."""
+        name = state.name
+        manifest = manifest_of_file(name, self.verb)
+        if name.startswith(f"{layout.MANIFESTS}/"):
+            return
+        if manifest in self.manifests:
+            drawn = name.startswith((f"{layout.MAPS}/", f"{layout.MOSAICS}/"))
+            if not drawn or _seals_itself(name):  # else a picture that somebody drew
+                self.add(WRONG, name, f"{manifest} does not list it")
+            return
+        why = self._stranger(state)
+        if why is not None:
+            self.add(WRONG, name, why)
+        for path, digest in told_digests(name, state.about).items():
+            other = self.states.get(path)
+            if other is not None and other.digest != digest:
+                self.add(BROKEN, path, _NOT_WRITTEN)
+            elif other is None and name.endswith(".json"):
+                self.add(MISSING, path, f"{name} tells of it")
+
+    def _stranger(self, state: FileState) -> str | None:
+        """Why a sound part does not belong where it is, None if it does."""
+        slide = slide_of(state.name)
+        footer = state.about
+        if schema.FOOTER_SLIDE not in footer:
+            return None
+        unit = str(unit_of(state.name))
+        wanted: dict[str, str | None] = {schema.FOOTER_SLIDE: slide}
+        if schema.FOOTER_UNIT in footer:
+            wanted[schema.FOOTER_UNIT] = unit
+        if schema.FOOTER_MAP in footer:
+            folder = state.name.split("/points/")[0]
+            info = self.states.get(f"{folder}/{MAP_JSON}", FileState(name="")).about
+            wanted[schema.FOOTER_MAP] = info.get(FILES, {}).get(MODEL_NPZ)
+        if schema.FOOTER_SOURCE in footer and not state.name.startswith(layout.REMOVED):
+            if self.fingerprint is not None:
+                wanted[schema.FOOTER_FINGERPRINT] = self.fingerprint
+            planned = (self.plan or {}).get(str(slide))
+            if planned is not None:
+                wanted[schema.FOOTER_SOURCE] = planned.source
+        for key, value in wanted.items():
+            if footer.get(key) != value:
+                what = key.removeprefix("raylatent.")
+                return f"its {what} is {footer.get(key)}, not {value}"
+        return None
+
+    def _find_unfinished(self) -> None:
+        """What verbs put in place last."""
+        if self._lacks(layout.SOURCES):
+            self.add(INCOMPLETE, layout.SOURCES, "the run has no plan: run again")
+        if self._lacks(layout.REPORT):
+            says = "there is none: the run has not ended yet, run again"
+            self.add(INCOMPLETE, layout.REPORT, says)
+        for verb, folder, last in (
+            ("map", layout.MAPS, MAP_JSON),
+            ("mosaic", layout.MOSAICS, MOSAIC_JSON),
+        ):
+            for name in self._outputs(folder):
+                if self._lacks(f"{folder}/{name}/{last}"):
+                    says = f"there is none: run `raylatent {verb}` again"
+                    self.add(INCOMPLETE, f"{folder}/{name}/{last}", says)
+
+    def _lacks(self, name: str) -> bool:
+        return name not in self.states and name not in self.listed
+
+    def _outputs(self, folder: str) -> list[str]:
+        """Names of the maps or mosaics."""
+        names = {*self.states, *self.listed}
+        found = (name.split("/") for name in names if name.startswith(f"{folder}/"))
+        return sorted({parts[1] for parts in found})
+
+    def sound_below(self, folder: str) -> Iterator[FileState]:
+        """The files below a folder that nothing is wrong with."""
+        for name, state in self.states.items():
+            if name.startswith(f"{folder}/") and name not in self._wrong:
+                yield state
+
+    def _count_tiles(self) -> None:
+        """Promise 1: each planned tile is a row, or quarantined."""
+        rows: Counter[str] = Counter()
+        bad: Counter[str] = Counter()
+        extracted = {str(slide_of(s.name)) for s in self.sound_below(layout.FINISHED)}
+        for state in self.sound_below(layout.FINISHED):
+            rows[str(slide_of(state.name))] += state.about.get("tiles", 0)
+        for state in self.sound_below(layout.QUARANTINE):
+            if slide_of(state.name) in extracted:
+                bad[str(slide_of(state.name))] += state.rows
+        for state in list(self.sound_below(self._stage)):
+            slide = str(slide_of(state.name))
+            if slide not in extracted:
+                rows[slide] += state.rows
+                bad[slide] += self._count_quarantined(state, slide)
+        self.counts["rows"] = rows.total()
+        self.counts["quarantined"] = bad.total()
+        self._compare_with_plan({slide: rows[slide] + bad[slide] for slide in rows})
+
+    @property
+    def _stage(self) -> str:
+        return layout.ACTIVATIONS if self.verb == "activations" else layout.TILES
+
+    def _count_quarantined(self, part: FileState, slide: str) -> int:
+        """Rows of a part's quarantine, as many as the part says."""
+        n_bad = int(part.about.get(schema.FOOTER_QUARANTINED, 0))
+        name = part_name(layout.QUARANTINE, slide, unit_of(part.name))
+        state = self.states.get(name)
+        if not n_bad:
+            return 0
+        if state is None:
+            self.add(MISSING, name, f"its part has {n_bad} quarantined tiles")
+        elif state.rows != n_bad:
+            self.add(WRONG, name, f"it has {state.rows} rows, its part tells {n_bad}")
+        return n_bad if name not in self._wrong else 0
+
+    def _compare_with_plan(self, tiles: Mapping[str, int]) -> None:
+        if self.plan is None:
+            return
+        damaged = {slide_of(name) for name in self._wrong}
+        for slide in sorted({*self.plan, *tiles}):
+            planned = self.plan.get(slide)
+            n_indexed = 0 if planned is None else planned.n_indexed
+            grid = part_name(layout.GRIDS, slide, 0)
+            if planned is not None and planned.has_grid and self._lacks(grid):
+                self.add(MISSING, grid, "the slide has no grid")
+            lost = n_indexed - tiles.get(slide, 0)
+            self.counts["missing"] += max(0, lost)
+            name = f"{self._stage}/{partition_folder(slide)}"
+            if lost > 0 and slide not in damaged:
+                says = f"{lost} of {n_indexed} tiles are not done: run again"
+                self.add(INCOMPLETE, name, says)
+            elif lost < 0 and slide not in damaged:
+                says = f"it has {-lost} tiles more than the {n_indexed} of the plan"
+                self.add(WRONG, name, says)
+
+    def _compare_maps(self) -> None:
+        damaged = any(name.startswith(layout.ACTIVATIONS) for name in self._wrong)
+        current = rows_digest(self._row_parts())
+        for name in self._outputs(layout.MAPS):
+            folder = f"{layout.MAPS}/{name}"
+            self.points[name] = sum(
+                s.rows for s in self.sound_below(f"{folder}/points")
+            )
+            info = self.states.get(f"{folder}/{MAP_JSON}", FileState(name="")).about
+            if not damaged and info.get("rows", current) != current:
+                self.notes.append(
+                    f"the map {name} is of other rows than the run has now: run "
+                    "`raylatent map` again"
+                )
+            points = info.get("points")
+            told = points.get("rows") if isinstance(points, dict) else None
+            whole = not any(name.startswith(f"{folder}/") for name in self._wrong)
+            if whole and told not in {None, self.points[name]}:
+                says = f"it has {told} points, there are {self.points[name]}"
+                self.add(WRONG, f"{folder}/{MAP_JSON}", says)
+
+    def _row_parts(self) -> list[Part]:
+        """Parts that have rows, as the digest of a map's rows has them."""
+        parts = [
+            Part(
+                slide=str(slide_of(state.name)),
+                unit=unit_of(state.name),
+                name=state.name,
+                rows=state.rows,
+                footer=state.about,
+            )
+            for state in self.sound_below(layout.ACTIVATIONS)
+            if state.rows
+        ]
+        return sorted(parts, key=lambda part: (part.slide, part.name))
+
+    def _compare_mosaics(self) -> None:
+        self.mosaics = self._outputs(layout.MOSAICS)
+        for name in self.mosaics:
+            mosaic = self.states.get(f"{layout.MOSAICS}/{name}/{MOSAIC_JSON}")
+            drawn = None if mosaic is None else mosaic.about.get("map")
+            if not isinstance(drawn, dict):
+                continue  # of arrays, or drawn in Python
+            of_map = self.states.get(f"{layout.MAPS}/{drawn.get('name')}/{MAP_JSON}")
+            if of_map is not None and of_map.digest not in {None, drawn.get("digest")}:
+                self.notes.append(
+                    f"the mosaic {name} is of another map than there is now: run "
+                    "`raylatent mosaic` again"
+                )
+
+    def _note_absent_manifests(self) -> None:
+        """Say where only seals and counts were checked."""
+        wanted = [manifest_of(self.verb)]
+        wanted += [manifest_of("map", name) for name in self._outputs(layout.MAPS)]
+        wanted += [manifest_of("mosaic", name) for name in self.mosaics]
+        self.notes += [
+            f"there is no {name} that can be read: the files that it would list were "
+            "checked by the seals and digests in themselves alone; the same command "
+            "again writes it"
+            for name in wanted
+            if name not in self.manifests
+        ]
