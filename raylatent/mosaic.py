@@ -20,7 +20,7 @@ from raylatent.montage.choose import choose_cells
 from raylatent.montage.columns import Labels
 from raylatent.montage.finish import finish_cells
 from raylatent.montage.images import Tile, array_tiles, stored_tiles
-from raylatent.montage.points import Rule
+from raylatent.montage.points import Rule, select_of
 from raylatent.montage.render import Look
 from raylatent.montage.sources import TFRecords
 from raylatent.storage import absolute
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
-
-WORDS = {"centroid": "medoid"}  # Slideflow's
 
 
 class Mosaic:
@@ -96,7 +94,7 @@ class Mosaic:
         self._look = Look(cell_px=cell_px)
         without = given.reference is None and given.stored is None
         self._rule = Rule(
-            select=WORDS.get(tile_select or select, tile_select or select),
+            select=select_of(tile_select or select),
             ties="row" if grid == "slideflow" or without else "hash",
             seed=seed,
             max_dist=max_dist,

@@ -25,6 +25,7 @@ from raylatent.mapping.labeled import LABEL, LabeledPoints
 from raylatent.mapping.points import read_points, read_vectors, write_points
 from raylatent.mapping.quality import with_counts
 from raylatent.montage import of_run
+from raylatent.montage.points import select_of
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
 from raylatent.source.names import SlideLabels, labels_given, match
@@ -288,9 +289,9 @@ class SlideMap(LabeledPoints):
         if self.run is not None:
             given_files = options.get("tfrecords")
             options["tfrecords"] = of_run.where(self.run, given_files, self.slides)
-        select = options.get("tile_select") or options.get("select")
+        select = select_of(options.get("tile_select") or options.get("select", ""))
         given = options.get("features") is not None
-        if select in of_run.MEDOIDS and self.run is not None and not given:
+        if select == "medoid" and self.run is not None and not given:
             of_run.check_feature_bytes(self.run, self.layer, len(self.data))
             options["features"] = self.activations()
         labels = of_run.words(self.data.get(LABEL))

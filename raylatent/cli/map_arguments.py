@@ -23,10 +23,7 @@ def map_parameters(config: MapConfig) -> MapParameters:
     """What the map is asked to be; MapError names an argument that makes no sense."""
     values: dict[str, Any] = {}
     for pair in config.umap:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            message = f"--umap takes KEY=VALUE, not {pair!r}"
-            raise ConfigError(message)
+        name, _, text = pair.partition("=")
         try:
             values[name] = json.loads(text)
         except ValueError:

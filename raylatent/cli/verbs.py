@@ -43,11 +43,6 @@ def _atlas(config: AtlasConfig) -> int:
         names = [*find_tfrecords(config.tfrecords), *find_slides(config.slides)]
         _labeled(labels, names, config)
     map_parameters(config)
-    if config.layer and config.layer not in config.layers:
-        message = (
-            f"--layer {config.layer} is none of --layers {' '.join(config.layers)}"
-        )
-        raise ConfigError(message)
     report = _compute(_part(config, ActivationsConfig))
     if not report.n_rows:
         return fail("not one tile has activations: there is nothing to map", 1)

@@ -13,7 +13,7 @@ from raylatent.config.activations import (
 from raylatent.config.atlas import AtlasConfig, LayersConfig
 from raylatent.config.bench import BenchConfig
 from raylatent.config.extraction import IMAGE_FORMATS, ExtractTilesConfig
-from raylatent.config.maps import GRIDS, SELECTS, MapConfig, MosaicConfig
+from raylatent.config.maps import GRIDS, PLACEMENTS, SELECTS, MapConfig, MosaicConfig
 from raylatent.config.options import MAX_NAME_BYTES, RunConfig, flag, option
 from raylatent.config.slides import QCS, SlidesConfig
 from raylatent.config.verify import VerifyConfig
@@ -25,6 +25,7 @@ __all__ = [
     "IMAGE_FORMATS",
     "MAX_NAME_BYTES",
     "MIN_BATCH",
+    "PLACEMENTS",
     "POOLINGS",
     "QCS",
     "SELECTS",

@@ -1,11 +1,16 @@
 """What `raylatent activations` takes."""
 
-import math
 from dataclasses import dataclass
 
-from raylatent.config.options import at_least, flag, names, one_of, option
+from raylatent.config.options import (
+    at_least,
+    flag,
+    names,
+    number_from,
+    one_of,
+    option,
+)
 from raylatent.config.slides import SlidesConfig
-from raylatent.errors import ConfigError
 
 POOLINGS = ("none", "avg", "max", "cls")
 DTYPES = ("float32", "float16")
@@ -61,7 +66,6 @@ class ActivationsConfig(SlidesConfig):
             one_of("--pooling", self.pooling, POOLINGS)
         one_of("--dtype", self.dtype, DTYPES)
         at_least("--batch-size", self.batch_size, MIN_BATCH)
-        if self.num_gpus is not None and not 0 <= self.num_gpus < math.inf:
-            message = f"--num-gpus is {self.num_gpus}, not 0 or more"
-            raise ConfigError(message)
+        if self.num_gpus is not None:
+            number_from("--num-gpus", self.num_gpus, 0)
         names("--layers", self.layers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from raylatent.errors import ConfigError
+from raylatent.pixel_size import why_not_mpp
 
 MAX_NAME_BYTES = 200
 _KINDS = (  # of values, the narrower first, as a message names them
@@ -65,9 +66,7 @@ class PatientConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if not 1 <= self.stall_timeout_s < math.inf:
-            message = f"--stall-timeout-s is {self.stall_timeout_s}, not 1 or more"
-            raise ConfigError(message)
+        number_from("--stall-timeout-s", self.stall_timeout_s, 1)
 
 
 def _allowed(config: type) -> dict[str, tuple[type, ...]]:
@@ -101,6 +100,35 @@ def at_least(name: str, value: int, smallest: int) -> None:
     """ConfigError if a value is less than the smallest allowed."""
     if value < smallest:
         message = f"{name} is {value}, less than {smallest}"
+        raise ConfigError(message)
+
+
+def number_from(name: str, value: float, smallest: float) -> None:
+    """ConfigError unless a number is finite and at least the smallest allowed."""
+    if not smallest <= value < math.inf:
+        message = f"{name} is {value}, not {smallest:g} or more"
+        raise ConfigError(message)
+
+
+def above_zero(name: str, value: float) -> None:
+    """ConfigError unless a number is finite and above 0."""
+    if not 0 < value < math.inf:
+        message = f"{name} is {value}, not above 0"
+        raise ConfigError(message)
+
+
+def share(name: str, value: float) -> None:
+    """ConfigError unless a number is from 0 to 1."""
+    if not 0 <= value <= 1:
+        message = f"{name} is {value}, not 0 to 1"
+        raise ConfigError(message)
+
+
+def pixel_size(name: str, value: float) -> None:
+    """ConfigError unless a number can be the micrometers a pixel of a slide."""
+    why_not = why_not_mpp(value)
+    if why_not is not None:
+        message = f"{name} is {value:g} micrometers a pixel, {why_not}"
         raise ConfigError(message)
 
 

@@ -1,12 +1,18 @@
 """What every verb that reads whole slides takes."""
 
-import math
 from dataclasses import dataclass
 
-from raylatent.config.options import at_least, flag, one_of, option
+from raylatent.config.options import (
+    above_zero,
+    at_least,
+    flag,
+    one_of,
+    option,
+    pixel_size,
+    share,
+)
 from raylatent.config.work import WorkConfig
 from raylatent.errors import ConfigError
-from raylatent.pixel_size import why_not_mpp
 
 QCS = ("otsu", "blur", "both", "none")
 
@@ -65,18 +71,11 @@ class SlidesConfig(WorkConfig):
         one_of("--qc", self.qc, QCS)
         if self.tile_px is not None:
             at_least("--tile-px", self.tile_px, 1)
-        if not 0 < self.stride_div < math.inf:
-            message = f"--stride-div is {self.stride_div}, not above 0"
-            raise ConfigError(message)
-        why_not = None if self.mpp is None else why_not_mpp(self.mpp)
-        if why_not is not None:
-            message = f"--mpp is {self.mpp:g} micrometers a pixel, {why_not}"
-            raise ConfigError(message)
-        for name in ("grayspace_fraction", "whitespace_fraction"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                message = f"--{name.replace('_', '-')} is {value}, not 0 to 1"
-                raise ConfigError(message)
+        above_zero("--stride-div", self.stride_div)
+        if self.mpp is not None:
+            pixel_size("--mpp", self.mpp)
+        share("--grayspace-fraction", self.grayspace_fraction)
+        share("--whitespace-fraction", self.whitespace_fraction)
         if self.slides and not self.tile_um:
             message = (
                 "--slides needs --tile-um: a tile's side in micrometers, as 302, or a "

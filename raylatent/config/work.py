@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raylatent.config.options import PatientConfig, at_least, flag, option
+from raylatent.config.options import PatientConfig, at_least, flag, option, share
 from raylatent.errors import ConfigError
 
 UNIT_TILES = 2048
@@ -38,9 +38,7 @@ class WorkConfig(PatientConfig):
         super().__post_init__()
         if self.unit_tiles is not None:
             at_least("--unit-tiles", self.unit_tiles, 1)
-        if not 0 <= self.max_bad_fraction <= 1:
-            message = f"--max-bad-fraction is {self.max_bad_fraction}, not 0 to 1"
-            raise ConfigError(message)
+        share("--max-bad-fraction", self.max_bad_fraction)
         self.actor_range()
 
     def actor_range(self) -> tuple[int, int] | None:

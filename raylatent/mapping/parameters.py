@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from raylatent.config import PLACEMENTS
 from raylatent.errors import MapError
 from raylatent.mapping.reduce import ROW_METRICS
 
@@ -44,8 +45,6 @@ METRICS = ROW_METRICS | frozenset(
     ]
 )
 """Metrics by name; those of `ROW_METRICS` are placed row by row."""
-
-PLACEMENTS = ("rows", "umap-learn")
 
 _INITS = frozenset({"spectral", "pca", "random"})
 

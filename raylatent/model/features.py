@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raylatent.config import POOLINGS
+from raylatent.config import MIN_BATCH, POOLINGS
+from raylatent.config.options import at_least, one_of
 from raylatent.errors import ConfigError, ModelError
 from raylatent.model.batches import as_batch, as_input
 from raylatent.model.identity import Copy, Identification, Identity
@@ -31,7 +32,6 @@ from raylatent.tiles.preprocess import Standardizer
 
 logger = logging.getLogger(__name__)
 
-MIN_BATCH = 16
 """Smaller batches change bits with the number of threads (measured, oneDNN)."""
 _DEFAULT_TILE_PX = 224
 # How far the sum of probabilities may be from 1: bfloat16 has 8 bits.
@@ -111,12 +111,9 @@ class Features:
         self.layers = layer_names(layers, layer)
         self.include_preds = include_preds
         self.pooling = None if pooling == "none" else pooling
-        if self.pooling not in (None, *POOLINGS):
-            message = f"pooling is {pooling!r}, not none, avg, max or cls"
-            raise ConfigError(message)
-        if batch_size < MIN_BATCH:
-            message = f"batch_size is {batch_size}, less than {MIN_BATCH}"
-            raise ConfigError(message)
+        if pooling is not None:
+            one_of("pooling", pooling, POOLINGS)
+        at_least("batch_size", batch_size, MIN_BATCH)
         self.batch_size = batch_size
         self._passes = MicroBatch(batch_size)
         given = model_spec(path, allow_pickle=allow_pickle)

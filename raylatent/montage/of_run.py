@@ -22,7 +22,6 @@ from raylatent.storage import absolute
 logger = logging.getLogger(__name__)
 
 MAX_FEATURE_BYTES = 4 << 30
-MEDOIDS = frozenset({"medoid", "centroid"})
 _MOST_NUMBERS = 1_000
 _PICTURES = frozenset(
     {".bmp", ".eps", ".gif", ".jpeg", ".jpg", ".tif", ".tiff", ".webp"}

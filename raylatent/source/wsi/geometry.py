@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raylatent.config.options import above_zero, pixel_size
 from raylatent.errors import ConfigError, SourceError
-from raylatent.pixel_size import why_not_mpp
 from raylatent.source.wsi.mpp import GivenSize
 
 UPSAMPLING = 1.1
@@ -58,9 +58,7 @@ class TileOptions:
             message = f"tile_px is {self.tile_px!r}, not a whole number of 1 or more"
             raise ConfigError(message)
         parse_tile_um(self.tile_um)
-        if not 0 < self.stride_div < math.inf:
-            message = f"stride_div is {self.stride_div}, not above 0"
-            raise ConfigError(message)
+        above_zero("stride_div", self.stride_div)
         given: tuple[object, ...] = (self.mpp, self.mpp_of_slide)
         for value in given:
             if value is None:
@@ -68,10 +66,7 @@ class TileOptions:
             if not isinstance(value, int | float | np.number):
                 message = f"mpp is {value!r}, not a number of µm a pixel, as 0.25"
                 raise ConfigError(message)
-            why_not = why_not_mpp(float(value))
-            if why_not is not None:
-                message = f"mpp is {value:g} µm a pixel, {why_not}"
-                raise ConfigError(message)
+            pixel_size("mpp", float(value))
 
     @property
     def given_mpp(self) -> GivenSize:
