@@ -6,7 +6,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -44,7 +44,10 @@ _BROKEN = (
     *(zipfile.BadZipFile, zlib.error),
 )
 
-_PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent")
+_PACKAGES = (
+    *("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent"),
+    "raylatent",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -287,10 +290,10 @@ def read_info(store: Store, *, sealed: bool = False) -> dict[str, Any]:
     return info
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide a map's bits, as installed."""
+def library_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of packages that are installed, by default of those that decide a map."""
     found = {}
-    for package in (*_PACKAGES, "raylatent"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
@@ -105,7 +104,7 @@ def save_stored_map(
         names = points[schema.SLIDE].to_pylist()
         own = None if labels is None else np.array(list(map(labels.get, names)), object)
         for path in paths:
-            plot.save_map(path, _xy(points), own, style)
+            plot.save_map(path, schema.places(points), own, style)
         if not by_label:
             return
         paths = ()
@@ -134,8 +133,3 @@ def _blocks(store: Store, labels: Mapping[str, str] | None) -> Parts:
             yield xy, Labels(codes=codes, names=[labels.get(s) for s, _ in slides])
 
     return blocks
-
-
-def _xy(points: pa.Table) -> NDArray[np.float64]:
-    columns = [points[name].to_numpy() for name in (schema.X, schema.Y)]
-    return np.stack(columns, axis=1).astype(np.float64)

@@ -5,9 +5,8 @@ few tiles are held at full resolution.
 """
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -29,6 +28,7 @@ from raylatent.source.tfrecord import (
     parse_example,
     read_records,
 )
+from raylatent.tiles.ahead import in_order
 
 Tile = Image.Image | str
 """A picture that fits its cell, or the reason why there is none."""
@@ -135,13 +135,9 @@ def stored_tiles(
     # Groups in turn are of one file: it is indexed once.
     index_of = lru_cache(maxsize=2 * n_threads)(index_tfrecord)
     with ThreadPoolExecutor(n_threads, "mosaic-tiles") as pool:
-        waiting: deque[Future[list[tuple[int, Tile]]]] = deque()
-        for fetch in _fetches(places, tile_px, index_of):
-            waiting.append(pool.submit(fetch))
-            if len(waiting) > 2 * n_threads:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        fetches = _fetches(places, tile_px, index_of)
+        for tiles in in_order(fetches, pool, 2 * n_threads + 1):
+            yield from tiles
 
 
 def _fetches(

@@ -144,10 +144,8 @@ def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
             "x and y"
         )
         raise MapError(message)
-    columns = (points[name].to_numpy() for name in (schema.X, schema.Y))
-    xy = np.stack([column.astype(np.float64) for column in columns], axis=1)
     return Inputs(
-        xy=xy,
+        xy=schema.places(points),
         reference=as_reference(points),
         frames=None if tfrecords is None else _frames(tfrecords),
         measures={

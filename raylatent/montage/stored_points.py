@@ -132,10 +132,9 @@ class StoredParts:
         rows = stored.feature_rows if FEATURES in wanted else _BLOCK_ROWS
         for table in stored.blocks(names, rows):
             n = table.num_rows
-            xy = [table[name].to_numpy() for name in (schema.X, schema.Y)]
             labeled = self.label is not None and LABELS in wanted
             yield Points(
-                xy=np.stack(xy, axis=1).astype(np.float64),
+                xy=schema.places(table),
                 index=np.arange(first, first + n, dtype=np.int64),
                 reference=as_reference(table),
                 labels=self.label(table[schema.SLIDE])

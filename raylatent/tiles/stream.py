@@ -1,8 +1,8 @@
 """A unit's tiles as pixels, decoded some way ahead of who uses them."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.source.wsi import Region
 from raylatent.source.wsi.cache import SlideCache
+from raylatent.tiles.ahead import in_order
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders
 from raylatent.tiles.records import Payload, RecordReader
@@ -81,14 +82,8 @@ def _slide_tiles(
             ]
 
     regions = reader.regions(unit.rows, unit.cols)
-    jobs = (_job(read, region) for region in regions)
+    jobs = (partial(read, region) for region in regions)
     return _ahead(jobs, threads.pool, threads.count + 1)
-
-
-def _job(
-    read: Callable[[Region], list[Tile]], region: Region
-) -> Callable[[], list[Tile]]:
-    return lambda: read(region)
 
 
 def _slide_tile(
@@ -140,15 +135,7 @@ def _decoding(
 def _ahead(
     jobs: Iterator[Callable[[], list[Tile]]], pool: ThreadPoolExecutor, most: int
 ) -> Iterator[Tile]:
-    """Results of jobs in order, at most `most` of them under way."""
-    waiting: deque[Future[list[Tile]]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) >= most:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    """Tiles of jobs in order, at most `most` of the jobs under way."""
+    with closing(in_order(jobs, pool, most)) as found:
+        for tiles in found:
+            yield from tiles
