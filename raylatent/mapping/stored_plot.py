@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.mapping import plot
 from raylatent.mapping.density import Labels, Parts, density, means
-from raylatent.mapping.figure import PICTURES
+from raylatent.mapping.legend import numbers_of, scale_of
 from raylatent.mapping.multiples import save_multiples
+from raylatent.mapping.plot import PICTURES
 from raylatent.mapping.points import iter_places, points_parts, read_points
-from raylatent.mapping.scale import numbers_of, scale_of
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)

@@ -6,17 +6,19 @@ from functools import cached_property
 
 from PIL import Image, ImageDraw, ImageFont
 
-from raylatent.mapping.colors import colors_by_name
 from raylatent.mapping.fonts import Fonts, fonts_for
 from raylatent.mapping.legend import (
     NO_LABEL,
     NO_LABEL_COLOR,
     SEVERAL,
     Entries,
+    Scale,
+    colors_by_name,
     entries_of,
+    number,
+    scale_of,
     shown,
 )
-from raylatent.mapping.scale import Scale, number, scale_of
 from raylatent.montage.cells import PartialCells
 from raylatent.montage.tally import label_points
 
