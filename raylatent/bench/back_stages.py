@@ -11,7 +11,7 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.bench.rates import Rate
 from raylatent.bench.stopwatch import measure
-from raylatent.montage.choose import choose_cells
+from raylatent.montage.cells import choose_cells
 from raylatent.montage.points import Points, Rule, as_reference
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import ACTIVATIONS

@@ -14,7 +14,7 @@ from raylatent import schema
 from raylatent.mapping.fitted import read_info
 from raylatent.mapping.points import iter_points, points_parts, read_vectors
 from raylatent.montage import of_run
-from raylatent.montage.choose import FEATURES, LABELS, PREDICTIONS, Parts, fold
+from raylatent.montage.cells import FEATURES, LABELS, PREDICTIONS, Parts, fold
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store

@@ -18,17 +18,15 @@ from raylatent.mapping.legend import (
     scale_of,
 )
 from raylatent.montage import render
-from raylatent.montage.legend import (
+from raylatent.montage.render import (
     SEVERAL_COLOR,
     Coloring,
-    add_legend,
-    majority,
-)
-from raylatent.montage.render import (
     Layout,
     Look,
+    add_legend,
     bounded_cell_px,
     draw_raster,
+    majority,
     say_failed,
     show_raster,
     shown_cell_px,
