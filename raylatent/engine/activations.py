@@ -45,7 +45,7 @@ from raylatent.model.constant import constant_layers
 from raylatent.model.features import Features
 from raylatent.model.identity import Identity
 from raylatent.model.rows import RowOptions
-from raylatent.model.runtime import has_gpu, torch_version
+from raylatent.model.running import has_gpu, torch_version
 from raylatent.model.sample_outputs import other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.model.wide_layers import (

@@ -10,7 +10,7 @@ from raylatent.engine.actors import ActorOptions, PackedSpec, load_features
 from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU, threads_here
 from raylatent.engine.unit_actor import check_reader
 from raylatent.model.lanes import lane_of
-from raylatent.model.runtime import feed_gpu, set_threads
+from raylatent.model.running import feed_gpu, set_threads
 from raylatent.storage import Store
 from raylatent.tiles.decoders import Decoders
 from raylatent.tiles.stream import Threads

@@ -135,7 +135,7 @@ def measure(name, options, scratch):
     """Print what one model gets; the ratio."""
     from raylatent.model.features import Features
     from raylatent.model.lanes import lane_of
-    from raylatent.model.runtime import feed_gpu, set_threads
+    from raylatent.model.running import feed_gpu, set_threads
     from raylatent.tiles.decoders import Decoders
     from raylatent.tiles.stream import Threads
 
