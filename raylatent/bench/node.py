@@ -27,7 +27,7 @@ from raylatent.errors import IncompleteError, MapError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.stream import unit_tiles
 from raylatent.tiles.tile import Side
 

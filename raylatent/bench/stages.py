@@ -22,7 +22,7 @@ from raylatent.source.grids import SlideUnit
 from raylatent.source.tfrecord import iter_records, parse_example
 from raylatent.source.units import Unit
 from raylatent.source.wsi import Region, TileReader
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.storage import Store
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decode import decode_image

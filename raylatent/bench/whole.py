@@ -21,7 +21,7 @@ from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.parts import part_name, write_part
 from raylatent.run import ACTIVATIONS
 from raylatent.source.units import Unit
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.storage import Store
 from raylatent.tiles.stream import Threads
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from raylatent.errors import SourceError, StorageError
-from raylatent.source.framing import without_ending
+from raylatent.source.record import without_ending
 from raylatent.storage import absolute, is_uri, list_files
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from raylatent.errors import SourceError
-from raylatent.source.framing import without_ending
+from raylatent.source.record import without_ending
 from raylatent.storage import Store
 
 _FOLDER = re.compile(r"^(\d+)px_(.+)$")

@@ -8,7 +8,7 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.source.grids import SlideUnit
 from raylatent.source.write import encode_tile
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.ahead import in_order
 from raylatent.tiles.reference import reference_table, split_off_broken
 from raylatent.tiles.stream import Threads, unit_tiles

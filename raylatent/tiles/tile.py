@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.errors import ContentError
-from raylatent.source.example import parse_example
+from raylatent.source.record import parse_example
 from raylatent.tiles.decode import decode_image
 
 

@@ -22,7 +22,7 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.model.features import Features
 from raylatent.model.lanes import lane_of
 from raylatent.model.rows import RowOptions
-from raylatent.source.example import TileRecord
+from raylatent.source.record import TileRecord
 from raylatent.source.units import Unit
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import Store

@@ -15,7 +15,7 @@ LABELS = 6
 
 def write_pictures(path):
     """Small pictures that all tiles share, and where their records are."""
-    from raylatent.source.example import TileRecord
+    from raylatent.source.record import TileRecord
     from raylatent.source.tfrecord import index_tfrecord
     from raylatent.source.write import encode_tile, write_tfrecord
 

@@ -16,7 +16,7 @@ from raylatent.errors import (
 )
 from raylatent.pixel_size import why_not_mpp
 from raylatent.source.wsi import TileOptions
-from raylatent.source.wsi.mpp import FileSize, GivenSize, mpp_of, remarks_on_mpp
+from raylatent.source.wsi.geometry import FileSize, GivenSize, mpp_of, remarks_on_mpp
 
 SIZES = st.floats(0.02, 50)
 NOBODY = FileSize()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from raylatent.errors import ContentError, StorageError
-from raylatent.source.example import TileRecord
 from raylatent.source.grids import (
     SlideRequest,
     SlideUnit,
@@ -18,11 +17,12 @@ from raylatent.source.grids import (
     open_slide,
     source_of_slide,
 )
+from raylatent.source.record import TileRecord
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.units import index_source, load_unit, unit_plans
 from raylatent.source.write import encode_tile, write_tfrecord
 from raylatent.source.wsi import TileOptions
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.stream import Threads, unit_tiles
 from raylatent.tiles.tile import Side
 from tests.engine import slide_files
@@ -207,8 +207,8 @@ def test_large_records_are_not_all_held(tmp_path, threads, monkeypatch):
     """Records of megabytes wait for their turn, however many there are."""
     tile = encode_tile(np.full((96, 96, 3), 9, np.uint8), "jpg", 95)
     unit = records_unit(tmp_path, [tile + bytes(2 << 20)] * 40)
-    monkeypatch.setattr("raylatent.tiles.records._AHEAD_BYTES", 5 << 20)
-    monkeypatch.setattr("raylatent.tiles.records._LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr("raylatent.tiles.stream._AHEAD_BYTES", 5 << 20)
+    monkeypatch.setattr("raylatent.tiles.stream._LARGE_BYTES", 1 << 20)
     monkeypatch.setattr("raylatent.source.tfrecord._CHUNK_BYTES", 1 << 20)
     tracemalloc.start()
     n = sum(t.error is None for t in unit_tiles(unit, Side(96), threads, SlideCache()))

@@ -21,7 +21,7 @@ from raylatent.run.findings import (
     SlideFound,
     SlideTask,
 )
-from raylatent.source.sidecar import FRAMES, LOCATIONS, sidecar_arrays, sidecar_name
+from raylatent.source.index import FRAMES, LOCATIONS, sidecar_arrays, sidecar_name
 from raylatent.source.tfrecord import (
     TFRecordIndex,
     index_tfrecord,
