@@ -12,6 +12,7 @@ from raylatent.claim import Claim, new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.connection import connect
 from raylatent.engine.placement import place_rows
+from raylatent.engine.progress import still_working
 from raylatent.engine.sampling import sample_rows
 from raylatent.engine.verify.points import (
     current_map,
@@ -94,7 +95,8 @@ def build_map(
             return store.uri
         features, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
         say_fit(features, layer, params)
-        fitted = fit_map(features, params)
+        with still_working("fitting UMAP"):
+            fitted = fit_map(features, params)
         about |= {"quality": measured(fitted, features, held)}
         claim.check()
         # From here on, and until map.json is back, there is no map of this name.
@@ -202,6 +204,9 @@ def _check_complete(run: RunDirectory, parts: Sequence[Part]) -> None:
 
 def _layer_of(run: RunDirectory, layer: str) -> str:
     layers = list(run.layers())
+    if not layer and len(layers) > 1:
+        shown = ", ".join(layers)
+        logger.info("of layers %s the first is mapped: --layer names another", shown)
     if not layer:
         return layers[0]
     if layer not in layers:

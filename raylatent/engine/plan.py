@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 _REMOVED_SOURCES = f"{REMOVED}/{SOURCES}"
 _INDEX_BATCH = 16
+_NAMED = 5  # slides with an error, where none has a tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +166,14 @@ def refuse_nothing(plan: Plan) -> None:
     """A run without a single tile has failed.
 
     Raises:
-        IncompleteError: The message says what is wrong with the first slide.
+        IncompleteError: The message says what is wrong with the first slides.
     """
     if plan.n_indexed:
         return
     problems = [source.error for source in plan.sources if source.error is not None]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    reason = f"{problems[0]}{more}" if problems else "no slide has any"
+    more = len(problems) - _NAMED
+    reason = "; ".join(problems[:_NAMED]) or "no slide has any"
+    reason += f"; and {more} more slides, see sources.parquet" if more > 0 else ""
     message = f"there is no tile to work on: {reason}"
     raise IncompleteError(message)
 

@@ -1,13 +1,20 @@
 """Progress in tiles, with tiles/s and time left, on stderr."""
 
+import logging
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
 
 from raylatent.terminal import draw_over, is_terminal, write_line
 
+logger = logging.getLogger(__name__)
+
 _EVERY_S = 2.0
+_STILL_EVERY_S = 20.0
 
 
 class Progress:
@@ -101,3 +108,27 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@contextmanager
+def still_working(what: str, every_s: float = _STILL_EVERY_S) -> Iterator[None]:
+    """Say now and then that work goes on whose progress is not known.
+
+    Args:
+        what: The work, as it is named in the line.
+        every_s: Seconds between two lines.
+    """
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def say() -> None:
+        while not ended.wait(every_s):
+            logger.info("%s: for %.0f s so far", what, time.monotonic() - started)
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from raylatent.errors import ModelError
 from raylatent.model.fitting import Fit, find_weights, listed
 from raylatent.model.plain_modules import check_kind, check_values, held_apart
+from raylatent.model.running import raised_at
 from raylatent.model.spec import MODEL_JSON, ModelSpec
 from raylatent.model.torchvision_operators import (
     declare_missing_operators,
@@ -63,11 +65,22 @@ def call_factory(spec: ModelSpec) -> nn.Module:
     except (Exception, SystemExit) as error:  # a factory may raise anything
         where = f" of {spec.folder}" if spec.folder else ""
         why = missing_operator(error) or f"{type(error).__name__}: {error}"
-        if isinstance(error, ModuleNotFoundError):
-            why += ": install it on all nodes, or put its code into the model folder"
+        why += f"{raised_at(error)}{_advice(error)}"
         message = f"factory {spec.factory}{where} failed: {why}"
         raise ModelError(" ".join(message.split())) from error
     return model
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            ": correct its name, install it on all nodes, or put its code into the "
+            "model folder"
+        )
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        near = get_close_matches(str(error.name), vars(error.obj), 1)
+        return f", is {near[0]!r} meant?" if near else ""
+    return ""
 
 
 def _callable(found: object) -> Callable[..., nn.Module]:

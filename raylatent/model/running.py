@@ -1,13 +1,18 @@
 """Torch in this process: its version, threads and GPU, and any model run on a batch."""
 
+import importlib
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+import raylatent
 from raylatent.errors import PassError, RaylatentError
 from raylatent.model.outputs import first_tensor
 from raylatent.model.spec import ModelSpec
@@ -16,6 +21,14 @@ from raylatent.storage import reason
 
 _SWITCH_S = 0.5e-3
 T = TypeVar("T")
+
+_NOT_THE_MODELS = (
+    "<",
+    *(
+        f"{Path(str(package.__file__)).parent}{os.sep}"
+        for package in (torch, raylatent, importlib)
+    ),
+)
 
 
 def torch_version() -> str:
@@ -99,8 +112,20 @@ def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T
         raise
     except (Exception, SystemExit) as error:  # a model's code may raise anything
         why = missing_operator(error) or f"{type(error).__name__}: {reason(error)}"
+        why += raised_at(error)
         message = f"the model fails on a batch of shape {tuple(batch.shape)}: {why}"
         raise PassError(message) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """Where in a model's own code an exception arose: ` (net.py:22, in forward)`.
+
+    Torch's own lines and ours, and those of an import, say nothing to its author.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_NOT_THE_MODELS):
+            return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
+    return ""
 
 
 def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:

@@ -205,9 +205,10 @@ def _from_json(
     missing = [key for key in _REQUIRED if key not in content]
     unknown = sorted(set(content) - set(_REQUIRED) - set(_OPTIONAL))
     if missing or unknown:
-        what = f"lacks {missing[0]!r}" if missing else f"has unknown {unknown[0]!r}"
+        what = [f"lacks {key!r}" for key in missing[:1]]
+        what += [f"has unknown {key!r}" for key in unknown[:1]]
         message = (
-            f"{where} {what}: it must have {', '.join(_REQUIRED)} and may have "
+            f"{where} {' and '.join(what)}: it must have {', '.join(_REQUIRED)} and may have "
             f"{', '.join(_OPTIONAL)}"
         )
         raise ModelError(message)

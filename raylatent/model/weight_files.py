@@ -7,6 +7,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -47,6 +48,7 @@ _FOREIGN = (
     (b"Rar!", "a RAR archive: unpack it"),
 )
 _SHOWN = 40
+_FILES_SHOWN = 5
 # The number that torch's format before 1.6 begins with, as pickled.
 _TORCH = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _START = 512  # bytes, which tell a kind
@@ -56,6 +58,14 @@ SCRIPT = f"TorchScript, whose layers cannot be named or watched: {_CODE}"
 EXPORTED = (
     f"a program of torch.export, whose layers cannot be named or watched: {_CODE}"
 )
+
+
+def _beside(folder: str, name: str) -> str:
+    """What a folder holds that was perhaps meant, in words."""
+    others = (".py", "model.json")
+    files = [file for file in Store(folder).root_files() if not file.endswith(others)]
+    near = get_close_matches(name, files, n=_FILES_SHOWN) or files[:_FILES_SHOWN]
+    return f"; its folder has {', '.join(near)}" if near else ""
 
 
 def read_checkpoint(uri: str) -> Any:  # noqa: ANN401  (it may be anything)
@@ -73,6 +83,8 @@ def read_checkpoint(uri: str) -> Any:  # noqa: ANN401  (it may be anything)
         data = Store(folder).read(name)
     except StorageError as error:
         message = f"weights {uri} cannot be read: {error}"
+        if isinstance(error.__cause__, FileNotFoundError):
+            message = f"weights {uri}: there is no such file{_beside(folder, name)}"
         raise ModelError(message) from error
     if data[:2] == b"\x1f\x8b" and not _is_safetensors(data):
         data = _unzipped(data, uri)

@@ -23,7 +23,7 @@ from raylatent.source.wsi import (
     select_tiles,
 )
 from raylatent.source.wsi.geometry import FileSize
-from raylatent.storage import FileStat
+from raylatent.storage import NOT_SEEN, FileStat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def failed_slide(slide: str, request: SlideRequest, error: str) -> Source:
         source=0,
         slide=slide,
         uri=request.uri,
-        stat=FileStat(size=0, mtime_ns=None),
+        stat=NOT_SEEN,
         n_indexed=0,
         error=error,
     )

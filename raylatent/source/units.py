@@ -21,7 +21,7 @@ from raylatent.source.tfrecord import (
     iter_records,
     parse_example,
 )
-from raylatent.storage import FileStat, file_stat
+from raylatent.storage import NOT_SEEN, FileStat, file_stat
 
 _PROBED_RECORDS = 3
 _PROBED_AT_LAST = 256  # before it is said that a file holds no tiles
@@ -178,7 +178,7 @@ def index_source(
         tile_px: Side of the tiles where no picture tells it.
     """
     empty = TFRecordIndex(np.empty(0, np.int64), np.empty(0, np.int64))
-    stat = FileStat(size=0, mtime_ns=None)
+    stat = NOT_SEEN
     try:
         stat = file_stat(uri)
         index = index_tfrecord(uri)

@@ -6,6 +6,7 @@ writing aside and renaming, on an object store by one PUT.
 
 from raylatent.storage.local import ASIDE_SUFFIX
 from raylatent.storage.paths import (
+    NOT_SEEN,
     FileStat,
     absolute,
     file_stat,
@@ -20,6 +21,7 @@ from raylatent.storage.store import Store
 
 __all__ = [
     "ASIDE_SUFFIX",
+    "NOT_SEEN",
     "FileStat",
     "Store",
     "absolute",

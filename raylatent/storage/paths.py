@@ -64,6 +64,15 @@ class FileStat:
     mtime_ns: int | None
     etag: str | None = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the file could be looked at."""
+        return self != NOT_SEEN
+
+
+NOT_SEEN = FileStat(size=0, mtime_ns=None)
+"""Stands for a file that could not be looked at."""
+
 
 def is_uri(path: str | os.PathLike[str]) -> bool:
     """Whether `path` has a scheme, as `s3://bucket/key`.
@@ -175,7 +184,8 @@ def retry(action: Callable[[], T], what: str) -> T:
 def failure(what: str, error: OSError) -> StorageError:
     """That something cannot be done, and what to do about it where that is known."""
     hint = _HINTS.get(error.errno or 0)
-    message = f"cannot {what}: {reason(error)}"
+    absent = isinstance(error, FileNotFoundError)  # whose text has the path again
+    message = f"cannot {what}: {'no such file' if absent else reason(error)}"
     return StorageError(f"{message} ({hint})" if hint else message)
 
 

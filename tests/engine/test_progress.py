@@ -1,11 +1,13 @@
 """Progress in tiles: lines on a file, one line drawn over on a terminal."""
 
 import io
+import logging
+import time
 
 import pytest
 
 from raylatent.engine import progress
-from raylatent.engine.progress import Progress
+from raylatent.engine.progress import Progress, still_working
 
 
 class Terminal(io.StringIO):
@@ -77,3 +79,13 @@ def test_an_error_still_shows_how_far_it_went(clock):
     shown.add(4)
     shown.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert stream.getvalue().startswith("map  4/10 tiles  40%")
+
+
+def test_work_without_known_progress_is_said_until_it_ends(caplog):
+    with caplog.at_level(logging.INFO), still_working("fitting", every_s=0.01):
+        while len(caplog.messages) < 3:
+            time.sleep(0.01)
+    assert all(line.startswith("fitting: for 0 s so far") for line in caplog.messages)
+    said = len(caplog.messages)
+    time.sleep(0.05)
+    assert len(caplog.messages) == said

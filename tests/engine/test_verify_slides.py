@@ -56,6 +56,18 @@ def test_grids_are_compared_with_the_plan_and_made_again(
     assert verify_here(out).findings == []
 
 
+def test_a_slide_that_could_not_be_opened_has_not_changed(
+    compute_slides, slides, tmp_path, verify_here
+):
+    folder, out = tmp_path / "slides", tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(slides / "a.tif", folder / "a.tif")
+    (folder / "b.tif").write_bytes(b"no slide")
+    failed = compute_slides(out, [folder], unit_tiles=12).failed
+    assert [report.slide for report in failed] == ["b"]
+    assert verify_here(out).sources == {"as they were": 1}
+
+
 def test_extracted_tiles(extract, slides, tmp_path, verify_here):
     out = tmp_path / "tiles"
 

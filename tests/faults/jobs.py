@@ -136,8 +136,12 @@ class S3Run:
 
 
 def parts_of(run):
-    """Those of a run's files that are activations."""
-    return {n: s for n, s in run.files().items() if n.startswith("activations/")}
+    """Those of a run's files that are activations, not such as are being written."""
+    return {
+        name: stamp
+        for name, stamp in run.files().items()
+        if name.startswith("activations/") and not name.endswith(".aside")
+    }
 
 
 def wait_until(condition, process=None, timeout_s=240):

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from raylatent.errors import ModelError
+from raylatent.errors import ModelError, PassError
 from raylatent.model import Features
 from raylatent.model.load import file_digest, load_model
+from raylatent.model.running import call_model
 from raylatent.model.spec import ModelSpec, model_spec
 from raylatent.storage import Store
 
@@ -31,6 +32,18 @@ not_callable = 7
 def no_module(): return 3
 class Inner:
     build = staticmethod(build)
+"""
+
+FAILING = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 2)
+    def forward(self, x):
+        return self.last(x.flatten(1))
+build = Net
 """
 
 
@@ -195,15 +208,23 @@ def test_half_weights_are_run_in_float32(folder):
     [
         (
             {"factory": "nowhere.at_all:build"},
-            "No module named 'nowhere': install it on all",
+            "No module named 'nowhere': correct its name, install it on all",
         ),
-        ({"factory": "net:missing"}, "has no attribute 'missing'"),
+        ({"factory": "net:missing"}, "has no attribute 'missing'$"),
+        ({"factory": "net:bild"}, "has no attribute 'bild', is 'build' meant?"),
         ({"factory": "net:not_callable"}, "7 cannot be called"),
         ({"factory": "net:no_module"}, "gives an int, not an nn.Module"),
         ({"factory": "net.build"}, "is not package.module:callable"),
-        ({"kwargs": {"fail": True}}, "ValueError: width is cursed"),
+        (
+            {"kwargs": {"fail": True}},
+            r"ValueError: width is cursed \(net\.py:\d+, in build\)",
+        ),
+        ({"source": "import torhc"}, r"named 'torhc' \(net\.py:1, in <module>\): corr"),
         ({"kwargs": {"depth": 3}}, "unexpected keyword argument 'depth'"),
-        ({"weights": "missing.safetensors"}, "cannot be read"),
+        (
+            {"weights": "missing.safetensors"},
+            "missing.safetensors: there is no such file; its folder has w.safetensors",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence(folder, changes, said):
@@ -379,3 +400,9 @@ def test_digests_of_files(folder):
         assert file_digest(model_spec(path)) != before
         (path / name).write_bytes(content)
     assert file_digest(model_spec(path)) == before
+
+
+def test_a_forward_that_fails_names_its_line(folder):
+    model = loaded(folder(source=FAILING, weights=None))
+    with pytest.raises(PassError, match=r"cannot be multiplied.*\(net\.py:9, in forw"):
+        call_model(model, model, torch.zeros(2, 3, 8, 8))

@@ -88,6 +88,7 @@ def test_weights_of_none_are_the_factorys_own(folder):
         ({"mean": ...}, "lacks 'mean'"),
         ({"std": ...}, "lacks 'std'"),
         ({"tile_pixels": 96}, "unknown 'tile_pixels'"),
+        ({"std": ..., "sdt": 0.5}, "lacks 'std' and has unknown 'sdt'"),
         ({"weights": "../weights.pt"}, "leaves the model folder"),
         ({"weights": "a/../../weights.pt"}, "leaves the model folder"),
         ({"weights": "/etc/passwd"}, "leaves the model folder"),

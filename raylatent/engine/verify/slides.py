@@ -85,7 +85,7 @@ def look_at(store: Store, proof: str, looks: Sequence[Look]) -> list[Looked]:
             check_tfrecord(store, look.task, look.tfrecord, found)
             check_extracted(store, look.quarantine, n_indexed, found)
         state, n_records = None, 0
-        if look.source is not None and reachable:
+        if look.source is not None and look.source.stat.is_known and reachable:
             state, reachable = _state(look)
         if look.records and look.source is not None and not look.source.is_slide:
             n_records = _check_records(store, look, found)
