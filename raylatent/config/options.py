@@ -6,9 +6,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from raylatent.errors import ConfigError
-from raylatent.pixel_size import why_not_mpp
 
 MAX_NAME_BYTES = 200
+FINEST_UM, COARSEST_UM = 0.02, 50.0
+"""Beyond 100x with the smallest pixels, and coarser than an overview."""
+
+_USUAL_PIXEL_UM = (0.05, 10.0)
+_LENGTHS = (("nanometers", 1e-3), ("millimeters", 1e3), ("centimeters", 1e4))
 _KINDS = (  # of values, the narrower first, as a message names them
     (bool, bool, "True or False"),
     (int, numbers.Integral, "a whole number"),
@@ -122,6 +126,24 @@ def share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         message = f"{name} is {value}, not 0 to 1"
         raise ConfigError(message)
+
+
+def why_not_mpp(value: float) -> str | None:
+    """Why a number cannot be the micrometers a pixel of a slide; None if it can.
+
+    >>> why_not_mpp(0.25) is None, why_not_mpp(499)
+    (True, 'that cannot be, it looks like 499 nanometers: 0.499 µm')
+    """
+    if FINEST_UM <= value <= COARSEST_UM:
+        return None
+    low, high = _USUAL_PIXEL_UM
+    for unit, factor in _LENGTHS:
+        if low <= value * factor <= high:
+            return (
+                f"that cannot be, it looks like {value:g} {unit}: "
+                f"{value * factor:.4g} µm"
+            )
+    return f"that cannot be: a slide has {FINEST_UM:g} to {COARSEST_UM:g}, as 0.25"
 
 
 def pixel_size(name: str, value: float) -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.config.options import above_zero, pixel_size
+from raylatent.config.options import above_zero, pixel_size, why_not_mpp
 from raylatent.errors import ConfigError, MissingMPPError, SourceError
-from raylatent.pixel_size import why_not_mpp
 
 _UM_X = 10.0  # µm a pixel times magnification: 40x is 0.25 µm a pixel, 10x is 1
 _UM = {"inch": 25_400.0, "centimeter": 10_000.0}
