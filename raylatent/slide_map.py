@@ -26,7 +26,7 @@ from raylatent.mapping.fitted import (
 )
 from raylatent.mapping.legend import colors_by_name, scale_of
 from raylatent.mapping.multiples import save_multiples
-from raylatent.mapping.plot import PICTURES
+from raylatent.mapping.plot import is_picture
 from raylatent.mapping.points import (
     check_points,
     read_points,
@@ -34,8 +34,10 @@ from raylatent.mapping.points import (
     write_points,
 )
 from raylatent.mapping.quality import with_counts
-from raylatent.montage import of_run
+from raylatent.montage.inputs import check_feature_bytes, label_words
 from raylatent.montage.points import select_of
+from raylatent.montage.sources import where
+from raylatent.montage.stored_points import has_predictions
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
 from raylatent.source.names import (
@@ -197,7 +199,7 @@ class SlideMap:
             StorageError: It could not be written.
         """
         uri = absolute(path)
-        if of_run.is_picture(uri, PICTURES):
+        if is_picture(uri):
             self.save_plot(uri, **style)
             return
         if style:
@@ -406,7 +408,7 @@ class SlideMap:
 
     def label_by_preds(self, index: int) -> None:
         """Label by the prediction for a class, by its number; MapError if not there."""
-        if not of_run.has_predictions(self._run()):
+        if not has_predictions(self._run()):
             message = (
                 f"{self._run().uri} has no predictions to label by: compute activations "
                 "of a model with classes, without --no-preds"
@@ -495,13 +497,13 @@ class SlideMap:
         """
         if self.run is not None:
             given_files = options.get("tfrecords")
-            options["tfrecords"] = of_run.where(self.run, given_files, self.slides)
+            options["tfrecords"] = where(self.run, given_files, self.slides)
         select = select_of(options.get("tile_select") or options.get("select", ""))
         given = options.get("features") is not None
         if select == "medoid" and self.run is not None and not given:
-            of_run.check_feature_bytes(self.run, self.layer, len(self.data))
+            check_feature_bytes(self.run, self.layer, len(self.data))
             options["features"] = self.activations()
-        labels = of_run.words(self.data.get(LABEL))
+        labels = label_words(self.data.get(LABEL))
         if labels is not None:
             options.setdefault("labels", labels)
         return Mosaic(self, **options)

@@ -35,15 +35,13 @@ from raylatent.run import (
 )
 from raylatent.seal import is_as_written
 from raylatent.source.grids import SlideRequest
-from raylatent.source.sources import (
-    number_sources,
-    sources_table,
-)
 from raylatent.source.units import (
     SlideUnitPlan,
     Source,
     UnitPlan,
     index_source,
+    number_sources,
+    sources_table,
     unit_plans,
 )
 

@@ -45,8 +45,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURES = (".png", ".pdf", ".svg")
+_OTHER_PICTURES = frozenset(
+    {".bmp", ".eps", ".gif", ".jpeg", ".jpg", ".tif", ".tiff", ".webp"}
+)
 MAX_DOTS = 200_000
 _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
+
+
+def is_picture(uri: str) -> bool:
+    """Whether a name is that of a picture, not of a folder.
+
+    Args:
+        uri: The name.
+
+    Raises:
+        MapError: It is that of a picture of another kind.
+
+    >>> is_picture("/maps/umap.PNG"), is_picture("/maps/v1.2")
+    (True, False)
+    """
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix in PICTURES:
+        return True
+    if suffix in _OTHER_PICTURES:
+        message = f"cannot write {uri}: a map is saved as {', '.join(PICTURES)}"
+        raise MapError(message)
+    return False
 
 
 def save_figure(

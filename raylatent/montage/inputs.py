@@ -1,5 +1,6 @@
 """What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
 from raylatent.annotations import tidy
-from raylatent.errors import MapError
-from raylatent.montage import of_run
+from raylatent.errors import MapError, StorageError
+from raylatent.mapping.points import read_vectors
 from raylatent.montage.cells import HeldParts, Parts
 from raylatent.montage.images import Frame, check_array, frame_of
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
-from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
-from raylatent.montage.stored_points import StoredPoints
+from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown, where
+from raylatent.montage.stored_points import StoredPoints, has_predictions
+from raylatent.run import RunDirectory
 from raylatent.source.find import slide_name
 from raylatent.source.names import (
     SlideLabels,
@@ -35,6 +37,11 @@ from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
 
 Labels = SlideLabels | Sequence[object]
+logger = logging.getLogger(__name__)
+
+MAX_FEATURE_BYTES = 4 << 30
+_MOST_NUMBERS = 1_000
+
 Frames = Callable[[pa.Table], list[Frame | SlideTile]]
 
 
@@ -187,7 +194,7 @@ def from_any(
     """By what `images` is: a SlideMap or table, tuples, or arrays."""
     if isinstance(images, StoredPoints):
         _refuse_coords(coords)
-        given = of_run.where(images.run, tfrecords, images.slides)
+        given = where(images.run, tfrecords, images.slides)
         return Inputs(stored=images, frames=_frames(given))
     points = getattr(images, "points", images)
     if not hasattr(points, "__arrow_c_stream__"):
@@ -197,7 +204,7 @@ def from_any(
         tfrecords = getattr(images, "tfrecords", None)
     table, run = pa.table(points), getattr(images, "run", None)
     if run is not None:
-        table = of_run.with_predictions(run, table)
+        table = _with_predictions(run, table)
     return from_table(table, tfrecords)
 
 
@@ -365,3 +372,51 @@ def _uri_of(
         )
         raise MapError(message)
     raise MapError(unknown(name, known))
+
+
+def _with_predictions(run: RunDirectory, points: pa.Table) -> pa.Table:
+    """Points with their predictions as a column, where the run has any.
+
+    They only tell of the cells: where they cannot be read, points stay without.
+    """
+    if not has_predictions(run) or not len(points):
+        return points
+    try:
+        values = read_vectors(run, points, schema.PREDICTIONS)
+    except (MapError, StorageError) as error:
+        logger.warning("the mosaic is made without predictions: %s", error)
+        return points
+    flat = pa.array(values.ravel(), pa.float32())
+    lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return points.append_column(schema.PREDICTIONS, lists)
+
+
+def label_words(values: "pd.Series[Any] | None") -> list[object] | None:
+    """Labels as frames show them; None where there are none.
+
+    Numbers that nearly each tile has of its own, as predictions, are no labels.
+    """
+    if values is None:
+        return None
+    if pd.api.types.is_float_dtype(values) and values.nunique() > _MOST_NUMBERS:
+        return None
+    return list(values.astype(object).where(values.notna(), None))
+
+
+def check_feature_bytes(run: RunDirectory, layer: str, n_tiles: int) -> None:
+    """Refuse to read the activations of too many tiles at once.
+
+    Raises:
+        MapError: They are more than 4 GiB.
+    """
+    dtype = run.settings().get("fields", {}).get("dtype", "float32")
+    width = int(np.prod(run.layers().get(layer, (0,))))
+    n_bytes = n_tiles * width * np.dtype(dtype).itemsize
+    if n_bytes > MAX_FEATURE_BYTES:
+        message = (
+            f"select='medoid' would read {n_bytes / 2**30:.1f} GiB of features "
+            f"({n_tiles:,} tiles), more than {MAX_FEATURE_BYTES >> 30} GiB: "
+            "'nearest' needs none, and `raylatent mosaic --select medoid` reads them "
+            "part by part"
+        )
+        raise MapError(message)

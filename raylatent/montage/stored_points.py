@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.mapping.fitted import read_info
 from raylatent.mapping.points import iter_points, points_parts, read_vectors
-from raylatent.montage import of_run
 from raylatent.montage.cells import FEATURES, LABELS, PREDICTIONS, Parts, fold
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.run import Part, RunDirectory
@@ -63,7 +62,7 @@ class StoredPoints:
     @cached_property
     def has_predictions(self) -> bool:
         """Whether the run has any."""
-        return of_run.has_predictions(self.run)
+        return has_predictions(self.run)
 
     @property
     def slides(self) -> list[str]:
@@ -149,3 +148,8 @@ class StoredParts:
                 knn_distance=knn_distances(table),
             )
             first += n
+
+
+def has_predictions(run: RunDirectory) -> bool:
+    """Whether predictions are stored beside the activations."""
+    return bool(run.settings().get("fields", {}).get("predictions"))

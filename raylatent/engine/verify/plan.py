@@ -16,8 +16,7 @@ from raylatent.run.checked import check_part
 from raylatent.run.findings import BROKEN, INCOMPLETE, MISSING, WRONG, Finding
 from raylatent.run.settings import CLEARING, parse_settings
 from raylatent.seal import is_as_written, parse_json
-from raylatent.source.sources import sources_from_table
-from raylatent.source.units import Source
+from raylatent.source.units import Source, sources_from_table
 from raylatent.storage import Store, reason
 
 _COUNTS = ("n_indexed", "rows", "quarantined")  # of a slide, in the report
