@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, zip_longest
 
+from raylatent.config.options import why_not_mpp
 from raylatent.errors import AnnotationsError, StorageError
-from raylatent.pixel_size import why_not_mpp
 from raylatent.storage import open_input, reason, retry
 
 logger = logging.getLogger(__name__)

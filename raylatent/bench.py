@@ -23,7 +23,6 @@ from raylatent.engine.cores import usable_cores
 from raylatent.engine.placement import place_rows
 from raylatent.engine.progress import Pace
 from raylatent.engine.report import RunReport
-from raylatent.engine.sampling import vectors
 from raylatent.errors import IncompleteError, MapError
 from raylatent.forecast import BenchReport, MapRates
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
@@ -183,7 +182,7 @@ def _map_rates(run: RunDirectory, job: Job, tiles: int) -> MapRates:
     layer, width = next(iter(job.features.sizes.items()))
     full = job.inputs.unit_tiles
     rows = _some_rows(run, layer, full)
-    features = np.concatenate([vectors(table, layer) for table in rows.values()])
+    features = np.concatenate([schema.vectors(table, layer) for table in rows.values()])
     if len(features) < _FEWEST_ROWS:
         message = f"{len(features)} good rows make no map: give more tiles"
         raise MapError(message)
@@ -252,7 +251,7 @@ def _part_like(
 ) -> Part:
     """A part of as many rows as the job's, like those of a slide."""
     rows = table.take(np.resize(np.arange(len(table)), n)).combine_chunks()
-    values = like(vectors(table, layer), n, seed=2)
+    values = like(schema.vectors(table, layer), n, seed=2)
     kind = rows.schema.field(layer).type
     flat = pa.array(values.reshape(-1).astype(kind.value_type.to_pandas_dtype()))
     column = pa.FixedSizeListArray.from_arrays(flat, type=kind)

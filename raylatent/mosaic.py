@@ -14,13 +14,11 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping.legend import Entries
-from raylatent.montage import inputs, legend, output, render
-from raylatent.montage.cells import slide_shares
-from raylatent.montage.choose import choose_cells
-from raylatent.montage.columns import Labels
-from raylatent.montage.finish import finish_cells
+from raylatent.montage import inputs, output, render
+from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
 from raylatent.montage.images import Tile, array_tiles, stored_tiles
-from raylatent.montage.points import Rule
+from raylatent.montage.inputs import Labels
+from raylatent.montage.points import Rule, select_of
 from raylatent.montage.render import Look
 from raylatent.montage.sources import TFRecords
 from raylatent.run.manifest import relisted
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
-
-WORDS = {"centroid": "medoid"}  # Slideflow's
 
 
 class Mosaic:
@@ -97,7 +93,7 @@ class Mosaic:
         self._look = Look(cell_px=cell_px)
         without = given.reference is None and given.stored is None
         self._rule = Rule(
-            select=WORDS.get(tile_select or select, tile_select or select),
+            select=select_of(tile_select or select),
             ties="row" if grid == "slideflow" or without else "hash",
             seed=seed,
             max_dist=max_dist,
@@ -107,7 +103,7 @@ class Mosaic:
         chosen = choose_cells(self._parts, grid, num_tiles_x, self._rule)
         self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
         self.cells = finish_cells(self.grid, self._chosen)
-        self._coloring = legend.Coloring.of(self._chosen)
+        self._coloring = render.Coloring.of(self._chosen)
         self.failed: dict[int, str] = {}
         self._check_chosen()
         self._arrays = given.arrays
@@ -272,7 +268,7 @@ class Mosaic:
     def _picture(self, look: Look) -> tuple[Image.Image, Look]:
         raster, _, drawn = self._draw(look)
         entries = self._entries(look)
-        return legend.add_legend(raster, entries, look.background), drawn
+        return render.add_legend(raster, entries, look.background), drawn
 
     def _draw(self, look: Look) -> tuple[Image.Image, render.Layout, Look]:
         """The raster without legend, and how it was drawn; fills `failed`."""

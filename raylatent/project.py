@@ -12,8 +12,7 @@ from raylatent.engine.extraction import extract_tiles
 from raylatent.errors import IncompleteError, SourceError
 from raylatent.model.spec import model_spec
 from raylatent.mosaic import Mosaic
-from raylatent.source.find import find_tfrecords
-from raylatent.source.sizes import choose_size, size_folders
+from raylatent.source.find import choose_size, find_tfrecords, size_folders
 from raylatent.source.slides import find_slides
 from raylatent.source.wsi import size_name
 from raylatent.storage import Store, absolute

@@ -6,7 +6,9 @@ not a column inside a part), then the columns of `REFERENCE`.
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raylatent.errors import LayerError
 
@@ -279,3 +281,21 @@ def activations_schema(
 def vector_type(n: int, dtype: str) -> pa.DataType:
     """A fixed-size list of `n` floats without nulls."""
     return pa.list_(pa.field("item", _FLOATS[dtype], nullable=False), n)
+
+
+def vectors(table: pa.Table, column: str) -> NDArray[np.floating]:
+    """A column of fixed-size lists as an array (n, width), in its own dtype.
+
+    >>> rows = pa.table({"conv": pa.array([[1, 2], [3, 4]], vector_type(2, "float32"))})
+    >>> vectors(rows, "conv").tolist()
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
+    lists = table[column].combine_chunks()
+    flat: NDArray[np.floating] = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(lists), lists.type.list_size)
+
+
+def places(points: pa.Table) -> NDArray[np.float64]:
+    """The columns `x` and `y` as an array (n, 2) of float64."""
+    columns = [points[name].to_numpy() for name in (X, Y)]
+    return np.stack(columns, axis=1).astype(np.float64)

@@ -1,8 +1,10 @@
 """SlideMap: the tiles of some slides as points of a map."""
 
+import logging
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping import plot as drawing
 from raylatent.mapping import statistics
-from raylatent.mapping.figure import PICTURES
+from raylatent.mapping.density import Labels, density
 from raylatent.mapping.fitted import (
     FORMAT_VERSION,
     MAP_JSON,
@@ -21,18 +24,52 @@ from raylatent.mapping.fitted import (
     read_info,
     write_info,
 )
-from raylatent.mapping.labeled import LABEL, LabeledPoints
-from raylatent.mapping.points import read_points, read_vectors, write_points
+from raylatent.mapping.legend import colors_by_name, scale_of
+from raylatent.mapping.multiples import save_multiples
+from raylatent.mapping.plot import is_picture
+from raylatent.mapping.points import (
+    check_points,
+    read_points,
+    read_vectors,
+    write_points,
+)
 from raylatent.mapping.quality import with_counts
-from raylatent.montage import of_run
+from raylatent.montage.inputs import check_feature_bytes, label_words
+from raylatent.montage.points import select_of
+from raylatent.montage.sources import where
+from raylatent.montage.stored_points import has_predictions
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
 from raylatent.run.manifest import relisted
-from raylatent.source.names import SlideLabels, labels_given, match
+from raylatent.source.names import (
+    SlideLabels,
+    labels_given,
+    labels_of_slides,
+    match,
+    unmatched,
+)
 from raylatent.storage import Store, absolute
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-class SlideMap(LabeledPoints):
+logger = logging.getLogger(__name__)
+
+LABEL = "label"
+
+_SHOWN = (
+    schema.SLIDE,
+    schema.X,
+    schema.Y,
+    schema.TILE_INDEX,
+    schema.LOC_X,
+    schema.LOC_Y,
+    schema.KNN_DISTANCE,
+)
+_STYLE = frozenset(drawing.MapStyle.__dataclass_fields__) - {"scatter"}
+
+
+class SlideMap:
     """Tiles as points of a map, with their slides and labels.
 
     Args:
@@ -46,6 +83,7 @@ class SlideMap(LabeledPoints):
         data: A pandas DataFrame, a row a tile, by slide, then tile index: `slide`, `x`,
             `y`, `tile_index`, `loc_x`, `loc_y`, `knn_distance`, and once asked for
             `label`, `cluster`, `num_unique_neighbors`, `percent_matching_categories`.
+            Its index says which of the sorted points a row is.
         fitted: As given.
         run: As given.
 
@@ -67,7 +105,8 @@ class SlideMap(LabeledPoints):
         layer: str | None = None,
     ) -> None:
         """See the class."""
-        super().__init__(points)
+        self._points = check_points(points)
+        self.data: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
         self.fitted = fitted
         self.run = run
         self._layer = layer
@@ -161,7 +200,7 @@ class SlideMap(LabeledPoints):
             StorageError: It could not be written.
         """
         uri = absolute(path)
-        if of_run.is_picture(uri, PICTURES):
+        if is_picture(uri):
             self.save_plot(uri, **style)
             return
         if style:
@@ -180,6 +219,177 @@ class SlideMap(LabeledPoints):
         else:
             about = {"format_version": FORMAT_VERSION, "versions": library_versions()}
             write_info(store, {**about, **layer})
+
+    @property
+    def points(self) -> pa.Table:
+        """The points with their full reference, row for row those of `data`."""
+        rows = self.data.index.to_numpy()
+        if np.array_equal(rows, np.arange(self._points.num_rows)):
+            return self._points
+        return self._points.take(pa.array(rows))
+
+    @property
+    def x(self) -> NDArray[np.float32]:
+        """float32 (n,)."""
+        return np.asarray(self.data[schema.X], dtype=np.float32)
+
+    @property
+    def y(self) -> NDArray[np.float32]:
+        """float32 (n,)."""
+        return np.asarray(self.data[schema.Y], dtype=np.float32)
+
+    @property
+    def slides(self) -> list[str]:
+        """Names of the slides on the map, sorted."""
+        return sorted(self.data[schema.SLIDE].unique())
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        """Points and slides in numbers."""
+        return f"SlideMap({len(self)} tiles of {len(self.slides)} slides)"
+
+    def filter(self, slides: Iterable[str]) -> None:
+        """Keep only the tiles of these slides.
+
+        Raises:
+            MapError: No tile is of any of them.
+        """
+        wanted = [slides] if isinstance(slides, str) else list(slides)
+        names = sorted({str(name) for name in wanted})
+        found = match(((name, True) for name in names), self.slides)
+        kept = self.data[self.data[schema.SLIDE].isin(found)]
+        if kept.empty:
+            message = f"no tile is of any of {names}: {self!r} stays as it is"
+            raise MapError(message)
+        if lost := unmatched(names, found):
+            logger.warning("no tile is of %s", ", ".join(map(repr, lost[:5])))
+        self.data = kept.copy()
+
+    def label(self, meta: str, translate: Mapping[Any, Any] | None = None) -> None:
+        """Label by a column of `data`, its values translated if asked.
+
+        Raises:
+            MapError: There is no such column.
+        """
+        if meta not in self.data.columns:
+            message = f"no column {meta!r} to label by: {', '.join(self.data.columns)}"
+            raise MapError(message)
+        values = self.data[meta]
+        if meta == schema.SLIDE and translate is not None and not callable(translate):
+            translate = labels_of_slides(translate, self.slides)
+        labels = values if translate is None else values.map(translate)
+        given = translate.values() if isinstance(translate, Mapping) else ()
+        whole = bool(given) and all(isinstance(value, Integral) for value in given)
+        if whole and labels.dtype.kind == "f":
+            labels = labels.astype("Int64")  # not 1.0 where some tile has no label
+        self.data[LABEL] = labels
+
+    def label_by_slide(self, slide_labels: SlideLabels | None = None) -> None:
+        """Label by slide, or by the given label of each slide.
+
+        A slide without label is drawn in gray, and said in the log.
+
+        Args:
+            slide_labels: A mapping of slide to label, a Series with slides as its index,
+                or a table with one column beside `slide`. Slides may be written with
+                their ending, or with spaces at the ends.
+
+        Raises:
+            AnnotationsError: No slide of the map has a label, or one has two.
+        """
+        self.label(schema.SLIDE, slide_labels)
+
+    def plot(
+        self,
+        subsample: int | None = None,
+        title: str | None = None,
+        *,
+        ax: "Axes | None" = None,
+        **style: Any,  # noqa: ANN401
+    ) -> "Axes":
+        """Plot the map, colored by `label` where it was set.
+
+        Args:
+            subsample: Draw this many tiles, chosen by a fixed seed.
+            title: Above the plot.
+            ax: Draw here instead of in a new figure of pyplot.
+            **style: `cmap`, `xlim`, `ylim`, `xlabel`, `ylabel`, `legend` (its title),
+                `loc`, `ncol`, `categorical`, `legend_kwargs`, `max_dots` (see
+                `mapping.plot.MapStyle`); all else goes to matplotlib's `scatter`.
+        """
+        xy, labels, look = self._drawn(subsample, {"title": title, **style})
+        return drawing.show_map(xy, labels, look, ax)
+
+    def save_plot(
+        self,
+        filename: str | os.PathLike[str],
+        *,
+        subsample: int | None = None,
+        dpi: int = 300,
+        **style: Any,  # noqa: ANN401
+    ) -> None:
+        """Write the plot as `.png`, `.pdf` or `.svg`; arguments as of `plot`.
+
+        Raises:
+            MapError: Another ending.
+        """
+        xy, labels, look = self._drawn(subsample, style)
+        drawing.save_map(os.fspath(filename), xy, labels, look, dpi=dpi)
+
+    def save_by_label(
+        self, filename: str | os.PathLike[str], *, dpi: int = 200
+    ) -> None:
+        """Write a small picture of each label's tiles, all on the same frame.
+
+        Args:
+            filename: `.png`, `.pdf` or `.svg`.
+            dpi: Pixels per inch of pictures.
+
+        Raises:
+            MapError: There is no label, labels are numbers on a scale, or another ending.
+        """
+        if LABEL not in self.data.columns:
+            message = f"{self!r} has no labels: label it first, as with label_by_slide"
+            raise MapError(message)
+        values, missing = self.data[LABEL], self.data[LABEL].isna()
+        if scale_of(values.dropna().unique()) is not None:
+            message = (
+                f"the labels of {self!r} are numbers on a scale, of which a picture each "
+                "shows nothing: label by groups of them, as pandas.cut makes them"
+            )
+            raise MapError(message)
+        names = (
+            None if none else str(value)
+            for value, none in zip(values, missing, strict=True)
+        )
+        part = (self._xy(), Labels.of(names))
+        save_multiples(os.fspath(filename), density(lambda: [part]), dpi=dpi)
+
+    def _xy(self) -> NDArray[np.float64]:
+        return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)
+
+    def _colors(self) -> dict[Any, str]:
+        names = self.data[LABEL].dropna().unique()
+        by_name = colors_by_name(names)
+        return {name: by_name[str(name)] for name in names}
+
+    def _drawn(
+        self, subsample: int | None, style: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float64], ArrayLike | None, drawing.MapStyle]:
+        own = {name: style[name] for name in _STYLE & set(style)}
+        own = {name: value for name, value in own.items() if value is not None}
+        scatter = {name: style[name] for name in set(style) - _STYLE}
+        xy = self._xy()
+        labels = self.data[LABEL].array if LABEL in self.data.columns else None
+        if subsample is not None and subsample < len(xy):
+            if labels is not None and self.data[LABEL].dtype.kind != "f":
+                own.setdefault("cmap", self._colors())  # as with all of them
+            chosen = np.random.default_rng(0).permutation(len(xy))[:subsample]
+            xy, labels = xy[chosen], None if labels is None else labels[chosen]
+        return xy, labels, drawing.MapStyle(scatter=scatter, **own)
 
     @property
     def layer(self) -> str:
@@ -202,7 +412,7 @@ class SlideMap(LabeledPoints):
 
     def label_by_preds(self, index: int) -> None:
         """Label by the prediction for a class, by its number; MapError if not there."""
-        if not of_run.has_predictions(self._run()):
+        if not has_predictions(self._run()):
             message = (
                 f"{self._run().uri} has no predictions to label by: compute activations "
                 "of a model with classes, without --no-preds"
@@ -291,13 +501,13 @@ class SlideMap(LabeledPoints):
         """
         if self.run is not None:
             given_files = options.get("tfrecords")
-            options["tfrecords"] = of_run.where(self.run, given_files, self.slides)
-        select = options.get("tile_select") or options.get("select")
+            options["tfrecords"] = where(self.run, given_files, self.slides)
+        select = select_of(options.get("tile_select") or options.get("select", ""))
         given = options.get("features") is not None
-        if select in of_run.MEDOIDS and self.run is not None and not given:
-            of_run.check_feature_bytes(self.run, self.layer, len(self.data))
+        if select == "medoid" and self.run is not None and not given:
+            check_feature_bytes(self.run, self.layer, len(self.data))
             options["features"] = self.activations()
-        labels = of_run.words(self.data.get(LABEL))
+        labels = label_words(self.data.get(LABEL))
         if labels is not None:
             options.setdefault("labels", labels)
         return Mosaic(self, **options)

@@ -230,7 +230,7 @@ def test_slides_without_label_are_said(golden_tfrecords, tmp_path, caplog):
     ],
 )
 def test_umap_arguments_are_json_or_words(pairs, other):
-    from raylatent.cli.map_arguments import map_parameters
+    from raylatent.cli.verbs import map_parameters
     from raylatent.config import MapConfig
 
     found = map_parameters(MapConfig(out="run", umap=tuple(pairs)))

@@ -4,8 +4,6 @@ import ast
 import types
 from pathlib import Path
 
-import pytest
-
 import raylatent
 from raylatent import errors
 
@@ -20,6 +18,10 @@ def python_files(*folders):
         for folder in folders
         for path in (ROOT / folder).rglob("*.py")
     )
+
+
+def text_of(file):
+    return (ROOT / file).read_text(encoding="utf-8")
 
 
 def function_lines(tree):
@@ -62,28 +64,29 @@ def test_what_the_layer_activations_page_uses_is_public():
     assert wanted <= set(raylatent.__all__)
 
 
-@pytest.mark.parametrize("file", ALL)
-def test_no_file_is_too_long(file):
-    n = len((ROOT / file).read_text(encoding="utf-8").splitlines())
-    assert n <= MAX_LINES
+def test_no_file_is_too_long():
+    lines = {file: len(text_of(file).splitlines()) for file in ALL}
+    assert {file: n for file, n in lines.items() if n > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize("file", OWN)
-def test_functions_are_short(file):
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    long = {name: n for name, n in function_lines(tree) if n > MAX_FUNCTION_LINES}
-    assert not long
+def test_functions_are_short():
+    long = {
+        f"{file}: {name}": n
+        for file in OWN
+        for name, n in function_lines(ast.parse(text_of(file)))
+        if n > MAX_FUNCTION_LINES
+    }
+    assert long == {}
 
 
-@pytest.mark.parametrize("file", ALL)
-def test_imports_are_absolute(file):
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+def test_imports_are_absolute():
     relative = [
-        node.lineno
-        for node in ast.walk(tree)
+        f"{file}:{node.lineno}"
+        for file in ALL
+        for node in ast.walk(ast.parse(text_of(file)))
         if isinstance(node, ast.ImportFrom) and node.level > 0
     ]
-    assert not relative
+    assert relative == []
 
 
 def test_no_module_is_called_utils():

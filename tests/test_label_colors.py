@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from raylatent.mapping import multiples
-from raylatent.mapping.colors import category_colors, colors_by_name
+from raylatent.mapping.legend import category_colors, colors_by_name
 from raylatent.mosaic import Mosaic
 from raylatent.slide_map import SlideMap
 

@@ -13,7 +13,7 @@ from raylatent import schema
 from raylatent.errors import AnnotationsError, MapError
 from raylatent.mapping import points
 from raylatent.mapping.points import MAP_POINTS
-from raylatent.montage import of_run
+from raylatent.montage import inputs
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import RunDirectory
@@ -271,15 +271,15 @@ def test_mosaic_is_of_this_maps_points(golden_tfrecords):
 
 
 def test_medoid_of_too_many_features_is_refused(run, monkeypatch):
-    from raylatent.montage import of_run
+    from raylatent.montage import inputs
 
-    monkeypatch.setattr(of_run, "MAX_FEATURE_BYTES", N * N_FEATURES * 4)
-    of_run.check_feature_bytes(run, "postconv", N)
+    monkeypatch.setattr(inputs, "MAX_FEATURE_BYTES", N * N_FEATURES * 4)
+    inputs.check_feature_bytes(run, "postconv", N)
     with pytest.raises(
         MapError, match=r"GiB of features \(96 tiles\).*'nearest' needs"
     ):
-        of_run.check_feature_bytes(run, "postconv", N + 1)
-    monkeypatch.setattr(of_run, "MAX_FEATURE_BYTES", 1)
+        inputs.check_feature_bytes(run, "postconv", N + 1)
+    monkeypatch.setattr(inputs, "MAX_FEATURE_BYTES", 1)
     slide_map = make_map(run=run)
     with pytest.raises(MapError, match="'nearest' needs none"):
         slide_map.generate_mosaic(tfrecords={}, select="medoid")
@@ -354,7 +354,7 @@ def test_map_and_mosaic_name_the_same_labels_in_the_same_colors():
             pixels,
             np.stack([slide_map.x, slide_map.y], axis=1),
             num_tiles_x=60,
-            labels=of_run.words(slide_map.data["label"]),
+            labels=inputs.label_words(slide_map.data["label"]),
         )
         on_map, on_mosaic = legend_of(ax), legend_of(mosaic.plot())
         on_mosaic.pop("(several labels)", None)

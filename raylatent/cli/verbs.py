@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from raylatent import annotations
 from raylatent.claim import new_token
-from raylatent.cli.map_arguments import map_parameters
 from raylatent.cli.saying import fail, say
 from raylatent.cli.verify import verify
 from raylatent.config import (
@@ -23,6 +22,7 @@ from raylatent.config import (
     VerifyConfig,
 )
 from raylatent.errors import ConfigError
+from raylatent.mapping.parameters import MapParameters
 from raylatent.source.find import find_tfrecords
 from raylatent.source.names import match_said
 from raylatent.source.slides import find_slides
@@ -32,6 +32,17 @@ if TYPE_CHECKING:
     from raylatent.engine.report import RunReport
 
 logger = logging.getLogger(__name__)
+
+# UMAP arguments with an option of their own.
+_OWN_OPTIONS = {
+    "metric": "--metric",
+    "min_dist": "--min-dist",
+    "n_neighbors": "--n-neighbors",
+    "placement": "--placement",
+    "random_state": "--seed",
+    "sample": "--sample",
+    "seed": "--seed",
+}
 
 _SHOWN = 20  # slides that are named; report.json has all
 
@@ -44,11 +55,6 @@ def _atlas(config: AtlasConfig) -> int:
         names = [*find_tfrecords(config.tfrecords), *find_slides(config.slides)]
         _labeled(labels, names, config)
     map_parameters(config)
-    if config.layer and config.layer not in config.layers:
-        message = (
-            f"--layer {config.layer} is none of --layers {' '.join(config.layers)}"
-        )
-        raise ConfigError(message)
     report = _compute(_part(config, ActivationsConfig))
     if not report.n_rows:
         return fail("not one tile has activations: there is nothing to map", 1)
@@ -199,6 +205,29 @@ def _map(config: MapConfig) -> int:
     for picture in reversed(pictures):
         say(f"map       {picture}")
     return 0
+
+
+def map_parameters(config: MapConfig) -> MapParameters:
+    """What the map is asked to be; MapError names an argument that makes no sense."""
+    values: dict[str, Any] = {}
+    for pair in config.umap:
+        name, _, text = pair.partition("=")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+        if name in _OWN_OPTIONS:
+            message = f"--umap {pair} is said as {_OWN_OPTIONS[name]} {values[name]}"
+            raise ConfigError(message)
+    return MapParameters.of(
+        n_neighbors=config.n_neighbors,
+        min_dist=config.min_dist,
+        metric=config.metric,
+        seed=config.seed,
+        sample=config.sample,
+        placement=config.placement,
+        **values,
+    )
 
 
 def _mosaic(config: MosaicConfig) -> int:

@@ -4,20 +4,27 @@ The same classes serve `raylatent <verb>`, `jobs/*.py` and Python. `option` hold
 the command line needs to know of a field.
 """
 
-from raylatent.config.activations import (
-    DTYPES,
-    MIN_BATCH,
-    POOLINGS,
-    ActivationsConfig,
-)
-from raylatent.config.atlas import AtlasConfig, LayersConfig
 from raylatent.config.bench import BenchConfig
-from raylatent.config.extraction import IMAGE_FORMATS, ExtractTilesConfig
-from raylatent.config.maps import GRIDS, SELECTS, MapConfig, MosaicConfig
 from raylatent.config.options import MAX_NAME_BYTES, RunConfig, flag, option
-from raylatent.config.slides import QCS, SlidesConfig
-from raylatent.config.verify import VerifyConfig
-from raylatent.config.work import UNIT_TILES
+from raylatent.config.verbs import (
+    DTYPES,
+    GRIDS,
+    IMAGE_FORMATS,
+    MIN_BATCH,
+    PLACEMENTS,
+    POOLINGS,
+    QCS,
+    SELECTS,
+    UNIT_TILES,
+    ActivationsConfig,
+    AtlasConfig,
+    ExtractTilesConfig,
+    LayersConfig,
+    MapConfig,
+    MosaicConfig,
+    SlidesConfig,
+    VerifyConfig,
+)
 
 __all__ = [
     "DTYPES",
@@ -25,6 +32,7 @@ __all__ = [
     "IMAGE_FORMATS",
     "MAX_NAME_BYTES",
     "MIN_BATCH",
+    "PLACEMENTS",
     "POOLINGS",
     "QCS",
     "SELECTS",

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from raylatent.config.activations import ActivationsConfig
 from raylatent.config.options import at_least, flag, option
+from raylatent.config.verbs import ActivationsConfig
 from raylatent.errors import ConfigError
 
 _IGNORED = "ignored: taken so that the command line of `activations` serves"

@@ -8,6 +8,11 @@ from typing import Any, get_args, get_type_hints
 from raylatent.errors import ConfigError
 
 MAX_NAME_BYTES = 200
+FINEST_UM, COARSEST_UM = 0.02, 50.0
+"""Beyond 100x with the smallest pixels, and coarser than an overview."""
+
+_USUAL_PIXEL_UM = (0.05, 10.0)
+_LENGTHS = (("nanometers", 1e-3), ("millimeters", 1e3), ("centimeters", 1e4))
 _KINDS = (  # of values, the narrower first, as a message names them
     (bool, bool, "True or False"),
     (int, numbers.Integral, "a whole number"),
@@ -65,9 +70,7 @@ class PatientConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if not 1 <= self.stall_timeout_s < math.inf:
-            message = f"--stall-timeout-s is {self.stall_timeout_s}, not 1 or more"
-            raise ConfigError(message)
+        number_from("--stall-timeout-s", self.stall_timeout_s, 1)
 
 
 def _allowed(config: type) -> dict[str, tuple[type, ...]]:
@@ -101,6 +104,53 @@ def at_least(name: str, value: int, smallest: int) -> None:
     """ConfigError if a value is less than the smallest allowed."""
     if value < smallest:
         message = f"{name} is {value}, less than {smallest}"
+        raise ConfigError(message)
+
+
+def number_from(name: str, value: float, smallest: float) -> None:
+    """ConfigError unless a number is finite and at least the smallest allowed."""
+    if not smallest <= value < math.inf:
+        message = f"{name} is {value}, not {smallest:g} or more"
+        raise ConfigError(message)
+
+
+def above_zero(name: str, value: float) -> None:
+    """ConfigError unless a number is finite and above 0."""
+    if not 0 < value < math.inf:
+        message = f"{name} is {value}, not above 0"
+        raise ConfigError(message)
+
+
+def share(name: str, value: float) -> None:
+    """ConfigError unless a number is from 0 to 1."""
+    if not 0 <= value <= 1:
+        message = f"{name} is {value}, not 0 to 1"
+        raise ConfigError(message)
+
+
+def why_not_mpp(value: float) -> str | None:
+    """Why a number cannot be the micrometers a pixel of a slide; None if it can.
+
+    >>> why_not_mpp(0.25) is None, why_not_mpp(499)
+    (True, 'that cannot be, it looks like 499 nanometers: 0.499 µm')
+    """
+    if FINEST_UM <= value <= COARSEST_UM:
+        return None
+    low, high = _USUAL_PIXEL_UM
+    for unit, factor in _LENGTHS:
+        if low <= value * factor <= high:
+            return (
+                f"that cannot be, it looks like {value:g} {unit}: "
+                f"{value * factor:.4g} µm"
+            )
+    return f"that cannot be: a slide has {FINEST_UM:g} to {COARSEST_UM:g}, as 0.25"
+
+
+def pixel_size(name: str, value: float) -> None:
+    """ConfigError unless a number can be the micrometers a pixel of a slide."""
+    why_not = why_not_mpp(value)
+    if why_not is not None:
+        message = f"{name} is {value:g} micrometers a pixel, {why_not}"
         raise ConfigError(message)
 
 

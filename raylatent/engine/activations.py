@@ -6,7 +6,6 @@ import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ray
@@ -41,11 +40,12 @@ from raylatent.engine.slide_report import with_grids
 from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ModelError, PassError, SourceError
+from raylatent.mapping.fitted import library_versions
 from raylatent.model.constant import constant_layers
 from raylatent.model.features import Features
 from raylatent.model.identity import Identity
 from raylatent.model.rows import RowOptions
-from raylatent.model.runtime import has_gpu, torch_version
+from raylatent.model.running import has_gpu, torch_version
 from raylatent.model.sample_outputs import other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.model.wide_layers import (
@@ -291,7 +291,7 @@ def _about(job: Job) -> dict[str, Any]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in _PACKAGES},
+            **library_versions(_PACKAGES),
         },
         IDENTITY: asdict(job.identity),
         OUTPUTS: job.features.sample_outputs,
@@ -384,10 +384,3 @@ def _run_units(
             *(job.config.batch_size, smaller),
         )
     return tally
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return "unknown"

@@ -18,7 +18,7 @@ from raylatent.model.identity import Copy
 from raylatent.model.lanes import lane_of
 from raylatent.model.plain_modules import held_apart
 from raylatent.model.rows import RowOptions, unit_rows
-from raylatent.model.runtime import (
+from raylatent.model.running import (
     feed_gpu,
     has_gpu,
     set_threads,

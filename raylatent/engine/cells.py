@@ -18,7 +18,7 @@ from raylatent.claim import new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, gather, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.visibility import check_visibility
-from raylatent.montage.choose import fold
+from raylatent.montage.cells import fold
 from raylatent.montage.points import Points
 from raylatent.montage.stored_points import Label, StoredParts, StoredPoints
 from raylatent.parts import read_footer

@@ -28,7 +28,7 @@ from raylatent.seal import parse_json
 from raylatent.source.grids import SlideRequest, own_size
 from raylatent.source.slides import slide_stat
 from raylatent.source.units import SlideUnitPlan, Source, UnitPlan
-from raylatent.source.wsi.mpp import FileSize, mpp_of
+from raylatent.source.wsi.geometry import FileSize, mpp_of
 from raylatent.storage import Store, file_stat
 
 AnyPlan = UnitPlan | SlideUnitPlan

@@ -16,8 +16,8 @@ from raylatent.errors import SourceError, StorageError
 from raylatent.parts import Part, partition_folder, read_part
 from raylatent.run import QUARANTINE, REMOVED, TILES, ExtractionDirectory
 from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
-from raylatent.source.example import TileRecord
 from raylatent.source.grids import SlideRequest
+from raylatent.source.record import TileRecord
 from raylatent.source.units import Source
 from raylatent.source.write import SUFFIX, put_tfrecord
 from raylatent.storage import FileStat, Store

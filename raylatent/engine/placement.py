@@ -6,6 +6,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -13,7 +14,6 @@ from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.cluster import STALL_TIMEOUT_S, pool
 from raylatent.engine.progress import Pace, Progress
-from raylatent.engine.sampling import vectors
 from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError
 from raylatent.mapping.fitted import MODEL_NPZ, FittedMap
@@ -192,7 +192,7 @@ def place_part(
 
     The pure twin of `PlacementActor`.
     """
-    xy, distance = fitted.place(vectors(table, layer))
+    xy, distance = fitted.place(schema.vectors(table, layer).astype(np.float32))
     points = pa.Table.from_arrays(
         [
             *(table[name].combine_chunks() for name in schema.REFERENCE.names),

@@ -37,16 +37,14 @@ from raylatent.run import (
     RunDirectory,
 )
 from raylatent.source.grids import SlideRequest
-from raylatent.source.sources import (
-    number_sources,
-    sources_from_table,
-    sources_table,
-)
 from raylatent.source.units import (
     SlideUnitPlan,
     Source,
     UnitPlan,
     index_source,
+    number_sources,
+    sources_from_table,
+    sources_table,
     unit_plans,
 )
 from raylatent.storage import Store, reason

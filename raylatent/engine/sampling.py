@@ -172,12 +172,7 @@ def fetch_rows(
             keep = np.isin(table[schema.TILE_INDEX].to_numpy(), wanted)
             rows = table.filter(pa.array(keep))
             indices = rows[schema.TILE_INDEX].to_pylist()
-            found.append((part.slide, indices, vectors(rows, layer)))
+            found.append(
+                (part.slide, indices, schema.vectors(rows, layer).astype(np.float32))
+            )
     return found
-
-
-def vectors(table: pa.Table, layer: str) -> NDArray[np.float32]:
-    """A column of fixed-size lists as an array (n, d) of float32."""
-    column = table[layer].combine_chunks()
-    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
-    return flat.reshape(len(column), -1)

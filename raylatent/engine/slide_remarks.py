@@ -10,7 +10,7 @@ from raylatent.errors import StorageError
 from raylatent.parts import read_footer
 from raylatent.run import RunDirectory
 from raylatent.source.grids import SlideRequest, own_size
-from raylatent.source.wsi.mpp import remarks_on_mpp
+from raylatent.source.wsi.geometry import remarks_on_mpp
 
 logger = logging.getLogger(__name__)
 

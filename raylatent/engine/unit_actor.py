@@ -27,7 +27,7 @@ from raylatent.source.grids import SlideUnit
 from raylatent.source.slides import slide_stat
 from raylatent.source.units import Source, Unit
 from raylatent.source.wsi import READER
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.storage import file_stat
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.stream import Threads

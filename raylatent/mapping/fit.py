@@ -1,28 +1,32 @@
-"""Fit a map on a sample."""
+"""Fitting a map: principal components, the neighbor graph and UMAP's layout."""
 
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.estimator import make_umap, run_umap, umap_curve
-from raylatent.mapping.fallback import metric_distances
+from raylatent.mapping.estimator import (
+    make_umap,
+    metric_distances,
+    run_umap,
+    umap_curve,
+)
 from raylatent.mapping.fitted import (
     FORMAT_VERSION,
-    ROW_ENGINE,
-    UMAP_ENGINE,
-    FittedMap,
-    library_versions,
-)
-from raylatent.mapping.frame import (
     LOWER_PERCENTILE,
     MARGIN,
+    ROW_ENGINE,
+    UMAP_ENGINE,
     UPPER_PERCENTILE,
+    FittedMap,
     Frame,
     fit_frame,
+    library_versions,
 )
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.reduce import (
@@ -32,6 +36,9 @@ from raylatent.mapping.reduce import (
     principal_components,
 )
 
+if TYPE_CHECKING:
+    from raylatent.mapping.projection import Projection, Sample
+
 __all__ = ["FittedMap", "MapParameters", "fit_map"]
 
 logger = logging.getLogger(__name__)
@@ -40,6 +47,12 @@ MAX_SAMPLE_BYTES = 1 << 30
 KNN_PERCENTILE = 99.9
 
 _THRESHOLD_ROWS = 2_000  # of the slow metrics
+MIN_DISTINCT = 8
+"""With fewer distinct rows a neighbor graph says nothing: principal components do."""
+
+_MAX_COORDINATE = 10.0  # as umap-learn scales its start
+_MAX_THREADS = 8
+_SEARCH_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,8 +79,6 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
     Raises:
         MapError: There is no row, a value is not finite, or UMAP refuses.
     """
-    from raylatent.mapping.graph import MIN_DISTINCT  # noqa: PLC0415  (numba)
-
     rows = check_features(features)
     given = len(rows)
     if not given:
@@ -108,9 +119,7 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
 
 def _distinct(rows: NDArray[np.float32], params: MapParameters) -> int:
     """How many rows differ, as the metric takes them."""
-    from raylatent.mapping.graph import some_distinct  # noqa: PLC0415  (numba)
-
-    return some_distinct(normalize(rows, params.metric) if params.by_row else rows)
+    return _some_distinct(normalize(rows, params.metric) if params.by_row else rows)
 
 
 def _check_finite(
@@ -134,8 +143,7 @@ def _fit_by_row(
     rows: NDArray[np.float32], params: MapParameters, distinct: int
 ) -> _Fit:
     """Principal components, exact neighbors, and UMAP's layout of those."""
-    from raylatent.mapping import graph  # noqa: PLC0415  (numba)
-    from raylatent.mapping import projection as linear  # noqa: PLC0415
+    from raylatent.mapping import projection as linear  # noqa: PLC0415  (numba)
 
     metric = _row_metric(params, distinct)
     normalized = normalize(rows, metric)
@@ -147,10 +155,10 @@ def _fit_by_row(
     )
     k = max(1, min(params.n_neighbors, len(rows) - 1))
     halved = metric != "euclidean"
-    index, distance, nearest = graph.neighbors(projection, sample, k, halved=halved)
+    index, distance, nearest = _neighbor_graph(projection, sample, k, halved=halved)
     a, b = umap_curve(params)
-    if distinct < graph.MIN_DISTINCT:
-        layout, embedding = "pca", graph.spread_out(reduced)
+    if distinct < MIN_DISTINCT:
+        layout, embedding = "pca", _spread_out(reduced)
     else:
         layout = "umap"
         embedding = _embed(reduced, params, k, (index, distance))
@@ -257,3 +265,68 @@ def _stream(params: MapParameters) -> NDArray[np.int64]:
     """The state of the random stream that every row draws."""
     seed = params.option("transform_seed", params.seed)
     return np.random.default_rng(seed).integers(128, 2**32, size=3, dtype=np.int64)
+
+
+def _neighbor_graph(
+    projection: "Projection",
+    sample: "Sample",
+    k: int,
+    *,
+    halved: bool,
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float64]]:
+    """Each sample row's k neighbors, itself first, and its nearest other in full.
+
+    Returns:
+        Indices int32 (n, k), the metric's distances float32 (n, k), and the distances
+        in all features to the closest other sample row, float64 (n,).
+    """
+    n = len(sample.rows)
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
+
+    from raylatent.mapping.neighbors import nearest as search  # noqa: PLC0415  (numba)
+    from raylatent.mapping.place import metric_distance  # noqa: PLC0415
+    from raylatent.mapping.sample_index import screen_of  # noqa: PLC0415
+
+    index = np.zeros((n, k), dtype=np.int32)
+    distance = np.zeros((n, k), dtype=np.float32)
+    whole = np.zeros(n)
+    index[:, 0] = np.arange(n)
+    if n == 1:
+        return index, distance, whole
+
+    screen = screen_of(sample, projection)
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + _SEARCH_ROWS)
+        own = np.arange(n)[rows]
+        near, square, full, _ = search(
+            sample.rows[rows], own, projection, sample, screen, max(1, k - 1)
+        )
+        index[rows, 1:] = near[:, : k - 1]
+        distance[rows, 1:] = metric_distance(square[:, : k - 1], halved)
+        whole[rows] = metric_distance(full, halved)
+
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, range(0, n, _SEARCH_ROWS)))
+    return index, distance, whole
+
+
+def _spread_out(reduced: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The first two principal components, scaled as umap-learn's start."""
+    plane = np.zeros((len(reduced), 2))
+    plane[:, : min(2, reduced.shape[1])] = reduced[:, :2]
+    largest = np.abs(plane).max()
+    if largest > 0:
+        plane *= _MAX_COORDINATE / largest
+    return plane.astype(np.float32)
+
+
+def _some_distinct(rows: NDArray[np.float32]) -> int:
+    """The number of distinct rows, counted only as far as it matters."""
+    seen: set[bytes] = set()
+    for row in rows:
+        seen.add(row.tobytes())
+        if len(seen) >= MIN_DISTINCT:
+            break
+    return len(seen)

@@ -6,7 +6,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError, StorageError
-from raylatent.mapping.frame import Frame
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.reduce import check_features, normalize
 from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
 from raylatent.storage import Store, reason
 
+LOWER_PERCENTILE = 1.0
+UPPER_PERCENTILE = 99.0
+MARGIN = 0.1
 FORMAT_VERSION = 1
 MAP_JSON = "map.json"
 MODEL_NPZ = "model.npz"
@@ -43,7 +45,73 @@ _BROKEN = (
     *(zipfile.BadZipFile, zlib.error),
 )
 
-_PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent")
+_PACKAGES = (
+    *("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent"),
+    "raylatent",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame:
+    """A range on each axis.
+
+    Attributes:
+        lower: Per axis (2,), becomes 0.
+        upper: Per axis (2,), becomes 1.
+    """
+
+    lower: NDArray[np.floating]
+    upper: NDArray[np.floating]
+
+    def apply(self, layout: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Clip points (n, 2) to the frame and scale it to [0, 1] on each axis.
+
+        An axis without extent becomes 0.
+        """
+        clipped = np.clip(layout, self.lower, self.upper)
+        extent = self.upper - self.lower
+        scale = np.where(extent > 0, extent, np.ones_like(extent))
+        scaled: NDArray[np.floating] = (clipped - self.lower) / scale
+        return scaled
+
+
+def fit_frame(layout: NDArray[np.floating]) -> Frame:
+    """The frame of points (n, 2), in their dtype.
+
+    Raises:
+        MapError: There is no point.
+
+    >>> frame = fit_frame(np.array([[0.0, 0.0], [1.0, 2.0]]))
+    >>> frame.apply(np.array([[-9.0, 9.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+    if not len(layout):
+        message = "a frame needs at least 1 point, and the layout has 0"
+        raise MapError(message)
+    ordered = np.sort(layout, axis=0)
+    lower = _percentile(ordered, LOWER_PERCENTILE)
+    upper = _percentile(ordered, UPPER_PERCENTILE)
+    # The second margin is of the range that the first one widened: so in Slideflow.
+    lower -= MARGIN * (upper - lower)
+    upper += MARGIN * (upper - lower)
+    return Frame(lower=lower, upper=upper)
+
+
+def _percentile(ordered: NDArray[np.floating], percentile: float) -> NDArray[Any]:
+    """A percentile of sorted points (n, 2), interpolated in their dtype throughout.
+
+    So did the numpy that Slideflow runs on. Later ones find the position between two
+    points in float64, which gives other last digits.
+    """
+    kind = ordered.dtype.type
+    position = kind(len(ordered) - 1) * (kind(percentile) / kind(100))
+    below = int(position)
+    share = position - kind(below)
+    low = ordered[below]
+    high = ordered[min(below + 1, len(ordered) - 1)]
+    step = high - low
+    result = low + step * share if share < 0.5 else high - step * (kind(1) - share)
+    return np.asarray(result)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,11 +202,11 @@ class FittedMap:
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:
-        from raylatent.mapping import descent, projection  # noqa: PLC0415  (numba)
-        from raylatent.mapping.screen import screen_of  # noqa: PLC0415
+        from raylatent.mapping import place, projection  # noqa: PLC0415  (numba)
+        from raylatent.mapping.sample_index import screen_of  # noqa: PLC0415
 
         values, arrays = self.info["placement"], self.arrays
-        layout = descent.Layout(
+        layout = place.Layout(
             xy=np.ascontiguousarray(self.embedding, dtype=np.float64),
             stream=np.ascontiguousarray(arrays["stream"]),
             a=float(values["a"]),
@@ -161,7 +229,7 @@ class FittedMap:
     def _place_by_umap(
         self, rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        from raylatent.mapping.fallback import (  # noqa: PLC0415  (slow)
+        from raylatent.mapping.estimator import (  # noqa: PLC0415  (slow)
             transform_by_umap,
         )
 
@@ -291,10 +359,10 @@ def read_info(store: Store) -> dict[str, Any]:
     return info
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide a map's bits, as installed."""
+def library_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of packages that are installed, by default of those that decide a map."""
     found = {}
-    for package in (*_PACKAGES, "raylatent"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

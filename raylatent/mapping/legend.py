@@ -1,32 +1,181 @@
-"""Which color a label has, and the legend that says so."""
+"""Which color a label has, by category or on a scale of numbers, and the legend that says so."""
 
+import colorsys
+import math
+import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from raylatent.mapping.colors import colors_by_name, in_order
+from raylatent.errors import MapError
 from raylatent.mapping.fonts import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.legend import Legend
 
-    from raylatent.mapping.plot import MapStyle
+CMAP = "viridis"
 
+_MOST_CLASSES = 12
+_LAST_CODE = 30  # of classes that are called by whole numbers
+# Okabe and Ito 2008, https://jfly.uni-koeln.de/color/: told apart by the color-blind.
+OKABE_ITO = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+)
 NO_LABEL = "(no label)"
 NO_LABEL_COLOR = "#BBBBBB"
 SEVERAL = "(several labels)"  # of a mosaic's cell
 MOST_ENTRIES = 24
 
-_OTHER = "#888888"
+OTHER_COLOR = "#888888"
 _MAX_CHARS = 64
 _OWN_WORDS = re.compile(r"\((no label|several labels|[\d,]+ further labels?)\)")
 
 Entries = list[tuple[str, Any]]
 """Texts and colors of a legend; a text without color is only said."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What numbers the colors stand for, from the least label to the largest.
+
+    Attributes:
+        low: The least label.
+        high: The largest.
+    """
+
+    low: float
+    high: float
+
+    def color(self, value: float) -> str:
+        """The color of a number, as #RRGGBB."""
+        from matplotlib.colors import to_hex  # noqa: PLC0415  (slow)
+
+        share = (value - self.low) / ((self.high - self.low) or 1.0)
+        return to_hex(self._colors(share)).upper()
+
+    @cached_property
+    def _colors(self) -> Any:  # noqa: ANN401  (a colormap)
+        from matplotlib import colormaps  # noqa: PLC0415  (slow)
+
+        return colormaps[CMAP]
+
+    def ticks(self) -> list[float]:
+        """Some round numbers on the scale, ascending, as on a color bar."""
+        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415  (slow)
+
+        ticks = map(float, MaxNLocator(7).tick_values(self.low, self.high))
+        return [tick for tick in ticks if self.low <= tick <= self.high]
+
+
+def scale_of(labels: Iterable[object]) -> Scale | None:
+    """The scale of labels that are numbers; None where they are classes.
+
+    Numbers, or words that are numbers, are a scale if there are more than 12 of them,
+    unless all are whole and from 0 to 30, as the numbers of classes and clusters.
+
+    >>> scale_of(["0.5", *range(40, 60)]), scale_of(range(20)), scale_of(["1", "G2"])
+    (Scale(low=0.5, high=59.0), None, None)
+    """
+    found: set[float] = set()
+    for label in set(labels):
+        value = number(label)
+        if value is None:
+            return None
+        found.add(value)
+    if len(found) <= _MOST_CLASSES:
+        return None
+    low, high = min(found), max(found)
+    codes = low >= 0 and high <= _LAST_CODE and all(v.is_integer() for v in found)
+    return None if codes else Scale(low, high)
+
+
+def number(label: object) -> float | None:
+    """A label as a finite number, None where it is none.
+
+    >>> number("62"), number("1_0"), number("nan"), number(True)
+    (62.0, None, None, None)
+    """
+    if isinstance(label, bool) or not isinstance(label, numbers.Real | str):
+        return None
+    if isinstance(label, str) and "_" in label:
+        return None
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def numbers_of(labels: Iterable[object]) -> list[float]:
+    """Labels as numbers.
+
+    Raises:
+        MapError: One is none.
+    """
+    found = []
+    for label in labels:
+        value = number(label)
+        if value is None:
+            message = (
+                f"the label {label!r} is no number: draw labels with categorical=True"
+            )
+            raise MapError(message)
+        found.append(value)
+    return found
+
+
+def category_colors(n: int) -> list[str]:
+    """Colors for n categories: Okabe and Ito's up to 8, else hues spread evenly.
+
+    >>> category_colors(2)
+    ['#0072B2', '#E69F00']
+    """
+    if n <= len(OKABE_ITO):
+        return list(OKABE_ITO[:n])
+    # Steps of the golden ratio never come close; shades alternate beside them.
+    shades = ((0.85, 0.85), (0.5, 0.95), (0.95, 0.5))
+    hues = ((i * 0.6180339887498949) % 1.0 for i in range(n))
+    colors = (
+        colorsys.hsv_to_rgb(hue, *shades[i % len(shades)]) for i, hue in enumerate(hues)
+    )
+    return ["#" + "".join(f"{round(255 * v):02X}" for v in rgb) for rgb in colors]
+
+
+def in_order(names: Iterable[Any]) -> list[Any]:
+    """Labels as they are listed: numbers by what they are, if all are, else words.
+
+    >>> in_order(["10", "9", "1"]), in_order(["b", "a", 3])
+    (['1', '9', '10'], [3, 'a', 'b'])
+    """
+    given = sorted(names, key=str)
+    values = [number(name) for name in given]
+    if None in values:
+        return given
+    order = sorted(range(len(given)), key=lambda i: values[i] or 0.0)
+    return [given[i] for i in order]
+
+
+def colors_by_name(names: Iterable[object]) -> dict[str, str]:
+    """A color for each label, by all that there are: pictures of one map agree.
+
+    Args:
+        names: Of all labels, before any is left out of a picture; in any order.
+
+    >>> colors_by_name(["b", "a", "b"])
+    {'a': '#0072B2', 'b': '#E69F00'}
+    """
+    ordered = in_order({str(name) for name in names})
+    return dict(zip(ordered, category_colors(len(ordered)), strict=True))
 
 
 def entries_of(
@@ -48,7 +197,7 @@ def entries_of(
     if further := len(order) - len(kept) + n_others:
         s = "s" if further > 1 else ""
         entries.append(
-            (f"({further:,} further label{s})", _OTHER if n_others else None)
+            (f"({further:,} further label{s})", OTHER_COLOR if n_others else None)
         )
     return entries
 
@@ -61,47 +210,6 @@ def text_of(label: object) -> str:
     """
     text = shown(str(label))
     return f'"{text}"' if _OWN_WORDS.fullmatch(text) else text
-
-
-def label_colors(
-    names: Sequence[Any], style: "MapStyle", among: Sequence[Any]
-) -> tuple[list[Any], NDArray[np.floating]]:
-    """A color for each label, and all as RGBA; last other labels, and none.
-
-    Args:
-        names: The labels.
-        style: Of the map.
-        among: All labels of the map.
-    """
-    by_name = colors_by_name(among)
-    colors: list[Any] = [by_name[str(name)] for name in names]
-    if isinstance(style.cmap, Mapping):
-        colors = [style.cmap.get(name, NO_LABEL_COLOR) for name in names]
-    from matplotlib.colors import to_rgba_array  # noqa: PLC0415  (slow)
-
-    return colors, to_rgba_array([*colors, _OTHER, NO_LABEL_COLOR])
-
-
-def draw_legend(ax: "Axes", entries: Entries, style: "MapStyle") -> None:
-    """The legend of a map, outside on the right if the style does not say where."""
-    from matplotlib.lines import Line2D  # noqa: PLC0415  (slow)
-
-    if not entries:
-        return
-    handles = [
-        Line2D([], [], linestyle="", marker="o", markersize=5, color=color, label=name)
-        if color is not None
-        else Line2D([], [], linestyle="", label=name)
-        for name, color in entries
-    ]
-    keywords = {
-        "ncol": style.ncol,
-        "title": style.legend,
-        "frameon": False,
-        **({} if style.loc is None else {"loc": style.loc}),
-        **style.legend_kwargs,
-    }
-    place_legend(ax, handles, **keywords)
 
 
 def place_legend(ax: "Axes", handles: list[Any], **keywords: Any) -> None:  # noqa: ANN401

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.colors import colors_by_name
 from raylatent.mapping.density import (
     Counts,
     Density,
@@ -15,10 +14,10 @@ from raylatent.mapping.density import (
     coarser,
     extent_by,
     least_span,
+    show_cells,
 )
-from raylatent.mapping.density_plot import show_cells
-from raylatent.mapping.figure import save_figure
-from raylatent.mapping.legend import shown
+from raylatent.mapping.legend import colors_by_name, shown
+from raylatent.mapping.plot import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,46 +6,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from raylatent.config import PLACEMENTS
 from raylatent.errors import MapError
 from raylatent.mapping.reduce import ROW_METRICS
 
 _ALIASES = {"l2": "euclidean"}
 
-METRICS = ROW_METRICS | frozenset(
-    [
-        "braycurtis",
-        "canberra",
-        "chebyshev",
-        "dice",
-        "hamming",
-        "haversine",
-        "hellinger",
-        "jaccard",
-        "kulsinski",
-        "l1",
-        "linf",
-        "linfinity",
-        "linfty",
-        "mahalanobis",
-        "manhattan",
-        "matching",
-        "minkowski",
-        "rogerstanimoto",
-        "russellrao",
-        "seuclidean",
-        "sokalmichener",
-        "sokalsneath",
-        "standardised_euclidean",
-        "symmetric_kl",
-        "taxicab",
-        "weighted_minkowski",
-        "wminkowski",
-        "yule",
-    ]
-)
+METRICS = ROW_METRICS | {
+    *("braycurtis", "canberra", "chebyshev", "dice", "hamming", "haversine"),
+    *("hellinger", "jaccard", "kulsinski", "l1", "linf", "linfinity", "linfty"),
+    *("mahalanobis", "manhattan", "matching", "minkowski", "rogerstanimoto"),
+    *("russellrao", "seuclidean", "sokalmichener", "sokalsneath"),
+    *("standardised_euclidean", "symmetric_kl", "taxicab", "weighted_minkowski"),
+    *("wminkowski", "yule"),
+}
 """Metrics by name; those of `ROW_METRICS` are placed row by row."""
-
-PLACEMENTS = ("rows", "umap-learn")
 
 _INITS = frozenset({"spectral", "pca", "random"})
 
@@ -65,32 +40,31 @@ _NUMBERS: dict[str, tuple[float, float]] = {
 _WHOLE = frozenset({"n_epochs", "negative_sample_rate", "transform_seed"})
 # These choose how umap-learn works, not what it computes here.
 _WITHOUT_EFFECT = frozenset(
-    {
-        "angular_rp_forest",
-        "force_approximation_algorithm",
-        "low_memory",
-        "n_jobs",
-        "tqdm_kwds",
-        "transform_queue_size",
-        "verbose",
-    }
+    (
+        *("angular_rp_forest", "force_approximation_algorithm", "low_memory"),
+        *("n_jobs", "tqdm_kwds", "transform_queue_size", "verbose"),
+    )
 )
 _REFUSED = {
     "densmap": "a density-preserving map cannot place rows one by one",
-    "dens_frac": "it belongs to densmap",
-    "dens_lambda": "it belongs to densmap",
-    "dens_var_shift": "it belongs to densmap",
     "disconnection_distance": "rows cut off would have no place",
-    "output_dens": "it belongs to densmap",
-    "output_metric": "maps are Euclidean planes",
-    "output_metric_kwds": "maps are Euclidean planes",
     "precomputed_knn": "neighbors are found here, exactly",
-    "target_metric": "maps are not supervised",
-    "target_metric_kwds": "maps are not supervised",
-    "target_n_neighbors": "maps are not supervised",
-    "target_weight": "maps are not supervised",
     "transform_mode": "a map is an embedding",
     "unique": "equal rows share a place anyway",
+    **dict.fromkeys(
+        ("dens_frac", "dens_lambda", "dens_var_shift", "output_dens"),
+        "it belongs to densmap",
+    ),
+    **dict.fromkeys(
+        ("output_metric", "output_metric_kwds"), "maps are Euclidean planes"
+    ),
+    **dict.fromkeys(
+        (
+            *("target_metric", "target_metric_kwds", "target_n_neighbors"),
+            "target_weight",
+        ),
+        "maps are not supervised",
+    ),
 }
 
 
@@ -198,10 +172,7 @@ class MapParameters:
 
     def as_json(self) -> dict[str, Any]:
         """As a JSON object; `from_json` is the inverse."""
-        values = asdict(self) | {"other": dict(self.other)}
-        if self.placement == PLACEMENTS[0]:
-            del values["placement"]  # as it was before there was a choice
-        return values
+        return asdict(self) | {"other": dict(self.other)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:

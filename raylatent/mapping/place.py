@@ -8,22 +8,303 @@ float64, the largest weight and the floor of the bandwidth are the map's and not
 batch's, and all rows draw the same random stream. Nothing here is compiled with
 fast-math or run in parallel, so any number of threads may call it.
 
+In the descent each row waits for its own last step only, so that many go side by side
+in the lanes of a core's vector unit. All is add, subtract, multiply and divide of
+float64, rounded once each as IEEE 754 has it, the power too: so no bit depends on the
+system's libm, or on how wide the lanes are.
+
 Importing this module imports numba.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.descent import Layout, descend, drawn_rows
-from raylatent.mapping.nearest import nearest
+from raylatent.mapping.neighbors import nearest
 from raylatent.mapping.projection import Projection, Sample
-from raylatent.mapping.screen import Screen
+from raylatent.mapping.sample_index import Screen
 
+_LANES = 32  # rows that descend side by side
+
+_FRACTION = np.uint64(0x000FFFFFFFFFFFFF)  # of a float64
+_EXPONENT_SHIFT = np.uint64(52)
+_ONE = np.uint64(0x3FF0000000000000)  # 1.0
+_WHOLE = np.uint64(0x4330000000000000)  # 2**52: integers below it are its last bits
+_EXPONENT_OFFSET = 2.0**52 + 1023.0
+_ROUNDER = 1.5 * 2.0**52  # added and taken away, it leaves the nearest integer
+_MOST_DOUBLINGS = 1000.0
+_SQRT_2 = float(np.sqrt(2.0))
+_LN_2 = float(np.log(2.0))
+_TWO_OVER_LN_2 = 2.0 / _LN_2
+_SMALLEST = float(np.finfo(np.float64).tiny)
 _BANDWIDTH_STEPS = 64
 _BANDWIDTH_TOLERANCE = 1e-5
 _BANDWIDTH_FLOOR = 1e-3  # share of the mean distance
 _LARGEST = float(np.finfo(np.float32).max)
+
+
+class Layout(NamedTuple):
+    """Where the sample lies, and umap-learn's parameters of the descent.
+
+    Attributes:
+        xy: float64 (n, 2).
+        stream: int64 (3,), state of the random stream, each in 0..2**32 - 1.
+        a: Of the curve 1 / (1 + a d^(2b)).
+        b: Of the same.
+        learning_rate: At the start of a placement: a quarter of the fit's.
+        repulsion: Weight of negative samples.
+        negative_rate: Negative samples for each positive one.
+        epochs: Of the descent.
+        local_connectivity: That of the fit, less 1, at least 0.
+        mean_distance: Mean over the sample's own neighbor distances.
+        halved: Whether the metric's distance is d^2 / 2 (else d).
+        n_neighbors: Sample rows that hold a row.
+    """
+
+    xy: NDArray[np.float64]
+    stream: NDArray[np.int64]
+    a: float
+    b: float
+    learning_rate: float
+    repulsion: float
+    negative_rate: float
+    epochs: int
+    local_connectivity: float
+    mean_distance: float
+    halved: bool
+    n_neighbors: int
+
+
+@kernel
+def _draw(state: NDArray[np.int64]) -> int:
+    """The next integer of the combined Tausworthe generator taus88, as int32.
+
+    L'Ecuyer 1996, doi:10.1090/S0025-5718-96-00696-5.
+    """
+    mask = 0xFFFFFFFF
+    first, second, third = state[0], state[1], state[2]
+    first = (((first & 0xFFFFFFFE) << 12) & mask) ^ (
+        (((first << 13) & mask) ^ first) >> 19
+    )
+    second = (((second & 0xFFFFFFF8) << 4) & mask) ^ (
+        (((second << 2) & mask) ^ second) >> 25
+    )
+    third = (((third & 0xFFFFFFF0) << 17) & mask) ^ (
+        (((third << 3) & mask) ^ third) >> 11
+    )
+    state[0], state[1], state[2] = first, second, third
+    drawn = int(first ^ second ^ third)
+    return drawn - (mask + 1) if drawn > 0x7FFFFFFF else drawn
+
+
+@kernel
+def drawn_rows(layout: Layout) -> NDArray[np.int32]:
+    """The sample rows that the random stream draws: the same for every row placed."""
+    most = layout.n_neighbors * layout.epochs * int(np.ceil(layout.negative_rate))
+    state = layout.stream.copy()
+    drawn = np.empty(most, dtype=np.int32)
+    for at in range(most):
+        drawn[at] = _draw(state) % layout.xy.shape[0]
+    return drawn
+
+
+@kernel
+def descend(
+    start: NDArray[np.float64],
+    index: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    layout: Layout,
+    drawn: NDArray[np.int32],
+) -> None:
+    """Stochastic gradient descent of rows among the sample's places, each by itself.
+
+    A neighbor of weight w is visited every 1 / w epochs; one that would not be
+    visited is left out.
+
+    Args:
+        start: float64 (q, 2), where the rows start; then where they end.
+        index: int64 (q, k), the neighbors.
+        weights: float64 (q, k), theirs.
+        layout: Where the sample lies.
+        drawn: Of `drawn_rows`.
+    """
+    count, k = index.shape
+    most = k * layout.epochs + drawn.shape[0]
+    other = np.empty((most, _LANES), dtype=np.int32)
+    rate = np.empty((most, _LANES))
+    steps = np.zeros(_LANES, dtype=np.int64)
+    x = np.zeros(_LANES)
+    y = np.zeros(_LANES)
+    for first in range(0, count, _LANES):
+        some = min(_LANES, count - first)
+        steps[some:] = 0
+        for i in range(some):
+            x[i], y[i] = start[first + i]
+            steps[i] = _schedule(
+                index[first + i],
+                weights[first + i],
+                layout,
+                drawn,
+                (other[:, i], rate[:, i]),
+            )
+        longest = steps.max()
+        for i in range(_LANES):  # those that are through take no more steps
+            other[steps[i] : longest, i] = 0
+            rate[steps[i] : longest, i] = 0.0
+        _walk(x, y, other[:longest], rate[:longest], layout)
+        for i in range(some):
+            start[first + i] = x[i], y[i]
+
+
+@kernel
+def _schedule(
+    index: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    layout: Layout,
+    drawn: NDArray[np.int32],
+    into: tuple[NDArray[np.int32], NDArray[np.float64]],
+) -> int:
+    """The steps of one row, which do not depend on where it is; their number.
+
+    Each has a sample row and a rate, negative for a step away.
+    """
+    other, rates = into
+    k = index.shape[0]
+    period = np.empty(k)
+    for j in range(k):
+        period[j] = 1.0 / weights[j] if weights[j] * layout.epochs >= 1.0 else np.inf
+    visit = period.copy()
+    pause = period / layout.negative_rate if layout.negative_rate > 0.0 else period * 0
+    repel = pause.copy()
+    rate = layout.learning_rate
+    count = 0
+    used = 0
+    for epoch in range(layout.epochs):
+        for j in range(k):
+            if visit[j] > epoch:
+                continue
+            visit[j] += period[j]
+            other[count] = index[j]
+            rates[count] = rate
+            count += 1
+            if layout.negative_rate <= 0.0:
+                continue
+            draws = int((epoch - repel[j]) / pause[j])
+            for _ in range(draws):
+                other[count] = drawn[used]
+                rates[count] = -rate
+                used += 1
+                count += 1
+            repel[j] += draws * pause[j]
+        rate = layout.learning_rate * (1.0 - epoch / layout.epochs)
+    return count
+
+
+@kernel
+def _walk(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    other: NDArray[np.int32],
+    rate: NDArray[np.float64],
+    layout: Layout,
+) -> None:
+    """All steps of some rows: towards a neighbor, or away from one drawn at random.
+
+    Args:
+        x: float64 (lanes,), where each is.
+        y: The same.
+        other: int32 (steps, lanes), from or to which sample row.
+        rate: float64 (steps, lanes), how far, below 0 for away, 0 for no step.
+        layout: Where the sample lies.
+    """
+    lanes = x.shape[0]
+    dx = np.empty(lanes)
+    dy = np.empty(lanes)
+    square = np.empty(lanes)
+    power = np.empty(lanes)
+    scratch = np.empty((3, lanes))
+    pull = -2.0 * layout.a * layout.b
+    push = 2.0 * layout.repulsion * layout.b
+    for step in range(other.shape[0]):
+        for i in range(lanes):
+            at = other[step, i]
+            dx[i] = x[i] - layout.xy[at, 0]
+            dy[i] = y[i] - layout.xy[at, 1]
+        for i in range(lanes):
+            square[i] = dx[i] * dx[i] + dy[i] * dy[i]
+        powers(square, layout.b, power, scratch)
+        for i in range(lanes):
+            towards = rate[step, i] > 0.0
+            length = abs(rate[step, i]) if square[i] >= _SMALLEST else 0.0
+            curve = layout.a * power[i] + 1.0
+            above = pull * power[i] if towards else push
+            below = max(square[i], _SMALLEST) if towards else square[i] + 0.001
+            force = above / (below * curve)
+            x[i] += min(max(force * dx[i], -4.0), 4.0) * length
+            y[i] += min(max(force * dy[i], -4.0), 4.0) * length
+
+
+@kernel
+def powers(
+    base: NDArray[np.float64],
+    exponent: float,
+    power: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+) -> None:
+    """`base ** exponent` to about 13 digits, in lanes.
+
+    2 ** (exponent * log2(base)): the logarithm by the series of the inverse hyperbolic
+    tangent to the 15th power, the power of two by Taylor's to the 11th.
+
+    Args:
+        base: float64 (lanes,), not negative; normal, or the result is only small.
+        exponent: Such that the result is between 2**-1000 and 2**1000.
+        power: float64 (lanes,), the result.
+        scratch: float64 (3, lanes).
+    """
+    lanes = base.shape[0]
+    mantissa, whole, doublings = scratch[0], scratch[1], scratch[2]
+    bits = base.view(np.uint64)
+    mantissa_bits = mantissa.view(np.uint64)
+    whole_bits = whole.view(np.uint64)
+    for i in range(lanes):
+        mantissa_bits[i] = (bits[i] & _FRACTION) | _ONE
+        whole_bits[i] = (bits[i] >> _EXPONENT_SHIFT) | _WHOLE
+    for i in range(lanes):
+        large = mantissa[i] > _SQRT_2
+        m = mantissa[i] * 0.5 if large else mantissa[i]
+        e = whole[i] - _EXPONENT_OFFSET
+        e = e + 1.0 if large else e
+        t = (m - 1.0) / (m + 1.0)
+        s = t * t
+        p = s * (1.0 / 15.0) + 1.0 / 13.0
+        p = p * s + 1.0 / 11.0
+        p = p * s + 1.0 / 9.0
+        p = p * s + 1.0 / 7.0
+        p = p * s + 1.0 / 5.0
+        p = p * s + 1.0 / 3.0
+        p = p * s + 1.0
+        z = exponent * (e + _TWO_OVER_LN_2 * (t * p))
+        z = min(max(z, -_MOST_DOUBLINGS), _MOST_DOUBLINGS)
+        doublings[i] = z + _ROUNDER
+        f = (z - (doublings[i] - _ROUNDER)) * _LN_2
+        p = f * (1.0 / 39916800.0) + 1.0 / 3628800.0
+        p = p * f + 1.0 / 362880.0
+        p = p * f + 1.0 / 40320.0
+        p = p * f + 1.0 / 5040.0
+        p = p * f + 1.0 / 720.0
+        p = p * f + 1.0 / 120.0
+        p = p * f + 1.0 / 24.0
+        p = p * f + 1.0 / 6.0
+        p = p * f + 0.5
+        p = p * f + 1.0
+        power[i] = p * f + 1.0
+    power_bits = power.view(np.uint64)
+    doublings_bits = doublings.view(np.uint64)
+    for i in range(lanes):
+        power_bits[i] += doublings_bits[i] << _EXPONENT_SHIFT
 
 
 @kernel

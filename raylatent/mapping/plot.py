@@ -1,15 +1,17 @@
-"""Points of a map as a scatter plot, or as an image where there are too many."""
+"""Points of a map as a scatter plot, or as an image where there are too many; figures in files."""
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from raylatent.caches import use_private_caches
 from raylatent.errors import MapError
-from raylatent.mapping.colors import OKABE_ITO, in_order
 from raylatent.mapping.density import (
     Counts,
     Density,
@@ -17,25 +19,99 @@ from raylatent.mapping.density import (
     Means,
     binned,
     most_frequent,
+    show_counts,
+    show_majority,
+    show_means,
 )
-from raylatent.mapping.density_plot import show_counts, show_majority, show_means
-from raylatent.mapping.figure import save_figure
 from raylatent.mapping.fonts import make_legible
 from raylatent.mapping.legend import (
+    CMAP,
     NO_LABEL,
     NO_LABEL_COLOR,
-    draw_legend,
+    OKABE_ITO,
+    OTHER_COLOR,
+    Entries,
+    colors_by_name,
     entries_of,
-    label_colors,
+    in_order,
+    numbers_of,
+    place_legend,
+    scale_of,
 )
-from raylatent.mapping.scale import CMAP, numbers_of, scale_of
+from raylatent.seal import content_digest
+from raylatent.storage import Store, absolute
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PICTURES = (".png", ".pdf", ".svg")
+_OTHER_PICTURES = frozenset(
+    {".bmp", ".eps", ".gif", ".jpeg", ".jpg", ".tif", ".tiff", ".webp"}
+)
 MAX_DOTS = 200_000
 _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
+
+
+def is_picture(uri: str) -> bool:
+    """Whether a name is that of a picture, not of a folder.
+
+    Args:
+        uri: The name.
+
+    Raises:
+        MapError: It is that of a picture of another kind.
+
+    >>> is_picture("/maps/umap.PNG"), is_picture("/maps/v1.2")
+    (True, False)
+    """
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix in PICTURES:
+        return True
+    if suffix in _OTHER_PICTURES:
+        message = f"cannot write {uri}: a map is saved as {', '.join(PICTURES)}"
+        raise MapError(message)
+    return False
+
+
+def save_figure(
+    path: str,
+    draw: Callable[["Figure"], None],
+    dpi: int,
+    inches: tuple[float, float] = (7.5, 6.0),
+) -> str:
+    """Write a figure as PNG, PDF or SVG, without touching pyplot; the file's digest.
+
+    Args:
+        path: A file or URI ending in one of `PICTURES`.
+        draw: Fills it.
+        dpi: Pixels per inch of pictures.
+        inches: Width and height.
+    """
+    uri = absolute(path)
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix not in PICTURES:
+        message = f"cannot draw into {uri}: the name ends in none of {PICTURES}"
+        raise MapError(message)
+    use_private_caches()
+    from matplotlib import rc_context  # noqa: PLC0415  (slow)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    make_legible(figure)
+    buffer = io.BytesIO()
+    # Text stays text in PDF and SVG, and the file does not depend on the day.
+    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+        date = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(suffix)
+        figure.savefig(
+            buffer, format=suffix[1:], dpi=dpi, metadata=date, bbox_inches="tight"
+        )
+    folder, name = uri.rsplit("/", 1)
+    Store(folder or "/").write(name, buffer.getvalue())
+    return content_digest(buffer.getvalue())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +308,7 @@ def _say_no_label(ax: "Axes", style: MapStyle) -> None:
     """In the axes: beside them is the color bar."""
     own = {"frameon": True, **style.legend_kwargs}
     look = replace(style, legend=None, loc=style.loc or "upper left", legend_kwargs=own)
-    draw_legend(ax, [(NO_LABEL, NO_LABEL_COLOR)], look)
+    _draw_legend(ax, [(NO_LABEL, NO_LABEL_COLOR)], look)
 
 
 def _color_bar(ax: "Axes", drawn: Any, style: MapStyle) -> None:  # noqa: ANN401
@@ -274,13 +350,13 @@ def _draw_categories(
         )
         _draw_majority(ax, counted, shares, style)
         return
-    colors, table = label_colors(list(names), style, list(names))
+    colors, table = _label_colors(list(names), style, list(names))
     _scatter(ax, xy, style, {"c": table[codes]})
     points = dict(zip(names, n_of.tolist(), strict=True))
     entries = entries_of(points, dict(zip(names, colors, strict=True)))
     if (codes < 0).any():
         entries.append((NO_LABEL, NO_LABEL_COLOR))
-    draw_legend(ax, entries, style)
+    _draw_legend(ax, entries, style)
 
 
 def _draw_majority(
@@ -288,7 +364,7 @@ def _draw_majority(
 ) -> None:
     """Cells by their most frequent label; points without label count as one, too."""
     names = list(shares)
-    colors, table = label_colors(names, style, counted.names)
+    colors, table = _label_colors(names, style, counted.names)
     ranked = [(i, shares[name]) for i, name in enumerate(names)]
     if counted.others is not None:
         ranked.append((len(names), counted.others))
@@ -299,7 +375,7 @@ def _draw_majority(
     entries = entries_of(points, by_name, n_others=counted.n_others)
     if lacking.any():
         entries.append((NO_LABEL, NO_LABEL_COLOR))
-    draw_legend(ax, entries, style)
+    _draw_legend(ax, entries, style)
 
 
 def _scatter(
@@ -320,3 +396,44 @@ def _scatter(
         if not isinstance(value, str) and np.ndim(value) and len(value) == len(xy):
             keywords[name] = np.asarray(value)[order]
     return ax.scatter(xy[order, 0], xy[order, 1], **keywords)
+
+
+def _label_colors(
+    names: Sequence[Any], style: MapStyle, among: Sequence[Any]
+) -> tuple[list[Any], NDArray[np.floating]]:
+    """A color for each label, and all as RGBA; last other labels, and none.
+
+    Args:
+        names: The labels.
+        style: Of the map.
+        among: All labels of the map.
+    """
+    by_name = colors_by_name(among)
+    colors: list[Any] = [by_name[str(name)] for name in names]
+    if isinstance(style.cmap, Mapping):
+        colors = [style.cmap.get(name, NO_LABEL_COLOR) for name in names]
+    from matplotlib.colors import to_rgba_array  # noqa: PLC0415  (slow)
+
+    return colors, to_rgba_array([*colors, OTHER_COLOR, NO_LABEL_COLOR])
+
+
+def _draw_legend(ax: "Axes", entries: Entries, style: MapStyle) -> None:
+    """The legend of a map, outside on the right if the style does not say where."""
+    from matplotlib.lines import Line2D  # noqa: PLC0415  (slow)
+
+    if not entries:
+        return
+    handles = [
+        Line2D([], [], linestyle="", marker="o", markersize=5, color=color, label=name)
+        if color is not None
+        else Line2D([], [], linestyle="", label=name)
+        for name, color in entries
+    ]
+    keywords = {
+        "ncol": style.ncol,
+        "title": style.legend,
+        "frameon": False,
+        **({} if style.loc is None else {"loc": style.loc}),
+        **style.legend_kwargs,
+    }
+    place_legend(ax, handles, **keywords)

@@ -1,9 +1,9 @@
 """Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`."""
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +16,7 @@ from raylatent.errors import MapError
 from raylatent.parts import is_part, part_name, read_part, slide_of, write_part
 from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
+from raylatent.tiles.ahead import in_order
 
 POINTS_FOLDER = "points"
 MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
@@ -164,21 +165,12 @@ def iter_places(
 def _places_ahead(
     store: Store, parts: Sequence[tuple[str, str]]
 ) -> Iterator[NDArray[np.float64]]:
-    columns = (schema.X, schema.Y)
-
     def places(name: str) -> NDArray[np.float64]:
-        table = read_part(store, name, columns)
-        found = [table[column].to_numpy() for column in columns]
-        return np.stack(found, axis=1).astype(np.float64)
+        return schema.places(read_part(store, name, (schema.X, schema.Y)))
 
-    waiting: deque[Future[NDArray[np.float64]]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _, name in parts:
-            waiting.append(pool.submit(places, name))
-            if len(waiting) > _THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        jobs = (partial(places, name) for _, name in parts)
+        yield from in_order(jobs, pool, _THREADS + 1)
 
 
 def _read_parts(store: Store, parts: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
@@ -272,6 +264,4 @@ def _vectors_of(
     known = rows[schema.TILE_INDEX].to_numpy()
     at = np.minimum(np.searchsorted(known, here), len(known) - 1)
     there = known[at] == here
-    flat = rows[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    vectors: NDArray[np.floating] = flat.reshape(len(known), -1)[at[there]]
-    return here[there], vectors
+    return here[there], schema.vectors(rows, column)[at[there]]

@@ -34,7 +34,7 @@ def with_counts(fitted: FittedMap, points: pa.Table) -> FittedMap:
     Then it does not tell the run's rows any more, since not all of them are there.
     """
     told = fitted.info.get("points")
-    xy = np.stack([points[name].to_numpy() for name in (schema.X, schema.Y)], axis=1)
+    xy = schema.places(points)
     distance = points[schema.KNN_DISTANCE].to_numpy()  # NaN is not novel
     frame = fitted.frame
     counts = {

@@ -40,7 +40,7 @@ def normalize(features: NDArray[np.floating], metric: str) -> NDArray[np.float32
         raise MapError(message)
     if metric == "euclidean":
         return rows
-    from raylatent.mapping.unit_rows import unit_rows  # noqa: PLC0415  (numba)
+    from raylatent.mapping.projection import unit_rows  # noqa: PLC0415  (numba)
 
     return unit_rows(rows, metric == "correlation")
 

@@ -4,16 +4,15 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.mapping import plot
 from raylatent.mapping.density import Labels, Parts, density, means
-from raylatent.mapping.figure import PICTURES
+from raylatent.mapping.legend import numbers_of, scale_of
 from raylatent.mapping.multiples import save_multiples
+from raylatent.mapping.plot import PICTURES
 from raylatent.mapping.points import iter_places, points_parts, read_points
-from raylatent.mapping.scale import numbers_of, scale_of
 from raylatent.run.manifest import relisted
 from raylatent.storage import Store
 
@@ -111,7 +110,7 @@ def save_stored_map(
         names = points[schema.SLIDE].to_pylist()
         own = None if labels is None else np.array(list(map(labels.get, names)), object)
         for path in paths:
-            digests[path] = plot.save_map(path, _xy(points), own, style)
+            digests[path] = plot.save_map(path, schema.places(points), own, style)
         if not by_label:
             return digests
         paths = ()
@@ -141,8 +140,3 @@ def _blocks(store: Store, labels: Mapping[str, str] | None) -> Parts:
             yield xy, Labels(codes=codes, names=[labels.get(s) for s, _ in slides])
 
     return blocks
-
-
-def _xy(points: pa.Table) -> NDArray[np.float64]:
-    columns = [points[name].to_numpy() for name in (schema.X, schema.Y)]
-    return np.stack(columns, axis=1).astype(np.float64)

@@ -1,7 +1,7 @@
 """Features: a model's activations at named layers, for a batch of tiles."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import mul
 from typing import Any, Unpack
@@ -11,33 +11,156 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raylatent.config import POOLINGS
+from raylatent.config import MIN_BATCH, POOLINGS
+from raylatent.config.options import at_least, one_of
 from raylatent.errors import ConfigError, ModelError
-from raylatent.model.batches import as_batch, as_input
 from raylatent.model.identity import Copy, Identification, Identity
 from raylatent.model.layers import LayerCapture, by_own_names, layer_names
 from raylatent.model.load import complete_spec, load_model
-from raylatent.model.micro_batch import MicroBatch
 from raylatent.model.one_tile import PREDICTIONS, refuse_other_rows, two_batches
 from raylatent.model.outputs import Output, row_shape
 from raylatent.model.postconv import POSTCONV, find_targets
-from raylatent.model.running import layer_shapes
-from raylatent.model.runtime import default_device, keep_float32
+from raylatent.model.running import default_device, keep_float32, layer_shapes
 from raylatent.model.sample_outputs import summary
 from raylatent.model.slide_grid import GridOptions, feature_grid
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
-from raylatent.tiles.preprocess import Standardizer
+from raylatent.tiles.preprocess import Standardizer, standardize
 
+Triple = tuple[float, float, float]
+Found = tuple[dict[str, Tensor], Tensor | None]
 logger = logging.getLogger(__name__)
-
-MIN_BATCH = 16
-"""Smaller batches change bits with the number of threads (measured, oneDNN)."""
 _DEFAULT_TILE_PX = 224
 # How far the sum of probabilities may be from 1: bfloat16 has 8 bits.
 _SUM_TOLERANCE = 0.02
 
 Activations = NDArray[np.float32]
+
+
+def as_batch(batch: Any) -> Tensor:  # noqa: ANN401  (whatever numpy or torch takes)
+    """A batch checked: uint8 (n, h, w, 3), or floats (n, 3, h, w).
+
+    Args:
+        batch: uint8 (n, h, w, 3) or (n, 3, h, w), or floats (n, 3, h, w); an array, a
+            tensor, or what makes an array.
+
+    Raises:
+        ModelError: It has another shape or type.
+    """
+    tensor = batch if isinstance(batch, Tensor) else _from_array(batch)
+    if tensor.ndim != 4 or 3 not in {tensor.shape[1], tensor.shape[-1]}:
+        message = (
+            f"a batch of shape {tuple(tensor.shape)} is not (n, h, w, 3) or "
+            "(n, 3, h, w)"
+        )
+        raise ModelError(message)
+    if tensor.dtype == torch.uint8:
+        if tensor.shape[1] == 3:
+            tensor = tensor.permute(0, 2, 3, 1)
+        return tensor.contiguous()  # one layout in memory, so the same bits
+    if not tensor.is_floating_point() or tensor.shape[1] != 3:
+        message = (
+            f"a {tensor.dtype} batch of shape {tuple(tensor.shape)} is neither uint8 "
+            "nor standardized floats of shape (n, 3, h, w)"
+        )
+        raise ModelError(message)
+    return tensor
+
+
+def as_input(batch: Tensor, mean: Triple, std: Triple, device: torch.device) -> Tensor:
+    """A checked batch as the model takes it: (n, 3, h, w) float32 on the device."""
+    if batch.dtype == torch.uint8:
+        return standardize(batch.to(device), mean, std)
+    # In memory as `standardize` has them: one layout, so the same bits.
+    floats = batch.to(device, torch.float32)
+    return floats.contiguous(memory_format=torch.channels_last)
+
+
+def _from_array(batch: object) -> Tensor:
+    try:
+        array = np.asarray(batch)
+    except ValueError as error:
+        message = "the tiles of a batch must all have one size"
+        raise ModelError(message) from error
+    if array.dtype.kind not in "uif":
+        message = f"a batch of {array.dtype} is no batch of pictures"
+        raise ModelError(message)
+    return torch.from_numpy(np.array(array))
+
+
+class MicroBatch:
+    """Runs passes, in pieces once the device's memory did not suffice for a whole one.
+
+    Pieces have one size, the last one padded. On a GPU that changes rows within the
+    tolerance for GPUs; CPUs never raise what is answered here.
+
+    Args:
+        size: Tiles that are asked for in one pass.
+
+    Attributes:
+        size: Tiles in one pass now.
+
+    >>> def run(batch):
+    ...     if len(batch) > 2:
+    ...         raise torch.OutOfMemoryError("CUDA out of memory")
+    ...     return {"x": batch * 2}, None
+    >>> passes = MicroBatch(8)
+    >>> found, _ = passes(run, torch.arange(5))
+    >>> found["x"].tolist(), passes.size
+    ([0, 2, 4, 6, 8], 2)
+    """
+
+    def __init__(self, size: int) -> None:
+        """See the class."""
+        self.size = size
+
+    def __call__(self, run: Callable[[Tensor], Found], batch: Tensor) -> Found:
+        """What `run` gives of a batch.
+
+        Args:
+            run: One pass: (n, ...) to tensors of n rows by layer, and the output.
+            batch: (n, ...).
+
+        Raises:
+            ModelError: There is no room for a single tile.
+        """
+        while True:
+            try:
+                if len(batch) <= self.size:
+                    return run(batch)
+                return self._in_pieces(run, batch)
+            except torch.OutOfMemoryError as error:
+                self._halve(min(self.size, len(batch)), error)
+
+    def _halve(self, size: int, error: torch.OutOfMemoryError) -> None:
+        if size == 1:
+            message = (
+                "the device's memory does not suffice for one tile: take a smaller "
+                "model or tiles, or fewer actors for each GPU (--num-gpus)"
+            )
+            raise ModelError(message) from error
+        self.size = size // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _in_pieces(self, run: Callable[[Tensor], Found], batch: Tensor) -> Found:
+        layers: dict[str, list[Tensor]] = {}
+        outputs: list[Tensor] = []
+        for first in range(0, len(batch), self.size):
+            piece = batch[first : first + self.size]
+            n = len(piece)
+            if n < self.size:
+                piece = torch.cat(
+                    [piece, piece.new_zeros(self.size - n, *piece.shape[1:])]
+                )
+            found, output = run(piece)
+            # Off the device: where one pass had no room, all rows may have none.
+            for name, value in found.items():
+                layers.setdefault(name, []).append(value[:n].cpu())
+            if output is not None:
+                outputs.append(output[:n].cpu())
+        joined = {name: torch.cat(values) for name, values in layers.items()}
+        return joined, torch.cat(outputs) if outputs else None
 
 
 class Features:
@@ -111,12 +234,9 @@ class Features:
         self.layers = layer_names(layers, layer)
         self.include_preds = include_preds
         self.pooling = None if pooling == "none" else pooling
-        if self.pooling not in (None, *POOLINGS):
-            message = f"pooling is {pooling!r}, not none, avg, max or cls"
-            raise ConfigError(message)
-        if batch_size < MIN_BATCH:
-            message = f"batch_size is {batch_size}, less than {MIN_BATCH}"
-            raise ConfigError(message)
+        if pooling is not None:
+            one_of("pooling", pooling, POOLINGS)
+        at_least("batch_size", batch_size, MIN_BATCH)
         self.batch_size = batch_size
         self._passes = MicroBatch(batch_size)
         given = model_spec(path, allow_pickle=allow_pickle)

@@ -16,7 +16,7 @@ from raylatent.model.constant import Constants, Spread
 from raylatent.model.lanes import Buffer, Lane
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders, decode_into
 from raylatent.tiles.reference import reference_table, split_off_broken

@@ -172,7 +172,6 @@ def _rows(
 
 
 def _vectors(rows: pa.Table, name: str) -> Array:
-    column = rows[name].combine_chunks()
-    items = column.flatten().to_numpy(zero_copy_only=False)
-    values: Array = items.reshape(len(column), column.type.list_size)
-    return np.require(values, requirements="W")  # Arrow's own memory is read-only
+    return np.require(
+        schema.vectors(rows, name), requirements="W"
+    )  # Arrow's own memory is read-only

@@ -1,12 +1,16 @@
-"""Which tile stands for each cell of a mosaic.
+"""Which tile stands for each cell of a mosaic, and the table of the cells.
 
 Everything is a partial result that merges: `partial_cells` of any parts of the
 points, joined by `merge_cells` in any order, are the cells of all points, to the bit.
-`medoid` goes through the features twice: `medoid.partial_sums` comes before.
+`medoid` goes through the features twice: `partial_sums` comes before. The steps are the
+same wherever points come from: something that goes through them part by part and merges
+what each part says, here or on a cluster.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial, reduce
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +19,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.montage.grid import Grid
-from raylatent.montage.medoid import distances_to_means, features_of
+from raylatent.montage.grid import Bounds, Grid, make_grid
 from raylatent.montage.points import (
     REFERENCE,
     Points,
@@ -25,13 +28,71 @@ from raylatent.montage.points import (
     coded,
     split_ids,
 )
-from raylatent.montage.sums import CellSums
-from raylatent.montage.tally import Tally
+from raylatent.montage.tally import (
+    CellSums,
+    Tally,
+    chunks,
+    entropies,
+    label_counts,
+    means_of,
+    merge_sums,
+    slide_numbers,
+    sums_by_cell,
+)
 from raylatent.stable_hash import tile_hash
 
 CELL = "cell"
 TIED = "tied"
 _HASH = "hash"
+T = TypeVar("T")
+
+FEATURES = "features"
+PREDICTIONS = "predictions"
+LABELS = "labels"
+
+
+def partial_sums(points: Points, grid: Grid) -> CellSums:
+    """Sums of the features of some points by cell.
+
+    Raises:
+        MapError: There are no features, or they are not finite.
+    """
+    cell, inside = cell_ids(grid, points.xy)
+    ids, code = coded(cell)
+    return sums_by_cell(ids, code, features_of(points), inside)
+
+
+def distances_to_means(
+    cell: NDArray[np.int64], features: NDArray[np.floating], sums: CellSums
+) -> NDArray[np.float32]:
+    """From each point to the mean of its cell, euclidean, shape (n,), float32.
+
+    The two points of a cell of two are as far from their mean: with the last bits of
+    float64 their tie would be decided by rounding.
+
+    Args:
+        cell: The points' cells, shape (n,).
+        features: Shape (n, d).
+        sums: Of all points; all cells are in it.
+    """
+    means = sums.means()
+    at = np.searchsorted(sums.cell, cell)
+    distance = np.empty(len(cell))
+    for rows in chunks(features.shape):
+        away = features[rows].astype(np.float64) - means[at[rows]]
+        distance[rows] = np.sqrt(np.square(away).sum(axis=1))
+    return np.minimum(distance, np.finfo(np.float32).max).astype(np.float32)
+
+
+def features_of(points: Points) -> NDArray[np.floating]:
+    """The points' features; MapError without."""
+    if points.features is None:
+        message = (
+            "select='medoid' needs features, an array of a row for each point: give "
+            "features=, or use select='nearest'"
+        )
+        raise MapError(message)
+    return points.features
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,3 +289,165 @@ def _reduce(candidates: pa.Table, rule: Rule) -> pa.Table:
         counts = pa.array(np.add.reduceat(values, starts), pa.int64())
         best = best.set_column(best.schema.get_field_index(name), name, counts)
     return best.combine_chunks()
+
+
+def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
+    """The table `schema.CELLS`, by row, then column.
+
+    A cell whose points are all out of `max_dist` is left out.
+    """
+    best = partial.best.filter(pc.is_finite(partial.best[schema.DISTANCE]))
+    ids, tally = best[CELL].to_numpy(), partial.tally
+    rows, cols = split_ids(ids)
+    centers = grid.center(rows, cols)
+    counts = label_counts(ids, tally.labels)
+    names = (*REFERENCE.names, schema.N, schema.INDEX, schema.DISTANCE)
+    columns: dict[str, object] = {name: best[name] for name in names}
+    columns |= {
+        schema.ROW: pa.array(rows, pa.int32()),
+        schema.COL: pa.array(cols, pa.int32()),
+        schema.X: centers[:, 0],
+        schema.Y: centers[:, 1],
+        schema.LABEL_COUNTS: counts,
+        schema.N_SLIDES: slide_numbers(ids, tally.slides),
+        schema.LABEL_ENTROPY: entropies(counts),
+        schema.PREDICTIONS_MEAN: _lists(len(ids), *means_of(ids, tally.predictions)),
+        schema.KNN_DISTANCE_MEAN: _values(len(ids), *means_of(ids, tally.knn_distance)),
+        schema.WHY: reasons(best, partial.rule, grid.cell),
+    }
+    if partial.rule.select == "first":
+        columns[schema.DISTANCE] = pa.nulls(len(ids), pa.float64())
+    return pa.table([columns[name] for name in schema.CELLS.names], schema.CELLS)
+
+
+def reasons(best: pa.Table, rule: Rule, cell: float) -> list[str]:
+    """Why each cell's tile was chosen.
+
+    Args:
+        best: As of `PartialCells`.
+        rule: By which it was chosen.
+        cell: Side of a cell, in units of the map.
+    """
+    names = (schema.N, TIED, schema.DISTANCE)
+    columns = (best[name].to_pylist() for name in names)
+    return [_reason(rule, cell, *row) for row in zip(*columns, strict=True)]
+
+
+def _reason(rule: Rule, cell: float, n: int, tied: int, distance: float) -> str:
+    by_hash = rule.ties == "hash"
+    if n == 1:
+        return "the only tile in the cell"
+    if rule.select == "first":
+        by = "slide and tile index" if by_hash else "the order given"
+        return f"the first by {by}, of {n:,} tiles"
+    if rule.select == "nearest":
+        to, away = "center", f"{distance / cell:.2f} cells away"
+    else:
+        to, away = "mean of activations", f"{distance:.3g} away"
+    why = f"nearest to the cell's {to}, {away}, of {n:,} tiles"
+    if tied == 1:
+        return why
+    last = "smallest hash" if by_hash else "first of them"
+    return f"{why}; {tied:,} are as near, this is the {last}"
+
+
+def _values(n: int, means: NDArray[np.float64], at: NDArray[np.int64]) -> pa.Array:
+    """Means (m, 1) of some of n cells, null for the others."""
+    values, missing = np.zeros(n), np.ones(n, bool)
+    values[at], missing[at] = means[:, 0] if len(at) else 0.0, False
+    return pa.array(values, mask=missing)
+
+
+def _lists(n: int, means: NDArray[np.float64], at: NDArray[np.int64]) -> pa.Array:
+    """Means (m, d) of some of n cells as lists, null for the others."""
+    values = np.zeros((n, means.shape[1]), np.float32)
+    missing = np.ones(n, bool)
+    values[at], missing[at] = means, False
+    offsets = np.arange(n + 1, dtype=np.int32) * means.shape[1]
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values.ravel()), mask=pa.array(missing)
+    )
+
+
+class Parts(Protocol):
+    """Points that may be gone through again and again."""
+
+    def read(self, *columns: str) -> Iterable[Points]:
+        """All points in parts, with these of their columns if they have them."""
+
+    def fold(
+        self,
+        work: Callable[[Points], T],
+        merge: Callable[[T, T], T],
+        columns: Iterable[str] = (),
+    ) -> T:
+        """What all parts say together: `merge` of `work`'s results, in any order."""
+
+
+class HeldParts:
+    """Points in memory, in one part."""
+
+    def __init__(self, points: Points) -> None:
+        """All of them."""
+        self._points = points
+
+    def read(self, *columns: str) -> Iterable[Points]:  # noqa: ARG002  (it has all)
+        """The points."""
+        return [self._points]
+
+    def fold(
+        self,
+        work: Callable[[Points], T],
+        merge: Callable[[T, T], T],  # noqa: ARG002  (of one part)
+        columns: Iterable[str] = (),  # noqa: ARG002
+    ) -> T:
+        """What they say."""
+        return work(self._points)
+
+
+def fold(
+    parts: Iterable[Points], work: Callable[[Points], T], merge: Callable[[T, T], T]
+) -> T:
+    """The plain loop of `Parts.fold`."""
+    return reduce(merge, map(work, parts))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """The cells of all points.
+
+    Attributes:
+        grid: Over the points.
+        bounds: Of the points.
+        cells: What the points say of the cells.
+    """
+
+    grid: Grid
+    bounds: Bounds
+    cells: PartialCells
+
+
+def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chosen:
+    """The grid over all points, and the tile of each of its cells.
+
+    Args:
+        parts: The points; where they lie is looked at first, then what is in the
+            cells. For `medoid` features are read twice: for sums, then distances.
+        kind: Of grid.
+        num_tiles_x: Its columns.
+        rule: How to choose.
+    """
+    medoid = rule.select == "medoid"
+    features = [FEATURES] if medoid else []
+    bounds = parts.fold(_bounds, Bounds.merge)
+    grid = make_grid(kind, bounds, num_tiles_x)
+    sums = None
+    if medoid:
+        sums = parts.fold(partial(partial_sums, grid=grid), merge_sums, features)
+    pick = partial(partial_cells, grid=grid, rule=rule, sums=sums)
+    cells = parts.fold(pick, merge_cells, [*features, PREDICTIONS, LABELS])
+    return Chosen(grid=grid, bounds=bounds, cells=cells)
+
+
+def _bounds(points: Points) -> Bounds:
+    return Bounds.of(points.xy)

@@ -12,12 +12,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from raylatent.config import GRIDS
 from raylatent.errors import MapError
 
 MAX_ROWS = 100_000
 """Rows of cells that a grid may have; a map so narrow is refused."""
-
-GRIDS = ("square", "slideflow")
 
 # A height of 50.000000000000007 cells is 50 cells: it came of rounding.
 _ROUNDING_CELLS = 1e-9

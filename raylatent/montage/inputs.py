@@ -1,5 +1,6 @@
 """What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,32 +9,138 @@ from operator import index as as_index
 from typing import Any, SupportsIndex
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
-from raylatent.errors import MapError
-from raylatent.montage import of_run
-from raylatent.montage.choose import HeldParts, Parts
-from raylatent.montage.columns import (
-    Labels,
-    as_xy,
-    feature_array,
-    label_array,
-    labels_of,
-    prediction_array,
-)
+from raylatent.annotations import tidy
+from raylatent.errors import MapError, StorageError
+from raylatent.mapping.points import read_vectors
+from raylatent.montage.cells import HeldParts, Parts
 from raylatent.montage.images import Frame, check_array, frame_of
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
-from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown
-from raylatent.montage.stored_points import StoredPoints
+from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown, where
+from raylatent.montage.stored_points import StoredPoints, has_predictions
+from raylatent.run import RunDirectory
 from raylatent.source.find import slide_name
-from raylatent.source.names import labels_given, match
+from raylatent.source.names import (
+    SlideLabels,
+    is_table,
+    labels_given,
+    labels_of_slides,
+    match,
+)
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
 
+Labels = SlideLabels | Sequence[object]
+logger = logging.getLogger(__name__)
+
+MAX_FEATURE_BYTES = 4 << 30
+_MOST_NUMBERS = 1_000
+
 Frames = Callable[[pa.Table], list[Frame | SlideTile]]
+
+
+def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
+    """Coordinates as an array of shape (n, 2), float64."""
+    try:
+        xy = np.asarray(coords, np.float64)
+    except (TypeError, ValueError) as error:
+        message = "coords are not numbers: give an (x, y) for each image"
+        raise MapError(message) from error
+    if xy.size == 0:
+        return xy.reshape(0, 2)
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        message = f"coords have shape {xy.shape}: give (n, 2), an (x, y) for each image"
+        raise MapError(message)
+    return xy
+
+
+def feature_array(features: ArrayLike, n: int) -> NDArray[np.floating[Any]]:
+    """Features as an array of shape (n, d)."""
+    array: NDArray[Any] = np.asarray(features)
+    if array.ndim != 2 or len(array) != n or array.dtype.kind not in "fiu":
+        message = (
+            f"features have shape {array.shape} and dtype {array.dtype}: give numbers, "
+            f"({n}, n_features), a row for each point"
+        )
+        raise MapError(message)
+    return array
+
+
+def label_array(
+    labels: Labels, slides: pa.ChunkedArray | None, n: int
+) -> pa.StringArray:
+    """A label for each of n points, null where it has none.
+
+    Args:
+        labels: By slide, as of `source.names.labels_given`, or one for each point. A
+            Series whose index has no name twice and names slides is by slide.
+        slides: Of the points; None for arrays.
+        n: Number of points.
+    """
+    names = None if slides is None else pc.unique(slides).to_pylist()
+    if _are_by_slide(labels, names):
+        if slides is None or names is None:
+            message = "labels by slide need slides: give a label for each image"
+            raise MapError(message)
+        return labels_of(labels_of_slides(labels, names), slides)
+    if len(labels) != n:
+        message = f"there are {n} points and {len(labels)} labels: give as many"
+        raise MapError(message)
+    if isinstance(labels, pa.Array | pa.ChunkedArray):
+        labels = labels.to_pylist()
+    return pa.array([_label(value) for value in labels], pa.string())
+
+
+def _are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
+    """Whether labels are by slide; a Series only if its index names slides, each once."""
+    if isinstance(labels, pd.Series):
+        index = labels.index
+        once = slides is not None and index.is_unique and index.dtype.kind not in "iuf"
+        return once and bool(match(((str(i), True) for i in index), slides or ()))
+    return isinstance(labels, Mapping) or is_table(labels)
+
+
+def labels_of(
+    by_slide: Mapping[str, object], slides: pa.ChunkedArray
+) -> pa.StringArray:
+    """The label of each point, null where it has none.
+
+    Args:
+        by_slide: By the slides' own names.
+        slides: Of the points.
+    """
+    encoded = slides.combine_chunks().dictionary_encode()
+    values = [_label(by_slide.get(name)) for name in encoded.dictionary.to_pylist()]
+    return pa.array(values, pa.string()).take(encoded.indices)
+
+
+def _label(value: object) -> str | None:
+    missing = pd.api.types.is_scalar(value) and pd.isna(value)
+    return None if missing else tidy(str(value)) or None
+
+
+def prediction_array(table: pa.Table) -> NDArray[np.floating[Any]] | None:
+    """The column `predictions` of lists of as many numbers (n, classes), if any.
+
+    Raises:
+        MapError: Lists are lacking, or differ in length.
+    """
+    if schema.PREDICTIONS not in table.column_names:
+        return None
+    column = table[schema.PREDICTIONS].combine_chunks()
+    lists = column.cast(pa.list_(pa.float32()))
+    lengths = set(lists.value_lengths().to_pylist())
+    if len(lengths) > 1 or None in lengths:
+        message = "predictions of points must be lists of as many numbers, none null"
+        raise MapError(message)
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), -1) if len(lists) else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +194,7 @@ def from_any(
     """By what `images` is: a SlideMap or table, tuples, or arrays."""
     if isinstance(images, StoredPoints):
         _refuse_coords(coords)
-        given = of_run.where(images.run, tfrecords, images.slides)
+        given = where(images.run, tfrecords, images.slides)
         return Inputs(stored=images, frames=_frames(given))
     points = getattr(images, "points", images)
     if not hasattr(points, "__arrow_c_stream__"):
@@ -97,7 +204,7 @@ def from_any(
         tfrecords = getattr(images, "tfrecords", None)
     table, run = pa.table(points), getattr(images, "run", None)
     if run is not None:
-        table = of_run.with_predictions(run, table)
+        table = _with_predictions(run, table)
     return from_table(table, tfrecords)
 
 
@@ -144,10 +251,8 @@ def from_table(points: pa.Table, tfrecords: TFRecords | None) -> Inputs:
             "x and y"
         )
         raise MapError(message)
-    columns = (points[name].to_numpy() for name in (schema.X, schema.Y))
-    xy = np.stack([column.astype(np.float64) for column in columns], axis=1)
     return Inputs(
-        xy=xy,
+        xy=schema.places(points),
         reference=as_reference(points),
         frames=None if tfrecords is None else _frames(tfrecords),
         measures={
@@ -267,3 +372,51 @@ def _uri_of(
         )
         raise MapError(message)
     raise MapError(unknown(name, known))
+
+
+def _with_predictions(run: RunDirectory, points: pa.Table) -> pa.Table:
+    """Points with their predictions as a column, where the run has any.
+
+    They only tell of the cells: where they cannot be read, points stay without.
+    """
+    if not has_predictions(run) or not len(points):
+        return points
+    try:
+        values = read_vectors(run, points, schema.PREDICTIONS)
+    except (MapError, StorageError) as error:
+        logger.warning("the mosaic is made without predictions: %s", error)
+        return points
+    flat = pa.array(values.ravel(), pa.float32())
+    lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return points.append_column(schema.PREDICTIONS, lists)
+
+
+def label_words(values: "pd.Series[Any] | None") -> list[object] | None:
+    """Labels as frames show them; None where there are none.
+
+    Numbers that nearly each tile has of its own, as predictions, are no labels.
+    """
+    if values is None:
+        return None
+    if pd.api.types.is_float_dtype(values) and values.nunique() > _MOST_NUMBERS:
+        return None
+    return list(values.astype(object).where(values.notna(), None))
+
+
+def check_feature_bytes(run: RunDirectory, layer: str, n_tiles: int) -> None:
+    """Refuse to read the activations of too many tiles at once.
+
+    Raises:
+        MapError: They are more than 4 GiB.
+    """
+    dtype = run.settings().get("fields", {}).get("dtype", "float32")
+    width = int(np.prod(run.layers().get(layer, (0,))))
+    n_bytes = n_tiles * width * np.dtype(dtype).itemsize
+    if n_bytes > MAX_FEATURE_BYTES:
+        message = (
+            f"select='medoid' would read {n_bytes / 2**30:.1f} GiB of features "
+            f"({n_tiles:,} tiles), more than {MAX_FEATURE_BYTES >> 30} GiB: "
+            "'nearest' needs none, and `raylatent mosaic --select medoid` reads them "
+            "part by part"
+        )
+        raise MapError(message)

@@ -5,13 +5,13 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import metadata
 
 import pyarrow as pa
 from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping.fitted import library_versions
 from raylatent.montage.cells import PartialCells
 from raylatent.montage.grid import Bounds, Grid
 from raylatent.montage.render import Look
@@ -163,9 +163,7 @@ def describe(
             "ymin": bounds.ymin,
             "ymax": bounds.ymax,
         },
-        "versions": {
-            name: _version(name) for name in ("raylatent", "numpy", "pillow", "pyarrow")
-        },
+        "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),
     }
 
 
@@ -177,10 +175,3 @@ def _cells_of(grid: Grid) -> int:
 def _where(cells: pa.Table, position: int) -> dict[str, object]:
     names = (schema.ROW, schema.COL, schema.SLIDE, schema.TILE_INDEX)
     return {name: cells[name][position].as_py() for name in names}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

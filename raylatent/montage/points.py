@@ -8,11 +8,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
+from raylatent.config import SELECTS
 from raylatent.errors import MapError
 from raylatent.montage.grid import Grid
 
-SELECTS = ("nearest", "medoid", "first")
 TIES = ("hash", "row")
+_SLIDEFLOW_SELECTS = {"centroid": "medoid"}
 
 REFERENCE = pa.schema(
     [
@@ -21,6 +22,15 @@ REFERENCE = pa.schema(
     ]
 )
 """Slide and reference of a tile; null for arrays."""
+
+
+def select_of(word: str) -> str:
+    """How a cell's tile is chosen, where Slideflow's word may be given.
+
+    >>> select_of("centroid"), select_of("first")
+    ('medoid', 'first')
+    """
+    return _SLIDEFLOW_SELECTS.get(word, word)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,23 @@
-"""Where a mosaic's TFRecords are, by slide or by source id."""
+"""Where a mosaic's TFRecords and whole slides are, by slide or by source id."""
 
+import logging
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
+from raylatent import schema
 from raylatent.errors import SourceError
 from raylatent.montage.slide_tiles import WholeSlide
+from raylatent.run import RunDirectory
 from raylatent.source import slides
 from raylatent.source.find import find_tfrecords, slide_name
+from raylatent.source.names import match
 from raylatent.source.tfrecord import SUFFIXES
 from raylatent.storage import absolute, list_files
+
+logger = logging.getLogger(__name__)
 
 TFRecords = Mapping[str, str] | Mapping[int, str | WholeSlide] | Iterable[str] | str
 
@@ -97,3 +104,83 @@ def few(names: Iterable[str]) -> str:
     shown = list(names)
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     return (", ".join(shown[:5]) or "none") + more
+
+
+def where(
+    run: RunDirectory,
+    given: Any,  # noqa: ANN401  (as of Mosaic)
+    needed: Collection[str] | None = None,
+) -> Any:  # noqa: ANN401
+    """Where a mosaic's tiles are: as given, else as the run knows.
+
+    Folders in which a run's whole slides are to be found are searched for them.
+    """
+    if given is None:
+        return source_places(run)
+    if isinstance(given, Mapping) or not run.settings()["fields"].get("slides"):
+        return given
+    roots = [given] if isinstance(given, str | os.PathLike) else given
+    return source_places(run, [os.fspath(root) for root in roots], needed)
+
+
+def source_places(
+    run: RunDirectory,
+    roots: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
+) -> dict[int, str | WholeSlide]:
+    """TFRecords and whole slides by source id.
+
+    Args:
+        run: The run directory.
+        roots: Where they are now, if they were moved: files and folders. What is not
+            found there is looked for where it was.
+        needed: Slides that matter; None: all.
+
+    Raises:
+        SourceError: A root is not there, or none of the run's sources is.
+    """
+    columns = (
+        *(schema.SOURCE, schema.SLIDE, schema.URI),
+        *(schema.WINDOW_PX, schema.TILE_PX),
+    )
+    sources = run.sources().select(columns).to_pylist()
+    of_slides = run.settings().get("fields", {}).get("slides") or {}
+    icc = bool(of_slides.get("icc"))
+    if needed is not None:
+        sources = [row for row in sources if row[schema.SLIDE] in needed]
+    moved = {} if roots is None else _below(roots, sources)
+    places: dict[int, str | WholeSlide] = {}
+    for row in sources:
+        uri = moved.get(row[schema.SLIDE], row[schema.URI])
+        window = row[schema.WINDOW_PX]
+        places[row[schema.SOURCE]] = (
+            uri
+            if window is None
+            else WholeSlide(
+                uri=uri, window_px=window, icc=icc, tile_px=row[schema.TILE_PX]
+            )
+        )
+    return places
+
+
+def _below(roots: Sequence[str], sources: list[dict[str, Any]]) -> dict[str, str]:
+    """Sources found again by slide: TFRecords among TFRecords, slides among slides."""
+    whole = {r[schema.SLIDE] for r in sources if r[schema.WINDOW_PX] is not None}
+    names = {row[schema.SLIDE] for row in sources}
+    found: dict[str, str] = {}
+    for kind, wanted in ((TFRECORD_FILES, names - whole), (SLIDE_FILES, whole)):
+        if wanted:
+            there = kind.below(roots, wanted, may_lack=True)
+            # Copied by way of a Mac, names may be composed of other characters.
+            moved = match(((n, n) for n in wanted), there)
+            found |= {own: absolute(there[n]) for n, own in moved.items()}
+    lost = sorted(names - set(found))
+    if lost and not found:
+        message = f"{few(roots)} holds none of the run's sources: {few(lost)}"
+        raise SourceError(message)
+    if lost:
+        logger.warning(
+            "%d of %d sources are not below %s and are looked for where they were: %s",
+            *(len(lost), len(names), few(roots), few(lost)),
+        )
+    return found

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.mapping.fitted import read_info
 from raylatent.mapping.points import iter_points, points_parts, read_vectors
-from raylatent.montage import of_run
-from raylatent.montage.choose import FEATURES, LABELS, PREDICTIONS, Parts, fold
+from raylatent.montage.cells import FEATURES, LABELS, PREDICTIONS, Parts, fold
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.run import Part, RunDirectory
 from raylatent.storage import Store
@@ -63,7 +62,7 @@ class StoredPoints:
     @cached_property
     def has_predictions(self) -> bool:
         """Whether the run has any."""
-        return of_run.has_predictions(self.run)
+        return has_predictions(self.run)
 
     @property
     def slides(self) -> list[str]:
@@ -132,10 +131,9 @@ class StoredParts:
         rows = stored.feature_rows if FEATURES in wanted else _BLOCK_ROWS
         for table in stored.blocks(names, rows):
             n = table.num_rows
-            xy = [table[name].to_numpy() for name in (schema.X, schema.Y)]
             labeled = self.label is not None and LABELS in wanted
             yield Points(
-                xy=np.stack(xy, axis=1).astype(np.float64),
+                xy=schema.places(table),
                 index=np.arange(first, first + n, dtype=np.int64),
                 reference=as_reference(table),
                 labels=self.label(table[schema.SLIDE])
@@ -150,3 +148,8 @@ class StoredParts:
                 knn_distance=knn_distances(table),
             )
             first += n
+
+
+def has_predictions(run: RunDirectory) -> bool:
+    """Whether predictions are stored beside the activations."""
+    return bool(run.settings().get("fields", {}).get("predictions"))

@@ -7,7 +7,7 @@ import pyarrow as pa
 from crc32c import crc32c
 
 from raylatent.errors import StorageError
-from raylatent.source.framing import (
+from raylatent.source.record import (
     FRAME_BYTES,
     HEADER_BYTES,
     header_length,

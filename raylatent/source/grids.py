@@ -22,7 +22,7 @@ from raylatent.source.wsi import (
     open_grid,
     select_tiles,
 )
-from raylatent.source.wsi.mpp import FileSize
+from raylatent.source.wsi.geometry import FileSize
 from raylatent.storage import NOT_SEEN, FileStat
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from raylatent.annotations import SLIDE_COLUMN, say_odd_labels, tidy
 from raylatent.errors import AnnotationsError
-from raylatent.source.framing import SUFFIXES
+from raylatent.source.record import SUFFIXES
 from raylatent.source.slides import SLIDE_SUFFIXES
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from raylatent.source.filebytes import FileBytes
-from raylatent.source.framing import (
+from raylatent.source.record import (
     FRAME_BYTES,
     HEADER_BYTES,
     MAX_FRAME_BYTES,

@@ -11,22 +11,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent.errors import ContentError
-from raylatent.source.example import TileRecord, example_message, parse_example
 from raylatent.source.filebytes import FileBytes, read_range
-from raylatent.source.framing import (
-    FRAME_BYTES,
-    HEADER_BYTES,
-    SUFFIXES,
-    broken_frame,
-    check_frame,
-    header_length,
-    masked_crc,
-)
 from raylatent.source.index import (
     TFRecordIndex,
     frames_beside,
     frames_from,
     index_tfrecord,
+)
+from raylatent.source.record import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    SUFFIXES,
+    TileRecord,
+    broken_frame,
+    check_frame,
+    example_message,
+    header_length,
+    masked_crc,
+    parse_example,
 )
 from raylatent.storage import open_input
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raylatent.errors import ConfigError
+from raylatent.config import QCS
+from raylatent.config.options import one_of, share
 
-QC = ("otsu", "blur", "both", "none")
 KEPT, BLUR, OTSU, GRAY, WHITE, CUSTOM = range(6)
 REASONS = ("kept", "blur", "otsu", "gray", "white", "qc")
 """Why a tile of the grid is left out, by the numbers above."""
@@ -55,14 +55,9 @@ class TissueOptions:
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
-        if self.qc not in QC:
-            message = f"qc is {self.qc!r}, not {', '.join(QC)}"
-            raise ConfigError(message)
+        one_of("qc", self.qc, QCS)
         for name in ("filter_threshold", "grayspace_fraction", "whitespace_fraction"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                message = f"{name} is {value}, not 0 to 1"
-                raise ConfigError(message)
+            share(name, getattr(self, name))
 
 
 def saturation(pixels: Pixels) -> NDArray[np.uint8]:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.seal import content_digest, content_hasher
-from raylatent.source.example import TileRecord, example_message
-from raylatent.source.framing import FRAME_BYTES, frame
-from raylatent.source.sidecar import sidecar_name
+from raylatent.source.index import sidecar_name
+from raylatent.source.record import FRAME_BYTES, TileRecord, example_message, frame
 from raylatent.storage import Store
 
 SUFFIX = ".tfrecords"

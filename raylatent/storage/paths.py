@@ -17,8 +17,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raylatent.errors import ConfigError, StorageError
-from raylatent.storage.s3 import s3_filesystem
 
+# pyarrow's 3 s are few for a busy store; without any answer an attempt ends after this.
+_ANSWER_S = 20.0
+_CONNECT_S = 5.0
+_ATTEMPTS = 5
 logger = logging.getLogger(__name__)
 
 RETRY_WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
@@ -48,6 +51,26 @@ _HINTS = {
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 T = TypeVar("T")
+
+
+def s3_filesystem(bucket: str) -> pafs.FileSystem:
+    """The file system of a bucket, as the environment's AWS variables say.
+
+    Small objects are stored by one PUT, instead of an upload of one part.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get(
+        "AWS_ENDPOINT_URL", ""
+    )
+    scheme, _, host = endpoint.rstrip("/").rpartition("://")
+    return pafs.S3FileSystem(
+        scheme=scheme or "https",
+        endpoint_override=host or None,
+        region=None if host else pafs.resolve_s3_region(bucket),
+        request_timeout=_ANSWER_S,
+        connect_timeout=_CONNECT_S,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        allow_delayed_open=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,41 @@
-"""Items made ahead of who uses them, by a thread of their own."""
+"""Work done ahead of who asks for its results, which come in order."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import repeat
 from typing import TypeVar, cast
 
 T = TypeVar("T")
 
 _END = object()
+
+
+def in_order(
+    jobs: Iterable[Callable[[], T]], pool: Executor, most: int
+) -> Generator[T, None, None]:
+    """Results of jobs in the jobs' order, at most `most` of them under way or waiting.
+
+    Close it when leaving early, as `contextlib.closing` does: jobs that have not begun
+    are cancelled then.
+
+    >>> with ThreadPoolExecutor(2) as pool:
+    ...     list(in_order([partial(int, "1"), partial(int, "2")], pool, 2))
+    [1, 2]
+    """
+    waiting: deque[Future[T]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
@@ -18,18 +46,12 @@ def ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
     >>> list(ahead(iter("abc"), 2))
     ['a', 'b', 'c']
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        waiting: deque[Future[object]] = deque()
-        try:
-            while True:
-                while len(waiting) < most:
-                    waiting.append(pool.submit(next, items, _END))
-                item = waiting.popleft().result()
-                if item is _END:
-                    return
-                # Before it is used, which takes its time.
-                waiting.append(pool.submit(next, items, _END))
-                yield cast("T", item)
-        finally:
-            for future in waiting:
-                future.cancel()
+    jobs = repeat(partial(next, items, _END))
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool,
+        closing(in_order(jobs, pool, most + 1)) as made,
+    ):
+        for item in made:
+            if item is _END:
+                return
+            yield cast("T", item)

@@ -1,23 +1,20 @@
 """A unit's tiles as encoded pictures: what becomes the records of a TFRecord."""
 
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from functools import partial
 
 import pyarrow as pa
 
 from raylatent import schema
 from raylatent.source.grids import SlideUnit
 from raylatent.source.write import encode_tile
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
+from raylatent.tiles.ahead import in_order
 from raylatent.tiles.reference import reference_table, split_off_broken
 from raylatent.tiles.stream import Threads, unit_tiles
 from raylatent.tiles.tile import Side, Tile
 
 _AHEAD_TILES = 64  # encoded before they are asked for
-
-_Encoded: TypeAlias = Callable[[], tuple[Tile, bytes]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +48,9 @@ def encoded_unit(
         StorageError: The slide cannot be read, after retries.
     """
     tile_px = unit.geometry.tile_px
-    waiting: deque[_Encoded] = deque()
-    done: list[tuple[Tile, bytes]] = []
-    for tile in unit_tiles(unit, Side(tile_px), threads, slides or SlideCache()):
-        waiting.append(threads.pool.submit(_encoded, tile, picture).result)
-        if len(waiting) > _AHEAD_TILES:
-            done.append(waiting.popleft()())
-    done += [result() for result in waiting]
+    found = unit_tiles(unit, Side(tile_px), threads, slides or SlideCache())
+    jobs = (partial(_encoded, tile, picture) for tile in found)
+    done = list(in_order(jobs, threads.pool, _AHEAD_TILES))
     done.sort(key=lambda pair: pair[0].position)
     tiles = [tile for tile, _ in done]
     reference, quarantine = split_off_broken(

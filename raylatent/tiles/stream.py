@@ -1,26 +1,108 @@
-"""A unit's tiles as pixels, decoded some way ahead of who uses them."""
+"""A unit's tiles as pixels, read and decoded some way ahead of who uses them.
 
-from collections import deque
+Of records no more are in memory than are decoded soon.
+"""
+
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.source.grids import SlideUnit
+from raylatent.source.tfrecord import iter_records
 from raylatent.source.units import Unit
 from raylatent.source.wsi import Region
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
+from raylatent.tiles.ahead import in_order
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders
-from raylatent.tiles.records import Payload, RecordReader
 from raylatent.tiles.tile import Side, Tile, tile_of_record
 
+_AHEAD_BYTES = 128 << 20
+_LARGE_BYTES = 8 << 20
+
+Payload: TypeAlias = memoryview | ContentError
 _DECODED_TOGETHER = 8
 _AHEAD_TILES = 96  # decoded before the forward pass asks for them
+
+
+class RecordReader:
+    """Reads a unit's records, and waits while too many bytes of them are not decoded.
+
+    Args:
+        unit: Which records.
+        clock: Counts `read`.
+    """
+
+    def __init__(self, unit: Unit, clock: Clock) -> None:
+        """See the class."""
+        records = iter_records(unit.source.uri, unit.offsets, unit.lengths)
+        self._payloads = iter(enumerate(records))
+        self._clock = clock
+        self._budget = _Budget(_AHEAD_BYTES)
+
+    def next(
+        self, most: int
+    ) -> tuple[list[tuple[int, Payload]], Callable[[], None]] | None:
+        """The next records, fewer where they are large; None at the end.
+
+        Args:
+            most: How many.
+
+        Returns:
+            Positions and payloads, and what to call when they are decoded.
+
+        Raises:
+            StorageError: The file cannot be read, after retries.
+        """
+        with self._clock.timed("read"):
+            together = list(self._few(most))
+        if not together:
+            return None
+        n_bytes = sum(_size(payload) for _, payload in together)
+        self._budget.take(n_bytes)
+        return together, partial(self._budget.give_back, n_bytes)
+
+    def _few(self, most: int) -> Iterator[tuple[int, Payload]]:
+        n_bytes = 0
+        for number, payload in islice(self._payloads, most):
+            yield number, payload
+            n_bytes += _size(payload)
+            if n_bytes > _LARGE_BYTES:
+                return
+
+
+class _Budget:
+    """Bytes of records that wait to be decoded: however large, not all are held."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+        self._changed = threading.Condition()
+
+    def take(self, n_bytes: int) -> None:
+        """Wait until there is room; what is larger than all has it when it is alone."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._held or self._held + n_bytes <= self._most
+            )
+            self._held += n_bytes
+
+    def give_back(self, n_bytes: int) -> None:
+        with self._changed:
+            self._held -= n_bytes
+            self._changed.notify_all()
+
+
+def _size(payload: Payload) -> int:
+    return 0 if isinstance(payload, ContentError) else len(payload)
 
 
 @dataclass(frozen=True)
@@ -81,14 +163,8 @@ def _slide_tiles(
             ]
 
     regions = reader.regions(unit.rows, unit.cols)
-    jobs = (_job(read, region) for region in regions)
+    jobs = (partial(read, region) for region in regions)
     return _ahead(jobs, threads.pool, threads.count + 1)
-
-
-def _job(
-    read: Callable[[Region], list[Tile]], region: Region
-) -> Callable[[], list[Tile]]:
-    return lambda: read(region)
 
 
 def _slide_tile(
@@ -140,15 +216,7 @@ def _decoding(
 def _ahead(
     jobs: Iterator[Callable[[], list[Tile]]], pool: ThreadPoolExecutor, most: int
 ) -> Iterator[Tile]:
-    """Results of jobs in order, at most `most` of them under way."""
-    waiting: deque[Future[list[Tile]]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) >= most:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    """Tiles of jobs in order, at most `most` of the jobs under way."""
+    with closing(in_order(jobs, pool, most)) as found:
+        for tiles in found:
+            yield from tiles

@@ -7,10 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.errors import ContentError
-from raylatent.source.example import parse_example
+from raylatent.source.record import parse_example
 from raylatent.tiles.decode import decode_image
-
-_INT32 = range(-(1 << 31), 1 << 31)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def tile_of_record(
     loc_x = loc_y = None
     try:
         record = parse_example(payload)
-        loc_x, loc_y = _location(record.loc_x), _location(record.loc_y)
+        loc_x, loc_y = record.loc_x, record.loc_y
         image = decode_image(record.image_raw)
         pixels = side.fit(image)
     except ContentError as error:
@@ -109,10 +107,3 @@ def tile_of_record(
         resized=pixels is not image,
         other_slide=record.slide not in {None, slide},
     )
-
-
-def _location(value: int | None) -> int | None:
-    if value is None or value in _INT32:
-        return value
-    message = f"location {value} is no pixel of a slide"
-    raise ContentError(message, stage="parse")

@@ -78,7 +78,7 @@ def write_tfrecords(folder, n_files, n_tiles):
     """As many TFRecords of as many tiles; four contents in turn."""
     from PIL import Image
 
-    from raylatent.source.example import TileRecord
+    from raylatent.source.record import TileRecord
     from raylatent.source.write import write_tfrecord
 
     folder.mkdir()

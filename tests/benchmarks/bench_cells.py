@@ -62,9 +62,8 @@ def child(folder, verb, plain):
     from raylatent.engine.cells import ClusterPoints
     from raylatent.mapping.density import density
     from raylatent.mapping.stored_plot import _blocks
-    from raylatent.montage.choose import choose_cells
-    from raylatent.montage.columns import labels_of
-    from raylatent.montage.finish import finish_cells
+    from raylatent.montage.cells import choose_cells, finish_cells
+    from raylatent.montage.inputs import labels_of
     from raylatent.montage.points import Rule
     from raylatent.montage.stored_points import StoredPoints
     from raylatent.run import RunDirectory

@@ -53,7 +53,7 @@ def write_units(folder, n_units, n_tiles):
     """As many units, each the tiles of one TFRecord, all of one content."""
     from PIL import Image
 
-    from raylatent.source.example import TileRecord
+    from raylatent.source.record import TileRecord
     from raylatent.source.units import index_source, load_unit, unit_plans
     from raylatent.source.write import write_tfrecord
 
@@ -135,7 +135,7 @@ def measure(name, options, scratch):
     """Print what one model gets; the ratio."""
     from raylatent.model.features import Features
     from raylatent.model.lanes import lane_of
-    from raylatent.model.runtime import feed_gpu, set_threads
+    from raylatent.model.running import feed_gpu, set_threads
     from raylatent.tiles.decoders import Decoders
     from raylatent.tiles.stream import Threads
 

@@ -51,7 +51,7 @@ def write_model(folder):
 
 def write_slides(folder, n_slides):
     """Slides of noise, of eight different contents in turn."""
-    from raylatent.source.example import TileRecord
+    from raylatent.source.record import TileRecord
     from raylatent.source.write import encode_tile, write_tfrecord
 
     folder.mkdir()

@@ -70,7 +70,7 @@ def write_tiles(folder, n_tiles, pictures):
     """TFRecords of as many tiles in all, and the points of a map of them."""
     import pyarrow as pa
 
-    from raylatent.source.example import TileRecord
+    from raylatent.source.record import TileRecord
     from raylatent.source.write import encode_tile, write_tfrecord
 
     random = np.random.default_rng(0)

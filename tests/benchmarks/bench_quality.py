@@ -54,7 +54,7 @@ def by_umap(fitted, sample, rows, seed):
 
 def missed_all(fitted, normalized, reduced):
     """Rows none of whose true nearest sample rows the search has found."""
-    from raylatent.mapping.nearest import nearest
+    from raylatent.mapping.neighbors import nearest
 
     projection, sample, screen, _ = fitted._model
     own = np.full(len(normalized), -1)

@@ -15,7 +15,7 @@ LABELS = 6
 
 def write_pictures(path):
     """Small pictures that all tiles share, and where their records are."""
-    from raylatent.source.example import TileRecord
+    from raylatent.source.record import TileRecord
     from raylatent.source.tfrecord import index_tfrecord
     from raylatent.source.write import encode_tile, write_tfrecord
 
@@ -41,8 +41,7 @@ def write_run(folder, n_rows, n_slides, unit_tiles):
     """A run of so many rows; a CSV of labels beside it."""
     from raylatent import schema
     from raylatent.run import RunDirectory
-    from raylatent.source.sources import sources_table
-    from raylatent.source.units import Source
+    from raylatent.source.units import Source, sources_table
     from raylatent.storage import file_stat
 
     folder.mkdir(parents=True)

@@ -58,7 +58,7 @@ def loop(kind, folder, paths, threads, out, *, simplejpeg=False):
     import torch
     from PIL import Image
 
-    from raylatent.source.example import example_message
+    from raylatent.source.record import example_message
 
     torch.set_num_threads(threads)
     example, net = example_message().Example, plain_net(kind, folder)

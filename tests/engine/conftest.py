@@ -82,8 +82,12 @@ def plain_loop():
     from raylatent.model.rows import RowOptions, unit_rows
     from raylatent.model.spec import model_spec
     from raylatent.source.find import find_tfrecords
-    from raylatent.source.sources import number_sources
-    from raylatent.source.units import index_source, load_unit, unit_plans
+    from raylatent.source.units import (
+        index_source,
+        load_unit,
+        number_sources,
+        unit_plans,
+    )
     from raylatent.tiles.stream import Threads
 
     def run(model, tfrecords, *, threads=1, tile_px=96, ids=None, **options):

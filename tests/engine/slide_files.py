@@ -10,7 +10,7 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import ContentError
-from raylatent.source.example import TileRecord
+from raylatent.source.record import TileRecord
 from raylatent.source.write import encode_tile, write_tfrecord
 from raylatent.source.wsi import WSI
 

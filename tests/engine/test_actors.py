@@ -14,7 +14,7 @@ from torch import nn
 from raylatent.engine import actors
 from raylatent.engine.actors import ActivationsActor, PackedSpec
 from raylatent.errors import ModelError
-from raylatent.model.factory import call_factory
+from raylatent.model.load import call_factory
 from raylatent.model.rows import RowOptions
 from raylatent.model.spec import ModelSpec
 

@@ -10,9 +10,8 @@ from raylatent.engine import cells as on_cluster
 from raylatent.engine.cells import ClusterParts, ClusterPoints, group
 from raylatent.errors import BrokenPartError
 from raylatent.montage import stored_points
-from raylatent.montage.choose import HeldParts, choose_cells
-from raylatent.montage.columns import labels_of
-from raylatent.montage.finish import finish_cells
+from raylatent.montage.cells import HeldParts, choose_cells, finish_cells
+from raylatent.montage.inputs import labels_of
 from raylatent.montage.points import Rule
 from raylatent.montage.stored_points import StoredPoints
 from tests.stored_maps import write_map, write_run

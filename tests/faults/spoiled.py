@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from raylatent.source.framing import frame
+from raylatent.source.record import frame
 from raylatent.source.write import example
 from tests.source.frames import frames_of, write_sidecar
 

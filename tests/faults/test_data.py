@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from raylatent import schema
-from raylatent.source.framing import frame
+from raylatent.source.record import frame
 from tests.faults import spoiled
 from tests.faults.ledger import compare, stored
 

@@ -28,7 +28,7 @@ from raylatent.engine.slide_report import SlideReport, slides_page
 from raylatent.errors import AnnotationsError, ModelError, SourceError
 from raylatent.mapping.plot import MapStyle, draw_map
 from raylatent.model.features import Features
-from raylatent.montage.legend import add_legend
+from raylatent.montage.render import add_legend
 from raylatent.run import RunDirectory
 from raylatent.source.tfrecord import TileRecord, index_tfrecord
 from raylatent.source.write import write_tfrecord

@@ -279,11 +279,6 @@ def test_umap_learns_own_transform_is_an_option(fit_rows, new_rows):
     assert (fitted.place(new_rows[0][:20])[1] > 0).all()
 
 
-def test_a_map_of_before_there_was_a_choice_is_the_same():
-    assert "placement" not in MapParameters().as_json()
-    assert MapParameters.from_json(MapParameters().as_json()) == MapParameters()
-
-
 def test_other_placements_are_refused():
     with pytest.raises(MapError, match="placement='rowwise' is not rows or umap-learn"):
         MapParameters(placement="rowwise")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from raylatent.mapping import fonts
 from raylatent.mapping.fonts import default_font, fonts_for, make_legible, system_fonts
-from raylatent.montage.legend import add_legend
+from raylatent.montage.render import add_legend
 from raylatent.slide_map import SlideMap
 
 SHIPPED = Path(get_data_path()) / "fonts" / "ttf"

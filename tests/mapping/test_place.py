@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylatent.mapping import nearest, place, reduce, screen
+from raylatent.mapping import neighbors, place, reduce, sample_index
 from raylatent.mapping import projection as projection_of
 
 
@@ -82,8 +82,8 @@ def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
     else:
         rows = reduce.normalize(rng.normal(size=(50, 90)), "cosine")
         passed = np.full(50, -1)
-    screened = screen.screen_of(sample, projection)
-    index, square, whole, equal = nearest.nearest(
+    screened = sample_index.screen_of(sample, projection)
+    index, square, whole, equal = neighbors.nearest(
         rows, passed, projection, sample, screened, 12
     )
     reduced = projection_of.project(rows, projection)[0]
@@ -109,9 +109,11 @@ def test_ties_go_to_the_lower_index():
     sample = projection_of.Sample(
         rows, np.ascontiguousarray(reduced.T), residual, spread
     )
-    screened = screen.screen_of(sample, projection)
+    screened = sample_index.screen_of(sample, projection)
     passed = np.full(12, -1)
-    index, _, _, equal = nearest.nearest(rows, passed, projection, sample, screened, 3)
+    index, _, _, equal = neighbors.nearest(
+        rows, passed, projection, sample, screened, 3
+    )
     first = np.arange(12) // 3 * 3
     np.testing.assert_array_equal(index, first[:, None] + np.arange(3))
     np.testing.assert_array_equal(equal, first)
@@ -225,14 +227,14 @@ def test_novelty_outside_the_components_counts():
 
 def test_a_large_sample_of_equal_rows_is_looked_at_by_few():
     """Where all are as near, all are candidates: their number is bounded."""
-    from raylatent.mapping import nearest as module
+    from raylatent.mapping import neighbors as module
 
     n = module._MOST_FOUND // 20
     rows = np.zeros((n, 1), np.float32)
     projection = projection_of.Projection(np.zeros(1), np.ones((1, 1)), np.zeros(1))
     sample = projection_of.Sample(rows, np.zeros((1, n)), np.zeros(n), np.zeros(n))
-    screened = screen.screen_of(sample, projection)
-    index, square, _, equal = nearest.nearest(
+    screened = sample_index.screen_of(sample, projection)
+    index, square, _, equal = neighbors.nearest(
         np.zeros((40, 1), np.float32), np.full(40, -1), projection, sample, screened, 3
     )
     np.testing.assert_array_equal(index, np.tile([0, 1, 2], (40, 1)))

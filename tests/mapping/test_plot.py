@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from raylatent.errors import MapError
-from raylatent.mapping.colors import OKABE_ITO, category_colors
-from raylatent.mapping.density import Labels, binned, density
-from raylatent.mapping.density_plot import show_counts
+from raylatent.mapping.density import Labels, binned, density, show_counts
+from raylatent.mapping.legend import OKABE_ITO, category_colors
 from raylatent.mapping.plot import MapStyle, draw_map, save_map, show_map
 
 

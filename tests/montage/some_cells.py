@@ -5,12 +5,15 @@ import functools
 import numpy as np
 import pyarrow as pa
 
-from raylatent.montage.cells import merge_cells, partial_cells
-from raylatent.montage.finish import finish_cells
+from raylatent.montage.cells import (
+    finish_cells,
+    merge_cells,
+    partial_cells,
+    partial_sums,
+)
 from raylatent.montage.grid import Bounds, SquareGrid
-from raylatent.montage.medoid import partial_sums
 from raylatent.montage.points import Points
-from raylatent.montage.sums import merge_sums
+from raylatent.montage.tally import merge_sums
 
 SELECTS = ["nearest", "medoid", "first"]
 

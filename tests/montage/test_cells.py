@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.montage.cells import merge_cells, partial_cells, slide_shares
-from raylatent.montage.finish import finish_cells
-from raylatent.montage.medoid import partial_sums
+from raylatent.montage.cells import (
+    finish_cells,
+    merge_cells,
+    partial_cells,
+    partial_sums,
+    slide_shares,
+)
 from raylatent.montage.points import Points, Rule
-from raylatent.montage.sums import merge_sums
+from raylatent.montage.tally import merge_sums
 from raylatent.stable_hash import tile_hash
 from tests.montage.some_cells import SELECTS, chosen, grid_of, some_points, whole
 

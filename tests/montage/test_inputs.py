@@ -6,8 +6,14 @@ import pyarrow as pa
 import pytest
 
 from raylatent.errors import MapError, SourceError
-from raylatent.montage.columns import as_xy, feature_array, label_array
-from raylatent.montage.inputs import from_any, from_images, from_table
+from raylatent.montage.inputs import (
+    as_xy,
+    feature_array,
+    from_any,
+    from_images,
+    from_table,
+    label_array,
+)
 from raylatent.montage.output import encode_report, picture_format
 
 

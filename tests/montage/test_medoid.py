@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylatent.errors import MapError
-from raylatent.montage.medoid import partial_sums
+from raylatent.montage.cells import partial_sums
 from raylatent.montage.points import Points, Rule, coded
-from raylatent.montage.sums import merge_sums, sums_by_cell
+from raylatent.montage.tally import merge_sums, sums_by_cell
 from tests.montage.some_cells import grid_of, whole
 
 FLOATS = {
@@ -54,7 +54,7 @@ def test_means_are_exact_and_do_not_depend_on_the_order_of_adding(dtype, data):
 
 
 def test_many_rows_in_chunks(monkeypatch):
-    from raylatent.montage import sums
+    from raylatent.montage import tally
 
     rng = np.random.default_rng(0)
     values = (rng.normal(size=(500, 4)) * 10.0 ** rng.integers(-9, 9, (500, 1))).astype(
@@ -62,7 +62,7 @@ def test_many_rows_in_chunks(monkeypatch):
     )
     ids, code = coded(rng.integers(0, 7, 500))
     once = sums_by_cell(ids, code, values, np.arange(500))
-    monkeypatch.setattr(sums, "_CHUNK_VALUES", 44)
+    monkeypatch.setattr(tally, "_CHUNK_VALUES", 44)
     chunked = sums_by_cell(ids, code, values, np.arange(500))
     np.testing.assert_array_equal(once.digits, chunked.digits)
     np.testing.assert_array_equal(once.lead, chunked.lead)

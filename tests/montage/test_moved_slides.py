@@ -15,9 +15,9 @@ from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.montage import slide_tiles
 from raylatent.montage.images import stored_tiles
-from raylatent.montage.of_run import where
 from raylatent.montage.render import say_failed
 from raylatent.montage.slide_tiles import SlideTile, WholeSlide
+from raylatent.montage.sources import where
 from raylatent.source.wsi import SlideHandle
 from tests.montage.test_slide_tiles import (
     SIDE,

@@ -10,21 +10,23 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from raylatent.errors import MapError
-from raylatent.mapping.colors import OKABE_ITO, category_colors
-from raylatent.mapping.legend import MOST_ENTRIES, NO_LABEL_COLOR
-from raylatent.mapping.scale import scale_of
+from raylatent.mapping.legend import (
+    MOST_ENTRIES,
+    NO_LABEL_COLOR,
+    OKABE_ITO,
+    category_colors,
+    scale_of,
+)
 from raylatent.montage import render
-from raylatent.montage.legend import (
+from raylatent.montage.render import (
     SEVERAL_COLOR,
     Coloring,
-    add_legend,
-    majority,
-)
-from raylatent.montage.render import (
     Layout,
     Look,
+    add_legend,
     bounded_cell_px,
     draw_raster,
+    majority,
     say_failed,
     show_raster,
     shown_cell_px,

@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raylatent.montage.choose import HeldParts, choose_cells
-from raylatent.montage.finish import finish_cells
+from raylatent.montage.cells import HeldParts, choose_cells, finish_cells
 from raylatent.montage.points import Points, Rule
 
 N_SLIDES = 100

@@ -10,8 +10,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from raylatent.errors import ContentError
-from raylatent.montage.images import fit_tile
-from raylatent.montage.shrink import shrunk
+from raylatent.montage.images import fit_tile, shrunk
 from raylatent.tiles.decode import decode_image
 
 
@@ -49,9 +48,9 @@ def test_a_jpeg_looks_as_if_decoded_whole(height, width, tile_px, subsampling):
 
 
 def test_it_is_not_decoded_whole(monkeypatch):
-    from raylatent.montage import shrink
+    from raylatent.montage import images
 
-    monkeypatch.setattr(shrink, "decode_image", None)
+    monkeypatch.setattr(images, "decode_image", None)
     assert shrunk(encoded(picture(299, 299)), 100).size == (100, 100)
 
 

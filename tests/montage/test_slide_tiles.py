@@ -12,8 +12,8 @@ from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.montage.images import Frame, stored_tiles
 from raylatent.montage.inputs import from_table
-from raylatent.montage.of_run import source_places, where
 from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
+from raylatent.montage.sources import source_places, where
 from raylatent.mosaic import Mosaic
 from raylatent.source.tfrecord import TileRecord
 from raylatent.source.write import write_tfrecord

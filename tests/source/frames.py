@@ -5,7 +5,7 @@ import struct
 import numpy as np
 
 from raylatent.errors import ContentError, SourceError
-from raylatent.source.framing import FRAME_BYTES, frame, header_length, masked_crc
+from raylatent.source.record import FRAME_BYTES, frame, header_length, masked_crc
 from raylatent.source.tfrecord import frames_from, index_tfrecord, read_records
 
 

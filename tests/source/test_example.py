@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylatent.errors import ContentError
-from raylatent.source.example import TileRecord, example_message, parse_example
+from raylatent.source.record import TileRecord, example_message, parse_example
 
 
 def serialized(**features):

@@ -14,7 +14,7 @@ from raylatent.source.slides import (
     slide_name,
     slide_stat,
 )
-from raylatent.source.wsi.mpp import FileSize, file_size
+from raylatent.source.wsi.geometry import FileSize, file_size
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from raylatent.errors import ContentError, SourceError
 from raylatent.source import filebytes, resync, tfrecord
-from raylatent.source.framing import frame, masked_crc
+from raylatent.source.record import frame, masked_crc
 from raylatent.source.tfrecord import frames_from, index_tfrecord, read_records
 from tests.source.frames import check, frames_of, write_sidecar
 

@@ -24,11 +24,10 @@ from raylatent.source.grids import (
     own_size,
     source_of_slide,
 )
-from raylatent.source.sources import sources_from_table, sources_table
 from raylatent.source.tissue import TissueOptions
-from raylatent.source.units import slide_unit_plans
+from raylatent.source.units import slide_unit_plans, sources_from_table, sources_table
 from raylatent.source.wsi import Geometry, TileOptions
-from raylatent.source.wsi.mpp import FileSize
+from raylatent.source.wsi.geometry import FileSize
 from raylatent.storage import FileStat, Store
 from tests.engine import slide_files
 

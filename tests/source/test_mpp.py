@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from raylatent.annotations import read_mpps
 from raylatent.config import SlidesConfig
+from raylatent.config.options import why_not_mpp
 from raylatent.errors import (
     AnnotationsError,
     ConfigError,
     MissingMPPError,
     SourceError,
 )
-from raylatent.pixel_size import why_not_mpp
 from raylatent.source.wsi import TileOptions
-from raylatent.source.wsi.mpp import FileSize, GivenSize, mpp_of, remarks_on_mpp
+from raylatent.source.wsi.geometry import FileSize, GivenSize, mpp_of, remarks_on_mpp
 
 SIZES = st.floats(0.02, 50)
 NOBODY = FileSize()

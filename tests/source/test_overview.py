@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raylatent.source.wsi import Geometry, overview, thumbnail
+from raylatent.source.wsi import Geometry, selection, thumbnail
 
 GREEN, WHITE = (0, 160, 70), (255, 255, 255)
 
@@ -14,7 +14,7 @@ GREEN, WHITE = (0, 160, 70), (255, 255, 255)
 def draw(monkeypatch):
     """A thumbnail of a white slide of 4000 x 2000 pixels, 400 wide."""
     white = np.full((200, 400, 3), 255, np.uint8)
-    monkeypatch.setattr(overview, "whole", lambda handle, size: white)
+    monkeypatch.setattr(selection, "whole", lambda handle, size: white)
     handle = SimpleNamespace(dimensions=(4000, 2000))
 
     def drawn(window_px, stride_px, keep):

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from raylatent.source import filebytes, resync, tfrecord
-from raylatent.source.framing import FRAME_BYTES
+from raylatent.source.record import FRAME_BYTES
 from tests.source.frames import check, frames_of, remove, write_frames, write_sidecar
 
 quick = settings(

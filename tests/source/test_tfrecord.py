@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.source import tfrecord
-from raylatent.source.framing import HEADER_BYTES, masked_crc
-from raylatent.source.sidecar import sidecar_name
+from raylatent.source.index import sidecar_name
+from raylatent.source.record import HEADER_BYTES, masked_crc
 from raylatent.source.tfrecord import (
     TileRecord,
     frames_from,

@@ -11,10 +11,16 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import StorageError
-from raylatent.source.example import TileRecord
-from raylatent.source.framing import frame
-from raylatent.source.sources import number_sources, sources_from_table, sources_table
-from raylatent.source.units import Source, index_source, load_unit, unit_plans
+from raylatent.source.record import TileRecord, frame
+from raylatent.source.units import (
+    Source,
+    index_source,
+    load_unit,
+    number_sources,
+    sources_from_table,
+    sources_table,
+    unit_plans,
+)
 from raylatent.source.write import example, write_tfrecord
 from raylatent.storage import FileStat
 from tests.source.frames import write_sidecar

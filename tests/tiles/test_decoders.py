@@ -14,7 +14,7 @@ import pytest
 from raylatent.errors import StorageError
 from raylatent.source.units import index_source, load_unit, unit_plans
 from raylatent.source.write import encode_tile
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles import decoders as module
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders, decode_into

@@ -19,7 +19,7 @@ from raylatent.source.grids import (
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi import TileOptions
-from raylatent.source.wsi.cache import SlideCache
+from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.decode import decode_image
 from raylatent.tiles.encode import Picture, encoded_unit
 from raylatent.tiles.stream import Threads

@@ -1,8 +1,5 @@
 """A unit's tiles as pixels: of slides and of TFRecords, ahead of who uses them."""
 
-import gc
-import threading
-import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +9,6 @@ import numpy as np
 import pytest
 
 from raylatent.errors import ContentError, StorageError
-from raylatent.source.example import TileRecord
 from raylatent.source.grids import (
     SlideRequest,
     SlideUnit,
@@ -21,12 +17,13 @@ from raylatent.source.grids import (
     open_slide,
     source_of_slide,
 )
+from raylatent.source.record import TileRecord
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.units import index_source, load_unit, unit_plans
 from raylatent.source.write import encode_tile, write_tfrecord
 from raylatent.source.wsi import TileOptions
-from raylatent.source.wsi.cache import SlideCache
-from raylatent.tiles.stream import Threads, _ahead, unit_tiles
+from raylatent.source.wsi.regions import SlideCache
+from raylatent.tiles.stream import Threads, unit_tiles
 from raylatent.tiles.tile import Side
 from tests.engine import slide_files
 
@@ -176,61 +173,6 @@ def test_records_come_in_order_with_what_is_wrong_with_them(tmp_path, threads):
     assert all(np.array_equal(tile.pixels, pixels[tile.position]) for tile in good)
 
 
-def test_results_come_in_order_and_only_so_many_jobs_are_under_way():
-    started, taken, most = [], [], 0
-    lock = threading.Lock()
-
-    def job(i):
-        def work():
-            with lock:
-                started.append(i)
-            time.sleep(0.001 * (i % 3))
-            return [i, i]
-
-        return work
-
-    with ThreadPoolExecutor(4) as pool:
-        for value in _ahead(map(job, range(40)), pool, 5):
-            taken.append(value)
-            with lock:
-                most = max(most, max(started) - value)
-    assert taken == [i for i in range(40) for _ in range(2)]
-    assert most <= 5
-
-
-def test_what_is_not_asked_for_any_more_is_not_read():
-    gate, started = threading.Event(), []
-
-    def job(i):
-        def work():
-            started.append(i)
-            if i:
-                gate.wait(30)
-            return [i]
-
-        return work
-
-    with ThreadPoolExecutor(1) as pool:
-        tiles = _ahead(map(job, range(40)), pool, 6)
-        assert next(tiles) == 0
-        tiles.close()
-        gate.set()
-    assert started in ([0], [0, 1])
-
-
-def test_an_error_of_a_job_comes_out_and_ends_the_others():
-    def fail():
-        message = "the disk is gone"
-        raise StorageError(message)
-
-    with ThreadPoolExecutor(2) as pool:
-        tiles = _ahead(iter([lambda: [1], fail, lambda: [2]]), pool, 2)
-        assert next(tiles) == 1
-        with pytest.raises(StorageError, match="the disk is gone"):
-            list(tiles)
-    gc.collect()
-
-
 def records_unit(folder, pictures, unit_tiles=100):
     """A unit of a TFRecord of pictures."""
     path = folder / "s.tfrecords"
@@ -265,8 +207,8 @@ def test_large_records_are_not_all_held(tmp_path, threads, monkeypatch):
     """Records of megabytes wait for their turn, however many there are."""
     tile = encode_tile(np.full((96, 96, 3), 9, np.uint8), "jpg", 95)
     unit = records_unit(tmp_path, [tile + bytes(2 << 20)] * 40)
-    monkeypatch.setattr("raylatent.tiles.records._AHEAD_BYTES", 5 << 20)
-    monkeypatch.setattr("raylatent.tiles.records._LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr("raylatent.tiles.stream._AHEAD_BYTES", 5 << 20)
+    monkeypatch.setattr("raylatent.tiles.stream._LARGE_BYTES", 1 << 20)
     monkeypatch.setattr("raylatent.source.tfrecord._CHUNK_BYTES", 1 << 20)
     tracemalloc.start()
     n = sum(t.error is None for t in unit_tiles(unit, Side(96), threads, SlideCache()))

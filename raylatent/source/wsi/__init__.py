@@ -8,9 +8,15 @@ from raylatent.source.wsi.geometry import (
     size_name,
 )
 from raylatent.source.wsi.handle import READER, SlideHandle
-from raylatent.source.wsi.overview import draw_tiles, scaled, thumbnail, whole
 from raylatent.source.wsi.regions import Region, TileReader
-from raylatent.source.wsi.selection import filter_tiles, select_tiles
+from raylatent.source.wsi.selection import (
+    draw_tiles,
+    filter_tiles,
+    scaled,
+    select_tiles,
+    thumbnail,
+    whole,
+)
 from raylatent.source.wsi.wsi import WSI, open_grid
 
 __all__ = [

@@ -12,8 +12,8 @@ from PIL import Image, ImageCms
 
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.source.slides import LocalSlide, dicom_files
+from raylatent.source.wsi.geometry import FileSize, file_size
 from raylatent.source.wsi.jpeg_tiff import JpegTiff, probes
-from raylatent.source.wsi.mpp import FileSize, file_size
 from raylatent.storage import reason
 
 READER = f"openslide-{openslide.__library_version__}"

@@ -3,10 +3,11 @@
 A region is a block of the grid. Its pixels are read in one go and cut into tiles, so
 that what several tiles share (the file's own tiles under their edges, overlapping
 windows) is read and decoded once. A tile's pixels do not depend on the region it was
-read in.
+read in. A worker holds some slides open.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,14 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.errors import ContentError, SourceError
+from raylatent.source.slides import local_slide
+from raylatent.source.units import Source
 from raylatent.source.wsi.geometry import Geometry, Span, best_level, span
 from raylatent.source.wsi.handle import BLOCK_PX, RESAMPLING, Pixels, SlideHandle
+from raylatent.storage import is_uri
 
 _MAX_WINDOW_PX = 8_192  # on the level it is read from
 _MAX_HEIGHT_PX = 8_192
 _SPARSE = 0.5  # below this share of wanted pixels tiles are read one by one
 
 Positions = NDArray[np.int64]
+_MAX_OPEN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,3 +204,33 @@ def _cut(
     )
     image = Image.fromarray(part)
     return np.asarray(image.resize((tile_px, tile_px), RESAMPLING, box=box))
+
+
+class SlideCache:
+    """Open slides, at most two: the next unit is most often of the same slide.
+
+    Not for several threads; the readers that it gives are.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is open."""
+        self._open: OrderedDict[tuple[object, ...], SlideHandle] = OrderedDict()
+
+    def reader(self, source: Source, geometry: Geometry, *, icc: bool) -> TileReader:
+        """What reads tiles of a slide.
+
+        Raises:
+            SourceError: It cannot be opened.
+            StorageError: It cannot be read, or has no room on this node.
+        """
+        key = (source.uri, source.stat, icc)
+        handle = self._open.get(key)
+        if handle is None:
+            if is_uri(source.uri):
+                self._open.clear()  # a copy that is held has no room for others
+            while len(self._open) >= _MAX_OPEN:
+                self._open.popitem(last=False)
+            handle = SlideHandle(local_slide(source.uri), slide=source.slide, icc=icc)
+            self._open[key] = handle
+        self._open.move_to_end(key)
+        return TileReader(handle, geometry)

@@ -13,12 +13,21 @@ from raylatent.errors import ConfigError
 from raylatent.source import tissue
 from raylatent.source.slides import local_slide, slide_name
 from raylatent.source.tissue import TissueOptions
-from raylatent.source.wsi.geometry import Geometry, TileOptions, geometry_of
+from raylatent.source.wsi.geometry import (
+    Geometry,
+    TileOptions,
+    geometry_of,
+    mpp_of,
+    remarks_on_mpp,
+)
 from raylatent.source.wsi.handle import SlideHandle
-from raylatent.source.wsi.mpp import mpp_of, remarks_on_mpp
-from raylatent.source.wsi.overview import thumbnail
 from raylatent.source.wsi.regions import TileReader
-from raylatent.source.wsi.selection import filter_tiles, fractions_of, select_tiles
+from raylatent.source.wsi.selection import (
+    filter_tiles,
+    fractions_of,
+    select_tiles,
+    thumbnail,
+)
 
 logger = logging.getLogger(__name__)
 

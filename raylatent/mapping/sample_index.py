@@ -1,5 +1,9 @@
-"""The nearest sample row in all features: exact, though few rows are looked at in all.
+"""The sample made ready to look for rows' neighbors in it, by groups and in all features.
 
+Rows are put in groups of near ones, so that whole groups can be passed over; what is
+found does not depend on the groups, which only say where to look first.
+
+The nearest sample row in all features is exact, though few rows are looked at in all.
 What the projection leaves out of two rows, their rests, differs at least by the
 difference of their lengths, and at least by as much as in some features. Both rule out
 nearly all sample rows that are near among the principal components. In some features
@@ -19,6 +23,9 @@ from numpy.typing import NDArray
 from raylatent.kernel import kernel
 from raylatent.mapping.projection import Projection, Sample
 
+_ROUNDS = 6
+_CENTERED_ROWS = 4_096
+_MOST_CENTERS = 256  # larger groups are cut
 LANE_SUMS = 32  # of every 32nd feature
 _MOST_FEATURES = 1_024  # of the rests, a multiple of the step
 _STEP = 128  # of those, between looks at the bound
@@ -28,6 +35,60 @@ _MOST = 127  # in 8 bits
 _CLIP = 5.0  # of the root of the mean square
 SLACK = 1e-6  # of squared distances to the mean: rounding of the lengths, generously
 _ROUNDING = 1e-5  # of the distance to the mean: of a row's rest, in float32
+MOST_ROWS = 512  # of a group: they fit a core's cache
+_FAR_ROUNDING = 1e-9  # of distances to groups, generously
+_UNIT = 2.0**-24  # relative rounding of float32
+
+
+def near_groups(
+    rows: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Groups of rows by Lloyd's k-means, a few rounds of it.
+
+    Args:
+        rows: (n, m).
+        most: Rows in a group.
+
+    Returns:
+        The rows' order int64 (n,), in which each group's are together, and where each
+        begins, int64 (groups + 1,), the last one's end included.
+
+    >>> order, start = near_groups(np.array([[0.0], [9.0], [0.1], [9.1]]), 4)
+    >>> sorted(sorted(order[a:b].tolist()) for a, b in zip(start, start[1:], strict=False))
+    [[0, 2], [1, 3]]
+    """
+    n = len(rows)
+    wanted = min(_MOST_CENTERS, -(-n // max(1, most // 2)))
+    along = np.argsort(rows[:, 0], kind="stable")
+    centers = rows[along[(np.arange(wanted) * n + n // 2) // wanted]]
+    group = _nearest_center(rows, centers)
+    for _ in range(_ROUNDS):
+        counts = np.bincount(group, minlength=wanted)
+        sums = np.zeros_like(centers)
+        np.add.at(sums, group, rows)
+        filled = counts > 0
+        centers[filled] = sums[filled] / counts[filled, None]
+        group = _nearest_center(rows, centers)
+    order = np.argsort(group, kind="stable").astype(np.int64)
+    counts = np.bincount(group, minlength=wanted)
+    start, first = [0], 0
+    for count in counts[counts > 0]:
+        pieces = -(-count // most)
+        start += [first + count * (piece + 1) // pieces for piece in range(pieces)]
+        first += count
+    return order, np.array(start, np.int64)
+
+
+def _nearest_center(
+    rows: NDArray[np.float64], centers: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    square = (centers * centers).sum(axis=1)
+    return np.concatenate(
+        [
+            (square - 2.0 * rows[i : i + _CENTERED_ROWS] @ centers.T).argmin(axis=1)
+            for i in range(0, len(rows), _CENTERED_ROWS)
+        ]
+    )
 
 
 class Rest(NamedTuple):
@@ -269,3 +330,97 @@ def square_between(
     for j in range(LANE_SUMS):
         total += lanes[j]
     return total
+
+
+class Screen(NamedTuple):
+    """The sample as it is looked through; made from it, never stored.
+
+    Attributes:
+        order: int64 (n,), the sample rows group by group.
+        start: int64 (groups + 1,), where each group begins.
+        centers: float64 (m, groups), and their squared lengths below: (m + 1, groups);
+            scaled to lengths up to 1.
+        radius: float64 (groups,), of each group about its center, scaled.
+        columns: float32 (n * (m + 1),), for each group its rows side by side, (m + 1,
+            rows): -2 times the reduced rows, then their squared lengths less twice the
+            slack; all scaled.
+        square: float64 (n,), the squared lengths, scaled, group by group.
+        reduced: float64 (n, m), the reduced rows, as in the sample.
+        scale: Length of which 1 is made.
+        slack: Bounds the product's error: it is at most the slack times the squared
+            length of the row plus twice that of the sample row.
+        rest: What the projection leaves out.
+    """
+
+    order: NDArray[np.int64]
+    start: NDArray[np.int64]
+    centers: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    columns: NDArray[np.float32]
+    square: NDArray[np.float64]
+    reduced: NDArray[np.float64]
+    scale: float
+    slack: float
+    rest: Rest
+
+
+def screen_of(sample: Sample, projection: Projection) -> Screen:
+    """What `nearest` needs beside the sample.
+
+    The error of a sum of m products of rounded factors is at most (m + 2) units of the
+    sum of their magnitudes (Higham, Accuracy and Stability, section 3.1), in whatever
+    order they are summed; those are at most the lengths multiplied. Taken twice.
+    """
+    reduced = np.ascontiguousarray(sample.reduced.T)
+    longest = math.sqrt(float((reduced * reduced).sum(axis=1).max(initial=0.0)))
+    scale = 2.0 ** math.ceil(math.log2(longest)) if longest > 0.0 else 1.0
+    order, start = near_groups(reduced, MOST_ROWS)
+    scaled = reduced[order] / scale
+    square = (scaled * scaled).sum(axis=1)
+    slack = 2.0 * (reduced.shape[1] + 8) * _UNIT
+    centers, radius, columns = [], [], []
+    for first, last in pairwise(start):
+        group = scaled[first:last]
+        centers.append(group.mean(axis=0))
+        radius.append(np.sqrt(((group - centers[-1]) ** 2).sum(axis=1)).max())
+        lengths = square[first:last] * (1.0 - 2.0 * slack)
+        columns.append(np.vstack([-2.0 * group.T, lengths]).astype(np.float32).ravel())
+    middle = np.stack(centers, axis=1)
+    return Screen(
+        order=order,
+        start=start,
+        centers=np.vstack([middle, (middle * middle).sum(axis=0)]),
+        radius=np.array(radius) * (1.0 + _FAR_ROUNDING),
+        columns=np.concatenate(columns),
+        square=square,
+        reduced=reduced,
+        scale=scale,
+        slack=slack,
+        rest=rest_of(sample, projection, order, start),
+    )
+
+
+@kernel
+def far_groups(
+    reduced: NDArray[np.float64], base: NDArray[np.float64], screen: Screen
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """How far groups are from scaled rows (q, m) at least, squared, and the nearest.
+
+    float64 (q, groups) and int64 (q,).
+    """
+    count, size = reduced.shape
+    groups = screen.radius.shape[0]
+    far = np.dot(reduced, screen.centers[:size])
+    home = np.zeros(count, dtype=np.int64)
+    for row in range(count):
+        least = np.inf
+        for group in range(groups):
+            lengths = base[row] + screen.centers[size, group]
+            square = lengths - 2.0 * far[row, group]
+            if square < least:
+                least, home[row] = square, group
+            # Cancellation may have left it too large.
+            away = np.sqrt(max(square - _FAR_ROUNDING * lengths, 0.0))
+            away = max(away - screen.radius[group], 0.0)
+            far[row, group] = away * away * (1.0 - _FAR_ROUNDING)
+    return far, home

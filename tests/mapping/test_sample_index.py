@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.mapping import nearest, projection, reduce, screen
-from raylatent.mapping.groups import near_groups
+from raylatent.mapping import neighbors, projection, reduce
+from raylatent.mapping.sample_index import near_groups, screen_of
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 5))
@@ -41,8 +41,8 @@ def test_neighbors_are_those_of_all_rows(width, noise, metric):
     asked[60:] += np.float32(1e4)  # far from all
     asked[:5] = clustered(1_500, width, 0, noise)[100:105]  # the sample's own
     asked = reduce.normalize(asked, metric)
-    looked = screen.screen_of(sample, plane)
-    index, square, whole, equal = nearest.nearest(
+    looked = screen_of(sample, plane)
+    index, square, whole, equal = neighbors.nearest(
         asked, np.full(70, -1), plane, sample, looked, 15
     )
     points = projection.project(asked, plane)[0]
@@ -63,7 +63,7 @@ def test_neighbors_are_those_of_all_rows(width, noise, metric):
     assert equal[:5].tolist() == list(range(100, 105))
     assert (equal[5:] == -1).all()
     for some in (slice(0, 1), slice(10, 17), slice(30, 70)):
-        alone = nearest.nearest(
+        alone = neighbors.nearest(
             asked[some], np.full(70, -1)[some], plane, sample, looked, 15
         )
         for found, wanted in zip(alone, (index, square, whole, equal), strict=True):

@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.mapping import descent
+from raylatent.mapping import place
 
 LANES = 32
 
 
 def power(base, exponent):
     found = np.empty(len(base))
-    descent.powers(base, exponent, found, np.empty((3, len(base))))
+    place.powers(base, exponent, found, np.empty((3, len(base))))
     return found
 
 
@@ -45,7 +45,7 @@ def layout(xy, **values):
         "halved": True,
         "n_neighbors": 5,
     }
-    return descent.Layout(xy=xy, **{**usual, **values})
+    return place.Layout(xy=xy, **{**usual, **values})
 
 
 def plain_loop(start, index, weights, about, drawn):
@@ -96,9 +96,9 @@ def test_a_descent_is_that_of_a_plain_loop(count, negative_rate):
     weights[0] = 0.0  # takes no step
     start = about.xy[index[:, 0]].copy()  # on a neighbor: no direction
     start[1:] += rng.normal(size=(count - 1, 2)) * 0.1
-    drawn = descent.drawn_rows(about)
+    drawn = place.drawn_rows(about)
     found = start.copy()
-    descent.descend(found, index, weights, about, drawn)
+    place.descend(found, index, weights, about, drawn)
     expected = [
         plain_loop(row, others, own, about, drawn)
         for row, others, own in zip(start, index, weights, strict=True)
@@ -115,10 +115,10 @@ def test_rows_in_other_lanes_change_nothing():
     index = np.stack([rng.choice(80, 5, replace=False) for _ in range(70)])
     weights = rng.random((70, 5))
     start = rng.normal(size=(70, 2))
-    drawn = descent.drawn_rows(about)
+    drawn = place.drawn_rows(about)
     together = start.copy()
-    descent.descend(together, index, weights, about, drawn)
+    place.descend(together, index, weights, about, drawn)
     for i in range(70):
         alone = start[i : i + 1].copy()
-        descent.descend(alone, index[i : i + 1], weights[i : i + 1], about, drawn)
+        place.descend(alone, index[i : i + 1], weights[i : i + 1], about, drawn)
         assert alone.tobytes() == together[i : i + 1].tobytes()

@@ -1,8 +1,11 @@
-"""Which sample rows may be near a row: a matrix product in float32 rules out the rest.
+"""The sample rows nearest to a row: exact, whatever rows are asked for together.
 
-By a bound on its error it never rules out a near one, so that its bits, which depend on
-the rows beside, do not matter. Whole groups of sample rows are passed over where the
-group's center is far enough.
+A matrix product in float32 rules out nearly all sample rows; by a bound on its error it
+never rules out a near one, so that its bits, which depend on the rows beside, do not
+matter. Whole groups of sample rows are passed over where the group's center is far
+enough. Distances of the others are sums in a fixed order in float64, and ties go to the
+lower index. So it is for the k nearest among the principal components, and for the
+nearest in all features.
 
 Importing this module imports numba.
 """
@@ -13,22 +16,98 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.collect import collect, first_limit
-from raylatent.mapping.projection import Sample
-from raylatent.mapping.screen import MOST_ROWS, Screen, far_groups
-from raylatent.mapping.whole import (
+from raylatent.mapping.projection import Projection, Sample, project
+from raylatent.mapping.sample_index import (
     LANE_SUMS,
+    MOST_ROWS,
     SLACK,
+    Screen,
     above,
+    far_groups,
+    flag,
     look_nearer,
     rests_of,
     square_between,
 )
 
+_WORD = 8  # flags in 64 bits
+_LANE = 8  # values of which the least is taken
 TOGETHER_ROWS = 1_024  # that are looked for at once
 _TOGETHER = 256  # of one matrix product
 _TINY = 1e-30  # what underflow may cost, of lengths up to 1
 _HUGE = 1e15  # a row so many times longer than the sample's is compared to all
+_FEWEST_ROWS = 16  # looked at together
+_MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
+
+
+@kernel
+def first_limit(lower: NDArray[np.float32], k: int) -> float:
+    """A value that more than k are not above: so many stretches have one.
+
+    (One more than k, since one may be passed over.)
+    """
+    n = lower.shape[0] // _LANE
+    if n <= k:
+        return float(np.inf)
+    least = np.empty(n, dtype=np.float32)
+    for lane in range(n):
+        value = lower[lane * _LANE]
+        for j in range(lane * _LANE + 1, (lane + 1) * _LANE):
+            value = min(value, lower[j])
+        least[lane] = value
+    least.sort()
+    return float(least[k])
+
+
+@kernel
+def collect(
+    group: tuple[NDArray[np.float32], NDArray[np.bool_], np.float32],
+    known: tuple[int, int, float, float],
+    screen: Screen,
+    best: NDArray[np.float64],
+    into: tuple[NDArray[np.int32], NDArray[np.float32], int],
+) -> int:
+    """Add those of one group whose lower bound is within reach of the k-th upper one.
+
+    Args:
+        group: float32 (columns,), lower bounds less a constant of the row, room for as
+            many flags, and the limit so far.
+        known: Where the group begins, the sample row to pass over, what the constant
+            leaves open, and how far an upper bound is above a lower one for a square
+            of 1.
+        screen: Of the sample.
+        best: float64 (k,), the least upper bounds so far, ascending.
+        into: Sample rows, their lower bounds, and how many there are.
+
+    Returns:
+        How many there are now.
+    """
+    lower, near, limit = group
+    first, own, reach, width = known
+    found, bounds, count = into
+    k = best.shape[0]
+    n = lower.shape[0]
+    words = flag(lower, near, limit)
+    for word in range(0, words.shape[0], 2):
+        if words[word] | words[word + 1] == 0:
+            continue
+        for j in range(word * _WORD, min((word + 2) * _WORD, n)):
+            value, other = lower[j], screen.order[first + j]
+            if value > limit or other == own:
+                continue
+            found[count] = other
+            bounds[count] = value
+            count += 1
+            upper = value + width * screen.square[first + j]
+            if upper >= best[k - 1]:
+                continue
+            at = k - 1
+            while at > 0 and best[at - 1] > upper:
+                best[at] = best[at - 1]
+                at -= 1
+            best[at] = upper
+            limit = min(limit, above(best[k - 1] + reach))
+    return count
 
 
 class Projected(NamedTuple):
@@ -282,3 +361,140 @@ def _least(lower: NDArray[np.float32], order: NDArray[np.int64], own: int) -> in
         if order[j] != own and (least < 0 or lower[j] < lower[least]):
             least = j
     return order[least] if least >= 0 else -1
+
+
+@kernel
+def nearest(
+    rows: NDArray[np.float32],
+    own: NDArray[np.int64],
+    projection: Projection,
+    sample: Sample,
+    screen: Screen,
+    k: int,
+) -> tuple[
+    NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]
+]:
+    """The sample rows nearest to each normalized row.
+
+    Args:
+        rows: float32 (q, d), normalized.
+        own: int64 (q,), the sample row to pass over, or -1.
+        projection: To principal components.
+        sample: The sample of n rows.
+        screen: Of the sample.
+        k: Neighbors, at most n, or n - 1 where one is passed over.
+
+    Returns:
+        The k nearest among the principal components by (distance, index): int64
+        (q, k) and squared distances float64 (q, k). Then the squared distance in all
+        features to the closest sample row, which need not be one of them, float64
+        (q,), and the lowest index of an equal sample row, int64 (q,), or -1.
+    """
+    count = rows.shape[0]
+    index = np.empty((count, k), dtype=np.int64)
+    square = np.empty((count, k))
+    whole = np.empty(count)
+    equal = np.empty(count, dtype=np.int64)
+    n = sample.rows.shape[0]
+    together = max(_FEWEST_ROWS, min(TOGETHER_ROWS, _MOST_FOUND // n))
+    found = np.empty((min(count, together), n), dtype=np.int32)
+    bounds = np.empty(found.shape, dtype=np.float32)
+    squares = np.empty(n)
+    for start in range(0, count, together):
+        stop = min(start + together, count)
+        projected = Projected(rows[start:stop], *project(rows[start:stop], projection))
+        some, whole[start:stop] = candidates(
+            projected, own[start:stop], sample, screen, k, (found, bounds)
+        )
+        for i in range(stop - start):
+            row = start + i
+            near = found[i, : some[i]]
+            _exact(projected.reduced[i], screen.reduced, near, squares)
+            _smallest(squares, near, index[row], square[row])
+            equal[row] = -1
+            if square[row, 0] == 0.0:
+                equal[row] = _equal(rows[row], sample.rows, near, squares)
+            if equal[row] >= 0:
+                whole[row] = 0.0
+    return index, square, whole, equal
+
+
+@kernel
+def _exact(
+    row: NDArray[np.float64],
+    sample: NDArray[np.float64],
+    found: NDArray[np.int32],
+    squares: NDArray[np.float64],
+) -> None:
+    """Squared distances of a reduced row (m,) to some of the sample (n, m)."""
+    even = found.shape[0] // 4 * 4
+    for at in range(0, even, 4):  # side by side: each sum waits for itself only
+        s0, s1 = sample[found[at]], sample[found[at + 1]]
+        s2, s3 = sample[found[at + 2]], sample[found[at + 3]]
+        t0 = t1 = t2 = t3 = 0.0
+        for c in range(row.shape[0]):
+            d0, d1, d2, d3 = (
+                row[c] - s0[c],
+                row[c] - s1[c],
+                row[c] - s2[c],
+                row[c] - s3[c],
+            )
+            t0 += d0 * d0
+            t1 += d1 * d1
+            t2 += d2 * d2
+            t3 += d3 * d3
+        squares[at], squares[at + 1] = t0, t1
+        squares[at + 2], squares[at + 3] = t2, t3
+    for at in range(even, found.shape[0]):
+        other = sample[found[at]]
+        total = 0.0
+        for c in range(row.shape[0]):
+            delta = row[c] - other[c]
+            total += delta * delta
+        squares[at] = total
+
+
+@kernel
+def _smallest(
+    squares: NDArray[np.float64],
+    found: NDArray[np.int32],
+    index: NDArray[np.int64],
+    square: NDArray[np.float64],
+) -> None:
+    """The smallest, ascending by (square, index), by insertion."""
+    k = index.shape[0]
+    count = 0
+    for i in range(found.shape[0]):
+        value = squares[i]
+        if count == k and not _after(square[k - 1], index[k - 1], value, found[i]):
+            continue
+        at = count if count < k else k - 1
+        while at > 0 and _after(square[at - 1], index[at - 1], value, found[i]):
+            square[at] = square[at - 1]
+            index[at] = index[at - 1]
+            at -= 1
+        square[at] = value
+        index[at] = found[i]
+        count = min(count + 1, k)
+
+
+@kernel
+def _after(square: float, index: int, other: float, other_index: int) -> bool:
+    """Whether (square, index) comes after another pair."""
+    return square > other or (square == other and index > other_index)
+
+
+@kernel
+def _equal(
+    row: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    found: NDArray[np.int32],
+    squares: NDArray[np.float64],
+) -> int:
+    """The lowest sample row equal to `row`, or -1: only at square 0 can one be."""
+    lowest = -1
+    for at in range(found.shape[0]):
+        lower = squares[at] == 0.0 and (lowest < 0 or found[at] < lowest)
+        if lower and np.array_equal(rows[found[at]], row):
+            lowest = found[at]
+    return lowest

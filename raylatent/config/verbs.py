@@ -1,0 +1,355 @@
+"""One configuration class for each verb."""
+
+from dataclasses import dataclass
+
+from raylatent.config.options import (
+    PatientConfig,
+    above_zero,
+    at_least,
+    flag,
+    names,
+    number_from,
+    one_of,
+    option,
+    pixel_size,
+    plain_name,
+    share,
+)
+from raylatent.errors import ConfigError
+
+UNIT_TILES = 2048
+"""Tiles of a unit, where the user does not say and their rows are small enough."""
+QCS = ("otsu", "blur", "both", "none")
+POOLINGS = ("none", "avg", "max", "cls")
+DTYPES = ("float32", "float16")
+MIN_BATCH = 16
+"""Smaller batches change bits with the number of threads (measured, oneDNN)."""
+IMAGE_FORMATS = ("jpg", "png")
+VECTORS = ("none", "pdf", "svg")
+SELECTS = ("nearest", "medoid", "first")
+GRIDS = ("square", "slideflow")
+PLACEMENTS = ("rows", "umap-learn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkConfig(PatientConfig):
+    """Units of work, spread over actors."""
+
+    actors: str = option(
+        "", "actors N, or MIN:MAX (default: by the cluster's size)", metavar="N"
+    )
+    unit_tiles: int | None = option(
+        None,
+        f"tiles in one unit of work (default {UNIT_TILES}, fewer where their rows would "
+        "take more than 256 MiB)",
+        metavar="N",
+    )
+    max_bad_fraction: float = option(
+        0.01, "a slide with more bad tiles, and more than 10, fails", metavar="F"
+    )
+    recheck: bool | None = option(
+        None,
+        "read the parts that are kept and check every byte (default), not their "
+        "footers only",
+        no="--no-recheck",
+    )
+    overwrite: bool = flag("delete the rows of another configuration in RUN")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        if self.unit_tiles is not None:
+            at_least("--unit-tiles", self.unit_tiles, 1)
+        share("--max-bad-fraction", self.max_bad_fraction)
+        self.actor_range()
+
+    def actor_range(self) -> tuple[int, int] | None:
+        """Smallest and largest number of actors, None for the default.
+
+        >>> WorkConfig(out="run", actors="1:4").actor_range()
+        (1, 4)
+        """
+        if not self.actors:
+            return None
+        low, colon, high = self.actors.partition(":")
+        try:
+            smallest, largest = int(low), int(high if colon else low)
+        except ValueError:
+            smallest, largest = 0, 0
+        if not 1 <= smallest <= largest:
+            message = f"--actors is {self.actors!r}, not N or MIN:MAX with MIN from 1"
+            raise ConfigError(message)
+        return smallest, largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidesConfig(WorkConfig):
+    """Whole slides, and the tiles to cut them into."""
+
+    slides: tuple[str, ...] = option(
+        (),
+        "whole slides, folders of them or URIs (DICOM: the slide's folder)",
+        metavar="PATH",
+        many=True,
+    )
+    tile_px: int | None = option(
+        None,
+        "with --slides: side of a tile in pixels (default: the model's, if any)",
+        metavar="N",
+    )
+    tile_um: str = option(
+        "",
+        "with --slides: side of a tile in micrometers, or a magnification as 10x",
+        metavar="UM",
+    )
+    stride_div: float = option(
+        1.0, "tiles are tile_um / F apart: 2 for half overlaps", metavar="F"
+    )
+    mpp: float | None = option(
+        None,
+        "micrometers a pixel of slides that do not say (a column mpp of --annotations "
+        "is that of one slide, whatever its file says)",
+        metavar="F",
+    )
+    allow_upsampling: bool = flag("take slides that are coarser than the tiles as well")
+    qc: str = option(
+        "otsu",
+        "which tiles are left out: background, out of focus, both; none keeps all",
+        choices=QCS,
+    )
+    grayspace_fraction: float = option(
+        0.6, "tiles with more gray pixels than this are left out, 1: off", metavar="F"
+    )
+    whitespace_fraction: float = option(
+        1.0, "tiles with more white pixels than this are left out, 1: off", metavar="F"
+    )
+    icc: bool = flag("convert colors to sRGB by the slides' ICC profiles")
+    annotations: str = option(
+        "",
+        "CSV with a `slide` column, labels, and `mpp`, which overrules a slide's own",
+        metavar="CSV",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        one_of("--qc", self.qc, QCS)
+        if self.tile_px is not None:
+            at_least("--tile-px", self.tile_px, 1)
+        above_zero("--stride-div", self.stride_div)
+        if self.mpp is not None:
+            pixel_size("--mpp", self.mpp)
+        share("--grayspace-fraction", self.grayspace_fraction)
+        share("--whitespace-fraction", self.whitespace_fraction)
+        if self.slides and not self.tile_um:
+            message = (
+                "--slides needs --tile-um: a tile's side in micrometers, as 302, or a "
+                "magnification, as 10x"
+            )
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationsConfig(SlidesConfig):
+    """TFRecords or whole slides, and a model, to Parquet."""
+
+    tfrecords: tuple[str, ...] = option(
+        (), "TFRecord files, folders or URIs", metavar="PATH", many=True
+    )
+    model: str = option(
+        "", "model folder, timm:NAME or hf-hub:REPO@REVISION", metavar="SPEC"
+    )
+    layers: tuple[str, ...] = option(
+        ("postconv",), "layers by name in the model", metavar="NAME", many=True
+    )
+    pooling: str | None = option(
+        None,
+        "of maps larger than 1x1 and of tokens (default: none up to 8,192 numbers a "
+        "tile, beyond you are asked)",
+        choices=POOLINGS,
+    )
+    include_preds: bool | None = option(
+        None, "store predictions (default: if the model has classes)", no="--no-preds"
+    )
+    dtype: str = option("float32", "of the stored activations", choices=DTYPES)
+    num_gpus: float | None = option(
+        None, "GPUs for each actor (default: 1 if the cluster has any)", metavar="F"
+    )
+    batch_size: int = option(32, "tiles in one pass of the model", metavar="N")
+    mixed_precision: bool | None = option(
+        None,
+        "bfloat16 autocast: faster on GPUs, less exact (default: no)",
+        no="--no-mixed-precision",
+    )
+    compile: bool = flag(
+        "torch.compile of the model for one shape: faster on GPUs, other last digits"
+    )
+    resize: bool | None = option(
+        None,
+        "tiles of another side than the model's are resized (default), or refused",
+        no="--no-resize",
+    )
+    allow_pickle: bool = flag("allow a pickled model, which runs code from its file")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        if self.pooling is not None:
+            one_of("--pooling", self.pooling, POOLINGS)
+        one_of("--dtype", self.dtype, DTYPES)
+        at_least("--batch-size", self.batch_size, MIN_BATCH)
+        if self.num_gpus is not None:
+            number_from("--num-gpus", self.num_gpus, 0)
+        names("--layers", self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractTilesConfig(SlidesConfig):
+    """Whole slides to TFRecords, as Slideflow writes them."""
+
+    img_format: str = option("jpg", "of the tiles in TFRecords", choices=IMAGE_FORMATS)
+    jpeg_quality: int = option(95, "of jpg tiles, 1 to 100", metavar="N")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        one_of("--img-format", self.img_format, IMAGE_FORMATS)
+        if not 1 <= self.jpeg_quality <= 100:
+            message = f"--jpeg-quality is {self.jpeg_quality}, not 1 to 100"
+            raise ConfigError(message)
+        if self.slides and self.tile_px is None:
+            message = "extract-tiles needs --tile-px: a tile's side in pixels"
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedMapConfig(PatientConfig):
+    """A map of a run, and the labels of its slides."""
+
+    map: str = option("default", "name below maps/", metavar="NAME")
+    annotations: str = option("", "CSV with a `slide` column and labels", metavar="CSV")
+    label: str = option("", "column of the annotations to color by", metavar="COLUMN")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        plain_name("--map", self.map)
+        if self.label and not self.annotations:
+            message = f"--label {self.label} needs --annotations CSV"
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapConfig(NamedMapConfig):
+    """Stored activations to a map of every row."""
+
+    layer: str = option(
+        "", "the layer to map (default: the only or first one)", metavar="NAME"
+    )
+    sample: int = option(20_000, "rows that UMAP is fitted on", metavar="N")
+    seed: int = option(42, "of the sample, the fit and ties", metavar="N")
+    n_neighbors: int = option(50, "UMAP's n_neighbors, at least 2", metavar="N")
+    min_dist: float = option(0.1, "UMAP's min_dist, from 0", metavar="F")
+    metric: str = option("cosine", "UMAP's metric", metavar="NAME")
+    umap: tuple[str, ...] = option(
+        (), "any other UMAP argument, as KEY=VALUE", metavar="KEY=VALUE", many=True
+    )
+    placement: str = option(
+        "rows",
+        "rows: each by itself; umap-learn: by its own transform",
+        choices=PLACEMENTS,
+    )
+    vector: str = option("none", "also write its pictures as these", choices=VECTORS)
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        one_of("--placement", self.placement, PLACEMENTS)
+        one_of("--vector", self.vector, VECTORS)
+        at_least("--sample", self.sample, 1)
+        at_least("--n-neighbors", self.n_neighbors, 2)
+        if not 0 <= self.seed < 1 << 32:
+            message = f"--seed is {self.seed}, not 0 to {(1 << 32) - 1}"
+            raise ConfigError(message)
+        number_from("--min-dist", self.min_dist, 0)
+        for pair in self.umap:
+            name, equals, _ = pair.partition("=")
+            if not name or not equals:
+                message = f"--umap is {pair!r}, not KEY=VALUE"
+                raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MosaicConfig(NamedMapConfig):
+    """A map to a mosaic of tiles."""
+
+    mosaic: str = option("default", "name below mosaics/", metavar="NAME")
+    num_tiles_x: int = option(50, "cells across the map", metavar="N")
+    select: str = option("nearest", "which tile of a cell is drawn", choices=SELECTS)
+    grid: str = option("square", "the grid of cells", choices=GRIDS)
+    cell_px: int = option(100, "side of a cell in pixels", metavar="N")
+    source_root: str = option(
+        "", "where the TFRecords or slides are now, if they were moved", metavar="PATH"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        one_of("--select", self.select, SELECTS)
+        one_of("--grid", self.grid, GRIDS)
+        at_least("--num-tiles-x", self.num_tiles_x, 1)
+        at_least("--cell-px", self.cell_px, 1)
+        plain_name("--mosaic", self.mosaic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasConfig(ActivationsConfig, MapConfig, MosaicConfig):
+    """Everything: activations, map, mosaic."""
+
+    demo: bool = flag("run on the embedded demo: real tissue, real weights")
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        if self.layer and self.layer not in self.layers:
+            message = (
+                f"--layer {self.layer} is not among --layers {' '.join(self.layers)}"
+            )
+            raise ConfigError(message)
+        if self.demo and (self.tfrecords or self.slides or self.model):
+            message = "--demo brings its own tiles and model: leave yours out"
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersConfig:
+    """A model's layers and their output shapes."""
+
+    model: str = option("", "the model", metavar="SPEC", positional=True)
+    allow_pickle: bool = flag("allow a pickled model, which runs code from its file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Check a run against its plan: every byte, every tile; nothing is written."""
+
+    run: str = option(
+        "", "the run directory", metavar="RUN", positional=True, nargs="?"
+    )
+    out: str = option("", "the same, as other verbs have it", metavar="RUN")
+    source_root: str = option(
+        "",
+        "where the TFRecords or slides are now: their records are checked as well",
+        metavar="PATH",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        if bool(self.run) == bool(self.out):
+            message = "verify takes one run directory: raylatent verify RUN"
+            raise ConfigError(message)
+
+    @property
+    def directory(self) -> str:
+        """The run directory."""
+        return self.run or self.out
