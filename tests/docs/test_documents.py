@@ -34,7 +34,9 @@ def headings(text):
 
 def commands(text):
     """Command lines of raylatent and of its jobs in a text's blocks: verb, arguments."""
-    for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL):
+    for language, block in re.findall(r"```(.*)\n((?s:.*?))```", text):
+        if language:
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("raylatent "):
                 words = shlex.split(line, comments=True)
