@@ -34,8 +34,8 @@ def bench_of(sources, seconds=0.05):
 
 
 @pytest.fixture
-def actor(golden_model):
-    features = Features(golden_model, batch_size=16, device="cpu")
+def actor(small_model):
+    features = Features(small_model, batch_size=16, device="cpu")
     with ThreadPoolExecutor(2) as pool:
         yield Actor(
             lane=lane_of(features),
@@ -49,8 +49,8 @@ def stored(actor, folder):
     return Actor(**{**vars(actor), "store": Store(str(folder))})
 
 
-def test_units_are_taken_of_all_sources_in_turn(golden_tfrecords):
-    units = some_units(sources_of(golden_tfrecords))
+def test_units_are_taken_of_all_sources_in_turn(small_tfrecords):
+    units = some_units(sources_of(small_tfrecords))
     assert [(u.source.slide, u.unit) for u in units[:6]] == [
         *((f"g0{i}", 0) for i in range(5)),
         ("g02", 1),
@@ -58,21 +58,21 @@ def test_units_are_taken_of_all_sources_in_turn(golden_tfrecords):
     assert sum(map(len, units)) == 146
 
 
-def test_pieces_are_the_unit(golden_tfrecords):
-    unit = max(some_units(sources_of(golden_tfrecords, 64)), key=len)
+def test_pieces_are_the_unit(small_tfrecords):
+    unit = max(some_units(sources_of(small_tfrecords, 64)), key=len)
     cut = list(pieces(unit, 10))
     assert [len(piece) for piece in cut] == [10] * 6 + [4]
     assert [piece.first for piece in cut] == list(range(0, 64, 10))
     assert [o for piece in cut for o in piece.offsets] == list(unit.offsets)
 
 
-def test_every_stage_is_measured_or_says_why_not(golden_tfrecords, actor, tmp_path):
-    bench = bench_of(sources_of(golden_tfrecords), seconds=0.4)
+def test_every_stage_is_measured_or_says_why_not(small_tfrecords, actor, tmp_path):
+    bench = bench_of(sources_of(small_tfrecords), seconds=0.4)
     found = measure_node(bench, stored(actor, tmp_path / "out"))
     assert set(found.rates) == ALL
     assert found.lacking == {"transfer": "there is no GPU"}
     assert found.rates["read"].tiles == 146
-    size = sum(f.stat().st_size for f in golden_tfrecords.glob("*.tfrecords"))
+    size = sum(f.stat().st_size for f in small_tfrecords.glob("*.tfrecords"))
     assert found.rates["read"].n_bytes == size
     for rate in (*found.rates.values(), found.whole):
         assert rate.tiles > 0
@@ -88,16 +88,16 @@ def test_every_stage_is_measured_or_says_why_not(golden_tfrecords, actor, tmp_pa
         assert found.seconds[stage] > 0
 
 
-def test_without_a_place_to_write_nothing_is_written(golden_tfrecords, actor):
-    found = measure_node(bench_of(sources_of(golden_tfrecords)), actor)
+def test_without_a_place_to_write_nothing_is_written(small_tfrecords, actor):
+    found = measure_node(bench_of(sources_of(small_tfrecords)), actor)
     for stage in ("write", "load", "cells"):
         assert stage not in found.rates
         assert "--out" in found.lacking[stage]
     assert found.seconds.get("write", 0.0) == 0.0
 
 
-def test_a_node_without_actors_reads_and_decodes(golden_tfrecords):
-    found = measure_node(bench_of(sources_of(golden_tfrecords)), None)
+def test_a_node_without_actors_reads_and_decodes(small_tfrecords):
+    found = measure_node(bench_of(sources_of(small_tfrecords)), None)
     assert set(found.rates) == {"read", "decode"}
     assert "no actor" in found.lacking["forward"]
     assert found.whole is None
@@ -122,16 +122,16 @@ def test_no_tile_can_be_read(tmp_path, actor):
         measure_node(bench_of(sources_of(tmp_path)), actor)
 
 
-def test_no_thread_stays(golden_tfrecords, actor):
+def test_no_thread_stays(small_tfrecords, actor):
     before = threading.active_count()
-    measure_node(bench_of(sources_of(golden_tfrecords)), actor)
+    measure_node(bench_of(sources_of(small_tfrecords)), actor)
     assert threading.active_count() <= before + actor.threads.count
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_the_loop_is_the_jobs_own_work(golden_tfrecords, actor, tmp_path, at_once):
+def test_the_loop_is_the_jobs_own_work(small_tfrecords, actor, tmp_path, at_once):
     """Rows of each unit, whatever is worked on at once, and files that stay few."""
-    units = some_units(sources_of(golden_tfrecords, 64))
+    units = some_units(sources_of(small_tfrecords, 64))
     several = Actor(**{**vars(stored(actor, tmp_path)), "at_once": at_once})
     loop = run_loop(several, units, 32, 0.2)
     assert loop.rate.tiles >= 64

@@ -165,10 +165,10 @@ class SlowStore(Store):
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_small_parts_of_a_slow_model_do_not_make_storage_look_slow(
-    golden_model, tmp_path, monkeypatch, slow
+    small_model, tmp_path, monkeypatch, slow
 ):
     unit, sources = unit_of(tmp_path / "a.tfrecords", [True] * 128)
-    features = Features(golden_model, batch_size=16, device="cpu")
+    features = Features(small_model, batch_size=16, device="cpu")
     if slow:
         monkeypatch.setattr(node, "_together", lambda *_: 16)
     with ThreadPoolExecutor(1) as pool:
