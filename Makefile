@@ -4,6 +4,7 @@
 #   make campaign    the fault campaign: jobs killed at SEEDS=50 moments, and all other
 #                    faults; benchmarks at a small size
 #   make lint        formatting, lint, types, import contracts
+#   make docs        the documentation as HTML, in docs/_build
 # PYTHON=python3.12 picks another interpreter, VENV=folder another place, OUT=folder
 # another place for the demo's results, PYTEST="tests/model -x" what pytest gets.
 
@@ -19,11 +20,11 @@ DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test campaign lint clean
+.PHONY: help demo test campaign lint docs clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python jobs/atlas.py --demo --out $(OUT)
@@ -41,8 +42,12 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(DEV_STAMP)
+	$(BIN)/python docs/verbs.py
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # pip is the last thing that venv puts there: a folder with it is a whole one.
 $(BIN)/pip:

@@ -1,5 +1,6 @@
 """Fixtures that all tests share: test data, one local Ray, hypothesis' profile."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -18,15 +19,16 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
-from tests.golden_runs import (  # noqa: E402, F401  (fixtures)
+from tests.small_runs import (  # noqa: E402, F401  (fixtures)
     command_line,
-    golden_dts,
-    golden_map,
-    golden_model,
-    golden_points,
-    golden_project,
     layers_dts,
     model_folder,
+    small_dts,
+    small_map,
+    small_model,
+    small_points,
+    small_project,
+    small_tfrecords,
 )
 from tests.verify_runs import (  # noqa: E402, F401  (fixtures)
     finished_run,
@@ -63,6 +65,18 @@ def goldens(test_data):
 def golden_tfrecords(goldens):
     """Five small slides g00..g04 as Slideflow wrote them, 96 px tiles."""
     return goldens / "tfrecords_jpg" / "96px_96um"
+
+
+@pytest.fixture(scope="session")
+def golden_model(goldens, tmp_path_factory):
+    """A model folder of the network that Slideflow's goldens were made with."""
+    folder = tmp_path_factory.mktemp("golden")
+    for name in ("golden_net.py", "golden_net.pt"):
+        shutil.copy(goldens / name, folder)
+    content = {"factory": "golden_net:ResNet", "weights": "golden_net.pt"}
+    content |= {"tile_px": 96, "mean": 0.5, "std": 0.5, "classes": 3}
+    (folder / "model.json").write_text(json.dumps(content))
+    return folder
 
 
 @pytest.fixture(scope="session")

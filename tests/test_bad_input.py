@@ -43,10 +43,10 @@ def test_an_empty_folder(refused, command_line, tmp_path):
     refused(command_line(tfrecords=tmp_path / "empty"), tmp_path / "empty", "tfrecord")
 
 
-def test_two_files_of_one_stem(refused, command_line, golden_tfrecords, tmp_path):
+def test_two_files_of_one_stem(refused, command_line, small_tfrecords, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / "t" / folder).mkdir(parents=True)
-        shutil.copy(golden_tfrecords / "g01.tfrecords", tmp_path / "t" / folder)
+        shutil.copy(small_tfrecords / "g01.tfrecords", tmp_path / "t" / folder)
     refused(command_line(tfrecords=tmp_path / "t"), "'g01'", "/a/g01.", "/b/g01.")
 
 
@@ -112,9 +112,9 @@ def test_weights_that_are_no_state_dict(
         ({"weights": "../net.safetensors"}, "leaves the model folder"),
         ({"weights": "/etc/passwd"}, "leaves the model folder"),
         ({"weights": "gone.safetensors"}, "gone.safetensors"),
-        ({"factory": "golden_net:missing"}, "golden_net:missing"),
+        ({"factory": "small_net:missing"}, "small_net:missing"),
         ({"factory": "nowhere_at_all:build"}, "nowhere_at_all"),
-        ({"kwargs": {"width": "wide"}}, "golden_net:ResNet"),
+        ({"kwargs": {"width": "wide"}}, "small_net:ResNet"),
         ({"classes": ["a", "b"]}, "2 classes"),
         ({"tile_px": -1}, "tile_px is -1"),
     ],

@@ -29,11 +29,11 @@ def failing(argv, capfd, code):
 
 @pytest.mark.parametrize("kind", ["no tfrecord", "no image_raw", "empty", "cut off"])
 def test_a_slide_that_fails(
-    ray_session, command_line, golden_tfrecords, tmp_path, capfd, kind
+    ray_session, command_line, small_tfrecords, tmp_path, capfd, kind
 ):
     folder = tmp_path / "t"
     folder.mkdir()
-    shutil.copy(golden_tfrecords / "g01.tfrecords", folder)
+    shutil.copy(small_tfrecords / "g01.tfrecords", folder)
     bad = folder / "bad.tfrecords"
     if kind == "no tfrecord":
         bad.write_bytes(b"slide,label\nno,tfrecord\n" * 40)
@@ -43,7 +43,7 @@ def test_a_slide_that_fails(
         )
         bad.write_bytes(frame(payload) * 3)
     elif kind == "cut off":
-        whole = (golden_tfrecords / "g02.tfrecords").read_bytes()
+        whole = (small_tfrecords / "g02.tfrecords").read_bytes()
         bad.write_bytes(whole[:-500])
     else:
         bad.write_bytes(b"")
@@ -65,13 +65,13 @@ def test_not_one_tile(ray_session, command_line, tmp_path, capfd):
 
 
 def test_a_run_of_another_configuration(
-    ray_session, command_line, golden_dts, golden_project, capfd
+    ray_session, command_line, small_dts, small_project, capfd
 ):
     argv = command_line(
-        out=golden_dts.run.uri, tfrecords=golden_project / "tfrecords", pooling="max"
+        out=small_dts.run.uri, tfrecords=small_project / "tfrecords", pooling="max"
     )
     line = failing(argv, capfd, 2)
-    for word in (golden_dts.run.uri, 'pooling was "none", now "max"', "--overwrite"):
+    for word in (small_dts.run.uri, 'pooling was "none", now "max"', "--overwrite"):
         assert word in line
 
 
@@ -82,8 +82,8 @@ def test_a_file_where_the_run_shall_be(ray_session, command_line, tmp_path, capf
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_a_layer_that_was_not_stored(ray_session, golden_dts, capfd):
-    argv = ["map", "--out", golden_dts.run.uri, "--layer", "layer1"]
+def test_a_layer_that_was_not_stored(ray_session, small_dts, capfd):
+    argv = ["map", "--out", small_dts.run.uri, "--layer", "layer1"]
     line = failing(argv, capfd, 2)
     assert "'layer1'" in line
     assert "postconv" in line

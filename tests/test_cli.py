@@ -198,8 +198,8 @@ def test_in_another_thread(capsys):
     assert codes == [2]
 
 
-def test_layers(golden_model, capsys):
-    assert cli.main(["layers", str(golden_model)]) == 0
+def test_layers(small_model, capsys):
+    assert cli.main(["layers", str(small_model)]) == 0
     rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert ["layer1", "Block", "(32, 12, 12)"] in rows
     assert ["fc", "Linear", "(3,)"] in rows
@@ -207,11 +207,11 @@ def test_layers(golden_model, capsys):
     assert rows[-1] == ["postconv", "(64,)"]
 
 
-def test_slides_without_label_are_said(golden_tfrecords, tmp_path, caplog):
+def test_slides_without_label_are_said(small_tfrecords, tmp_path, caplog):
     """Then the model is missed: labels are looked at first."""
     path = tmp_path / "annotations.csv"
     path.write_text("slide,subtype\ng00,a\ng03,b\n")
-    argv = ["atlas", "--tfrecords", str(golden_tfrecords), "--out", str(tmp_path / "r")]
+    argv = ["atlas", "--tfrecords", str(small_tfrecords), "--out", str(tmp_path / "r")]
     logging.getLogger("raylatent").addHandler(caplog.handler)
     try:
         assert cli.main([*argv, "--annotations", str(path), "--label", "subtype"]) == 2
@@ -238,7 +238,7 @@ def test_umap_arguments_are_json_or_words(pairs, other):
 
 
 def test_atlas_without_rows_ends_before_the_map(
-    golden_tfrecords, tmp_path, monkeypatch, capsys
+    small_tfrecords, tmp_path, monkeypatch, capsys
 ):
     import types
 
@@ -246,7 +246,7 @@ def test_atlas_without_rows_ends_before_the_map(
 
     report = types.SimpleNamespace(n_rows=0, failed=["a"])
     monkeypatch.setattr(verbs, "_compute", lambda config: report)
-    argv = ["atlas", "--tfrecords", str(golden_tfrecords), "--out", str(tmp_path)]
+    argv = ["atlas", "--tfrecords", str(small_tfrecords), "--out", str(tmp_path)]
     assert cli.main([*argv, "--model", "timm:resnet18"]) == 1
     said = capsys.readouterr().err
     assert said == (

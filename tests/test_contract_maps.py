@@ -16,30 +16,30 @@ N_TILES = dict(zip(SLIDES, [1, 7, 33, 64, 41], strict=True))
 
 
 @pytest.fixture
-def sm(golden_map):
+def sm(small_map):
     """A map of one's own: labels and filters change it."""
-    return sf.SlideMap.load(f"{golden_map.run.uri}/maps/default")
+    return sf.SlideMap.load(f"{small_map.run.uri}/maps/default")
 
 
-def test_the_same_map_again_is_opened_and_others_replace_it(golden_dts):
-    folder = Path(golden_dts.run.uri) / "maps" / "twice"
-    first = golden_dts.map_activations(n_neighbors=10, min_dist=0.2, name="twice")
+def test_the_same_map_again_is_opened_and_others_replace_it(small_dts):
+    folder = Path(small_dts.run.uri) / "maps" / "twice"
+    first = small_dts.map_activations(n_neighbors=10, min_dist=0.2, name="twice")
     before = (folder / "map.json").stat().st_mtime_ns
-    again = golden_dts.map_activations(min_dist=0.2, n_neighbors=10, name="twice")
+    again = small_dts.map_activations(min_dist=0.2, n_neighbors=10, name="twice")
     assert (folder / "map.json").stat().st_mtime_ns == before
     np.testing.assert_array_equal(first.x, again.x)
-    other = golden_dts.map_activations(n_neighbors=15, min_dist=0.2, name="twice")
+    other = small_dts.map_activations(n_neighbors=15, min_dist=0.2, name="twice")
     assert (folder / "map.json").stat().st_mtime_ns != before
     assert not np.array_equal(first.x, other.x)
     for wrong in ({"n_components": 3}, {"densmap": True}, {"target_metric": "l2"}):
         with pytest.raises(MapError, match=next(iter(wrong))):
-            golden_dts.map_activations(**wrong)
+            small_dts.map_activations(**wrong)
 
 
-def test_a_map_has_every_tile(golden_map):
-    assert len(golden_map) == sum(N_TILES.values())
-    assert golden_map.data.groupby("slide").size().to_dict() == N_TILES
-    assert np.isfinite(golden_map.x).all()
+def test_a_map_has_every_tile(small_map):
+    assert len(small_map) == sum(N_TILES.values())
+    assert small_map.data.groupby("slide").size().to_dict() == N_TILES
+    assert np.isfinite(small_map.x).all()
 
 
 def test_plot(sm):
@@ -50,11 +50,11 @@ def test_plot(sm):
     plt.close(axes.figure)
 
 
-def test_label_by_slide_plots_the_labels(sm, golden_project):
+def test_label_by_slide_plots_the_labels(sm, small_project):
     import matplotlib.pyplot as plt
 
     labels, unique = (
-        sf.Project(golden_project).dataset().labels("subtype", format="name")
+        sf.Project(small_project).dataset().labels("subtype", format="name")
     )
     sm.label_by_slide(labels)
     assert sm.data["label"].tolist() == [labels[s] for s in sm.data["slide"]]
@@ -64,26 +64,24 @@ def test_label_by_slide_plots_the_labels(sm, golden_project):
     plt.close(axes.figure)
 
 
-def test_umap_transform(sm, golden_dts):
-    rows = np.concatenate([golden_dts.activations[s] for s in golden_dts.slides])
+def test_umap_transform(sm, small_dts):
+    rows = np.concatenate([small_dts.activations[s] for s in small_dts.slides])
     places = sm.umap_transform(rows)
     assert places.shape == (len(rows), 2)
     np.testing.assert_array_equal(places, np.stack([sm.x, sm.y], axis=1))
     np.testing.assert_array_equal(sm.umap_transform(rows[7:8]), places[7:8])
 
 
-def test_cluster_neighbors_and_predictions(sm, golden_project, golden_dts):
+def test_cluster_neighbors_and_predictions(sm, small_project, small_dts):
     sm.cluster(3)
     assert sm.data["cluster"].nunique() == 3
-    labels, _ = sf.Project(golden_project).dataset().labels("subtype", format="name")
+    labels, _ = sf.Project(small_project).dataset().labels("subtype", format="name")
     sm.neighbors()
     assert sm.data["num_unique_neighbors"].between(1, 5).all()
     sm.neighbors(labels, method="features", k=5)
     assert sm.data["percent_matching_categories"].between(0, 1).all()
     sm.label_by_preds(1)
-    wanted = np.concatenate(
-        [golden_dts.predictions[s][:, 1] for s in golden_dts.slides]
-    )
+    wanted = np.concatenate([small_dts.predictions[s][:, 1] for s in small_dts.slides])
     np.testing.assert_array_equal(sm.data["label"], wanted)
 
 
@@ -93,12 +91,12 @@ def test_filter(sm):
     assert len(sm) == 7 + 64
 
 
-def test_save_and_load(sm, golden_dts, tmp_path):
+def test_save_and_load(sm, small_dts, tmp_path):
     for folder in (tmp_path / "a", f"{tmp_path}/b/"):
         sm.save(folder)
         loaded = sf.SlideMap.load(folder)
         np.testing.assert_array_equal(loaded.x, sm.x)
-        rows = golden_dts.activations["g04"]
+        rows = small_dts.activations["g04"]
         np.testing.assert_array_equal(
             loaded.umap_transform(rows), sm.umap_transform(rows)
         )
@@ -111,13 +109,13 @@ def test_save_a_picture(sm, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["umap.png"]
 
 
-def test_generate_mosaic_three_ways(golden_project, golden_dts, sm):
+def test_generate_mosaic_three_ways(small_project, small_dts, sm):
     arguments = {"n_neighbors": 10, "min_dist": 0.2}
-    by_project = sf.Project(golden_project).generate_mosaic(
-        golden_dts, umap_kwargs=arguments, num_tiles_x=10
+    by_project = sf.Project(small_project).generate_mosaic(
+        small_dts, umap_kwargs=arguments, num_tiles_x=10
     )
     by_map = sm.generate_mosaic(num_tiles_x=10)
-    by_class = sf.Mosaic(sm, num_tiles_x=10, tfrecords=[str(golden_project)])
+    by_class = sf.Mosaic(sm, num_tiles_x=10, tfrecords=[str(small_project)])
     for mosaic in (by_project, by_map, by_class):
         assert mosaic.cells.equals(by_map.cells)
         assert isinstance(mosaic.slide_map, sf.SlideMap)
@@ -146,10 +144,10 @@ def test_mosaic_of_arrays():
 
 
 @pytest.mark.parametrize("how", ["path", "slide", "folder"])
-def test_mosaic_of_tuples(golden_tfrecords, tmp_path, how):
-    file = golden_tfrecords / "g03.tfrecords"
+def test_mosaic_of_tuples(small_tfrecords, tmp_path, how):
+    file = small_tfrecords / "g03.tfrecords"
     name = str(file) if how == "path" else "g03"
-    given = {"path": None, "slide": [file], "folder": str(golden_tfrecords)}[how]
+    given = {"path": None, "slide": [file], "folder": str(small_tfrecords)}[how]
     coords = np.random.default_rng(0).random((64, 2))
     mosaic = sf.Mosaic(
         [(name, i) for i in range(64)], coords, tfrecords=given, num_tiles_x=6

@@ -40,10 +40,10 @@ def records_of(file):
 
 
 @pytest.fixture(scope="module")
-def odd_tfrecords(golden_tfrecords, tmp_path_factory):
+def odd_tfrecords(small_tfrecords, tmp_path_factory):
     """g01's seven tiles under odd names, some of them broken."""
     folder = tmp_path_factory.mktemp("odd")
-    tiles = records_of(golden_tfrecords / "g01.tfrecords")
+    tiles = records_of(small_tfrecords / "g01.tfrecords")
     for slide in ODD:
         records = [
             TileRecord(
@@ -59,10 +59,10 @@ def odd_tfrecords(golden_tfrecords, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def odd(ray_session, odd_tfrecords, golden_model, tmp_path_factory):
+def odd(ray_session, odd_tfrecords, small_model, tmp_path_factory):
     """A layer of maps and predictions of them."""
     return sf.DatasetFeatures(
-        golden_model,
+        small_model,
         odd_tfrecords,
         layers="layer2",
         outdir=tmp_path_factory.mktemp("run") / "ä run",
@@ -72,12 +72,12 @@ def odd(ray_session, odd_tfrecords, golden_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plain(golden_model, golden_tfrecords):
+def plain(small_model, small_tfrecords):
     """The seven tiles through the network, by the plain loop."""
     from raylatent.tiles.decode import decode_image
 
-    ftrs = sf.model.Features(golden_model, layers="layer2", include_preds=True)
-    tiles = records_of(golden_tfrecords / "g01.tfrecords")
+    ftrs = sf.model.Features(small_model, layers="layer2", include_preds=True)
+    tiles = records_of(small_tfrecords / "g01.tfrecords")
     pixels = np.stack([decode_image(tile.image_raw) for tile in tiles])
     return (*ftrs(pixels), np.array([(tile.loc_x, tile.loc_y) for tile in tiles]))
 
@@ -115,7 +115,7 @@ def test_bags_are_flat_and_named_as_the_slides(odd, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_side_by_side_only_tiles_that_both_have(odd, golden_model, tmp_path):
+def test_side_by_side_only_tiles_that_both_have(odd, small_model, tmp_path):
     """`007` lacks its first tile here, and its last one there."""
     folder = tmp_path / "t"
     folder.mkdir()
@@ -126,7 +126,7 @@ def test_side_by_side_only_tiles_that_both_have(odd, golden_model, tmp_path):
         folder / "007.tfrecords", [*tiles, TileRecord(b"broken", "007", 6, 6)]
     )
     other = sf.DatasetFeatures(
-        golden_model, [folder], outdir=tmp_path / "run", max_bad_fraction=1, actors=1
+        small_model, [folder], outdir=tmp_path / "run", max_bad_fraction=1, actors=1
     )
     both = sf.DatasetFeatures.concat([odd, other])
     assert both.slides == ["007"]
@@ -144,7 +144,7 @@ def test_side_by_side_only_tiles_that_both_have(odd, golden_model, tmp_path):
 
 
 def test_a_slide_that_fails_is_named_and_the_rest_is_kept(
-    ray_session, odd_tfrecords, golden_model, tmp_path
+    ray_session, odd_tfrecords, small_model, tmp_path
 ):
     folder = tmp_path / "t"
     shutil.copytree(odd_tfrecords, folder)
@@ -154,19 +154,19 @@ def test_a_slide_that_fails_is_named_and_the_rest_is_kept(
     with pytest.raises(
         IncompleteError, match=r"1 of 2 slides failed, as 'x\.y'"
     ) as error:
-        sf.DatasetFeatures(golden_model, folder, outdir=tmp_path / "run", actors=1)
+        sf.DatasetFeatures(small_model, folder, outdir=tmp_path / "run", actors=1)
     assert str(tmp_path / "run") in str(error.value)
     dts = sf.DatasetFeatures.open(tmp_path / "run")
     assert dts.activations["a b=1%:✓"].shape == (7, 64)
     assert len(dts.activations["x.y"]) == 0
 
 
-def test_a_module_from_python(ray_session, golden_tfrecords, tmp_path):
+def test_a_module_from_python(ray_session, small_tfrecords, tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 9, 9), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.train()
     dts = sf.DatasetFeatures(
-        net, golden_tfrecords / "g02.tfrecords", outdir=tmp_path / "run", actors=1
+        net, small_tfrecords / "g02.tfrecords", outdir=tmp_path / "run", actors=1
     )
     assert net.training
     assert dts.activations["g02"].shape == (33, 4)
@@ -174,10 +174,10 @@ def test_a_module_from_python(ray_session, golden_tfrecords, tmp_path):
     assert dts.run.settings()["fields"]["tile_px"] == PX  # of the tiles themselves
 
 
-def test_float16(ray_session, golden_tfrecords, golden_model, golden_dts, tmp_path):
+def test_float16(ray_session, small_tfrecords, small_model, small_dts, tmp_path):
     dts = sf.DatasetFeatures(
-        golden_model,
-        str(golden_tfrecords / "g02.tfrecords"),
+        small_model,
+        str(small_tfrecords / "g02.tfrecords"),
         outdir=str(tmp_path / "run"),
         dtype="float16",
         include_preds=False,
@@ -185,13 +185,13 @@ def test_float16(ray_session, golden_tfrecords, golden_model, golden_dts, tmp_pa
     )
     acts = dts.activations["g02"]
     assert acts.dtype == np.float16
-    np.testing.assert_allclose(acts, golden_dts.activations["g02"], atol=0.01)
+    np.testing.assert_allclose(acts, small_dts.activations["g02"], atol=0.01)
 
 
-def test_a_run_at_a_uri(ray_session, golden_dts):
-    uri = f"file://{golden_dts.run.uri}"
+def test_a_run_at_a_uri(ray_session, small_dts):
+    uri = f"file://{small_dts.run.uri}"
     dts = sf.DatasetFeatures.open(uri)
-    np.testing.assert_array_equal(dts.activations["g01"], golden_dts.activations["g01"])
+    np.testing.assert_array_equal(dts.activations["g01"], small_dts.activations["g01"])
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,11 @@ def test_a_run_at_a_uri(ray_session, golden_dts):
     ],
 )
 def test_arguments_that_make_no_sense(
-    golden_model, golden_tfrecords, tmp_path, options, error, said
+    small_model, small_tfrecords, tmp_path, options, error, said
 ):
     given = {
-        "model": golden_model,
-        "dataset": golden_tfrecords,
+        "model": small_model,
+        "dataset": small_tfrecords,
         "outdir": tmp_path / "run",
         **options,
     }

@@ -19,6 +19,27 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
+def golden_dts(ray_session, golden_model, golden_tfrecords, tmp_path_factory):
+    """The goldens' `postconv` and predictions."""
+    out = tmp_path_factory.mktemp("goldens") / "run"
+    return sf.DatasetFeatures(golden_model, golden_tfrecords, outdir=out, actors=1)
+
+
+@pytest.fixture(scope="module")
+def layers_dts(ray_session, golden_tfrecords, golden_model, tmp_path_factory):
+    """Two layers, pooled, without predictions."""
+    return sf.DatasetFeatures(
+        golden_model,
+        golden_tfrecords,
+        layers=["layer1", "postconv"],
+        pooling="avg",
+        include_preds=False,
+        outdir=tmp_path_factory.mktemp("layers") / "run",
+        actors=1,
+    )
+
+
+@pytest.fixture(scope="module")
 def postconv(goldens):
     with np.load(goldens / "dts_postconv_jpg.npz") as archive:
         return dict(archive)

@@ -71,11 +71,11 @@ def test_an_array_of_images_and_mixed_ones(pictures):
     np.testing.assert_array_equal(pixels[:16, :16], pictures[1])
 
 
-def test_tuples_of_slides_and_paths(golden_tfrecords):
-    folder = str(golden_tfrecords)
+def test_tuples_of_slides_and_paths(small_tfrecords):
+    folder = str(small_tfrecords)
     named = [("g03", 0), ("g01", 6), ("g04", 40), ("g00", 0)]
     by_name = Mosaic(named, CORNERS, tfrecords=[folder], num_tiles_x=2, cell_px=96)
-    paths = [(golden_tfrecords / f"{slide}.tfrecords", i) for slide, i in named]
+    paths = [(small_tfrecords / f"{slide}.tfrecords", i) for slide, i in named]
     by_path = Mosaic(paths, CORNERS, num_tiles_x=2, cell_px=96)
     assert by_name.cells == by_path.cells
     image = by_name.picture()
@@ -88,8 +88,8 @@ def test_tuples_of_slides_and_paths(golden_tfrecords):
         np.testing.assert_array_equal(shown, expected)
 
 
-def test_points_of_a_map(golden_points):
-    points, uris = golden_points
+def test_points_of_a_map(small_points):
+    points, uris = small_points
     mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=6, cell_px=96)
     image = mosaic.picture()
     for cell in mosaic.cells.to_pylist()[::5]:
@@ -102,8 +102,8 @@ def test_points_of_a_map(golden_points):
 
 
 @pytest.mark.parametrize("select", ["nearest", "medoid", "first"])
-def test_the_order_of_points_does_not_show(golden_points, select):
-    points, uris = golden_points
+def test_the_order_of_points_does_not_show(small_points, select):
+    points, uris = small_points
     features = np.random.default_rng(1).normal(size=(len(points), 9))
     order = np.random.default_rng(2).permutation(len(points))
     one, two = (
@@ -122,16 +122,16 @@ def test_the_order_of_points_does_not_show(golden_points, select):
     assert one.picture().tobytes() == two.picture().tobytes()
 
 
-def test_a_slide_map(golden_points):
-    points, uris = golden_points
+def test_a_slide_map(small_points):
+    points, uris = small_points
     slide_map = types.SimpleNamespace(points=points)
     mosaic = Mosaic(slide_map, tfrecords=list(uris.values()), num_tiles_x=5)
     assert mosaic.slide_map is slide_map
     assert mosaic.cells == Mosaic.from_points(points, num_tiles_x=5).cells
 
 
-def test_slideflows_words(golden_points):
-    points, _ = golden_points
+def test_slideflows_words(small_points):
+    points, _ = small_points
     features = np.random.default_rng(1).normal(size=(len(points), 3))
     word = Mosaic(points, tile_select="centroid", features=features, num_tiles_x=3)
     ours = Mosaic(points, select="medoid", features=features, num_tiles_x=3)
@@ -182,8 +182,8 @@ def test_flat_maps_are_drawn(pictures, places):
     assert one.picture().size == (8, 8)
 
 
-def test_a_slide_in_focus(golden_points):
-    points, uris = golden_points
+def test_a_slide_in_focus(small_points):
+    points, uris = small_points
     mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=20, cell_px=8)
     image = mosaic.picture(focus_slide="g00")
     drawn = [
@@ -198,8 +198,8 @@ def test_a_slide_in_focus(golden_points):
         Mosaic([picture(0)], [(0, 0)]).picture(focus_slide="g00")
 
 
-def test_a_slide_that_has_no_file(golden_points):
-    points, uris = golden_points
+def test_a_slide_that_has_no_file(small_points):
+    points, uris = small_points
     with pytest.raises(MapError, match="no slide 'g03' among the tfrecords: near it"):
         Mosaic.from_points(
             points, tfrecords={k: v for k, v in uris.items() if k != "g03"}
@@ -238,23 +238,23 @@ def test_unknown_look(pictures):
 
 
 def test_two_files_of_one_stem_matter_only_where_the_slide_is_needed(
-    golden_points, golden_tfrecords, tmp_path
+    small_points, small_tfrecords, tmp_path
 ):
     import shutil
 
     from raylatent.errors import SourceError
 
-    points = golden_points[0]
+    points = small_points[0]
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         shutil.copy(
-            golden_tfrecords / "g00.tfrecords", tmp_path / folder / "x.tfrecords"
+            small_tfrecords / "g00.tfrecords", tmp_path / folder / "x.tfrecords"
         )
-    for path in golden_tfrecords.glob("*.tfrecords"):
+    for path in small_tfrecords.glob("*.tfrecords"):
         shutil.copy(path, tmp_path / "one")
     mosaic = Mosaic(points, tfrecords=[str(tmp_path)], num_tiles_x=4, cell_px=16)
     mosaic.save(tmp_path / "mosaic.png")
     assert mosaic.failed == {}
-    shutil.copy(golden_tfrecords / "g03.tfrecords", tmp_path / "two")
+    shutil.copy(small_tfrecords / "g03.tfrecords", tmp_path / "two")
     with pytest.raises(SourceError, match="two files are called 'g03'"):
         Mosaic(points, tfrecords=[str(tmp_path)], num_tiles_x=4)

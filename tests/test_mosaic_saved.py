@@ -21,8 +21,8 @@ def pictures():
     return list(rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
 
 
-def test_saved_in_a_folder(golden_points, tmp_path):
-    points, uris = golden_points
+def test_saved_in_a_folder(small_points, tmp_path):
+    points, uris = small_points
     x = points["x"].to_numpy().copy()
     x[3] = np.nan
     points = points.set_column(points.column_names.index("x"), "x", pa.array(x))
@@ -74,8 +74,8 @@ def test_saved_as_a_picture(pictures, tmp_path, monkeypatch):
         mosaic.save("mosaic.pdf")
 
 
-def test_the_report(pictures, golden_points, tmp_path):
-    points, _ = golden_points
+def test_the_report(pictures, small_points, tmp_path):
+    points, _ = small_points
     mosaic = Mosaic.from_points(points, num_tiles_x=3)
     mosaic.save_report(tmp_path / "report.csv")
     lines = (tmp_path / "report.csv").read_text().splitlines()
@@ -95,8 +95,8 @@ def test_plot_overlays_the_scatter(pictures):
     plt.close("all")
 
 
-def test_tiles_that_cannot_be_read(golden_points, tmp_path, caplog):
-    points, uris = golden_points
+def test_tiles_that_cannot_be_read(small_points, tmp_path, caplog):
+    points, uris = small_points
     moved = {**uris, "g03": str(tmp_path / "g03.tfrecords")}
     mosaic = Mosaic.from_points(points, tfrecords=moved, num_tiles_x=5, cell_px=10)
     mosaic.export(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Other engines read a run's rows as the README shows, and slides keep their names."""
+"""Other engines read a run's rows as the documents show, and slides keep their names."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from raylatent.errors import RunError
 from raylatent.parts import write_part
 from raylatent.run import ACTIVATIONS, RunDirectory
 
-README = Path(__file__).parents[1] / "README.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "run-directory.md"
 SLIDES = [
     "007",
     "2024-01-31",
@@ -86,11 +86,11 @@ def float16_run(tmp_path_factory):
 
 
 def snippet(language, word):
-    """The README's block in a language that has a word, about `out/run`."""
-    text = README.read_text(encoding="utf-8")
+    """The document's block in a language that has a word, about `out/run`."""
+    text = DOCUMENT.read_text(encoding="utf-8")
     blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     found = [block for block in blocks if word in block and "out/run" in block]
-    assert len(found) == 1, f"{len(found)} blocks with {word} in README.md"
+    assert len(found) == 1, f"{len(found)} blocks with {word} in {DOCUMENT.name}"
     return found[0]
 
 
@@ -201,9 +201,9 @@ def evaluate(code, run):
     tree = ast.parse(code.replace("out/run", run.uri))
     names = {}
     body = ast.Module(tree.body[:-1], type_ignores=[])
-    exec(compile(body, "README.md", "exec"), names)  # noqa: S102
+    exec(compile(body, DOCUMENT.name, "exec"), names)  # noqa: S102
     return eval(  # noqa: S307
-        compile(ast.Expression(tree.body[-1].value), "README.md", "eval"), names
+        compile(ast.Expression(tree.body[-1].value), DOCUMENT.name, "eval"), names
     )
 
 

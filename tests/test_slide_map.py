@@ -257,13 +257,13 @@ def test_neighbors_as_counted_by_hand():
         slide_map.neighbors(method="pca")
 
 
-def test_mosaic_is_of_this_maps_points(golden_tfrecords):
+def test_mosaic_is_of_this_maps_points(small_tfrecords):
     slide_map = SlideMap.from_xy(
         [0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 0.0, 1.0],
         ["g02", "g02", "g03", "g03"], [0, 5, 1, 2],
     )  # fmt: skip
     slide_map.label_by_slide({"g02": "t", "g03": "n"})
-    mosaic = slide_map.generate_mosaic(tfrecords=[str(golden_tfrecords)], num_tiles_x=4)
+    mosaic = slide_map.generate_mosaic(tfrecords=[str(small_tfrecords)], num_tiles_x=4)
     assert mosaic.slide_map is slide_map
     assert sorted(mosaic.cells["tile_index"].to_pylist()) == [0, 1, 2, 5]
     assert mosaic.cells["label_counts"].to_pylist()[0] == [("t", 1)]

@@ -23,11 +23,11 @@ def slides(test_data):
 
 
 @pytest.fixture(scope="module")
-def atlas(ray_session, golden_model, slides, test_data, tmp_path_factory):
+def atlas(ray_session, small_model, slides, test_data, tmp_path_factory):
     """The whole job on real slides, the broken ones among them: exit code and folder."""
     out = tmp_path_factory.mktemp("atlas") / "run"
     folders = [slides, test_data / "data" / "broken"]
-    argv = ["atlas", "--slides", *folders, "--model", golden_model]
+    argv = ["atlas", "--slides", *folders, "--model", small_model]
     argv += ["--tile-px", 224, "--tile-um", 112, "--mpp", 0.5]
     argv += ["--n-neighbors", 10, "--num-tiles-x", 10, "--out", out]
     return cli.main([str(part) for part in argv]), out
@@ -95,8 +95,8 @@ def test_a_slide_without_mpp_says_what_to_do(slides):
         sf.WSI(slides / f"{TCGA}.svs", 224, 112)
 
 
-def test_slides_need_a_size(golden_model, slides, tmp_path, capsys):
-    argv = ["atlas", "--slides", slides, "--model", golden_model, "--out", tmp_path]
+def test_slides_need_a_size(small_model, slides, tmp_path, capsys):
+    argv = ["atlas", "--slides", slides, "--model", small_model, "--out", tmp_path]
     assert cli.main([str(part) for part in argv]) == 2
     assert "--tile-um" in capsys.readouterr().err
 
@@ -112,12 +112,12 @@ def project(slides, tmp_path):
     return sf.Project(folder)
 
 
-def test_a_project_of_slides(ray_session, project, golden_model):
+def test_a_project_of_slides(ray_session, project, small_model):
     dataset = project.dataset(tile_px=96, tile_um=192)
     assert dataset.slides() == [CMU, TCGA]
     assert dataset.tfrecords() == []
     assert len(dataset.slide_paths()) == 2
-    features = project.generate_features(golden_model, dataset)
+    features = project.generate_features(small_model, dataset)
     wsi = sf.WSI(dataset.slide_paths()[1], 96, 192, mpp=0.5)
     wsi.qc("otsu")
     wsi.filter()
@@ -126,12 +126,12 @@ def test_a_project_of_slides(ray_session, project, golden_model):
     assert filtered.slide_paths() == dataset.slide_paths()[:1]
 
 
-def test_a_project_extracts_its_slides(ray_session, project, golden_model):
+def test_a_project_extracts_its_slides(ray_session, project, small_model):
     cut = project.dataset(tile_px=96, tile_um=192)
-    straight = project.generate_features(golden_model, cut)
+    straight = project.generate_features(small_model, cut)
     extracted = project.extract_tiles(96, 192, img_format="png")
     assert len(extracted.tfrecords()) == 2
-    again = project.generate_features(golden_model, project.dataset(96, 192))
+    again = project.generate_features(small_model, project.dataset(96, 192))
     for slide in (CMU, TCGA):
         np.testing.assert_allclose(
             again.activations[slide], straight.activations[slide], atol=1e-4

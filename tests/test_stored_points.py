@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.ray]
 
 
 @pytest.fixture
-def map_folder(golden_dts, golden_map):
+def map_folder(small_dts, small_map):
     """Of the golden run's map."""
-    return f"{golden_dts.run.uri}/maps/default"
+    return f"{small_dts.run.uri}/maps/default"
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def test_blocks_are_the_whole(map_folder):
 
 @pytest.mark.parametrize("grid", ["square", "slideflow"])
 @pytest.mark.parametrize("select", ["nearest", "medoid", "first"])
-def test_a_mosaic(golden_dts, map_folder, small_blocks, select, grid):
+def test_a_mosaic(small_dts, map_folder, small_blocks, select, grid):
     of_map = SlideMap.load(map_folder)
     labels = {"g00": "a", "g01": "b", "g03": "b"}
     of_map.label_by_slide(labels)
     options = {"num_tiles_x": 6, "select": select, "grid": grid, "cell_px": 24}
     held = of_map.generate_mosaic(**options)
-    stored = Mosaic(StoredPoints(map_folder, golden_dts.run), labels=labels, **options)
+    stored = Mosaic(StoredPoints(map_folder, small_dts.run), labels=labels, **options)
     assert stored.cells.equals(held.cells)
     assert np.array_equal(stored.picture(), held.picture())
     row, col = (held.cells[name][0].as_py() for name in ("row", "col"))

@@ -30,7 +30,7 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def finished_run(ray_session, golden_model, golden_tfrecords, tmp_path_factory):
+def finished_run(ray_session, small_model, small_tfrecords, tmp_path_factory):
     """The run; it must not be changed."""
     from raylatent import cli
     from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
@@ -39,7 +39,7 @@ def finished_run(ray_session, golden_model, golden_tfrecords, tmp_path_factory):
     root = tmp_path_factory.mktemp("verified")
     sources = root / "sources"
     sources.mkdir()
-    path = str(golden_tfrecords / "g03.tfrecords")
+    path = str(small_tfrecords / "g03.tfrecords")
     index = index_tfrecord(path)
     tiles = [
         parse_example(payload)
@@ -54,7 +54,7 @@ def finished_run(ray_session, golden_model, golden_tfrecords, tmp_path_factory):
         ]
         write_tfrecord(sources / f"{slide}.tfrecords", records)
     argv = (
-        *("atlas", "--tfrecords", str(sources), "--model", str(golden_model)),
+        *("atlas", "--tfrecords", str(sources), "--model", str(small_model)),
         *("--unit-tiles", str(UNIT_TILES), "--actors", "1", "--n-neighbors", "5"),
         *("--umap", "n_epochs=20", "--num-tiles-x", "6", "--cell-px", "24"),
         *("--max-bad-fraction", "1", "--out", str(root / "run")),

@@ -1,8 +1,6 @@
 """Small slides, a small model, the plain loop, and processes that end with a test."""
 
 import importlib.util
-import json
-import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,33 +10,17 @@ import pyarrow as pa
 import pytest
 
 from raylatent import schema
+from tests.small_data import make_model_folder
 
 CLASSES = ["adeno", "squamous", "other"]
 
 
 @pytest.fixture(scope="session")
-def golden_model(goldens, tmp_path_factory):
-    """A model folder: golden_net with its weights, 96 px, 3 classes."""
-    import torch
-    from safetensors.torch import save_file
-
-    folder = tmp_path_factory.mktemp("golden_model")
-    shutil.copy(goldens / "golden_net.py", folder)
-    state = torch.load(goldens / "golden_net.pt", weights_only=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in state.items()},
-        folder / "weights.safetensors",
-    )
-    spec = {
-        "factory": "golden_net:build",
-        "weights": "weights.safetensors",
-        "tile_px": 96,
-        "mean": [0.5] * 3,
-        "std": [0.5] * 3,
-        "classes": CLASSES,
-    }
-    (folder / "model.json").write_text(json.dumps(spec))
-    return str(folder)
+def small_model(tmp_path_factory):
+    """A model folder: the small network with its weights, 96 px, 3 classes."""
+    folder = tmp_path_factory.mktemp("model") / "small"
+    changes = {"factory": "small_net:build", "classes": CLASSES, "outcome": ...}
+    return str(make_model_folder(folder, **changes))
 
 
 def _tiles(path):
@@ -50,9 +32,9 @@ def _tiles(path):
 
 
 @pytest.fixture(scope="session")
-def tiles(golden_tfrecords):
-    """The 64 tiles of the golden slide g03."""
-    return _tiles(golden_tfrecords / "g03.tfrecords")
+def tiles(small_tfrecords):
+    """The 64 tiles of the small slide g03."""
+    return _tiles(small_tfrecords / "g03.tfrecords")
 
 
 @pytest.fixture(scope="session")
@@ -188,10 +170,10 @@ def assert_rows():
 
 
 @pytest.fixture(scope="session")
-def assert_same(golden_model, plain_loop, assert_rows):
+def assert_same(small_model, plain_loop, assert_rows):
     """Assert that a run's rows are those of the plain loop over the same files."""
 
-    def check(out, tfrecords, *, model=golden_model, unit_tiles=20, **options):
+    def check(out, tfrecords, *, model=small_model, unit_tiles=20, **options):
         expected = plain_loop(model, tfrecords, unit_tiles=unit_tiles, **options)
         assert_rows(out, expected)
 
@@ -214,13 +196,13 @@ def in_process(ray_session, monkeypatch):
 
 
 @pytest.fixture
-def compute(golden_model):
+def compute(small_model):
     """Compute activations with options of ActivationsConfig; the report."""
     from raylatent.config import ActivationsConfig
     from raylatent.engine.activations import compute_activations
     from raylatent.model.spec import model_spec
 
-    def run(out, tfrecords, *, model=golden_model, **options):
+    def run(out, tfrecords, *, model=small_model, **options):
         options.setdefault("unit_tiles", 20)
         config = ActivationsConfig(
             out=str(out), tfrecords=tuple(map(str, tfrecords)), **options

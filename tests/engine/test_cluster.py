@@ -120,14 +120,14 @@ def test_the_copy_of_the_working_directory_is_refused(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def sights(tmp_path, golden_model, tiles, write_slide):
+def sights(tmp_path, small_model, tiles, write_slide):
     """What a node sees when all is well."""
     run, source = tmp_path / "run", tmp_path / "tfrecords"
     run.mkdir()
     source.mkdir()
     uri = str(write_slide(source, "a", tiles[:2]))
     (run / "probe").write_text("proof")
-    spec = model_spec(golden_model)
+    spec = model_spec(small_model)
     return Sights(
         store=Store(run),
         name="probe",

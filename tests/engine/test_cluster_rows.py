@@ -22,11 +22,11 @@ def source(tmp_path_factory, tiles, write_slide):
 
 
 def test_rows_are_those_of_the_plain_loop(
-    tmp_path, source, sandbox, golden_model, assert_same, beside
+    tmp_path, source, sandbox, small_model, assert_same, beside
 ):
     common = {
         "tfrecords": [str(source)],
-        "model": golden_model,
+        "model": small_model,
         "unit_tiles": 24,
         "batch_size": 16,
         "max_bad_fraction": 0.1,

@@ -41,13 +41,13 @@ def head(sandbox):
 
 
 def test_submitted_jobs_succeed_and_fail_as_they_should(
-    tmp_path, head, sandbox, golden_tfrecords, golden_model, assert_same
+    tmp_path, head, sandbox, small_tfrecords, small_model, assert_same
 ):
     def submit(*arguments):
-        job = ("python", "jobs/atlas.py", "--tfrecords", golden_tfrecords)
+        job = ("python", "jobs/atlas.py", "--tfrecords", small_tfrecords)
         code, out, err = sandbox.run(
             *(RAY, "job", "submit", "--address", head, "--working-dir", "."),
-            *("--", *job, "--model", golden_model, *arguments),
+            *("--", *job, "--model", small_model, *arguments),
         )
         return code, out + err
 
@@ -57,7 +57,7 @@ def test_submitted_jobs_succeed_and_fail_as_they_should(
     assert f"mosaic    {out}/mosaics/default/mosaic.png" in printed
     assert (out / "maps/default/umap.png").stat().st_size > 0
     assert (out / "mosaics/default/mosaic.png").stat().st_size > 0
-    assert_same(out, [golden_tfrecords])
+    assert_same(out, [small_tfrecords])
 
     code, printed = submit("--out", "relative/run")
     assert code != 0

@@ -15,14 +15,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 
 
 @pytest.fixture
-def edited(golden_model, tmp_path):
-    """edited(text) is the golden model's folder with a text after its code."""
+def edited(small_model, tmp_path):
+    """edited(text) is the small model's folder with a text after its code."""
 
     def edit(text):
         folder = tmp_path / "model"
-        shutil.copytree(golden_model, folder, dirs_exist_ok=True)
-        code = (Path(golden_model) / "golden_net.py").read_text()
-        (folder / "golden_net.py").write_text(f"{code}\n{text}\n")
+        shutil.copytree(small_model, folder, dirs_exist_ok=True)
+        code = (Path(small_model) / "small_net.py").read_text()
+        (folder / "small_net.py").write_text(f"{code}\n{text}\n")
         return str(folder)
 
     return edit
@@ -38,18 +38,18 @@ GoldenNet.forward = forward
 """
 
 
-def net_name(golden_model):
+def net_name(small_model):
     from raylatent.model.features import Features
 
-    return type(Features(golden_model, device="cpu").model).__name__
+    return type(Features(small_model, device="cpu").model).__name__
 
 
 def test_what_is_not_seen_is_noticed_by_its_outputs(
-    tmp_path, source, compute, edited, golden_model, monkeypatch
+    tmp_path, source, compute, edited, small_model, monkeypatch
 ):
     """An environment variable that the forward pass reads."""
     scale = 'x = x * float(os.environ.get("SCALE", "1"))'
-    text = FORWARD.format(scale).replace("GoldenNet", net_name(golden_model))
+    text = FORWARD.format(scale).replace("GoldenNet", net_name(small_model))
     out = tmp_path / "run"
     compute(out, [source], model=edited(text))
     again = compute(out, [source], model=edited(f"{text}\n# another comment"))
@@ -79,12 +79,12 @@ def test_run_json_names_what_the_model_is(tmp_path, source, compute):
     assert len(text) < 300_000
     identity = json.loads(text)["identity"]
     assert set(identity) == {"tensors", "attributes", "code", "constants", "files"}
-    assert identity["attributes"][""]["class"].startswith("golden_net.")
+    assert identity["attributes"][""]["class"].startswith("small_net.")
 
 
-def test_a_model_that_needs_a_gpu(tmp_path, source, compute, edited, golden_model):
+def test_a_model_that_needs_a_gpu(tmp_path, source, compute, edited, small_model):
     needs = 'assert x.is_cuda, "CUDA only"'
-    text = FORWARD.format(needs).replace("GoldenNet", net_name(golden_model))
+    text = FORWARD.format(needs).replace("GoldenNet", net_name(small_model))
     model = edited(text)
     with pytest.raises(ModelError, match="start the job where there is a GPU"):
         compute(tmp_path / "run", [source], model=model, num_gpus=None)

@@ -15,10 +15,10 @@ from raylatent.errors import IncompleteError, StorageError
 pytestmark = [pytest.mark.ray]
 
 FAILING_NET = """
-import golden_net
+import small_net
 
 
-class FailingNet(golden_net.ResNet):
+class FailingNet(small_net.ResNet):
     def forward(self, x):
         if len(x) == 16 and float(x.amax()) == float(x.amin()):
             raise RuntimeError("out of\\nmemory")
@@ -74,7 +74,7 @@ def test_actors_that_die_again_and_again_end_the_run(ray_session, monkeypatch):
 
 
 def test_a_model_that_fails_on_a_batch_ends_in_one_line(
-    ray_session, tmp_path, golden_model, tiles, write_slide, capfd
+    ray_session, tmp_path, small_model, tiles, write_slide, capfd
 ):
     import io
     import json
@@ -90,7 +90,7 @@ def test_a_model_that_fails_on_a_batch_ends_in_one_line(
     write_slide(source, "good", tiles[:16])
     dark = [replace(tile, image_raw=black.getvalue()) for tile in tiles[:16]]
     write_slide(source, "zdark", [*tiles[:16], *dark])
-    folder = shutil.copytree(golden_model, tmp_path / "model")
+    folder = shutil.copytree(small_model, tmp_path / "model")
     (folder / "failing_net.py").write_text(FAILING_NET)
     spec = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(

@@ -36,14 +36,14 @@ def records(tiles, write_slide, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plain(slides, golden_model):
+def plain(slides, small_model):
     """plain(ids, batch_size): what each slide's rows are to be."""
     made = {}
 
     def rows(ids, *, batch_size=32):
         if batch_size not in made:
             features = Features(
-                golden_model, include_preds=True, batch_size=batch_size, device="cpu"
+                small_model, include_preds=True, batch_size=batch_size, device="cpu"
             )
             made[batch_size] = {
                 name: (features, slide_files.plain_slide(uri))
@@ -162,11 +162,11 @@ def test_one_name_among_the_tfrecords_and_the_slides_is_refused(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_nodes_with_shared_paths_and_with_copies_of_remote_slides(
-    tmp_path, slides, plain, sandbox, golden_model, assert_rows
+    tmp_path, slides, plain, sandbox, small_model, assert_rows
 ):
     """`local://` is a store of fsspec's, so that slides are copied to the scratch."""
     scratch = tmp_path / "scratch"
-    common = {"model": golden_model, "tile_um": "48", "unit_tiles": 12}
+    common = {"model": small_model, "tile_um": "48", "unit_tiles": 12}
     given = [
         {**common, "slides": [folder], "actors": n, "out": str(tmp_path / name)}
         for name, folder, n in (

@@ -17,9 +17,9 @@ TILE = ["--tile-um", "48", "--unit-tiles", "20"]
 
 
 @pytest.fixture(scope="module")
-def plain(golden_model):
+def plain(small_model):
     """plain(path, source): rows and quarantine by the plain loop."""
-    features = Features(golden_model, include_preds=True, device="cpu")
+    features = Features(small_model, include_preds=True, device="cpu")
 
     def rows(path, source=0, **options):
         wsi = slide_files.plain_slide(path, **options)
@@ -42,12 +42,12 @@ def slides(tmp_path):
 
 
 @pytest.fixture
-def run(golden_model, slides, tmp_path, capfd):
+def run(small_model, slides, tmp_path, capfd):
     """The command on these slides: exit code, stdout, stderr, report.json."""
 
     def command(*more, verb="activations"):
         out = tmp_path / "run"
-        model = ["--model", golden_model]
+        model = ["--model", small_model]
         argv = [verb, *model, "--slides", slides, *TILE, "--out", out, *more]
         code = cli.main([str(part) for part in argv])
         said = capfd.readouterr()
@@ -200,7 +200,7 @@ def test_a_coarse_slide_is_taken_on_demand(tmp_path, slides, run, plain, assert_
 
 
 def test_a_run_whose_every_slide_fails_is_an_error(
-    tmp_path, slides, compute_slides, golden_model, capfd
+    tmp_path, slides, compute_slides, small_model, capfd
 ):
     bad = [slides / "no slide.svs", slides / "nobody.tif"]
     with pytest.raises(
@@ -208,7 +208,7 @@ def test_a_run_whose_every_slide_fails_is_an_error(
     ):
         compute_slides(tmp_path / "run", bad)
     assert not (tmp_path / "run/claim.json").exists()
-    argv = ["--slides", *bad, *TILE, "--model", golden_model, "--out", tmp_path / "run"]
+    argv = ["--slides", *bad, *TILE, "--model", small_model, "--out", tmp_path / "run"]
     assert cli.main(["activations", *map(str, argv), "--unit-tiles", "20"]) == 1
     assert "no tile to work on" in capfd.readouterr().err
     with pytest.raises(IncompleteError, match="no slide has any"):

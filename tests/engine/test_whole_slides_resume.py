@@ -55,8 +55,8 @@ def out(again, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def features(golden_model):
-    return Features(golden_model, include_preds=True, device="cpu")
+def features(small_model):
+    return Features(small_model, include_preds=True, device="cpu")
 
 
 @pytest.fixture

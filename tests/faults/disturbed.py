@@ -64,16 +64,16 @@ def slow_source(tmp_path_factory, tiles, write_slide):
 
 
 @pytest.fixture(scope="session")
-def slow_model(tmp_path_factory, golden_model):
-    """golden_net, slower for each pass."""
+def slow_model(tmp_path_factory, small_model):
+    """small_net, slower for each pass."""
     folder = tmp_path_factory.mktemp("models") / "slow"
-    return copy_slow_model(folder, golden_model)
+    return copy_slow_model(folder, small_model)
 
 
 @pytest.fixture(scope="session")
-def expected_rows(slow_source, golden_model, plain_loop):
+def expected_rows(slow_source, small_model, plain_loop):
     """What a run of slow_source has if nothing disturbs it."""
-    return plain_loop(golden_model, [slow_source], unit_tiles=UNIT_TILES, batch_size=16)
+    return plain_loop(small_model, [slow_source], unit_tiles=UNIT_TILES, batch_size=16)
 
 
 @pytest.fixture

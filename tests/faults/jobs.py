@@ -21,10 +21,10 @@ ACTOR = "ray::MapWorker"
 SLOW_NET = """
 import time
 
-import golden_net
+import small_net
 
 
-class SlowNet(golden_net.ResNet):
+class SlowNet(small_net.ResNet):
     def forward(self, x):
         time.sleep({seconds})
         return super().forward(x)
@@ -75,9 +75,9 @@ class SmallCluster:
         return [pid for pid in descendants(self.process.pid) if kind in title(pid)]
 
 
-def copy_slow_model(folder, golden_model, seconds=0.3):
-    """golden_net, slower for each pass."""
-    shutil.copytree(golden_model, folder)
+def copy_slow_model(folder, small_model, seconds=0.3):
+    """small_net, slower for each pass."""
+    shutil.copytree(small_model, folder)
     (folder / "slow_net.py").write_text(SLOW_NET.format(seconds=seconds))
     spec = json.loads((folder / "model.json").read_text())
     spec["factory"] = "slow_net:build"

@@ -52,8 +52,8 @@ def _without(rows, bad):
 
 
 @pytest.fixture
-def cohort(tmp_path, write_slide, plain_loop, golden_model):
-    return Cohort(tmp_path, write_slide, plain_loop, golden_model)
+def cohort(tmp_path, write_slide, plain_loop, small_model):
+    return Cohort(tmp_path, write_slide, plain_loop, small_model)
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ def slides(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def expected(slides, golden_model):
+def expected(slides, small_model):
     """The plain loop's rows and quarantine."""
-    features = Features(golden_model, include_preds=True, batch_size=16, device="cpu")
+    features = Features(small_model, include_preds=True, batch_size=16, device="cpu")
     return {
         path.stem: slide_files.plain_rows(features, slide_files.plain_slide(path), i)
         for i, path in enumerate(sorted(slides.iterdir()))

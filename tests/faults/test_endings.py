@@ -139,9 +139,9 @@ def test_the_claim_of_another_host(tmp_path, bucket, campaign, monkeypatch, wher
 
 
 @pytest.fixture
-def expected_halves(plain_loop, golden_model, slow_source):
+def expected_halves(plain_loop, small_model, slow_source):
     options = {"unit_tiles": 16, "batch_size": 16, "dtype": "float16"}
-    return plain_loop(golden_model, [slow_source], **options)
+    return plain_loop(small_model, [slow_source], **options)
 
 
 @pytest.mark.campaign

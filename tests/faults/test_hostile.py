@@ -76,7 +76,7 @@ LABELS = [
 
 @pytest.mark.ray
 def test_slides_of_any_name(
-    ray_session, compute, campaign, files, plain_loop, golden_model, tmp_path
+    ray_session, compute, campaign, files, plain_loop, small_model, tmp_path
 ):
     out = tmp_path / "run"
     report = compute(out, [files])
@@ -84,7 +84,7 @@ def test_slides_of_any_name(
     campaign.fault("hostile: slide names", len(NAMES) + 1)
     assert not report.failed
     assert report.counts["other_slide"] == 2
-    expected = plain_loop(golden_model, [files])
+    expected = plain_loop(small_model, [files])
     assert set(expected) == {*NAMES, "other"}
     campaign.audit(out, expected)
     assert sorted(RunDirectory.open(str(out)).slides()) == sorted(expected)
@@ -245,18 +245,18 @@ def test_an_index_beyond_the_file_is_not_used(campaign, tmp_path, shift):
 
 
 @pytest.mark.parametrize("weights", ["../weights.safetensors", "/etc/passwd"])
-def test_a_model_that_leaves_its_folder(campaign, golden_model, tmp_path, weights):
+def test_a_model_that_leaves_its_folder(campaign, small_model, tmp_path, weights):
     campaign.fault("hostile: model.json leaves its folder")
-    about = json.loads((Path(golden_model) / "model.json").read_text())
+    about = json.loads((Path(small_model) / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**about, "weights": weights}))
     with pytest.raises(ModelError, match="leaves the model folder"):
         Features(str(tmp_path), device="cpu")
 
 
-def test_weights_that_would_run(campaign, golden_model, tmp_path):
+def test_weights_that_would_run(campaign, small_model, tmp_path):
     campaign.fault("hostile: pickle in weights")
     folder, ran = tmp_path / "model", tmp_path / "ran"
-    shutil.copytree(golden_model, folder)
+    shutil.copytree(small_model, folder)
     about = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**about, "weights": "net.pt"}))
     torch.save({"fc.weight": Bomb(ran)}, folder / "net.pt")

@@ -22,14 +22,14 @@ import os
 import sys
 
 import torch
-import golden_net
+import small_net
 
 
 class Broken(Exception):
     pass
 
 
-class Net(golden_net.ResNet):
+class Net(small_net.ResNet):
     most = 1_000_000
 
     def forward(self, x):
@@ -49,7 +49,7 @@ def build(driver=0, most=1_000_000, fail=False):
 
 
 def exits():
-    class Exiting(golden_net.ResNet):
+    class Exiting(small_net.ResNet):
         def forward(self, x):
             if float(x[0].amax()) == float(x[0].amin()):
                 sys.exit("enough")
@@ -60,11 +60,11 @@ def exits():
 
 
 @pytest.fixture
-def model(tmp_path, golden_model):
-    """model(factory, **kwargs): a folder like golden_net's, with that factory."""
+def model(tmp_path, small_model):
+    """model(factory, **kwargs): a folder like small_net's, with that factory."""
 
     def make(factory="build", **kwargs):
-        folder = Path(shutil.copytree(golden_model, tmp_path / "model"))
+        folder = Path(shutil.copytree(small_model, tmp_path / "model"))
         (folder / "fault_nets.py").write_text(NETS)
         spec = json.loads((folder / "model.json").read_text())
         spec |= {"factory": f"fault_nets:{factory}", "kwargs": kwargs}
@@ -118,7 +118,7 @@ def test_weights_with_nan(said, model, source, campaign):
 
 
 def test_a_device_without_the_memory_for_a_batch(
-    compute, tmp_path, model, source, plain_loop, campaign, golden_model
+    compute, tmp_path, model, source, plain_loop, campaign, small_model
 ):
     folder = str(model(most=16))
     options = {"batch_size": 32, "unit_tiles": 20}
@@ -130,7 +130,7 @@ def test_a_device_without_the_memory_for_a_batch(
     expected = plain_loop(folder, [source], **options)
     campaign.audit(tmp_path / "run", expected)
     # And near what a device with enough memory gives.
-    whole = plain_loop(golden_model, [source], **options)
+    whole = plain_loop(small_model, [source], **options)
     for slide, (rows, _) in whole.items():
         a, b = (
             torch.tensor(t["postconv"].combine_chunks().flatten().to_numpy())

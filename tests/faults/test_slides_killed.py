@@ -28,10 +28,10 @@ FOLDER = "96px_48um"
 SLOW_NET = """
 import time
 
-import golden_net
+import small_net
 
 
-class SlowNet(golden_net.ResNet):
+class SlowNet(small_net.ResNet):
     def forward(self, x):
         time.sleep(0.4)
         return super().forward(x)
@@ -43,9 +43,9 @@ def build():
 
 
 @pytest.fixture
-def slow_model(tmp_path, golden_model):
-    """golden_net, slower for each pass."""
-    folder = Path(shutil.copytree(golden_model, tmp_path / "slow_model"))
+def slow_model(tmp_path, small_model):
+    """small_net, slower for each pass."""
+    folder = Path(shutil.copytree(small_model, tmp_path / "slow_model"))
     (folder / "slow_net.py").write_text(SLOW_NET)
     spec = json.loads((folder / "model.json").read_text())
     spec["factory"] = "slow_net:build"
@@ -104,7 +104,7 @@ def kill_when(process, moment, meanwhile=lambda: None, timeout_s=240):
 
 
 def test_a_run_killed_in_the_middle_of_a_slide_goes_on_there(
-    tmp_path, slow_model, golden_model, head, sandbox, assert_rows
+    tmp_path, slow_model, small_model, head, sandbox, assert_rows
 ):
     out = tmp_path / "run"
     path = slide_files.write_slide(tmp_path / "a.tif", 1)
@@ -129,7 +129,7 @@ def test_a_run_killed_in_the_middle_of_a_slide_goes_on_there(
     report = json.loads((out / "report.json").read_text())
     # The actors that lived on for a moment may have done some of it.
     assert 0 < report["this_invocation"]["tiles"] <= 70 - n_kept
-    features = Features(golden_model, include_preds=True, batch_size=16, device="cpu")
+    features = Features(small_model, include_preds=True, batch_size=16, device="cpu")
     rows = slide_files.plain_rows(features, slide_files.plain_slide(path), 0)
     assert_rows(out, {"a": rows})
 

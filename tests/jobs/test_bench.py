@@ -17,10 +17,10 @@ STAGES = {"read", "decode", "wait", "forward", "write"}
 
 
 @pytest.mark.ray
-def test_bench(ray_session, golden_tfrecords, golden_model, tmp_path, capfd):
+def test_bench(ray_session, small_tfrecords, small_model, tmp_path, capfd):
     out = tmp_path / "run"
     argv = [
-        *("--tfrecords", golden_tfrecords, "--model", golden_model, "--out", out),
+        *("--tfrecords", small_tfrecords, "--model", small_model, "--out", out),
         *("--batch-size", "16", "--seconds", "0.3", "--json", tmp_path / "found.json"),
     ]
     assert job("bench")(*argv) == 0
@@ -43,10 +43,10 @@ def test_bench(ray_session, golden_tfrecords, golden_model, tmp_path, capfd):
 
 @pytest.mark.ray
 def test_a_forecast_for_more_tiles_leaves_a_run_alone(
-    ray_session, finished_run, golden_model, capfd
+    ray_session, finished_run, small_model, capfd
 ):
     before = sorted(finished_run.out.rglob("*"))
-    argv = ["--tfrecords", finished_run.sources, "--model", golden_model]
+    argv = ["--tfrecords", finished_run.sources, "--model", small_model]
     more = ["--out", finished_run.out, "--tiles", "500", "--seconds", "0.1"]
     assert job("bench")(*argv, *more) == 0
     assert "500 tiles" in lines_of(capfd.readouterr().out)["job"]
@@ -55,12 +55,12 @@ def test_a_forecast_for_more_tiles_leaves_a_run_alone(
 
 @pytest.mark.ray
 def test_the_rest_of_a_slide_is_left_undone(
-    ray_session, goldens, golden_model, tmp_path, capfd, monkeypatch
+    ray_session, goldens, small_model, tmp_path, capfd, monkeypatch
 ):
     """Without --out rows go to the temporary folder, from which they are removed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     argv = ["--slides", goldens / "wsi_a.tif", "--tile-um", "96", "--mpp", "1"]
-    argv += ["--qc", "none", "--model", golden_model, "--seconds", "0.01"]
+    argv += ["--qc", "none", "--model", small_model, "--seconds", "0.01"]
     argv += ["--batch-size", "16", "--unit-tiles", "16"]
     assert job("bench")(*argv) == 0
     lines = lines_of(capfd.readouterr().out)
@@ -70,9 +70,9 @@ def test_the_rest_of_a_slide_is_left_undone(
 
 
 @pytest.mark.ray
-def test_sources_that_cannot_be_read(ray_session, golden_model, tmp_path, capfd):
+def test_sources_that_cannot_be_read(ray_session, small_model, tmp_path, capfd):
     (tmp_path / "a.tfrecords").write_bytes(b"nothing of the kind" * 10)
-    argv = ["--tfrecords", tmp_path, "--model", golden_model, "--seconds", "0.1"]
+    argv = ["--tfrecords", tmp_path, "--model", small_model, "--seconds", "0.1"]
     assert job("bench")(*argv) == 1
     said = capfd.readouterr().err
     assert "there is no tile to work on" in said
@@ -93,16 +93,16 @@ def test_sources_that_cannot_be_read(ray_session, golden_model, tmp_path, capfd)
         ({"nonsense": "1"}, "--nonsense"),
     ],
 )
-def test_bad_arguments(golden_tfrecords, golden_model, capfd, changed, said):
-    options = {"tfrecords": golden_tfrecords, "model": golden_model} | changed
+def test_bad_arguments(small_tfrecords, small_model, capfd, changed, said):
+    options = {"tfrecords": small_tfrecords, "model": small_model} | changed
     argv = [part for name, value in options.items() for part in (f"--{name}", value)]
     assert job("bench")(*argv) == 2
     assert said in capfd.readouterr().err
 
 
-def test_what_the_job_refuses_is_refused(goldens, golden_model, capfd):
+def test_what_the_job_refuses_is_refused(goldens, small_model, capfd):
     slide = ["--slides", goldens / "wsi_a.tif", "--tile-um", "96", "--mpp", "1"]
-    side = ["--tile-px", "64", "--no-resize", "--model", golden_model]
+    side = ["--tile-px", "64", "--no-resize", "--model", small_model]
     assert job("bench")(*slide, *side) == 2
     assert "64" in capfd.readouterr().err
 
@@ -116,14 +116,14 @@ def test_rows_that_are_like_others():
 
 
 def test_where_json_cannot_go_is_known_before_all_is_measured(
-    golden_tfrecords, golden_model, tmp_path, monkeypatch, capfd
+    small_tfrecords, small_model, tmp_path, monkeypatch, capfd
 ):
     def run_bench(*_):
         message = "it was measured"
         raise AssertionError(message)
 
     monkeypatch.setattr(bench, "run_bench", run_bench)
-    argv = ["--tfrecords", golden_tfrecords, "--model", golden_model, "--json"]
+    argv = ["--tfrecords", small_tfrecords, "--model", small_model, "--json"]
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
     for target in ("folder", "file/found.json"):
@@ -136,13 +136,13 @@ def test_where_json_cannot_go_is_known_before_all_is_measured(
 
 
 def test_ctrl_c_does_not_promise_to_go_on(
-    golden_tfrecords, golden_model, monkeypatch, capfd
+    small_tfrecords, small_model, monkeypatch, capfd
 ):
     def run_bench(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "run_bench", run_bench)
-    argv = ["--tfrecords", golden_tfrecords, "--model", golden_model]
+    argv = ["--tfrecords", small_tfrecords, "--model", small_model]
     assert job("bench")(*argv) == 130
     assert "interrupted: nothing is kept" in capfd.readouterr().err
 

@@ -33,14 +33,14 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def atlas(ray_session, run, golden_tfrecords, golden_model, goldens):
+def atlas(ray_session, run, small_tfrecords, small_model, small_project):
     """Arguments of the job, and its exit code the first time."""
     argv = [
-        *("--tfrecords", golden_tfrecords, "--model", golden_model),
+        *("--tfrecords", small_tfrecords, "--model", small_model),
         *("--layers", "layer1", "postconv", "--pooling", "avg", "--no-preds"),
         *("--actors", "1", "--unit-tiles", "32", "--n-neighbors", "10"),
         *("--umap", "n_epochs=30", "--num-tiles-x", "8", "--cell-px", "24"),
-        *("--annotations", goldens / "annotations.csv", "--label", "subtype"),
+        *("--annotations", small_project / "annotations.csv", "--label", "subtype"),
         *("--out", run),
     ]
     return argv, job("atlas")(*argv)
@@ -85,8 +85,8 @@ def test_the_atlas_again_computes_nothing_and_says_where_things_are(atlas, run, 
 
 
 @pytest.mark.ray
-def test_activations(atlas, run, golden_tfrecords, golden_model, capfd):
-    argv = ["--tfrecords", golden_tfrecords, "--model", golden_model, "--out", run]
+def test_activations(atlas, run, small_tfrecords, small_model, capfd):
+    argv = ["--tfrecords", small_tfrecords, "--model", small_model, "--out", run]
     same = ["--layers", "layer1", "postconv", "--pooling", "avg", "--no-preds"]
     assert job("activations")(*argv, *same, "--unit-tiles", "32") == 0
     assert "146 rows" in capfd.readouterr().out
@@ -95,7 +95,7 @@ def test_activations(atlas, run, golden_tfrecords, golden_model, capfd):
 
 
 @pytest.mark.ray
-def test_map_of_another_layer_and_a_mosaic_of_it(atlas, run, goldens, capfd):
+def test_map_of_another_layer_and_a_mosaic_of_it(atlas, run, capfd):
     argv = ["--out", run, "--layer", "postconv", "--map", "second"]
     assert job("map")(*argv, "--n-neighbors", "5", "--umap", "n_epochs=20") == 0
     assert lines_of(capfd.readouterr().out)["map"].endswith("maps/second/umap.png")
@@ -108,11 +108,9 @@ def test_map_of_another_layer_and_a_mosaic_of_it(atlas, run, goldens, capfd):
 
 
 @pytest.mark.ray
-def test_mosaic_on_slideflows_grid_from_moved_sources(
-    atlas, run, golden_project, capfd
-):
+def test_mosaic_on_slideflows_grid_from_moved_sources(atlas, run, small_project, capfd):
     options = ["--grid", "slideflow", "--num-tiles-x", "6", "--mosaic", "moved"]
-    moved = golden_project / "tfrecords"
+    moved = small_project / "tfrecords"
     assert job("mosaic")("--out", run, "--source-root", moved, *options) == 0
     about = json.loads((run / "mosaics" / "moved" / "mosaic.json").read_text())
     assert about

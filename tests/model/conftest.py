@@ -10,17 +10,23 @@ PX = 96
 
 
 @pytest.fixture(scope="session")
-def features(golden_model):
-    """Makes the golden network's features; each set of options once."""
+def features(small_model):
+    """Makes the small network's features; each set of options once."""
     made = {}
 
     def make(**options):
         key = repr(options)
         if key not in made:
-            made[key] = Features(golden_model, device="cpu", **options)
+            made[key] = Features(small_model, device="cpu", **options)
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def golden_features(golden_model):
+    """Makes the features of the network that Slideflow's goldens were made with."""
+    return lambda **options: Features(golden_model, device="cpu", **options)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def assert_golden(grids, wanted, *, atol, preds_atol, cosine):
 
 
 @pytest.mark.parametrize(("name", "dtype", "qc"), GOLDENS)
-def test_slideflows_grid(features, wsi, golden, name, dtype, qc):
+def test_slideflows_grid(golden_features, wsi, golden, name, dtype, qc):
     """The mask is Slideflow's; values differ as resampling does.
 
     Slideflow reads level 0 and halves it by Lanczos 3; level 1, which is taken here,
@@ -60,14 +60,14 @@ def test_slideflows_grid(features, wsi, golden, name, dtype, qc):
     if qc is not None:
         wsi.qc(qc)
     assert wsi.downsample_level == 1
-    grids = features(include_preds=True)(wsi, dtype=dtype)
+    grids = golden_features(include_preds=True)(wsi, dtype=dtype)
     assert {grid.dtype for grid in grids} == {np.dtype(dtype)}
     assert_golden(grids, golden[name], atol=0.18, preds_atol=0.018, cosine=0.9997)
 
 
 @pytest.mark.parametrize(("name", "dtype", "qc"), GOLDENS)
 def test_slideflows_grid_from_slideflows_pixels(
-    features, wsi, golden, monkeypatch, name, dtype, qc
+    golden_features, wsi, golden, monkeypatch, name, dtype, qc
 ):
     """With level 0 halved by Lanczos 3 little is left: Pillow's is not libvips'.
 
@@ -85,5 +85,5 @@ def test_slideflows_grid_from_slideflows_pixels(
     monkeypatch.setattr(wsi.reader, "read", read)
     if qc is not None:
         wsi.qc(qc)
-    grids = features(include_preds=True)(wsi, dtype=dtype)
+    grids = golden_features(include_preds=True)(wsi, dtype=dtype)
     assert_golden(grids, golden[name], atol=0.015, preds_atol=0.002, cosine=0.999997)

@@ -64,8 +64,8 @@ def test_records_without_offset_are_found_by_their_number(tfrecord):
     assert "100 records" in found[2]
 
 
-def test_slideflows_own_tfrecords(golden_tfrecords):
-    uri = str(golden_tfrecords / "g03.tfrecords")
+def test_slideflows_own_tfrecords(small_tfrecords):
+    uri = str(small_tfrecords / "g03.tfrecords")
     (frame,) = frames(uri, [63])
     (payload,) = real_read_records(uri, [frame.offset], [frame.length])
     expected = decode_image(parse_example(payload).image_raw)

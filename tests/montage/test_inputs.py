@@ -109,8 +109,8 @@ def test_tuples_that_name_nothing(images, sentence):
         from_images(images, [(0, 0)], None)
 
 
-def test_tuples_and_slides(golden_tfrecords):
-    folder = str(golden_tfrecords)
+def test_tuples_and_slides(small_tfrecords):
+    folder = str(small_tfrecords)
     path = f"{folder}/g03.tfrecords"
     images = [("g03", 5), (path, 63), ["g00", np.int64(0)]]
     given = from_images(images, [(0, 0)] * 3, folder)

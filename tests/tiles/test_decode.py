@@ -164,10 +164,10 @@ def test_damaged_pictures_are_pixels_or_bad_content(data):
             assert pixels.ndim == 3
 
 
-def test_slideflow_s_tiles(golden_tfrecords):
+def test_slideflow_s_tiles(small_tfrecords):
     from raylatent.source.tfrecord import index_tfrecord, parse_example, read_records
 
-    path = str(golden_tfrecords / "g00.tfrecords")
+    path = str(small_tfrecords / "g00.tfrecords")
     index = index_tfrecord(path)
     for payload in read_records(path, index.offsets[:3], index.lengths[:3]):
         assert decode_image(parse_example(payload).image_raw).shape == (96, 96, 3)

@@ -108,8 +108,8 @@ def test_bad_tiles_are_black_and_say_why(tmp_path, decoders):
     assert_as_threads(unit, decoders)
 
 
-def test_goldens_are_those_that_threads_decode(golden_tfrecords, decoders):
-    source, index = index_source("g00", str(golden_tfrecords / "g00.tfrecords"), PX)
+def test_goldens_are_those_that_threads_decode(small_tfrecords, decoders):
+    source, index = index_source("g00", str(small_tfrecords / "g00.tfrecords"), PX)
     assert_as_threads(load_unit(unit_plans(source, index, 100)[0]), decoders)
 
 
