@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
     from raylatent import model as model
     from raylatent.dataset import Dataset as Dataset
     from raylatent.dataset_features import DatasetFeatures as DatasetFeatures
+    from raylatent.main_job import atlas as atlas
     from raylatent.mosaic import Mosaic as Mosaic
     from raylatent.project import Project as Project
     from raylatent.run import read as read
@@ -34,6 +35,7 @@ _WHERE = {
     "Project": "raylatent.project",
     "SlideMap": "raylatent.slide_map",
     "WSI": "raylatent.source.wsi",
+    "atlas": "raylatent.main_job",
     "errors": "raylatent",
     "model": "raylatent",
     "read": "raylatent.run",
@@ -46,6 +48,7 @@ __all__ = [  # noqa: RUF022  (sorted as Python sorts)
     "Project",
     "SlideMap",
     "WSI",
+    "atlas",
     "errors",
     "model",
     "read",

@@ -19,10 +19,15 @@ import torch
 from torch import nn
 
 
-class Block(nn.Sequential):
+class Block(nn.Module):
     def __init__(self, before, after, stride):
-        convolution = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        super().__init__(convolution, nn.BatchNorm2d(after), nn.ReLU())
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(after)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.bn(self.conv(x)))
 
 
 class ResNet(nn.Module):
@@ -115,8 +120,7 @@ def painted(seed, width=TILE_PX, height=TILE_PX):
 
 def make_tfrecords(folder):
     """Slides g00 to g04 as Slideflow lays them out: their tiles in no order, and an index."""
-    from raylatent.source.example import TileRecord
-
+    from raylatent.source.record import TileRecord
     from raylatent.source.write import encode_tile, write_tfrecord
 
     folder.mkdir(parents=True)

@@ -230,8 +230,8 @@ def test_slides_without_label_are_said(small_tfrecords, tmp_path, caplog):
     ],
 )
 def test_umap_arguments_are_json_or_words(pairs, other):
-    from raylatent.cli.verbs import map_parameters
     from raylatent.config import MapConfig
+    from raylatent.main_job import map_parameters
 
     found = map_parameters(MapConfig(out="run", umap=tuple(pairs)))
     assert dict(found.other) == other
@@ -242,14 +242,17 @@ def test_atlas_without_rows_ends_before_the_map(
 ):
     import types
 
-    from raylatent.cli import verbs
+    from raylatent import main_job
 
-    report = types.SimpleNamespace(n_rows=0, failed=["a"])
-    monkeypatch.setattr(verbs, "_compute", lambda config: report)
+    report = types.SimpleNamespace(
+        n_rows=0, n_quarantined=0, failed=[], slides=[], counts={}, run="run"
+    )
+    monkeypatch.setattr(main_job, "run_activations", lambda config, spec: report)
     argv = ["atlas", "--tfrecords", str(small_tfrecords), "--out", str(tmp_path)]
     assert cli.main([*argv, "--model", "timm:resnet18"]) == 1
-    said = capsys.readouterr().err
-    assert said == (
+    said = capsys.readouterr()
+    assert "0 rows" in said.out
+    assert said.err == (
         "raylatent: not one tile has activations: there is nothing to map\n"
     )
 

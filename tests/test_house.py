@@ -25,13 +25,12 @@ def text_of(file):
 
 
 def function_lines(tree):
-    """(name, lines without the docstring) of each function in a module."""
+    """(name, lines of its body without the docstring) of each function in a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body
-            n = node.end_lineno - node.lineno + 1
-            if ast.get_docstring(node) is not None:
-                n -= body[0].end_lineno - body[0].lineno + 1
+            own = body[1:] if ast.get_docstring(node) is not None else body
+            n = node.end_lineno - own[0].lineno + 1 if own else 0
             yield node.name, n
 
 

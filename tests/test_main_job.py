@@ -1,0 +1,72 @@
+"""The main job as a function: the verb's options by their names, and handles."""
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import raylatent as sf
+from raylatent.config import AtlasConfig
+from raylatent.errors import ConfigError, IncompleteError
+
+OPTIONS = {"pooling": "avg", "n_neighbors": 10, "umap": {"n_epochs": 30}, "actors": 1}
+OPTIONS |= {"num_tiles_x": 8, "cell_px": 24, "unit_tiles": 32}
+
+
+def test_the_options_are_those_of_the_verb():
+    given = inspect.signature(sf.atlas).parameters
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in given.values())
+    options = {field.name: field.default for field in fields(AtlasConfig)}
+    del options["demo"]
+    assert set(given) == set(options)
+    for name in set(options) - {"out", "model"}:
+        assert given[name].default == options[name], name
+    documented = inspect.getdoc(sf.atlas)
+    assert all(f"\n    {name}: " in documented for name in options)
+
+
+@pytest.mark.ray
+def test_handles_of_what_it_made(ray_session, small_project, small_model, tmp_path):
+    tfrecords = small_project / "tfrecords" / "96px_96um"
+    made = sf.atlas(
+        tfrecords=tfrecords,
+        model=small_model,
+        out=tmp_path / "run",
+        annotations=small_project / "annotations.csv",
+        label="subtype",
+        **OPTIONS,
+    )
+    assert made.features.slides == [f"g0{i}" for i in range(5)]
+    assert made.features.num_features == 64
+    assert len(made.slide_map) == 146
+    assert made.slide_map.layer == "postconv"
+    cells = made.mosaic.cells
+    assert sum(cells["n"].to_pylist()) == 146
+    assert Path(made.picture).read_bytes().startswith(b"\x89PNG")
+    assert Path(made.map_folder, "umap_by_label.png").exists()
+    again = sf.atlas(
+        tfrecords=[tfrecords], model=str(small_model), out=made.run, **OPTIONS
+    )
+    np.testing.assert_array_equal(again.slide_map.x, made.slide_map.x)
+    assert again.mosaic.cells.select(["slide", "tile_index"]).equals(
+        cells.select(["slide", "tile_index"])
+    )
+
+
+@pytest.mark.ray
+def test_a_slide_that_fails_is_raised_when_all_is_drawn(
+    ray_session, small_tfrecords, small_model, tmp_path
+):
+    (tmp_path / "bad.tfrecords").write_bytes(b"nothing of the kind" * 10)
+    files = [small_tfrecords / "g03.tfrecords", tmp_path / "bad.tfrecords"]
+    out = tmp_path / "run"
+    with pytest.raises(IncompleteError, match="1 of 2 slides failed, as 'bad'"):
+        sf.atlas(tfrecords=files, model=small_model, out=out, **OPTIONS)
+    assert (out / "mosaics/default/mosaic.png").exists()
+
+
+def test_what_makes_no_sense_is_refused(small_model):
+    with pytest.raises(ConfigError, match="batch_size is '32'"):
+        sf.atlas(tfrecords="t", model=str(small_model), out="run", batch_size="32")
