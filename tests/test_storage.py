@@ -62,6 +62,10 @@ def test_write_read_list_delete(store):
     store.write(NAMES[0], pa.py_buffer(b"again"))
     assert store.list() == sorted(NAMES)
     assert store.list("slide=a b") == ["slide=a b/0.bin"]
+    assert store.sizes("slide=a b") == {
+        "slide=a b/0.bin": len(store.read("slide=a b/0.bin"))
+    }
+    assert store.sizes("none") == {}
     assert store.read(NAMES[0]) == b"again"
     assert [store.read(name) for name in NAMES[1:]] == [b"\1", b"\2", b"\3", b"\4"]
     with store.open("a.bin") as file:

@@ -14,7 +14,7 @@ from raylatent.errors import ConfigError, RunError
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.run.manifest import put_run_manifest, read_manifest
-from raylatent.run.verification import BROKEN, INCOMPLETE, MISSING, WRONG
+from raylatent.run.verification import BROKEN, FOREIGN, INCOMPLETE, MISSING, WRONG
 from raylatent.seal import content_digest, sealed_json, sealed_parquet
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
@@ -68,6 +68,17 @@ def test_tampering_is_found_without_a_manifest(kind, made, verify_here):
     for name in ("activations", "map-default", "mosaic-default"):
         (note,) = [n for n in report.notes if f"no manifest/{name}.parquet" in n]
         assert "checked by the seals" in note
+
+
+def test_a_copy_by_hand_is_never_listed(made, verify_here):
+    """Readers of the folder would read it: the verb that ends must not take it in."""
+    part = made.out / f"{A}1.parquet"
+    copies = [part.with_name("000001 (copy).parquet"), part.with_name("01.parquet")]
+    for copied in copies:
+        shutil.copy(part, copied)
+    put_run_manifest(RunDirectory(str(made.out)), {})
+    names = {copied.relative_to(made.out).as_posix() for copied in copies}
+    assert found(verify_here(made.out)) == {(FOREIGN, name) for name in names}
 
 
 def test_maps_and_mosaics_of_what_was_before(made, verify_here):

@@ -74,12 +74,13 @@ def made(finished_run, tmp_path):
 def verify_here(monkeypatch):
     """Verify a run in this process, what the driver does and what its tasks do."""
     from raylatent.config import VerifyConfig
-    from raylatent.engine import verify
+    from raylatent.engine import checking, verify
 
     def spread(work, batches):
         return (work(*arguments) for arguments in batches)
 
     monkeypatch.setattr(verify, "spread", spread)
+    monkeypatch.setattr(checking, "spread", spread)
     monkeypatch.setattr(verify, "connect", lambda: False)
 
     def run(out, **options):

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -16,10 +16,7 @@ from raylatent.errors import ConfigError, IncompleteError
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 READ_CPUS = 0.25
-_IN_FLIGHT = 256  # tasks of `spread`
 _SAY_EVERY_S = 60.0
 _CPU_STEPS = 10_000  # Ray counts in ten-thousandths
 _DRIVER_LOGS = ("ray", "ray.data", "ray.tune", "ray.rllib")
@@ -156,24 +153,6 @@ def quiet_ray_data(stall_timeout_s: float) -> Iterator[None]:
             setattr(context, name, value)
         for log, level in levels.items():
             logging.getLogger(log).setLevel(level)
-
-
-def spread(work: Callable[..., T], batches: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """Call `work` on the cluster with each of the arguments; answers in their order.
-
-    A bounded number of tasks is in flight.
-
-    Raises:
-        RaylatentError: A task raised it, or failed otherwise.
-    """
-    remote = ray.remote(num_cpus=READ_CPUS)(work)
-    pending: list[ray.ObjectRef[Any]] = []
-    for arguments in batches:
-        pending.append(remote.remote(*arguments))
-        if len(pending) >= _IN_FLIGHT:
-            yield from gather(pending[: _IN_FLIGHT // 2])
-            del pending[: _IN_FLIGHT // 2]
-    yield from gather(pending)
 
 
 def gather(

@@ -6,33 +6,27 @@ import re
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.engine.cluster import STALL_TIMEOUT_S, spread
+from raylatent.engine.checking import read_files
+from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.items import source_footer
-from raylatent.engine.progress import Progress
-from raylatent.errors import (
-    BrokenPartError,
-    MissingMPPError,
-    SourceError,
-    StorageError,
-)
-from raylatent.parts import check_part, is_part, read_footer, slide_of, unit_of
+from raylatent.errors import MissingMPPError, SourceError, StorageError
+from raylatent.parts import is_part, read_footer, slide_of, unit_of
 from raylatent.run import GRIDS, QUARANTINE, REMOVED, THUMBNAILS, Part, RunDirectory
-from raylatent.run.manifest import digest_of_file
+from raylatent.run.verification import FileState, mismatch
 from raylatent.seal import parse_json
 from raylatent.source.grids import SlideRequest, own_size
 from raylatent.source.slides import slide_stat
 from raylatent.source.units import SlideUnitPlan, Source, UnitPlan
 from raylatent.source.wsi.geometry import FileSize, mpp_of
-from raylatent.storage import Store, file_stat
+from raylatent.storage import file_stat
 
 AnyPlan = UnitPlan | SlideUnitPlan
-_TOGETHER = 16  # parts that a task reads
 _OF_QUARANTINE = (
     schema.FOOTER_FINGERPRINT,
     schema.FOOTER_SLIDE,
@@ -282,154 +276,71 @@ def sound_parts(
 
     Args:
         run: The run directory.
-        parts: By slide.
+        parts: Of this configuration, by slide.
     """
-    pairs = [
-        (part, run.quarantine_part(part.slide, part.unit) if part.quarantined else None)
-        for of_slide in parts.values()
-        for part in of_slide
-    ]
-    layers = json.dumps(run.settings()["layers"])
-    store = Store(run.uri, writer=run.store.writer)
-    batches = [pairs[i : i + _TOGETHER] for i in range(0, len(pairs), _TOGETHER)]
-    wrong: dict[str, str] = {}
-    total = len(pairs) + sum(quarantine is not None for _, quarantine in pairs)
-    with Progress("check", total, unit="parts") as progress:
-        answers = spread(wrong_parts, ((store, batch, layers) for batch in batches))
-        for batch, answer in zip(batches, answers, strict=True):
-            wrong |= answer
-            progress.add(len(batch) + sum(q is not None for _, q in batch))
-    for name, why in wrong.items():
-        logger.warning("%s/%s is done again: %s", run.uri, name, why)
-    sound = defaultdict(list)
-    for part, quarantine in pairs:
-        if not wrong.keys() & {part.name, quarantine}:
-            sound[part.slide].append(part)
-    return dict(sound)
-
-
-def wrong_parts(
-    store: Store, pairs: Sequence[tuple[Part, str | None]], layers: str
-) -> dict[str, str]:
-    """What is wrong with some parts and their quarantine, by name: a task's work.
-
-    Args:
-        store: The run directory.
-        pairs: A part of this configuration and the name of its quarantine.
-        layers: Of the run, as footers have them.
-    """
-    wrong = {}
-    for part, quarantine in pairs:
-        why = complaint(store, part.name, _footer_of(part) | _layers(part, layers))
-        if why is not None:
-            wrong[part.name] = why
-        if quarantine is not None:
+    every = [part for of_slide in parts.values() for part in of_slide]
+    quarantine = {p.name: run.quarantine_part(p.slide, p.unit) for p in every}
+    bad = [quarantine[part.name] for part in every if part.quarantined]
+    names = [*(part.name for part in every), *bad]
+    states = read_files(run.store, names, what="check", unit="parts")
+    sound: dict[str, list[Part]] = defaultdict(list)
+    for part in every:
+        place = {
+            schema.FOOTER_SLIDE: part.slide,
+            schema.FOOTER_UNIT: str(part.unit),
+        }
+        whys = {part.name: mismatch(states.get(part.name), place)}
+        if part.quarantined:
+            name = quarantine[part.name]
             same = {key: part.footer.get(key) for key in _OF_QUARANTINE}
-            why = complaint(store, quarantine, same, part.quarantined)
-            if why is not None:
-                wrong[quarantine] = why
-    return wrong
-
-
-def _footer_of(part: Part) -> dict[str, str | None]:
-    """What a part's footer must have for the place where it lies."""
-    return {schema.FOOTER_SLIDE: part.slide, schema.FOOTER_UNIT: str(part.unit)}
-
-
-def _layers(part: Part, layers: str) -> dict[str, str | None]:
-    return {schema.FOOTER_LAYERS: layers} if schema.FOOTER_LAYERS in part.footer else {}
-
-
-def complaint(
-    store: Store, name: str, footer: Mapping[str, str | None], rows: int | None = None
-) -> str | None:
-    """What is wrong with a part, which is read whole; None where nothing is.
-
-    Args:
-        store: Where.
-        name: The part.
-        footer: What its footer must have.
-        rows: How many rows it must have.
-    """
-    try:
-        part = check_part(store, name)
-    except BrokenPartError as error:
-        return error.why
-    except StorageError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        return "it is missing"
-    for key, value in footer.items():
-        if part.footer.get(key) != value:
-            what = key.removeprefix("raylatent.")
-            return f"its {what} is {part.footer.get(key)}, not {value}"
-    if rows not in {None, part.rows}:
-        return f"it has {part.rows} rows, not {rows}"
-    return None
+            whys[name] = mismatch(states.get(name), same, part.quarantined)
+        wrong = {name: why for name, why in whys.items() if why is not None}
+        for name, why in wrong.items():
+            logger.warning("%s/%s is done again: %s", run.uri, name, why)
+        if not wrong:
+            sound[part.slide].append(part)
+    return sound
 
 
 def broken_grids(run: RunDirectory, sources: Mapping[str, Source]) -> set[str]:
     """Whole slides whose grid is broken, wrong or gone; it is deleted, to be made again.
 
+    So it is where the picture is that is made with it.
+
     Args:
         run: The run directory.
         sources: The slides as planned.
     """
-    store = Store(run.uri, writer=run.store.writer)
-    names = {slide: run.grid_part(slide) for slide in sources}
-    tasks = (
-        (store, names[slide], run.thumbnail(slide), source)
-        for slide, source in sources.items()
-    )
+    if not sources:
+        return set()
+    names = [
+        name(slide) for slide in sources for name in (run.grid_part, run.thumbnail)
+    ]
+    states = read_files(run.store, names, what="check", unit="files of grids")
     broken = set()
-    for slide, why in zip(sources, spread(grid_complaint, tasks), strict=True):
+    for slide, source in sources.items():
+        name = run.grid_part(slide)
+        why = _grid_complaint(
+            states.get(name), states.get(run.thumbnail(slide)), source
+        )
         if why is not None:
-            logger.warning("%s/%s: %s: looked at again", run.uri, names[slide], why)
-            run.store.delete(names[slide])
+            logger.warning("%s/%s: %s: looked at again", run.uri, name, why)
+            run.store.delete(name)
             broken.add(slide)
     return broken
 
 
-def grid_complaint(
-    store: Store, name: str, thumbnail: str, source: Source
+def _grid_complaint(
+    grid: FileState | None, thumbnail: FileState | None, source: Source
 ) -> str | None:
-    """What is wrong with a slide's grid, None where nothing is: a task's work.
-
-    Args:
-        store: The run directory.
-        name: The grid.
-        thumbnail: The slide's picture with the kept tiles, which is made with it.
-        source: The slide as planned.
-    """
-    try:
-        grid = check_part(store, name, (schema.REASON,))
-    except BrokenPartError as error:
-        return error.why
-    except StorageError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        return "the slide has no grid"
-    made_with = parse_json(grid.footer.get(schema.FOOTER_GRID, "{}")) or {}
-    planned = json.loads(source_footer(source))
-    stat = made_with.get("stat")
-    if not isinstance(stat, dict) or any(planned.get(k) != v for k, v in stat.items()):
+    """What is wrong with a slide's grid or its picture, None where nothing is."""
+    why = mismatch(grid, {schema.FOOTER_SLIDE: source.slide})
+    if grid is None or why is not None:
+        return why
+    made_with = parse_json(grid.about.get(schema.FOOTER_GRID, "{}")) or {}
+    if made_with.get("stat") != asdict(source.stat):
         return "it was made of another slide, or of this one before it changed"
-    kept = grid.table[schema.REASON].null_count
-    if kept != source.n_indexed:
-        return f"it keeps {kept} tiles, the plan has {source.n_indexed}"
-    digest = grid.footer.get(schema.FOOTER_THUMBNAIL, "")
-    changed = changed_file(store, {thumbnail: digest})
-    return None if changed is None else f"{changed} is not as it was written"
-
-
-def changed_file(store: Store, files: Mapping[str, str]) -> str | None:
-    """The first of some files that is not as it was written, None if all are."""
-    for name, digest in files.items():
-        try:
-            if digest_of_file(store, name).digest != digest:
-                return name
-        except StorageError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            return name
+    digest = grid.about.get(schema.FOOTER_THUMBNAIL)
+    if thumbnail is None or thumbnail.digest != digest:
+        return "its picture is not the one that was made with it"
     return None

@@ -9,9 +9,8 @@ from typing import Any
 
 from raylatent import schema
 from raylatent.claim import refuse_taken
-from raylatent.engine.cluster import spread
-from raylatent.engine.done import changed_file, is_unchanged, same_source
-from raylatent.engine.progress import Progress
+from raylatent.engine.checking import read_files
+from raylatent.engine.done import is_unchanged, same_source
 from raylatent.errors import SourceError, StorageError
 from raylatent.parts import Part, partition_folder, read_part
 from raylatent.run import QUARANTINE, REMOVED, TILES, ExtractionDirectory
@@ -20,7 +19,7 @@ from raylatent.source.grids import SlideRequest
 from raylatent.source.record import TileRecord
 from raylatent.source.units import Source
 from raylatent.source.write import SUFFIX, put_tfrecord
-from raylatent.storage import FileStat, Store
+from raylatent.storage import FileStat
 
 logger = logging.getLogger(__name__)
 
@@ -172,16 +171,19 @@ def sound_slides(
 
     Others are named in a warning.
     """
-    store = Store(run.uri, writer=run.store.writer)
+    names = [name for one in finished.values() for name in one.files]
+    states = read_files(run.store, names, what="check", unit="TFRecords and indexes")
     sound = {}
-    with Progress("check", len(finished), unit="TFRecords") as progress:
-        answers = spread(changed_file, ((store, f.files) for f in finished.values()))
-        for (slide, one), name in zip(finished.items(), answers, strict=True):
-            progress.add(1)
-            if name is None:
-                sound[slide] = one
-            else:
-                logger.warning("%s is broken: its slide is done again", name)
+    for slide, one in finished.items():
+        changed = [
+            name
+            for name, digest in one.files.items()
+            if name not in states or states[name].digest != digest
+        ]
+        if changed:
+            logger.warning("%s is broken: its slide is done again", changed[0])
+        else:
+            sound[slide] = one
     return sound
 
 

@@ -14,7 +14,6 @@ from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.connection import connect
-from raylatent.engine.done import complaint
 from raylatent.engine.placement import place_rows
 from raylatent.engine.progress import still_working
 from raylatent.engine.sampling import sample_rows
@@ -31,6 +30,7 @@ from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.run.layout import manifest_of
 from raylatent.run.manifest import list_files, put_manifest
+from raylatent.run.verification import mismatch, read_states
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
 
@@ -170,8 +170,8 @@ def unsound_points(
             schema.FOOTER_MAP: fitted.digest,
             schema.FOOTER_ROWS: part.footer.get(schema.FOOTER_DIGEST),
         }
-        file = part_name(folder, part.slide, part.unit)
-        return complaint(store, file, wanted, part.rows)
+        found = read_states(store, [part_name(folder, part.slide, part.unit)])
+        return mismatch(found[0] if found else None, wanted, part.rows)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         complaints = list(pool.map(why, parts))

@@ -1,9 +1,9 @@
 """`raylatent verify`: the files of a run are read by the cluster; nothing is written."""
 
-import platform
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,10 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.claim import CLAIM, worker_of
 from raylatent.config import VerifyConfig
-from raylatent.engine.cluster import spread
+from raylatent.engine.checking import read_files, spread
 from raylatent.engine.connection import connect
 from raylatent.engine.items import source_footer
 from raylatent.engine.plan import read_plan
-from raylatent.engine.progress import Progress
 from raylatent.engine.visibility import refuse_temporary_copy
 from raylatent.errors import (
     BrokenPartError,
@@ -24,7 +23,6 @@ from raylatent.errors import (
     RunError,
     StorageError,
     VersionError,
-    VisibilityError,
 )
 from raylatent.montage.sources import SLIDE_FILES, TFRECORD_FILES
 from raylatent.parts import read_part, slide_of
@@ -49,7 +47,6 @@ from raylatent.run.verification import (
     Finding,
     Planned,
     Verification,
-    read_states,
 )
 from raylatent.source.slides import slide_stat
 from raylatent.source.tfrecord import iter_records
@@ -57,7 +54,7 @@ from raylatent.source.units import Source
 from raylatent.storage import FileStat, Store, file_stat
 
 UNCHANGED, CHANGED, GONE = "as they were", "changed", "gone"
-_TOGETHER = 32  # files that a task reads, sources that it looks at
+_TOGETHER = 32  # sources that a task looks at
 _NAMED = 20  # broken records of one source that are named
 _RECORDS = "records"
 _WHILE_WORKED_ON = frozenset({BROKEN, FOREIGN})
@@ -169,43 +166,11 @@ def _sources(store: Store, found: Verification) -> list[Source] | None:
 
 def _read(store: Store, proof: str, names: set[str]) -> dict[str, FileState]:
     """Files of a run, and those elsewhere that they tell of, as they are."""
-    states = {state.name: state for state in _spread(store, proof, sorted(names))}
+    read = partial(read_files, store, what="verify", unit="files", proof=proof)
+    states = read(sorted(names))
     told = (told_digests(state.name, state.about) for state in states.values())
     elsewhere = {path for paths in told for path in paths} - names
-    if elsewhere:
-        states |= {s.name: s for s in _spread(store, proof, sorted(elsewhere))}
-    return states
-
-
-def _spread(store: Store, proof: str, names: Sequence[str]) -> Iterator[FileState]:
-    """Read files on the cluster, some in each task."""
-    batches = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
-    with Progress("verify", len(names), unit="files") as progress:
-        arguments = ((store, proof, batch) for batch in batches)
-        for batch, states in zip(batches, spread(read_here, arguments), strict=True):
-            progress.add(len(batch))
-            yield from states
-
-
-def read_here(store: Store, proof: str, names: Sequence[str]) -> list[FileState]:
-    """Read some files; the run must be where this node sees it: a task's work.
-
-    Args:
-        store: The run directory.
-        proof: A file that it has.
-        names: The files.
-
-    Raises:
-        VisibilityError: The node does not see the run directory.
-        StorageError: A file cannot be read, after retries.
-    """
-    if not store.exists(proof):
-        message = (
-            f"node {platform.node()} does not see {store.uri}: use a path that all "
-            "nodes share, or a URI such as s3://bucket/folder"
-        )
-        raise VisibilityError(message)
-    return read_states(store, names)
+    return states | read(sorted(elsewhere)) if elsewhere else states
 
 
 @dataclass(frozen=True, kw_only=True)

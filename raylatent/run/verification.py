@@ -44,7 +44,9 @@ _FOOTER = frozenset(
     {
         *(schema.FOOTER_SLIDE, schema.FOOTER_UNIT, schema.FOOTER_FINGERPRINT),
         *(schema.FOOTER_SOURCE, schema.FOOTER_QUARANTINED, schema.FOOTER_DIGEST),
-        *(schema.FOOTER_SEAL, schema.FOOTER_THUMBNAIL, schema.FOOTER_MAP),
+        *(schema.FOOTER_FIRST, schema.FOOTER_LAST, schema.FOOTER_SEAL),
+        *(schema.FOOTER_THUMBNAIL, schema.FOOTER_GRID),
+        *(schema.FOOTER_MAP, schema.FOOTER_ROWS),
     }
 )
 
@@ -131,6 +133,29 @@ def _state(store: Store, name: str) -> FileState:
 
 def _seals_itself(name: str) -> bool:
     return name.endswith(".parquet") or name.rsplit("/", 1)[-1] in _SEALED_JSON
+
+
+def mismatch(
+    state: FileState | None, footer: Mapping[str, str | None], rows: int | None = None
+) -> str | None:
+    """Why a part is not sound or not the one that it should be, None if it is.
+
+    Args:
+        state: The part as it was read, None where there is none.
+        footer: What its footer must have.
+        rows: How many rows it must have.
+    """
+    if state is None:
+        return "it is missing"
+    if state.why is not None:
+        return state.why
+    for key, value in footer.items():
+        if state.about.get(key) != value:
+            what = key.removeprefix("raylatent.")
+            return f"its {what} is {state.about.get(key)}, not {value}"
+    if rows not in {None, state.rows}:
+        return f"it has {state.rows} rows, not {rows}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -261,11 +286,7 @@ class Verification:
             planned = (self.plan or {}).get(str(slide))
             if planned is not None:
                 wanted[schema.FOOTER_SOURCE] = planned.source
-        for key, value in wanted.items():
-            if footer.get(key) != value:
-                what = key.removeprefix("raylatent.")
-                return f"its {what} is {footer.get(key)}, not {value}"
-        return None
+        return mismatch(state, wanted)
 
     def _find_unfinished(self) -> None:
         """What verbs put in place last."""
@@ -331,7 +352,7 @@ class Verification:
         if state is None:
             self.add(MISSING, name, f"its part has {n_bad} quarantined tiles")
         elif state.rows != n_bad:
-            self.add(WRONG, name, f"it has {state.rows} rows, its part tells {n_bad}")
+            self.add(WRONG, name, f"it has {state.rows} rows, not {n_bad}")
         return n_bad if name not in self._wrong else 0
 
     def _compare_with_plan(self, tiles: Mapping[str, int]) -> None:

@@ -1,0 +1,80 @@
+"""Files of a run, read whole by the cluster: to verify it, or before a re-run keeps them."""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+
+from raylatent.engine.cluster import READ_CPUS, gather
+from raylatent.engine.progress import Progress
+from raylatent.errors import VisibilityError
+from raylatent.run import RUN_JSON
+from raylatent.run.verification import FileState, read_states
+from raylatent.storage import Store
+
+_TOGETHER = 32  # files that a task reads
+_IN_FLIGHT = 256  # tasks
+
+T = TypeVar("T")
+
+
+def spread(work: Callable[..., T], batches: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """Call `work` on the cluster with each of the arguments; answers in their order.
+
+    A bounded number of tasks is in flight.
+
+    Raises:
+        RaylatentError: A task raised it, or failed otherwise.
+    """
+    remote = ray.remote(num_cpus=READ_CPUS)(work)
+    pending: list[ray.ObjectRef[Any]] = []
+    for arguments in batches:
+        pending.append(remote.remote(*arguments))
+        if len(pending) >= _IN_FLIGHT:
+            yield from gather(pending[: _IN_FLIGHT // 2])
+            del pending[: _IN_FLIGHT // 2]
+    yield from gather(pending)
+
+
+def read_files(
+    store: Store,
+    names: Sequence[str],
+    *,
+    what: str,
+    unit: str,
+    proof: str = RUN_JSON,
+) -> dict[str, FileState]:
+    """Files of a run as they are; those that are not there are left out.
+
+    Args:
+        store: The run directory.
+        names: The files.
+        what: Begins the line that shows progress.
+        unit: What the files are called in it.
+        proof: A file of the run, by which a node shows that it sees the run.
+
+    Raises:
+        VisibilityError: A node does not see the run directory.
+        StorageError: A file cannot be read, after retries.
+    """
+    store = Store(store.uri, writer=store.writer)
+    batches = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
+    states: dict[str, FileState] = {}
+    with Progress(what, len(names), unit=unit) as progress:
+        arguments = ((store, proof, batch) for batch in batches)
+        for batch, found in zip(batches, spread(read_here, arguments), strict=True):
+            progress.add(len(batch))
+            states |= {state.name: state for state in found}
+    return states
+
+
+def read_here(store: Store, proof: str, names: Sequence[str]) -> list[FileState]:
+    """Read some files; the run must be where this node sees it: a task's work."""
+    if not store.exists(proof):
+        message = (
+            f"node {platform.node()} does not see {store.uri}: use a path that all "
+            "nodes share, or a URI such as s3://bucket/folder"
+        )
+        raise VisibilityError(message)
+    return read_states(store, names)
