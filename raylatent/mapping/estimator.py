@@ -5,8 +5,12 @@ Metrics without a row-wise form are placed by `transform`.
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from inspect import signature
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +49,11 @@ def run_umap(model: Any, rows: NDArray[np.float32]) -> None:  # noqa: ANN401
 
     # What umap-learn warns of (no search index, parts of the graph that do not
     # connect, a seed that forbids threads) is either wanted here or dealt with.
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+    with (
+        threadpool_limits(1),
+        _seeded_arpack(model.random_state),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         try:
             model.fit(rows)
@@ -54,6 +62,27 @@ def run_umap(model: Any, rows: NDArray[np.float32]) -> None:  # noqa: ANN401
             raise MapError(message) from error
     for warning in caught:
         logger.debug("umap-learn: %s", warning.message)
+
+
+@contextmanager
+def _seeded_arpack(seed: int) -> Iterator[None]:
+    """Let ARPACK start again from a seed where it has to.
+
+    From SciPy 1.17 on it otherwise starts again from numbers that no seed decides, as
+    for the start of a map whose neighbor graph has more than four parts.
+    """
+    from scipy.sparse import linalg  # noqa: PLC0415  (slow)
+    from sklearn.manifold import _spectral_embedding  # noqa: PLC0415  (slow)
+
+    if "rng" not in signature(linalg.eigsh).parameters:
+        yield
+        return
+    seeded = partial(linalg.eigsh, rng=seed)
+    with (
+        patch.object(linalg, "eigsh", seeded),
+        patch.object(_spectral_embedding, "eigsh", seeded),
+    ):
+        yield
 
 
 def restore_umap(

@@ -279,6 +279,16 @@ def test_umap_learns_own_transform_is_an_option(fit_rows, new_rows):
     assert (fitted.place(new_rows[0][:20])[1] > 0).all()
 
 
+def test_a_sample_in_many_parts_gives_the_same_map_again():
+    """The start of parts that no neighbor connects takes ARPACK several tries."""
+    random = np.random.default_rng(0)
+    centers = np.repeat(100 * random.normal(size=(7, 8)), 40, axis=0)
+    rows = (centers + random.normal(size=centers.shape)).astype(np.float32)
+    params = MapParameters(n_neighbors=10, metric="euclidean")
+    first, again = (fit_map(rows, params).arrays["embedding"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
 def test_other_placements_are_refused():
     with pytest.raises(MapError, match="placement='rowwise' is not rows or umap-learn"):
         MapParameters(placement="rowwise")
