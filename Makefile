@@ -1,6 +1,8 @@
 # Everything on a machine that has Python 3.11 or newer, and make:
 #   make demo        installs into .venv, runs the main job on real tissue, writes out/demo
 #   make test        installs into .venv, runs all tests
+#   make quick       the tests that need no Ray and take little time
+#   make coverage    the lines that the quick tests run, in htmlcov/
 #   make campaign    the fault campaign: jobs killed at SEEDS=50 moments, and all other
 #                    faults; benchmarks at a small size
 #   make lint        formatting, lint, types, import contracts
@@ -13,6 +15,7 @@ VENV := .venv
 OUT := out/demo
 PYTEST :=
 SEEDS := 50
+QUICK := "not ray and not cluster and not slow and not campaign"
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -20,17 +23,23 @@ DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test campaign lint docs clean
+.PHONY: help demo test quick coverage campaign lint docs clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python jobs/atlas.py --demo --out $(OUT)
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest $(PYTEST)
+
+quick: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m $(QUICK) $(PYTEST)
+
+coverage: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m $(QUICK) --cov --cov-report=html $(PYTEST)
 
 campaign: $(DEV_STAMP)
 	RAYLATENT_CAMPAIGN_SEEDS=$(SEEDS) $(BIN)/python -m pytest tests/faults \

@@ -21,6 +21,7 @@ import pytest  # noqa: E402
 
 from tests.small_runs import (  # noqa: E402, F401  (fixtures)
     command_line,
+    large_slide,
     layers_dts,
     model_folder,
     small_dts,

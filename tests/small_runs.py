@@ -37,6 +37,15 @@ def model_folder():
 
 
 @pytest.fixture(scope="session")
+def large_slide(tmp_path_factory):
+    """A slide of 3,000 x 2,200 px."""
+    from tests.engine.slide_files import write_slide
+
+    path = tmp_path_factory.mktemp("slide") / "large.tif"
+    return write_slide(path, 1, width=3000, height=2200)
+
+
+@pytest.fixture(scope="session")
 def small_project(small_tfrecords, tmp_path_factory):
     """A project folder as Slideflow lays it out."""
     root = tmp_path_factory.mktemp("project")

@@ -55,11 +55,11 @@ def test_a_forecast_for_more_tiles_leaves_a_run_alone(
 
 @pytest.mark.ray
 def test_the_rest_of_a_slide_is_left_undone(
-    ray_session, goldens, small_model, tmp_path, capfd, monkeypatch
+    ray_session, large_slide, small_model, tmp_path, capfd, monkeypatch
 ):
     """Without --out rows go to the temporary folder, from which they are removed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    argv = ["--slides", goldens / "wsi_a.tif", "--tile-um", "96", "--mpp", "1"]
+    argv = ["--slides", large_slide, "--tile-um", "96", "--mpp", "1"]
     argv += ["--qc", "none", "--model", small_model, "--seconds", "0.01"]
     argv += ["--batch-size", "16", "--unit-tiles", "16"]
     assert job("bench")(*argv) == 0
@@ -100,8 +100,8 @@ def test_bad_arguments(small_tfrecords, small_model, capfd, changed, said):
     assert said in capfd.readouterr().err
 
 
-def test_what_the_job_refuses_is_refused(goldens, small_model, capfd):
-    slide = ["--slides", goldens / "wsi_a.tif", "--tile-um", "96", "--mpp", "1"]
+def test_what_the_job_refuses_is_refused(large_slide, small_model, capfd):
+    slide = ["--slides", large_slide, "--tile-um", "96", "--mpp", "1"]
     side = ["--tile-px", "64", "--no-resize", "--model", small_model]
     assert job("bench")(*slide, *side) == 2
     assert "64" in capfd.readouterr().err

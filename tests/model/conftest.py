@@ -30,9 +30,9 @@ def golden_features(golden_model):
 
 
 @pytest.fixture
-def wsi(goldens):
-    """The goldens' slide, its whole grid of 11 x 15."""
-    return WSI(goldens / "wsi_a.tif", PX, 96, mpp=0.5)
+def wsi(large_slide):
+    """The slide's whole grid of 11 x 15."""
+    return WSI(large_slide, PX, 96, mpp=0.5)
 
 
 @pytest.fixture

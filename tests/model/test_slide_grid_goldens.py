@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raylatent.source.wsi import WSI
+
 PX = 96
 CLASSES = 3
 GOLDENS = [
@@ -18,6 +20,12 @@ def golden(goldens):
     """Slideflow's grids: features, then predictions, on the last axis."""
     with np.load(goldens / "wsi_features.npz") as archive:
         return dict(archive)
+
+
+@pytest.fixture
+def wsi(goldens):
+    """The goldens' slide, its whole grid of 11 x 15."""
+    return WSI(goldens / "wsi_a.tif", PX, 96, mpp=0.5)
 
 
 def cosines(found, wanted):
