@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from raylatent import schema
 from raylatent.errors import BrokenPartError, SourceError, StorageError
-from raylatent.seal import seal_of, sealed_parquet
+from raylatent.seal import seal_in, seal_of, sealed_parquet
 from raylatent.storage import Store, reason
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ def _digest_array(hasher: hashlib.blake2b, array: pa.Array) -> None:
 
 def write_part(
     store: Store, name: str, table: pa.Table, footer: Mapping[str, str]
-) -> None:
+) -> str:
     """Put a Parquet file in place in one step: page checksums, a footer, a seal.
 
     Args:
@@ -228,6 +228,9 @@ def write_part(
         table: Its rows.
         footer: Key-value metadata; the digest of the columns is added.
 
+    Returns:
+        The seal, which is the file's digest.
+
     Raises:
         StorageError: It could not be written, after retries.
     """
@@ -235,7 +238,9 @@ def write_part(
     strings = [f.name for f in table.schema if pa.types.is_string(f.type)]
     # One chunk a column: where pages end must not depend on how the rows came.
     whole = table.combine_chunks().replace_schema_metadata(metadata)
-    store.write(name, sealed_parquet(whole, use_dictionary=strings))
+    data = sealed_parquet(whole, use_dictionary=strings)
+    store.write(name, data)
+    return seal_in(data)
 
 
 def read_footer(store: Store, name: str) -> tuple[int, dict[str, str]]:

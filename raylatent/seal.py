@@ -72,13 +72,14 @@ def seal_of(data: bytes | memoryview) -> str | None:
     return seal.decode() if seal == _digest(data, start) else None
 
 
-def seal_in(data: bytes) -> str:
+def seal_in(data: bytes | pa.Buffer) -> str:
     """The seal that `sealed_parquet` has put into a file; its bytes are not checked."""
-    start = _seal_start(data)
+    view = memoryview(data)
+    start = _seal_start(view)
     if start is None:
         message = "a Parquet file without a seal"
         raise TypeError(message)
-    return data[start : start + len(_BLANK)].decode()
+    return bytes(view[start : start + len(_BLANK)]).decode()
 
 
 def _seal_start(data: bytes | memoryview) -> int | None:

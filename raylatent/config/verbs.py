@@ -331,7 +331,7 @@ class LayersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """Check a run against its plan: every byte, every tile; nothing is written."""
+    """Check a run against its manifests and plan: each byte, each tile; writes nothing."""
 
     run: str = option(
         "", "the run directory", metavar="RUN", positional=True, nargs="?"

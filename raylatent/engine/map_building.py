@@ -96,7 +96,7 @@ def build_map(
             check_visibility(run.store)
         if fitted is not None:
             _delete(run.store, name, strays)
-            place(broken, fitted)
+            _, digests = place(broken, fitted)
         else:
             rows, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
             fitted = _fit(rows, layer, params)
@@ -105,16 +105,17 @@ def build_map(
             # From here on, and until map.json is back, there is no map of this name.
             _delete(run.store, name, [f"{MAPS}/{name}/{file}" for file in _OWN_FILES])
             store.delete_folder(POINTS_FOLDER)
-            counts = place(parts, fitted)
+            counts, digests = place(parts, fitted)
             claim.check()
             fitted.with_info(**about, points=counts).save(store)
-        _put_manifest(run.store, name)
+        _put_manifest(run.store, name, digests)
     return store.uri
 
 
-def _put_manifest(store: Store, name: str) -> None:
+def _put_manifest(store: Store, name: str, digests: Mapping[str, str] = {}) -> None:
     """List a map's files, without pictures: whoever draws them lists them as well."""
-    put_manifest(store, manifest_of("map", name), list_files(store, [f"{MAPS}/{name}"]))
+    files = list_files(store, [f"{MAPS}/{name}"], (), digests)
+    put_manifest(store, manifest_of("map", name), files)
 
 
 def current_map(

@@ -23,12 +23,14 @@ from raylatent.run import MAPS, Part, RunDirectory
 from raylatent.seal import FILES
 from raylatent.storage import Store
 
-_DIGEST = "digest"  # of a part's rows
+_DIGEST = "digest"  # of a part's rows, and of a file
+_COUNTS = ("rows", "outside", "novel")
+_FILES = "files"  # points parts that were written
+_FILE = pa.struct([pa.field("name", pa.string()), pa.field(_DIGEST, pa.string())])
 _PLACED = pa.schema(
     [
-        pa.field("rows", pa.int64(), nullable=False),
-        pa.field("outside", pa.int64(), nullable=False),
-        pa.field("novel", pa.int64(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in _COUNTS),
+        pa.field(_FILES, pa.list_(_FILE), nullable=False),
     ]
 )
 _PART = pa.struct(
@@ -53,8 +55,8 @@ def place_rows(
     name: str,
     stall_timeout_s: float = STALL_TIMEOUT_S,
     pace: Pace | None = None,
-) -> dict[str, int]:
-    """Place every row of the parts, a points part for each; counts of rows.
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Place every row of the parts, a points part for each.
 
     Args:
         run: The run directory.
@@ -65,11 +67,15 @@ def place_rows(
         stall_timeout_s: How long nothing may be finished.
         pace: Counts the rows that are placed.
 
+    Returns:
+        Counts of rows, and the digest of each part by name.
+
     Raises:
         MapError: Not every row was placed.
     """
     total = sum(part.rows for part in parts)
-    counts = dict.fromkeys(_PLACED.names, 0)
+    counts = dict.fromkeys(_COUNTS, 0)
+    digests: dict[str, str] = {}
     share = pool(None, 0)
     reads = [partial(_item, some) for some in together(parts, share.largest)]
     folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
@@ -90,12 +96,13 @@ def place_rows(
         for row in found:
             for key in counts:
                 counts[key] += row[key]
+            digests |= {file["name"]: file[_DIGEST] for file in row[_FILES]}
             progress.add(row["rows"])
             pace.add(row["rows"])
     if counts["rows"] != total:
         message = f"{counts['rows']} of {total} rows were placed: run again"
         raise MapError(message)
-    return counts
+    return counts, digests
 
 
 def together(parts: Sequence[Part], n_actors: int) -> list[list[Part]]:
@@ -163,11 +170,13 @@ class PlacementActor:
     def __call__(self, item: pa.Table) -> pa.Table:
         """Place the rows of some parts."""
         (row,) = item.to_pylist()
-        counts = list(self._pool.map(self._place, row["parts"]))
-        total = {key: sum(part[key] for part in counts) for key in _PLACED.names}
-        return pa.Table.from_pylist([total], schema=_PLACED)
+        placed = list(self._pool.map(self._place, row["parts"]))
+        total = {key: sum(counts[key] for counts, _ in placed) for key in _COUNTS}
+        files = [file for _, file in placed]
+        return pa.Table.from_pylist([{**total, _FILES: files}], schema=_PLACED)
 
-    def _place(self, part: dict[str, Any]) -> dict[str, int]:
+    def _place(self, part: dict[str, Any]) -> tuple[dict[str, int], dict[str, str]]:
+        """Counts of a part's rows; name and digest of its points."""
         slide, unit = part[schema.SLIDE], part[schema.UNIT]
         self.on_unit(slide, unit)
         columns = [*schema.REFERENCE.names, self._layer]
@@ -181,8 +190,8 @@ class PlacementActor:
             schema.FOOTER_MAP: self._fitted.digest,
             schema.FOOTER_ROWS: part[_DIGEST],
         }
-        write_part(self._store, name, points, footer)
-        return counts
+        digest = write_part(self._store, name, points, footer)
+        return counts, {"name": name, _DIGEST: digest}
 
 
 def place_part(

@@ -299,8 +299,8 @@ def write_report(run: RunDirectory, report: RunReport) -> dict[str, str]:
     digests = {}
     if any(slide.left_out is not None for slide in report.slides):
         page = slides_page(run, report.slides).encode()
-        run.store.write(SLIDES_PAGE, page)
         digests[SLIDES_PAGE] = content_digest(page)
+        run.store.write(SLIDES_PAGE, page)
     about = sealed_json(report.as_json())
     text = json.dumps(about, indent=1, ensure_ascii=False)
     run.store.write(REPORT, text.encode("utf-8", "surrogateescape"))

@@ -109,9 +109,11 @@ def save_figure(
         figure.savefig(
             buffer, format=suffix[1:], dpi=dpi, metadata=date, bbox_inches="tight"
         )
+    data = buffer.getvalue()
+    digest = content_digest(data)
     folder, name = uri.rsplit("/", 1)
-    Store(folder or "/").write(name, buffer.getvalue())
-    return content_digest(buffer.getvalue())
+    Store(folder or "/").write(name, data)
+    return digest
 
 
 @dataclass(frozen=True, kw_only=True)

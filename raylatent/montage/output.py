@@ -73,10 +73,9 @@ def write_mosaic(
     Returns:
         Digests of the three by name.
     """
-    files = {"mosaic.png": picture, "cells.parquet": cells}
-    for name, data in files.items():
-        write_file(f"{folder}/{name}", data)
     digests = {"mosaic.png": content_digest(picture), "cells.parquet": seal_in(cells)}
+    write_file(f"{folder}/mosaic.png", picture)
+    write_file(f"{folder}/cells.parquet", cells)
     about = sealed_json({**description, FILES: digests})
     text = json.dumps(about, indent=1, ensure_ascii=False)
     write_file(f"{folder}/mosaic.json", text.encode("utf-8", "replace"))

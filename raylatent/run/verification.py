@@ -40,15 +40,7 @@ _SEALED_JSON = frozenset(
     {RUN_JSON, layout.REPORT, MAP_JSON, MOSAIC_JSON, "record.json"}
 )
 _NOT_WRITTEN = "it is not the file that was written"
-_FOOTER = frozenset(
-    {
-        *(schema.FOOTER_SLIDE, schema.FOOTER_UNIT, schema.FOOTER_FINGERPRINT),
-        *(schema.FOOTER_SOURCE, schema.FOOTER_QUARANTINED, schema.FOOTER_DIGEST),
-        *(schema.FOOTER_FIRST, schema.FOOTER_LAST, schema.FOOTER_SEAL),
-        *(schema.FOOTER_THUMBNAIL, schema.FOOTER_GRID),
-        *(schema.FOOTER_MAP, schema.FOOTER_ROWS),
-    }
-)
+_NOT_COMPARED = frozenset({schema.FOOTER_LAYERS, schema.FOOTER_REMARKS})  # and long
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ def read_states(store: Store, names: Iterable[str]) -> list[FileState]:
 def _state(store: Store, name: str) -> FileState:
     if name.endswith(".parquet"):
         part = check_part(store, name)
-        footer = {key: part.footer[key] for key in _FOOTER & part.footer.keys()}
+        footer = {k: v for k, v in part.footer.items() if k not in _NOT_COMPARED}
         return FileState(
             name=name,
             size=part.n_bytes,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylatent import schema
 from raylatent.claim import Claim
 from raylatent.engine import map_building, placement, sampling
 from raylatent.engine.map_building import build_map
@@ -16,7 +17,7 @@ from raylatent.errors import ClaimError, MapError, RunError
 from raylatent.mapping.fitted import FittedMap
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.sample import finish
-from raylatent.parts import part_name, read_part
+from raylatent.parts import part_name, read_footer, read_part
 from raylatent.run import Part, RunDirectory
 
 pytestmark = [pytest.mark.ray]
@@ -80,8 +81,13 @@ def test_placing_with_one_and_four_actors_is_the_plain_loop(
             ),
         )
         with Claim(run.store, run.store.writer):
-            counts = place_rows(run, parts, fitted, layer="postconv", name="default")
+            counts, digests = place_rows(
+                run, parts, fitted, layer="postconv", name="default"
+            )
         assert counts["rows"] == 93
+        seals = {n: read_footer(run.store, n)[1][schema.FOOTER_SEAL] for n in digests}
+        assert digests == seals
+        assert len(digests) == len(parts)
         stored = points_of(out, parts)
         for name, points in expected.items():
             assert stored[name].equals(points), (n_actors, name)
