@@ -6,7 +6,7 @@ import time
 import pytest
 
 from raylatent.errors import StorageError
-from raylatent.storage import Store, paths, s3
+from raylatent.storage import Store, paths
 from tests.faults.bad_weather import BadWeather
 
 NAMES = [f"slide={i % 3}/{i:06d}.parquet" for i in range(9)]
@@ -54,8 +54,8 @@ def test_what_is_there_is_what_was_done(s3, bucket, impatient, campaign, seed):
 @pytest.fixture
 def hurried(monkeypatch):
     """An answer is waited for less long, and asked for less often."""
-    monkeypatch.setattr(s3, "_ANSWER_S", 1.0)
-    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
+    monkeypatch.setattr(paths, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(paths, "_ATTEMPTS", 2)
     monkeypatch.setattr(paths, "RETRY_WAITS_S", (0.1, 0.1))
     paths._remote_filesystem.cache_clear()
     yield
