@@ -28,7 +28,7 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.mapping.quality import QUALITY_ROWS, measured
 from raylatent.mapping.stored_plot import PICTURE_FILES
-from raylatent.model.complete import Promised
+from raylatent.model.stored import Promised
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.seal import is_as_written
 from raylatent.storage import Store
