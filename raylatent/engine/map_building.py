@@ -25,7 +25,7 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.mapping.quality import QUALITY_ROWS, measured
 from raylatent.mapping.stored_plot import PICTURE_FILES
-from raylatent.model.complete import Promised
+from raylatent.model.stored import Promised
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.run.layout import manifest_of

@@ -1,4 +1,7 @@
-"""Which color a label has, by category or on a scale of numbers, and the legend that says so."""
+"""Which color a label has, and the legend that says so.
+
+Categories have colors of their own; numbers are on a scale.
+"""
 
 import colorsys
 import math
@@ -22,21 +25,14 @@ _MOST_CLASSES = 12
 _LAST_CODE = 30  # of classes that are called by whole numbers
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/: told apart by the color-blind.
 OKABE_ITO = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-    "#000000",
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
+    *("#56B4E9", "#D55E00", "#F0E442", "#000000"),
 )
 NO_LABEL = "(no label)"
 NO_LABEL_COLOR = "#BBBBBB"
+OTHER_COLOR = "#888888"
 SEVERAL = "(several labels)"  # of a mosaic's cell
 MOST_ENTRIES = 24
-
-OTHER_COLOR = "#888888"
 _MAX_CHARS = 64
 _OWN_WORDS = re.compile(r"\((no label|several labels|[\d,]+ further labels?)\)")
 

@@ -1,4 +1,4 @@
-"""Points of a map as a scatter plot, or as an image where there are too many; figures in files."""
+"""Points of a map as a scatter plot, or as an image of counts where there are too many."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence

@@ -27,13 +27,14 @@ from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
 from raylatent.tiles.preprocess import Standardizer, standardize
 
-Triple = tuple[float, float, float]
-Found = tuple[dict[str, Tensor], Tensor | None]
 logger = logging.getLogger(__name__)
+
 _DEFAULT_TILE_PX = 224
 # How far the sum of probabilities may be from 1: bfloat16 has 8 bits.
 _SUM_TOLERANCE = 0.02
 
+Triple = tuple[float, float, float]
+Found = tuple[dict[str, Tensor], Tensor | None]
 Activations = NDArray[np.float32]
 
 

@@ -23,7 +23,7 @@ from raylatent.errors import ModelError
 from raylatent.model.features import Activations, Features
 from raylatent.tiles.ahead import ahead
 from raylatent.tiles.clock import Clock
-from raylatent.tiles.shared import SharedPixels
+from raylatent.tiles.decoders import SharedPixels
 
 _READY = 1  # buffers that are filled before the device asks for them
 

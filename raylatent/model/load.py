@@ -34,10 +34,10 @@ from raylatent.model.torchvision_operators import (
 from raylatent.model.weight_files import UNREADABLE, read_checkpoint
 from raylatent.storage import Store, is_uri, reason
 
-# A model folder that has a file of such a name does not get in their place.
-_NEVER_REPLACED = sys.stdlib_module_names | {"numpy", "ray", "raylatent", "torch"}
 logger = logging.getLogger(__name__)
 
+# A model folder that has a file of such a name does not get in their place.
+_NEVER_REPLACED = sys.stdlib_module_names | {"numpy", "ray", "raylatent", "torch"}
 _SHOWN = 5
 
 

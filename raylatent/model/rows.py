@@ -18,11 +18,9 @@ from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.clock import Clock
-from raylatent.tiles.decoders import Decoders, decode_into
-from raylatent.tiles.reference import reference_table, split_off_broken
-from raylatent.tiles.shared import SharedPixels
+from raylatent.tiles.decoders import Decoders, SharedPixels, decode_into
 from raylatent.tiles.stream import Threads, unit_tiles
-from raylatent.tiles.tile import Side, Tile
+from raylatent.tiles.tile import Side, Tile, reference_table, split_off_broken
 
 _DTYPES = {"float32": np.float32, "float16": np.float16}
 

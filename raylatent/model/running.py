@@ -19,9 +19,9 @@ from raylatent.model.spec import ModelSpec
 from raylatent.model.torchvision_operators import missing_operator
 from raylatent.storage import reason
 
-_SWITCH_S = 0.5e-3
 T = TypeVar("T")
 
+_SWITCH_S = 0.5e-3
 _NOT_THE_MODELS = (
     "<",
     *(

@@ -1,7 +1,13 @@
-"""Stored activations as arrays, a slide at a time, of one run or several side by side."""
+"""Stored activations as arrays, a slide at a time, of one run or several side by side.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import reduce
+Whether a run has all rows that its plan promises, or has said why it lacks some, is
+checked before; bags are what Slideflow's multiple-instance models read.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -10,10 +16,97 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import RunError
-from raylatent.model.complete import Promised
-from raylatent.run import RunDirectory
+from raylatent.parts import Part, escape_partition, read_footer
+from raylatent.run import REPORT, RunDirectory
+from raylatent.seal import parse_json
+from raylatent.storage import Store
 
 Array = NDArray[Any]
+BAGS_CONFIG = "bags_config.json"
+
+
+class Promised:
+    """What sources.parquet and report.json say of a run's slides.
+
+    Args:
+        run: The run; nothing is read until it is needed, and then once.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        """See the class."""
+        self._run = run
+
+    @cached_property
+    def n_indexed(self) -> dict[str, int]:
+        """Tiles of each slide."""
+        sources = self._run.sources()
+        columns = (
+            sources[name].to_pylist() for name in (schema.SLIDE, schema.N_INDEXED)
+        )
+        return dict(zip(*columns, strict=True))
+
+    @cached_property
+    def failed(self) -> frozenset[str]:
+        """Slides whose failure is on record: tiles may lack."""
+        sources = self._run.sources()
+        columns = (sources[name].to_pylist() for name in (schema.SLIDE, schema.ERROR))
+        said = {slide for slide, error in zip(*columns, strict=True) if error}
+        store = self._run.store
+        if not store.exists(REPORT):
+            return frozenset(said)
+        report = parse_json(store.read(REPORT)) or {}  # broken, it tells of no failure
+        failed = report.get("failed")
+        return frozenset(said | (failed.keys() if isinstance(failed, dict) else set()))
+
+    def lacking(self, parts: Iterable[Part]) -> dict[str, int]:
+        """How many tiles the parts lack of each slide; slides that lack none are out.
+
+        Args:
+            parts: All parts of the run that can be read.
+        """
+        have = dict.fromkeys(self.n_indexed, 0)
+        for part in parts:
+            have[part.slide] = have.get(part.slide, 0) + part.rows + part.quarantined
+        missing = {slide: n - have[slide] for slide, n in self.n_indexed.items()}
+        return {slide: n for slide, n in sorted(missing.items()) if n > 0}
+
+    def check_parts(self, slide: str) -> None:
+        """Refuse a slide without parts, or whose parts have a gap that no error explains.
+
+        Their names and the last one's footer are read: a broken part is noticed when
+        its rows are.
+
+        Raises:
+            RunError: It has no part, or one is lost.
+            BrokenPartError: The last part is broken.
+        """
+        run = self._run
+        names = run.parts(slide)
+        if not names:
+            message = (
+                f"{run.uri} has no rows of slide {slide!r}: run `raylatent activations`"
+                " again"
+            )
+            raise RunError(message)
+        if slide in self.failed:
+            return
+        units = [name.rsplit("/", 1)[-1].removesuffix(".parquet") for name in names]
+        for expected, unit in enumerate(units):
+            if not unit.isdigit() or int(unit) != expected:
+                message = (
+                    f"slide {slide!r} lacks part {expected:06d} in {run.uri}: run "
+                    "`raylatent activations` again"
+                )
+                raise RunError(message)
+        _, footer = read_footer(run.store, names[-1])
+        n = self.n_indexed.get(slide, 0)
+        last = int(footer.get(schema.FOOTER_LAST, n))
+        if last < n:
+            message = (
+                f"slide {slide!r} lacks the last {n - last} of {n} tiles in {run.uri}: "
+                "run `raylatent activations` again"
+            )
+            raise RunError(message)
 
 
 class SlideArrays(Mapping[str, Array]):
@@ -175,3 +268,43 @@ def _vectors(rows: pa.Table, name: str) -> Array:
     return np.require(
         schema.vectors(rows, name), requirements="W"
     )  # Arrow's own memory is read-only
+
+
+def write_bag(
+    store: Store,
+    slide: str,
+    features: NDArray[np.floating[Any]],
+    locations: NDArray[Any],
+) -> None:
+    """One slide's bag: `<slide>.index.npz`, then `<slide>.pt`.
+
+    Args:
+        store: Where.
+        slide: Its name; escaped in the files' names where it would be a path.
+        features: (n, ...), written as float32 (n, features).
+        locations: (n, 2), `arr_0` of the index.
+    """
+    import torch  # noqa: PLC0415  (slow)
+
+    index = io.BytesIO()
+    np.savez(index, locations)
+    rows = np.ascontiguousarray(flat(features), np.float32)
+    bag = io.BytesIO()
+    torch.save(torch.from_numpy(rows), bag)
+    plain = "/" not in slide and slide.strip(".") and "\0" not in slide
+    stem = slide if plain else escape_partition(slide)
+    store.write(f"{stem}.index.npz", index.getvalue())
+    store.write(f"{stem}.pt", bag.getvalue())
+
+
+def write_bags_config(
+    store: Store, settings: Mapping[str, Any], num_features: int
+) -> None:
+    """What the bags are made with, from a run's settings."""
+    fields = settings["fields"]
+    config = {
+        "extractor": {"model": settings["model"], "fields": fields},
+        "num_features": num_features,
+        "tile_px": fields["tile_px"],
+    }
+    store.write(BAGS_CONFIG, json.dumps(config, indent=1).encode())

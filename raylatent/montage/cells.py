@@ -44,11 +44,11 @@ from raylatent.stable_hash import tile_hash
 CELL = "cell"
 TIED = "tied"
 _HASH = "hash"
-T = TypeVar("T")
-
 FEATURES = "features"
 PREDICTIONS = "predictions"
 LABELS = "labels"
+
+T = TypeVar("T")
 
 
 def partial_sums(points: Points, grid: Grid) -> CellSums:

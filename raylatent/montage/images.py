@@ -37,6 +37,7 @@ _MARGIN = 1.25  # decoded at least so much larger: 45 dB from decoding it whole
 _EIGHTHS = 8
 _JPEG = b"\xff\xd8"
 _COLORS = ("Gray", "YCbCr")
+
 Tile = Image.Image | str
 """A picture that fits its cell, or the reason why there is none."""
 

@@ -36,12 +36,12 @@ from raylatent.source.names import (
 from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
 from raylatent.storage import absolute
 
-Labels = SlideLabels | Sequence[object]
 logger = logging.getLogger(__name__)
 
 MAX_FEATURE_BYTES = 4 << 30
 _MOST_NUMBERS = 1_000
 
+Labels = SlideLabels | Sequence[object]
 Frames = Callable[[pa.Table], list[Frame | SlideTile]]
 
 

@@ -40,11 +40,12 @@ from raylatent.montage.tally import label_points
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+logger = logging.getLogger(__name__)
+
 SEVERAL_COLOR = "#808080"
+_MAX_CHARS = 40
 
 LabelCounts = Sequence[tuple[str, int]]
-_MAX_CHARS = 40
-logger = logging.getLogger(__name__)
 
 _GONE = ("cannot open", "no such slide")  # how reasons begin
 _MOVED = (

@@ -1,4 +1,7 @@
-"""Where the records of a TFRecord file are: the index that Slideflow keeps beside it, where it fits the file, or the headers."""
+"""Where the records of a TFRecord file are: Slideflow's index beside it, or the headers.
+
+The index is used where it fits the file.
+"""
 
 import io
 import struct

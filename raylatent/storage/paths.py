@@ -18,12 +18,12 @@ import pyarrow.fs as pafs
 
 from raylatent.errors import ConfigError, StorageError
 
+logger = logging.getLogger(__name__)
+
 # pyarrow's 3 s are few for a busy store; without any answer an attempt ends after this.
 _ANSWER_S = 20.0
 _CONNECT_S = 5.0
 _ATTEMPTS = 5
-logger = logging.getLogger(__name__)
-
 RETRY_WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 # Waiting does not mend these.
 _FINAL = (

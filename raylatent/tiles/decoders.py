@@ -5,10 +5,13 @@ Threads of one interpreter hand on some 3,500 tiles a second, however many cores
 """
 
 import contextlib
+import itertools
+import mmap
 import os
 import socket
 import subprocess
 import sys
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,14 +29,69 @@ from raylatent.source.tfrecord import iter_records
 from raylatent.source.units import Source, Unit
 from raylatent.storage import reason
 from raylatent.tiles.clock import Clock
-from raylatent.tiles.shared import SharedName, SharedPixels
 from raylatent.tiles.tile import Side, Tile, tile_of_record
 
+_numbers = itertools.count()
 _TOGETHER = 64  # records of a task
 _AHEAD_BATCHES = 2  # asked for before the first of them is waited for
 _MOST_OPEN = 64  # memories that a process keeps open
 _END_S = 5.0  # what a process is given to end by itself
 _PROGRAM = f"import sys, {__name__} as it; it.main(int(sys.argv[1]))"
+
+
+@dataclass(frozen=True)
+class SharedName:
+    """Where another process finds them.
+
+    Attributes:
+        path: Of the memory, as long as the process lives that made it.
+        number: Of the memory; paths are used again.
+        shape: (n, tile_px, tile_px, 3).
+    """
+
+    path: str
+    number: int
+    shape: tuple[int, int, int, int]
+
+    def open(self) -> NDArray[np.uint8]:
+        """The pixels, uint8, as the other process sees them.
+
+        >>> pixels = SharedPixels((2, 4, 4, 3))
+        >>> pixels.name.open()[1, 0, 0, 2] = 7
+        >>> int(pixels.array[1, 0, 0, 2])
+        7
+        """
+        with open(self.path, "r+b") as file:  # noqa: PTH123  (a number is no path)
+            return _mapped(file.fileno(), self.shape)
+
+
+class SharedPixels:
+    """Zeros at first.
+
+    The memory belongs to no file: it is gone with the last process that has it open,
+    however that ends.
+
+    Args:
+        shape: (n, tile_px, tile_px, 3).
+
+    Attributes:
+        array: The pixels, uint8.
+        name: Where another process finds them.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        """See the class."""
+        number = next(_numbers)
+        descriptor = os.memfd_create(f"raylatent pixels {number}")
+        weakref.finalize(self, os.close, descriptor)
+        os.truncate(descriptor, int(np.prod(shape)))
+        self.array = _mapped(descriptor, shape)
+        self.name = SharedName(f"/proc/{os.getpid()}/fd/{descriptor}", number, shape)
+
+
+def _mapped(descriptor: int, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    memory = mmap.mmap(descriptor, int(np.prod(shape)))
+    return np.frombuffer(memory, np.uint8).reshape(shape)
 
 
 @dataclass(frozen=True, kw_only=True)

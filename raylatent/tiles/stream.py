@@ -28,10 +28,10 @@ from raylatent.tiles.tile import Side, Tile, tile_of_record
 
 _AHEAD_BYTES = 128 << 20
 _LARGE_BYTES = 8 << 20
-
-Payload: TypeAlias = memoryview | ContentError
 _DECODED_TOGETHER = 8
 _AHEAD_TILES = 96  # decoded before the forward pass asks for them
+
+Payload: TypeAlias = memoryview | ContentError
 
 
 class RecordReader:

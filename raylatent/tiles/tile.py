@@ -1,13 +1,22 @@
-"""A tile: its pixels at the side that is asked for, or what is wrong with it."""
+"""A tile: its pixels at the side that is asked for, or what is wrong with it.
 
+Of a unit's tiles there are references, and the quarantine of those that are broken.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
+from raylatent import schema
 from raylatent.errors import ContentError
+from raylatent.source.grids import SlideUnit
 from raylatent.source.record import parse_example
+from raylatent.source.units import Unit
 from raylatent.tiles.decode import decode_image
 
 
@@ -107,3 +116,44 @@ def tile_of_record(
         resized=pixels is not image,
         other_slide=record.slide not in {None, slide},
     )
+
+
+def reference_table(unit: Unit | SlideUnit, tiles: Sequence[Tile]) -> pa.Table:
+    """schema.REFERENCE of a unit's tiles, which are in tile order."""
+    n = len(unit)
+    frames = [pa.nulls(n, pa.int64()), pa.nulls(n, pa.int32())]
+    if isinstance(unit, Unit):
+        frames = [pa.array(unit.offsets), pa.array(unit.lengths.astype(np.int32))]
+    return pa.Table.from_arrays(
+        [
+            pa.array(np.arange(unit.first, unit.last)),
+            pa.array([tile.loc_x for tile in tiles], pa.int32()),
+            pa.array([tile.loc_y for tile in tiles], pa.int32()),
+            pa.array(np.full(n, unit.source.source, np.int32)),
+            *frames,
+        ],
+        schema=schema.REFERENCE,
+    )
+
+
+def split_off_broken(
+    reference: pa.Table, errors: Sequence[ContentError | None]
+) -> tuple[pa.Table, pa.Table]:
+    """References of the good tiles, and schema.QUARANTINE of the others.
+
+    Args:
+        reference: Of all tiles.
+        errors: What is wrong with each, None where nothing is.
+    """
+    good = pa.array([error is None for error in errors], pa.bool_())
+    bad = [error for error in errors if error is not None]
+    broken = reference.filter(pc.invert(good))
+    quarantine = pa.Table.from_arrays(
+        [
+            *broken.columns,
+            pa.array([error.stage for error in bad], pa.string()),
+            pa.array([str(error) for error in bad], pa.string()),
+        ],
+        schema=schema.QUARANTINE,
+    )
+    return reference.filter(good), quarantine

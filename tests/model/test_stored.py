@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from raylatent.errors import RunError
-from raylatent.model.bags import write_bag
-from raylatent.model.complete import Promised
-from raylatent.model.stored import SlideArrays, StoredArrays
+from raylatent.model.stored import Promised, SlideArrays, StoredArrays, write_bag
 from raylatent.storage import Store
 
 

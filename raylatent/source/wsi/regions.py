@@ -25,9 +25,9 @@ from raylatent.storage import is_uri
 _MAX_WINDOW_PX = 8_192  # on the level it is read from
 _MAX_HEIGHT_PX = 8_192
 _SPARSE = 0.5  # below this share of wanted pixels tiles are read one by one
+_MAX_OPEN = 2  # slides of a worker
 
 Positions = NDArray[np.int64]
-_MAX_OPEN = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,13 @@ _THUMB_PX = 1024
 _GRID_COLOR = (0, 160, 70)
 _SHADE = 24  # of 255: the tissue is to be seen
 _LEAST_TILE_PX = 10  # of smaller ones the outlines would hide the slide
-
-Box = tuple[float, float, float, float]
 _OTSU_SIDE_PX = 500  # Slideflow: the coarsest level whose shorter side is above this
 _OTSU_MAX_PX = 16 << 20  # a slide without such a level is shrunk to this
 _FILTER_PX = 8  # gray and white are counted where a tile still has this side
 _BLUR_COARSER = 4  # blur is looked for at four times the µm a pixel of the tiles
 _BLOCK_PX = 2048
 
+Box = tuple[float, float, float, float]
 Reasons = NDArray[np.uint8]
 
 
