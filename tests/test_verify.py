@@ -18,8 +18,16 @@ from raylatent.run.verification import BROKEN, FOREIGN, INCOMPLETE, MISSING, WRO
 from raylatent.seal import content_digest, sealed_json, sealed_parquet
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
-from tests.tampering import TAMPERINGS, A, Q, edit, reseal, rewrite
-from tests.tampering_seals import NEEDS_THE_MANIFEST, OF_SEALS
+from tests.tampering import (
+    NEEDS_THE_MANIFEST,
+    OF_SEALS,
+    TAMPERINGS,
+    A,
+    Q,
+    edit,
+    reseal,
+    rewrite,
+)
 from tests.verify_runs import N_BAD, N_TILES, UNIT_TILES, flip
 
 

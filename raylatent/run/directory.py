@@ -161,7 +161,7 @@ class RunDirectory:
         """
         try:
             if self.exists():
-                return parse_settings(self.store.read(RUN_JSON), self.uri, whole=True)
+                return parse_settings(self.store.read(RUN_JSON), self.uri)
             self.refuse_other_things()
         except VersionError:
             raise

@@ -166,13 +166,12 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def parse_settings(text: bytes, uri: str, *, whole: bool = False) -> dict[str, Any]:
+def parse_settings(text: bytes, uri: str) -> dict[str, Any]:
     """What run.json of the run at `uri` says; RunError if it is not ours, or broken.
 
     Args:
         text: Its content.
         uri: Of the run.
-        whole: Refuse one whose fingerprint is not that of its fields.
     """
     settings = parse_json(text)
     if settings is None:
@@ -187,13 +186,6 @@ def parse_settings(text: bytes, uri: str, *, whole: bool = False) -> dict[str, A
         message = (
             f"{uri}/{RUN_JSON} is not as it was written: run the command that made it "
             "again, which mends it, or choose another --out"
-        )
-        raise RunError(message)
-    is_run = CLEARING not in settings
-    if whole and is_run and settings["fingerprint"] != fingerprint(settings["fields"]):
-        message = (
-            f"{uri}/{RUN_JSON} has a fingerprint that is not that of its fields: choose "
-            "another --out"
         )
         raise RunError(message)
     return settings

@@ -25,12 +25,11 @@ from raylatent.source.record import (
     without_ending,
 )
 from raylatent.source.resync import Kind, Span, find_record, spans
-from raylatent.storage import open_input, reason, retry
+from raylatent.storage import open_input, retry
 
 Frames = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Offsets and lengths, each (n,)."""
 
-FRAMES, LOCATIONS = "arr_0", "locations"
 _MAX_BYTES = 256 << 20  # 16 million records: what claims more is no index
 _CHUNK_BYTES = 1 << 20
 # What a file that is no index can raise in zipfile and numpy.
@@ -83,7 +82,7 @@ def sidecar_frames(uri: str, size: int) -> Frames | None:
 def told_frames(uri: str, size: int) -> Frames | None:
     """What the index beside says, whether it fits or not; None where there is none."""
     try:
-        frames = _read(sidecar_name(uri), size, [FRAMES])[FRAMES]
+        frames = _read(sidecar_name(uri), size)
     except _NO_INDEX:
         return None
     if frames.ndim != 2 or frames.shape[1] != 2 or frames.dtype.kind not in "iu":
@@ -92,25 +91,8 @@ def told_frames(uri: str, size: int) -> Frames | None:
     return offsets, lengths
 
 
-def sidecar_arrays(uri: str, size: int) -> dict[str, NDArray[np.generic]]:
-    """Frames and, where it has them, locations of the index beside.
-
-    Raises:
-        SourceError: It is no index.
-        StorageError: It cannot be read.
-    """
-    name = sidecar_name(uri)
-    try:
-        return _read(name, size, [FRAMES, LOCATIONS])
-    except StorageError:
-        raise
-    except _NO_INDEX as error:
-        message = f"{name} is no index: {reason(error)}"
-        raise SourceError(message) from error
-
-
-def _read(name: str, size: int, arrays: list[str]) -> dict[str, NDArray[np.generic]]:
-    """Those of an index's arrays; ValueError if they are too large to be true."""
+def _read(name: str, size: int) -> NDArray[np.generic]:
+    """An index's frames; ValueError if they are too large to be true."""
     with open_input(name) as sidecar:
         # Frames and locations are 16 bytes a record each, a record at least as many.
         largest = min(4 * size + (1 << 16), _MAX_BYTES)
@@ -118,12 +100,7 @@ def _read(name: str, size: int, arrays: list[str]) -> dict[str, NDArray[np.gener
             raise ValueError(name)
         data = bytes(retry(sidecar.read, f"read {name}"))
     with zipfile.ZipFile(io.BytesIO(data)) as members:
-        there = members.namelist()
-        return {
-            array: _array(members, f"{array}.npy", largest)
-            for array in arrays
-            if array == FRAMES or f"{array}.npy" in there
-        }
+        return _array(members, "arr_0.npy", largest)
 
 
 def _array(members: zipfile.ZipFile, name: str, largest: int) -> NDArray[np.generic]:
