@@ -142,12 +142,14 @@ def _found(
     if share.num_gpus:
         places = sum(node.get("GPU", 0) // share.num_gpus for node in nodes)
         actors = max(1, min(actors, int(places)))
-    per_s, start_s = pace.per_s, pace.start_s
-    if per_s is None:  # no actor did a second unit: by their own clocks
-        stages = ("wait", "transfer", "forward", "write")
-        each_s = sum(report.seconds[stage] for stage in stages)
-        per_s = actors * report.counts["tiles"] / each_s
-        start_s = max(0.0, report.seconds["wall"] - each_s / actors)
+    # No actor is faster than its own clocks: with a GPU several units share the device.
+    stages = (
+        ("forward",) if share.num_gpus else ("wait", "transfer", "forward", "write")
+    )
+    done, each_s = report.counts["tiles"], sum(report.seconds[s] for s in stages)
+    at_most = actors * done / each_s
+    per_s = min(at_most, pace.per_s or at_most)
+    start_s = max(0.0, report.seconds["wall"] - done / per_s)
     counts = [slide.n_indexed for slide in report.slides]
     counts = counts if tiles is None else [tiles]
     largest = max(run.footers(), key=lambda part: part.rows)
@@ -194,9 +196,10 @@ def _map_rates(run: RunDirectory, job: Job, tiles: int) -> MapRates:
     placed = min(int(cores) * _PLACED_EACH, _MOST_PLACED)
     copies = [replace(part, unit=i) for i in range(ceil(placed / part.rows))]
     n_points = len(copies) * part.rows
-    pace = Pace()
+    pace, started = Pace(), time.perf_counter()
     with Claim(run.store, run.store.writer):
         place_rows(run, copies, fitted, layer=layer, name=_DEFAULT, pace=pace)
+    placing_s = time.perf_counter() - started
     fitted.with_info(layer=layer).save(run.store.child(f"{MAPS}/{_DEFAULT}"))
     of_points = part_name(f"{MAPS}/{_DEFAULT}/{POINTS_FOLDER}", slide, 0)
     again = ceil(_MOST_PLACED / n_points)
@@ -207,7 +210,7 @@ def _map_rates(run: RunDirectory, job: Job, tiles: int) -> MapRates:
         sample=n,
         fit_s=fit_s,
         start_s=pace.start_s,
-        rows_per_s=pace.per_s or 0.0,
+        rows_per_s=pace.per_s or n_points / placing_s,
         cells_s=choosing_s,
         points_per_s=again * n_points / max(longer_s - choosing_s, 1e-3),
         drawn_per_s=drawn / drawing_s,

@@ -105,9 +105,19 @@ def test_start_up_is_no_part_of_the_pace(clock):
         pace.add(20)
         pace.add(20)
     assert pace.enough
-    assert pace.tiles == 80
-    assert pace.per_s == pytest.approx(20)
-    assert pace.start_s == pytest.approx(30)
+    assert pace.tiles == 60  # one item less than there are
+    assert pace.per_s == pytest.approx(15)
+    assert pace.start_s == pytest.approx(32 - 40 / 15)
+
+
+def test_items_that_are_handed_on_together_make_no_pace(clock):
+    """Of two items the first comes with the last, however long each took."""
+    pace = Pace()
+    pace.begin(workers=1)
+    clock[0] += 9
+    pace.add(1000)
+    pace.add(1000)
+    assert pace.per_s is None
 
 
 def test_without_end_a_pace_never_has_enough(clock):
