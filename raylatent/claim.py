@@ -86,12 +86,17 @@ class Claim:
 
     def __enter__(self) -> "Claim":
         """Take the claim."""
-        while not self._store.create(CLAIM, self._content()):
-            holder = self._holder(CLAIM)
-            if holder is not None:  # else it was given back just now
-                self._take_over(holder)
-                break
-        self._thread.start()
+        try:
+            while not self._store.create(CLAIM, self._content()):
+                holder = self._holder(CLAIM)
+                if holder is not None:  # else it was given back just now
+                    self._take_over(holder)
+                    break
+            self._thread.start()
+        except KeyboardInterrupt:  # perhaps when it was taken: the block is not entered
+            self._stop.set()
+            self._give_back()
+            raise
         return self
 
     def __exit__(
@@ -103,6 +108,9 @@ class Claim:
         """Give the claim back."""
         self._stop.set()
         self._thread.join()
+        self._give_back()
+
+    def _give_back(self) -> None:
         try:
             if (self._holder(CLAIM) or {}).get("token") == self._token:
                 self._remove_markers()

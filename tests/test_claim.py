@@ -50,6 +50,19 @@ def driver_of(store):
     return holder(store)["token"]
 
 
+def test_nothing_is_left_of_one_that_is_interrupted_as_it_is_taken(store, monkeypatch):
+    create = store.create
+
+    def interrupted(name, data):
+        assert create(name, data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Claim(store, "a").__enter__()
+    assert store.list() == []
+
+
 def test_nothing_is_left(store):
     with Claim(store, "a") as held:
         held.check()

@@ -88,7 +88,7 @@ def test_a_model_that_needs_a_gpu(tmp_path, source, compute, edited, small_model
     model = edited(text)
     with pytest.raises(ModelError, match="start the job where there is a GPU"):
         compute(tmp_path / "run", [source], model=model, num_gpus=None)
-    with pytest.raises(PassError, match=r"CUDA only$"):
+    with pytest.raises(PassError, match=r"CUDA only \(\w+\.py:\d+, in forward\)$"):
         compute(tmp_path / "run", [source], model=model, num_gpus=0)
     assert not (tmp_path / "run").exists()
 
