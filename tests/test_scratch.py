@@ -43,11 +43,18 @@ def test_a_folder_that_was_there_stays(tmp_path):
 @pytest.mark.parametrize("by", ["the next job", "the next benchmark"])
 def test_folders_of_processes_that_were_killed_are_removed(tmp_path, by):
     store = Store(str(tmp_path))
-    dead, alive = (f"bench-0123456789ab-pid{n}" for n in (999999999, os.getpid()))
-    for folder in (dead, alive, "bench-mine", "activations"):
+    with scratch(str(tmp_path)) as mine:
+        alive = mine.uri.rsplit("/", 1)[-1]
+    before = alive.removesuffix(f"pid{os.getpid()}")
+    dead, elsewhere = (
+        f"{before}pid999999999",
+        "bench-0123456789ab-01234567-pid999999999",
+    )
+    for folder in (dead, alive, elsewhere, "bench-mine", "activations"):
         store.write(f"{folder}/0/part", b"x")
     if by == "the next job":
         remove_litter(RunDirectory(str(tmp_path)))
     else:
         remove_scratch(store)
-    assert store.root_folders() == ["activations", alive, "bench-mine"]
+    left = ["activations", "bench-mine", alive, elsewhere]
+    assert sorted(store.root_folders()) == sorted(left)

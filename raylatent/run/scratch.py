@@ -1,15 +1,16 @@
 """A folder in a run directory for what is measured there, and nothing kept."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from raylatent.claim import new_token, process_start
+from raylatent.claim import host_id, new_token, process_start
 from raylatent.storage import Store, absolute
 
-_SCRATCH = re.compile(r"bench-[0-9a-f]{12}-pid(?P<pid>\d+)")
+_SCRATCH = re.compile(r"bench-[0-9a-f]{12}-(?P<host>[0-9a-f]{8})-pid(?P<pid>\d+)")
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def scratch(out: str) -> Iterator[Store]:
         out: The run directory.
     """
     base = Store(out)
-    name = f"bench-{new_token()}-pid{os.getpid()}"
+    name = f"bench-{new_token()}-{_host()}-pid{os.getpid()}"
     lacking = _lacking(Path(absolute(out))) if base.is_local else []
     try:
         yield base.child(name)
@@ -39,9 +40,16 @@ def _lacking(folder: Path) -> list[Path]:
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
+def _host() -> str:
+    """This host since its last boot, for a folder's name."""
+    return hashlib.sha256(host_id().encode()).hexdigest()[:8]
+
+
 def remove_scratch(store: Store) -> None:
-    """Delete such folders of processes that are gone."""
+    """Delete such folders of this host's processes that are gone."""
     for name in store.root_folders():
         match = _SCRATCH.fullmatch(name)
-        if match and not process_start(int(match["pid"])):
+        if match is None or match["host"] != _host():
+            continue
+        if not process_start(int(match["pid"])):
             store.delete_folder(name)
