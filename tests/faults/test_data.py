@@ -185,7 +185,7 @@ def test_not_to_resize_is_another_run(ray_session, compute, cohort, tiles, tmp_p
     cohort.write(cohort.folder, "a", tiles[:3])
     compute(tmp_path / "run", [cohort.folder])
     assert compute(tmp_path / "run", [cohort.folder], resize=True).counts["tiles"] == 0
-    with pytest.raises(FingerprintError, match="resize was .*, now false"):
+    with pytest.raises(FingerprintError, match=r"resize was .*, now false"):
         compute(tmp_path / "run", [cohort.folder], resize=False)
 
 
