@@ -109,9 +109,9 @@ def test_a_factory_that_raises(said, model, source, campaign):
 
 def test_weights_with_nan(said, model, source, campaign):
     folder = model()
-    state = load_file(folder / "weights.safetensors")
+    state = load_file(folder / "net.safetensors")
     state["fc.bias"][0] = torch.nan
-    save_file(state, folder / "weights.safetensors")
+    save_file(state, folder / "net.safetensors")
     line = said(folder, source, 2)
     assert "weights.safetensors have NaN in fc.bias" in line
     campaign.fault("model: weights with NaN")
