@@ -113,7 +113,7 @@ def test_weights_with_nan(said, model, source, campaign):
     state["fc.bias"][0] = torch.nan
     save_file(state, folder / "net.safetensors")
     line = said(folder, source, 2)
-    assert "weights.safetensors have NaN in fc.bias" in line
+    assert "net.safetensors have NaN in fc.bias" in line
     campaign.fault("model: weights with NaN")
 
 
