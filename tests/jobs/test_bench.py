@@ -65,7 +65,7 @@ def test_the_rest_of_a_slide_is_left_undone(
     assert job("bench")(*argv) == 0
     lines = lines_of(capfd.readouterr().out)
     measured, tiles = (int(lines[name].split()[1]) for name in ("measured", "job"))
-    assert 32 <= measured < tiles
+    assert 0 < measured < tiles
     assert list(tmp_path.glob("*bench*")) == []
 
 
