@@ -220,6 +220,8 @@ def atlas(  # noqa: PLR0913  (the verb's options)
     spec = model_spec(options.pop("model"), allow_pickle=allow_pickle)
     done = run_atlas(AtlasConfig(model=spec.name, **_as_options(options)), spec)
     report = done.report
+    if not isinstance(layers, str) and len(layers) > 1 and not layer:
+        logger.warning("of layers %s the first is mapped", ", ".join(layers))
     if done.map is None or done.mosaic is None:
         message = (
             f"not one tile of {report.run} has activations: there is nothing to map"
@@ -279,10 +281,6 @@ def run_atlas(config: AtlasConfig, spec: "ModelSpec | None" = None) -> Outcome:
         return Outcome(report)
     if len(config.layers) > 1 and not config.layer:
         config = replace(config, layer=config.layers[0])
-        logger.info(
-            "of layers %s the first is mapped: --layer names another",
-            ", ".join(config.layers),
-        )
     if labels is None:
         config = replace(config, annotations="")  # what was to be said of it is said
     made = run_map(_part(config, MapConfig))

@@ -37,6 +37,8 @@ def _atlas(config: AtlasConfig) -> int:
     _say_rows(done.report)
     if done.map is None or done.mosaic is None:
         return fail("not one tile has activations: there is nothing to map", 1)
+    if len(config.layers) > 1 and not config.layer:
+        say(f"layer     {config.layers[0]} is mapped, --layer chooses another")
     _say_map(done.map)
     _say_mosaic(*done.mosaic)
     return 1 if done.report.failed else 0
