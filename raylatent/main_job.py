@@ -6,7 +6,7 @@ What the verbs do, without their words; `atlas` is all of it as one function.
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -160,8 +160,10 @@ def atlas(  # noqa: PLR0913  (the verb's options)
 
     Args:
         out: The run directory, local or a URI.
-        model: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, or an nn.Module
-            (with `tile_px`, and without mean and std, pixels are scaled to 0..1).
+        model: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, a mapping with the
+            keys of model.json, or an nn.Module. Pixels of a module are standardized as
+            Slideflow does, by a mean and standard deviation of 0.5 of pixels scaled to
+            0..1: for a model that takes others, give a model folder or a mapping.
         tfrecords: Files or folders of TFRecords.
         slides: Files or folders of whole slides.
         layers: Layers that are stored, one column each.
@@ -262,12 +264,17 @@ def _as_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return values | {name: str(values[name]) for name in ("tile_um", "actors")}
 
 
-def run_atlas(config: AtlasConfig, spec: "ModelSpec | None" = None) -> Outcome:
+def run_atlas(
+    config: AtlasConfig,
+    spec: "ModelSpec | None" = None,
+    say: "Callable[[RunReport], None] | None" = None,
+) -> Outcome:
     """Do the whole job.
 
     Args:
         config: What the verb `atlas` takes.
         spec: The model, if it is none that `config.model` names.
+        say: Is told the report of the activations, before they are mapped.
     """
     config = _demo(config) if config.demo else config
     # What can be refused is refused before hours of work.
@@ -277,6 +284,8 @@ def run_atlas(config: AtlasConfig, spec: "ModelSpec | None" = None) -> Outcome:
         _labeled(labels, names, config)
     map_parameters(config)
     report = run_activations(_part(config, ActivationsConfig), spec)
+    if say is not None:
+        say(report)
     if not report.n_rows:
         return Outcome(report)
     if len(config.layers) > 1 and not config.layer:

@@ -70,3 +70,26 @@ def test_a_slide_that_fails_is_raised_when_all_is_drawn(
 def test_what_makes_no_sense_is_refused(small_model):
     with pytest.raises(ConfigError, match="batch_size is '32'"):
         sf.atlas(tfrecords="t", model=str(small_model), out="run", batch_size="32")
+
+
+def test_slides_that_failed_are_said_before_the_map_can_fail(monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from raylatent import cli, main_job
+
+    bad = SimpleNamespace(slide="bad", error="torn", n_indexed=0, left_out=None)
+    report = SimpleNamespace(
+        n_rows=1, n_quarantined=0, failed=[bad], slides=[bad], counts={}, run="run"
+    )
+
+    def refused(config):
+        message = "the map cannot be fitted"
+        raise sf.errors.MapError(message)
+
+    monkeypatch.setattr(main_job, "run_activations", lambda config, spec: report)
+    monkeypatch.setattr(main_job, "run_map", refused)
+    argv = ["atlas", "--tfrecords", "t", "--model", "m", "--out", "run"]
+    assert cli.main(argv) != 0
+    said = capsys.readouterr()
+    assert "1 (1 failed)" in said.out
+    assert said.err.index("slide 'bad' failed: torn") < said.err.index("the map cannot")

@@ -33,8 +33,7 @@ _SHOWN = 20  # slides that are named; report.json has all
 def _atlas(config: AtlasConfig) -> int:
     from raylatent.main_job import run_atlas  # noqa: PLC0415  (torch, ray: slow)
 
-    done = run_atlas(config)
-    _say_rows(done.report)
+    done = run_atlas(config, say=_say_rows)
     if done.map is None or done.mosaic is None:
         return fail("not one tile has activations: there is nothing to map", 1)
     if len(config.layers) > 1 and not config.layer:
