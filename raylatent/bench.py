@@ -84,7 +84,7 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
             message = f"not one of the tiles that were tried has activations{why}"
             raise IncompleteError(message)
         run = RunDirectory(store.uri, writer=new_token())
-        found = _found(run, report, pace, share, job, config.tiles)
+        found = _found(run, report, pace, share, job, config.job_tiles)
         try:
             return replace(found, map=_map_rates(run, job, found.tiles))
         except MapError as error:
@@ -97,11 +97,12 @@ def _some_of(job: Job, config: BenchConfig, share: Pool, out: str) -> Job:
     All sources are indexed where `--tiles` does not say how many tiles the job has.
     """
     inputs = job.inputs
-    if config.tiles is not None:
+    if config.job_tiles is not None:
+        with_grid = list(inputs.with_grid.items())
+        files = [one for one in inputs.requests.items() if one not in with_grid]
         inputs = replace(
             inputs,
-            tfrecords=dict(spread(list(inputs.tfrecords.items()), _FILES)),
-            slides=dict(spread(list(inputs.slides.items()), _SLIDES)),
+            requests=dict(spread(files, _FILES)) | dict(spread(with_grid, _SLIDES)),
         )
     if not share.num_gpus and job.features.device.type == "cpu":
         features = job.features

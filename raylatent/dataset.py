@@ -16,6 +16,7 @@ from raylatent.annotations import (
     tidy,
 )
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
+from raylatent.source.kinds import sorted_paths
 from raylatent.source.names import match, match_said
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,11 @@ class TileSource(Protocol):
 
 
 def inputs_of(dataset: TileSource | Paths) -> dict[str, Any]:
-    """Options of `raylatent activations` for a dataset, or for paths of TFRecords."""
+    """Options of `raylatent activations` for a dataset, or for paths of any kind."""
     if isinstance(dataset, str | os.PathLike):
-        return {"tfrecords": (os.fspath(dataset),)}
+        dataset = [dataset]
     if isinstance(dataset, Sequence):
-        return {"tfrecords": tuple(os.fspath(path) for path in dataset)}
+        return dict(sorted_paths([os.fspath(path) for path in dataset]))
     return dataset.inputs()
 
 

@@ -50,8 +50,8 @@ class DatasetFeatures:
     Args:
         model: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, an nn.Module or a
             ModelSpec.
-        dataset: A Dataset, or paths of TFRecords (whole slides: `slides=` and
-            `tile_um=`, options of `raylatent activations`, beside `[]`).
+        dataset: A Dataset, or files and folders of TFRecords, of whole slides (beside
+            `tile_um=`) or of pictures that are tiles, of whatever kind each path is.
         layers: Names of layers, or `postconv`.
         outdir: The run directory; default in the dataset's project.
         layer: The same as `layers`.

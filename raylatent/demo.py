@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raylatent.errors import ConfigError
-from raylatent.source.tfrecord import TileRecord
+from raylatent.source.record import TileRecord
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import Store
 

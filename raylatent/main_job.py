@@ -17,9 +17,8 @@ from raylatent.config import ActivationsConfig, AtlasConfig, MapConfig, MosaicCo
 from raylatent.errors import ConfigError, IncompleteError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.run import MAPS, MOSAICS, RunDirectory
-from raylatent.source.find import find_tfrecords
+from raylatent.source.kinds import find_sources
 from raylatent.source.names import match_said
-from raylatent.source.slides import find_slides
 from raylatent.storage import Store, is_uri
 
 if TYPE_CHECKING:
@@ -109,6 +108,8 @@ def atlas(  # noqa: PLR0913  (the verb's options)
     model: object,
     tfrecords: PathLike | Sequence[PathLike] = (),
     slides: PathLike | Sequence[PathLike] = (),
+    tiles: PathLike | Sequence[PathLike] = (),
+    tiles_pattern: str = "",
     layers: str | Sequence[str] = ("postconv",),
     annotations: PathLike = "",
     label: str = "",
@@ -166,6 +167,9 @@ def atlas(  # noqa: PLR0913  (the verb's options)
             0..1: for a model that takes others, give a model folder or a mapping.
         tfrecords: Files or folders of TFRecords.
         slides: Files or folders of whole slides.
+        tiles: Folders of pictures, each a tile; a slide is the first folder below.
+        tiles_pattern: A regular expression with groups `slide`, `label`, `x` and `y`,
+            some of them, that is searched in the pictures' paths below their folder.
         layers: Layers that are stored, one column each.
         annotations: A CSV with a column `slide`.
         label: Its column to color by.
@@ -250,7 +254,7 @@ def atlas(  # noqa: PLR0913  (the verb's options)
 def _as_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Values as the command line gives them."""
     values = dict(given)
-    for name in ("tfrecords", "slides"):
+    for name in ("tfrecords", "slides", "tiles"):
         paths = values[name]
         several = [paths] if isinstance(paths, str | os.PathLike) else paths
         values[name] = tuple(os.fspath(path) for path in several)
@@ -279,9 +283,8 @@ def run_atlas(
     config = _demo(config) if config.demo else config
     # What can be refused is refused before hours of work.
     labels = _check_labels(config)
-    if labels is not None and (config.tfrecords or config.slides):
-        names = [*find_tfrecords(config.tfrecords), *find_slides(config.slides)]
-        _labeled(labels, names, config)
+    if labels is not None:
+        _labeled(labels, find_sources(config), config)
     map_parameters(config)
     report = run_activations(_part(config, ActivationsConfig), spec)
     if say is not None:
@@ -320,11 +323,15 @@ def run_map(config: MapConfig) -> StoredMap:
     """Fit a map of a run, place every row, and draw it."""
     parameters = map_parameters(config)
     labels = _check_labels(config)
+    run = RunDirectory.open(config.out)
     if labels is not None:
-        labels = _labeled(labels, RunDirectory.open(config.out).slides(), config)
+        labels = _labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
     from raylatent.mapping.fitted import read_info  # noqa: PLC0415
-    from raylatent.mapping.stored_plot import save_pictures  # noqa: PLC0415
+    from raylatent.mapping.stored_plot import (  # noqa: PLC0415
+        TileLabels,
+        save_pictures,
+    )
 
     folder = build_map(
         config.out,
@@ -337,7 +344,10 @@ def run_map(config: MapConfig) -> StoredMap:
     info = read_info(store)
     n_points = info["points"]["rows"]
     kinds = [kind for kind in ("png", config.vector) if kind != "none"]
-    by_label, pictures = save_pictures(store, labels, n_points=n_points, kinds=kinds)
+    shown: Mapping[str, str] | TileLabels | None = labels
+    if labels is None and run.has_tile_labels:
+        shown = TileLabels.of(store)
+    by_label, pictures = save_pictures(store, shown, n_points=n_points, kinds=kinds)
     return StoredMap(folder, info, pictures, by_label)
 
 

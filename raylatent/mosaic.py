@@ -16,13 +16,13 @@ from raylatent.errors import MapError
 from raylatent.mapping.legend import Entries
 from raylatent.montage import inputs, output, render
 from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
-from raylatent.montage.images import Tile, array_tiles, stored_tiles
 from raylatent.montage.inputs import Labels
 from raylatent.montage.points import Rule, select_of
 from raylatent.montage.render import Look
 from raylatent.montage.sources import TFRecords
 from raylatent.run.manifest import relisted
 from raylatent.storage import absolute
+from raylatent.tiles.fetch import Tile, array_tiles, stored_tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

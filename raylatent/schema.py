@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raylatent.errors import LayerError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SLIDE = "slide"
 TILE_INDEX = "tile_index"
@@ -21,6 +21,8 @@ LOC_Y = "loc_y"
 SOURCE = "source"
 OFFSET = "offset"
 LENGTH = "length"
+NAME = "name"
+LABEL = "label"
 PREDICTIONS = "predictions"
 X = "x"
 Y = "y"
@@ -32,11 +34,16 @@ REFERENCE = pa.schema(
         pa.field(LOC_X, pa.int32()),  # tile center, level-0 pixels
         pa.field(LOC_Y, pa.int32()),
         pa.field(SOURCE, pa.int32(), nullable=False),  # id in sources.parquet
-        pa.field(OFFSET, pa.int64()),  # frame of the record; null for slides
+        pa.field(OFFSET, pa.int64()),  # frame of the record; null but for TFRecords
         pa.field(LENGTH, pa.int32()),
+        pa.field(NAME, pa.string()),  # a picture's path below its source's folder
+        pa.field(LABEL, pa.string()),  # of the tile, where its source has one
     ]
 )
-"""Where a tile's pixels are; `offset` and `length` frame the TFRecord record."""
+"""Where a tile's pixels are, and what its source says of it.
+
+`offset` and `length` frame a TFRecord's record.
+"""
 
 POINTS = pa.schema(
     [
@@ -63,7 +70,9 @@ QUARANTINE = pa.schema(
 )
 """A tile whose content is bad, and why."""
 
+KIND = "kind"
 URI = "uri"
+PATTERN = "pattern"
 SIZE = "size"
 MTIME = "mtime"
 ETAG = "etag"
@@ -72,11 +81,15 @@ TILE_PX = "tile_px"
 TILE_UM = "tile_um"
 MPP = "mpp"
 WINDOW_PX = "window_px"
+BOUNDS_X = "bounds_x"
+BOUNDS_Y = "bounds_y"
 SOURCES = pa.schema(
     [
         pa.field(SOURCE, pa.int32(), nullable=False),
         pa.field(SLIDE, pa.string(), nullable=False),
+        pa.field(KIND, pa.string(), nullable=False),  # see raylatent.source.kinds
         pa.field(URI, pa.string(), nullable=False),
+        pa.field(PATTERN, pa.string()),  # of a folder's files that are the slide's
         pa.field(SIZE, pa.int64(), nullable=False),  # bytes
         pa.field(MTIME, pa.timestamp("ns", tz="UTC")),
         pa.field(ETAG, pa.string()),
@@ -84,7 +97,9 @@ SOURCES = pa.schema(
         pa.field(TILE_PX, pa.int32()),
         pa.field(TILE_UM, pa.float64()),  # as it is: window_px * mpp for slides
         pa.field(MPP, pa.float64()),  # of level 0
-        pa.field(WINDOW_PX, pa.int32()),  # side of a tile on level 0; null: a TFRecord
+        pa.field(WINDOW_PX, pa.int32()),  # side of a tile cut out of level 0
+        pa.field(BOUNDS_X, pa.int64()),  # of what was scanned, level-0 pixels
+        pa.field(BOUNDS_Y, pa.int64()),
         pa.field(ERROR, pa.string()),  # why the slide, or its rest, was given up
     ]
 )
@@ -105,26 +120,16 @@ GRID = pa.schema(
 """Every tile of a slide's grid, row by row; kept ones are the slide's tiles, in order."""
 
 UNIT = "unit"
-FIRST = "first"
-OFFSETS = "offsets"
-LENGTHS = "lengths"
-UNITS = pa.schema(
+
+ITEM = "item"
+ITEMS = pa.schema(
     [
-        pa.field(SOURCE, pa.int32(), nullable=False),
+        pa.field(ITEM, pa.int64(), nullable=False),  # number of the unit in the plan
         pa.field(SLIDE, pa.string(), nullable=False),
-        pa.field(URI, pa.string(), nullable=False),
-        pa.field(SIZE, pa.int64(), nullable=False),
-        pa.field(MTIME, pa.int64()),  # ns since 1970
-        pa.field(ETAG, pa.string()),
-        pa.field(WINDOW_PX, pa.int32()),  # of a whole slide, null for a TFRecord
         pa.field(UNIT, pa.int32(), nullable=False),
-        pa.field(FIRST, pa.int64(), nullable=False),
-        pa.field(OFFSETS, pa.list_(pa.int64()), nullable=False),  # none for slides
-        pa.field(LENGTHS, pa.list_(pa.int64()), nullable=False),
-        pa.field(ERROR, pa.string()),  # why its frames could not be read
     ]
 )
-"""A unit of work on its way to an actor: references only, no pixels."""
+"""A unit of work on its way to an actor, which has the plan."""
 
 ROWS = "rows"
 QUARANTINED = "quarantined"

@@ -107,6 +107,9 @@ class SlideMap:
         """See the class."""
         self._points = check_points(points)
         self.data: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
+        own = self._points[schema.LABEL]
+        if own.null_count < len(own):
+            self.data[LABEL] = own.to_pandas()
         self.fitted = fitted
         self.run = run
         self._layer = layer

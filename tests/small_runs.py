@@ -110,7 +110,7 @@ def command_line(small_model, small_tfrecords, tmp_path):
 @pytest.fixture(scope="session")
 def small_points(small_tfrecords):
     """All 146 tiles as points with offsets, and where their files are."""
-    from raylatent.source.tfrecord import index_tfrecord
+    from raylatent.source.index import index_tfrecord
 
     tables, uris = [], {}
     rng = np.random.default_rng(0)

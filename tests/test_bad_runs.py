@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from raylatent import cli
-from raylatent.source.tfrecord import TileRecord
+from raylatent.source.record import TileRecord
 from raylatent.source.write import example, frame, write_tfrecord
 
 pytestmark = pytest.mark.ray

@@ -18,12 +18,9 @@ from raylatent.errors import (
     RunError,
     SourceError,
 )
-from raylatent.source.tfrecord import (
-    TileRecord,
-    index_tfrecord,
-    parse_example,
-    read_records,
-)
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import TileRecord, parse_example
 from raylatent.source.write import write_tfrecord
 
 pytestmark = pytest.mark.ray

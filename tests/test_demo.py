@@ -10,7 +10,9 @@ import pytest
 from raylatent import demo as demo_module
 from raylatent.demo import REGION_PX, REGIONS, STRIDE_PX, TILE_PX, make_demo
 from raylatent.errors import ConfigError
-from raylatent.source.tfrecord import index_tfrecord, parse_example, read_records
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import parse_example
 from raylatent.tiles.decode import decode_image
 
 pytest.importorskip("efficientnet_lite_pytorch")

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 
 import raylatent as sf
-from raylatent.source.tfrecord import (
-    TileRecord,
-    index_tfrecord,
-    parse_example,
-    read_records,
-)
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import TileRecord, parse_example
 from raylatent.source.write import write_tfrecord
 
 SLIDES = ["g00", "g01", "g02", "g03", "g04"]

@@ -9,7 +9,9 @@ import pytest
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mosaic import Mosaic
-from raylatent.source.tfrecord import index_tfrecord, parse_example, read_records
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import parse_example
 from raylatent.tiles.decode import decode_image
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import raylatent as sf
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
-from raylatent.source.tfrecord import TileRecord
+from raylatent.source.record import TileRecord
 from raylatent.source.write import write_tfrecord
 
 ANNOTATIONS = """\

@@ -15,7 +15,7 @@ from PIL import Image
 
 import raylatent as sf
 from raylatent.mapping.parameters import MapParameters
-from raylatent.source.tfrecord import TileRecord
+from raylatent.source.record import TileRecord
 from raylatent.source.write import write_tfrecord
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

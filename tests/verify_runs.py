@@ -33,7 +33,9 @@ class Made:
 def finished_run(ray_session, small_model, small_tfrecords, tmp_path_factory):
     """The run; it must not be changed."""
     from raylatent import cli
-    from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
+    from raylatent.source.filebytes import iter_records
+    from raylatent.source.index import index_tfrecord
+    from raylatent.source.record import parse_example
     from raylatent.source.write import write_tfrecord
 
     root = tmp_path_factory.mktemp("verified")

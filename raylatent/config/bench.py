@@ -23,7 +23,7 @@ class BenchConfig(ActivationsConfig):
         "the temporary folder, which all nodes must see)",
         metavar="RUN",
     )
-    tiles: int | None = option(
+    job_tiles: int | None = option(
         None, "tiles of the job that is forecast (default: the sources')", metavar="N"
     )
     seconds: float = option(10.0, "how long activations are measured", metavar="S")
@@ -35,13 +35,10 @@ class BenchConfig(ActivationsConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if self.tiles is not None:
-            at_least("--tiles", self.tiles, 1)
+        if self.job_tiles is not None:
+            at_least("--job-tiles", self.job_tiles, 1)
         if not 0 < self.seconds < math.inf:
             message = f"--seconds is {self.seconds}, not above 0"
-            raise ConfigError(message)
-        if not self.tfrecords and not self.slides:
-            message = "no tiles were given: --tfrecords PATH... or --slides PATH..."
             raise ConfigError(message)
         if not self.model:
             message = (

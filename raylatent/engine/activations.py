@@ -1,4 +1,4 @@
-"""TFRecords or whole slides, and a model, to activations in Parquet, spread over a cluster."""
+"""Tiles and a model to activations in Parquet, spread over a cluster."""
 
 import logging
 import platform
@@ -24,22 +24,15 @@ from raylatent.engine.cluster import Pool, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU
 from raylatent.engine.done import Inputs
-from raylatent.engine.items import read_unit
+from raylatent.engine.items import item_table
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.report import RunReport, Tally, audit, write_report
-from raylatent.engine.requests import (
-    first_tile_px,
-    refuse_bad_names,
-    refuse_other_side,
-    slide_requests,
-    slides_fields,
-)
 from raylatent.engine.slide_remarks import say_remarks
 from raylatent.engine.slide_report import with_grids
 from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import ModelError, PassError, SourceError
+from raylatent.errors import ConfigError, ModelError, PassError
 from raylatent.mapping.fitted import library_versions
 from raylatent.model.constant import constant_layers
 from raylatent.model.features import Features
@@ -57,9 +50,13 @@ from raylatent.model.wide_layers import (
 )
 from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
 from raylatent.run.manifest import put_run_manifest
-from raylatent.source.find import find_tfrecords
-from raylatent.source.slides import find_slides
-from raylatent.source.units import SlideUnitPlan
+from raylatent.source.kinds import (
+    fields_of,
+    find_sources,
+    first_tile_px,
+    kind_of,
+    named,
+)
 from raylatent.source.wsi import READER
 from raylatent.tiles.decode import DECODER
 
@@ -79,7 +76,7 @@ class Job:
         features: The model on the driver.
         identity: What tells the model from others.
         with_preds: Whether predictions are stored.
-        in_turn: Whether units of all TFRecords come in turn, so that the first of them
+        in_turn: Whether units of all slides come in turn, so that the first of them
             are a sample, and not slide by slide.
     """
 
@@ -144,18 +141,18 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
         )
         remove_litter(run)
         if not started_here:
-            check_visibility(run.store, list(job.inputs.uris.values()), job.spec)
+            check_visibility(run.store, list(job.inputs.requests.values()), job.spec)
         plan = make_plan(run, job.inputs)
         refuse_nothing(plan)
         _announce(job, plan, share)
-        remarks = say_remarks(run, job.inputs.slides)
+        remarks = say_remarks(run, job.inputs.with_grid)
         started = time.monotonic()
         tally = _run_units(job, run, plan, share, claim, pace or Pace())
         seconds = {**tally.seconds, "wall": time.monotonic() - started}
         run.refresh()
         parts = run.footers()
         slides = audit(run, parts, plan.sources, tally.undone, config.max_bad_fraction)
-        slides = with_grids(run, slides, job.inputs.slides, remarks)
+        slides = with_grids(run, slides, job.inputs.with_grid, remarks)
         report = RunReport(
             run=run.uri,
             slides=slides,
@@ -180,17 +177,13 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
 
 def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
     """All that can be refused before a cluster is asked."""
-    if not config.tfrecords and not config.slides:
-        message = "no tiles were given: --tfrecords PATH... or --slides PATH..."
-        raise SourceError(message)
     if config.out:  # a benchmark may have none
         refuse_temporary_copy("--out", [config.out])
-    refuse_temporary_copy("--tfrecords", config.tfrecords)
-    files = find_tfrecords(config.tfrecords)
-    slides = find_slides(config.slides)
-    refuse_bad_names(files, slides)
+    for option, paths in named(config).items():
+        refuse_temporary_copy(option, paths)
+    requests = find_sources(config)
     if spec.tile_px is None and spec.hub is None:
-        spec = replace(spec, tile_px=config.tile_px or first_tile_px(files))
+        spec = replace(spec, tile_px=config.tile_px or first_tile_px(requests))
     with_preds = config.include_preds
     if with_preds is None:
         with_preds = spec.classes is not None
@@ -200,9 +193,7 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
     if config.slides and config.resize is False:
         refuse_other_side(config.tile_px, features.tile_px)
     inputs = Inputs(
-        tfrecords=files,
-        slides=slide_requests(config, slides, features.tile_px),
-        tile_px=features.tile_px,
+        requests={k: r.sized(features.tile_px) for k, r in requests.items()},
         unit_tiles=config.unit_tiles
         or tiles_of_unit(features.num_features, features.batch_size),
         stall_timeout_s=config.stall_timeout_s,
@@ -216,6 +207,20 @@ def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
         identity=features.identity(),
         with_preds=with_preds,
     )
+
+
+def refuse_other_side(tile_px: int | None, wanted: int) -> None:
+    """Refuse to cut tiles that the model would then refuse, one by one.
+
+    Raises:
+        ConfigError: The message says both sides.
+    """
+    if tile_px not in {None, wanted}:
+        message = (
+            f"--tile-px is {tile_px}, the model takes {wanted}: without --no-resize "
+            "tiles are resized"
+        )
+        raise ConfigError(message)
 
 
 def _tried(config: ActivationsConfig, spec: ModelSpec, *, with_preds: bool) -> Features:
@@ -266,7 +271,7 @@ def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
         "mixed_precision": bool(config.mixed_precision),
         "torch": torch_version(),
         "decoder": DECODER,
-        "slides": slides_fields(config, features.tile_px),
+        **fields_of(config, features.tile_px),
         "resize": config.resize is not False,
         "compiled": bool(config.compile),
         **({} if job.spec.output is None else {"output": job.spec.output}),
@@ -334,7 +339,7 @@ def _options(job: Job, run: RunDirectory, share: Pool) -> ActorOptions:
         compiled=job.config.compile,
         threads=share.threads,
         num_gpus=share.num_gpus,
-        reader=READER if job.inputs.slides else None,
+        reader=READER if job.inputs.with_grid else None,
         rows=RowOptions(
             dtype=job.config.dtype,
             with_preds=job.with_preds,
@@ -350,12 +355,13 @@ def _run_units(
     options = _options(job, run, share)
     tally = Tally()
     units = sorted(plan.units, key=lambda u: u.unit) if job.in_turn else plan.units
-    reads = [partial(read_unit, unit) for unit in units]
-    of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
-    queue = start_queue(of_slides, plan.nodes)
-    if share.num_gpus and not of_slides:
+    reads = [partial(item_table, i, unit) for i, unit in enumerate(units)]
+    with_grid = [unit for unit in units if kind_of(unit.source).has_grid]
+    queue = start_queue(with_grid, plan.nodes)
+    if share.num_gpus and not with_grid:
         share = replace(share, at_once=UNITS_AT_ONCE_ON_GPU)
-    arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
+    model = ray.put(PackedSpec.pack(job.spec))
+    arguments = (model, options, ray.put(units), queue)
     n_todo = sum(unit.count for unit in plan.units)
     pace.begin(min(share.largest * share.at_once, len(reads)))
     with Progress("activations", n_todo) as progress:

@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import cloudpickle
@@ -28,11 +28,15 @@ from raylatent.model.sample_outputs import Outputs, other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.model.torchvision_operators import declare_missing_operators
 from raylatent.run import entry_differences, shortened
-from raylatent.source.grids import SlideUnit
-from raylatent.source.units import Unit
+from raylatent.source.protocol import Unit
 from raylatent.storage import reason
 from raylatent.tiles.decode import DECODER
 from raylatent.tiles.decoders import Decoders
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raylatent.source.units import UnitPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,7 @@ class ActivationsActor(UnitActor):
     Args:
         spec: Reference to the model's packed spec.
         options: The rest.
+        units: See UnitActor.
         queue: Of units of whole slides.
     """
 
@@ -132,11 +137,12 @@ class ActivationsActor(UnitActor):
         self,
         spec: "ray.ObjectRef[PackedSpec]",
         options: ActorOptions,
+        units: "ray.ObjectRef[Sequence[UnitPlan]]",
         queue: Any,  # noqa: ANN401
     ) -> None:
         """Load the model."""
         self._spec, self._options = spec, options
-        super().__init__(options, queue)
+        super().__init__(options, units, queue)
 
     def prepare(self) -> None:
         """Load the model, and check it."""
@@ -152,7 +158,7 @@ class ActivationsActor(UnitActor):
             # Else minutes of compiling would count as the first unit's `forward`.
             self._lane.warm_up(with_preds=self._options.rows.with_preds)
 
-    def work(self, unit: Unit | SlideUnit) -> UnitResult:
+    def work(self, unit: Unit) -> UnitResult:
         """Activations of a unit."""
         found = unit_rows(
             unit, self._lane, self._options.rows, self._threads, self._slides

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from raylatent.engine.cluster import beside_driver
-from raylatent.source.units import SlideUnitPlan
+from raylatent.source.units import UnitPlan
 
 Ticket = tuple[str, int]
 
@@ -26,19 +26,19 @@ class SlideQueue:
 
     def __init__(
         self,
-        plans: Sequence[SlideUnitPlan],
+        plans: Sequence[UnitPlan],
         nodes: Mapping[str, str] | None = None,
     ) -> None:
         """See the class."""
         self._copies = dict(nodes or {})
-        self._left: dict[str, deque[SlideUnitPlan]] = {}
+        self._left: dict[str, deque[UnitPlan]] = {}
         for plan in plans:
             self._left.setdefault(plan.source.slide, deque()).append(plan)
-        self._given: dict[Ticket, SlideUnitPlan] = {}
+        self._given: dict[Ticket, UnitPlan] = {}
         self._holds: dict[str, str] = {}  # worker: slide
         self._node: dict[str, str] = {}  # worker: node
 
-    def take(self, ticket: Ticket, worker: str, node: str) -> SlideUnitPlan:
+    def take(self, ticket: Ticket, worker: str, node: str) -> UnitPlan:
         """The unit for a ticket: the same again if the ticket comes again.
 
         Args:
@@ -77,7 +77,7 @@ class SlideQueue:
         return min(self._left, key=rank)
 
 
-def start_queue(plans: Sequence[SlideUnitPlan], nodes: Mapping[str, str]) -> Any:  # noqa: ANN401  (a handle)
+def start_queue(plans: Sequence[UnitPlan], nodes: Mapping[str, str]) -> Any:  # noqa: ANN401  (a handle)
     """The queue as an actor beside the driver, None where there is no unit."""
     if not plans:
         return None
@@ -87,10 +87,10 @@ def start_queue(plans: Sequence[SlideUnitPlan], nodes: Mapping[str, str]) -> Any
     )
 
 
-def take(queue: Any, ticket: Ticket) -> SlideUnitPlan:  # noqa: ANN401
+def take(queue: Any, ticket: Ticket) -> UnitPlan:  # noqa: ANN401
     """The unit for a ticket, for the actor that calls this."""
     context = ray.get_runtime_context()
-    plan: SlideUnitPlan = ray.get(
+    plan: UnitPlan = ray.get(
         queue.take.remote(ticket, context.get_actor_id(), context.get_node_id())
     )
     return plan

@@ -15,18 +15,15 @@ from raylatent import schema
 from raylatent.engine.checking import read_files
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.items import source_footer
-from raylatent.errors import MissingMPPError, SourceError, StorageError
+from raylatent.errors import StorageError
 from raylatent.parts import is_part, read_footer, slide_of, unit_of
-from raylatent.run import GRIDS, QUARANTINE, REMOVED, THUMBNAILS, Part, RunDirectory
+from raylatent.run import GRIDS, QUARANTINE, THUMBNAILS, Part, RunDirectory
 from raylatent.run.verification import FileState, mismatch
 from raylatent.seal import parse_json
-from raylatent.source.grids import SlideRequest, own_size
-from raylatent.source.slides import slide_stat
-from raylatent.source.units import SlideUnitPlan, Source, UnitPlan
-from raylatent.source.wsi.geometry import FileSize, mpp_of
-from raylatent.storage import file_stat
+from raylatent.source.kinds import kind_of
+from raylatent.source.protocol import Request
+from raylatent.source.units import Source, UnitPlan
 
-AnyPlan = UnitPlan | SlideUnitPlan
 _OF_QUARANTINE = (
     schema.FOOTER_FINGERPRINT,
     schema.FOOTER_SLIDE,
@@ -45,9 +42,7 @@ class Inputs:
     """What an invocation names.
 
     Attributes:
-        tfrecords: TFRecords by slide.
-        slides: Whole slides likewise.
-        tile_px: Side of the tiles of a TFRecord that does not tell.
+        requests: Sources by slide.
         unit_tiles: Tiles in a unit.
         recheck: Whether parts that are kept are read and checked, not only their
             footers.
@@ -55,9 +50,7 @@ class Inputs:
         finished: Slides that need no parts any more, whatever they were made into.
     """
 
-    tfrecords: Mapping[str, str]
-    slides: Mapping[str, SlideRequest]
-    tile_px: int
+    requests: Mapping[str, Request]
     unit_tiles: int
     recheck: bool = True
     stall_timeout_s: float = STALL_TIMEOUT_S
@@ -66,8 +59,12 @@ class Inputs:
     @cached_property
     def uris(self) -> dict[str, str]:
         """Where each slide's tiles come from, sorted by name."""
-        found = {**self.tfrecords, **{k: v.uri for k, v in self.slides.items()}}
-        return dict(sorted(found.items()))
+        return {slide: self.requests[slide].uri for slide in sorted(self.requests)}
+
+    @cached_property
+    def with_grid(self) -> dict[str, Request]:
+        """Those whose tiles are cut out by a grid that the run keeps."""
+        return {k: v for k, v in self.requests.items() if kind_of(v).has_grid}
 
 
 def valid_parts(
@@ -138,7 +135,7 @@ def ids_of_parts(
 def set_strays_aside(
     run: RunDirectory, known: Container[str], without_grid: Container[str]
 ) -> None:
-    """Move to `removed/` parts of slides that no plan names, and grids of TFRecords.
+    """Move to `removed/` parts of slides that no plan names, and grids of those without.
 
     Args:
         run: The run directory.
@@ -181,11 +178,8 @@ def is_done(
     """Whether a source has not changed and has all its rows: no need to index it."""
     if source.error is not None or not source.n_indexed:
         return False
-    request = inputs.slides.get(source.slide)
-    if request is None:
-        if not _is_same_file(source, inputs.tfrecords[source.slide]):
-            return False
-    elif not is_unchanged(run, source, request):
+    request = inputs.requests[source.slide]
+    if not is_unchanged(run, source, request):
         return False
     same = sorted(same_source(source, parts), key=lambda part: part.unit)
     ends = [0]
@@ -200,35 +194,10 @@ def is_done(
     return ends[-1] == source.n_indexed and len(parts) == len(same)
 
 
-def _is_same_file(source: Source, uri: str) -> bool:
-    """Whether a TFRecord is as it was when it was planned."""
-    try:
-        return not source.is_slide and file_stat(uri) == source.stat
-    except StorageError:
-        return False
-
-
-def is_unchanged(run: RunDirectory, source: Source, request: SlideRequest) -> bool:
-    """Whether a whole slide is as it was when it was planned, and its pixels' size."""
-    if not source.is_slide:
-        return False
-    try:
-        grid = run.grid_part(source.slide)
-        grid = grid if run.store.exists(grid) else f"{REMOVED}/{grid}"
-        own = own_size(read_footer(run.store, grid)[1])
-    except (StorageError, LookupError, ValueError, TypeError):
-        own = FileSize()  # the grid is lost: it is made again where it is needed
-    try:
-        if mpp_of(source.slide, own, request.tiles.given_mpp) != source.mpp:
-            return False
-    except MissingMPPError:
-        pass  # as it was given before
-    except SourceError:
-        return False  # which is said when it is opened
-    try:
-        return slide_stat(request.uri) == source.stat
-    except StorageError:
-        return False
+def is_unchanged(run: RunDirectory, source: Source, request: Request) -> bool:
+    """Whether a source is as it was when it was planned."""
+    same_kind = source.kind == request.kind
+    return same_kind and kind_of(request).is_unchanged(run, source, request)
 
 
 def same_source(source: Source, parts: Sequence[Part]) -> list[Part]:
@@ -237,7 +206,7 @@ def same_source(source: Source, parts: Sequence[Part]) -> list[Part]:
     return [p for p in parts if p.footer.get(schema.FOOTER_SOURCE) == footer]
 
 
-def matches(unit: AnyPlan, part: Part | None) -> bool:
+def matches(unit: UnitPlan, part: Part | None) -> bool:
     """Whether the part holds just this unit, none of its tiles missing."""
     return (
         part is not None

@@ -7,11 +7,11 @@ there is written as one TFRecord, put in place in one step, and its parts are de
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -33,11 +33,10 @@ from raylatent.engine.finishing import (
     sound_slides,
     write_record_counts,
 )
-from raylatent.engine.items import UnitResult, read_unit
+from raylatent.engine.items import UnitResult, item_table
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, write_report
-from raylatent.engine.requests import refuse_bad_names, slide_requests, slides_fields
 from raylatent.engine.slide_remarks import Remarks, say_remarks
 from raylatent.engine.slide_report import slide_report, with_grids
 from raylatent.engine.stream import Advice, Row, stream
@@ -46,13 +45,16 @@ from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
 from raylatent.run import ExtractionDirectory, remove_litter
 from raylatent.run.manifest import put_run_manifest
-from raylatent.source.grids import SlideRequest, SlideUnit
-from raylatent.source.slides import find_slides
-from raylatent.source.units import SlideUnitPlan, Unit
+from raylatent.source.kinds import find_sources
+from raylatent.source.protocol import Request, Unit
+from raylatent.source.whole_slides import SlideUnit, slides_fields
 from raylatent.source.write import ENCODER
 from raylatent.source.wsi import READER, size_name
 from raylatent.storage import absolute
 from raylatent.tiles.encode import Picture, encoded_unit
+
+if TYPE_CHECKING:
+    from raylatent.source.units import UnitPlan
 
 logger = logging.getLogger(__name__)
 
@@ -73,21 +75,27 @@ class ExtractActor(UnitActor):
 
     Args:
         options: See ExtractOptions.
+        units: See UnitActor.
         queue: Of the units.
     """
 
     directory = ExtractionDirectory
 
-    def __init__(self, options: ExtractOptions, queue: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        options: ExtractOptions,
+        units: "ray.ObjectRef[Sequence[UnitPlan]]",
+        queue: Any,  # noqa: ANN401
+    ) -> None:
         """See the class."""
         self._options = options
-        super().__init__(options, queue)
+        super().__init__(options, units, queue)
 
     def prepare(self) -> None:
         """Check what reads the slides."""
         check_reader(self._options.reader)
 
-    def work(self, unit: Unit | SlideUnit) -> UnitResult:
+    def work(self, unit: Unit) -> UnitResult:
         """Encoded tiles of a unit."""
         if not isinstance(unit, SlideUnit):
             message = f"{unit.source.uri} is no slide"
@@ -124,12 +132,10 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         run.begin(_fields(config), _about(), overwrite=config.overwrite)
         remove_litter(run)
         if not started_here:
-            check_visibility(run.store, [one.uri for one in requests.values()])
+            check_visibility(run.store, list(requests.values()))
         finished = _finished(run, requests, config)
         inputs = Inputs(
-            tfrecords={},
-            slides=requests,
-            tile_px=config.tile_px or 0,
+            requests=requests,
             unit_tiles=config.unit_tiles or UNIT_TILES,
             stall_timeout_s=config.stall_timeout_s,
             recheck=config.recheck is not False,
@@ -169,7 +175,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
 
 def _finished(
     run: ExtractionDirectory,
-    requests: Mapping[str, SlideRequest],
+    requests: Mapping[str, Request],
     config: ExtractTilesConfig,
 ) -> dict[str, Finished]:
     """Slides whose TFRecord is in place, and whole; they need no parts any more."""
@@ -180,16 +186,16 @@ def _finished(
     return finished
 
 
-def _prepare(config: ExtractTilesConfig) -> dict[str, SlideRequest]:
+def _prepare(config: ExtractTilesConfig) -> dict[str, Request]:
     if not config.slides:
         message = "no slides were given: --slides PATH..."
         raise ConfigError(message)
     refuse_temporary_copy("--out", [config.out])
     ExtractionDirectory(config.out).refuse_before_work()
-    slides = find_slides(config.slides)
-    refuse_bad_names([], slides)
-    refuse_long_names(list(slides))
-    return slide_requests(config, slides, config.tile_px or 0)
+    refuse_temporary_copy("--slides", config.slides)
+    requests = find_sources(config)
+    refuse_long_names(list(requests))
+    return requests
 
 
 def tfrecords_folder(config: ExtractTilesConfig) -> str:
@@ -221,7 +227,7 @@ def _announce(
     run: ExtractionDirectory,
     plan: Plan,
     finished: Mapping[str, Finished],
-    requests: Mapping[str, SlideRequest],
+    requests: Mapping[str, Request],
 ) -> Remarks:
     """Say what is to be done, and what is odd about the slides."""
     logger.info(
@@ -298,12 +304,12 @@ def _answers(job: _Job, config: ExtractTilesConfig) -> Generator[Row, None, None
         reader=READER,
         picture=Picture(img_format=config.img_format, jpeg_quality=config.jpeg_quality),
     )
-    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
+    units = plan.units
     return stream(
         "units of tiles",
-        [partial(read_unit, unit) for unit in units],
+        [partial(item_table, i, unit) for i, unit in enumerate(units)],
         ExtractActor,
-        (options, start_queue(units, plan.nodes)),
+        (options, ray.put(units), start_queue(units, plan.nodes)),
         job.share,
         advice=Advice(if_short_of_memory="fewer --actors or a smaller --unit-tiles"),
         stall_timeout_s=config.stall_timeout_s,

@@ -15,7 +15,7 @@ from raylatent.errors import SourceError, StorageError
 from raylatent.parts import Part, partition_folder, read_part
 from raylatent.run import QUARANTINE, REMOVED, TILES, ExtractionDirectory
 from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
-from raylatent.source.grids import SlideRequest
+from raylatent.source.protocol import Request
 from raylatent.source.record import TileRecord
 from raylatent.source.units import Source
 from raylatent.source.write import SUFFIX, put_tfrecord
@@ -122,7 +122,7 @@ def _as_json(finished: Finished, fingerprint: str) -> bytes:
 
 
 def finished_slides(
-    run: ExtractionDirectory, requests: Mapping[str, SlideRequest]
+    run: ExtractionDirectory, requests: Mapping[str, Request]
 ) -> dict[str, Finished]:
     """Slides whose TFRecord is in place, made of the slide as it is now."""
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -131,7 +131,7 @@ def finished_slides(
 
 
 def _finished(
-    run: ExtractionDirectory, slide: str, request: SlideRequest
+    run: ExtractionDirectory, slide: str, request: Request
 ) -> Finished | None:
     name = run.finished(slide)
     if not run.store.exists(name):

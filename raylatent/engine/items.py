@@ -4,20 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.errors import StorageError
-from raylatent.source.grids import SlideUnit
-from raylatent.source.units import (
-    SlideUnitPlan,
-    Source,
-    Unit,
-    UnitPlan,
-    load_unit,
-)
-from raylatent.storage import FileStat
+from raylatent.source.protocol import Unit
+from raylatent.source.units import Source, UnitPlan
 from raylatent.tiles.clock import Clock
 
 _WORK_SECONDS = (
@@ -27,9 +18,7 @@ _WORK_SECONDS = (
 _CPU_SECONDS = (schema.READ_CPU_S, schema.DECODE_CPU_S, schema.WRITE_CPU_S)
 
 
-def unit_footer(
-    unit: Unit | SlideUnit, n_quarantined: int, fingerprint: str
-) -> dict[str, str]:
+def unit_footer(unit: Unit, n_quarantined: int, fingerprint: str) -> dict[str, str]:
     """What a part says of itself, but for the layers."""
     return {
         schema.FOOTER_FINGERPRINT: fingerprint,
@@ -45,71 +34,31 @@ def unit_footer(
 def source_footer(source: Source) -> str:
     """The source as it was when the part was made."""
     stat = source.stat
-    about: dict[str, object] = {
+    about = {
         "id": source.source,
+        "kind": source.kind,
         "size": stat.size,
         "mtime_ns": stat.mtime_ns,
         "etag": stat.etag,
+        "mpp": source.mpp,
+        "window_px": source.window_px,
     }
-    if source.is_slide:
-        about |= {"mpp": source.mpp, "window_px": source.window_px}
     return json.dumps(about)
 
 
-def read_unit(plan: UnitPlan | SlideUnitPlan) -> pa.Table:
-    """A unit as schema.UNITS, its frames read on the worker that calls this.
+def item_table(number: int, plan: UnitPlan) -> pa.Table:
+    """A unit on its way to an actor, as schema.ITEMS: which of the plan's it is.
 
-    A slide's unit is a ticket only: who works on it asks which one it is to do.
+    Args:
+        number: Of the unit in the plan.
+        plan: The unit.
     """
-    source = plan.source
     row = {
-        schema.SOURCE: source.source,
-        schema.SLIDE: source.slide,
-        schema.URI: source.uri,
-        schema.SIZE: source.stat.size,
-        schema.MTIME: source.stat.mtime_ns,
-        schema.ETAG: source.stat.etag,
-        schema.WINDOW_PX: source.window_px,
+        schema.ITEM: number,
+        schema.SLIDE: plan.source.slide,
         schema.UNIT: plan.unit,
-        schema.FIRST: plan.first,
-        schema.OFFSETS: [],
-        schema.LENGTHS: [],
-        schema.ERROR: None,
     }
-    if isinstance(plan, SlideUnitPlan):
-        return pa.Table.from_pylist([row], schema=schema.UNITS)
-    try:
-        unit = load_unit(plan)
-    except StorageError as error:
-        row[schema.ERROR] = str(error)
-    else:
-        row[schema.OFFSETS] = unit.offsets
-        row[schema.LENGTHS] = unit.lengths
-    return pa.Table.from_pylist([row], schema=schema.UNITS)
-
-
-def unit_from_row(row: dict[str, object]) -> Unit:
-    """The inverse of `read_unit`, for a unit whose frames could be read."""
-    offsets = np.asarray(row[schema.OFFSETS], np.int64)
-    stat = FileStat(
-        size=row[schema.SIZE],  # type: ignore[arg-type]
-        mtime_ns=row[schema.MTIME],  # type: ignore[arg-type]
-        etag=row[schema.ETAG],  # type: ignore[arg-type]
-    )
-    source = Source(
-        source=row[schema.SOURCE],  # type: ignore[arg-type]
-        slide=row[schema.SLIDE],  # type: ignore[arg-type]
-        uri=row[schema.URI],  # type: ignore[arg-type]
-        stat=stat,
-        n_indexed=len(offsets),
-    )
-    return Unit(
-        source=source,
-        unit=row[schema.UNIT],  # type: ignore[arg-type]
-        first=row[schema.FIRST],  # type: ignore[arg-type]
-        offsets=offsets,
-        lengths=np.asarray(row[schema.LENGTHS], np.int64),
-    )
+    return pa.Table.from_pylist([row], schema=schema.ITEMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +84,7 @@ class UnitResult:
     constants: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def manifest(unit: Unit | SlideUnit, result: UnitResult, written: Clock) -> pa.Table:
+def manifest(unit: Unit, result: UnitResult, written: Clock) -> pa.Table:
     """What the driver is told of a unit that is done; the clock counted `write`."""
     seconds = {**result.seconds, **written.seconds}
     cpu = {**result.cpu, **written.cpu}

@@ -11,7 +11,6 @@ import ray
 from raylatent import schema
 from raylatent.engine.cluster import READ_CPUS, gather
 from raylatent.engine.done import (
-    AnyPlan,
     Inputs,
     broken_grids,
     delete_beyond,
@@ -25,7 +24,6 @@ from raylatent.engine.done import (
     valid_parts,
 )
 from raylatent.engine.progress import Progress
-from raylatent.engine.slides import index_slide
 from raylatent.errors import BrokenPartError, IncompleteError, SourceError
 from raylatent.parts import check_part, partition_folder
 from raylatent.run import (
@@ -36,16 +34,14 @@ from raylatent.run import (
     Part,
     RunDirectory,
 )
-from raylatent.source.grids import SlideRequest
+from raylatent.source.kinds import KINDS, kind_of
+from raylatent.source.protocol import Request
 from raylatent.source.units import (
-    SlideUnitPlan,
     Source,
     UnitPlan,
-    index_source,
     number_sources,
     sources_from_table,
     sources_table,
-    unit_plans,
 )
 from raylatent.storage import Store, reason
 
@@ -69,7 +65,7 @@ class Plan:
     """
 
     sources: list[Source]
-    units: list[AnyPlan]
+    units: list[UnitPlan]
     n_done: int
     removed: list[str]
     nodes: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +91,7 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     _bring_grids_back(run, set(away) & set(uris))
     nodes: dict[str, str] = {}
     found = _index(run, inputs, [slide for slide in uris if slide not in kept], nodes)
-    plans: dict[str, Sequence[AnyPlan]] = {}
+    plans: dict[str, Sequence[UnitPlan]] = {}
     sources: list[Source] = []
     for slide, uri in uris.items():
         if slide in kept:
@@ -115,7 +111,7 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     removed = _move(run, before, away, sources)
     returning = set(away) & set(uris)
     parts = defaultdict(list, {**parts, **_parts(run, returning, inputs)})
-    todo: list[AnyPlan] = []
+    todo: list[UnitPlan] = []
     for source in sources:
         units = [replace(u, source=source) for u in plans.get(source.slide, [])]
         valid = {p.unit: p for p in same_source(source, parts[source.slide])}
@@ -160,7 +156,7 @@ def _kept(
     }
     if not inputs.recheck:
         return kept
-    broken = broken_grids(run, {s: kept[s] for s in kept if s in inputs.slides})
+    broken = broken_grids(run, {s: kept[s] for s in kept if s in inputs.with_grid})
     return {slide: source for slide, source in kept.items() if slide not in broken}
 
 
@@ -245,7 +241,11 @@ def _move(
         run.set_aside(removed)
     if returning:
         run.set_aside(returning, back=True)
-    files = {s.slide for s in sources if not s.is_slide and s.error is None}
+    files = {
+        s.slide
+        for s in sources
+        if s.kind in KINDS and not KINDS[s.kind].has_grid and s.error is None
+    }
     set_strays_aside(run, {*named, *before}, files)
     run.write_sources(sources_table(sources))
     if returning:
@@ -257,42 +257,42 @@ def _move(
     return removed
 
 
-def index_files(
-    files: Sequence[tuple[str, str]], tile_px: int, unit_tiles: int
+def index_sources(
+    run: RunDirectory, requests: Sequence[tuple[str, Request]], unit_tiles: int
 ) -> list[tuple[Source, list[UnitPlan]]]:
-    """Sources and units of (slide, file) pairs: what each task of the plan does."""
-    found = []
-    for slide, uri in files:
-        source, index = index_source(slide, uri, tile_px)
-        found.append((source, unit_plans(source, index, unit_tiles)))
-    return found
+    """Sources and units of some slides: what each task of the plan does."""
+    return [
+        kind_of(request).index(run, slide, request, unit_tiles)
+        for slide, request in requests
+    ]
 
 
 def _index(
     run: RunDirectory, inputs: Inputs, slides: Sequence[str], nodes: dict[str, str]
-) -> dict[str, tuple[Source, Sequence[AnyPlan]]]:
+) -> dict[str, tuple[Source, Sequence[UnitPlan]]]:
     """Sources and units of slides, indexed by the cluster. Ids are not yet given.
 
-    Where whole slides were looked at is added to `nodes`.
+    Where slides with a grid were looked at is added to `nodes`.
     """
-    files = [(s, inputs.tfrecords[s]) for s in slides if s in inputs.tfrecords]
-    batches = [files[i : i + _INDEX_BATCH] for i in range(0, len(files), _INDEX_BATCH)]
-    of_files = ray.remote(num_cpus=READ_CPUS)(index_files)
-    pending = [of_files.remote(b, inputs.tile_px, inputs.unit_tiles) for b in batches]
-    whole = [slide for slide in slides if slide in inputs.slides]
-    of_slide = ray.remote(num_cpus=1)(_index_here)
     run = type(run)(run.uri, writer=run.store.writer)  # without what it has listed
-    requests = [
-        of_slide.remote(run, slide, inputs.slides[slide], inputs.unit_tiles)
-        for slide in whole
+    requests = [(slide, inputs.requests[slide]) for slide in slides]
+    files = [(s, r) for s, r in requests if s not in inputs.with_grid]
+    batches = [files[i : i + _INDEX_BATCH] for i in range(0, len(files), _INDEX_BATCH)]
+    of_files = ray.remote(num_cpus=READ_CPUS)(index_sources)
+    pending = [of_files.remote(run, batch, inputs.unit_tiles) for batch in batches]
+    of_slide = ray.remote(num_cpus=1)(_index_here)
+    with_grid = [
+        of_slide.remote(run, [one], inputs.unit_tiles)
+        for one in requests
+        if one[0] in inputs.with_grid
     ]
-    found: dict[str, tuple[Source, Sequence[AnyPlan]]] = {}
+    found: dict[str, tuple[Source, Sequence[UnitPlan]]] = {}
     for answer in gather(pending, inputs.stall_timeout_s):
         for source, units in answer:
             found[source.slide] = (source, units)
-    if requests:
-        with Progress("tissue", len(requests), unit="slides") as progress:
-            for source, units, node in gather(requests, inputs.stall_timeout_s):
+    if with_grid:
+        with Progress("tissue", len(with_grid), unit="slides") as progress:
+            for ((source, units),), node in gather(with_grid, inputs.stall_timeout_s):
                 found[source.slide] = (source, units)
                 nodes[source.slide] = node
                 progress.add(1)
@@ -300,8 +300,8 @@ def _index(
 
 
 def _index_here(
-    run: RunDirectory, slide: str, request: SlideRequest, unit_tiles: int
-) -> tuple[Source, list[SlideUnitPlan], str]:
-    """A whole slide, its units, and the node that this runs on."""
-    source, units = index_slide(run, slide, request, unit_tiles)
-    return source, units, str(ray.get_runtime_context().get_node_id())
+    run: RunDirectory, requests: Sequence[tuple[str, Request]], unit_tiles: int
+) -> tuple[list[tuple[Source, list[UnitPlan]]], str]:
+    """See `index_sources`, and the node that this runs on."""
+    found = index_sources(run, requests, unit_tiles)
+    return found, str(ray.get_runtime_context().get_node_id())

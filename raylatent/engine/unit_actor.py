@@ -3,34 +3,31 @@
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import ray
 
 from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.affinity import take
 from raylatent.engine.cores import threads_here
-from raylatent.engine.items import (
-    UnitResult,
-    manifest,
-    undone,
-    unit_footer,
-    unit_from_row,
-)
-from raylatent.engine.slides import load_slide_unit
+from raylatent.engine.items import UnitResult, manifest, undone, unit_footer
 from raylatent.engine.visibility import check_run
 from raylatent.errors import RaylatentError, SourceError, StorageError
 from raylatent.parts import write_part
 from raylatent.run import RunDirectory
-from raylatent.source.grids import SlideUnit
-from raylatent.source.slides import slide_stat
-from raylatent.source.units import Source, Unit
+from raylatent.source.kinds import kind_of
+from raylatent.source.protocol import Unit
 from raylatent.source.wsi import READER
 from raylatent.source.wsi.regions import SlideCache
-from raylatent.storage import file_stat
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.stream import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raylatent.source.units import UnitPlan
 
 _LARGE_BYTES = 64 << 20
 
@@ -64,6 +61,7 @@ class UnitActor:
 
     Args:
         options: Which run, and with what.
+        units: Of the plan, which items refer to by number; a reference to them.
         queue: Of units of whole slides.
     """
 
@@ -72,6 +70,7 @@ class UnitActor:
     def __init__(
         self,
         options: WorkOptions,
+        units: "ray.ObjectRef[Sequence[UnitPlan]]",
         queue: Any,  # noqa: ANN401  (a handle: its methods are made when it runs)
     ) -> None:
         """See the class; that work cannot begin is said by the first call.
@@ -79,6 +78,7 @@ class UnitActor:
         An actor that dies at its start would be started again and again.
         """
         self._work_options = options
+        self._units = ray.get(units)
         self._queue = queue
         self._run = self.directory(options.run, writer=options.token)
         n_threads = threads_here(options.threads, options.num_gpus)
@@ -97,40 +97,31 @@ class UnitActor:
     def prepare(self) -> None:
         """What is done once, at the start."""
 
-    def work(self, unit: Unit | SlideUnit) -> UnitResult:
+    def work(self, unit: Unit) -> UnitResult:
         """Rows and quarantine of a unit."""
         raise NotImplementedError
 
     def __call__(self, item: pa.Table) -> pa.Table:
-        """Work on one unit: schema.UNITS in, schema.MANIFEST out."""
+        """Work on one unit: schema.ITEMS in, schema.MANIFEST out."""
         if self._failure is not None:
             raise self._failure
-        row = item.to_pylist()[0]
-        if row[schema.ERROR] is not None:
-            return undone(row[schema.SLIDE], row[schema.UNIT], row[schema.ERROR])
-        plan = None
-        if row[schema.WINDOW_PX] is not None:
-            plan = take(self._queue, (row[schema.SLIDE], row[schema.UNIT]))
+        plan = self._units[item[schema.ITEM][0].as_py()]
+        kind = kind_of(plan.source)
+        if kind.has_grid and self._queue is not None:
+            plan = take(self._queue, (plan.source.slide, plan.unit))
             self.on_unit(plan.source.slide, plan.unit)
-        slide, number = (
-            (row[schema.SLIDE], row[schema.UNIT])
-            if plan is None
-            else (plan.source.slide, plan.unit)
-        )
         try:
-            unit = (
-                unit_from_row(row) if plan is None else load_slide_unit(self._run, plan)
-            )
+            unit = kind.load(self._run, plan)
             result = self.work(unit)
-            refuse_changed(unit.source)
+            kind.refuse_changed(unit)
         except StorageError as error:  # the source's: others may still be read
-            return undone(slide, number, str(error))
+            return undone(plan.source.slide, plan.unit, str(error))
         written = Clock("write")
         with written.timed("write"):
             self._commit(unit, result)
         return manifest(unit, result, written)
 
-    def _commit(self, unit: Unit | SlideUnit, result: UnitResult) -> None:
+    def _commit(self, unit: Unit, result: UnitResult) -> None:
         """Quarantine first, then the part, which is the unit's commit record."""
         refuse_taken(self._run.store)
         slide = unit.source.slide
@@ -159,15 +150,3 @@ def check_reader(wanted: str | None) -> None:
             f"{wanted}: all nodes need the same packages"
         )
         raise SourceError(message)
-
-
-def refuse_changed(source: Source) -> None:
-    """Refuse what was read if the file is not the one that was planned any more.
-
-    Raises:
-        StorageError: It has changed, or is gone.
-    """
-    stat = slide_stat(source.uri) if source.is_slide else file_stat(source.uri)
-    if stat != source.stat:
-        message = f"{source.uri} has changed since it was indexed: run again"
-        raise StorageError(message)

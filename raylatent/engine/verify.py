@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,6 @@ from raylatent.errors import (
     StorageError,
     VersionError,
 )
-from raylatent.montage.sources import SLIDE_FILES, TFRECORD_FILES
 from raylatent.parts import read_part, slide_of
 from raylatent.run import (
     ACTIVATIONS,
@@ -48,10 +47,10 @@ from raylatent.run.verification import (
     Planned,
     Verification,
 )
-from raylatent.source.slides import slide_stat
-from raylatent.source.tfrecord import iter_records
+from raylatent.source.filebytes import iter_records
+from raylatent.source.kinds import kind_of, moved_sources
 from raylatent.source.units import Source
-from raylatent.storage import FileStat, Store, file_stat
+from raylatent.storage import FileStat, Store
 
 UNCHANGED, CHANGED, GONE = "as they were", "changed", "gone"
 _TOGETHER = 32  # sources that a task looks at
@@ -108,7 +107,7 @@ def _planned(sources: Sequence[Source] | None) -> dict[str, Planned] | None:
         source.slide: Planned(
             n_indexed=source.n_indexed,
             source=source_footer(source),
-            has_grid=source.is_slide and source.n_indexed > 0,
+            has_grid=kind_of(source).has_grid and source.n_indexed > 0,
         )
         for source in sources
     }
@@ -195,14 +194,14 @@ def _check_sources(
     where = {source.slide: source.uri for source in sources}
     parts: dict[str, list[str]] = {}
     if root:
-        where = _moved(sources, root)
+        where = moved_sources([root], sources)
         for state in found.sound_below(ACTIVATIONS):
             parts.setdefault(str(slide_of(state.name)), []).append(state.name)
     checks = [
         SourceCheck(
             source=source,
             uri=where.get(source.slide),
-            parts=() if source.is_slide else tuple(parts.get(source.slide, ())),
+            parts=tuple(parts.get(source.slide, ())),
         )
         for source in sources
     ]
@@ -211,20 +210,6 @@ def _check_sources(
         found.counts["records"] += states.pop(_RECORDS, 0)
         found.sources += states
         found.findings += findings
-
-
-def _moved(sources: Sequence[Source], root: str) -> dict[str, str]:
-    """Where the sources are below a folder that they were moved to.
-
-    Raises:
-        SourceError: The folder is not there, or has two files of one slide.
-    """
-    where: dict[str, str] = {}
-    for kind, is_slide in ((TFRECORD_FILES, False), (SLIDE_FILES, True)):
-        slides = {source.slide for source in sources if source.is_slide == is_slide}
-        if slides:
-            where |= kind.below([root], slides, may_lack=True)
-    return where
 
 
 def check_sources(
@@ -261,9 +246,9 @@ def _state(check: SourceCheck) -> tuple[str | None, bool]:
     """What became of a source, and whether its storage answers at all."""
     if check.uri is None:
         return GONE, True
-    stat_of = slide_stat if check.source.is_slide else file_stat
+    now = replace(check.source, uri=check.uri)
     try:
-        stat: FileStat = stat_of(check.uri)
+        stat: FileStat = kind_of(now).stat(now)
     except StorageError as error:
         # Trying again takes a minute: not for each of ten thousand.
         answers = error.__cause__ is None or isinstance(

@@ -15,7 +15,8 @@ from raylatent.errors import RunError, StorageError, VisibilityError
 from raylatent.model.load import file_digest
 from raylatent.model.spec import ModelSpec
 from raylatent.run import RunDirectory
-from raylatent.source.slides import slide_stat
+from raylatent.source.kinds import kind_of
+from raylatent.source.protocol import Request
 from raylatent.storage import (
     ASIDE_SUFFIX,
     FileStat,
@@ -59,12 +60,12 @@ class Sights:
     store: Store
     name: str
     proof: str
-    stats: tuple[tuple[str, FileStat], ...] = ()
+    stats: tuple[tuple[Request, FileStat], ...] = ()
     model: tuple[ModelSpec, str] | None = None
 
 
 def check_visibility(
-    store: Store, sources: Sequence[str] = (), spec: ModelSpec | None = None
+    store: Store, sources: Sequence[Request] = (), spec: ModelSpec | None = None
 ) -> None:
     """Every node proves that it sees the run directory, the sources and the model.
 
@@ -77,7 +78,7 @@ def check_visibility(
         store=store,
         name=f".{store.writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}",  # litter if we die
         proof=secrets.token_hex(16),
-        stats=tuple((uri, slide_stat(uri)) for uri in sources[::step]),
+        stats=tuple((one, kind_of(one).stat(one)) for one in sources[::step]),
         model=(spec, file_digest(spec)) if spec is not None and with_files else None,
     )
     store.write(sights.name, sights.proof.encode())
@@ -124,12 +125,12 @@ def _unseen_run(sights: Sights) -> str | None:
 
 
 def _unseen_source(sights: Sights) -> str | None:
-    for uri, stat in sights.stats:
+    for one, stat in sights.stats:
         try:
-            if slide_stat(uri) != stat:
-                return f"the same file {uri} (its size or time differs)"
+            if kind_of(one).stat(one) != stat:
+                return f"the same source {one.uri} (its size or time differs)"
         except StorageError:
-            return f"the file {uri}"
+            return f"the source {one.uri}"
     return None
 
 

@@ -131,6 +131,34 @@ def iter_points(
         yield check_points(pa.concat_tables(tables))
 
 
+def tile_label_names(store: Store, parts: Sequence[tuple[str, str]]) -> list[str]:
+    """All labels that tiles have of their own, sorted.
+
+    Args:
+        store: The map's folder.
+        parts: Of `points_parts`.
+    """
+    found: set[str] = set()
+    for labels in _columns_ahead(store, parts, (schema.LABEL,)):
+        found.update(pc.unique(labels[schema.LABEL]).drop_null().to_pylist())
+    return sorted(found)
+
+
+def iter_tile_labels(
+    store: Store, parts: Sequence[tuple[str, str]]
+) -> Iterator[tuple[NDArray[np.float64], list[str | None]]]:
+    """Where points lie (n, 2) and their tiles' own labels, part by part.
+
+    Args:
+        store: The map's folder.
+        parts: Of `points_parts`.
+    """
+    columns = (schema.X, schema.Y, schema.LABEL)
+    for table in _columns_ahead(store, parts, columns):
+        if table.num_rows:
+            yield schema.places(table), table[schema.LABEL].to_pylist()
+
+
 def iter_places(
     store: Store, parts: Sequence[tuple[str, str]], block_rows: int
 ) -> Iterator[tuple[NDArray[np.float64], list[tuple[str, int]]]]:
@@ -165,11 +193,15 @@ def iter_places(
 def _places_ahead(
     store: Store, parts: Sequence[tuple[str, str]]
 ) -> Iterator[NDArray[np.float64]]:
-    def places(name: str) -> NDArray[np.float64]:
-        return schema.places(read_part(store, name, (schema.X, schema.Y)))
+    for table in _columns_ahead(store, parts, (schema.X, schema.Y)):
+        yield schema.places(table)
 
+
+def _columns_ahead(
+    store: Store, parts: Sequence[tuple[str, str]], columns: Sequence[str]
+) -> Iterator[pa.Table]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        jobs = (partial(places, name) for _, name in parts)
+        jobs = (partial(read_part, store, name, columns) for _, name in parts)
         yield from in_order(jobs, pool, _THREADS + 1)
 
 

@@ -1,9 +1,11 @@
 """The pictures of a map in its folder, however many points it has."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
@@ -12,7 +14,13 @@ from raylatent.mapping.density import Labels, Parts, density, means
 from raylatent.mapping.legend import numbers_of, scale_of
 from raylatent.mapping.multiples import save_multiples
 from raylatent.mapping.plot import PICTURES
-from raylatent.mapping.points import iter_places, points_parts, read_points
+from raylatent.mapping.points import (
+    iter_places,
+    iter_tile_labels,
+    points_parts,
+    read_points,
+    tile_label_names,
+)
 from raylatent.run.manifest import relisted
 from raylatent.storage import Store
 
@@ -23,6 +31,27 @@ BY_LABEL = "umap_by_label"
 PICTURE_FILES = tuple(stem + end for stem in (PICTURE, BY_LABEL) for end in PICTURES)
 
 _BLOCK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class TileLabels:
+    """That a map is colored by the labels that its tiles have of their own.
+
+    Attributes:
+        names: All of them, sorted.
+    """
+
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, store: Store) -> "TileLabels | None":
+        """Those of a map in its folder, None where no tile has one."""
+        names = tile_label_names(store, points_parts(store))
+        return cls(names) if names else None
+
+
+MapLabels = Mapping[str, str] | TileLabels
+"""Labels by slide, or those of tiles."""
 
 
 def labels_on_map(
@@ -42,7 +71,7 @@ def labels_on_map(
 
 def save_pictures(
     store: Store,
-    labels: Mapping[str, str] | None,
+    labels: MapLabels | None,
     *,
     n_points: int,
     kinds: Sequence[str] = ("png",),
@@ -53,15 +82,15 @@ def save_pictures(
 
     Args:
         store: The map's folder.
-        labels: By slide; None, or of no slide on the map: no pictures by label.
+        labels: None, or of no slide on the map: no pictures by label.
         n_points: Of the map.
         kinds: `png`, `pdf`, `svg`.
     """
-    slides = {slide for slide, _ in points_parts(store)}
-    labels = labels_on_map(slides, labels)
-    if labels is not None:
-        labels = {slide: label for slide, label in labels.items() if slide in slides}
-    scaled = labels is not None and scale_of(labels.values()) is not None
+    if not isinstance(labels, TileLabels):
+        slides = {slide for slide, _ in points_parts(store)}
+        by_slide = labels_on_map(slides, labels) or {}
+        labels = {s: label for s, label in by_slide.items() if s in slides} or None
+    scaled = labels is not None and scale_of(_names_of(labels)) is not None
     if scaled:
         logger.info("labels are numbers: they are drawn on a scale, not each by itself")
     stems = (PICTURE,) if labels is None or scaled else (PICTURE, BY_LABEL)
@@ -82,7 +111,7 @@ def save_pictures(
 def save_stored_map(
     store: Store,
     paths: Sequence[str],
-    labels: Mapping[str, str] | None,
+    labels: MapLabels | None,
     *,
     n_points: int,
     by_label: Sequence[str] = (),
@@ -107,15 +136,15 @@ def save_stored_map(
     digests: dict[str, str] = {}
     if n_points <= plot.MAX_DOTS:
         points = read_points(store)
-        names = points[schema.SLIDE].to_pylist()
-        own = None if labels is None else np.array(list(map(labels.get, names)), object)
+        own = None if labels is None else _labels_of(points, labels)
         for path in paths:
             digests[path] = plot.save_map(path, schema.places(points), own, style)
         if not by_label:
             return digests
         paths = ()
-    if labels is not None and scale_of(labels.values()) is not None:
-        by_name = dict(zip(labels.values(), numbers_of(labels.values()), strict=True))
+    names = () if labels is None else _names_of(labels)
+    if names and scale_of(names) is not None:
+        by_name = dict(zip(names, numbers_of(names), strict=True))
         of_cells = means(_blocks(store, labels), by_name)
         for path in paths:
             digests[path] = plot.save_means(path, of_cells, style)
@@ -128,10 +157,25 @@ def save_stored_map(
     return digests
 
 
-def _blocks(store: Store, labels: Mapping[str, str] | None) -> Parts:
+def _names_of(labels: MapLabels) -> Collection[str]:
+    return labels.names if isinstance(labels, TileLabels) else labels.values()
+
+
+def _labels_of(points: pa.Table, labels: MapLabels) -> NDArray[np.object_]:
+    """The label of each point (n,), None where it has none."""
+    if isinstance(labels, TileLabels):
+        return np.array(points[schema.LABEL].to_pylist(), object)
+    return np.array(list(map(labels.get, points[schema.SLIDE].to_pylist())), object)
+
+
+def _blocks(store: Store, labels: MapLabels | None) -> Parts:
     parts = points_parts(store)
 
     def blocks() -> Iterator[tuple[NDArray[np.float64], Labels | None]]:
+        if isinstance(labels, TileLabels):
+            for xy, names in iter_tile_labels(store, parts):
+                yield xy, Labels.of(names)
+            return
         for xy, slides in iter_places(store, parts, _BLOCK_ROWS):
             if labels is None:
                 yield xy, None

@@ -14,8 +14,8 @@ from raylatent import schema
 from raylatent.errors import ContentError
 from raylatent.model.constant import Constants, Spread
 from raylatent.model.lanes import Buffer, Lane
-from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
+from raylatent.source.whole_slides import SlideUnit
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders, SharedPixels, decode_into

@@ -19,13 +19,18 @@ from raylatent.annotations import tidy
 from raylatent.errors import MapError, StorageError
 from raylatent.mapping.points import read_vectors
 from raylatent.montage.cells import HeldParts, Parts
-from raylatent.montage.images import Frame, check_array, frame_of
 from raylatent.montage.points import Points, as_reference, knn_distances
-from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
-from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown, where
-from raylatent.montage.stored_points import StoredPoints, has_predictions
+from raylatent.montage.sources import (
+    Located,
+    TFRecords,
+    tfrecord_uris,
+    unknown,
+    where,
+)
+from raylatent.montage.stored_points import StoredPoints, has_predictions, tile_labels
 from raylatent.run import RunDirectory
 from raylatent.source.find import slide_name
+from raylatent.source.index import TFRecordIndex, index_tfrecord
 from raylatent.source.names import (
     SlideLabels,
     is_table,
@@ -33,8 +38,11 @@ from raylatent.source.names import (
     labels_of_slides,
     match,
 )
-from raylatent.source.tfrecord import SUFFIXES, TFRecordIndex, index_tfrecord
+from raylatent.source.protocol import Place
+from raylatent.source.record import SUFFIXES
+from raylatent.source.tfrecords import Frame, frame_of
 from raylatent.storage import absolute
+from raylatent.tiles.fetch import check_array
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +50,7 @@ MAX_FEATURE_BYTES = 4 << 30
 _MOST_NUMBERS = 1_000
 
 Labels = SlideLabels | Sequence[object]
-Frames = Callable[[pa.Table], list[Frame | SlideTile]]
+Frames = Callable[[pa.Table], list[Place]]
 
 
 def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
@@ -120,6 +128,12 @@ def labels_of(
     return pa.array(values, pa.string()).take(encoded.indices)
 
 
+def _labels_of_points(
+    by_slide: Mapping[str, object], points: pa.Table
+) -> pa.StringArray:
+    return labels_of(by_slide, points[schema.SLIDE])
+
+
 def _label(value: object) -> str | None:
     missing = pd.api.types.is_scalar(value) and pd.isna(value)
     return None if missing else tidy(str(value)) or None
@@ -170,10 +184,11 @@ class Inputs:
                 message = "stored points take labels by slide, and no features"
                 raise MapError(message)
             if labels is None:
-                return self.stored.labeled(None)
+                own = tile_labels if self.stored.has_tile_labels else None
+                return self.stored.labeled(own)
             # Which slides have none was said by whoever read the labels.
             by_slide = match(labels_given(labels).items(), self.stored.slides)
-            return self.stored.labeled(partial(labels_of, by_slide))
+            return self.stored.labeled(partial(_labels_of_points, by_slide))
         n = len(self.xy)
         slides = None if self.reference is None else self.reference[schema.SLIDE]
         points = Points.of(
@@ -267,7 +282,7 @@ def _frames(tfrecords: TFRecords) -> Frames:
     if not isinstance(tfrecords, Mapping | str | os.PathLike):
         tfrecords = list(tfrecords)
 
-    def frames(cells: pa.Table) -> list[Frame | SlideTile]:
+    def frames(cells: pa.Table) -> list[Place]:
         uris = tfrecord_uris(tfrecords, set(cells[schema.SLIDE].to_pylist()))
         by_source = bool(uris) and isinstance(next(iter(uris)), int)
         keys = cells[schema.SOURCE if by_source else schema.SLIDE].to_pylist()
@@ -285,10 +300,10 @@ def _frames(tfrecords: TFRecords) -> Frames:
     return frames
 
 
-def _place(source: str | WholeSlide, row: Mapping[str, Any]) -> Frame | SlideTile:
+def _place(source: str | Located, row: Mapping[str, Any]) -> Place:
     """Where a chosen tile's pixels are; `row` is its cell."""
-    if isinstance(source, WholeSlide):
-        return tile_at(source, row[schema.LOC_X], row[schema.LOC_Y])
+    if isinstance(source, Located):
+        return source.place(row)
     return Frame(
         uri=source,
         tile_index=row[schema.TILE_INDEX],
@@ -330,7 +345,7 @@ def _from_tuples(
         }
     )
 
-    def frames(cells: pa.Table) -> list[Frame | SlideTile]:
+    def frames(cells: pa.Table) -> list[Place]:
         return [found[i] for i in cells[schema.INDEX].to_pylist()]
 
     return Inputs(xy=xy, reference=as_reference(reference), frames=frames)
@@ -351,9 +366,7 @@ def _pair(image: object, position: int) -> tuple[str, int]:
     return name, as_index(number)
 
 
-def _uri_of(
-    name: str, known: Mapping[str | int, str | WholeSlide], *, given: bool
-) -> str:
+def _uri_of(name: str, known: Mapping[str | int, str | Located], *, given: bool) -> str:
     """The file of a slide, or the file itself where `name` is a path."""
     found = known.get(name)
     if found is None:  # written otherwise

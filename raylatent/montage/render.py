@@ -34,8 +34,8 @@ from raylatent.mapping.legend import (
 )
 from raylatent.montage.cells import PartialCells
 from raylatent.montage.grid import Grid
-from raylatent.montage.images import Tile
 from raylatent.montage.tally import label_points
+from raylatent.tiles.fetch import Tile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

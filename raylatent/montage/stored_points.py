@@ -23,8 +23,8 @@ T = TypeVar("T")
 _BLOCK_ROWS = 1 << 16
 _BLOCK_FEATURE_BYTES = 64 << 20
 
-Label = Callable[[pa.ChunkedArray], pa.StringArray]
-"""The labels of points of these slides."""
+Label = Callable[[pa.Table], pa.StringArray]
+"""The labels of a block of points."""
 
 
 class StoredPoints:
@@ -65,6 +65,11 @@ class StoredPoints:
         return has_predictions(self.run)
 
     @property
+    def has_tile_labels(self) -> bool:
+        """Whether tiles have labels of their own."""
+        return self.run.has_tile_labels
+
+    @property
     def slides(self) -> list[str]:
         """Names of the slides on the map, sorted."""
         return sorted({slide for slide, _ in self.part_names})
@@ -97,7 +102,7 @@ class StoredParts:
 
     Attributes:
         stored: The points.
-        label: Of a block's slides; None: points have no labels.
+        label: Of a block; None: points have no labels.
     """
 
     stored: StoredPoints
@@ -136,7 +141,7 @@ class StoredParts:
                 xy=schema.places(table),
                 index=np.arange(first, first + n, dtype=np.int64),
                 reference=as_reference(table),
-                labels=self.label(table[schema.SLIDE])
+                labels=self.label(table)
                 if self.label is not None and labeled
                 else None,
                 features=stored.vectors(table, stored.layer)
@@ -148,6 +153,11 @@ class StoredParts:
                 knn_distance=knn_distances(table),
             )
             first += n
+
+
+def tile_labels(points: pa.Table) -> pa.StringArray:
+    """The labels that tiles have of their own."""
+    return points[schema.LABEL].combine_chunks()
 
 
 def has_predictions(run: RunDirectory) -> bool:

@@ -292,6 +292,11 @@ class RunDirectory:
             return None
         return Part(slide=slide, unit=unit_of(name), name=name, rows=n, footer=footer)
 
+    @property
+    def has_tile_labels(self) -> bool:
+        """Whether tiles have labels of their own, see schema.LABEL."""
+        return bool(self.settings().get("fields", {}).get(TILE_LABELS))
+
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Stored layers and the shape of one tile's activations of each."""
         stored: dict[str, list[int]] = self.settings()["layers"]

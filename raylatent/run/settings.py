@@ -15,6 +15,8 @@ IDENTITY = "identity"
 """Beside the fields: what they say of the model, entry by entry."""
 OUTPUTS = "outputs"
 """Likewise: what the model gave for its two sample tiles."""
+TILE_LABELS = "tile_labels"
+"""A field: whether tiles have labels of their own."""
 _MODEL_FIELDS = ("model", "code", "files")
 _DIGEST = re.compile(r"(?<![\w.])[0-9a-f]{16}(?!\w)")
 CLEARING = "clearing"  # stands in run.json while rows of another run are deleted

@@ -1,24 +1,38 @@
-"""Bytes of a file of known size, by windows: memory is bounded whatever the file is."""
+"""Bytes of a TFRecord: by windows to find its records, and the records themselves.
+
+Memory is bounded whatever the file is.
+"""
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 from crc32c import crc32c
+from numpy.typing import NDArray
 
-from raylatent.errors import StorageError
+from raylatent.errors import ContentError, StorageError
+from raylatent.source.picture import MAX_BYTES
 from raylatent.source.record import (
     FRAME_BYTES,
     HEADER_BYTES,
+    broken_frame,
+    check_frame,
     header_length,
     mask,
 )
-from raylatent.storage import is_uri, retry
+from raylatent.storage import is_uri, open_input, retry
 
 _WINDOW_BYTES = 4096  # small: the payloads between headers are mostly passed over
 _REMOTE_WINDOW_BYTES = 4 << 20  # a request costs more than the bytes
 _WINDOWS = 4  # headers are looked at by turns here, and where what they tell ends
 _CHUNK_BYTES = 8 << 20
+_TOGETHER_BYTES = 16 << 20
+_GAP_BYTES = 64 << 10  # records nearer than this are read in one go
+
+Integers: TypeAlias = Sequence[int] | NDArray[np.int64]
 
 
 def read_range(file: pa.NativeFile, uri: str, start: int, n_bytes: int) -> memoryview:
@@ -85,3 +99,81 @@ class FileBytes:
         for at in range(start + HEADER_BYTES, last, _CHUNK_BYTES):
             crc = crc32c(self.read(at, min(at + _CHUNK_BYTES, last)), crc)
         return mask(crc) == int.from_bytes(self.read(last, end), "little")
+
+
+def iter_records(
+    uri: str, offsets: Integers, lengths: Integers
+) -> Iterator[memoryview | ContentError]:
+    """Payloads of records in the order of their offsets, checksums verified.
+
+    Near records are read together, at most 16 MiB at once; what is larger is read only
+    if its header is right, and never beyond 64 MiB.
+
+    Args:
+        uri: The file.
+        offsets: First byte of each frame, ascending.
+        lengths: Bytes of each frame.
+
+    Yields:
+        The payload, or the ContentError that says what is wrong with it.
+
+    Raises:
+        StorageError: The file cannot be read, after retries, or is shorter.
+    """
+    with open_input(uri) as file:
+        for first, last in _spans(offsets, lengths):
+            start = int(offsets[first])
+            if int(lengths[first]) > _TOGETHER_BYTES:  # it is read alone
+                yield _large(uri, file, start, start + int(lengths[first]))
+                continue
+            end = max(int(offsets[i]) + int(lengths[i]) for i in range(first, last))
+            view = read_range(file, uri, start, end - start)
+            for i in range(first, last):
+                begin = int(offsets[i]) - start
+                frame = view[begin : begin + int(lengths[i])]
+                yield check_frame(frame)
+
+
+def _large(
+    uri: str, file: pa.NativeFile, start: int, end: int
+) -> memoryview | ContentError:
+    """The payload of a large frame; what is none is not held in memory."""
+    length = header_length(read_range(file, uri, start, HEADER_BYTES))
+    if length is None or length + FRAME_BYTES != end - start:
+        one = FileBytes(uri, file, end).payload_fits(start, end)
+        return broken_frame(length, one=one)
+    if length > MAX_BYTES:
+        message = f"the record is too large: tiles have at most {MAX_BYTES} bytes"
+        return ContentError(message, stage="read")
+    return check_frame(read_range(file, uri, start, end - start))
+
+
+def _spans(offsets: Integers, lengths: Integers) -> Iterator[tuple[int, int]]:
+    """Runs [first, last) of frames that are read together."""
+    first = 0
+    for i in range(1, len(offsets) + 1):
+        if i < len(offsets):
+            previous_end = int(offsets[i - 1]) + int(lengths[i - 1])
+            near = int(offsets[i]) - previous_end <= _GAP_BYTES
+            end = int(offsets[i]) + int(lengths[i])
+            if near and end - int(offsets[first]) <= _TOGETHER_BYTES:
+                continue
+        yield first, i
+        first = i
+
+
+def read_records(
+    uri: str, offsets: Integers, lengths: Integers
+) -> list[bytes | ContentError]:
+    """Payloads of any records of a file, in the order asked, by range reads.
+
+    Raises:
+        StorageError: The file cannot be read, after retries.
+    """
+    order = np.argsort(np.asarray(offsets), kind="stable")
+    ascending = [int(offsets[i]) for i in order]
+    frames = iter_records(uri, ascending, [int(lengths[i]) for i in order])
+    found: dict[int, bytes | ContentError] = {}
+    for i, payload in zip(order, frames, strict=True):
+        found[int(i)] = payload if isinstance(payload, ContentError) else bytes(payload)
+    return [found[i] for i in range(len(order))]

@@ -6,10 +6,11 @@ Folders of one tile size are called `<tile_px>px_<tile_um>um`, as Slideflow has 
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path, PurePosixPath
 
 from raylatent.errors import SourceError, StorageError
+from raylatent.source.picture import is_picture
 from raylatent.source.record import without_ending
 from raylatent.storage import Store, absolute, is_uri, list_files
 
@@ -37,7 +38,7 @@ def find_tfrecords(paths: Sequence[str], *, below: str | None = None) -> dict[st
     def wanted(files: list[str]) -> list[str]:
         own = [f for f in files if below is None or below in f.split("/")[:-1]]
         _say_compressed(own)
-        return [file for file in own if _is_tfrecord(file)]
+        return [file for file in own if is_tfrecord(file)]
 
     found: dict[str, str] = {}
     for path in paths:
@@ -85,12 +86,55 @@ def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> li
     found, files = files, wanted(files)
     if not files:
         message = f"{path} holds no {what}{_instead(found)}: give the folder that does"
+        if any(is_picture(file) for file in found):
+            message += ", or --tiles for folders of pictures that are tiles"
         raise SourceError(message)
     for file in files:
         if _not_utf8(file):
             message = f"the name of {file!r} is not in UTF-8: rename the file"
             raise SourceError(message)
     return files
+
+
+def below(
+    roots: Sequence[str],
+    needed: Container[str],
+    *,
+    find: Callable[[Sequence[str]], dict[str, str]],
+    suffixes: tuple[str, ...],
+    name_of: Callable[[str], str],
+    may_lack: bool,
+) -> dict[str, str]:
+    """Sources of one kind by slide; what is wrong with others than the needed is no matter.
+
+    Args:
+        roots: Files and folders.
+        needed: Slides that are looked for.
+        find: Finds all, see `find_tfrecords`.
+        suffixes: Of the files.
+        name_of: The slide of a file.
+        may_lack: A folder that holds none of this kind is fine.
+
+    Raises:
+        SourceError: A root is not there or holds none, or two have one name.
+    """
+
+    def at(path: str) -> list[str]:
+        listed = list_files(path)
+        files = [f for f in listed or [] if f.lower().endswith(suffixes)]
+        if not files and (listed is None or not may_lack):
+            return [path]  # `find` is to refuse it
+        names = ((file, file.rsplit("/", 1)[-1]) for file in files)
+        return [
+            file
+            for file, name in names
+            if name_of(file) in needed and not name.startswith("._")
+        ]
+
+    try:
+        return find(roots)
+    except SourceError:
+        return find([file for path in roots for file in at(path)])
 
 
 def _instead(files: Sequence[str]) -> str:
@@ -117,7 +161,7 @@ def _say_compressed(files: Sequence[str]) -> None:
 
 def _is_compressed(file: str) -> bool:
     stem, _, ending = file.rpartition(".")
-    return ending.lower() in _COMPRESSED and _is_tfrecord(stem)
+    return ending.lower() in _COMPRESSED and is_tfrecord(stem)
 
 
 def _not_utf8(file: str) -> bool:
@@ -138,7 +182,8 @@ def _same_file(one: str, other: str) -> bool:
         return False
 
 
-def _is_tfrecord(file: str) -> bool:
+def is_tfrecord(file: str) -> bool:
+    """Whether a file is called as a TFRecord; macOS's `._*` are none."""
     name = file.rsplit("/", 1)[-1]
     return without_ending(name) is not None and not name.startswith("._")
 

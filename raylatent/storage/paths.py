@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -262,6 +263,43 @@ def list_files(uri: str | os.PathLike[str]) -> list[str] | None:
     if info.type == pafs.FileType.File:
         return [root]
     return [f"{root}/{name}" for name in list_below(filesystem, path)]
+
+
+def list_stats(uri: str | os.PathLike[str]) -> dict[str, FileStat] | None:
+    """Files below a folder by their paths in it; None where there is no such folder.
+
+    Links that lead out of the folder, or to nothing, are left out.
+    """
+    filesystem, path = resolve(uri)
+    info = retry(lambda: filesystem.get_file_info(path), f"look at {uri}")
+    if info.type != pafs.FileType.Directory:
+        return None
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return retry(lambda: _stats_inside(path), f"list {uri}")
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    found = retry(lambda: filesystem.get_file_info(selector), f"list {uri}")
+    return {
+        item.path.removeprefix(path).lstrip("/"): FileStat(
+            size=item.size, mtime_ns=item.mtime_ns
+        )
+        for item in found
+        if item.type == pafs.FileType.File
+    }
+
+
+def _stats_inside(root: str) -> dict[str, FileStat]:
+    inside = os.path.realpath(root)
+    found: dict[str, FileStat] = {}
+    for name in _walk(root):
+        path = f"{root}/{name}"
+        real = os.path.realpath(path)
+        if not real.startswith(f"{inside}/"):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # a link to nothing
+            status = Path(real).stat()
+            if stat.S_ISREG(status.st_mode):
+                found[name] = FileStat(size=status.st_size, mtime_ns=status.st_mtime_ns)
+    return found
 
 
 def list_below(filesystem: pafs.FileSystem, root: str) -> list[str]:

@@ -25,11 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import RaylatentError, StorageError
-from raylatent.source.tfrecord import iter_records
-from raylatent.source.units import Source, Unit
+from raylatent.source.protocol import Unit
 from raylatent.storage import reason
 from raylatent.tiles.clock import Clock
-from raylatent.tiles.tile import Side, Tile, tile_of_record
+from raylatent.tiles.tile import Side, Tile, chunk_tiles
 
 _numbers = itertools.count()
 _TOGETHER = 64  # records of a task
@@ -96,22 +95,18 @@ def _mapped(descriptor: int, shape: tuple[int, int, int, int]) -> NDArray[np.uin
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Records to read and decode.
+    """Tiles to read and decode.
 
     Attributes:
-        source: Their file.
-        first: Position of the first in its unit.
-        offsets: Of their frames, see Unit.
-        lengths: Likewise.
+        unit: They, part of a larger one.
+        start: Position of the first in that.
         side: What the tiles shall have.
         memory: Where their pixels go, black where there are none.
         place: Where in it the first goes.
     """
 
-    source: Source
-    first: int
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    unit: Unit
+    start: int
     side: Side
     memory: SharedName
     place: int
@@ -160,9 +155,9 @@ class Decoders:
             if answer is not None:
                 return answer
         message = (
-            f"processes that decode {task.source.uri} died twice of the {len(task.offsets)}"
-            f" records from byte {task.offsets[0]}, or cannot be started: is there too "
-            "little memory on the node?"
+            f"processes that decode {task.unit.source.uri} died twice of the "
+            f"{len(task.unit)} tiles from {task.unit.first} on, or cannot be started: is "
+            "there too little memory on the node?"
         )
         raise StorageError(message)
 
@@ -238,12 +233,10 @@ def decode_into(
         n = min(len(memory.array), len(unit) - first)
         begun = []
         for place in range(0, n, _TOGETHER):
-            some = slice(first + place, first + min(place + _TOGETHER, n))
+            start, stop = first + place, first + min(place + _TOGETHER, n)
             task = Task(
-                source=unit.source,
-                first=some.start,
-                offsets=unit.offsets[some],
-                lengths=unit.lengths[some],
+                unit=unit.part(start, stop),
+                start=start,
                 side=side,
                 memory=memory.name,
                 place=place,
@@ -279,20 +272,20 @@ _open = lru_cache(_MOST_OPEN)(SharedName.open)
 
 def _decode(task: Task) -> Decoded:
     """What a process does with a task."""
-    pixels, slide = _open(task.memory), task.source.slide
+    pixels = _open(task.memory)
     clock = Clock("read", "decode")
-    records = iter_records(task.source.uri, task.offsets, task.lengths)
+    chunks = task.unit.chunks()
     tiles: list[Tile] = []
     while True:
         with clock.timed("read"):
-            payload = next(records, None)
-        if payload is None:
+            chunk = next(chunks, None)
+        if chunk is None:
             return tiles, {s: (clock.seconds[s], clock.cpu[s]) for s in clock.cpu}
-        with clock.timed("decode"):
-            n = len(tiles)
-            tile = tile_of_record(task.first + n, payload, slide, task.side)
-            pixels[task.place + n] = 0 if tile.pixels is None else tile.pixels
-            tiles.append(replace(tile, pixels=None))
+        for tile in chunk_tiles(chunk, task.side, clock):
+            at = task.place + tile.position
+            pixels[at] = 0 if tile.pixels is None else tile.pixels
+            position = task.start + tile.position
+            tiles.append(replace(tile, position=position, pixels=None))
 
 
 def _answer(task: Task) -> Decoded | RaylatentError:
@@ -301,7 +294,9 @@ def _answer(task: Task) -> Decoded | RaylatentError:
     except RaylatentError as error:
         return error
     except OSError as error:
-        return StorageError(f"{task.source.uri} cannot be decoded: {reason(error)}")
+        return StorageError(
+            f"{task.unit.source.uri} cannot be decoded: {reason(error)}"
+        )
 
 
 def main(descriptor: int) -> None:

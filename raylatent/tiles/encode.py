@@ -6,7 +6,7 @@ from functools import partial
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.source.grids import SlideUnit
+from raylatent.source.whole_slides import SlideUnit
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.ahead import in_order

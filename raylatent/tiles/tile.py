@@ -4,7 +4,7 @@ Of a unit's tiles there are references, and the quarantine of those that are bro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,8 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import ContentError
-from raylatent.source.grids import SlideUnit
-from raylatent.source.record import parse_example
-from raylatent.source.units import Unit
+from raylatent.source.protocol import Chunk, SourceTile, Unit
+from raylatent.tiles.clock import Clock
 from raylatent.tiles.decode import decode_image
 
 
@@ -84,53 +83,68 @@ def resize(image: NDArray[np.uint8], tile_px: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
-def tile_of_record(
-    position: int, payload: bytes | memoryview | ContentError, slide: str, side: Side
-) -> Tile:
-    """The tile in a record's payload.
+def tile_of(found: SourceTile, side: Side) -> Tile:
+    """A tile's pixels, decoded where they are not yet.
 
     Args:
-        position: In its unit.
-        payload: The serialized tf.train.Example, or why it cannot be read.
-        slide: Whose tile it should be.
+        found: What its source gave.
         side: What it shall have.
 
     Raises:
         StorageError: The memory does not suffice.
     """
-    if isinstance(payload, ContentError):
-        return Tile(position, error=payload)
-    loc_x = loc_y = None
+    tile = Tile(found.position, found.loc_x, found.loc_y)
+    content = found.content
+    if isinstance(content, ContentError):
+        return replace(tile, error=content)
     try:
-        record = parse_example(payload)
-        loc_x, loc_y = record.loc_x, record.loc_y
-        image = decode_image(record.image_raw)
+        image = (
+            content
+            if isinstance(content, np.ndarray)
+            else decode_image(content, found.formats)
+        )
         pixels = side.fit(image)
     except ContentError as error:
-        return Tile(position, loc_x, loc_y, error=error)
-    return Tile(
-        position,
-        loc_x,
-        loc_y,
+        return replace(tile, error=error)
+    return replace(
+        tile,
         pixels=pixels,
         resized=pixels is not image,
-        other_slide=record.slide not in {None, slide},
+        other_slide=found.other_slide,
     )
 
 
-def reference_table(unit: Unit | SlideUnit, tiles: Sequence[Tile]) -> pa.Table:
+def chunk_tiles(chunk: Chunk, side: Side, clock: Clock) -> list[Tile]:
+    """The tiles of a chunk, decoded; the clock counts what they took."""
+    if chunk.stage == "decode":
+        with clock.timed("decode"):
+            return [tile_of(found, side) for found in chunk.tiles()]
+    tiles: list[Tile] = []
+    waiting = chunk.tiles()
+    while True:
+        with clock.timed(chunk.stage):
+            found = next(waiting, None)
+        if found is None:
+            return tiles
+        with clock.timed("decode"):
+            tiles.append(tile_of(found, side))
+
+
+def reference_table(unit: Unit, tiles: Sequence[Tile]) -> pa.Table:
     """schema.REFERENCE of a unit's tiles, which are in tile order."""
-    n = len(unit)
-    frames = [pa.nulls(n, pa.int64()), pa.nulls(n, pa.int32())]
-    if isinstance(unit, Unit):
-        frames = [pa.array(unit.offsets), pa.array(unit.lengths.astype(np.int32))]
+    columns = {
+        schema.TILE_INDEX: pa.array(np.arange(unit.first, unit.last)),
+        schema.LOC_X: pa.array([tile.loc_x for tile in tiles], pa.int32()),
+        schema.LOC_Y: pa.array([tile.loc_y for tile in tiles], pa.int32()),
+        schema.SOURCE: pa.array(np.full(len(unit), unit.source.source, np.int32)),
+        **unit.columns(),
+    }
     return pa.Table.from_arrays(
         [
-            pa.array(np.arange(unit.first, unit.last)),
-            pa.array([tile.loc_x for tile in tiles], pa.int32()),
-            pa.array([tile.loc_y for tile in tiles], pa.int32()),
-            pa.array(np.full(n, unit.source.source, np.int32)),
-            *frames,
+            columns[field.name]
+            if field.name in columns
+            else pa.nulls(len(unit), field.type)
+            for field in schema.REFERENCE
         ],
         schema=schema.REFERENCE,
     )

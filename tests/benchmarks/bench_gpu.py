@@ -54,7 +54,7 @@ def write_units(folder, n_units, n_tiles):
     from PIL import Image
 
     from raylatent.source.record import TileRecord
-    from raylatent.source.units import index_source, load_unit, unit_plans
+    from raylatent.source.tfrecords import index_source, load_unit, unit_plans
     from raylatent.source.write import write_tfrecord
 
     folder.mkdir()

@@ -98,11 +98,11 @@ def child(folder, with_labels):
 
     import pyarrow.parquet as pq
 
-    import raylatent.montage.images
+    import raylatent.tiles.fetch
     from raylatent.mosaic import Mosaic
 
     points = pq.read_table(f"{folder}/points.parquet")
-    del raylatent.montage.images
+    del raylatent.tiles.fetch
 
     def memory(name):
         lines = Path("/proc/self/status").read_text().splitlines()

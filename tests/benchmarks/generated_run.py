@@ -15,8 +15,8 @@ LABELS = 6
 
 def write_pictures(path):
     """Small pictures that all tiles share, and where their records are."""
+    from raylatent.source.index import index_tfrecord
     from raylatent.source.record import TileRecord
-    from raylatent.source.tfrecord import index_tfrecord
     from raylatent.source.write import encode_tile, write_tfrecord
 
     shades = np.random.default_rng(0).integers(0, 256, (PICTURES, 1, 1, 3), np.uint8)

@@ -24,7 +24,9 @@ def small_model(tmp_path_factory):
 
 
 def _tiles(path):
-    from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
+    from raylatent.source.filebytes import iter_records
+    from raylatent.source.index import index_tfrecord
+    from raylatent.source.record import parse_example
 
     index = index_tfrecord(str(path))
     records = iter_records(str(path), index.offsets, index.lengths)
@@ -64,12 +66,8 @@ def plain_loop():
     from raylatent.model.rows import RowOptions, unit_rows
     from raylatent.model.spec import model_spec
     from raylatent.source.find import find_tfrecords
-    from raylatent.source.units import (
-        index_source,
-        load_unit,
-        number_sources,
-        unit_plans,
-    )
+    from raylatent.source.tfrecords import index_source, load_unit, unit_plans
+    from raylatent.source.units import number_sources
     from raylatent.tiles.stream import Threads
 
     def run(model, tfrecords, *, threads=1, tile_px=96, ids=None, **options):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylatent.engine.affinity import SlideQueue
-from raylatent.source.units import SlideUnitPlan, Source
+from raylatent.source.units import Source, UnitPlan
 from raylatent.storage import FileStat
 
 
@@ -25,9 +25,7 @@ def plans_of(sizes):
         )
         first = 0
         for unit, count in enumerate(counts):
-            plans.append(
-                SlideUnitPlan(source=source, unit=unit, first=first, count=count)
-            )
+            plans.append(UnitPlan(source=source, unit=unit, first=first, count=count))
             first += count
     return plans
 

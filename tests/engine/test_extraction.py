@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from raylatent.run import RunDirectory
-from raylatent.source.index import frames_from
-from raylatent.source.tfrecord import index_tfrecord, iter_records, parse_example
+from raylatent.source.filebytes import iter_records
+from raylatent.source.index import frames_from, index_tfrecord
+from raylatent.source.record import parse_example
 from raylatent.source.wsi import WSI
 from raylatent.tiles.decode import decode_image
 from tests.engine import slide_files

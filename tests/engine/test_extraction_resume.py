@@ -10,7 +10,7 @@ from raylatent.claim import Claim
 from raylatent.engine.finishing import finish_slide
 from raylatent.errors import ClaimError, FingerprintError
 from raylatent.run import ExtractionDirectory
-from raylatent.source.tfrecord import index_tfrecord
+from raylatent.source.index import index_tfrecord
 from raylatent.source.units import sources_from_table
 from tests.engine import slide_files
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from raylatent.engine.slide_remarks import say_remarks, slide_remarks
-from raylatent.engine.slides import index_slide
 from raylatent.run import RunDirectory
-from raylatent.source.grids import SlideRequest
 from raylatent.source.tissue import TissueOptions
+from raylatent.source.whole_slides import SlideRequest, index_slide
 from raylatent.source.wsi import TileOptions
 from tests.engine import slide_files
 

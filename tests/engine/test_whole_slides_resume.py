@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-from raylatent.engine import slides as engine_slides
 from raylatent.errors import FingerprintError
 from raylatent.model.features import Features
 from raylatent.run import RunDirectory
-from raylatent.source.grids import SlideRequest
+from raylatent.source import whole_slides
 from raylatent.source.tissue import TissueOptions
+from raylatent.source.whole_slides import SlideRequest
 from raylatent.source.wsi import TileOptions
 from tests.engine import slide_files
 
@@ -251,9 +251,9 @@ def test_a_grid_that_breaks_while_units_are_read_leaves_them_undone(
 def test_tissue_is_looked_for_once(tmp_path, made, monkeypatch):
     run = RunDirectory(str(tmp_path / "run"))
     looked = []
-    detect = engine_slides.detect_tiles
+    detect = whole_slides.detect_tiles
     monkeypatch.setattr(
-        engine_slides,
+        whole_slides,
         "detect_tiles",
         lambda *arguments: looked.append(1) or detect(*arguments),
     )
@@ -263,7 +263,7 @@ def test_tissue_is_looked_for_once(tmp_path, made, monkeypatch):
         request = SlideRequest(
             uri=str(made / "a.tif"), tiles=tiles, tissue=TissueOptions(**tissue)
         )
-        return engine_slides.index_slide(run, "a", request, 12)
+        return whole_slides.index_slide(run, "a", request, 12)
 
     first = index()
     assert index() == first

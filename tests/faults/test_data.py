@@ -195,7 +195,7 @@ def test_not_to_resize_is_another_run(ray_session, compute, cohort, tiles, tmp_p
 def test_the_first_tile_s_side_is_asked_of_the_next_if_it_is_bad(
     cohort, campaign, tiles, faults
 ):
-    from raylatent.engine.requests import first_tile_px
+    from raylatent.source.kinds import first_tile_px
 
     one = next(o for o in spoiled.of_bytes(tiles[:6]).values() if o.fault == faults)
     content = one.content

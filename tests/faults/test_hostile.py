@@ -19,18 +19,19 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from raylatent.engine.requests import refuse_bad_names
 
 import raylatent as sf
 from raylatent import cli, schema
 from raylatent.annotations import read_labels
-from raylatent.engine.requests import refuse_bad_names
 from raylatent.engine.slide_report import SlideReport, slides_page
 from raylatent.errors import AnnotationsError, ModelError, SourceError
 from raylatent.mapping.plot import MapStyle, draw_map
 from raylatent.model.features import Features
 from raylatent.montage.render import add_legend
 from raylatent.run import RunDirectory
-from raylatent.source.tfrecord import TileRecord, index_tfrecord
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import TileRecord
 from raylatent.source.write import write_tfrecord
 from tests.source.frames import frames_of, write_frames, write_sidecar
 

@@ -18,7 +18,8 @@ from raylatent.errors import StorageError
 from raylatent.model import Features
 from raylatent.model.lanes import CudaLane, lane_of
 from raylatent.model.rows import RowOptions, unit_rows
-from raylatent.source.tfrecord import TileRecord, index_tfrecord
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import TileRecord
 from raylatent.source.units import Source, Unit
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import file_stat

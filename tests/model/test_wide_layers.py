@@ -18,7 +18,7 @@ from raylatent.model.wide_layers import (
     tiles_of_unit,
     unit_in_words,
 )
-from raylatent.source.tfrecord import TileRecord
+from raylatent.source.record import TileRecord
 from raylatent.source.write import write_tfrecord
 
 MAPS, TOKENS = (64, 112, 112), (197, 768)

@@ -8,18 +8,13 @@ from PIL import Image
 
 from raylatent.errors import MapError, StorageError
 from raylatent.montage import images
-from raylatent.montage.images import (
-    Frame,
-    array_tiles,
-    check_array,
-    fit_tile,
-    frame_of,
-    stored_tiles,
-)
-from raylatent.source.tfrecord import TileRecord, index_tfrecord, parse_example
-from raylatent.source.tfrecord import read_records as real_read_records
+from raylatent.source.filebytes import read_records as real_read_records
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import TileRecord, parse_example
+from raylatent.source.tfrecords import Frame, frame_of
 from raylatent.source.write import write_tfrecord
 from raylatent.tiles.decode import decode_image
+from raylatent.tiles.fetch import array_tiles, check_array, fit_tile, stored_tiles
 
 
 def png(pixels):

@@ -14,11 +14,11 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.montage import slide_tiles
-from raylatent.montage.images import stored_tiles
 from raylatent.montage.render import say_failed
-from raylatent.montage.slide_tiles import SlideTile, WholeSlide
 from raylatent.montage.sources import where
 from raylatent.source.wsi import SlideHandle
+from raylatent.source.wsi.chosen import SlideTile
+from raylatent.tiles.fetch import stored_tiles
 from tests.montage.test_slide_tiles import (
     SIDE,
     WINDOW,

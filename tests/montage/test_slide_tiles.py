@@ -10,13 +10,14 @@ from PIL import Image, ImageCms
 
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
-from raylatent.montage.images import Frame, stored_tiles
 from raylatent.montage.inputs import from_table
-from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.montage.sources import source_places, where
 from raylatent.mosaic import Mosaic
-from raylatent.source.tfrecord import TileRecord
+from raylatent.source.record import TileRecord
+from raylatent.source.tfrecords import Frame
 from raylatent.source.write import write_tfrecord
+from raylatent.source.wsi.chosen import SlideTile, tile_at
+from raylatent.tiles.fetch import stored_tiles
 
 SIDE = 512
 WINDOW = 64

@@ -5,8 +5,9 @@ import struct
 import numpy as np
 
 from raylatent.errors import ContentError, SourceError
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import frames_from, index_tfrecord
 from raylatent.source.record import FRAME_BYTES, frame, header_length, masked_crc
-from raylatent.source.tfrecord import frames_from, index_tfrecord, read_records
 
 
 def write_frames(folder, contents, name="s.tfrecords"):

@@ -9,8 +9,9 @@ import pytest
 
 from raylatent.errors import ContentError, SourceError
 from raylatent.source import filebytes, resync, tfrecord
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import frames_from, index_tfrecord
 from raylatent.source.record import frame, masked_crc
-from raylatent.source.tfrecord import frames_from, index_tfrecord, read_records
 from tests.source.frames import check, frames_of, write_sidecar
 
 CONTENTS = [bytes([i]) * (20 + i) for i in range(6)]

@@ -12,20 +12,23 @@ from raylatent.errors import SourceError, StorageError
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.source import tissue
 from raylatent.source.grids import (
-    SlideRequest,
-    SlideUnit,
-    failed_slide,
     geometry_from_footer,
     grid_footer,
     grid_table,
     kept_tiles,
     left_out,
-    open_slide,
     own_size,
-    source_of_slide,
 )
 from raylatent.source.tissue import TissueOptions
-from raylatent.source.units import slide_unit_plans, sources_from_table, sources_table
+from raylatent.source.units import sources_from_table, sources_table
+from raylatent.source.whole_slides import (
+    SlideRequest,
+    SlideUnit,
+    failed_slide,
+    open_slide,
+    slide_unit_plans,
+    source_of_slide,
+)
 from raylatent.source.wsi import Geometry, TileOptions
 from raylatent.source.wsi.geometry import FileSize
 from raylatent.storage import FileStat, Store

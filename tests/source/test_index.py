@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raylatent.errors import ContentError, SourceError, StorageError
-from raylatent.source.index import frames_beside, frames_from
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import frames_beside, frames_from, index_tfrecord
 from raylatent.source.record import HEADER_BYTES, frame, masked_crc
-from raylatent.source.tfrecord import index_tfrecord, read_records
 from tests.source.frames import frames_of, remove, write_frames, write_sidecar
 
 quick = settings(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from raylatent.source.tfrecord import index_tfrecord, read_records
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import index_tfrecord
 from tests.source.frames import frames_of, write_frames, write_sidecar
 
 

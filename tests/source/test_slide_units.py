@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.source.units import Source, slide_unit_plans
+from raylatent.source.units import Source
+from raylatent.source.whole_slides import slide_unit_plans
 from raylatent.storage import FileStat
 
 STAT = FileStat(size=1, mtime_ns=1)

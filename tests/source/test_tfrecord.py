@@ -7,16 +7,9 @@ from hypothesis import strategies as st
 
 from raylatent.errors import ContentError, SourceError, StorageError
 from raylatent.source import tfrecord
-from raylatent.source.index import sidecar_name
-from raylatent.source.record import HEADER_BYTES, masked_crc
-from raylatent.source.tfrecord import (
-    TileRecord,
-    frames_from,
-    index_tfrecord,
-    iter_records,
-    parse_example,
-    read_records,
-)
+from raylatent.source.filebytes import iter_records, read_records
+from raylatent.source.index import frames_from, index_tfrecord, sidecar_name
+from raylatent.source.record import HEADER_BYTES, TileRecord, masked_crc, parse_example
 from raylatent.source.write import example, write_tfrecord
 from tests.source.frames import frames_of, remove, write_frames, write_sidecar
 

@@ -12,14 +12,12 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import StorageError
 from raylatent.source.record import TileRecord, frame
+from raylatent.source.tfrecords import index_source, load_unit, unit_plans
 from raylatent.source.units import (
     Source,
-    index_source,
-    load_unit,
     number_sources,
     sources_from_table,
     sources_table,
-    unit_plans,
 )
 from raylatent.source.write import example, write_tfrecord
 from raylatent.storage import FileStat

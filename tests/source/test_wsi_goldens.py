@@ -7,7 +7,9 @@ another library resampled, so that a few cells may differ.
 import numpy as np
 import pytest
 
-from raylatent.source.tfrecord import index_tfrecord, parse_example, read_records
+from raylatent.source.filebytes import read_records
+from raylatent.source.index import index_tfrecord
+from raylatent.source.record import parse_example
 from raylatent.source.wsi import WSI
 
 SAME_CELLS = 0.97

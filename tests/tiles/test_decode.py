@@ -165,7 +165,9 @@ def test_damaged_pictures_are_pixels_or_bad_content(data):
 
 
 def test_slideflow_s_tiles(small_tfrecords):
-    from raylatent.source.tfrecord import index_tfrecord, parse_example, read_records
+    from raylatent.source.filebytes import read_records
+    from raylatent.source.index import index_tfrecord
+    from raylatent.source.record import parse_example
 
     path = str(small_tfrecords / "g00.tfrecords")
     index = index_tfrecord(path)

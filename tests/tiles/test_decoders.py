@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raylatent.errors import StorageError
-from raylatent.source.units import index_source, load_unit, unit_plans
+from raylatent.source.tfrecords import index_source, load_unit, unit_plans
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles import decoders as module

@@ -8,15 +8,15 @@ import pytest
 
 from raylatent import schema
 from raylatent.errors import ContentError
-from raylatent.source.grids import (
+from raylatent.source.grids import kept_tiles
+from raylatent.source.tissue import TissueOptions
+from raylatent.source.whole_slides import (
     SlideRequest,
     SlideUnit,
     detect_tiles,
-    kept_tiles,
     open_slide,
     source_of_slide,
 )
-from raylatent.source.tissue import TissueOptions
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi import TileOptions
 from raylatent.source.wsi.regions import SlideCache

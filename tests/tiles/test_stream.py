@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from raylatent.errors import ContentError, StorageError
-from raylatent.source.grids import (
+from raylatent.source.grids import kept_tiles
+from raylatent.source.record import TileRecord
+from raylatent.source.tfrecords import index_source, load_unit, unit_plans
+from raylatent.source.tissue import TissueOptions
+from raylatent.source.whole_slides import (
     SlideRequest,
     SlideUnit,
     detect_tiles,
-    kept_tiles,
     open_slide,
     source_of_slide,
 )
-from raylatent.source.record import TileRecord
-from raylatent.source.tissue import TissueOptions
-from raylatent.source.units import index_source, load_unit, unit_plans
 from raylatent.source.write import encode_tile, write_tfrecord
 from raylatent.source.wsi import TileOptions
 from raylatent.source.wsi.regions import SlideCache
@@ -209,7 +209,7 @@ def test_large_records_are_not_all_held(tmp_path, threads, monkeypatch):
     unit = records_unit(tmp_path, [tile + bytes(2 << 20)] * 40)
     monkeypatch.setattr("raylatent.tiles.stream._AHEAD_BYTES", 5 << 20)
     monkeypatch.setattr("raylatent.tiles.stream._LARGE_BYTES", 1 << 20)
-    monkeypatch.setattr("raylatent.source.tfrecord._CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr("raylatent.source.filebytes._TOGETHER_BYTES", 1 << 20)
     tracemalloc.start()
     n = sum(t.error is None for t in unit_tiles(unit, Side(96), threads, SlideCache()))
     peak = tracemalloc.get_traced_memory()[1]

@@ -7,7 +7,7 @@ from raylatent.source.wsi.geometry import (
     parse_tile_um,
     size_name,
 )
-from raylatent.source.wsi.handle import READER, SlideHandle
+from raylatent.source.wsi.handle import READER, SlideHandle, detect_format
 from raylatent.source.wsi.regions import Region, TileReader
 from raylatent.source.wsi.selection import (
     draw_tiles,
@@ -27,6 +27,7 @@ __all__ = [
     "SlideHandle",
     "TileOptions",
     "TileReader",
+    "detect_format",
     "draw_tiles",
     "filter_tiles",
     "geometry_of",

@@ -51,6 +51,15 @@ _ERRORS = (openslide.OpenSlideError, OSError, ValueError, MemoryError)
 Pixels = NDArray[np.uint8]
 
 
+def detect_format(path: str) -> str | None:
+    """What kind of slide OpenSlide takes a file for, None for no slide."""
+    try:
+        found: str | None = openslide.OpenSlide.detect_format(path)
+    except _ERRORS:
+        return None
+    return found
+
+
 class SlideHandle:
     """An open slide. Threads may read from it at once.
 
@@ -158,6 +167,13 @@ class SlideHandle:
     def file_size(self) -> FileSize:
         """What the file says of the size of its pixels."""
         return file_size(self.properties)
+
+    @property
+    def bounds(self) -> tuple[int | None, int | None]:
+        """Left and upper edge of what was scanned, level-0 pixels, where it is told."""
+        x, y = (self.properties.get(f"openslide.bounds-{axis}", "") for axis in "xy")
+        told = x.isdecimal() and y.isdecimal()
+        return (int(x), int(y)) if told else (None, None)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Pixels of a level, (height, width, 3) uint8 RGB.

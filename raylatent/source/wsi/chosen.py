@@ -7,36 +7,22 @@ on this node's scratch.
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import ContentError, MapError, SourceError, StorageError
+from raylatent.source.picture import FORMATS
+from raylatent.source.protocol import Content, Group
 from raylatent.source.slides import local_slide, slide_files, slide_name
-from raylatent.source.wsi import Geometry, SlideHandle, TileReader
+from raylatent.source.units import Source
+from raylatent.source.wsi.geometry import Geometry
+from raylatent.source.wsi.handle import SlideHandle
+from raylatent.source.wsi.regions import TileReader
 from raylatent.storage import reason
 
-_GROUP = 8  # tiles read by one thread at a time
-_MAX_OPEN = 4
-
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeSlide:
-    """A slide that tiles were cut out of.
-
-    Attributes:
-        uri: Where it is.
-        window_px: Side of its tiles in level-0 pixels.
-        icc: Colors are converted to sRGB by its profile.
-        tile_px: Side of its tiles as the model got them; None where not known.
-    """
-
-    uri: str
-    window_px: int
-    icc: bool = False
-    tile_px: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +34,8 @@ class SlideTile:
         x: Left edge of its window, level-0 pixels.
         y: Upper edge.
         window_px: Side of the window.
-        icc: See WholeSlide.
-        tile_px: See WholeSlide.
+        icc: Colors are converted to sRGB by the slide's profile.
+        tile_px: Side of the tile as the model got it; None where not known.
     """
 
     uri: str
@@ -58,33 +44,51 @@ class SlideTile:
     window_px: int
     icc: bool = False
     tile_px: int | None = None
+    together: ClassVar[int] = 8
+    formats: ClassVar[Sequence[str]] = FORMATS
+
+    @property
+    def file(self) -> tuple[str, ...]:
+        """The slide, and how its colors are read."""
+        return (self.uri, str(self.icc))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Row by row."""
+        return (self.y, self.x)
+
+    def reader(self, n_groups: int, turns: threading.Semaphore) -> "SharedSlide":
+        """What reads tiles of this slide."""
+        return SharedSlide(self, n_groups, turns)
 
 
-def tile_at(slide: WholeSlide, loc_x: int | None, loc_y: int | None) -> SlideTile:
+def tile_at(
+    source: Source, uri: str, loc_x: int | None, loc_y: int | None, *, icc: bool = False
+) -> SlideTile:
     """The tile around a location, which is the center of its window.
+
+    Args:
+        source: The slide as planned.
+        uri: Where it is now.
+        loc_x: Center in level-0 pixels.
+        loc_y: Likewise.
+        icc: See SlideTile.
 
     Raises:
         MapError: There is no location.
-
-    >>> tile_at(WholeSlide(uri="a.svs", window_px=101), 150, 50).x
-    100
     """
-    if loc_x is None or loc_y is None:
-        message = f"a tile of {slide.uri} has no location, so it cannot be read again"
+    window_px = source.window_px
+    if loc_x is None or loc_y is None or window_px is None:
+        message = f"a tile of {uri} has no location, so it cannot be read again"
         raise MapError(message)
-    half = slide.window_px // 2
     return SlideTile(
-        uri=slide.uri,
-        x=loc_x - half,
-        y=loc_y - half,
-        window_px=slide.window_px,
-        icc=slide.icc,
-        tile_px=slide.tile_px,
+        uri=uri,
+        x=loc_x - window_px // 2,
+        y=loc_y - window_px // 2,
+        window_px=window_px,
+        icc=icc,
+        tile_px=source.tile_px,
     )
-
-
-Group = Sequence[tuple[int, SlideTile]]
-"""Tiles of one slide with their positions among all."""
 
 
 class SharedSlide:
@@ -92,7 +96,7 @@ class SharedSlide:
 
     Args:
         first: Any of its tiles.
-        n_groups: How often `read` will be called, by any threads.
+        n_groups: How often it will be called, by any threads.
         turns: Bounds the slides that are open at a time. Groups are to be begun slide
             by slide: then no slide waits for one that is read later.
     """
@@ -108,21 +112,26 @@ class SharedSlide:
         self._lock = threading.Lock()
         self._handle: SlideHandle | str | None = None
 
-    def read(self, group: Group, tile_px: int) -> list[tuple[int, Pixels | str]]:
+    def __call__(
+        self, group: Group, tile_px: int
+    ) -> Iterator[tuple[int, Content | str]]:
         """Tiles in the size that they are drawn, from the level that fits it.
 
         Args:
             group: Positions and tiles.
             tile_px: Side of the drawn tiles; none is read larger than the model got it.
 
-        Returns:
+        Yields:
             The position, and the pixels or the reason why there are none.
         """
         try:
             handle = self._opened()
-            if isinstance(handle, str):
-                return [(position, handle) for position, _ in group]
-            return [(i, _pixels(handle, tile, tile_px)) for i, tile in group]
+            for i, tile in group:
+                found = handle
+                yield (
+                    i,
+                    found if isinstance(found, str) else _pixels(found, tile, tile_px),
+                )
         finally:
             self._leave()
 
@@ -143,20 +152,6 @@ class SharedSlide:
                 self._turns.release()
 
 
-def slide_groups(tiles: Group) -> Iterator[tuple[SharedSlide, Group]]:
-    """Tiles slide by slide, near ones together."""
-    by_slide: dict[tuple[str, bool], list[tuple[int, SlideTile]]] = {}
-    for position, tile in tiles:
-        by_slide.setdefault((tile.uri, tile.icc), []).append((position, tile))
-    turns = threading.Semaphore(_MAX_OPEN)
-    for _, group in sorted(by_slide.items()):
-        group.sort(key=lambda each: (each[1].y, each[1].x))
-        starts = range(0, len(group), _GROUP)
-        shared = SharedSlide(group[0][1], len(starts), turns)
-        for start in starts:
-            yield shared, group[start : start + _GROUP]
-
-
 def _open(slide: SlideTile) -> SlideHandle | str:
     """The slide, or why it cannot be opened."""
     try:
@@ -169,13 +164,15 @@ def _open(slide: SlideTile) -> SlideHandle | str:
         return f"cannot open {slide.uri}: {reason(error)}"
 
 
-def _pixels(handle: SlideHandle, tile: SlideTile, tile_px: int) -> Pixels | str:
+def _pixels(
+    handle: SlideHandle, tile: SlideTile, tile_px: int
+) -> Pixels | ContentError | str:
     px = min(tile_px, tile.tile_px or tile_px)
     try:
         reader = TileReader(handle, _geometry(handle, tile.window_px, px))
         return reader.at(tile.x, tile.y)
     except ContentError as error:
-        return f"{error.stage}: {error}"
+        return error
     except (SourceError, StorageError) as error:
         return str(error)
 
