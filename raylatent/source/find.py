@@ -57,7 +57,7 @@ def add(found: dict[str, str], slide: str, uri: str) -> None:
     if other != uri and not _same_file(other, uri):
         message = (
             f"two files are called {slide!r}, {other} and {uri}: the slide's "
-            "name is the file's stem, rename one"
+            "name is the file's stem, or the folder's name, rename one"
         )
         raise SourceError(message)
 

@@ -42,6 +42,7 @@ from raylatent.source.protocol import (
     Content,
     Group,
     Kind,
+    PlaceReader,
     SourceTile,
     Unit,
 )
@@ -90,7 +91,7 @@ class PicturesRequest:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of one slide, by path.
+    """Pictures of one slide, by path.
 
     Attributes:
         names: Paths below the folder, sorted.
@@ -98,7 +99,7 @@ class Listing:
         mtimes: Modification times in ns since 1970, (n,) int64; 0 where not known.
     """
 
-    names: list[str]
+    names: Sequence[str]
     sizes: NDArray[np.int64]
     mtimes: NDArray[np.int64]
 
@@ -111,9 +112,14 @@ class Listing:
         digest.update(self.sizes.tobytes() + self.mtimes.tobytes())
         return FileStat(
             size=int(self.sizes.sum()),
-            mtime_ns=int(self.mtimes.max()) or None,
+            mtime_ns=int(self.mtimes.max(initial=0)) or None,
             etag=digest.hexdigest(),
         )
+
+    def part(self, start: int, stop: int) -> "Listing":
+        """Pictures [start, stop)."""
+        some = slice(start, stop)
+        return Listing(self.names[some], self.sizes[some], self.mtimes[some])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,59 +127,46 @@ class PictureUnit(Unit):
     """Some pictures of one slide.
 
     Attributes:
-        names: Their paths below the folder.
-        sizes: Bytes of each, (n,) int64.
-        mtimes: See Listing.
+        listing: They.
     """
 
-    names: Sequence[str]
-    sizes: NDArray[np.int64]
-    mtimes: NDArray[np.int64]
+    listing: Listing
 
     def __len__(self) -> int:
         """Number of tiles."""
-        return len(self.names)
+        return len(self.listing.names)
 
     def chunks(self, opened: object = None) -> Iterator[Chunk]:  # noqa: ARG002
         """Some pictures each, read by whoever takes them."""
-        find = Pattern.of(self.source.pattern)
         for start in range(0, len(self), _CHUNK_PICTURES):
-            positions = range(start, min(start + _CHUNK_PICTURES, len(self)))
+            stop = min(start + _CHUNK_PICTURES, len(self))
             yield Chunk(
-                tiles=partial(self._tiles, positions, find),
-                n_bytes=int(self.sizes[start : start + _CHUNK_PICTURES].sum()),
+                tiles=partial(self._tiles, range(start, stop)),
+                n_bytes=int(self.listing.sizes[start:stop].sum()),
                 stage="read",
             )
 
-    def _tiles(self, positions: Sequence[int], find: "Pattern") -> Iterator[SourceTile]:
+    def _tiles(self, positions: Sequence[int]) -> Iterator[SourceTile]:
+        find = Pattern.of(self.source.pattern)
         for i in positions:
-            name = self.names[i]
-            uri, size = f"{self.source.uri}/{name}", int(self.sizes[i])
-            found = find.found(name)
-            yield SourceTile(
-                i,
-                picture_bytes(uri, size),
-                found.loc_x,
-                found.loc_y,
-                formats=FILE_FORMATS,
+            name = self.listing.names[i]
+            content = picture_bytes(
+                f"{self.source.uri}/{name}", int(self.listing.sizes[i])
             )
+            places = find.places(name)
+            yield SourceTile(i, content, *places, formats=FILE_FORMATS)
 
     def part(self, start: int, stop: int) -> Self:
         """Pictures [start, stop) of the unit."""
-        return replace(
-            self,
-            first=self.first + start,
-            names=self.names[start:stop],
-            sizes=self.sizes[start:stop],
-            mtimes=self.mtimes[start:stop],
-        )
+        listing = self.listing.part(start, stop)
+        return replace(self, first=self.first + start, listing=listing)
 
     def columns(self) -> dict[str, pa.Array]:
         """Paths, and what they tell of labels."""
         find = Pattern.of(self.source.pattern)
-        labels = [find.found(name).label for name in self.names]
+        labels = [find.group(name, "label") for name in self.listing.names]
         return {
-            schema.NAME: pa.array(self.names, pa.string()),
+            schema.NAME: pa.array(self.listing.names, pa.string()),
             schema.LABEL: pa.array(labels, pa.string()),
         }
 
@@ -197,23 +190,6 @@ def picture_bytes(uri: str, size: int | None = None) -> bytes | ContentError:
             message = f"the file is too large: tiles have at most {MAX_BYTES} bytes"
             return ContentError(message, stage="read")
         return bytes(retry(lambda: file.read_at(there, 0), f"read {uri}"))
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a picture's path tells of it.
-
-    Attributes:
-        slide: The slide's name, None where the path does not tell it.
-        label: Likewise.
-        loc_x: Center in level-0 pixels, likewise.
-        loc_y: Likewise.
-    """
-
-    slide: str | None = None
-    label: str | None = None
-    loc_x: int | None = None
-    loc_y: int | None = None
 
 
 @dataclass(frozen=True)
@@ -250,21 +226,34 @@ class Pattern:
             raise ConfigError(message)
         return cls(regex)
 
-    def found(self, name: str) -> Told:
-        """What a path below the given folder tells.
+    def has(self, group: str) -> bool:
+        """Whether there is such a group."""
+        return self.regex is not None and group in self.regex.groupindex
+
+    def group(self, name: str, group: str) -> str | None:
+        """What a group finds in a path, None where it finds nothing."""
+        match = self.regex.search(name) if self.regex and self.has(group) else None
+        return None if match is None else match[group] or None
+
+    def places(self, name: str) -> tuple[int | None, int | None]:
+        """Center of a tile in level-0 pixels, x and y, as far as its path tells.
 
         Raises:
-            SourceError: A place is no integer of 32 bits.
+            SourceError: It is no integer of 32 bits.
         """
-        match = None if self.regex is None else self.regex.search(name)
-        if match is None:
-            return Told()
-        groups = match.groupdict()
-        return Told(
-            groups.get("slide"),
-            groups.get("label"),
-            *(_location(name, axis, groups.get(axis)) for axis in "xy"),
-        )
+        found: list[int | None] = []
+        for axis in "xy":
+            text = self.group(name, axis)
+            if text is not None and not (
+                re.fullmatch(r"[+-]?[0-9]+", text) and int(text) in _INT32
+            ):
+                message = (
+                    f"--tiles-pattern finds {axis}={text!r} in {name!r}, which is no "
+                    "whole number of level-0 pixels"
+                )
+                raise SourceError(message)
+            found.append(None if text is None else int(text))
+        return found[0], found[1]
 
     def slide_of(self, name: str, folder: str) -> str | None:
         """The slide of a picture, None where the pattern does not fit or find one.
@@ -273,29 +262,11 @@ class Pattern:
             name: Its path below the folder.
             folder: The folder's own name, that of a slide whose pictures lie in it.
         """
-        match = None if self.regex is None else self.regex.search(name)
-        if self.regex is not None:
-            if match is None:
-                return None
-            if "slide" in self.regex.groupindex:
-                return match["slide"] or None
+        if self.regex is not None and self.regex.search(name) is None:
+            return None
+        if self.has("slide"):
+            return self.group(name, "slide")
         return name.partition("/")[0] if "/" in name else folder
-
-
-def _location(name: str, axis: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        value = int(text)
-    except ValueError:
-        value = None  # said below
-    if value is None or value not in _INT32:
-        message = (
-            f"--tiles-pattern finds {axis}={text!r} in {name!r}, which is no whole number "
-            "of level-0 pixels"
-        )
-        raise SourceError(message)
-    return value
 
 
 def find_pictures(
@@ -337,15 +308,11 @@ def _slides_of(path: str, find: Pattern, pattern: str | None) -> list[PicturesRe
     _say_left_alone(path, len(names) - len(pictures), "are no pictures")
     own = uri.rsplit("/", 1)[-1]
     if find.regex is None:
-        slides = dict.fromkeys(find.slide_of(name, own) for name in pictures)
-        flat = {own} if any("/" not in name for name in pictures) else set()
-        return [
-            PicturesRequest(slide=slide, uri=uri, pattern=_FLAT)
-            if slide in flat
-            else PicturesRequest(slide=slide, uri=f"{uri}/{slide}")
-            for slide in slides
-            if slide is not None
-        ]
+        folders = dict.fromkeys(n.partition("/")[0] for n in pictures if "/" in n)
+        inside = [PicturesRequest(slide=f, uri=f"{uri}/{f}") for f in folders]
+        if all("/" in name for name in pictures):
+            return inside
+        return [PicturesRequest(slide=own, uri=uri, pattern=_FLAT), *inside]
     fitting = [name for name in pictures if find.regex.search(name)]
     if not fitting:
         message = (
@@ -360,7 +327,7 @@ def _slides_of(path: str, find: Pattern, pattern: str | None) -> list[PicturesRe
         if slide is None:
             message = f"--tiles-pattern {pattern!r} finds no slide in {name!r}"
             raise SourceError(message)
-        find.found(name)  # its places must be numbers
+        find.places(name)  # which must be numbers
         found[slide] = None
     return [PicturesRequest(slide=slide, uri=uri, pattern=pattern) for slide in found]
 
@@ -409,11 +376,11 @@ def list_pictures(source: PicturesRequest | Source) -> Listing:
         message = f"no such folder: {source.uri}"
         raise StorageError(message)
     find, own = Pattern.of(source.pattern), source.uri.rsplit("/", 1)[-1]
+    every = find.regex is None
     names = sorted(
         name
         for name in found
-        if is_picture(name)
-        and (find.regex is None or find.slide_of(name, own) == source.slide)
+        if is_picture(name) and (every or find.slide_of(name, own) == source.slide)
     )
     return Listing(
         names,
@@ -464,25 +431,21 @@ class PictureFile:
         self,
         n_groups: int,  # noqa: ARG002
         turns: threading.Semaphore,  # noqa: ARG002
-    ) -> "PicturesAgain":
+    ) -> PlaceReader:
         """What reads pictures."""
-        return PicturesAgain()
+        return read_again
 
 
-class PicturesAgain:
-    """Reads chosen pictures."""
-
-    def __call__(
-        self,
-        group: Group,
-        tile_px: int,  # noqa: ARG002  (files are read whole)
-    ) -> Iterator[tuple[int, Content | str]]:
-        """Their bytes, or why there are none."""
-        for position, place in group:
-            try:
-                yield position, picture_bytes(place.uri)
-            except StorageError as error:
-                yield position, str(error)
+def read_again(
+    group: Group,
+    tile_px: int,  # noqa: ARG001  (files are read whole)
+) -> Iterator[tuple[int, Content | str]]:
+    """Chosen pictures' bytes, or why there are none."""
+    for position, place in group:
+        try:
+            yield position, picture_bytes(place.uri)
+        except StorageError as error:
+            yield position, str(error)
 
 
 class PictureFolders(Kind):
@@ -504,8 +467,7 @@ class PictureFolders(Kind):
         if not getattr(config, self.name, ()):
             return {}
         pattern = _pattern_of(config)
-        regex = Pattern.of(pattern).regex
-        labels = regex is not None and "label" in regex.groupindex
+        labels = Pattern.of(pattern).has("label")
         return {self.name: {"pattern": pattern}, TILE_LABELS: labels}
 
     def tile_px(self, request: PicturesRequest) -> int | None:
@@ -566,14 +528,11 @@ class PictureFolders(Kind):
         """The unit with the names of its pictures."""
         source = plan.source
         listing = _listing(source.uri, source.slide, source.pattern, source.stat)
-        some = slice(plan.first, plan.last)
         return PictureUnit(
             source=source,
             unit=plan.unit,
             first=plan.first,
-            names=listing.names[some],
-            sizes=listing.sizes[some],
-            mtimes=listing.mtimes[some],
+            listing=listing.part(plan.first, plan.last),
         )
 
     def refuse_changed(self, unit: Unit) -> None:
@@ -584,8 +543,11 @@ class PictureFolders(Kind):
         if is_uri(source.uri):  # one listing, instead of a request each
             there = list_stats(source.uri) or {}
         else:
-            there = {n: file_stat(f"{source.uri}/{n}") for n in unit.names}
-        for name, size, mtime in zip(unit.names, unit.sizes, unit.mtimes, strict=True):
+            there = {n: file_stat(f"{source.uri}/{n}") for n in unit.listing.names}
+        listed = unit.listing
+        for name, size, mtime in zip(
+            listed.names, listed.sizes, listed.mtimes, strict=True
+        ):
             found = there.get(name, NOT_SEEN)
             if (found.size, found.mtime_ns or 0) != (size, mtime):
                 message = (

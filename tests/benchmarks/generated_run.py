@@ -52,7 +52,14 @@ def write_run(folder, n_rows, n_slides, unit_tiles):
     run.begin(fields, {"layers": {LAYER: [WIDTH]}, "classes": None}, overwrite=False)
     stat, uri = file_stat(str(pictures)), str(pictures)
     sources = [
-        Source(source=i, slide=f"slide{i:04d}", uri=uri, stat=stat, n_indexed=n)
+        Source(
+            source=i,
+            slide=f"slide{i:04d}",
+            kind="tfrecords",
+            uri=uri,
+            stat=stat,
+            n_indexed=n,
+        )
         for i, n in enumerate(np.bincount(np.arange(n_rows) % n_slides).tolist())
     ]
     run.write_sources(sources_table(sources))

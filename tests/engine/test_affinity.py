@@ -18,6 +18,7 @@ def plans_of(sizes):
         source = Source(
             source=i,
             slide=str(i),
+            kind="slides",
             uri=f"/slides/{i}.svs",
             stat=FileStat(size=1, mtime_ns=1),
             n_indexed=sum(counts),

@@ -28,6 +28,7 @@ from raylatent.errors import (
 )
 from raylatent.model.spec import model_spec
 from raylatent.run import RunDirectory, remove_litter
+from raylatent.source.tfrecords import TFRecordRequest
 from raylatent.storage import FileStat, Store, file_stat
 
 SHARE = Pool(smallest=1, largest=1, num_cpus=0.5, num_gpus=0, threads=1)
@@ -132,14 +133,15 @@ def sights(tmp_path, small_model, tiles, write_slide):
         store=Store(run),
         name="probe",
         proof="proof",
-        stats=((uri, file_stat(uri)),),
+        stats=((TFRecordRequest(uri=uri), file_stat(uri)),),
         model=(spec, visibility.file_digest(spec)),
     )
 
 
 def test_a_node_says_what_it_does_not_see(sights, tmp_path):
     assert unseen(sights) is None
-    (uri, stat), spec = sights.stats[0], sights.model[0]
+    (one, stat), spec = sights.stats[0], sights.model[0]
+    uri, two = one.uri, TFRecordRequest(uri=f"{one.uri}2")
     elsewhere = Store(tmp_path / "elsewhere")
     other = FileStat(size=stat.size, mtime_ns=1)
     gone = replace(
@@ -148,8 +150,8 @@ def test_a_node_says_what_it_does_not_see(sights, tmp_path):
     for change, complaint in (
         ({"store": elsewhere}, f"the run directory {elsewhere.uri}"),
         ({"proof": "another"}, f"the same run directory {sights.store.uri}"),
-        ({"stats": ((uri, other),)}, f"the same file {uri}"),
-        ({"stats": ((f"{uri}2", stat),)}, f"the file {uri}2"),
+        ({"stats": ((one, other),)}, f"the same source {uri}"),
+        ({"stats": ((two, stat),)}, f"the source {uri}2"),
         ({"model": (spec, "another")}, f"the same model {spec.name}"),
         ({"model": (gone, "")}, f"the model {tmp_path / 'gone'}"),
     ):
@@ -158,13 +160,13 @@ def test_a_node_says_what_it_does_not_see(sights, tmp_path):
 
 @pytest.mark.ray
 def test_every_node_is_asked(ray_session, sights, monkeypatch):
-    uri = sights.stats[0][0]
-    check_visibility(sights.store, [uri], sights.model[0])
+    one = sights.stats[0][0]
+    check_visibility(sights.store, [one], sights.model[0])
     assert sights.store.asides() == []
     blind = replace(sights, proof="another")
     monkeypatch.setattr(visibility, "unseen", lambda _: unseen(blind))
     with pytest.raises(VisibilityError, match=r"node [\d.]+ does not see the same run"):
-        check_visibility(sights.store, [uri], sights.model[0])
+        check_visibility(sights.store, [one], sights.model[0])
     assert sights.store.asides() == []
 
 

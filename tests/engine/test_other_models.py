@@ -68,7 +68,7 @@ def test_a_run_of_an_earlier_version_is_refused(tmp_path, source, compute):
     (out / RUN_JSON).write_text(json.dumps(sealed_json(settings)))
     with pytest.raises(VersionError, match=r"an earlier version .* another --out"):
         compute(out, [source])
-    with pytest.raises(VersionError, match="schema version 2, now 3"):
+    with pytest.raises(VersionError, match="schema version 2, now 4"):
         RunDirectory.open(str(out))
 
 

@@ -13,6 +13,7 @@ def plan_of(*errors):
         Source(
             source=i,
             slide=f"s{i}",
+            kind="slides",
             uri=f"s{i}.svs",
             stat=NOT_SEEN,
             n_indexed=0,

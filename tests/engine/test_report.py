@@ -13,7 +13,8 @@ from raylatent import schema
 from raylatent.engine.items import UnitResult, manifest, undone
 from raylatent.engine.report import RunReport, Tally, bound_by
 from raylatent.model.constant import constant_layers
-from raylatent.source.units import Source, Unit
+from raylatent.source.tfrecords import RecordUnit
+from raylatent.source.units import Source
 from raylatent.storage import FileStat
 from raylatent.tiles.clock import Clock
 
@@ -103,8 +104,15 @@ def told(constants, *, rows=8, bad=0):
     """What an actor tells the driver of a unit."""
     stat = FileStat(size=1, mtime_ns=1)
     places = np.arange(rows + bad)
-    unit = Unit(
-        source=Source(source=0, slide="s", uri="s", stat=stat, n_indexed=rows + bad),
+    unit = RecordUnit(
+        source=Source(
+            source=0,
+            slide="s",
+            kind="tfrecords",
+            uri="s",
+            stat=stat,
+            n_indexed=rows + bad,
+        ),
         unit=0,
         first=0,
         offsets=places,

@@ -157,7 +157,9 @@ def test_a_broken_grid_does_not_keep_the_report_from_being_written(run):
 )
 def test_why_a_slide_fails(rows, bad, undone, says):
     stat = FileStat(size=1, mtime_ns=1)
-    source = Source(source=0, slide="a", uri="/a.svs", stat=stat, n_indexed=100)
+    source = Source(
+        source=0, slide="a", kind="slides", uri="/a.svs", stat=stat, n_indexed=100
+    )
     found = slide_report(source, rows, Counter({"torn": bad}), undone, 0.05)
     assert (found.rows, found.quarantined) == (rows, bad)
     if says is None:
@@ -168,7 +170,9 @@ def test_why_a_slide_fails(rows, bad, undone, says):
 
 def test_reasons_of_which_there_are_too_many_are_counted_together():
     stat = FileStat(size=1, mtime_ns=1)
-    source = Source(source=0, slide="a", uri="/a.svs", stat=stat, n_indexed=503)
+    source = Source(
+        source=0, slide="a", kind="slides", uri="/a.svs", stat=stat, n_indexed=503
+    )
     reasons = Counter({f"torn {i}": 1 for i in range(500)}) + Counter({"often": 3})
     found = slide_report(source, 0, reasons, None, 0.05)
     assert len(found.reasons) == 101

@@ -196,6 +196,7 @@ def test_the_first_tile_s_side_is_asked_of_the_next_if_it_is_bad(
     cohort, campaign, tiles, faults
 ):
     from raylatent.source.kinds import first_tile_px
+    from raylatent.source.tfrecords import TFRecordRequest
 
     one = next(o for o in spoiled.of_bytes(tiles[:6]).values() if o.fault == faults)
     content = one.content
@@ -205,7 +206,7 @@ def test_the_first_tile_s_side_is_asked_of_the_next_if_it_is_bad(
     campaign.fault(faults)
     path = cohort.folder / "first.tfrecords"
     path.write_bytes(frame(b"") + content)
-    assert first_tile_px({"first": str(path)}) == 96
+    assert first_tile_px({"first": TFRecordRequest(uri=str(path))}) == 96
 
 
 def test_how_many_were_resized_is_said(capsys):

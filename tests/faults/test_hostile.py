@@ -19,7 +19,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from raylatent.engine.requests import refuse_bad_names
 
 import raylatent as sf
 from raylatent import cli, schema
@@ -29,6 +28,7 @@ from raylatent.errors import AnnotationsError, ModelError, SourceError
 from raylatent.mapping.plot import MapStyle, draw_map
 from raylatent.model.features import Features
 from raylatent.montage.render import add_legend
+from raylatent.parts import escape_partition
 from raylatent.run import RunDirectory
 from raylatent.source.index import index_tfrecord
 from raylatent.source.record import TileRecord
@@ -140,7 +140,7 @@ def test_what_is_said_of_names_is_one_line_each(
 def test_names_that_are_too_long(campaign, name):
     campaign.fault("hostile: name too long")
     with pytest.raises(SourceError, match="give its file a shorter name") as caught:
-        refuse_bad_names([name], [])
+        escape_partition(name)
     assert len(str(caught.value)) < 400
 
 

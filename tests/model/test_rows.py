@@ -20,7 +20,8 @@ from raylatent.model.lanes import CudaLane, lane_of
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.source.index import index_tfrecord
 from raylatent.source.record import TileRecord
-from raylatent.source.units import Source, Unit
+from raylatent.source.tfrecords import RecordUnit
+from raylatent.source.units import Source
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import file_stat
 from raylatent.tiles.decoders import Decoders
@@ -76,12 +77,13 @@ def unit_of(tmp_path):
         source = Source(
             source=4,
             slide="s1",
+            kind="tfrecords",
             uri=str(path),
             stat=file_stat(str(path)),
             n_indexed=len(index.offsets),
             tile_px=PX,
         )
-        return Unit(
+        return RecordUnit(
             source=source,
             unit=0,
             first=first,

@@ -13,11 +13,12 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
-from raylatent.montage import slide_tiles
 from raylatent.montage.render import say_failed
 from raylatent.montage.sources import where
-from raylatent.source.wsi import SlideHandle
-from raylatent.source.wsi.chosen import SlideTile
+from raylatent.source.units import Source
+from raylatent.source.wsi import SlideHandle, chosen
+from raylatent.source.wsi.chosen import SlideTile, tile_at
+from raylatent.storage import FileStat
 from raylatent.tiles.fetch import stored_tiles
 from tests.montage.test_slide_tiles import (
     SIDE,
@@ -107,7 +108,7 @@ def test_a_slide_that_the_system_refuses_is_a_reason(moved, monkeypatch):
     def refused(uri):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(slide_tiles, "local_slide", refused)
+    monkeypatch.setattr(chosen, "local_slide", refused)
     found = dict(stored_tiles([tile(moved[1], 0, 0)], 16))
     assert found == {0: f"cannot open {moved[1]}: [Errno 13] Permission denied"}
 
@@ -131,7 +132,7 @@ def test_each_slide_is_opened_once_and_few_are_open(tmp_path, monkeypatch, n_thr
             with lock:
                 n_open -= 1
 
-    monkeypatch.setattr(slide_tiles, "SlideHandle", Counted)
+    monkeypatch.setattr(chosen, "SlideHandle", Counted)
     paths = [write_slide(tmp_path / f"{i}.tif", quadrants()) for i in range(12)]
     gone = str(tmp_path / "5.svs")
     places = [tile(p, 8 * i, 8 * i) for i in range(30) for p in [*paths, gone]]
@@ -144,13 +145,13 @@ def test_each_slide_is_opened_once_and_few_are_open(tmp_path, monkeypatch, n_thr
 
 def test_tiles_are_not_read_larger_than_the_model_got_them(moved, monkeypatch):
     asked = []
-    real = slide_tiles.TileReader
+    real = chosen.TileReader
 
     def reader(handle, geometry):
         asked.append(geometry.tile_px)
         return real(handle, geometry)
 
-    monkeypatch.setattr(slide_tiles, "TileReader", reader)
+    monkeypatch.setattr(chosen, "TileReader", reader)
     place = tile(moved[1], 32, 32, tile_px=32)
     for cell_px in (16, 32, 100):
         ((_, shown),) = stored_tiles([place], cell_px)
@@ -177,8 +178,17 @@ def test_tiles_of_a_real_slide(test_data):
     slide = test_data / "data" / "slides" / "CMU-1-Small-Region.svs"
     if not slide.exists():
         pytest.skip(f"no {slide}")
-    whole = WholeSlide(uri=str(slide), window_px=224, tile_px=224)
-    found = slide_tiles.tile_at(whole, 1000 + 112, 1200 + 112)
+    source = Source(
+        source=0,
+        slide="s",
+        kind="slides",
+        uri=str(slide),
+        stat=FileStat(size=1, mtime_ns=1),
+        n_indexed=1,
+        window_px=224,
+        tile_px=224,
+    )
+    found = tile_at(source, str(slide), 1000 + 112, 1200 + 112)
     assert found == SlideTile(
         uri=str(slide), x=1000, y=1200, window_px=224, tile_px=224
     )

@@ -11,12 +11,14 @@ from PIL import Image, ImageCms
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.montage.inputs import from_table
-from raylatent.montage.sources import source_places, where
+from raylatent.montage.sources import Located, source_places, where
 from raylatent.mosaic import Mosaic
 from raylatent.source.record import TileRecord
 from raylatent.source.tfrecords import Frame
+from raylatent.source.units import Source, sources_table
 from raylatent.source.write import write_tfrecord
 from raylatent.source.wsi.chosen import SlideTile, tile_at
+from raylatent.storage import FileStat
 from raylatent.tiles.fetch import stored_tiles
 
 SIDE = 512
@@ -61,11 +63,21 @@ def colors(tiles):
     return {i: Image.Image.getpixel(t, (t.width // 2, 2)) for i, t in tiles.items()}
 
 
+def source_of(uri, **known):
+    """A source as planned: a slide, or a TFRecord."""
+    kind = "tfrecords" if uri.endswith(".tfrecords") else "slides"
+    window_px = WINDOW if kind == "slides" else None
+    values = {"source": 0, "slide": "s", "window_px": window_px, **known}
+    stat = FileStat(size=1, mtime_ns=1)
+    return Source(kind=kind, uri=uri, stat=stat, n_indexed=4, **values)
+
+
 def test_a_location_is_the_center_of_its_window():
-    found = tile_at(WholeSlide(uri="s.svs", window_px=65), 132, 33)
+    source = source_of("s.svs", window_px=65)
+    found = tile_at(source, "s.svs", 132, 33)
     assert (found.x, found.y) == (100, 1)
     with pytest.raises(MapError, match="no location"):
-        tile_at(WholeSlide(uri="s.svs", window_px=65), None, 33)
+        tile_at(source, "s.svs", None, 33)
 
 
 def test_tiles_come_back_from_where_they_were(slide):
@@ -152,7 +164,7 @@ def record(tmp_path):
 
 
 def test_one_mosaic_of_slides_and_tfrecords(slide, record, points, tmp_path):
-    sources = {0: WholeSlide(uri=slide, window_px=WINDOW), 1: record}
+    sources = {0: Located(source_of(slide), slide), 1: record}
     mosaic = Mosaic(points, tfrecords=sources, num_tiles_x=3)
     mosaic.save(str(tmp_path / "mosaic.png"), cell_px=20)
     picture = np.asarray(Image.open(tmp_path / "mosaic.png").convert("RGB"))
@@ -161,7 +173,7 @@ def test_one_mosaic_of_slides_and_tfrecords(slide, record, points, tmp_path):
 
 
 def test_places_of_a_table(slide, record, points):
-    sources = {0: WholeSlide(uri=slide, window_px=WINDOW), 1: record}
+    sources = {0: Located(source_of(slide), slide), 1: record}
     given = from_table(points, sources)
     cells = given.reference
     first, _, last = given.frames(cells)
@@ -176,15 +188,11 @@ class Run:
         self._uris, self._slides = uris, slides
 
     def sources(self):
-        return pa.table(
-            {
-                schema.SOURCE: pa.array([0, 1], pa.int32()),
-                schema.SLIDE: ["s", "t"],
-                schema.URI: self._uris,
-                schema.WINDOW_PX: pa.array([WINDOW, None], pa.int32()),
-                schema.TILE_PX: pa.array([WINDOW // 2, WINDOW], pa.int32()),
-            }
-        )
+        sources = [
+            source_of(uri, source=i, slide=slide, tile_px=WINDOW // 2)
+            for i, (slide, uri) in enumerate(zip("st", self._uris, strict=True))
+        ]
+        return sources_table(sources)
 
     def settings(self):
         return {"fields": {"slides": self._slides}}
@@ -192,15 +200,21 @@ class Run:
 
 def test_places_of_a_run(slide, record):
     places = source_places(Run([slide, record], {"icc": True}))
-    whole = WholeSlide(uri=slide, window_px=WINDOW, icc=True, tile_px=WINDOW // 2)
-    assert places == {0: whole, 1: record}
+    row = dict.fromkeys(schema.REFERENCE.names, 100)
+    whole = places[0].place(row)
+    corner = 100 - WINDOW // 2
+    assert whole == tile(slide, corner, corner, icc=True, tile_px=WINDOW // 2)
+    frame = Frame(uri=record, tile_index=100, offset=100, length=100)
+    assert places[1].place(row) == frame
 
 
 def test_moved_sources_are_found_by_name(slide, record, tmp_path):
     run = Run(["/gone/s.tif", "/gone/t.tfrecords"], {"icc": False})
-    assert where(run, str(tmp_path)) == source_places(Run([slide, record], {}))
+    found = where(run, str(tmp_path))
+    assert {i: one.uri for i, one in found.items()} == {0: slide, 1: record}
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="empty"):
         where(run, str(tmp_path / "empty"))
     assert where(run, {1: record}) == {1: record}
-    assert where(Run([slide, record], None), "anywhere") == "anywhere"
+    only_files = Run([record, record], None)
+    assert where(only_files, "anywhere") == "anywhere"

@@ -1,6 +1,7 @@
 """Grids as tables: which tiles are kept, in which order, and what they were made with."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from raylatent.source.grids import (
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.units import sources_from_table, sources_table
 from raylatent.source.whole_slides import (
+    OpenedSlide,
     SlideRequest,
     SlideUnit,
     failed_slide,
@@ -97,7 +99,7 @@ OWN = st.builds(
 @given(geometries(), st.booleans(), OWN)
 def test_the_geometry_and_the_files_words_come_back_from_the_footer(geometry, icc, own):
     request = request_of(icc=icc)
-    footer = grid_footer(request, STAT, geometry, own)
+    footer = grid_footer(request.tissue, STAT, geometry, own, icc=request.tiles.icc)
     assert geometry_from_footer(footer) == (geometry, icc)
     assert own_size(footer) == own
 
@@ -108,7 +110,9 @@ def test_a_grid_survives_being_stored(tmp_path):
     )
     reasons = np.arange(np.prod(geometry.shape)).reshape(geometry.shape) % 5
     table = grid_table(geometry, reasons.astype(np.uint8))
-    footer = grid_footer(request_of(), STAT, geometry, FileSize(x=0.3, y=0.3))
+    footer = grid_footer(
+        TissueOptions(), STAT, geometry, FileSize(x=0.3, y=0.3), icc=False
+    )
     store = Store(tmp_path)
     write_part(store, "grids/slide=s/000000.parquet", table, footer)
     stored = read_part(store, "grids/slide=s/000000.parquet")
@@ -125,7 +129,10 @@ def test_whatever_changes_a_grid_changes_its_footer():
 
     def footer(request=None, stat=STAT, geometry=geometry):
         request = request or request_of()
-        return grid_footer(request, stat, geometry, FileSize())[schema.FOOTER_GRID]
+        footer = grid_footer(
+            request.tissue, stat, geometry, FileSize(), icc=request.tiles.icc
+        )
+        return footer[schema.FOOTER_GRID]
 
     other_tissue = SlideRequest(
         uri="/s.svs", tiles=request_of().tiles, tissue=TissueOptions(qc="both")
@@ -152,8 +159,10 @@ def test_whatever_changes_a_grid_changes_its_footer():
 def test_units_of_a_grid_have_the_locations_of_their_tiles(grid, unit_tiles):
     geometry, reasons = grid
     rows, cols = kept_tiles(grid_table(geometry, reasons))
-    source = source_of_slide("s", request_of(), STAT, geometry, len(rows))
-    assert source.is_slide
+    handle = SimpleNamespace(bounds=(3, None))
+    opened = OpenedSlide(handle=handle, geometry=geometry, stat=STAT, footer={})
+    source = source_of_slide("s", request_of(), opened, len(rows))
+    assert (source.kind, source.bounds_x, source.bounds_y) == ("slides", 3, None)
     assert sources_from_table(sources_table([source])) == [source]
     locations = np.stack(geometry.centers(rows, cols), axis=1)
     for plan in slide_unit_plans(source, rows, unit_tiles):
@@ -182,7 +191,7 @@ def test_a_slide_that_cannot_be_worked_on_says_why(tmp_path):
         open_slide("s", request)
     failed = failed_slide("s", request, "it is no slide")
     assert (failed.n_indexed, failed.error) == (0, "it is no slide")
-    assert not failed.is_slide
+    assert failed.kind == "slides"
     assert sources_from_table(sources_table([failed])) == [failed]
 
 

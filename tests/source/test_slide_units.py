@@ -14,7 +14,14 @@ STAT = FileStat(size=1, mtime_ns=1)
 def plans_of(sizes, unit_tiles):
     """Units over rows of the grid with these numbers of tiles, some of them none."""
     rows = np.repeat(np.arange(len(sizes)), sizes)
-    source = Source(source=3, slide="s", uri="/s.svs", stat=STAT, n_indexed=len(rows))
+    source = Source(
+        source=3,
+        slide="s",
+        kind="slides",
+        uri="/s.svs",
+        stat=STAT,
+        n_indexed=len(rows),
+    )
     return slide_unit_plans(source, rows, unit_tiles)
 
 

@@ -123,6 +123,7 @@ def source_of(slide, **changes):
     values = {
         "source": 0,
         "slide": slide,
+        "kind": "slides",
         "uri": f"/é/{slide}",
         "stat": stat,
         "n_indexed": 3,
