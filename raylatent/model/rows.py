@@ -14,8 +14,7 @@ from raylatent import schema
 from raylatent.errors import ContentError
 from raylatent.model.constant import Constants, Spread
 from raylatent.model.lanes import Buffer, Lane
-from raylatent.source.units import Unit
-from raylatent.source.whole_slides import SlideUnit
+from raylatent.source.protocol import Unit
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders, SharedPixels, decode_into
@@ -65,7 +64,7 @@ class UnitRows:
 
 
 def unit_rows(
-    unit: Unit | SlideUnit,
+    unit: Unit,
     lane: Lane,
     options: RowOptions,
     threads: Threads,
@@ -89,7 +88,7 @@ def unit_rows(
     clock = Clock(*STAGES)
     tiles: list[Tile] = []
     side = Side(lane.features.tile_px, resize=options.resize)
-    if threads.decoders is not None and isinstance(unit, Unit):
+    if threads.decoders is not None and unit.encoded:
         filled = _filled_apart(unit, side, lane, threads.decoders, tiles, clock)
     else:
         decoded = unit_tiles(unit, side, threads, slides or SlideCache(), clock)
@@ -215,7 +214,7 @@ def _filled_apart(
 
 
 def _tables(
-    unit: Unit | SlideUnit,
+    unit: Unit,
     tiles: list[Tile],
     gathered: _Gathered,
     dtype: str,

@@ -20,8 +20,6 @@ from raylatent.storage import absolute
 
 logger = logging.getLogger(__name__)
 
-TFRecords = Mapping[str, str] | Mapping[int, str | Located] | Iterable[str] | str
-
 
 @dataclass(frozen=True)
 class Located:
@@ -40,6 +38,9 @@ class Located:
     def place(self, row: Mapping[str, Any]) -> Place:
         """Where the pixels of a tile are; MapError if its reference does not tell."""
         return kind_of(self.source).place(self.source, self.uri, row, icc=self.icc)
+
+
+TFRecords = Mapping[str, str] | Mapping[int, str | Located] | Iterable[str] | str
 
 
 def tfrecord_uris(

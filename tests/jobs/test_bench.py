@@ -47,7 +47,7 @@ def test_a_forecast_for_more_tiles_leaves_a_run_alone(
 ):
     before = sorted(finished_run.out.rglob("*"))
     argv = ["--tfrecords", finished_run.sources, "--model", small_model]
-    more = ["--out", finished_run.out, "--tiles", "500", "--seconds", "0.1"]
+    more = ["--out", finished_run.out, "--job-tiles", "500", "--seconds", "0.1"]
     assert job("bench")(*argv, *more) == 0
     assert "500 tiles" in lines_of(capfd.readouterr().out)["job"]
     assert sorted(finished_run.out.rglob("*")) == before
@@ -84,7 +84,7 @@ def test_sources_that_cannot_be_read(ray_session, small_model, tmp_path, capfd):
     ("changed", "said"),
     [
         ({"seconds": "0"}, "--seconds is 0.0, not above 0"),
-        ({"tiles": "0"}, "--tiles is 0, less than 1"),
+        ({"job-tiles": "0"}, "--job-tiles is 0, less than 1"),
         ({"tfrecords": "/no/such/folder"}, "/no/such/folder"),
         ({"model": "/no/such/model"}, "/no/such/model"),
         ({"layers": "nonsense"}, "nonsense"),
@@ -167,5 +167,5 @@ def test_the_job_is_a_script(tmp_path):
     assert found.returncode == 0
     assert found.stderr == ""
     assert "raylatent bench" in found.stdout
-    assert "--tiles N" in found.stdout
+    assert "--job-tiles N" in found.stdout
     assert found.stdout.count("ignored: taken so that") == 3
