@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.engine.report import RunReport
-from raylatent.engine.slide_report import SlideReport
+from raylatent.engine.report import RunReport, SlideReport
 from raylatent.forecast import BenchReport, MapRates, what_to_add
 
 CPUS = {

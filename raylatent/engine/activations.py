@@ -24,13 +24,18 @@ from raylatent.engine.cluster import Pool, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU
 from raylatent.engine.done import Inputs
-from raylatent.engine.items import item_table
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Pace, Progress
-from raylatent.engine.report import RunReport, Tally, audit, write_report
-from raylatent.engine.slide_remarks import say_remarks
-from raylatent.engine.slide_report import with_grids
+from raylatent.engine.report import (
+    RunReport,
+    Tally,
+    audit,
+    say_remarks,
+    with_grids,
+    write_report,
+)
 from raylatent.engine.stream import Advice, stream
+from raylatent.engine.unit_actor import item_table
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, ModelError, PassError
 from raylatent.mapping.fitted import library_versions

@@ -10,8 +10,7 @@ import ray
 from ray import cloudpickle
 
 from raylatent import schema
-from raylatent.engine.items import UnitResult
-from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
+from raylatent.engine.unit_actor import UnitActor, UnitResult, WorkOptions, check_reader
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
 from raylatent.model.identity import Copy

@@ -14,7 +14,7 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.engine.checking import read_files
 from raylatent.engine.cluster import STALL_TIMEOUT_S
-from raylatent.engine.items import source_footer
+from raylatent.engine.unit_actor import source_footer
 from raylatent.errors import StorageError
 from raylatent.parts import is_part, read_footer, slide_of, unit_of
 from raylatent.run import GRIDS, QUARANTINE, THUMBNAILS, Part, RunDirectory

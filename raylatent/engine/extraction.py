@@ -33,14 +33,24 @@ from raylatent.engine.finishing import (
     sound_slides,
     write_record_counts,
 )
-from raylatent.engine.items import UnitResult, item_table
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Progress
-from raylatent.engine.report import RunReport, write_report
-from raylatent.engine.slide_remarks import Remarks, say_remarks
-from raylatent.engine.slide_report import slide_report, with_grids
+from raylatent.engine.report import (
+    Remarks,
+    RunReport,
+    say_remarks,
+    slide_report,
+    with_grids,
+    write_report,
+)
 from raylatent.engine.stream import Advice, Row, stream
-from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
+from raylatent.engine.unit_actor import (
+    UnitActor,
+    UnitResult,
+    WorkOptions,
+    check_reader,
+    item_table,
+)
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
 from raylatent.run import ExtractionDirectory, remove_litter

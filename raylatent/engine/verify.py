@@ -14,8 +14,8 @@ from raylatent.claim import CLAIM, worker_of
 from raylatent.config import VerifyConfig
 from raylatent.engine.checking import read_files, spread
 from raylatent.engine.connection import connect
-from raylatent.engine.items import source_footer
 from raylatent.engine.plan import read_plan
+from raylatent.engine.unit_actor import source_footer
 from raylatent.engine.visibility import refuse_temporary_copy
 from raylatent.errors import (
     BrokenPartError,
@@ -201,7 +201,9 @@ def _check_sources(
         SourceCheck(
             source=source,
             uri=where.get(source.slide),
-            parts=tuple(parts.get(source.slide, ())),
+            parts=()
+            if kind_of(source).has_grid
+            else tuple(parts.get(source.slide, ())),
         )
         for source in sources
     ]

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raylatent import schema
-from raylatent.engine.items import UnitResult, manifest, undone
 from raylatent.engine.report import RunReport, Tally, bound_by
+from raylatent.engine.unit_actor import UnitResult, manifest, undone
 from raylatent.model.constant import constant_layers
 from raylatent.source.tfrecords import RecordUnit
 from raylatent.source.units import Source

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raylatent.engine.slide_remarks import say_remarks, slide_remarks
+from raylatent.engine.report import say_remarks, slide_remarks
 from raylatent.run import RunDirectory
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.whole_slides import SlideRequest, index_slide
@@ -68,6 +68,6 @@ def test_lines_of_very_many_slides_are_cut_short(run, slides, caplog, monkeypatc
     assert list(found) == ["bright"]
     assert [record.getMessage() for record in caplog.records] == found["bright"]
     assert "not --mpp 0.25" in found["bright"][0]
-    monkeypatch.setattr("raylatent.engine.slide_remarks._SHOWN", 0)
+    monkeypatch.setattr("raylatent.engine.report._SHOWN", 0)
     assert say_remarks(run, requests) == found
     assert caplog.messages[-1] == "and 1 more such lines, see report.json"

@@ -8,12 +8,13 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from raylatent.engine.report import RunReport, write_report
-from raylatent.engine.slide_report import (
+from raylatent.engine.report import (
+    RunReport,
     SlideReport,
     slide_report,
     slides_page,
     with_grids,
+    write_report,
 )
 from raylatent.parts import write_part
 from raylatent.run import RunDirectory

@@ -23,7 +23,7 @@ from PIL import Image
 import raylatent as sf
 from raylatent import cli, schema
 from raylatent.annotations import read_labels
-from raylatent.engine.slide_report import SlideReport, slides_page
+from raylatent.engine.report import SlideReport, slides_page
 from raylatent.errors import AnnotationsError, ModelError, SourceError
 from raylatent.mapping.plot import MapStyle, draw_map
 from raylatent.model.features import Features
