@@ -7,11 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from raylatent.errors import ContentError, StorageError
+from raylatent.source.picture import FILE_FORMATS
 from raylatent.tiles.decode import MAX_SIDE_PX, decode_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
@@ -183,3 +185,48 @@ def test_too_little_memory_is_not_the_tile_s_fault(monkeypatch):
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
     with pytest.raises(StorageError, match=r"not enough memory .* 30 x 20 px"):
         decode_image(image_raw)
+
+
+def tiff(pixels, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "TIFF", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate", "packbits"])
+def test_pictures_that_are_files_may_be_tiff(compression):
+    pixels = np.random.default_rng(3).integers(0, 256, (20, 30, 3), np.uint8)
+    found = decode_image(tiff(pixels, compression=compression), FILE_FORMATS)
+    assert np.array_equal(found, pixels)
+    grey = decode_image(tiff(pixels[..., 0]), FILE_FORMATS)
+    assert np.array_equal(grey, np.repeat(pixels[..., :1], 3, axis=2))
+    alpha = np.dstack([pixels, pixels[..., 0]])
+    assert np.array_equal(decode_image(tiff(alpha), FILE_FORMATS), pixels)
+    deep = pixels[..., 0].astype(np.uint16) << 8 | 7
+    assert np.array_equal(
+        decode_image(tiff(deep), FILE_FORMATS)[..., 0], pixels[..., 0]
+    )
+
+
+def test_of_tiffs_of_16_bits_a_color_the_upper_8_are_taken():
+    pixels = np.random.default_rng(3).integers(0, 65536, (20, 30, 3), np.uint16)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, photometric="rgb")
+    found = decode_image(buffer.getvalue(), FILE_FORMATS)
+    assert np.array_equal(found, (pixels >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_tiffs_of_32_bits_are_bad_tiles(dtype):
+    with pytest.raises(ContentError, match="numbers of 32 bits"):
+        decode_image(tiff(np.ones((4, 4), dtype)), FILE_FORMATS)
+
+
+def test_tiffs_in_tfrecords_are_bad_tiles():
+    content = tiff(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(ContentError, match="neither JPEG nor PNG"):
+        decode_image(content)
+    with pytest.raises(ContentError, match="none of JPEG, PNG, TIFF"):
+        decode_image(b"GIF89a" + bytes(20), FILE_FORMATS)
+    with pytest.raises(ContentError, match="broken picture"):
+        decode_image(content[:-20], FILE_FORMATS)
