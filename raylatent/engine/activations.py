@@ -155,7 +155,7 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
         tally = _run_units(job, run, plan, share, claim, pace or Pace())
         seconds = {**tally.seconds, "wall": time.monotonic() - started}
         run.refresh()
-        parts = run.footers()
+        parts = run.footers(known=plan.kept)
         slides = audit(run, parts, plan.sources, tally.undone, config.max_bad_fraction)
         slides = with_grids(run, slides, job.inputs.with_grid, remarks)
         report = RunReport(

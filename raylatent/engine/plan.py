@@ -62,6 +62,7 @@ class Plan:
         n_done: Tiles whose unit has one.
         removed: Slides that the run had and this invocation does not name.
         nodes: Where a whole slide was looked at, and may have been copied to.
+        kept: Parts that are valid, of all units but those.
     """
 
     sources: list[Source]
@@ -69,6 +70,7 @@ class Plan:
     n_done: int
     removed: list[str]
     nodes: Mapping[str, str] = field(default_factory=dict)
+    kept: Sequence[Part] = ()
 
     @property
     def n_indexed(self) -> int:
@@ -111,11 +113,7 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
     removed = _move(run, before, away, sources)
     returning = set(away) & set(uris)
     parts = defaultdict(list, {**parts, **_parts(run, returning, inputs)})
-    todo: list[UnitPlan] = []
-    for source in sources:
-        units = [replace(u, source=source) for u in plans.get(source.slide, [])]
-        valid = {p.unit: p for p in same_source(source, parts[source.slide])}
-        todo += [u for u in units if not matches(u, valid.get(u.unit))]
+    todo, valid = _to_do(sources, plans, parts)
     lost = {source.slide for source in sources if _is_lost(source)}
     n_units = {slide: len(units) for slide, units in plans.items() if slide not in lost}
     n_units |= {s: len(same_source(kept[s], parts[s])) for s in kept}
@@ -129,7 +127,26 @@ def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
         n_done=n_done,
         removed=removed,
         nodes=nodes,
+        kept=valid,
     )
+
+
+def _to_do(
+    sources: Sequence[Source],
+    plans: Mapping[str, Sequence[UnitPlan]],
+    parts: Mapping[str, Sequence[Part]],
+) -> tuple[list[UnitPlan], list[Part]]:
+    """Units without a valid part, in order of slide and tile; the parts of the others."""
+    todo: list[UnitPlan] = []
+    kept: list[Part] = []
+    for source in sources:
+        units = [replace(u, source=source) for u in plans.get(source.slide, [])]
+        valid = {p.unit: p for p in same_source(source, parts[source.slide])}
+        lacking = [u for u in units if not matches(u, valid.get(u.unit))]
+        redone = {unit.unit for unit in lacking}
+        kept += [part for unit, part in valid.items() if unit not in redone]
+        todo += lacking
+    return todo, kept
 
 
 def _parts(

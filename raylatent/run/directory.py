@@ -271,13 +271,26 @@ class RunDirectory:
     def _is_part(self, name: str) -> bool:
         return is_part(name) and name.rsplit("/", 2)[0] == self.rows
 
-    def footers(self, slides: Iterable[str] | None = None) -> list[Part]:
-        """Parts that can be read, with their footers; broken ones are left out."""
+    def footers(
+        self,
+        slides: Iterable[str] | None = None,
+        known: Iterable[Part] = (),
+    ) -> list[Part]:
+        """Parts that can be read, with their footers; broken ones are left out.
+
+        Args:
+            slides: Only of these; None: of all.
+            known: Parts whose footers were read before and are the same: on an object
+                store each costs a request.
+        """
+        before = {part.name: part for part in known}
         names = self._part_names()
         wanted = sorted(names) if slides is None else sorted(set(slides) & set(names))
         pairs = [(slide, name) for slide in wanted for name in names[slide]]
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-            found = pool.map(lambda pair: self._footer(*pair), pairs)
+            found = pool.map(
+                lambda pair: before.get(pair[1]) or self._footer(*pair), pairs
+            )
         return [part for part in found if part is not None]
 
     def parts_of(self, slide: str) -> list[Part]:
