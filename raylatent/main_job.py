@@ -308,12 +308,32 @@ def run_activations(
     if not config.model:
         message = "--model SPEC is missing: a model folder, timm:NAME or hf-hub:REPO"
         raise ConfigError(message)
+    _start_ray_ahead(config)
     from raylatent.engine.activations import compute_activations  # noqa: PLC0415
     from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
 
     if spec is None:
         spec = model_spec(config.model, allow_pickle=config.allow_pickle)
     return compute_activations(config, spec)
+
+
+def _start_ray_ahead(config: ActivationsConfig) -> None:
+    """Begin to start Ray before torch is imported, if a run is to begin.
+
+    Of a run that is here there may be nothing to do, or it is refused.
+
+    Raises:
+        RaylatentError: A run cannot begin there, or sources are not found.
+    """
+    run = RunDirectory(config.out)
+    if run.exists() or not (config.tfrecords or config.slides):
+        return
+    run.refuse_before_work()
+    find_tfrecords(config.tfrecords)
+    find_slides(config.slides)
+    from raylatent.engine.connection import connect_ahead  # noqa: PLC0415  (ray: slow)
+
+    connect_ahead()
 
 
 def run_map(config: MapConfig) -> StoredMap:

@@ -7,10 +7,10 @@ there is written as one TFRecord, put in place in one step, and its parts are de
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import ray
@@ -117,14 +117,17 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         IncompleteError: There is no tile at all.
     """
     requests = _prepare(config)
-    started_here = connect()
-    share = pool(config.actor_range(), 0, local=started_here)
     run = ExtractionDirectory(config.out, writer=new_token())
+
+    @cache
+    def share() -> Pool:
+        if not connect():
+            check_visibility(run.store, [one.uri for one in requests.values()])
+        return pool(config.actor_range(), 0, local=connect())
+
     with Claim(run.store, run.store.writer) as claim:
         run.begin(_fields(config), _about(), overwrite=config.overwrite)
         remove_litter(run)
-        if not started_here:
-            check_visibility(run.store, [one.uri for one in requests.values()])
         finished = _finished(run, requests, config)
         inputs = Inputs(
             tfrecords={},
@@ -135,7 +138,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
             recheck=config.recheck is not False,
             finished={slide: one.source for slide, one in finished.items()},
         )
-        plan = make_plan(run, inputs)
+        plan = make_plan(run, inputs, share)
         forget_stale(run, plan.sources, finished)
         refuse_nothing(plan)
         remarks = _announce(run, plan, finished, requests)
@@ -238,7 +241,7 @@ def _announce(
 class _Job:
     run: ExtractionDirectory
     plan: Plan
-    share: Pool
+    share: Callable[[], Pool]
     claim: Claim
 
 
@@ -253,14 +256,17 @@ def _run_units(
     run, plan = job.run, job.plan
     left = Counter(unit.source.slide for unit in plan.units)
     by_slide = {source.slide: source for source in plan.sources}
+    whole = [
+        source
+        for source in plan.sources
+        if source.n_indexed and not left[source.slide] and source.slide not in finished
+    ]
+    if whole or plan.units:
+        job.share()
     remote = ray.remote(num_cpus=READ_CPUS)(finish_slide)
     target = ExtractionDirectory(run.uri, writer=run.store.writer)
     same = str(run.settings()["fingerprint"])
-    pending = [
-        remote.remote(target, source, same)
-        for slide, source in by_slide.items()
-        if source.n_indexed and not left[slide] and slide not in finished
-    ]
+    pending = [remote.remote(target, source, same) for source in whole]
     undone: dict[str, str] = {}
     counts = {"tiles": 0}
     seconds = {"decode": 0.0, "write": 0.0}
@@ -290,21 +296,24 @@ def _run_units(
 def _answers(job: _Job, config: ExtractTilesConfig) -> Generator[Row, None, None]:
     """What the actors tell of the units, as schema.MANIFEST, as they are done."""
     run, plan = job.run, job.plan
+    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
+    if not units:
+        return
+    share = job.share()
     options = ExtractOptions(
         run=run.uri,
         token=run.store.writer,
         fingerprint=str(run.settings()["fingerprint"]),
-        threads=job.share.threads,
+        threads=share.threads,
         reader=READER,
         picture=Picture(img_format=config.img_format, jpeg_quality=config.jpeg_quality),
     )
-    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
-    return stream(
+    yield from stream(
         "units of tiles",
         [partial(read_unit, unit) for unit in units],
         ExtractActor,
         (options, start_queue(units, plan.nodes)),
-        job.share,
+        share,
         advice=Advice(if_short_of_memory="fewer --actors or a smaller --unit-tiles"),
         stall_timeout_s=config.stall_timeout_s,
     )

@@ -10,7 +10,7 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.affinity import take
-from raylatent.engine.cores import threads_here
+from raylatent.engine.cluster import threads_here
 from raylatent.engine.items import (
     UnitResult,
     manifest,
