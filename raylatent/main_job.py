@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -308,17 +309,17 @@ def run_activations(
     if not config.model:
         message = "--model SPEC is missing: a model folder, timm:NAME or hf-hub:REPO"
         raise ConfigError(message)
-    _start_ray_ahead(config)
-    from raylatent.engine.activations import compute_activations  # noqa: PLC0415
-    from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
+    with _ray_ahead(config):
+        from raylatent.engine.activations import compute_activations  # noqa: PLC0415
+        from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
 
-    if spec is None:
-        spec = model_spec(config.model, allow_pickle=config.allow_pickle)
-    return compute_activations(config, spec)
+        if spec is None:
+            spec = model_spec(config.model, allow_pickle=config.allow_pickle)
+        return compute_activations(config, spec)
 
 
-def _start_ray_ahead(config: ActivationsConfig) -> None:
-    """Begin to start Ray before torch is imported, if a run is to begin.
+def _ray_ahead(config: ActivationsConfig) -> AbstractContextManager[None]:
+    """Ray being started while torch is imported, if a run is to begin.
 
     Of a run that is here there may be nothing to do, or it is refused.
 
@@ -326,14 +327,14 @@ def _start_ray_ahead(config: ActivationsConfig) -> None:
         RaylatentError: A run cannot begin there, or sources are not found.
     """
     run = RunDirectory(config.out)
-    if run.exists() or not (config.tfrecords or config.slides):
-        return
+    if run.exists() or not Path(config.model, "model.json").is_file():
+        return nullcontext()
     run.refuse_before_work()
-    find_tfrecords(config.tfrecords)
-    find_slides(config.slides)
-    from raylatent.engine.connection import connect_ahead  # noqa: PLC0415  (ray: slow)
+    if not (find_tfrecords(config.tfrecords) or find_slides(config.slides)):
+        return nullcontext()
+    from raylatent.engine.connection import started_ahead  # noqa: PLC0415  (slow)
 
-    connect_ahead()
+    return started_ahead()
 
 
 def run_map(config: MapConfig) -> StoredMap:

@@ -25,7 +25,7 @@ from raylatent.engine.local_ray import (
     warn_of_few_files,
 )
 from raylatent.engine.progress import duration
-from raylatent.errors import ConfigError
+from raylatent.errors import ConfigError, RaylatentError
 
 logger = logging.getLogger(__name__)
 
@@ -83,16 +83,28 @@ def connect() -> bool:
     return True
 
 
-def connect_ahead() -> None:
+@contextmanager
+def started_ahead() -> Iterator[None]:
     """Begin to start a local Ray where `connect` will, and do not wait for it.
 
-    It takes seconds, in which torch can be imported and a model be loaded.
+    It takes seconds, in which torch can be imported and a model be loaded. Where that is
+    refused, so that nobody connects, Ray is stopped again.
     """
     global _ahead  # noqa: PLW0603  (a process has one Ray)
     local = os.environ.get("RAY_ADDRESS", "") in _LOCAL
-    if local and _ahead is None and not ray.is_initialized() and not _forked.is_set():
-        _ahead = _begin_local()
-        atexit.register(wait, [_ahead[0]], _SAY_AFTER_S)  # not to be left half begun
+    if not local or _ahead is not None or ray.is_initialized() or _forked.is_set():
+        yield
+        return
+    _ahead = _begin_local()
+    atexit.register(wait, [_ahead[0]], _SAY_AFTER_S)  # not to be left half begun
+    try:
+        yield
+    except RaylatentError:
+        if _ahead is not None:
+            wait([_ahead[0]], _MOST_S)
+            _ahead = None
+            ray.shutdown()
+        raise
 
 
 def _start() -> None:

@@ -205,20 +205,38 @@ def test_sigterm_is_handled_as_before_whatever_c_code_does(monkeypatch):
 def test_a_local_ray_can_be_started_ahead(no_ray, monkeypatch):
     """Once, and not where a cluster is to be joined."""
     monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
-    connection.connect_ahead()
-    connection.connect_ahead()
-    assert connect()
+    with connection.started_ahead(), connection.started_ahead():
+        assert connect()
     assert [one["address"] for one in no_ray] == ["local"]
     monkeypatch.setenv("RAY_ADDRESS", FREE)
-    connection.connect_ahead()
+    with connection.started_ahead():
+        pass
     assert len(no_ray) == 1
+
+
+def test_a_ray_that_was_started_ahead_in_vain_is_stopped(no_ray, monkeypatch):
+    monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
+    stopped = []
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: stopped.append(len(no_ray)))
+
+    def refuse(before=lambda: None):
+        before()
+        message = "no such layer"
+        raise ConfigError(message)
+
+    with pytest.raises(ConfigError, match="no such layer"), connection.started_ahead():
+        refuse()
+    assert stopped == [1]
+    with pytest.raises(ConfigError, match="no such layer"), connection.started_ahead():
+        refuse(connect)
+    assert stopped == [1]
 
 
 def test_what_fails_ahead_is_said_when_ray_is_needed(no_ray, monkeypatch):
     monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
     monkeypatch.setattr(connection.ray, "init", failing(OSError(28, "No space left")))
-    connection.connect_ahead()
-    with pytest.raises(ConfigError, match=r"could not be started .*No space left"):
+    said = pytest.raises(ConfigError, match=r"could not be started .*No space left")
+    with said, connection.started_ahead():
         connect()
 
 

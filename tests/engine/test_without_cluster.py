@@ -52,7 +52,7 @@ def no_cluster(finished, monkeypatch):
 
     for module in (activations, cells, cluster, extraction, map_building):
         monkeypatch.setattr(module, "connect", connect)
-    monkeypatch.setattr(connection, "connect_ahead", connect)
+    monkeypatch.setattr(connection, "started_ahead", connect)
 
 
 def atlas(folder, *more, model="model", out="run"):
