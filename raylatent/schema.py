@@ -105,27 +105,6 @@ GRID = pa.schema(
 """Every tile of a slide's grid, row by row; kept ones are the slide's tiles, in order."""
 
 UNIT = "unit"
-FIRST = "first"
-OFFSETS = "offsets"
-LENGTHS = "lengths"
-UNITS = pa.schema(
-    [
-        pa.field(SOURCE, pa.int32(), nullable=False),
-        pa.field(SLIDE, pa.string(), nullable=False),
-        pa.field(URI, pa.string(), nullable=False),
-        pa.field(SIZE, pa.int64(), nullable=False),
-        pa.field(MTIME, pa.int64()),  # ns since 1970
-        pa.field(ETAG, pa.string()),
-        pa.field(WINDOW_PX, pa.int32()),  # of a whole slide, null for a TFRecord
-        pa.field(UNIT, pa.int32(), nullable=False),
-        pa.field(FIRST, pa.int64(), nullable=False),
-        pa.field(OFFSETS, pa.list_(pa.int64()), nullable=False),  # none for slides
-        pa.field(LENGTHS, pa.list_(pa.int64()), nullable=False),
-        pa.field(ERROR, pa.string()),  # why its frames could not be read
-    ]
-)
-"""A unit of work on its way to an actor: references only, no pixels."""
-
 ROWS = "rows"
 QUARANTINED = "quarantined"
 RESIZED = "resized"

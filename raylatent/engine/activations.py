@@ -23,7 +23,6 @@ from raylatent.engine.affinity import start_queue
 from raylatent.engine.cluster import UNITS_AT_ONCE_ON_GPU, Pool, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.done import Inputs
-from raylatent.engine.items import read_unit
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.report import RunReport, Tally, audit, write_report
@@ -378,18 +377,17 @@ def _run_units(
     options = _options(job, run, share)
     tally = Tally()
     units = sorted(plan.units, key=lambda u: u.unit) if job.in_turn else plan.units
-    reads = [partial(read_unit, unit) for unit in units]
     of_slides = [u for u in plan.units if isinstance(u, SlideUnitPlan)]
     queue = start_queue(of_slides, plan.nodes)
     if share.num_gpus and not of_slides:
         share = replace(share, at_once=UNITS_AT_ONCE_ON_GPU)
     arguments = (ray.put(PackedSpec.pack(job.spec)), options, queue)
     n_todo = sum(unit.count for unit in plan.units)
-    pace.begin(min(share.largest * share.at_once, len(reads)))
+    pace.begin(min(share.largest * share.at_once, len(units)))
     with Progress("activations", n_todo) as progress:
         found = stream(
             "units of tiles",
-            reads,
+            units,
             ActivationsActor,
             arguments,
             share,

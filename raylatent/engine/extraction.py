@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import ray
@@ -33,7 +33,7 @@ from raylatent.engine.finishing import (
     sound_slides,
     write_record_counts,
 )
-from raylatent.engine.items import UnitResult, read_unit
+from raylatent.engine.items import UnitResult
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Progress
 from raylatent.engine.report import RunReport, write_report
@@ -310,7 +310,7 @@ def _answers(job: _Job, config: ExtractTilesConfig) -> Generator[Row, None, None
     )
     yield from stream(
         "units of tiles",
-        [partial(read_unit, unit) for unit in units],
+        units,
         ExtractActor,
         (options, start_queue(units, plan.nodes)),
         share,

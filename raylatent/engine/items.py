@@ -1,23 +1,14 @@
-"""Units on their way to an actor, and what it tells of them: rows, footers, manifests."""
+"""What an actor tells of a unit: its rows, footer and manifest."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.errors import StorageError
 from raylatent.source.grids import SlideUnit
-from raylatent.source.units import (
-    SlideUnitPlan,
-    Source,
-    Unit,
-    UnitPlan,
-    load_unit,
-)
-from raylatent.storage import FileStat
+from raylatent.source.units import Source, Unit
 from raylatent.tiles.clock import Clock
 
 _WORK_SECONDS = (
@@ -54,62 +45,6 @@ def source_footer(source: Source) -> str:
     if source.is_slide:
         about |= {"mpp": source.mpp, "window_px": source.window_px}
     return json.dumps(about)
-
-
-def read_unit(plan: UnitPlan | SlideUnitPlan) -> pa.Table:
-    """A unit as schema.UNITS, its frames read on the worker that calls this.
-
-    A slide's unit is a ticket only: who works on it asks which one it is to do.
-    """
-    source = plan.source
-    row = {
-        schema.SOURCE: source.source,
-        schema.SLIDE: source.slide,
-        schema.URI: source.uri,
-        schema.SIZE: source.stat.size,
-        schema.MTIME: source.stat.mtime_ns,
-        schema.ETAG: source.stat.etag,
-        schema.WINDOW_PX: source.window_px,
-        schema.UNIT: plan.unit,
-        schema.FIRST: plan.first,
-        schema.OFFSETS: [],
-        schema.LENGTHS: [],
-        schema.ERROR: None,
-    }
-    if isinstance(plan, SlideUnitPlan):
-        return pa.Table.from_pylist([row], schema=schema.UNITS)
-    try:
-        unit = load_unit(plan)
-    except StorageError as error:
-        row[schema.ERROR] = str(error)
-    else:
-        row[schema.OFFSETS] = unit.offsets
-        row[schema.LENGTHS] = unit.lengths
-    return pa.Table.from_pylist([row], schema=schema.UNITS)
-
-
-def unit_from_row(row: dict[str, object]) -> Unit:
-    """The inverse of `read_unit`, for a unit whose frames could be read."""
-    offsets = np.asarray(row[schema.OFFSETS], np.int64)
-    stat = FileStat(
-        size=row[schema.SIZE],  # type: ignore[arg-type]
-        mtime_ns=row[schema.MTIME],  # type: ignore[arg-type]
-        etag=row[schema.ETAG],  # type: ignore[arg-type]
-    )
-    source = Source(
-        source=row[schema.SOURCE],  # type: ignore[arg-type]
-        slide=row[schema.SLIDE],  # type: ignore[arg-type]
-        uri=row[schema.URI],  # type: ignore[arg-type]
-        stat=stat,
-        n_indexed=len(offsets),
-    )
-    return Unit(
-        source=source,
-        unit=row[schema.UNIT],  # type: ignore[arg-type]
-        first=row[schema.FIRST],  # type: ignore[arg-type]
-        offsets=offsets,
-        lengths=np.asarray(row[schema.LENGTHS], np.int64),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,7 +16,6 @@ import ray
 from ray import cloudpickle
 from ray.experimental import internal_kv
 
-from raylatent import schema
 from raylatent.engine.cluster import AGAIN, STALL_TIMEOUT_S, Pool, alive_nodes
 from raylatent.engine.failures import as_ours
 from raylatent.engine.progress import duration
@@ -52,7 +51,7 @@ _PLAIN_ADVICE = Advice()
 
 def stream(
     name: str,
-    reads: Sequence[Callable[[], pa.Table]],
+    items: Sequence[Any],
     actor: type,
     arguments: tuple[Any, ...],
     share: Pool,
@@ -66,9 +65,10 @@ def stream(
 
     Args:
         name: What the items are.
-        reads: Each gives an item, a table of one row, in the actor that works on it.
-        actor: Made once for each actor, then called with an item's table; gives a
-            table.
+        items: What pickle takes, one after another.
+        actor: Made once for each actor, then called with an item; gives a table. Where
+            it has a method `on_unit` it is to call that before each unit (slide and
+            number) that it begins.
         arguments: Of its constructor.
         share: How many actors, and what each gets.
         advice: What to do where it ends early.
@@ -78,11 +78,11 @@ def stream(
         RaylatentError: An actor raised it, or failed otherwise.
         IncompleteError: Nothing was done for `stall_timeout_s`.
     """
-    if not reads:
+    if not items:
         return
     from ray.data import ActorPoolStrategy, exceptions, from_items  # noqa: PLC0415
 
-    largest = min(share.largest, len(reads))
+    largest = min(share.largest, len(items))
     compute = ActorPoolStrategy(
         min_size=min(share.smallest, largest),
         max_size=largest,
@@ -92,11 +92,8 @@ def stream(
     deaths = Deaths(uuid4().hex)
     watch = Watch(share, stall_timeout_s, advice.again)
     with _ray_data_as_we_use_it(stall_timeout_s), watch, closing(deaths):
-        items = from_items(
-            [{_ITEM: cloudpickle.dumps(read)} for read in reads],  # type: ignore[no-untyped-call]
-            override_num_blocks=len(reads),
-        )
-        answers = items.map_batches(
+        pickled = [{_ITEM: cloudpickle.dumps(item)} for item in items]  # type: ignore[no-untyped-call]
+        answers = from_items(pickled, override_num_blocks=len(items)).map_batches(
             Worker,
             batch_size=1,
             batch_format="pyarrow",
@@ -154,20 +151,16 @@ class Worker:
         if hasattr(actor, "on_unit"):
             self._inner.on_unit = self._begins
 
-    def __call__(self, item: pa.Table) -> pa.Table:
-        """Read an item, and hand it on."""
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Hand an item on."""
         if self._died:
             advice = self._advice.if_short_of_memory
             message = f"{self._died}: they may lack memory, try {advice}"
             raise IncompleteError(message)
-        (pickled,) = item[_ITEM].to_pylist()
-        table = cloudpickle.loads(pickled)()
-        if schema.SLIDE in table.column_names:
-            row = table.to_pylist()[0]
-            self._begins(row[schema.SLIDE], row.get(schema.UNIT))
-        return self._inner(table)
+        (pickled,) = batch[_ITEM].to_pylist()
+        return self._inner(cloudpickle.loads(pickled))
 
-    def _begins(self, slide: str, unit: int | None) -> None:
+    def _begins(self, slide: str, unit: int) -> None:
         self._deaths.begins(f"at slide {slide!r}, unit {unit}")
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.affinity import take
 from raylatent.engine.cluster import threads_here
@@ -16,7 +15,6 @@ from raylatent.engine.items import (
     manifest,
     undone,
     unit_footer,
-    unit_from_row,
 )
 from raylatent.engine.slides import load_slide_unit
 from raylatent.engine.visibility import check_run
@@ -25,7 +23,7 @@ from raylatent.parts import write_part
 from raylatent.run import RunDirectory
 from raylatent.source.grids import SlideUnit
 from raylatent.source.slides import slide_stat
-from raylatent.source.units import Source, Unit
+from raylatent.source.units import SlideUnitPlan, Source, Unit, UnitPlan, load_unit
 from raylatent.source.wsi import READER
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.storage import file_stat
@@ -92,7 +90,7 @@ class UnitActor:
             self._failure = error
 
     def on_unit(self, slide: str, unit: int) -> None:
-        """Told of units that are not those of the items; who made the actor sets it."""
+        """Told of each unit before it is begun; who made the actor sets it."""
 
     def prepare(self) -> None:
         """What is done once, at the start."""
@@ -101,34 +99,31 @@ class UnitActor:
         """Rows and quarantine of a unit."""
         raise NotImplementedError
 
-    def __call__(self, item: pa.Table) -> pa.Table:
-        """Work on one unit: schema.UNITS in, schema.MANIFEST out."""
+    def __call__(self, plan: UnitPlan | SlideUnitPlan) -> pa.Table:
+        """Work on one unit; what became of it, as schema.MANIFEST.
+
+        A slide's unit is a ticket only: the queue says which of them it is to be.
+        """
         if self._failure is not None:
             raise self._failure
-        row = item.to_pylist()[0]
-        if row[schema.ERROR] is not None:
-            return undone(row[schema.SLIDE], row[schema.UNIT], row[schema.ERROR])
-        plan = None
-        if row[schema.WINDOW_PX] is not None:
-            plan = take(self._queue, (row[schema.SLIDE], row[schema.UNIT]))
-            self.on_unit(plan.source.slide, plan.unit)
-        slide, number = (
-            (row[schema.SLIDE], row[schema.UNIT])
-            if plan is None
-            else (plan.source.slide, plan.unit)
-        )
+        if isinstance(plan, SlideUnitPlan):
+            plan = take(self._queue, (plan.source.slide, plan.unit))
+        self.on_unit(plan.source.slide, plan.unit)
         try:
-            unit = (
-                unit_from_row(row) if plan is None else load_slide_unit(self._run, plan)
-            )
+            unit = self._load(plan)
             result = self.work(unit)
             refuse_changed(unit.source)
         except StorageError as error:  # the source's: others may still be read
-            return undone(slide, number, str(error))
+            return undone(plan.source.slide, plan.unit, str(error))
         written = Clock("write")
         with written.timed("write"):
             self._commit(unit, result)
         return manifest(unit, result, written)
+
+    def _load(self, plan: UnitPlan | SlideUnitPlan) -> Unit | SlideUnit:
+        if isinstance(plan, SlideUnitPlan):
+            return load_slide_unit(self._run, plan)
+        return load_unit(plan)
 
     def _commit(self, unit: Unit | SlideUnit, result: UnitResult) -> None:
         """Quarantine first, then the part, which is the unit's commit record."""

@@ -3,7 +3,6 @@
 import os
 import threading
 from dataclasses import replace
-from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -88,31 +87,22 @@ def test_an_actor_with_a_gpu_follows_its_node(monkeypatch):
     assert threads_here(3, 0) == 3
 
 
-def item(i):
-    return pa.table({"i": [i]})
-
-
 class Meeting:
     """Two items are done only if they are worked on together."""
 
     def __init__(self):
         self.both = threading.Barrier(2)
 
-    def __call__(self, table):
+    def __call__(self, i):
         self.both.wait(60)
-        return table
+        return pa.table({"i": [i]})
 
 
 @pytest.mark.ray
 def test_an_actor_can_work_on_two_items_at_once(ray_session):
     share = Pool(smallest=1, largest=1, num_cpus=0.2, num_gpus=0, threads=1, at_once=2)
-    reads = [partial(item, i) for i in range(4)]
-    assert sorted(r["i"] for r in stream("items", reads, Meeting, (), share)) == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    rows = stream("items", range(4), Meeting, (), share)
+    assert sorted(row["i"] for row in rows) == [0, 1, 2, 3]
 
 
 @pytest.mark.ray

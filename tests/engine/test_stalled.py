@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 import time
-from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -23,20 +22,16 @@ def share(**options):
     return Pool(smallest=1, largest=1, **given)
 
 
-def item(i):
-    return pa.table({"slide": [f"s{i}"], "unit": [i]})
-
-
 class Sleeping:
-    def __call__(self, table):
-        if table["unit"][0].as_py() == 1:
+    def __call__(self, i):
+        if i == 1:
             time.sleep(600)
-        return table
+        return pa.table({"unit": [i]})
 
 
 class Quick:
-    def __call__(self, table):
-        return table
+    def __call__(self, i):
+        return pa.table({"unit": [i]})
 
 
 class Dying:
@@ -44,16 +39,19 @@ class Dying:
         if when == "start":
             os._exit(1)
 
-    def __call__(self, table):
-        if table["unit"][0].as_py() == 2:
+    def on_unit(self, slide, unit):
+        """Set by who made the actor."""
+
+    def __call__(self, i):
+        self.on_unit(f"s{i}", i)
+        if i == 2:
             os._exit(1)
-        return table
+        return pa.table({"unit": [i]})
 
 
 def test_a_unit_that_never_ends(ray_session):
-    reads = [partial(item, i) for i in (0, 1)]
     with pytest.raises(IncompleteError, match=r"nothing was finished for .*may take"):
-        list(stream("items", reads, Sleeping, (), share(), stall_timeout_s=4))
+        list(stream("items", (0, 1), Sleeping, (), share(), stall_timeout_s=4))
 
 
 def test_an_actor_that_finds_no_place(ray_session):
@@ -61,7 +59,7 @@ def test_an_actor_that_finds_no_place(ray_session):
         list(
             stream(
                 "items",
-                [partial(item, 0)],
+                [0],
                 Sleeping,
                 (),
                 share(num_gpus=3),
@@ -90,7 +88,7 @@ def test_a_consumer_that_fails_leaves_nothing_behind(ray_session):
     from contextlib import closing
 
     names = {thread.name for thread in threading.enumerate()}
-    found = stream("items", [partial(item, 0), partial(item, 2)], Quick, (), share())
+    found = stream("items", [0, 2], Quick, (), share())
     with closing(found):
         assert next(found)["unit"] in {0, 2}
     left = {thread.name for thread in threading.enumerate()} - names
@@ -108,7 +106,7 @@ def test_what_an_actor_was_at_when_it_died_is_said_once(
 ):
     monkeypatch.setattr(module, "_RESTARTS", 1)
     with pytest.raises(IncompleteError, match=said) as caught:
-        list(stream("items", [partial(item, 2)], Dying, (when,), share()))
+        list(stream("items", [2], Dying, (when,), share()))
     assert str(caught.value).startswith("actors died and were started again 2 times")
 
 
