@@ -19,7 +19,7 @@ from raylatent.engine.activations import Job, prepare, run_job
 from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import Pool, alive_nodes, pool
 from raylatent.engine.connection import connect
-from raylatent.engine.cores import usable_cores
+from raylatent.engine.local_ray import usable_cores
 from raylatent.engine.placement import place_rows
 from raylatent.engine.progress import Pace
 from raylatent.engine.report import RunReport
@@ -67,8 +67,7 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
         StorageError: The folder cannot be written.
     """
     job = prepare(config, spec)
-    started_here = connect()
-    share = pool(config.actor_range(), config.num_gpus, local=started_here)
+    share = pool(config.actor_range(), config.num_gpus, local=connect())
     base = config.out or f"{tempfile.gettempdir()}/raylatent-bench-{os.getuid()}"
     if not config.out:
         logger.info(
@@ -78,7 +77,7 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
     with scratch(base) as store:
         some = _some_of(job, config, share, store.uri)
         pace = Pace(config.seconds)
-        report = run_job(some, started_here=started_here, pace=pace)
+        report = run_job(some, pace=pace)
         if not report.n_rows:
             why = f": {report.failed[0].error}" if report.failed else ""
             message = f"not one of the tiles that were tried has activations{why}"

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -311,12 +312,32 @@ def run_activations(
     if not config.model:
         message = "--model SPEC is missing: a model folder, timm:NAME or hf-hub:REPO"
         raise ConfigError(message)
-    from raylatent.engine.activations import compute_activations  # noqa: PLC0415
-    from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
+    with _ray_ahead(config):
+        from raylatent.engine.activations import compute_activations  # noqa: PLC0415
+        from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
 
-    if spec is None:
-        spec = model_spec(config.model, allow_pickle=config.allow_pickle)
-    return compute_activations(config, spec)
+        if spec is None:
+            spec = model_spec(config.model, allow_pickle=config.allow_pickle)
+        return compute_activations(config, spec)
+
+
+def _ray_ahead(config: ActivationsConfig) -> AbstractContextManager[None]:
+    """Ray being started while torch is imported, if a run is to begin.
+
+    Of a run that is here there may be nothing to do, or it is refused.
+
+    Raises:
+        RaylatentError: A run cannot begin there, or sources are not found.
+    """
+    run = RunDirectory(config.out)
+    if run.exists() or not Path(config.model, "model.json").is_file():
+        return nullcontext()
+    run.refuse_before_work()
+    if not (find_tfrecords(config.tfrecords) or find_slides(config.slides)):
+        return nullcontext()
+    from raylatent.engine.connection import started_ahead  # noqa: PLC0415  (slow)
+
+    return started_ahead()
 
 
 def run_map(config: MapConfig) -> StoredMap:

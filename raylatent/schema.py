@@ -120,17 +120,6 @@ GRID = pa.schema(
 """Every tile of a slide's grid, row by row; kept ones are the slide's tiles, in order."""
 
 UNIT = "unit"
-
-ITEM = "item"
-ITEMS = pa.schema(
-    [
-        pa.field(ITEM, pa.int64(), nullable=False),  # number of the unit in the plan
-        pa.field(SLIDE, pa.string(), nullable=False),
-        pa.field(UNIT, pa.int32(), nullable=False),
-    ]
-)
-"""A unit of work on its way to an actor, which has the plan."""
-
 ROWS = "rows"
 QUARANTINED = "quarantined"
 RESIZED = "resized"

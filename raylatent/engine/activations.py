@@ -5,7 +5,7 @@ import platform
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import ray
@@ -20,9 +20,8 @@ from raylatent.engine.actors import (
     PackedSpec,
 )
 from raylatent.engine.affinity import start_queue
-from raylatent.engine.cluster import Pool, pool
+from raylatent.engine.cluster import UNITS_AT_ONCE_ON_GPU, Pool, pool
 from raylatent.engine.connection import connect
-from raylatent.engine.cores import UNITS_AT_ONCE_ON_GPU
 from raylatent.engine.done import Inputs
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
 from raylatent.engine.progress import Pace, Progress
@@ -35,9 +34,8 @@ from raylatent.engine.report import (
     write_report,
 )
 from raylatent.engine.stream import Advice, stream
-from raylatent.engine.unit_actor import item_table
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
-from raylatent.errors import ConfigError, ModelError, PassError
+from raylatent.errors import ConfigError, ModelError, PassError, RunError
 from raylatent.mapping.fitted import library_versions
 from raylatent.model.constant import constant_layers
 from raylatent.model.features import Features
@@ -119,40 +117,44 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     """
     if "{fingerprint}" not in config.out:
         RunDirectory(config.out).refuse_before_work()
-    job = prepare(config, spec)
-    return run_job(job, started_here=connect())
+    return run_job(prepare(config, spec))
 
 
-def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunReport:
+def run_job(job: Job, *, pace: Pace | None = None) -> RunReport:
     """Compute what `prepare` made ready, see `compute_activations`.
+
+    The cluster is asked once there is work for it, or a run to begin.
 
     Args:
         job: The job.
-        started_here: Whether the cluster is a local one that `connect` started.
         pace: Counts the tiles that are done; once it has enough, the rest of them is
             left undone.
     """
     config = job.config
-    share = pool(config.actor_range(), config.num_gpus, local=started_here)
-    fields = _fingerprint_fields(job, share)
-    out = config.out.replace("{fingerprint}", fingerprint(fields)[:12])
+    share = cache(lambda: pool(config.actor_range(), config.num_gpus, local=connect()))
+    device = _device_of_run(config) or _device(share())
+    digest = fingerprint(_fingerprint_fields(job, device))
+    out = config.out.replace("{fingerprint}", digest[:12])
     run = RunDirectory(out, writer=new_token())
-    with Claim(run.store, run.store.writer) as claim:
-        run.begin(
-            fields,
-            _about(job),
-            overwrite=config.overwrite,
-            also=lambda settings: other_outputs(settings.get(OUTPUTS), job.features),
-        )
-        remove_litter(run)
-        if not started_here:
+
+    @cache
+    def check_cluster() -> None:
+        _begin(job, run, _device(share()))
+        if not connect():
             check_visibility(run.store, list(job.inputs.requests.values()), job.spec)
-        plan = make_plan(run, job.inputs)
+
+    with Claim(run.store, run.store.writer) as claim:
+        _begin(job, run, device)
+        remove_litter(run)
+        plan = make_plan(run, job.inputs, check_cluster)
         refuse_nothing(plan)
-        _announce(job, plan, share)
+        _announce(job, plan)
         remarks = say_remarks(run, job.inputs.with_grid)
         started = time.monotonic()
-        tally = _run_units(job, run, plan, share, claim, pace or Pace())
+        tally, gpus = Tally(), 0.0
+        if plan.units:
+            tally = _run_units(job, run, plan, share(), claim, pace or Pace())
+            gpus = share().num_gpus
         seconds = {**tally.seconds, "wall": time.monotonic() - started}
         run.refresh()
         parts = run.footers(known=plan.kept)
@@ -165,7 +167,7 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
             counts=tally.counts,
             seconds=seconds,
             cpu=tally.cpu,
-            gpus=share.num_gpus,
+            gpus=gpus,
             constant=constant_layers(job.features.layers, tally.constants, tally.rows),
         )
         for layer in report.constant:
@@ -257,7 +259,36 @@ def _tried(config: ActivationsConfig, spec: ModelSpec, *, with_preds: bool) -> F
         return features(device="cuda")
 
 
-def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
+def _device_of_run(config: ActivationsConfig) -> str | None:
+    """Where a run that is here, and stays, is computed: `cpu` or `gpu`; else None.
+
+    What `--num-gpus` says counts more, and without it what the cluster has: that is
+    compared when the cluster is asked.
+    """
+    if config.overwrite or "{fingerprint}" in config.out:
+        return None
+    try:
+        fields = RunDirectory(config.out).settings()["fields"]
+    except RunError:  # which is mended, or refused, when the run begins
+        return None
+    return str(fields.get("device")) if config.num_gpus is None else _device(config)
+
+
+def _device(share: Pool | ActivationsConfig) -> str:
+    return "gpu" if share.num_gpus else "cpu"
+
+
+def _begin(job: Job, run: RunDirectory, device: str) -> None:
+    """Write run.json, or refuse a run of another configuration that is here."""
+    run.begin(
+        _fingerprint_fields(job, device),
+        _about(job),
+        overwrite=job.config.overwrite,
+        also=lambda settings: other_outputs(settings.get(OUTPUTS), job.features),
+    )
+
+
+def _fingerprint_fields(job: Job, device: str) -> dict[str, Any]:
     config, features = job.config, job.features
     return {
         "schema_version": schema.SCHEMA_VERSION,
@@ -272,7 +303,7 @@ def _fingerprint_fields(job: Job, share: Pool) -> dict[str, Any]:
         "dtype": config.dtype,
         "batch_size": config.batch_size,
         "unit_tiles": job.inputs.unit_tiles,
-        "device": "gpu" if share.num_gpus > 0 else "cpu",
+        "device": device,
         "mixed_precision": bool(config.mixed_precision),
         "torch": torch_version(),
         "decoder": DECODER,
@@ -308,7 +339,7 @@ def _about(job: Job) -> dict[str, Any]:
     }
 
 
-def _announce(job: Job, plan: Plan, share: Pool) -> None:
+def _announce(job: Job, plan: Plan) -> None:
     if plan.removed:
         logger.warning(
             "slides no longer named, %d: their rows are set aside in removed/ (%s)",
@@ -316,12 +347,7 @@ def _announce(job: Job, plan: Plan, share: Pool) -> None:
             ", ".join(plan.removed[:5]),
         )
     logger.info(
-        "slides %d, tiles %d, done %d; actors up to %d, threads of each %d",
-        len(plan.sources),
-        plan.n_indexed,
-        plan.n_done,
-        share.largest,
-        share.threads,
+        "slides %d, tiles %d, done %d", len(plan.sources), plan.n_indexed, plan.n_done
     )
     cost = cost_in_words(job.features.shapes, plan.n_indexed, job.config.dtype)
     for line in (cost, unit_in_words(*job.row_numbers)):
@@ -357,22 +383,22 @@ def _run_units(
     job: Job, run: RunDirectory, plan: Plan, share: Pool, claim: Claim, pace: Pace
 ) -> Tally:
     """Send the units to the actors; what they told of them."""
+    logger.info("actors up to %d, threads of each %d", share.largest, share.threads)
     options = _options(job, run, share)
     tally = Tally()
     units = sorted(plan.units, key=lambda u: u.unit) if job.in_turn else plan.units
-    reads = [partial(item_table, i, unit) for i, unit in enumerate(units)]
     with_grid = [unit for unit in units if kind_of(unit.source).has_grid]
     queue = start_queue(with_grid, plan.nodes)
     if share.num_gpus and not with_grid:
         share = replace(share, at_once=UNITS_AT_ONCE_ON_GPU)
     model = ray.put(PackedSpec.pack(job.spec))
-    arguments = (model, options, ray.put(units), queue)
+    arguments = (model, options, queue)
     n_todo = sum(unit.count for unit in plan.units)
-    pace.begin(min(share.largest * share.at_once, len(reads)))
+    pace.begin(min(share.largest * share.at_once, len(units)))
     with Progress("activations", n_todo) as progress:
         found = stream(
             "units of tiles",
-            reads,
+            units,
             ActivationsActor,
             arguments,
             share,

@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import cloudpickle
@@ -31,11 +31,6 @@ from raylatent.source.protocol import Unit
 from raylatent.storage import reason
 from raylatent.tiles.decode import DECODER
 from raylatent.tiles.decoders import Decoders
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from raylatent.source.units import UnitPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +123,6 @@ class ActivationsActor(UnitActor):
     Args:
         spec: Reference to the model's packed spec.
         options: The rest.
-        units: See UnitActor.
         queue: Of units of whole slides.
     """
 
@@ -136,12 +130,11 @@ class ActivationsActor(UnitActor):
         self,
         spec: "ray.ObjectRef[PackedSpec]",
         options: ActorOptions,
-        units: "ray.ObjectRef[Sequence[UnitPlan]]",
         queue: Any,  # noqa: ANN401
     ) -> None:
         """Load the model."""
         self._spec, self._options = spec, options
-        super().__init__(options, units, queue)
+        super().__init__(options, queue)
 
     def prepare(self) -> None:
         """Load the model, and check it."""

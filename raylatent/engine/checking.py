@@ -1,12 +1,9 @@
 """Files of a run, read whole by the cluster: to verify it, or before a re-run keeps them."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-import ray
-
-from raylatent.engine.cluster import READ_CPUS, gather
+from raylatent.engine.cluster import spread
 from raylatent.engine.progress import Progress
 from raylatent.errors import VisibilityError
 from raylatent.run import RUN_JSON
@@ -14,27 +11,6 @@ from raylatent.run.verification import FileState, read_states
 from raylatent.storage import Store
 
 _TOGETHER = 32  # files that a task reads
-_IN_FLIGHT = 256  # tasks
-
-T = TypeVar("T")
-
-
-def spread(work: Callable[..., T], batches: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """Call `work` on the cluster with each of the arguments; answers in their order.
-
-    A bounded number of tasks is in flight.
-
-    Raises:
-        RaylatentError: A task raised it, or failed otherwise.
-    """
-    remote = ray.remote(num_cpus=READ_CPUS)(work)
-    pending: list[ray.ObjectRef[Any]] = []
-    for arguments in batches:
-        pending.append(remote.remote(*arguments))
-        if len(pending) >= _IN_FLIGHT:
-            yield from gather(pending[: _IN_FLIGHT // 2])
-            del pending[: _IN_FLIGHT // 2]
-    yield from gather(pending)
 
 
 def read_files(
@@ -62,7 +38,7 @@ def read_files(
     batches = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
     states: dict[str, FileState] = {}
     with Progress(what, len(names), unit=unit) as progress:
-        arguments = ((store, proof, batch) for batch in batches)
+        arguments = [(store, proof, batch) for batch in batches]
         for batch, found in zip(batches, spread(read_here, arguments), strict=True):
             progress.add(len(batch))
             states |= {state.name: state for state in found}

@@ -1,29 +1,37 @@
-"""The cluster: its size, waiting for its tasks, and what went wrong in it."""
+"""The cluster: how actors share its cores, and tasks whose answers are waited for."""
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raylatent.engine.cores import threads_of
+from raylatent.engine.connection import connect
 from raylatent.engine.failures import as_ours
 from raylatent.errors import ConfigError, IncompleteError
 
 logger = logging.getLogger(__name__)
 
 READ_CPUS = 0.25
+MOST_THREADS = 16
+"""Of one actor: more than decode a GPU's tiles, and a model gains little from more."""
+UNITS_AT_ONCE_ON_GPU = 5
+"""Of TFRecords: a GPU does not wait for a unit to be begun, nor for a part to be written."""
+_IN_FLIGHT = 256  # tasks
+FEW_CALLS = 2
+"""Are made by the driver: no cluster is worth being started for them."""
 _SAY_EVERY_S = 60.0
 _CPU_STEPS = 10_000  # Ray counts in ten-thousandths
-_DRIVER_LOGS = ("ray", "ray.data", "ray.tune", "ray.rllib")
 STALL_TIMEOUT_S = 2 * 3600.0
 """Nothing done for this long ends the work; a large model's unit may take an hour."""
 AGAIN = "What is written is kept, and the same command again goes on from here"
 """Ends what is said of work that did not end well."""
+
+
+T = TypeVar("T")
 
 
 def beside_driver() -> NodeAffinitySchedulingStrategy:
@@ -104,9 +112,9 @@ def actor_cpus(cpus: Sequence[float], n_actors: int) -> float:
     """Logical CPUs that each actor asks for: at most 1, and never too many.
 
     With the largest node lost, all actors still fit on the others, each of which has
-    room for a read task: else restarted actors would fill the surviving nodes, and
-    nothing could ever be read again, or would wait for a place for ever with the units
-    that they were sent.
+    room for a task: else restarted actors would fill the surviving nodes, and no task
+    could ever run again, or would wait for a place for ever with the units that they
+    were sent.
 
     Args:
         cpus: Of each node that has any.
@@ -127,32 +135,68 @@ def actor_cpus(cpus: Sequence[float], n_actors: int) -> float:
     return low / _CPU_STEPS
 
 
-@contextmanager
-def quiet_ray_data(stall_timeout_s: float) -> Iterator[None]:
-    """Ray Data without its own progress bars and start-up lines; ours are in tiles.
+def threads_of(cpus: float, actors: float) -> int:
+    """Threads of one of some actors that share some cores.
+
+    >>> threads_of(16, 4), threads_of(2, 3), threads_of(96, 1)
+    (4, 1, 16)
+    """
+    return max(1, min(MOST_THREADS, int(cpus // max(1, actors))))
+
+
+def threads_here(threads: int, num_gpus: float) -> int:
+    """Threads of the actor that calls this.
+
+    An actor with a GPU has a GPU's share of its own node's cores, which may have joined
+    after the driver looked.
 
     Args:
-        stall_timeout_s: When Ray Data gives up if nothing moves.
+        threads: As the driver reckoned.
+        num_gpus: Of the actor.
     """
-    context = ray.data.DataContext.get_current()
-    saved = {
-        "enable_progress_bars": context.enable_progress_bars,
-        "print_on_execution_start": context.print_on_execution_start,
-        "execution_no_progress_timeout_s": context.execution_no_progress_timeout_s,
-    }
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = stall_timeout_s
-    levels = {name: logging.getLogger(name).level for name in _DRIVER_LOGS}
-    for log in levels:
-        logging.getLogger(log).setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            setattr(context, name, value)
-        for log, level in levels.items():
-            logging.getLogger(log).setLevel(level)
+    if not num_gpus:
+        return threads
+    here = ray.get_runtime_context().get_node_id()
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    for node in nodes:
+        if node["NodeID"] == here:
+            resources = node["Resources"]
+            actors = resources.get("GPU", 0) // num_gpus
+            return threads_of(resources.get("CPU", 1), actors)
+    return threads
+
+
+def spread(
+    work: Callable[..., T],
+    calls: Sequence[tuple[Any, ...]],
+    stall_timeout_s: float = STALL_TIMEOUT_S,
+) -> Iterator[T]:
+    """Call `work` with each of the arguments; answers in their order.
+
+    A few calls are made here. More are tasks of the cluster, which is connected for
+    them; a bounded number of them is in flight.
+
+    Args:
+        work: A function that workers can import.
+        calls: Its arguments.
+        stall_timeout_s: How long nothing may be finished.
+
+    Raises:
+        RaylatentError: A task raised it, or failed otherwise.
+        IncompleteError: None was done for `stall_timeout_s`.
+    """
+    if len(calls) <= FEW_CALLS:
+        yield from (work(*arguments) for arguments in calls)
+        return
+    connect()
+    remote = ray.remote(num_cpus=READ_CPUS)(work)
+    pending: list[ray.ObjectRef[Any]] = []
+    for arguments in calls:
+        pending.append(remote.remote(*arguments))
+        if len(pending) >= _IN_FLIGHT:
+            yield from gather(pending[: _IN_FLIGHT // 2], stall_timeout_s)
+            del pending[: _IN_FLIGHT // 2]
+    yield from gather(pending, stall_timeout_s)
 
 
 def gather(

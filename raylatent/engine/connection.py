@@ -1,32 +1,31 @@
 """Connecting to Ray: the cluster at RAY_ADDRESS, or a local one of this machine's."""
 
+import atexit
 import ctypes
 import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from raylatent.caches import use_private_caches
-from raylatent.engine.cores import usable_cores
 from raylatent.engine.local_ray import (
     started_by_uv_is_ignored,
     temporary_folder,
     token,
+    usable_cores,
     warn_of_few_files,
 )
 from raylatent.engine.progress import duration
-from raylatent.errors import ConfigError
+from raylatent.errors import ConfigError, RaylatentError
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +40,11 @@ _HEAD_GONE_S = 20.0
 _NODE_GONE_S = 5.0
 _MOST_CHARACTERS = 700  # of Ray's reasons
 _NOT_READY = f"it was not ready after {duration(_MOST_S)}"
-_LEVEL_LINE = "Set ray log level from environment variable"
-
+_LOCAL = frozenset({"", "local"})  # RAY_ADDRESS where a Ray of our own is started
 
 _forked = threading.Event()
+_ahead: "tuple[Future[str], str] | None" = None  # a local Ray that is being started
+_own = ""  # the address of the last one
 
 
 def _look_for_ray() -> None:
@@ -60,7 +60,7 @@ def connect() -> bool:
     """Use the cluster already connected, else RAY_ADDRESS, else start a local one.
 
     Returns:
-        Whether a local one was started; it ends with the process.
+        Whether it is a local one that was started here; it ends with the process.
 
     Raises:
         ConfigError: There is no cluster at RAY_ADDRESS, or none could be started, or this
@@ -72,32 +72,46 @@ def connect() -> bool:
             "both: start it anew, as multiprocessing.get_context('spawn') does"
         )
         raise ConfigError(message)
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The core worker calls it an error that Ray Data's actors have arguments.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if _ahead is None and ray.is_initialized():
+        return _address() == _own
     address = os.environ.get("RAY_ADDRESS", "")
-    if address in {"", "local"}:
-        _start()
-        return True
-    check_address(address)
-    _join(address)
-    return False
+    if _ahead is None and address not in _LOCAL:
+        check_address(address)
+        _join(address)
+        return False
+    _start()
+    return True
+
+
+@contextmanager
+def started_ahead() -> Iterator[None]:
+    """Begin to start a local Ray where `connect` will, and do not wait for it.
+
+    It takes seconds, in which torch can be imported and a model be loaded. Where that is
+    refused, so that nobody connects, Ray is stopped again.
+    """
+    global _ahead  # noqa: PLW0603  (a process has one Ray)
+    local = os.environ.get("RAY_ADDRESS", "") in _LOCAL
+    if not local or _ahead is not None or ray.is_initialized() or _forked.is_set():
+        yield
+        return
+    _ahead = _begin_local()
+    atexit.register(wait, [_ahead[0]], _SAY_AFTER_S)  # not to be left half begun
+    try:
+        yield
+    except RaylatentError:
+        if _ahead is not None:
+            wait([_ahead[0]], _MOST_S)
+            _ahead = None
+            ray.shutdown()
+        raise
 
 
 def _start() -> None:
-    options: dict[str, Any] = {"include_dashboard": False}
-    if usable_cores() < (os.cpu_count() or 1):  # Ray looks at quotas alone
-        options["num_cpus"] = usable_cores()
-    folder = temporary_folder()
-    options["_temp_dir"] = folder
-    token()
-    warn_of_few_files()
-    use_private_caches()  # of the workers, too
+    global _ahead, _own  # noqa: PLW0603  (a process has one Ray)
+    (outcome, folder), _ahead = _ahead or _begin_local(), None
     try:
-        with started_by_uv_is_ignored():
-            _init("Ray is being started on this machine", address="local", **options)
+        _own = _wait("Ray is being started on this machine", outcome)
     except Exception as error:
         message = (
             f"Ray could not be started on this machine: {in_one_line(error)}. Its log "
@@ -106,10 +120,22 @@ def _start() -> None:
         raise ConfigError(message) from error
 
 
+def _begin_local() -> "tuple[Future[str], str]":
+    """Begin to start a local Ray; see `_begin`, and the folder of its files."""
+    options: dict[str, Any] = {"include_dashboard": False}
+    if usable_cores() < (os.cpu_count() or 1):  # Ray looks at quotas alone
+        options["num_cpus"] = usable_cores()
+    folder = temporary_folder()
+    token()
+    warn_of_few_files()
+    use_private_caches()  # of the workers, too
+    return _begin(address="local", _temp_dir=folder, **options), folder
+
+
 def _join(address: str) -> None:
     where = f"RAY_ADDRESS={address}"
     try:
-        _init(f"waiting for Ray at {where}", address=address)
+        _wait(f"waiting for Ray at {where}", _begin(address=address))
     except TimeoutError as error:
         message = (
             f"nothing that answers at {where} has let this program in for "
@@ -205,34 +231,46 @@ def _unanswered(port: tuple[str, int]) -> str | None:
     return None
 
 
-def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types)
+def _begin(**options: Any) -> "Future[str]":  # noqa: ANN401  (of several types)
     """Call `ray.init` in a thread that stays until the process ends.
 
     A local Ray's processes are killed with the thread that started them, which is not
     to be a thread of the user's.
 
     Args:
-        what: What is waited for, said now and then.
         **options: Of `ray.init`.
 
-    Raises:
-        TimeoutError: It takes longer than `_MOST_S`.
-        Exception: Whatever Ray raises.
+    Returns:
+        Will have the address of the cluster's head, or whatever Ray raises.
     """
-    outcome: Future[None] = Future()
+    outcome: Future[str] = Future()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The core worker calls it an error that Ray Data's actors have arguments.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    local = options["address"] == "local"
 
     def stay() -> None:
         try:
-            with _own_sigterm(), _without_level_line():
+            with _own_sigterm(), started_by_uv_is_ignored() if local else nullcontext():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
             outcome.set_exception(error)
             return
         watched = _watched()
-        outcome.set_result(None)
+        outcome.set_result(_address())
         _watch(watched)
 
     threading.Thread(target=stay, name="raylatent-ray", daemon=True).start()
+    return outcome
+
+
+def _wait(what: str, outcome: "Future[str]") -> str:
+    """What `_begin` gives, once it is there; what is waited for is said now and then.
+
+    Raises:
+        TimeoutError: It takes longer than `_MOST_S`.
+        Exception: Whatever Ray raises.
+    """
     began, say_at_s = time.monotonic(), _SAY_AFTER_S
     try:
         while not outcome.done():
@@ -246,7 +284,12 @@ def _init(what: str, **options: Any) -> None:  # noqa: ANN401  (of several types
     except KeyboardInterrupt:
         wait([outcome], timeout=_SAY_AFTER_S)  # C++ code does not like to be left
         raise
-    outcome.result()
+    return outcome.result()
+
+
+def _address() -> str:
+    """Of the cluster's head."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @dataclass(frozen=True)
@@ -261,7 +304,7 @@ class _Watched:
 def _watched() -> list[_Watched]:
     """The cluster's head, and the node on which this program runs."""
     context = ray.get_runtime_context()
-    host, _, port = context.gcs_address.rpartition(":")
+    host, _, port = _address().rpartition(":")
     watched = [_Watched("head", (host.strip("[]"), int(port)), _HEAD_GONE_S)]
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     for node in nodes:
@@ -316,37 +359,3 @@ def _own_sigterm() -> Iterator[None]:
         yield
     finally:
         libc.sigaction(signal.SIGTERM, kept, None)
-
-
-@contextmanager
-def _without_level_line() -> Iterator[None]:
-    """Take the line that Ray's C++ part writes of its log level out of stderr.
-
-    All else goes through at once: the filter is a process, which outlives this one.
-    """
-    try:
-        saved = os.dup(2)
-        command = ["sed", "-u", f"/{_LEVEL_LINE}/d"]
-        sed = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stdout=saved, start_new_session=True
-        )
-    except OSError:  # no stderr, or no sed
-        yield
-        return
-    _flush()
-    assert sed.stdin is not None  # noqa: S101  (for mypy)
-    os.dup2(sed.stdin.fileno(), 2)
-    sed.stdin.close()
-    try:
-        yield
-    finally:
-        _flush()
-        os.dup2(saved, 2)
-        os.close(saved)
-        with suppress(subprocess.TimeoutExpired):
-            sed.wait(1)
-
-
-def _flush() -> None:
-    with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
-        sys.stderr.flush()

@@ -7,11 +7,11 @@ there is written as one TFRecord, put in place in one step, and its parts are de
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import Any
 
 import ray
 
@@ -49,7 +49,6 @@ from raylatent.engine.unit_actor import (
     UnitResult,
     WorkOptions,
     check_reader,
-    item_table,
 )
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
@@ -62,9 +61,6 @@ from raylatent.source.write import ENCODER
 from raylatent.source.wsi import READER, size_name
 from raylatent.storage import absolute
 from raylatent.tiles.encode import Picture, encoded_unit
-
-if TYPE_CHECKING:
-    from raylatent.source.units import UnitPlan
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +81,6 @@ class ExtractActor(UnitActor):
 
     Args:
         options: See ExtractOptions.
-        units: See UnitActor.
         queue: Of the units.
     """
 
@@ -94,12 +89,11 @@ class ExtractActor(UnitActor):
     def __init__(
         self,
         options: ExtractOptions,
-        units: "ray.ObjectRef[Sequence[UnitPlan]]",
         queue: Any,  # noqa: ANN401
     ) -> None:
         """See the class."""
         self._options = options
-        super().__init__(options, units, queue)
+        super().__init__(options, queue)
 
     def prepare(self) -> None:
         """Check what reads the slides."""
@@ -135,14 +129,17 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         IncompleteError: There is no tile at all.
     """
     requests = _prepare(config)
-    started_here = connect()
-    share = pool(config.actor_range(), 0, local=started_here)
     run = ExtractionDirectory(config.out, writer=new_token())
+
+    @cache
+    def share() -> Pool:
+        if not connect():
+            check_visibility(run.store, [one.uri for one in requests.values()])
+        return pool(config.actor_range(), 0, local=connect())
+
     with Claim(run.store, run.store.writer) as claim:
         run.begin(_fields(config), _about(), overwrite=config.overwrite)
         remove_litter(run)
-        if not started_here:
-            check_visibility(run.store, list(requests.values()))
         finished = _finished(run, requests, config)
         inputs = Inputs(
             requests=requests,
@@ -151,7 +148,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
             recheck=config.recheck is not False,
             finished={slide: one.source for slide, one in finished.items()},
         )
-        plan = make_plan(run, inputs)
+        plan = make_plan(run, inputs, share)
         forget_stale(run, plan.sources, finished)
         refuse_nothing(plan)
         remarks = _announce(run, plan, finished, requests)
@@ -254,7 +251,7 @@ def _announce(
 class _Job:
     run: ExtractionDirectory
     plan: Plan
-    share: Pool
+    share: Callable[[], Pool]
     claim: Claim
 
 
@@ -269,14 +266,17 @@ def _run_units(
     run, plan = job.run, job.plan
     left = Counter(unit.source.slide for unit in plan.units)
     by_slide = {source.slide: source for source in plan.sources}
+    whole = [
+        source
+        for source in plan.sources
+        if source.n_indexed and not left[source.slide] and source.slide not in finished
+    ]
+    if whole or plan.units:
+        job.share()
     remote = ray.remote(num_cpus=READ_CPUS)(finish_slide)
     target = ExtractionDirectory(run.uri, writer=run.store.writer)
     same = str(run.settings()["fingerprint"])
-    pending = [
-        remote.remote(target, source, same)
-        for slide, source in by_slide.items()
-        if source.n_indexed and not left[slide] and slide not in finished
-    ]
+    pending = [remote.remote(target, source, same) for source in whole]
     undone: dict[str, str] = {}
     counts = {"tiles": 0}
     seconds = {"decode": 0.0, "write": 0.0}
@@ -306,21 +306,24 @@ def _run_units(
 def _answers(job: _Job, config: ExtractTilesConfig) -> Generator[Row, None, None]:
     """What the actors tell of the units, as schema.MANIFEST, as they are done."""
     run, plan = job.run, job.plan
+    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
+    if not units:
+        return
+    share = job.share()
     options = ExtractOptions(
         run=run.uri,
         token=run.store.writer,
         fingerprint=str(run.settings()["fingerprint"]),
-        threads=job.share.threads,
+        threads=share.threads,
         reader=READER,
         picture=Picture(img_format=config.img_format, jpeg_quality=config.jpeg_quality),
     )
-    units = plan.units
-    return stream(
+    yield from stream(
         "units of tiles",
-        [partial(item_table, i, unit) for i, unit in enumerate(units)],
+        units,
         ExtractActor,
-        (options, ray.put(units), start_queue(units, plan.nodes)),
-        job.share,
+        (options, start_queue(units, plan.nodes)),
+        share,
         advice=Advice(if_short_of_memory="fewer --actors or a smaller --unit-tiles"),
         stall_timeout_s=config.stall_timeout_s,
     )

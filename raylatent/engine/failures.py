@@ -13,7 +13,7 @@ _MOST_CHARACTERS = 400  # of Ray's own text
 # What Ray's text has in it, and what that means; the first that fits is said.
 _MEANINGS = (
     (
-        re.compile(r"class_name: (\w+\.)*(SlideQueue|Ledger)\b"),
+        re.compile(r"class_name: (\w+\.)*SlideQueue\b"),
         "the node on which this program runs was lost, and with it the list of what is "
         "left to do",
     ),

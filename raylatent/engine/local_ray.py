@@ -22,7 +22,51 @@ _FILES = 4096  # as Ray recommends
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 _MOST_BYTES = 107  # of the name of a Unix socket
 _SHORT = Path("/tmp")  # noqa: S108  (what is made there is private)
+_CGROUPS = Path("/sys/fs/cgroup")
+_OF_PROCESS = Path("/proc/self/cgroup")
 _NO_TOKEN = frozenset({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
+
+
+def usable_cores(cgroups: Path = _CGROUPS, of_process: Path = _OF_PROCESS) -> int:
+    """Cores that this process may use: by affinity, and by quotas of control groups.
+
+    Args:
+        cgroups: Where control groups are mounted.
+        of_process: The kernel's file of those that the process is in.
+    """
+    cores = len(os.sched_getaffinity(0))
+    quotas = (_quota(folder) for folder in _groups(cgroups, of_process))
+    return max(1, min([cores, *(int(quota) for quota in quotas if quota is not None)]))
+
+
+def _groups(cgroups: Path, of_process: Path) -> list[Path]:
+    """Folders of the control groups that the process is in, and of all above them."""
+    folders = [cgroups, cgroups / "cpu"]
+    try:
+        lines = of_process.read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        root = cgroups if number == "0" else cgroups / "cpu"
+        if number == "0" or "cpu" in controllers.split(","):
+            below = root / path.lstrip("/")
+            folders += [f for f in (below, *below.parents) if f.is_relative_to(root)]
+    return folders
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores that a control group's quota allows, None where there is none."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        files = (folder / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+        try:
+            quota, period = (file.read_text().strip() for file in files)
+        except OSError:
+            return None
+    unlimited = not quota.isdecimal() or not int(quota)  # "max", "-1"
+    return None if unlimited else int(quota) / int(period)
 
 
 def temporary_folder() -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,15 +31,6 @@ _PLACED = pa.schema(
         pa.field(_FILES, pa.list_(_FILE), nullable=False),
     ]
 )
-_PART = pa.struct(
-    [
-        pa.field(schema.SLIDE, pa.string(), nullable=False),
-        pa.field(schema.UNIT, pa.int32(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field(_DIGEST, pa.string(), nullable=False),
-    ]
-)
-_ITEM = pa.schema([pa.field("parts", pa.list_(_PART), nullable=False)])
 _MOST_ROWS = 1 << 15  # of an item: an item costs the driver 20 ms
 _ITEMS_EACH = 4  # for each actor at least, so that none waits long for the last
 
@@ -77,13 +66,13 @@ def place_rows(
     counts = dict.fromkeys(_COUNTS, 0)
     digests: dict[str, str] = {}
     share = pool(None, 0)
-    reads = [partial(_item, some) for some in together(parts, share.largest)]
+    items = together(parts, share.largest)
     folder = f"{MAPS}/{name}/{POINTS_FOLDER}"
     named = fitted.with_info(**{FILES: {MODEL_NPZ: fitted.digest}})  # worked out once
     arguments = (ray.put(named), run.store, layer, folder, share.threads)
     found = stream(
         "parts",
-        reads,
+        items,
         PlacementActor,
         arguments,
         share,
@@ -91,7 +80,7 @@ def place_rows(
         stall_timeout_s=stall_timeout_s,
     )
     pace = pace or Pace()
-    pace.begin(min(share.largest, len(reads)))
+    pace.begin(min(share.largest, len(items)))
     with Progress("map", total) as progress, closing(found):
         for row in found:
             for key in counts:
@@ -125,19 +114,6 @@ def together(parts: Sequence[Part], n_actors: int) -> list[list[Part]]:
     return items
 
 
-def _item(parts: Sequence[Part]) -> pa.Table:
-    rows = [
-        {
-            schema.SLIDE: part.slide,
-            schema.UNIT: part.unit,
-            "name": part.name,
-            _DIGEST: part.footer.get(schema.FOOTER_DIGEST, ""),
-        }
-        for part in parts
-    ]
-    return pa.Table.from_pylist([{"parts": rows}], schema=_ITEM)
-
-
 class PlacementActor:
     """Activation parts in, points parts on disk, counts out.
 
@@ -167,28 +143,26 @@ class PlacementActor:
     def on_unit(self, slide: str, unit: int) -> None:
         """Told of each part before it is begun; who made the actor sets it."""
 
-    def __call__(self, item: pa.Table) -> pa.Table:
+    def __call__(self, parts: Sequence[Part]) -> pa.Table:
         """Place the rows of some parts."""
-        (row,) = item.to_pylist()
-        placed = list(self._pool.map(self._place, row["parts"]))
+        placed = list(self._pool.map(self._place, parts))
         total = {key: sum(counts[key] for counts, _ in placed) for key in _COUNTS}
         files = [file for _, file in placed]
         return pa.Table.from_pylist([{**total, _FILES: files}], schema=_PLACED)
 
-    def _place(self, part: dict[str, Any]) -> tuple[dict[str, int], dict[str, str]]:
+    def _place(self, part: Part) -> tuple[dict[str, int], dict[str, str]]:
         """Counts of a part's rows; name and digest of its points."""
-        slide, unit = part[schema.SLIDE], part[schema.UNIT]
-        self.on_unit(slide, unit)
+        self.on_unit(part.slide, part.unit)
         columns = [*schema.REFERENCE.names, self._layer]
-        table = read_part(self._store, part["name"], columns)
+        table = read_part(self._store, part.name, columns)
         points, counts = place_part(table, self._fitted, self._layer)
-        name = part_name(self._folder, slide, unit)
+        name = part_name(self._folder, part.slide, part.unit)
         refuse_taken(self._store)
         footer = {
-            schema.FOOTER_SLIDE: slide,
-            schema.FOOTER_UNIT: str(unit),
+            schema.FOOTER_SLIDE: part.slide,
+            schema.FOOTER_UNIT: str(part.unit),
             schema.FOOTER_MAP: self._fitted.digest,
-            schema.FOOTER_ROWS: part[_DIGEST],
+            schema.FOOTER_ROWS: part.footer.get(schema.FOOTER_DIGEST, ""),
         }
         digest = write_part(self._store, name, points, footer)
         return counts, {"name": name, _DIGEST: digest}

@@ -2,14 +2,14 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import ray
 
 from raylatent import schema
-from raylatent.engine.cluster import READ_CPUS, gather
+from raylatent.engine.cluster import FEW_CALLS, gather, spread
 from raylatent.engine.done import (
     Inputs,
     broken_grids,
@@ -78,21 +78,34 @@ class Plan:
         return sum(source.n_indexed for source in self.sources)
 
 
-def make_plan(run: RunDirectory, inputs: Inputs) -> Plan:
+def make_plan(
+    run: RunDirectory, inputs: Inputs, check_cluster: Callable[[], None]
+) -> Plan:
     """Index the sources, put sources.parquet in place, and find what is to be done.
 
     Slides that the run had and `inputs` lack are set aside in `removed/`, and come
     back from there when they are named again. Parts of a source that has changed are
     done again; those beyond its end are deleted.
+
+    Args:
+        run: The run directory.
+        inputs: What is named.
+        check_cluster: Called before rows are changed, where there is work for it.
     """
     before = _known(run, SOURCES)
     away = _known(run, _REMOVED_SOURCES)
     uris = inputs.uris
     parts = _parts(run, set(uris), inputs)
     kept = {**_kept(run, before, inputs, parts), **inputs.finished}
+    lacking = [slide for slide in uris if slide not in kept]
+    many = len(lacking) > FEW_CALLS * _INDEX_BATCH
+    if many or any(slide in inputs.with_grid for slide in lacking):
+        check_cluster()
     _bring_grids_back(run, set(away) & set(uris))
     nodes: dict[str, str] = {}
-    found = _index(run, inputs, [slide for slide in uris if slide not in kept], nodes)
+    found = _index(run, inputs, lacking, nodes)
+    if any(units for _, units in found.values()):
+        check_cluster()
     plans: dict[str, Sequence[UnitPlan]] = {}
     sources: list[Source] = []
     for slide, uri in uris.items():
@@ -294,9 +307,10 @@ def _index(
     run = type(run)(run.uri, writer=run.store.writer)  # without what it has listed
     requests = [(slide, inputs.requests[slide]) for slide in slides]
     files = [(s, r) for s, r in requests if s not in inputs.with_grid]
-    batches = [files[i : i + _INDEX_BATCH] for i in range(0, len(files), _INDEX_BATCH)]
-    of_files = ray.remote(num_cpus=READ_CPUS)(index_sources)
-    pending = [of_files.remote(run, batch, inputs.unit_tiles) for batch in batches]
+    batches = [
+        (run, files[i : i + _INDEX_BATCH], inputs.unit_tiles)
+        for i in range(0, len(files), _INDEX_BATCH)
+    ]
     of_slide = ray.remote(num_cpus=1)(_index_here)
     with_grid = [
         of_slide.remote(run, [one], inputs.unit_tiles)
@@ -304,7 +318,7 @@ def _index(
         if one[0] in inputs.with_grid
     ]
     found: dict[str, tuple[Source, Sequence[UnitPlan]]] = {}
-    for answer in gather(pending, inputs.stall_timeout_s):
+    for answer in spread(index_sources, batches, inputs.stall_timeout_s):
         for source, units in answer:
             found[source.slide] = (source, units)
     if with_grid:

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import ray
 
-from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.affinity import take
-from raylatent.engine.cores import threads_here
+from raylatent.engine.cluster import threads_here
 from raylatent.engine.visibility import check_run
 from raylatent.errors import RaylatentError, SourceError, StorageError
 from raylatent.parts import write_part
@@ -24,8 +22,6 @@ from raylatent.tiles.clock import Clock
 from raylatent.tiles.stream import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from raylatent.source.units import UnitPlan
 
 import json
@@ -68,21 +64,6 @@ def source_footer(source: Source) -> str:
         "window_px": source.window_px,
     }
     return json.dumps(about)
-
-
-def item_table(number: int, plan: UnitPlan) -> pa.Table:
-    """A unit on its way to an actor, as schema.ITEMS: which of the plan's it is.
-
-    Args:
-        number: Of the unit in the plan.
-        plan: The unit.
-    """
-    row = {
-        schema.ITEM: number,
-        schema.SLIDE: plan.source.slide,
-        schema.UNIT: plan.unit,
-    }
-    return pa.Table.from_pylist([row], schema=schema.ITEMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +160,6 @@ class UnitActor:
 
     Args:
         options: Which run, and with what.
-        units: Of the plan, which items refer to by number; a reference to them.
         queue: Of units of whole slides.
     """
 
@@ -188,7 +168,6 @@ class UnitActor:
     def __init__(
         self,
         options: WorkOptions,
-        units: "ray.ObjectRef[Sequence[UnitPlan]]",
         queue: Any,  # noqa: ANN401  (a handle: its methods are made when it runs)
     ) -> None:
         """See the class; that work cannot begin is said by the first call.
@@ -196,7 +175,6 @@ class UnitActor:
         An actor that dies at its start would be started again and again.
         """
         self._work_options = options
-        self._units = ray.get(units)
         self._queue = queue
         self._run = self.directory(options.run, writer=options.token)
         n_threads = threads_here(options.threads, options.num_gpus)
@@ -210,7 +188,7 @@ class UnitActor:
             self._failure = error
 
     def on_unit(self, slide: str, unit: int) -> None:
-        """Told of units that are not those of the items; who made the actor sets it."""
+        """Told of each unit before it is begun; who made the actor sets it."""
 
     def prepare(self) -> None:
         """What is done once, at the start."""
@@ -219,15 +197,18 @@ class UnitActor:
         """Rows and quarantine of a unit."""
         raise NotImplementedError
 
-    def __call__(self, item: pa.Table) -> pa.Table:
-        """Work on one unit: schema.ITEMS in, schema.MANIFEST out."""
+    def __call__(self, plan: UnitPlan) -> pa.Table:
+        """Work on one unit; what became of it, as schema.MANIFEST.
+
+        Where slides have a grid a unit is a ticket only: the queue says which of them it
+        is to be.
+        """
         if self._failure is not None:
             raise self._failure
-        plan = self._units[item[schema.ITEM][0].as_py()]
         kind = kind_of(plan.source)
-        if kind.has_grid and self._queue is not None:
+        if kind.has_grid:
             plan = take(self._queue, (plan.source.slide, plan.unit))
-            self.on_unit(plan.source.slide, plan.unit)
+        self.on_unit(plan.source.slide, plan.unit)
         try:
             unit = kind.load(self._run, plan)
             result = self.work(unit)

@@ -12,8 +12,8 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.claim import CLAIM, worker_of
 from raylatent.config import VerifyConfig
-from raylatent.engine.checking import read_files, spread
-from raylatent.engine.connection import connect
+from raylatent.engine.checking import read_files
+from raylatent.engine.cluster import spread
 from raylatent.engine.plan import read_plan
 from raylatent.engine.unit_actor import source_footer
 from raylatent.engine.visibility import refuse_temporary_copy
@@ -86,7 +86,6 @@ def verify_run(config: VerifyConfig) -> Verification:
     run = _directory(store.uri, settings, found.manifests)
     found.verb, found.fingerprint = run.verb, settings.get("fingerprint")
     found.plan = _planned(sources)
-    connect()
     every = {*names, *found.listed, RUN_JSON, SOURCES, REPORT}
     found.states = _read(store, proof, every)
     found.compare()
@@ -208,7 +207,7 @@ def _check_sources(
         for source in sources
     ]
     batches = [checks[i : i + _TOGETHER] for i in range(0, len(checks), _TOGETHER)]
-    for states, findings in spread(check_sources, ((store, b) for b in batches)):
+    for states, findings in spread(check_sources, [(store, b) for b in batches]):
         found.counts["records"] += states.pop(_RECORDS, 0)
         found.sources += states
         found.findings += findings

@@ -5,15 +5,13 @@ import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylatent.engine.cluster import alive_nodes, gather
 from raylatent.errors import RunError, StorageError, VisibilityError
-from raylatent.model.load import file_digest
-from raylatent.model.spec import ModelSpec
 from raylatent.run import RunDirectory
 from raylatent.source.kinds import kind_of
 from raylatent.source.protocol import Request
@@ -24,6 +22,9 @@ from raylatent.storage import (
     absolute,
     is_uri,
 )
+
+if TYPE_CHECKING:
+    from raylatent.model.spec import ModelSpec
 
 T = TypeVar("T")
 
@@ -61,11 +62,13 @@ class Sights:
     name: str
     proof: str
     stats: tuple[tuple[Request, FileStat], ...] = ()
-    model: tuple[ModelSpec, str] | None = None
+    model: "tuple[ModelSpec, str] | None" = None
 
 
 def check_visibility(
-    store: Store, sources: Sequence[Request] = (), spec: ModelSpec | None = None
+    store: Store,
+    sources: Sequence[Request] = (),
+    spec: "ModelSpec | None" = None,
 ) -> None:
     """Every node proves that it sees the run directory, the sources and the model.
 
@@ -79,7 +82,7 @@ def check_visibility(
         name=f".{store.writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}",  # litter if we die
         proof=secrets.token_hex(16),
         stats=tuple((one, kind_of(one).stat(one)) for one in sources[::step]),
-        model=(spec, file_digest(spec)) if spec is not None and with_files else None,
+        model=(spec, _digest(spec)) if spec is not None and with_files else None,
     )
     store.write(sights.name, sights.proof.encode())
     try:
@@ -139,9 +142,15 @@ def _unseen_model(sights: Sights) -> str | None:
         return None
     spec, digest = sights.model
     try:
-        return None if file_digest(spec) == digest else f"the same model {spec.name}"
+        return None if _digest(spec) == digest else f"the same model {spec.name}"
     except (StorageError, OSError):
         return f"the model {spec.folder or spec.weights}"
+
+
+def _digest(spec: "ModelSpec") -> str:
+    from raylatent.model.load import file_digest  # noqa: PLC0415  (torch: slow)
+
+    return file_digest(spec)
 
 
 def check_run(run: RunDirectory, fingerprint: str) -> None:

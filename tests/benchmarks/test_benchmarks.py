@@ -100,3 +100,13 @@ def test_what_more_rows_cost_is_without_the_start():
     start = 7.0
     costs = [{"rows": n, "cpu_s": start + 3e-6 * n} for n in (10**6, 2 * 10**6)]
     assert slope(*costs) == pytest.approx(3.0)
+
+
+@pytest.mark.campaign
+@pytest.mark.ray
+def test_start(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_start.py"))
+    assert benchmark["main"](["--turns", "1"]) > 0
+    said = capsys.readouterr().out
+    assert "actors: tiles" in said
+    assert "\nall " in said

@@ -183,11 +183,11 @@ def in_process(ray_session, monkeypatch):
     """Actors run in the driver, one unit after another: what the driver does is real."""
     from raylatent.engine import activations, extraction, placement
 
-    def stream(name, reads, actor, arguments, share, **options):
-        if reads:
+    def stream(name, items, actor, arguments, share, **options):
+        if items:
             worker = actor(*arguments)
-            for read in reads:
-                yield from worker(read()).to_pylist()
+            for item in items:
+                yield from worker(item).to_pylist()
 
     for module in (activations, extraction, placement):
         monkeypatch.setattr(module, "stream", stream)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylatent.claim import new_token
-from raylatent.engine import cluster, visibility, waiting
+from raylatent.engine import cluster, stream, visibility
 from raylatent.engine.cluster import READ_CPUS, Pool, actor_cpus, pool
 from raylatent.engine.visibility import (
     Sights,
@@ -26,6 +26,7 @@ from raylatent.errors import (
     StorageError,
     VisibilityError,
 )
+from raylatent.model.load import file_digest
 from raylatent.model.spec import model_spec
 from raylatent.run import RunDirectory, remove_litter
 from raylatent.source.tfrecords import TFRecordRequest
@@ -81,18 +82,39 @@ def test_waiting_for_what_is_not_there_is_said(monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "raylatent")
     logger = logging.getLogger("raylatent")
     monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setattr(waiting, "alive_nodes", nodes({"CPU": 4}, {}))
-    watch = waiting.Watch(replace(SHARE, num_gpus=1), every_s=0.05)
+    monkeypatch.setattr(stream, "alive_nodes", nodes({"CPU": 4}, {}))
+    watch = stream.Watch(replace(SHARE, num_gpus=1), every_s=0.05)
     with watch, watch.waiting():
         ends = time.monotonic() + 10
         while len(caplog.records) < 2 and time.monotonic() < ends:
             time.sleep(0.01)
     assert len(caplog.records) >= 2  # again and again
     assert "no node has the 1 GPUs" in caplog.text
-    monkeypatch.setattr(waiting, "alive_nodes", nodes({}))
-    assert "no node with 0.5 CPUs" in waiting.obstacle(SHARE)
-    monkeypatch.setattr(waiting, "alive_nodes", nodes({"CPU": 1}))
-    assert waiting.obstacle(SHARE) is None
+    monkeypatch.setattr(stream, "alive_nodes", nodes({}))
+    assert "no node with 0.5 CPUs" in stream.obstacle(SHARE)
+    monkeypatch.setattr(stream, "alive_nodes", nodes({"CPU": 1}))
+    assert stream.obstacle(SHARE) is None
+
+
+def test_a_few_calls_are_made_by_the_driver(monkeypatch):
+    def connected():
+        raise ConnectionError
+
+    monkeypatch.setattr(cluster, "connect", connected)
+    assert list(cluster.spread(max, [(1, 2), (4, 3)])) == [2, 4]
+    assert list(cluster.spread(max, [])) == []
+    with pytest.raises(ConnectionError):
+        list(cluster.spread(max, [(1, 2)] * 3))
+
+
+@pytest.mark.ray
+def test_many_calls_are_tasks_whose_answers_keep_their_order(ray_session, monkeypatch):
+    def square(i):
+        return i**2
+
+    monkeypatch.setattr(cluster, "_IN_FLIGHT", 4)
+    calls = [(i,) for i in range(11)]
+    assert list(cluster.spread(square, calls)) == [i**2 for i in range(11)]
 
 
 def test_errors_of_tasks_come_as_they_were_raised(ray_session):
@@ -134,7 +156,7 @@ def sights(tmp_path, small_model, tiles, write_slide):
         name="probe",
         proof="proof",
         stats=((TFRecordRequest(uri=uri), file_stat(uri)),),
-        model=(spec, visibility.file_digest(spec)),
+        model=(spec, file_digest(spec)),
     )
 
 

@@ -5,8 +5,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -24,7 +22,10 @@ def no_ray(monkeypatch):
     """As if this process had no Ray yet; what `ray.init` was asked for."""
     asked = []
     monkeypatch.setattr(connection.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connection, "_own", "")
+    monkeypatch.setattr(connection, "_ahead", None)
     monkeypatch.setattr(connection, "_watched", list)
+    monkeypatch.setattr(connection, "_address", lambda: "here:1")
     monkeypatch.setattr(connection, "_watch", lambda watched: None)
     monkeypatch.setattr(connection.ray, "init", lambda **options: asked.append(options))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -201,24 +202,50 @@ def test_sigterm_is_handled_as_before_whatever_c_code_does(monkeypatch):
     assert handled == [signal.SIGTERM]
 
 
-def test_only_the_level_line_is_kept_from_stderr():
-    """All else is passed on, also when the process is killed at once."""
-    program = (
-        "import os, signal\n"
-        "from raylatent.engine.connection import _without_level_line\n"
-        "os.write(2, b'before\\n')\n"
-        "with _without_level_line():\n"
-        "    os.write(2, b'[I] Set ray log level from environment variable X to 3\\n')\n"
-        "    os.write(2, b'first\\n')\n"
-        "os.write(2, b'between\\n')\n"
-        "with _without_level_line():\n"
-        "    os.write(2, b'last words\\n')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    ended = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True
-    )
-    assert ended.stderr == "before\nfirst\nbetween\nlast words\n"
+def test_a_local_ray_can_be_started_ahead(no_ray, monkeypatch):
+    """Once, and not where a cluster is to be joined."""
+    monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
+    with connection.started_ahead(), connection.started_ahead():
+        assert connect()
+    assert [one["address"] for one in no_ray] == ["local"]
+    monkeypatch.setenv("RAY_ADDRESS", FREE)
+    with connection.started_ahead():
+        pass
+    assert len(no_ray) == 1
+
+
+def test_a_ray_that_was_started_ahead_in_vain_is_stopped(no_ray, monkeypatch):
+    monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
+    stopped = []
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: stopped.append(len(no_ray)))
+
+    def refuse(before=lambda: None):
+        before()
+        message = "no such layer"
+        raise ConfigError(message)
+
+    with pytest.raises(ConfigError, match="no such layer"), connection.started_ahead():
+        refuse()
+    assert stopped == [1]
+    with pytest.raises(ConfigError, match="no such layer"), connection.started_ahead():
+        refuse(connect)
+    assert stopped == [1]
+
+
+def test_what_fails_ahead_is_said_when_ray_is_needed(no_ray, monkeypatch):
+    monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
+    monkeypatch.setattr(connection.ray, "init", failing(OSError(28, "No space left")))
+    said = pytest.raises(ConfigError, match=r"could not be started .*No space left")
+    with said, connection.started_ahead():
+        connect()
+
+
+def test_a_ray_of_our_own_is_known_again(no_ray, monkeypatch):
+    assert connect()
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: True)
+    assert connect()
+    monkeypatch.setattr(connection, "_address", lambda: "elsewhere:1")
+    assert not connect()
 
 
 @pytest.mark.ray

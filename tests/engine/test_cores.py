@@ -3,14 +3,13 @@
 import os
 import threading
 from dataclasses import replace
-from functools import partial
 
 import pyarrow as pa
 import pytest
 
-from raylatent.engine import activations, cores
-from raylatent.engine.cluster import Pool
-from raylatent.engine.cores import threads_here, threads_of, usable_cores
+from raylatent.engine import activations, cluster
+from raylatent.engine.cluster import Pool, threads_here, threads_of
+from raylatent.engine.local_ray import usable_cores
 from raylatent.engine.stream import stream
 
 
@@ -67,7 +66,7 @@ def test_the_group_of_the_process_and_those_above_it_bound_them(
 @pytest.mark.parametrize("actors", [1, 2, 4, 24])
 def test_actors_together_have_no_more_threads_than_cores(cpus, actors):
     threads = threads_of(cpus, actors)
-    assert 1 <= threads <= cores.MOST_THREADS
+    assert 1 <= threads <= cluster.MOST_THREADS
     assert threads == 1 or threads * actors <= cpus
 
 
@@ -80,16 +79,12 @@ def test_an_actor_with_a_gpu_follows_its_node(monkeypatch):
         {"NodeID": "a", "Resources": {"CPU": 2.0}},  # the head, all that was there
         {"NodeID": "b", "Resources": {"CPU": 48.0, "GPU": 4.0}},
     ]
-    monkeypatch.setattr(cores.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(cores.ray, "get_runtime_context", Here)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", Here)
     assert threads_here(1, 1.0) == 12
     assert threads_here(1, 0.5) == 6
     assert threads_here(1, 4.0) == 16
     assert threads_here(3, 0) == 3
-
-
-def item(i):
-    return pa.table({"i": [i]})
 
 
 class Meeting:
@@ -98,21 +93,16 @@ class Meeting:
     def __init__(self):
         self.both = threading.Barrier(2)
 
-    def __call__(self, table):
+    def __call__(self, i):
         self.both.wait(60)
-        return table
+        return pa.table({"i": [i]})
 
 
 @pytest.mark.ray
 def test_an_actor_can_work_on_two_items_at_once(ray_session):
     share = Pool(smallest=1, largest=1, num_cpus=0.2, num_gpus=0, threads=1, at_once=2)
-    reads = [partial(item, i) for i in range(4)]
-    assert sorted(r["i"] for r in stream("items", reads, Meeting, (), share)) == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    rows = stream("items", range(4), Meeting, (), share)
+    assert sorted(row["i"] for row in rows) == [0, 1, 2, 3]
 
 
 @pytest.mark.ray

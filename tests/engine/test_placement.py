@@ -218,9 +218,9 @@ def test_a_stream_item_may_hold_several_parts(out, in_process, monkeypatch):
         )
         seen = []
 
-        def counted(name, reads, *rest, seen=seen, **options):
-            seen += reads
-            yield from here(name, reads, *rest, **options)
+        def counted(name, items, *rest, seen=seen, **options):
+            seen += items
+            yield from here(name, items, *rest, **options)
 
         monkeypatch.setattr(placement, "stream", counted)
         build_map(str(out), PARAMETERS)

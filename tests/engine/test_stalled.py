@@ -2,16 +2,13 @@
 
 import logging
 import os
-import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pyarrow as pa
 import pytest
 
-from raylatent.engine import cluster, waiting
+from raylatent.engine import cluster
 from raylatent.engine import stream as module
 from raylatent.engine.cluster import Pool, gather
 from raylatent.engine.stream import stream
@@ -25,20 +22,16 @@ def share(**options):
     return Pool(smallest=1, largest=1, **given)
 
 
-def item(i):
-    return pa.table({"slide": [f"s{i}"], "unit": [i]})
-
-
 class Sleeping:
-    def __call__(self, table):
-        if table["unit"][0].as_py() == 1:
+    def __call__(self, i):
+        if i == 1:
             time.sleep(600)
-        return table
+        return pa.table({"unit": [i]})
 
 
 class Quick:
-    def __call__(self, table):
-        return table
+    def __call__(self, i):
+        return pa.table({"unit": [i]})
 
 
 class Dying:
@@ -46,16 +39,19 @@ class Dying:
         if when == "start":
             os._exit(1)
 
-    def __call__(self, table):
-        if table["unit"][0].as_py() == 2:
+    def on_unit(self, slide, unit):
+        """Set by who made the actor."""
+
+    def __call__(self, i):
+        self.on_unit(f"s{i}", i)
+        if i == 2:
             os._exit(1)
-        return table
+        return pa.table({"unit": [i]})
 
 
 def test_a_unit_that_never_ends(ray_session):
-    reads = [partial(item, i) for i in (0, 1)]
     with pytest.raises(IncompleteError, match=r"nothing was finished for .*may take"):
-        list(stream("items", reads, Sleeping, (), share(), stall_timeout_s=4))
+        list(stream("items", (0, 1), Sleeping, (), share(), stall_timeout_s=4))
 
 
 def test_an_actor_that_finds_no_place(ray_session):
@@ -63,7 +59,7 @@ def test_an_actor_that_finds_no_place(ray_session):
         list(
             stream(
                 "items",
-                [partial(item, 0)],
+                [0],
                 Sleeping,
                 (),
                 share(num_gpus=3),
@@ -72,74 +68,33 @@ def test_an_actor_that_finds_no_place(ray_session):
         )
 
 
-@pytest.fixture
-def sigint_ignored():
-    """As of a job that a shell started in the background."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_where_ray_does_not_give_up_we_do(ray_session, monkeypatch, sigint_ignored):
-    """In a thread, too: the one that waits is told, not the main one."""
-    monkeypatch.setattr(waiting, "_GRACE_S", 0)
-    real = module.quiet_ray_data
-    monkeypatch.setattr(module, "quiet_ray_data", lambda _: real(10_000))
-
-    def wait():
-        reads = [partial(item, 1)]
-        return list(stream("items", reads, Sleeping, (), share(), stall_timeout_s=4))
-
-    with pytest.raises(IncompleteError, match="nothing was finished"):
-        wait()
-    with ThreadPoolExecutor(1) as pool:
-        waited = pool.submit(wait)
-    assert "nothing was finished" in str(waited.exception())
-
-
-def wait_long(watch):
-    with watch.waiting():
-        for _ in range(100):
-            time.sleep(0.1)
-
-
-def test_who_does_not_wait_is_not_told_to_give_up(monkeypatch):
-    """A consumer may take its time over a row, or forget the stream."""
-    monkeypatch.setattr(waiting, "_GRACE_S", 0)
-    with waiting.Watch(share(), 0.2, every_s=0.05) as watch:
-        with watch.waiting():
-            pass
-        time.sleep(0.6)
-        with pytest.raises(waiting.GaveUpError):
-            wait_long(watch)
-
-
 @pytest.mark.parametrize("answer", ["error", "never"])
 def test_a_cluster_that_does_not_answer_holds_nothing_up(monkeypatch, answer):
+    over = threading.Event()
+
     def asked(_):
         if answer == "error":
             raise ConnectionError
-        time.sleep(3600)
+        over.wait(60)
 
-    monkeypatch.setattr(waiting, "obstacle", asked)
-    monkeypatch.setattr(waiting, "_ANSWER_S", 0.1)
-    monkeypatch.setattr(waiting, "_GRACE_S", 0)
-    with waiting.Watch(share(), 0.5, every_s=0.05) as watch:
-        with pytest.raises(waiting.GaveUpError):
-            wait_long(watch)
-        assert "the cluster does not answer" in watch.stalled(None)
+    monkeypatch.setattr(module, "obstacle", asked)
+    monkeypatch.setattr(module, "_ANSWER_S", 0.1)
+    with module.Watch(share(), 0.5, every_s=0.05) as watch:
+        assert "the cluster does not answer" in watch.stalled("")
+    over.set()
 
 
 def test_a_consumer_that_fails_leaves_nothing_behind(ray_session):
     from contextlib import closing
 
     names = {thread.name for thread in threading.enumerate()}
-    found = stream("items", [partial(item, 0), partial(item, 2)], Quick, (), share())
+    found = stream("items", [0, 2], Quick, (), share())
     with closing(found):
         assert next(found)["unit"] in {0, 2}
     left = {thread.name for thread in threading.enumerate()} - names
     assert not [name for name in left if "_look" in name]
-    assert logging.getLogger("ray.data").level <= logging.CRITICAL
+    handlers = logging.getLogger("ray.data").handlers
+    assert [h.level for h in handlers if h.name == "console"] == [logging.INFO]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +106,7 @@ def test_what_an_actor_was_at_when_it_died_is_said_once(
 ):
     monkeypatch.setattr(module, "_RESTARTS", 1)
     with pytest.raises(IncompleteError, match=said) as caught:
-        list(stream("items", [partial(item, 2)], Dying, (when,), share()))
+        list(stream("items", [2], Dying, (when,), share()))
     assert str(caught.value).startswith("actors died and were started again 2 times")
 
 

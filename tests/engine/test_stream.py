@@ -1,7 +1,6 @@
 """Actors of the local Ray: their errors end as one line, and nothing waits for ever."""
 
 import os
-from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -34,16 +33,11 @@ def share(n):
     return Pool(smallest=n, largest=n, num_cpus=0.2, num_gpus=0, threads=1)
 
 
-def item(i):
-    return pa.table({"i": [i]})
-
-
 class Doubling:
     def __init__(self, deadly):
         self.deadly = deadly
 
-    def __call__(self, table):
-        i = table["i"][0].as_py()
+    def __call__(self, i):
         if i == self.deadly:
             os._exit(1)
         if i == 7:
@@ -53,15 +47,14 @@ class Doubling:
 
 
 def test_each_item_is_answered_once(ray_session):
-    reads = [partial(item, i) for i in range(6)]
-    rows = stream("items", reads, Doubling, (-1,), share(2))
+    rows = stream("items", range(6), Doubling, (-1,), share(2))
     assert sorted(row["twice"] for row in rows) == [0, 2, 4, 6, 8, 10]
     assert list(stream("items", [], Doubling, (-1,), share(2))) == []
 
 
 def test_an_actors_error_is_the_drivers(ray_session):
     with pytest.raises(StorageError) as caught:
-        list(stream("items", [partial(item, 7)], Doubling, (-1,), share(1)))
+        list(stream("items", [7], Doubling, (-1,), share(1)))
     assert type(caught.value) is StorageError
     assert str(caught.value) == "cannot write 7"
 
@@ -70,7 +63,7 @@ def test_an_actors_error_is_the_drivers(ray_session):
 def test_actors_that_die_again_and_again_end_the_run(ray_session, monkeypatch):
     monkeypatch.setattr(module, "_RESTARTS", 1)
     with pytest.raises(IncompleteError, match="died and were started again 2 times"):
-        list(stream("items", [partial(item, 3)], Doubling, (3,), share(1)))
+        list(stream("items", [3], Doubling, (3,), share(1)))
 
 
 def test_a_model_that_fails_on_a_batch_ends_in_one_line(
