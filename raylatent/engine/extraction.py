@@ -134,7 +134,7 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
     @cache
     def share() -> Pool:
         if not connect():
-            check_visibility(run.store, [one.uri for one in requests.values()])
+            check_visibility(run.store, list(requests.values()))
         return pool(config.actor_range(), 0, local=connect())
 
     with Claim(run.store, run.store.writer) as claim:

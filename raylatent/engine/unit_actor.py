@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from raylatent import schema
 from raylatent.claim import refuse_taken
 from raylatent.engine.affinity import take
 from raylatent.engine.cluster import threads_here
