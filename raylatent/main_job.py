@@ -333,8 +333,7 @@ def _ray_ahead(config: ActivationsConfig) -> AbstractContextManager[None]:
     if run.exists() or not Path(config.model, "model.json").is_file():
         return nullcontext()
     run.refuse_before_work()
-    if not (find_tfrecords(config.tfrecords) or find_slides(config.slides)):
-        return nullcontext()
+    find_sources(config)
     from raylatent.engine.connection import started_ahead  # noqa: PLC0415  (slow)
 
     return started_ahead()

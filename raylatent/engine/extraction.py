@@ -306,7 +306,7 @@ def _run_units(
 def _answers(job: _Job, config: ExtractTilesConfig) -> Generator[Row, None, None]:
     """What the actors tell of the units, as schema.MANIFEST, as they are done."""
     run, plan = job.run, job.plan
-    units = [unit for unit in plan.units if isinstance(unit, SlideUnitPlan)]
+    units = plan.units
     if not units:
         return
     share = job.share()

@@ -1,9 +1,11 @@
 """An actor that works on units: what the verbs that write parts have in common."""
 
+import json
 import platform
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,19 +19,11 @@ from raylatent.parts import write_part
 from raylatent.run import RunDirectory
 from raylatent.source.kinds import kind_of
 from raylatent.source.protocol import Unit
+from raylatent.source.units import Source, UnitPlan
 from raylatent.source.wsi import READER
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.clock import Clock
 from raylatent.tiles.stream import Threads
-
-if TYPE_CHECKING:
-    from raylatent.source.units import UnitPlan
-
-import json
-from collections.abc import Mapping
-from dataclasses import field
-
-from raylatent.source.units import Source, UnitPlan
 
 _LARGE_BYTES = 64 << 20
 _WORK_SECONDS = (

@@ -36,6 +36,7 @@ from raylatent.run.reading import open_rows
 from raylatent.run.settings import (
     CLEARING,
     RUN_JSON,
+    TILE_LABELS,
     clearing_text,
     differences,
     fingerprint,
