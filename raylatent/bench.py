@@ -34,7 +34,7 @@ from raylatent.model.spec import ModelSpec
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, MOSAICS, Part, RunDirectory
-from raylatent.run.scratch import remove_scratch, scratch
+from raylatent.run.litter import remove_scratch, scratch
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)

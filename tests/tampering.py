@@ -275,6 +275,28 @@ OF_SEALS = {  # without seals, or with odd content sealed again
         reseal("maps/default/map.json", points=[1]),
         {(WRONG, "maps/default/map.json")},
     ),
+    "map.json of odd counts": (
+        reseal("maps/default/map.json", points={"rows": []}),
+        {(WRONG, "maps/default/map.json")},
+    ),
+    "map.json of no files": (
+        reseal("maps/default/map.json", files=1),
+        {(WRONG, "maps/default/map.json")},
+    ),
+    "map.json of files elsewhere": (
+        reseal("maps/default/map.json", files={"../../../x": "0"}),
+        {(WRONG, "maps/default/map.json")},
+    ),
+    "mosaic.json of an odd map": (
+        reseal("mosaics/default/mosaic.json", map={"name": "default", "digest": []}),
+        {(WRONG, "mosaics/default/mosaic.json")},
+    ),
+    "a part that tells no number": (
+        rewrite(
+            f"{A}0.parquet", lambda t, f: (t, {**f, schema.FOOTER_QUARANTINED: "x"})
+        ),
+        {(WRONG, f"{A}0.parquet")},
+    ),
     "mosaic.json of nothing": (
         put("mosaics/default/mosaic.json", b"{}"),
         {(BROKEN, "mosaics/default/mosaic.json")},
@@ -339,6 +361,7 @@ NEEDS_THE_MANIFEST = {
     *("other layers", "a tile twice", "other counts", "another file of the run"),
     *("report of no slides", "report of no numbers", "map.json of odd points"),
     *("mosaic.json of no files", "mosaic.json of no counts", "points without tiles"),
-    *("points that tell no map", "picture of the map"),
+    *("points that tell no map", "picture of the map", "map.json of no files"),
+    *("map.json of files elsewhere", "mosaic.json of an odd map"),
 }
 """Other content that was sealed again, and a picture, which has no seal itself."""

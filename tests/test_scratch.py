@@ -5,7 +5,7 @@ import os
 import pytest
 
 from raylatent.run import RunDirectory, remove_litter
-from raylatent.run.scratch import remove_scratch, scratch
+from raylatent.run.litter import remove_scratch, scratch
 from raylatent.storage import Store
 
 
