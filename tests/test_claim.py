@@ -10,7 +10,14 @@ import time
 import pytest
 
 from raylatent import claim
-from raylatent.claim import CLAIM, Claim, host_id, new_token, process_start
+from raylatent.claim import (
+    CLAIM,
+    Claim,
+    host_id,
+    new_token,
+    process_start,
+    refuse_taken,
+)
 from raylatent.errors import ClaimError, StorageError
 from raylatent.storage import Store
 
@@ -304,3 +311,15 @@ def test_in_an_object_store():
     with Claim(store, "a"), pytest.raises(ClaimError):
         Claim(store, "b").__enter__()
     assert store.list() == []
+
+
+@pytest.mark.parametrize("uri", ["local", "memory://lost/run"])
+def test_actors_of_a_driver_that_lost_the_claim_write_nothing(tmp_path, uri):
+    folder = tmp_path if uri == "local" else uri
+    store, other = Store(folder, writer="mine"), Store(folder, writer="another")
+    with pytest.raises(ClaimError, match="nothing more is written"):
+        refuse_taken(store)  # given back
+    with Claim(store, "mine"):
+        refuse_taken(store)
+        with pytest.raises(ClaimError, match="nothing more is written"):
+            refuse_taken(other)
