@@ -16,6 +16,7 @@ from raylatent.claim import (
     host_id,
     new_token,
     process_start,
+    read_claim,
     refuse_taken,
 )
 from raylatent.errors import ClaimError, StorageError
@@ -119,7 +120,12 @@ def test_a_zombie_is_dead():
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{}", b"[]", b"null", b"\xff", b'{"token": "x", "pid": "y"}']
+    "text",
+    [
+        *(b"", b"{}", b"[]", b"null", b"\xff", b'{"token": "x", "pid": "y"}'),
+        b"[" * 200_000,
+        b'{"token": "x", "host": "h", "pid": Infinity}',
+    ],
 )
 def test_what_is_no_claim_is_taken(store, text):
     store.write(CLAIM, text)
@@ -254,7 +260,7 @@ def test_a_slow_successor_sees_that_it_came_too_late(store, monkeypatch):
     """It found the claim dead, and another has finished taking over since."""
     leave_claim(store)
     slow = Claim(store, "slow")
-    dead = slow._holder(CLAIM)
+    dead = read_claim(store)
     with Claim(store, "quick"):
         with pytest.raises(ClaimError, match="taken by another driver just now"):
             slow._take_over(dead)
