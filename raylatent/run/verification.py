@@ -261,8 +261,8 @@ class Verification:
             wanted[schema.FOOTER_UNIT] = str(unit_of(name))
         if schema.FOOTER_MAP in footer:
             files = self._told_by(f"{name.split('/points/')[0]}/{MAP_JSON}").get(FILES)
-            if isinstance(files, dict):
-                wanted[schema.FOOTER_MAP] = files.get(MODEL_NPZ)
+            if isinstance(files, dict) and MODEL_NPZ in files:
+                wanted[schema.FOOTER_MAP] = files[MODEL_NPZ]
         if schema.FOOTER_SOURCE in footer and not name.startswith(layout.REMOVED):
             run, plan = self._told_by(RUN_JSON), self._sound_plan
             if "fingerprint" in run:
