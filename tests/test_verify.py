@@ -131,6 +131,7 @@ def test_files_that_cannot_be_opened_are_named(made, verify_here):
     (made.out / f"{A}9.parquet").symlink_to("nowhere")
     odd = made.out / "maps/default" / os.fsdecode(b"\xff\x1b.png")
     odd.write_bytes(b"x")
+    (made.out / "activations/.DS_Store").write_bytes(b"by a file manager")
     report = verify_here(made.out)
     assert found(report) == {
         (MISSING, f"{A}9.parquet"),
@@ -264,9 +265,10 @@ def test_while_a_driver_works_nothing_is_lacking(made, verify_here):
         assert "is being worked on" in note
         assert "parts may come and go" in note
         flip(made.out / f"{A}0.parquet", 999)
+        (made.out / "maps/default/umap.png").write_bytes(b"drawn anew just now")
         assert found(verify_here(made.out)) == {(BROKEN, f"{A}0.parquet")}
     report = verify_here(made.out)
-    assert len(report.findings) == 3
+    assert len(report.findings) == 4
     assert [n for n in report.notes if ".aside was left by a writer" in n]
 
 

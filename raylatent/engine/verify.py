@@ -61,7 +61,6 @@ UNSEEN = "not looked at, since their storage does not answer"
 _TOGETHER = 32  # sources that a task looks at
 _NAMED = 20  # broken records of one source that are named
 _RECORDS = "records"
-_WHILE_WORKED_ON = frozenset({BROKEN, FOREIGN})
 
 
 def verify_run(config: VerifyConfig) -> Verification:
@@ -96,9 +95,9 @@ def verify_run(config: VerifyConfig) -> Verification:
     )
     found.compare()
     for name in there:
-        if name not in names:
+        if name not in names and "/." not in name:  # what is hidden nobody reads
             found.add(FOREIGN, name, "it is none of ours")
-        elif name not in found.states:
+        elif name in names and name not in found.states:
             found.add(MISSING, name, "it is a link to nothing, or was deleted just now")
     _check_sources(store, found, sources, where, records=bool(config.source_root))
     _note_failed(found)
@@ -342,7 +341,7 @@ def _note_claim(
     token = None
     if worker is not None:
         token, found.worked_on_by = worker
-        kept = [one for one in found.findings if one.kind in _WHILE_WORKED_ON]
+        kept = [one for one in found.findings if _stays(found, one)]
         n_left = len(found.findings) - len(kept)
         found.findings = kept
         found.notes = [
@@ -361,3 +360,11 @@ def _note_claim(
             found.notes.append(
                 f"{name} was left by a writer that is gone, or is still being written"
             )
+
+
+def _stays(found: Verification, one: Finding) -> bool:
+    """Whether a finding holds, whatever a driver does: of the file's own bytes alone."""
+    state = found.states.get(one.name)
+    return one.kind == FOREIGN or (
+        one.kind == BROKEN and (state is None or state.why is not None)
+    )

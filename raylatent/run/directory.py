@@ -68,7 +68,7 @@ class RunDirectory:
 
     Args:
         uri: A local folder or URI.
-        writer: Marks the aside files of this writer.
+        writer: Marks the temporary files of this writer.
     """
 
     rows = ACTIVATIONS
