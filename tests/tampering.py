@@ -107,6 +107,18 @@ TAMPERINGS = {
         copy("activations/slide=b é/000001.parquet", f"{A}1.parquet"),
         {(WRONG, f"{A}1.parquet")},
     ),
+    "a part as the plan": (
+        copy(f"{A}0.parquet", "sources.parquet"),
+        {(BROKEN, "sources.parquet")},
+    ),
+    "a part as cells": (
+        copy(f"{A}0.parquet", "mosaics/default/cells.parquet"),
+        {(WRONG, "mosaics/default/cells.parquet")},
+    ),
+    "a part as a manifest": (
+        copy(f"{A}0.parquet", "manifest/map-default.parquet"),
+        {(BROKEN, "manifest/map-default.parquet")},
+    ),
     "a part doubled": (
         copy(f"{A}0.parquet", f"{A}4.parquet"),
         {(WRONG, f"{A}4.parquet")},

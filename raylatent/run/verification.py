@@ -254,7 +254,7 @@ class Verification:
         """Why a sound part does not belong where it is, None if it does."""
         footer, name = state.about, state.name
         slide = str(slide_of(name))
-        if schema.FOOTER_SLIDE not in footer:
+        if schema.FOOTER_SLIDE not in footer or not is_part(name):
             return None
         wanted: dict[str, str | None] = {schema.FOOTER_SLIDE: slide}
         if schema.FOOTER_UNIT in footer:
