@@ -56,7 +56,8 @@ _LEFT_OUT = (
 )
 _FILES = 16  # that tiles are taken of, where the size of the job is given
 _SLIDES = 4
-_FEWEST_ROWS = 64  # fewer say nothing of how others vary
+_FEWEST_ROWS = 16  # of a part: fewer say nothing of how others vary
+_FEW_ROWS = 256  # a map of them is made first, so that all is compiled
 _NOISE = 0.1  # standard deviations of the rows
 _PLACED_EACH = 1 << 14  # rows that are placed for each core
 _MOST_PLACED = 1 << 20
@@ -114,7 +115,7 @@ class BenchReport:
     tiles_per_s: float
     start_s: float
     dtype: str
-    bytes_per_row: float
+    bytes_per_row: float = 0.0
     map: MapRates | None = None
     no_map: str = ""
 
@@ -305,9 +306,14 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
             message = f"not one of the tiles that were tried has activations{why}"
             raise IncompleteError(message)
         run = RunDirectory(store.uri, writer=new_token())
-        found = _found(run, report, pace, share, job, config.tiles)
+        largest = max(run.footers(), key=lambda part: part.rows)
+        n_bytes = run.store.size(largest.name) or 0
+        found = replace(
+            _found(report, pace, share, job, config.tiles),
+            bytes_per_row=n_bytes / largest.rows,
+        )
         try:
-            return replace(found, map=_map_rates(run, job, found.tiles))
+            return replace(found, map=_map_rates(run, job, largest, found.tiles))
         except MapError as error:
             return replace(found, no_map=str(error))
 
@@ -348,12 +354,7 @@ def spread(values: list[T], most: int) -> list[T]:
 
 
 def _found(
-    run: RunDirectory,
-    report: RunReport,
-    pace: Pace,
-    share: Pool,
-    job: Job,
-    tiles: int | None,
+    report: RunReport, pace: Pace, share: Pool, job: Job, tiles: int | None
 ) -> BenchReport:
     """How fast the activations were, and the job that is forecast by it."""
     nodes = [node["Resources"] for node in alive_nodes()]
@@ -364,16 +365,13 @@ def _found(
         places = sum(node.get("GPU", 0) // share.num_gpus for node in nodes)
         actors = max(1, min(actors, int(places)))
     # No actor is faster than its own clocks: with a GPU several units share the device.
-    stages = (
-        ("forward",) if share.num_gpus else ("wait", "transfer", "forward", "write")
-    )
+    stages = ("forward",) if share.num_gpus else _OF_ACTORS
     done, each_s = report.counts["tiles"], sum(report.seconds[s] for s in stages)
     at_most = actors * done / each_s
     per_s = min(at_most, pace.per_s or at_most)
     start_s = max(0.0, report.seconds["wall"] - done / per_s)
     counts = [slide.n_indexed for slide in report.slides]
     counts = counts if tiles is None else [tiles]
-    largest = max(run.footers(), key=lambda part: part.rows)
     return BenchReport(
         tiles=sum(counts),
         units=sum(ceil(n / job.inputs.unit_tiles) for n in counts),
@@ -389,30 +387,26 @@ def _found(
         tiles_per_s=per_s,
         start_s=start_s,
         dtype=job.config.dtype,
-        bytes_per_row=(run.store.size(largest.name) or 0) / largest.rows,
     )
 
 
-def _map_rates(run: RunDirectory, job: Job, tiles: int) -> MapRates:
+def _map_rates(run: RunDirectory, job: Job, like_it: Part, tiles: int) -> MapRates:
     """A map as large as the job's, rows placed on it, and a mosaic of them.
 
-    The map is fitted on rows that differ a little from those that were computed, and
-    others are placed: a row of the map's own sample would be placed at once.
+    The map is fitted on rows that differ a little from those of a part, and others are
+    placed: a row of the map's own sample would be placed at once.
 
     Raises:
         MapError: There are too few rows, or they make no map.
     """
-    layer, width = next(iter(job.features.sizes.items()))
-    full = job.inputs.unit_tiles
-    rows = _some_rows(run, layer, full)
-    features = np.concatenate([schema.vectors(table, layer) for table in rows.values()])
-    if len(features) < _FEWEST_ROWS:
-        message = f"{len(features)} good rows make no map: give more tiles"
+    if like_it.rows < _FEWEST_ROWS:
+        message = f"{like_it.rows} good rows make no map: give more tiles"
         raise MapError(message)
+    layer, width = next(iter(job.features.sizes.items()))
     n = min(MapParameters().sample, tiles, max(1, MAX_SAMPLE_BYTES // (4 * width)))
-    fitted, fit_s = _fitted(features, n)
-    slide = max(rows, key=lambda name: len(rows[name]))
-    part = _part_like(run, slide, rows[slide], layer, full)
+    table = read_part(run.store, like_it.name, [*schema.REFERENCE.names, layer])
+    fitted, fit_s = _fitted(schema.vectors(table, layer), n)
+    part = _part_like(run, like_it.slide, table, layer, job.inputs.unit_tiles)
     cores = sum(node["Resources"].get("CPU", 0) for node in alive_nodes())
     placed = min(int(cores) * _PLACED_EACH, _MOST_PLACED)
     copies = [replace(part, unit=i) for i in range(ceil(placed / part.rows))]
@@ -422,7 +416,7 @@ def _map_rates(run: RunDirectory, job: Job, tiles: int) -> MapRates:
         place_rows(run, copies, fitted, layer=layer, name=_DEFAULT, pace=pace)
     placing_s = time.perf_counter() - started
     fitted.with_info(layer=layer).save(run.store.child(f"{MAPS}/{_DEFAULT}"))
-    of_points = part_name(f"{MAPS}/{_DEFAULT}/{POINTS_FOLDER}", slide, 0)
+    of_points = part_name(f"{MAPS}/{_DEFAULT}/{POINTS_FOLDER}", part.slide, 0)
     again = ceil(_MOST_PLACED / n_points)
     _mosaic(run)  # what is made once
     choosing_s, drawing_s, drawn = _mosaic(run)
@@ -439,11 +433,11 @@ def _map_rates(run: RunDirectory, job: Job, tiles: int) -> MapRates:
     )
 
 
-def _fitted(features: NDArray[np.float32], n: int) -> tuple[FittedMap, float]:
+def _fitted(features: NDArray[np.floating], n: int) -> tuple[FittedMap, float]:
     """A map of so many rows that are like these, and the seconds that it took."""
     params = MapParameters()
     sample, held = like(features, n, seed=0), like(features, QUALITY_ROWS, seed=1)
-    fit_map(sample[: 4 * _FEWEST_ROWS], params)  # compiled from here on
+    fit_map(sample[:_FEW_ROWS], params)  # compiled from here on
     logger.info("fitting UMAP on %d rows", n)
     started = time.perf_counter()
     fitted = fit_map(sample, params)
@@ -451,18 +445,7 @@ def _fitted(features: NDArray[np.float32], n: int) -> tuple[FittedMap, float]:
     return fitted, time.perf_counter() - started
 
 
-def _some_rows(run: RunDirectory, layer: str, n: int) -> dict[str, pa.Table]:
-    """References and activations by slide: of so many tiles where there are."""
-    tables: dict[str, list[pa.Table]] = {}
-    for part in run.footers():
-        if part.rows and n > 0:
-            table = read_part(run.store, part.name, [*schema.REFERENCE.names, layer])
-            tables.setdefault(part.slide, []).append(table.replace_schema_metadata())
-            n -= part.rows
-    return {slide: pa.concat_tables(some) for slide, some in tables.items()}
-
-
-def like(rows: NDArray[np.float32], n: int, *, seed: int) -> NDArray[np.float32]:
+def like(rows: NDArray[np.floating], n: int, *, seed: int) -> NDArray[np.float32]:
     """So many rows (n, d) that are like some, no two alike."""
     noise = np.random.default_rng(seed).standard_normal((n, rows.shape[1]), np.float32)
     noise *= _NOISE * rows.std(axis=0) + np.finfo(np.float32).tiny
@@ -474,7 +457,7 @@ def _part_like(
     run: RunDirectory, slide: str, table: pa.Table, layer: str, n: int
 ) -> Part:
     """A part of as many rows as the job's, like those of a slide."""
-    rows = table.take(np.resize(np.arange(len(table)), n)).combine_chunks()
+    rows = table.replace_schema_metadata().take(np.resize(np.arange(len(table)), n))
     values = like(schema.vectors(table, layer), n, seed=2)
     kind = rows.schema.field(layer).type
     flat = pa.array(values.reshape(-1).astype(kind.value_type.to_pandas_dtype()))
