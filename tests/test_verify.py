@@ -214,6 +214,21 @@ def test_cells_that_name_no_row(made, verify_here):
     assert (WRONG, name) in found(verify_here(made.out))
 
 
+def test_a_run_in_an_object_store(made, verify_here):
+    store = Store("memory://verified/run")
+    for file in made.out.rglob("*.*"):
+        store.write(file.relative_to(made.out).as_posix(), file.read_bytes())
+    report = verify_here(store.uri)
+    assert report.findings == report.notes == []
+    assert report.counts["rows"] == N_TILES - N_BAD
+    store.delete(f"{A}1.parquet")
+    store.write("maps/default/umap.png", b"x")
+    assert found(verify_here(store.uri)) == {
+        (MISSING, f"{A}1.parquet"),
+        (BROKEN, "maps/default/umap.png"),
+    }
+
+
 def test_a_run_that_was_killed_is_incomplete_not_damaged(made, verify_here):
     for name in ("report.json", f"{A}3.parquet", "activations/slide=c/000000.parquet"):
         (made.out / name).unlink()
