@@ -6,6 +6,7 @@ A test compares the file with what this makes.
 """
 
 from dataclasses import Field, fields
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def reference() -> str:
     """The whole text."""
     parts = [HEAD]
     for verb, (config, _) in VERBS.items():
-        parts.append(f"## {verb}\n\n{config.__doc__}\n")
+        parts.append(f"## {verb}\n\n{getdoc(config)}\n")
         rows = [_row(field) for field in fields(config)]
         parts.append("\n".join(["| option | meaning |", "|---|---|", *rows]) + "\n")
     return "\n".join(parts)

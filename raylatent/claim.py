@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeAlias
 
 from raylatent.errors import ClaimError, StorageError
+from raylatent.seal import parse_json
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Claim:
 
     Args:
         store: The run directory.
-        token: Unique to this driver; also marks its aside files.
+        token: Unique to this driver; also marks its temporary files.
 
     Raises:
         ClaimError: Another driver holds it, or (from `check`) has taken it over.
@@ -88,7 +89,7 @@ class Claim:
         """Take the claim."""
         try:
             while not self._store.create(CLAIM, self._content()):
-                holder = self._holder(CLAIM)
+                holder = read_claim(self._store)
                 if holder is not None:  # else it was given back just now
                     self._take_over(holder)
                     break
@@ -110,18 +111,24 @@ class Claim:
         self._thread.join()
         self._give_back()
 
-    def _give_back(self) -> None:
-        try:
-            if (self._holder(CLAIM) or {}).get("token") == self._token:
-                self._remove_markers()
-                self._store.delete(CLAIM)
-        except StorageError as failure:  # it ends by itself, as we do
-            logger.warning("the claim could not be given back: %s", failure)
-
     def check(self) -> None:
         """Raise ClaimError if another driver has taken the claim over."""
         if self._lost is not None:
             raise ClaimError(self._lost)
+
+    def _is_mine(self) -> bool:
+        return (read_claim(self._store) or {}).get("token") == self._token
+
+    def _give_back(self) -> None:
+        try:
+            if self._is_mine():
+                # Of drivers that died while they took a claim over; not before the end:
+                # others may be at it just when we begin.
+                for name in filter(_MARKER.fullmatch, self._store.root_files()):
+                    self._store.delete(name)
+                self._store.delete(CLAIM)
+        except StorageError as failure:  # it ends by itself, as we do
+            logger.warning("the claim could not be given back: %s", failure)
 
     def _content(self) -> bytes:
         pid = os.getpid()
@@ -134,100 +141,115 @@ class Claim:
         }
         return json.dumps(claim, indent=1).ljust(_LENGTH).encode()
 
-    def _holder(self, name: str) -> Holder | None:
-        """What a claim says, None where there is none; empty if it is no claim."""
-        try:
-            data = self._store.read(name)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise  # unreadable is not dead
-        return _parsed(data)
-
     def _take_over(self, dead: Holder) -> None:
         """Succeed a driver that is gone; of several that try, one does.
 
         Whoever creates the file named after the dead driver's token is its successor.
         One that died just then has a successor in its turn.
         """
+        late = "was taken by another driver just now"
         last, passed = dead, []
         while True:
-            alive = self._alive(last)
+            alive = _alive(self._store, last)
             if alive is not None:
                 self._refuse(f"is being worked on by {alive}: wait for it, or stop it")
             marker = f"claim.{last.get('token', 'none')}.json"
             passed.append(marker)
             if self._store.create(marker, self._content()):
                 break
-            successor = self._holder(marker)
+            successor = read_claim(self._store, marker)
             if not successor or marker in passed[:-1]:
-                self._refuse("was taken by another driver just now")
+                self._refuse(late)
             last = successor
-        now = self._holder(CLAIM) or {}
+        now = read_claim(self._store) or {}
         if now.get("token") != dead.get("token"):
             self._store.delete(marker)
-            self._refuse("was taken by another driver just now")
+            self._refuse(late)
         self._store.write(CLAIM, self._content())
         for name in passed:
             self._store.delete(name)
         if not self._store.is_local:  # object stores create in two steps
             time.sleep(_SETTLE_S)
-            if (self._holder(CLAIM) or {}).get("token") != self._token:
-                self._refuse("was taken by another driver just now")
-        logger.info(
-            "took over the claim of a driver that is gone (host %s, pid %s)",
-            *(str(last.get("host", "?")).split("/")[0], last.get("pid", "?")),
-        )
-
-    def _remove_markers(self) -> None:
-        """Delete what drivers left that died while they took a claim over.
-
-        Not before the end: others may be at it just when we begin.
-        """
-        for name in self._store.root_files():
-            if _MARKER.fullmatch(name):
-                self._store.delete(name)
+            if not self._is_mine():
+                self._refuse(late)
+        gone = _who(last) if last else "its file was broken"
+        logger.info("took over the claim of a driver that is gone (%s)", gone)
 
     def _refuse(self, why: str) -> NoReturn:
         message = f"{self._store.uri} {why}"
         raise ClaimError(message)
 
-    def _alive(self, holder: Holder) -> str | None:
-        """Who holds the claim, or None if that driver is known or taken to be gone."""
-        if not holder:
-            return None
-        who = f"pid {holder['pid']} on {_host(holder)}"
-        if holder["host"] == host_id():
-            started = process_start(holder["pid"])
-            return who if started and started == holder["process_start"] else None
-        age_s = time.time() - holder["heartbeat"]
-        if abs(age_s) <= LEASE_S or self._beats(holder):
-            return f"{who} (last heartbeat {age_s:.0f} s ago, its lease is {LEASE_S:.0f} s)"
-        return None
-
-    def _beats(self, holder: Holder) -> bool:
-        """Whether a heartbeat comes while we watch: that host's clock may be off."""
-        until = time.monotonic() + _WATCH_S
-        while time.monotonic() < until:
-            time.sleep(min(1.0, _WATCH_S / 4))
-            now = self._holder(CLAIM) or {}
-            if now.get("token") == holder["token"] and now != holder:
-                return True
-        return False
-
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                holder = self._holder(CLAIM)
+                holder = read_claim(self._store)
                 if holder and holder["token"] != self._token:
                     self._lost = (
-                        f"another driver (pid {holder['pid']} on {_host(holder)}) took "
-                        f"{self._store.uri} over: this one stops"
+                        f"another driver ({_who(holder)}) took {self._store.uri} over: "
+                        "this one stops"
                     )
                     return
                 self._store.write(CLAIM, self._content())
             except StorageError as error:
                 logger.warning("the claim could not be renewed: %s", error)
+
+
+def read_claim(store: Store, name: str = CLAIM) -> Holder | None:
+    """What a claim says, None where there is none; empty if it is no claim.
+
+    Raises:
+        StorageError: It cannot be read: unreadable is not dead.
+    """
+    try:
+        fields = parse_json(store.read(name)) or {}
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    try:
+        holder: Holder = {
+            "token": str(fields["token"]),
+            "host": str(fields["host"]),
+            "pid": int(fields["pid"]),
+            "process_start": str(fields["process_start"]),
+            "heartbeat": float(fields["heartbeat"]),
+        }
+    except (ValueError, LookupError, TypeError, OverflowError):
+        return {}
+    return holder if holder["token"].isalnum() else {}
+
+
+def _who(holder: Holder) -> str:
+    """The driver that a claim names; "no driver" where it names none."""
+    if not holder:
+        return "no driver"
+    return f"pid {holder['pid']} on {holder['host'].split('/', 1)[0]}"
+
+
+def _alive(store: Store, holder: Holder) -> str | None:
+    """Who holds a claim, or None if that driver is known or taken to be gone."""
+    if not holder:
+        return None
+    if holder["host"] == host_id():
+        started = process_start(holder["pid"])
+        alive = started and started == holder["process_start"]
+        return _who(holder) if alive else None
+    age_s = time.time() - holder["heartbeat"]
+    if abs(age_s) > LEASE_S and not _beats(store, holder):
+        return None
+    lease = f"last heartbeat {age_s:.0f} s ago, its lease is {LEASE_S:.0f} s"
+    return f"{_who(holder)} ({lease})"
+
+
+def _beats(store: Store, holder: Holder) -> bool:
+    """Whether a heartbeat comes while we watch: that host's clock may be off."""
+    until = time.monotonic() + _WATCH_S
+    while time.monotonic() < until:
+        time.sleep(min(1.0, _WATCH_S / 4))
+        now = read_claim(store) or {}
+        if now.get("token") == holder["token"] and now != holder:
+            return True
+    return False
 
 
 def refuse_taken(store: Store) -> None:
@@ -243,39 +265,13 @@ def refuse_taken(store: Store) -> None:
         ClaimError: The claim is another's, or was given back.
         StorageError: The claim cannot be read.
     """
-    try:
-        holder = _parsed(store.read(CLAIM))
-    except StorageError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        holder = {}
+    holder = read_claim(store) or {}
     if holder.get("token") != store.writer:
-        whose = f"pid {holder['pid']} on {_host(holder)}" if holder else "no driver"
         message = (
-            f"{store.uri} is no longer this driver's ({whose} holds it now): nothing "
-            "more is written"
+            f"{store.uri} is no longer this driver's ({_who(holder)} holds it now): "
+            "nothing more is written"
         )
         raise ClaimError(message)
-
-
-def _parsed(data: bytes) -> Holder:
-    """A claim's fields; empty if it is no claim."""
-    try:
-        fields = json.loads(data)
-        holder: Holder = {
-            "token": str(fields["token"]),
-            "host": str(fields["host"]),
-            "pid": int(fields["pid"]),
-            "process_start": str(fields["process_start"]),
-            "heartbeat": float(fields["heartbeat"]),
-        }
-    except (ValueError, LookupError, TypeError):
-        return {}
-    return holder if holder["token"].isalnum() else {}
-
-
-def _host(holder: Holder) -> str:
-    return str(holder["host"]).split("/", 1)[0]
 
 
 def worker_of(store: Store) -> tuple[str, str] | None:
@@ -283,10 +279,9 @@ def worker_of(store: Store) -> tuple[str, str] | None:
 
     Looks only; a driver of another host may be watched for a while.
     """
-    claim = Claim(store, "")
-    holder = claim._holder(CLAIM)
-    alive = None if holder is None else claim._alive(holder)
-    return None if holder is None or alive is None else (holder["token"], alive)
+    holder = read_claim(store) or {}
+    alive = _alive(store, holder)
+    return None if alive is None else (holder["token"], alive)
 
 
 def new_token() -> str:

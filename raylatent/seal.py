@@ -22,7 +22,6 @@ FILES = "files"
 """The key under which a JSON object tells the digests of files beside it, by name."""
 
 _BLANK = b"0" * 32
-_FOOTER_BYTES = 1 << 16
 # The footer's entry in Thrift's compact protocol: key, then a string of 32 bytes.
 _ENTRY = schema.FOOTER_SEAL.encode() + b"\x18\x20"
 
@@ -52,9 +51,6 @@ def sealed_parquet(
         writer.add_key_value_metadata({schema.FOOTER_SEAL: _BLANK.decode()})
     view = sink.getbuffer()  # no copy: parts may be large
     start = _seal_start(view)
-    if start is None:
-        message = "a Parquet footer without the seal's own entry"
-        raise TypeError(message)
     view[start : start + len(_BLANK)] = _digest(view, start)
     return pa.py_buffer(view)
 
@@ -65,8 +61,9 @@ def seal_of(data: bytes | memoryview) -> str | None:
     >>> seal_of(b"PAR1") is None
     True
     """
-    start = _seal_start(data)
-    if start is None:
+    try:
+        start = _seal_start(data)
+    except ValueError:
         return None
     seal = bytes(data[start : start + len(_BLANK)])
     return seal.decode() if seal == _digest(data, start) else None
@@ -76,20 +73,13 @@ def seal_in(data: bytes | pa.Buffer) -> str:
     """The seal that `sealed_parquet` has put into a file; its bytes are not checked."""
     view = memoryview(data)
     start = _seal_start(view)
-    if start is None:
-        message = "a Parquet file without a seal"
-        raise TypeError(message)
     return bytes(view[start : start + len(_BLANK)]).decode()
 
 
-def _seal_start(data: bytes | memoryview) -> int | None:
-    """Where the seal begins in a file, None where it has none."""
-    tail = bytes(data[-_FOOTER_BYTES:])
-    found = tail.rfind(_ENTRY)
-    if found < 0:  # a footer of many columns is long
-        tail = bytes(data)
-        found = tail.rfind(_ENTRY)
-    return None if found < 0 else len(data) - len(tail) + found + len(_ENTRY)
+def _seal_start(data: bytes | memoryview) -> int:
+    """Where the seal begins in a file; ValueError where its footer has none."""
+    footer = bytes(data[-8 - int.from_bytes(data[-8:-4], "little") :])
+    return len(data) - len(footer) + footer.rindex(_ENTRY) + len(_ENTRY)
 
 
 def _digest(data: bytes | bytearray | memoryview, start: int) -> bytes:

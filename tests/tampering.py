@@ -83,14 +83,22 @@ def twice(table, footer):
     return table.take(order), footer
 
 
+FILES = (
+    *("run.json", "sources.parquet", "report.json", "manifest/activations.parquet"),
+    *(f"{A}1.parquet", f"{A}3.parquet", f"{Q}0.parquet", f"{P}1.parquet"),
+    *(f"maps/default/{name}" for name in ("map.json", "model.npz", "umap.png")),
+    *(f"mosaics/default/{name}" for name in ("mosaic.json", "cells.parquet")),
+    "mosaics/default/mosaic.png",
+)
+
 TAMPERINGS = {
-    "part truncated": (truncate(f"{A}1.parquet"), {(BROKEN, f"{A}1.parquet")}),
-    "part emptied": (
-        lambda out: os.truncate(out / f"{A}1.parquet", 0),
-        {(BROKEN, f"{A}1.parquet")},
-    ),
-    "part deleted": (delete(f"{A}1.parquet"), {(MISSING, f"{A}1.parquet")}),
-    "last part deleted": (delete(f"{A}3.parquet"), {(MISSING, f"{A}3.parquet")}),
+    **{f"{name} truncated": (truncate(name), {(BROKEN, name)}) for name in FILES},
+    **{f"{name} emptied": (put(name, b""), {(BROKEN, name)}) for name in FILES},
+    **{
+        f"{name} deleted": (delete(name), {(MISSING, name)})
+        for name in FILES
+        if not name.startswith("manifest/")
+    },
     "another unit's part": (
         copy(f"{A}0.parquet", f"{A}1.parquet"),
         {(WRONG, f"{A}1.parquet")},
@@ -98,6 +106,18 @@ TAMPERINGS = {
     "another slide's part": (
         copy("activations/slide=b é/000001.parquet", f"{A}1.parquet"),
         {(WRONG, f"{A}1.parquet")},
+    ),
+    "a part as the plan": (
+        copy(f"{A}0.parquet", "sources.parquet"),
+        {(BROKEN, "sources.parquet")},
+    ),
+    "a part as cells": (
+        copy(f"{A}0.parquet", "mosaics/default/cells.parquet"),
+        {(WRONG, "mosaics/default/cells.parquet")},
+    ),
+    "a part as a manifest": (
+        copy(f"{A}0.parquet", "manifest/map-default.parquet"),
+        {(BROKEN, "manifest/map-default.parquet")},
     ),
     "a part doubled": (
         copy(f"{A}0.parquet", f"{A}4.parquet"),
@@ -146,8 +166,6 @@ TAMPERINGS = {
         {(WRONG, f"{A}1.parquet")},
     ),
     "a tile twice": (rewrite(f"{A}1.parquet", twice), {(WRONG, f"{A}1.parquet")}),
-    "quarantine deleted": (delete(f"{Q}0.parquet"), {(MISSING, f"{Q}0.parquet")}),
-    "quarantine truncated": (truncate(f"{Q}0.parquet"), {(BROKEN, f"{Q}0.parquet")}),
     "quarantine of another": (
         copy(f"{Q}2.parquet", f"{Q}0.parquet"),
         {(WRONG, f"{Q}0.parquet")},
@@ -170,8 +188,6 @@ TAMPERINGS = {
             ("foreign", "activations/slide=a/x.parquet"),
         },
     ),
-    "points deleted": (delete(f"{P}1.parquet"), {(MISSING, f"{P}1.parquet")}),
-    "points truncated": (truncate(f"{P}1.parquet"), {(BROKEN, f"{P}1.parquet")}),
     "points of another": (
         copy(f"{P}2.parquet", f"{P}1.parquet"),
         {(WRONG, f"{P}1.parquet")},
@@ -188,34 +204,6 @@ TAMPERINGS = {
         copy(f"{P}1.parquet", f"{P}9.parquet"),
         {(WRONG, f"{P}9.parquet")},
     ),
-    "map.json broken": (
-        truncate("maps/default/map.json"),
-        {(BROKEN, "maps/default/map.json")},
-    ),
-    "map.json deleted": (
-        delete("maps/default/map.json"),
-        {(MISSING, "maps/default/map.json")},
-    ),
-    "arrays broken": (
-        truncate("maps/default/model.npz"),
-        {(BROKEN, "maps/default/model.npz")},
-    ),
-    "arrays deleted": (
-        delete("maps/default/model.npz"),
-        {(MISSING, "maps/default/model.npz")},
-    ),
-    "picture of the map": (
-        truncate("maps/default/umap.png"),
-        {(BROKEN, "maps/default/umap.png")},
-    ),
-    "mosaic truncated": (
-        truncate("mosaics/default/mosaic.png"),
-        {(BROKEN, "mosaics/default/mosaic.png")},
-    ),
-    "mosaic deleted": (
-        delete("mosaics/default/mosaic.png"),
-        {(MISSING, "mosaics/default/mosaic.png")},
-    ),
     "another picture": (
         copy("maps/default/umap.png", "mosaics/default/mosaic.png"),
         {(BROKEN, "mosaics/default/mosaic.png")},
@@ -224,14 +212,6 @@ TAMPERINGS = {
         edit("mosaics/default/mosaic.json", counts={}),
         {(BROKEN, "mosaics/default/mosaic.json")},
     ),
-    "cells truncated": (
-        truncate("mosaics/default/cells.parquet"),
-        {(BROKEN, "mosaics/default/cells.parquet")},
-    ),
-    "plan truncated": (truncate("sources.parquet"), {(BROKEN, "sources.parquet")}),
-    "plan deleted": (delete("sources.parquet"), {(MISSING, "sources.parquet")}),
-    "run.json truncated": (truncate("run.json"), {(BROKEN, "run.json")}),
-    "run.json deleted": (delete("run.json"), {(MISSING, "run.json")}),
     "run.json changed": (edit("run.json", layers={}), {(BROKEN, "run.json")}),
     "another configuration": (
         edit("run.json", fields={}, digest=...),
@@ -241,11 +221,6 @@ TAMPERINGS = {
         reseal("run.json", created="another time"),
         {(WRONG, "run.json")},
     ),
-    "manifest truncated": (
-        truncate("manifest/activations.parquet"),
-        {(BROKEN, "manifest/activations.parquet")},
-    ),
-    "report truncated": (truncate("report.json"), {(BROKEN, "report.json")}),
     "report changed": (edit("report.json", rows=1), {(BROKEN, "report.json")}),
     "other counts": (reseal("report.json", rows=1), {(WRONG, "report.json")}),
 }
@@ -274,6 +249,28 @@ OF_SEALS = {  # without seals, or with odd content sealed again
     "map.json of odd points": (
         reseal("maps/default/map.json", points=[1]),
         {(WRONG, "maps/default/map.json")},
+    ),
+    "map.json of odd counts": (
+        reseal("maps/default/map.json", points={"rows": []}),
+        {(WRONG, "maps/default/map.json")},
+    ),
+    "map.json of no files": (
+        reseal("maps/default/map.json", files=1),
+        {(WRONG, "maps/default/map.json")},
+    ),
+    "map.json of files elsewhere": (
+        reseal("maps/default/map.json", files={"../../../x": "0"}),
+        {(WRONG, "maps/default/map.json")},
+    ),
+    "mosaic.json of an odd map": (
+        reseal("mosaics/default/mosaic.json", map={"name": "default", "digest": []}),
+        {(WRONG, "mosaics/default/mosaic.json")},
+    ),
+    "a part that tells no number": (
+        rewrite(
+            f"{A}0.parquet", lambda t, f: (t, {**f, schema.FOOTER_QUARANTINED: "x"})
+        ),
+        {(WRONG, f"{A}0.parquet")},
     ),
     "mosaic.json of nothing": (
         put("mosaics/default/mosaic.json", b"{}"),
@@ -339,6 +336,8 @@ NEEDS_THE_MANIFEST = {
     *("other layers", "a tile twice", "other counts", "another file of the run"),
     *("report of no slides", "report of no numbers", "map.json of odd points"),
     *("mosaic.json of no files", "mosaic.json of no counts", "points without tiles"),
-    *("points that tell no map", "picture of the map"),
+    *("points that tell no map", "map.json of no files"),
+    *(f"maps/default/umap.png {harm}" for harm in ("truncated", "emptied", "deleted")),
+    *("map.json of files elsewhere", "mosaic.json of an odd map"),
 }
 """Other content that was sealed again, and a picture, which has no seal itself."""

@@ -10,7 +10,15 @@ import time
 import pytest
 
 from raylatent import claim
-from raylatent.claim import CLAIM, Claim, host_id, new_token, process_start
+from raylatent.claim import (
+    CLAIM,
+    Claim,
+    host_id,
+    new_token,
+    process_start,
+    read_claim,
+    refuse_taken,
+)
 from raylatent.errors import ClaimError, StorageError
 from raylatent.storage import Store
 
@@ -112,7 +120,12 @@ def test_a_zombie_is_dead():
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{}", b"[]", b"null", b"\xff", b'{"token": "x", "pid": "y"}']
+    "text",
+    [
+        *(b"", b"{}", b"[]", b"null", b"\xff", b'{"token": "x", "pid": "y"}'),
+        b"[" * 200_000,
+        b'{"token": "x", "host": "h", "pid": Infinity}',
+    ],
 )
 def test_what_is_no_claim_is_taken(store, text):
     store.write(CLAIM, text)
@@ -247,7 +260,7 @@ def test_a_slow_successor_sees_that_it_came_too_late(store, monkeypatch):
     """It found the claim dead, and another has finished taking over since."""
     leave_claim(store)
     slow = Claim(store, "slow")
-    dead = slow._holder(CLAIM)
+    dead = read_claim(store)
     with Claim(store, "quick"):
         with pytest.raises(ClaimError, match="taken by another driver just now"):
             slow._take_over(dead)
@@ -304,3 +317,15 @@ def test_in_an_object_store():
     with Claim(store, "a"), pytest.raises(ClaimError):
         Claim(store, "b").__enter__()
     assert store.list() == []
+
+
+@pytest.mark.parametrize("uri", ["local", "memory://lost/run"])
+def test_actors_of_a_driver_that_lost_the_claim_write_nothing(tmp_path, uri):
+    folder = tmp_path if uri == "local" else uri
+    store, other = Store(folder, writer="mine"), Store(folder, writer="another")
+    with pytest.raises(ClaimError, match="nothing more is written"):
+        refuse_taken(store)  # given back
+    with Claim(store, "mine"):
+        refuse_taken(store)
+        with pytest.raises(ClaimError, match="nothing more is written"):
+            refuse_taken(other)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylatent.bench import BenchReport, MapRates, what_to_add
 from raylatent.engine.report import RunReport, SlideReport
-from raylatent.forecast import BenchReport, MapRates, what_to_add
 
 CPUS = {
     "nodes": 2,
@@ -209,6 +209,19 @@ def test_a_report_says_what_is_lacking():
     assert lines["map"] == "not measured: too few rows"
     assert "placement" not in lines["job"]
     assert "fit" not in lines
+
+
+def test_slides_that_cannot_be_read_are_told():
+    """They are in no forecast."""
+    assert "without" not in lines_of(report())
+    of = run(forward=9)
+    lost = SlideReport(slide="b", n_indexed=0, rows=0, quarantined=0, error="torn")
+    # What was left undone when enough was measured is no failure.
+    cut = SlideReport(slide="c", n_indexed=9, rows=1, quarantined=0, error="not all")
+    found = report(run=replace(of, slides=[*of.slides, lost, cut]))
+    without = "1 of 3 slides cannot be read, as 'b': torn"
+    assert lines_of(found)["without"] == without
+    assert found.as_json()["unreadable"] == {"b": "torn"}
 
 
 def test_rates_of_a_gpu():

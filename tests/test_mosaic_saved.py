@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from raylatent.errors import MapError
+from raylatent.montage import output
 from raylatent.mosaic import Mosaic
 
 CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -112,3 +113,21 @@ def test_tiles_that_cannot_be_read(small_points, tmp_path, caplog):
     with pytest.raises(MapError, match="none of the mosaic's 25 tiles can be read"):
         lost.save(tmp_path / "lost.png")
     assert not (tmp_path / "lost.png").exists()
+
+
+def test_killed_while_it_is_drawn_anew_a_mosaic_is_unfinished_not_damaged(
+    pictures, tmp_path, monkeypatch
+):
+    """What describes the files of before is gone before they are."""
+    mosaic = Mosaic(pictures, CORNERS, num_tiles_x=2)
+    mosaic.save(tmp_path / "mosaic")
+    before = (tmp_path / "mosaic/mosaic.png").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output, "write_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mosaic.save(tmp_path / "mosaic")
+    assert (tmp_path / "mosaic/mosaic.png").read_bytes() == before
+    assert not (tmp_path / "mosaic/mosaic.json").exists()

@@ -101,6 +101,8 @@ def test_another_configuration_is_refused_with_what_differs(run):
     assert "model" not in message
     assert "--overwrite" in message
     assert len(run.store.list("activations")) == 2
+    for name in ("report.json", "slides.html"):
+        run.store.write(name, b"of the rows that go")
     run.begin(changed, ABOUT, overwrite=True)
     assert run.store.list() == [RUN_JSON]
     assert run.settings()["fields"] == changed

@@ -3,17 +3,20 @@
 import json
 import os
 import shutil
+import unicodedata
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from raylatent import cli, schema
 from raylatent.claim import Claim
 from raylatent.config import VerifyConfig
-from raylatent.errors import ConfigError, RunError
+from raylatent.engine import verify
+from raylatent.errors import ConfigError, RunError, SourceError, StorageError
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.run import RunDirectory
-from raylatent.run.manifest import put_run_manifest, read_manifest
+from raylatent.run.manifest import put_run_manifest, read_manifest, told_digests
 from raylatent.run.verification import BROKEN, FOREIGN, INCOMPLETE, MISSING, WRONG
 from raylatent.seal import content_digest, sealed_json, sealed_parquet
 from raylatent.slide_map import SlideMap
@@ -71,11 +74,70 @@ def test_tampering_is_found_without_a_manifest(kind, made, verify_here):
     tamper(made.out)
     shutil.rmtree(made.out / "manifest")
     report = verify_here(made.out)
-    unseen = NEEDS_THE_MANIFEST | {"manifest truncated"}
-    assert bool(report.findings) == (kind not in unseen)
+    unseen = kind in NEEDS_THE_MANIFEST or "manifest" in kind
+    assert bool(report.findings) != unseen
     for name in ("activations", "map-default", "mosaic-default"):
         (note,) = [n for n in report.notes if f"no manifest/{name}.parquet" in n]
         assert "checked by the seals" in note
+
+
+def test_what_another_configuration_left_is_found_though_it_is_listed(
+    made, verify_here
+):
+    """A manifest says what was there when the verb ended: that may be too much."""
+    for name, key in (
+        (f"{A}1.parquet", schema.FOOTER_FINGERPRINT),
+        (f"{A}2.parquet", schema.FOOTER_SOURCE),
+    ):
+        rewrite(name, lambda t, f, key=key: (t, {**f, key: "0"}))(made.out)
+    put_run_manifest(RunDirectory(str(made.out)), {})
+    report = verify_here(made.out)
+    assert found(report) == {(WRONG, f"{A}1.parquet"), (WRONG, f"{A}2.parquet")}
+    says = {finding.name: finding.says for finding in report.findings}
+    assert says[f"{A}1.parquet"].startswith("its fingerprint is 0, not ")
+
+
+def test_what_is_wrong_with_one_file_is_not_said_of_others(made, verify_here):
+    """Parts are not compared with a run.json or map.json that is not the right one."""
+    reseal("run.json", fingerprint="0", fields={"dtype": "float64"})(made.out)
+    assert found(verify_here(made.out)) == {(WRONG, "run.json")}
+    (made.out / "manifest/map-default.parquet").unlink()
+    (made.out / "maps/default/map.json").write_text("{")
+    assert found(verify_here(made.out)) == {
+        (WRONG, "run.json"),
+        (BROKEN, "maps/default/map.json"),
+    }
+
+
+@pytest.mark.parametrize("to", ["activations", "map-other", "activations (copy)"])
+def test_a_manifest_of_other_files_is_named(to, made, verify_here):
+    manifests = made.out / "manifest"
+    shutil.copy(manifests / "map-default.parquet", manifests / f"{to}.parquet")
+    report = verify_here(made.out)
+    assert found(report) == {(WRONG, f"manifest/{to}.parquet")}
+    assert report.counts["rows"] == N_TILES - N_BAD
+
+
+def test_a_manifest_of_files_elsewhere_is_not_followed(made, verify_here, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    listed = {schema.PATH: ["../secret"], schema.SIZE: [1], schema.DIGEST: ["0"]}
+    name = "manifest/activations.parquet"
+    write_part(Store(made.out), name, pa.table(listed, schema=schema.LISTED_FILES), {})
+    assert found(verify_here(made.out)) == {(WRONG, name)}
+    assert told_digests("maps/b/map.json", {"files": {"../../../etc/x": "0"}}) == {}
+
+
+def test_files_that_cannot_be_opened_are_named(made, verify_here):
+    (made.out / f"{A}9.parquet").symlink_to("nowhere")
+    odd = made.out / "maps/default" / os.fsdecode(b"\xff\x1b.png")
+    odd.write_bytes(b"x")
+    (made.out / "activations/.DS_Store").write_bytes(b"by a file manager")
+    report = verify_here(made.out)
+    assert found(report) == {
+        (MISSING, f"{A}9.parquet"),
+        (FOREIGN, "maps/default/\udcff\x1b.png"),
+    }
+    assert all(str(finding).isprintable() for finding in report.findings)
 
 
 def test_a_copy_by_hand_is_never_listed(made, verify_here):
@@ -152,6 +214,21 @@ def test_cells_that_name_no_row(made, verify_here):
     assert (WRONG, name) in found(verify_here(made.out))
 
 
+def test_a_run_in_an_object_store(made, verify_here):
+    store = Store("memory://verified/run")
+    for file in made.out.rglob("*.*"):
+        store.write(file.relative_to(made.out).as_posix(), file.read_bytes())
+    report = verify_here(store.uri)
+    assert report.findings == report.notes == []
+    assert report.counts["rows"] == N_TILES - N_BAD
+    store.delete(f"{A}1.parquet")
+    store.write("maps/default/umap.png", b"x")
+    assert found(verify_here(store.uri)) == {
+        (MISSING, f"{A}1.parquet"),
+        (BROKEN, "maps/default/umap.png"),
+    }
+
+
 def test_a_run_that_was_killed_is_incomplete_not_damaged(made, verify_here):
     for name in ("report.json", f"{A}3.parquet", "activations/slide=c/000000.parquet"):
         (made.out / name).unlink()
@@ -203,9 +280,10 @@ def test_while_a_driver_works_nothing_is_lacking(made, verify_here):
         assert "is being worked on" in note
         assert "parts may come and go" in note
         flip(made.out / f"{A}0.parquet", 999)
+        (made.out / "maps/default/umap.png").write_bytes(b"drawn anew just now")
         assert found(verify_here(made.out)) == {(BROKEN, f"{A}0.parquet")}
     report = verify_here(made.out)
-    assert len(report.findings) == 3
+    assert len(report.findings) == 4
     assert [n for n in report.notes if ".aside was left by a writer" in n]
 
 
@@ -242,6 +320,56 @@ def test_records_are_checked_where_the_sources_are_said_to_be(
     assert "record at byte 0" in broken.says
     assert missing.kind == MISSING
     assert "slide 'c'" in missing.name
+
+
+def test_a_wrong_source_root_is_refused_before_all_is_read(
+    made, verify_here, monkeypatch
+):
+    monkeypatch.setattr(verify, "_read", pytest.fail)
+    with pytest.raises(SourceError, match="nowhere"):
+        verify_here(made.out, source_root=f"{made.out}/nowhere")
+
+
+def test_moved_sources_are_found_by_names_of_other_characters(
+    made, verify_here, tmp_path
+):
+    """As by way of a Mac."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in made.sources.iterdir():
+        shutil.copy2(file, moved / unicodedata.normalize("NFD", file.name))
+    report = verify_here(made.out, source_root=str(moved))
+    assert report.findings == []
+    assert report.sources == {"as they were": 3}
+    assert report.counts["records"] == N_TILES - N_BAD
+
+
+def test_storage_of_sources_that_does_not_answer(made, verify_here, monkeypatch):
+    """It is asked once, and nothing is called broken."""
+    asked = []
+
+    def fail(uri, *_):
+        asked.append(uri)
+        message = "cannot look"
+        raise StorageError(message) from OSError("no route to host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verify, "file_stat", fail)
+        report = verify_here(made.out)
+    assert report.findings == []
+    assert report.sources == {verify.UNSEEN: 3}
+    assert len(asked) == 1
+    monkeypatch.setattr(verify, "iter_records", fail)
+    with pytest.raises(StorageError, match="cannot look"):
+        verify_here(made.out, source_root=str(made.sources))
+
+
+def test_a_source_that_is_too_short_is_broken(made, verify_here, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(made.sources, moved)
+    os.truncate(moved / "a.tfrecords", (moved / "a.tfrecords").stat().st_size - 9)
+    (finding,) = verify_here(made.out, source_root=str(moved)).findings
+    assert (finding.kind, finding.name) == (BROKEN, str(moved / "a.tfrecords"))
 
 
 def test_no_run(tmp_path, verify_here):

@@ -4,7 +4,6 @@ The same classes serve `raylatent <verb>`, `jobs/*.py` and Python. `option` hold
 the command line needs to know of a field.
 """
 
-from raylatent.config.bench import BenchConfig
 from raylatent.config.options import MAX_NAME_BYTES, RunConfig, flag, option
 from raylatent.config.verbs import (
     DTYPES,
@@ -18,6 +17,7 @@ from raylatent.config.verbs import (
     UNIT_TILES,
     ActivationsConfig,
     AtlasConfig,
+    BenchConfig,
     ExtractTilesConfig,
     LayersConfig,
     MapConfig,

@@ -147,13 +147,13 @@ def _finished(
             source=replace(source, uri=request.uri),
             tfrecord=run.tfrecord(slide),
             size=about["size"],
-            tiles=about["tiles"],
-            files=about[FILES],
+            tiles=int(about["tiles"]),
+            files={name: about[FILES][name] for name in run.files_of(slide)},
         )
+        current = about["fingerprint"] == run.settings()["fingerprint"]
     except (ValueError, LookupError, TypeError) as error:
         logger.warning("%s is broken, the slide is done again: %s", name, error)
         return None
-    current = about["fingerprint"] == run.settings()["fingerprint"]
     if not current or not is_unchanged(run, source, request):
         return None
     try:

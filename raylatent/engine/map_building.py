@@ -29,7 +29,7 @@ from raylatent.model.stored import Promised
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.run.layout import manifest_of
-from raylatent.run.manifest import list_files, put_manifest
+from raylatent.run.manifest import relisted
 from raylatent.run.verification import mismatch, read_states
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
@@ -83,7 +83,8 @@ def build_map(
     if fitted is not None and not broken and not strays:
         logger.info("the map %s is there already", store.uri)
         if not run.store.exists(manifest_of("map", name)):
-            _put_manifest(run.store, name)
+            with relisted(store.uri):
+                pass  # nothing but listed
         return store.uri
     if fitted is None:
         _say_replaced(store, params, about)
@@ -95,27 +96,32 @@ def build_map(
         if not started_here:
             check_visibility(run.store)
         if fitted is not None:
-            _delete(run.store, name, strays)
-            _, digests = place(broken, fitted)
+            with relisted(store.uri) as digests:
+                for file in strays:
+                    run.store.delete(file)
+                digests.update(_own_names(place(broken, fitted)[1], name))
         else:
             rows, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
             fitted = _fit(rows, layer, params)
             about |= {"quality": measured(fitted, rows, held)}
             claim.check()
             # From here on, and until map.json is back, there is no map of this name.
-            _delete(run.store, name, [f"{MAPS}/{name}/{file}" for file in _OWN_FILES])
-            store.delete_folder(POINTS_FOLDER)
-            counts, digests = place(parts, fitted)
-            claim.check()
-            fitted.with_info(**about, points=counts).save(store)
-        _put_manifest(run.store, name, digests)
+            with relisted(store.uri, anew=True) as digests:
+                for file in _OWN_FILES:
+                    store.delete(file)
+                store.delete_folder(POINTS_FOLDER)
+                counts, of_points = place(parts, fitted)
+                claim.check()
+                fitted.with_info(**about, points=counts).save(store)
+                digests.update(_own_names(of_points, name))
     return store.uri
 
 
-def _put_manifest(store: Store, name: str, digests: Mapping[str, str] = {}) -> None:
-    """List a map's files, without pictures: whoever draws them lists them as well."""
-    files = list_files(store, [f"{MAPS}/{name}"], (), digests)
-    put_manifest(store, manifest_of("map", name), files)
+def _own_names(digests: Mapping[str, str], name: str) -> dict[str, str]:
+    """Digests by the files' names in a map's own folder."""
+    return {
+        file.removeprefix(f"{MAPS}/{name}/"): digest for file, digest in digests.items()
+    }
 
 
 def current_map(
@@ -183,12 +189,6 @@ def unsound_points(
             logger.warning("%s/%s is made again: %s", store.uri, file, found)
             unsound.append(part)
     return unsound
-
-
-def _delete(store: Store, name: str, files: Sequence[str]) -> None:
-    """Delete files of a map, before them the manifest that lists them."""
-    for file in (manifest_of("map", name), *files):
-        store.delete(file)
 
 
 def _parts_of(run: RunDirectory) -> list[Part]:

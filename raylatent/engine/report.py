@@ -15,6 +15,7 @@ from raylatent.errors import StorageError
 from raylatent.model.constant import ConstantLayer, Constants, constants_of_both
 from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
+from raylatent.run.layout import SLIDES_PAGE
 from raylatent.seal import content_digest, sealed_json
 from raylatent.source.grids import left_out
 from raylatent.source.kinds import kind_of
@@ -22,9 +23,6 @@ from raylatent.source.protocol import Request
 from raylatent.source.units import Source
 
 logger = logging.getLogger(__name__)
-
-SLIDES_PAGE = "slides.html"
-
 
 _COUNTS = {
     "resized": schema.RESIZED,
@@ -496,6 +494,8 @@ def write_report(run: RunDirectory, report: RunReport) -> dict[str, str]:
         page = slides_page(run, report.slides).encode()
         digests[SLIDES_PAGE] = content_digest(page)
         run.store.write(SLIDES_PAGE, page)
+    else:
+        run.store.delete(SLIDES_PAGE)  # of before, if it is there
     about = sealed_json(report.as_json())
     text = json.dumps(about, indent=1, ensure_ascii=False)
     run.store.write(REPORT, text.encode("utf-8", "surrogateescape"))

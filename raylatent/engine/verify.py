@@ -1,7 +1,7 @@
 """`raylatent verify`: the files of a run are read by the cluster; nothing is written."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,15 +27,17 @@ from raylatent.errors import (
 from raylatent.parts import read_part, slide_of
 from raylatent.run import (
     ACTIVATIONS,
+    FINISHED,
     REPORT,
     RUN_JSON,
     SOURCES,
+    TILES,
     ExtractionDirectory,
     RunDirectory,
 )
-from raylatent.run.layout import FOLDERS, MANIFESTS, manifest_of
-from raylatent.run.litter import ASIDE, asides
-from raylatent.run.manifest import is_ours, read_manifest, told_digests
+from raylatent.run.layout import FOLDERS, MANIFESTS, is_ours, manifest_of
+from raylatent.run.litter import TEMPORARY, temporary_files
+from raylatent.run.manifest import read_manifest, told_digests
 from raylatent.run.settings import CLEARING, parse_settings
 from raylatent.run.verification import (
     BROKEN,
@@ -53,10 +55,10 @@ from raylatent.source.units import Source
 from raylatent.storage import FileStat, Store
 
 UNCHANGED, CHANGED, GONE = "as they were", "changed", "gone"
+UNSEEN = "not looked at, since their storage does not answer"
 _TOGETHER = 32  # sources that a task looks at
 _NAMED = 20  # broken records of one source that are named
 _RECORDS = "records"
-_WHILE_WORKED_ON = frozenset({BROKEN, FOREIGN})
 
 
 def verify_run(config: VerifyConfig) -> Verification:
@@ -81,49 +83,27 @@ def verify_run(config: VerifyConfig) -> Verification:
     if proof is None:
         message = f"{store.uri} is no run directory: it has no {RUN_JSON}"
         raise RunError(message)
+    found.verb = _verb(settings, names)
     _read_manifests(store, found)
     sources = _sources(store, found)
-    run = _directory(store.uri, settings, found.manifests)
-    found.verb, found.fingerprint = run.verb, settings.get("fingerprint")
-    found.plan = _planned(sources)
-    every = {*names, *found.listed, RUN_JSON, SOURCES, REPORT}
-    found.states = _read(store, proof, every)
+    where = _places(sources, config.source_root)
+    found.states = _read(
+        store, proof, names | {*found.listed, RUN_JSON, SOURCES, REPORT}
+    )
     found.compare()
     for name in there:
-        if name not in names:
+        if name not in names and "/." not in name:  # what is hidden nobody reads
             found.add(FOREIGN, name, "it is none of ours")
-    _check_sources(store, found, sources or (), config.source_root)
+        elif name in names and name not in found.states:
+            found.add(MISSING, name, "it is a link to nothing, or was deleted just now")
+    _check_sources(store, found, sources, where, records=bool(config.source_root))
     _note_failed(found)
-    _note_claim(run, found, worker or worker_of(store))
+    _note_claim(store, found, worker or worker_of(store))
     return found
 
 
-def _planned(sources: Sequence[Source] | None) -> dict[str, Planned] | None:
-    """What the plan says of each slide, None where it cannot be read."""
-    if sources is None:
-        return None
-    return {
-        source.slide: Planned(
-            n_indexed=source.n_indexed,
-            source=source_footer(source),
-            has_grid=kind_of(source).has_grid and source.n_indexed > 0,
-        )
-        for source in sources
-    }
-
-
-def _directory(
-    uri: str, settings: Mapping[str, Any], manifests: Collection[str]
-) -> RunDirectory:
-    """The run as the verb has it that made it."""
-    extracts = settings.get("fields", {}).get("job") == ExtractionDirectory.verb
-    if extracts or manifest_of(ExtractionDirectory.verb) in manifests:
-        return ExtractionDirectory(uri)
-    return RunDirectory(uri)
-
-
 def _settings(store: Store, found: Verification) -> Mapping[str, Any]:
-    """What run.json says; nothing where it cannot be read."""
+    """The fields of run.json; none where it cannot be read."""
     if not store.exists(RUN_JSON):
         found.add(MISSING, RUN_JSON, "the run has none")
         return {}
@@ -138,28 +118,46 @@ def _settings(store: Store, found: Verification) -> Mapping[str, Any]:
     if CLEARING in settings:
         says = "its driver stopped while it overwrote another run: run again"
         found.add(INCOMPLETE, RUN_JSON, says)
-        return {}
-    return settings
+    return dict(settings.get("fields", {}))
+
+
+def _verb(settings: Mapping[str, Any], names: Iterable[str]) -> str:
+    """What made the run, by run.json; where that cannot be read, by what is there."""
+    extraction = ExtractionDirectory.verb
+    own = (manifest_of(extraction), f"{TILES}/", f"{FINISHED}/")
+    if settings:
+        extracts = settings.get("job") == extraction
+    else:
+        extracts = any(name.startswith(own) for name in names)
+    return extraction if extracts else RunDirectory.verb
 
 
 def _read_manifests(store: Store, found: Verification) -> None:
     for name in store.list(MANIFESTS):
         try:
-            found.listed |= read_manifest(store, name)
-            found.manifests.add(name)
+            found.add_manifest(name, read_manifest(store, name))
         except BrokenPartError as error:
             found.add(BROKEN, name, error.why)
 
 
-def _sources(store: Store, found: Verification) -> list[Source] | None:
-    """The plan, None where it cannot be read."""
+def _sources(store: Store, found: Verification) -> list[Source]:
+    """The sources of the plan, of which the run is told; none where it cannot be read."""
     if not store.exists(SOURCES):
-        return None
+        return []
     try:
-        return read_plan(store, SOURCES)
+        sources = read_plan(store, SOURCES)
     except BrokenPartError as error:
         found.add(BROKEN, SOURCES, error.why)
-        return None
+        return []
+    found.plan = {
+        source.slide: Planned(
+            n_indexed=source.n_indexed,
+            source=source_footer(source),
+            has_grid=kind_of(source).has_grid and source.n_indexed > 0,
+        )
+        for source in sources
+    }
+    return sources
 
 
 def _read(store: Store, proof: str, names: set[str]) -> dict[str, FileState]:
@@ -177,7 +175,7 @@ class SourceCheck:
 
     Attributes:
         source: As planned.
-        uri: Where it is now, None where it is not there.
+        uri: Where it is now, None where it is not below `source_root`.
         parts: Sound parts of rows, whose records are checked.
     """
 
@@ -186,16 +184,29 @@ class SourceCheck:
     parts: tuple[str, ...] = ()
 
 
+def _places(sources: Sequence[Source], root: str) -> dict[str, str]:
+    """Where sources are by slide: as planned, or below a folder that they were moved to.
+
+    Raises:
+        SourceError: The folder is not there, or has two files of one slide.
+    """
+    if not root:
+        return {source.slide: source.uri for source in sources}
+    return moved_sources([root], sources)
+
+
 def _check_sources(
-    store: Store, found: Verification, sources: Sequence[Source], root: str
+    store: Store,
+    found: Verification,
+    sources: Sequence[Source],
+    where: Mapping[str, str],
+    *,
+    records: bool,
 ) -> None:
-    """Say what became of the sources; where they were moved, check their records."""
-    where = {source.slide: source.uri for source in sources}
+    """Say what became of the sources, and check their records if that is asked for."""
     parts: dict[str, list[str]] = {}
-    if root:
-        where = moved_sources([root], sources)
-        for state in found.sound_below(ACTIVATIONS):
-            parts.setdefault(str(slide_of(state.name)), []).append(state.name)
+    for state in found.sound_below(ACTIVATIONS) if records else ():
+        parts.setdefault(str(slide_of(state.name)), []).append(state.name)
     checks = [
         SourceCheck(
             source=source,
@@ -223,40 +234,46 @@ def check_sources(
         checks: The sources.
 
     Returns:
-        How many are as they were, changed, gone, and how many records were read; and
-        what is wrong with these.
+        How many are as they were, changed, gone, not looked at, and how many records
+        were read; and what is wrong with these.
+
+    Raises:
+        StorageError: Records cannot be read, after retries.
     """
     counts: Counter[str] = Counter()
     findings: list[Finding] = []
-    reachable = True
+    state = ""
     for check in checks:
-        if reachable and check.source.stat.is_known:
-            state, reachable = _state(check)
-            counts.update([] if state is None else [state])
-        if check.parts and check.uri is None:
+        if check.source.stat.is_known:
+            # Trying again takes a minute: not for each of ten thousand.
+            state = UNSEEN if state == UNSEEN else _state(check)
+            counts[state] += 1
+        if check.uri is None and check.source.n_indexed:
             where = f"the source of slide {check.source.slide!r}"
             findings.append(Finding(MISSING, where, "it is not below --source-root"))
-        elif check.parts and check.uri is not None:
+        elif check.uri is not None and check.parts:
             n_records, wrong = _check_records(store, check.uri, check.parts)
             counts[_RECORDS] += n_records
             findings += wrong
     return counts, findings
 
 
-def _state(check: SourceCheck) -> tuple[str | None, bool]:
-    """What became of a source, and whether its storage answers at all."""
+def _state(check: SourceCheck) -> str:
+    """What became of a source."""
     if check.uri is None:
-        return GONE, True
+        return GONE
     now = replace(check.source, uri=check.uri)
     try:
         stat: FileStat = kind_of(now).stat(now)
     except StorageError as error:
-        # Trying again takes a minute: not for each of ten thousand.
-        answers = error.__cause__ is None or isinstance(
-            error.__cause__, FileNotFoundError | NotADirectoryError
-        )
-        return (GONE if answers else None), answers
-    return (UNCHANGED if stat == check.source.stat else CHANGED), True
+        return GONE if _answers(error) else UNSEEN
+    return UNCHANGED if stat == check.source.stat else CHANGED
+
+
+def _answers(error: StorageError) -> bool:
+    """Whether storage answered, but not with what was asked for."""
+    absent = (FileNotFoundError, NotADirectoryError)
+    return error.__cause__ is None or isinstance(error.__cause__, absent)
 
 
 def _check_records(
@@ -271,7 +288,9 @@ def _check_records(
         try:
             broken += _broken_records(uri, frames)
         except StorageError as error:
-            broken.append(str(error))
+            if not _answers(error):
+                raise
+            broken.append(str(error))  # it ends too early
             break
         n_records += len(frames)
     if len(broken) > _NAMED:
@@ -304,7 +323,7 @@ def _note_failed(found: Verification) -> None:
 
 
 def _note_claim(
-    run: RunDirectory, found: Verification, worker: tuple[str, str] | None
+    store: Store, found: Verification, worker: tuple[str, str] | None
 ) -> None:
     """Say who works on the run, and what drivers that are gone left.
 
@@ -313,7 +332,7 @@ def _note_claim(
     token = None
     if worker is not None:
         token, found.worked_on_by = worker
-        kept = [one for one in found.findings if one.kind in _WHILE_WORKED_ON]
+        kept = [one for one in found.findings if _stays(found, one)]
         n_left = len(found.findings) - len(kept)
         found.findings = kept
         found.notes = [
@@ -321,13 +340,22 @@ def _note_claim(
             f"go, so what is lacking is not counted ({n_left} such things): verify it "
             "again when that driver has ended"
         ]
-    elif run.store.exists(CLAIM):
+    elif store.exists(CLAIM):
         found.notes.append(
             f"{CLAIM} was left by a driver that is gone: run the same command again"
         )
-    for name in asides(run):
-        match = ASIDE.fullmatch(name.rsplit("/", 1)[-1])
-        if match is None or match["token"] is None or match["token"] != token:
+    beside = (name.partition("/")[0] for name in found.states if "/" in name)
+    for name in temporary_files(store, {*FOLDERS, *beside}):
+        writer = TEMPORARY.fullmatch(name.rsplit("/", 1)[-1])
+        if writer is None or writer["token"] is None or writer["token"] != token:
             found.notes.append(
                 f"{name} was left by a writer that is gone, or is still being written"
             )
+
+
+def _stays(found: Verification, one: Finding) -> bool:
+    """Whether a finding holds, whatever a driver does: of the file's own bytes alone."""
+    state = found.states.get(one.name)
+    return one.kind == FOREIGN or (
+        one.kind == BROKEN and (state is None or state.why is not None)
+    )

@@ -74,6 +74,7 @@ def write_mosaic(
         Digests of the three by name.
     """
     digests = {"mosaic.png": content_digest(picture), "cells.parquet": seal_in(cells)}
+    Store(folder).delete("mosaic.json")  # which tells of those that were there before
     write_file(f"{folder}/mosaic.png", picture)
     write_file(f"{folder}/cells.parquet", cells)
     about = sealed_json({**description, FILES: digests})

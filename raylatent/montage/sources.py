@@ -12,7 +12,6 @@ from raylatent.errors import SourceError
 from raylatent.run import RunDirectory
 from raylatent.source.find import find_tfrecords
 from raylatent.source.kinds import kind_of, moved_sources
-from raylatent.source.names import match
 from raylatent.source.protocol import Place
 from raylatent.source.tfrecords import TFRECORDS, tfrecords_below
 from raylatent.source.units import Source, sources_from_table
@@ -128,10 +127,8 @@ def source_places(
 def _below(roots: Sequence[str], sources: Sequence[Source]) -> dict[str, str]:
     """Sources found again by slide, each kind among its own."""
     names = [source.slide for source in sources]
-    # Copied by way of a Mac, names may be composed of other characters.
-    there = moved_sources(roots, sources)
-    named = match(((name, name) for name in names), there)
-    found = {own: absolute(there[name]) for name, own in named.items()}
+    moved = moved_sources(roots, sources)
+    found = {slide: absolute(uri) for slide, uri in moved.items()}
     lost = sorted(set(names) - set(found))
     if lost and not found:
         message = f"{few(roots)} holds none of the run's sources: {few(lost)}"

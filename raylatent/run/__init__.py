@@ -1,8 +1,7 @@
 """The run directory: its layout, what is in it, and what is done."""
 
 from raylatent.parts import Part
-from raylatent.run.directory import RunDirectory, read
-from raylatent.run.extraction import ExtractionDirectory
+from raylatent.run.directory import ExtractionDirectory, RunDirectory, read
 from raylatent.run.layout import (
     ACTIVATIONS,
     FINISHED,

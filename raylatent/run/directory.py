@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from raylatent.errors import (
     BrokenPartError,
     FingerprintError,
     RunError,
+    StorageError,
     VersionError,
 )
 from raylatent.parts import (
@@ -31,8 +32,15 @@ from raylatent.parts import (
     write_part,
 )
 from raylatent.run import layout
-from raylatent.run.layout import ACTIVATIONS, FOLDERS, QUARANTINE, REMOVED, SOURCES
-from raylatent.run.reading import open_rows
+from raylatent.run.layout import (
+    ACTIVATIONS,
+    FINISHED,
+    FOLDERS,
+    QUARANTINE,
+    REMOVED,
+    SOURCES,
+    TILES,
+)
 from raylatent.run.settings import (
     CLEARING,
     RUN_JSON,
@@ -43,10 +51,12 @@ from raylatent.run.settings import (
     parse_settings,
     settings_text,
 )
-from raylatent.storage import Store
+from raylatent.storage import Store, reason
 
 logger = logging.getLogger(__name__)
 
+SUFFIX = ".tfrecords"
+INDEX_SUFFIX = ".index.npz"
 _FOOTER_THREADS = 16
 # `bench-` folders are those of benchmarks, `claim.` files those of drivers.
 _WITHOUT_A_RUN = re.compile(
@@ -59,7 +69,7 @@ class RunDirectory:
 
     Args:
         uri: A local folder or URI.
-        writer: Marks the aside files of this writer.
+        writer: Marks the temporary files of this writer.
     """
 
     rows = ACTIVATIONS
@@ -181,7 +191,8 @@ class RunDirectory:
         self.store.write(RUN_JSON, clearing_text())
         self._settings = None
         self.store.delete(SOURCES)
-        self.store.delete(layout.REPORT)
+        for name in (layout.REPORT, layout.SLIDES_PAGE):
+            self.store.delete(name)
         for folder in FOLDERS:
             self.store.delete_folder(folder)
 
@@ -366,6 +377,45 @@ class RunDirectory:
         return part_name(QUARANTINE, slide, unit)
 
 
+def open_rows(store: Store) -> ds.Dataset:
+    """The rows of all slides, `slide` declared a string.
+
+    Raises:
+        RunError: There are none yet.
+        StorageError: They cannot be read.
+    """
+    by_slide = ds.partitioning(pa.schema([(schema.SLIDE, pa.string())]), flavor="hive")
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    parquet = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+    try:
+        listed = ds.dataset(
+            store.path(ACTIVATIONS),
+            schema=by_slide.schema,
+            filesystem=store.filesystem,
+            format=parquet,
+            partitioning=by_slide,
+        )
+        # Not what else lies there, as a part's copy under another name.
+        parts = [one for one in listed.get_fragments() if _is_part(one.path)]
+        if not parts:
+            raise FileNotFoundError  # noqa: TRY301
+        columns = parts[0].physical_schema.remove_metadata()
+    except FileNotFoundError as error:
+        message = f"{store.uri} has no rows yet: run `raylatent activations` first"
+        raise RunError(message) from error
+    except (OSError, ValueError) as error:
+        message = f"the rows of {store.uri} cannot be read: {reason(error)}"
+        raise StorageError(message) from error
+    # Without metadata: else the first part's footer would stand for all.
+    columns = pa.schema([*columns, *by_slide.schema])
+    return ds.FileSystemDataset(parts, columns, parquet, store.filesystem)
+
+
+def _is_part(path: str) -> bool:
+    name = "/".join(path.split("/")[-3:])
+    return is_part(name) and name.startswith(f"{ACTIVATIONS}/")
+
+
 def read(run: str | os.PathLike[str]) -> ds.Dataset:
     """The activations of a run as a pyarrow dataset, `slide` declared a string.
 
@@ -378,3 +428,71 @@ def read(run: str | os.PathLike[str]) -> ds.Dataset:
         RunError: There is no run.
     """
     return RunDirectory.open(run).dataset()
+
+
+class ExtractionDirectory(RunDirectory):
+    """A run that extracts tiles: its parts hold encoded tiles until a slide is whole."""
+
+    rows = TILES
+    verb = "extract-tiles"
+
+    @property
+    def folder(self) -> str:
+        """Where the TFRecords are; empty: in the run directory itself."""
+        of_tiles: dict[str, Any] = self.settings()["fields"].get("slides") or {}
+        folder = str(of_tiles.get("folder", ""))
+        return folder if "/" not in folder and folder.strip(".") else ""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where files of the run are written."""
+        return (*FOLDERS, self.folder) if self.folder else FOLDERS
+
+    def inside(self, name: str) -> str:
+        """The name in the run directory of a file beside the TFRecords."""
+        return f"{self.folder}/{name}" if self.folder else name
+
+    def tfrecord(self, slide: str) -> str:
+        """The name of a slide's TFRecord in the run directory.
+
+        Raises:
+            RunError: No file can be called so.
+        """
+        if "/" in slide or "\0" in slide:
+            message = f"{self.uri} names a slide {slide!r}, which no file can be called"
+            raise RunError(message)
+        return self.inside(f"{slide}{SUFFIX}")
+
+    def finished(self, slide: str) -> str:
+        """The name of the record that a slide's TFRecord is in place."""
+        return f"{FINISHED}/{partition_folder(slide)}/record.json"
+
+    def forget(self, slide: str, there: Container[str]) -> None:
+        """Delete a slide's TFRecord, the record of it first.
+
+        Args:
+            slide: Its name.
+            there: Names of the files that are there.
+        """
+        self.store.delete(self.finished(slide))
+        for name in self.files_of(slide):
+            if name in there:
+                self.store.delete(name)
+
+    def files_of(self, slide: str) -> tuple[str, str]:
+        """Index and TFRecord of a slide."""
+        tfrecord = self.tfrecord(slide)
+        return f"{tfrecord.removesuffix(SUFFIX)}{INDEX_SUFFIX}", tfrecord
+
+    def _clear(self) -> None:
+        """Also the TFRecords, which are of another configuration."""
+        try:
+            there = set(self.store.list(self.folder))
+            slides = {slide_of(name) for name in self.store.list(FINISHED)} - {None}
+            written = [name for slide in slides for name in self.files_of(str(slide))]
+        except RunError:  # it was being cleared: they are deleted as they are redone
+            there, written = set(), []
+        super()._clear()
+        for name in written:
+            if name in there:
+                self.store.delete(name)

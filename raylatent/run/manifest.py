@@ -21,33 +21,17 @@ import pyarrow as pa
 
 from raylatent import schema
 from raylatent.errors import BrokenPartError
-from raylatent.parts import check_part, is_part, read_footer, write_part
+from raylatent.parts import check_part, read_footer, write_part
 from raylatent.run import layout
 from raylatent.run.directory import RunDirectory
-from raylatent.run.layout import manifest_of
+from raylatent.run.layout import is_inside, is_ours, manifest_of, manifest_of_folder
 from raylatent.run.settings import RUN_JSON
 from raylatent.seal import DIGEST, FILES, content_hasher, parse_json
 from raylatent.storage import Store, retry
 
 _THREADS = 16
 _CHUNK = 16 << 20  # bytes of a large file that are held
-_SLIDE = r"slide=[^/]+"
-_STAGES = "|".join(
-    (layout.ACTIVATIONS, layout.QUARANTINE, layout.TILES, layout.GRIDS),
-)
-_PICTURE = r"[^/]+\.(?:png|jpg|jpeg|pdf|svg|csv)"
-_OURS = re.compile(
-    rf"(?:{layout.REMOVED}/)?(?:{_STAGES})/{_SLIDE}/[0-9]+\.parquet"
-    rf"|(?:{layout.REMOVED}/)?{layout.THUMBNAILS}/{_SLIDE}/grid\.jpg"
-    rf"|{layout.REMOVED}/{layout.SOURCES}"
-    rf"|{layout.FINISHED}/{_SLIDE}/record\.json"
-    rf"|{layout.MAPS}/[^/]+/(?:map\.json|model\.npz|points/{_SLIDE}/[0-9]+\.parquet)"
-    rf"|{layout.MOSAICS}/[^/]+/(?:mosaic\.json|cells\.parquet)"
-    rf"|(?:{layout.MAPS}|{layout.MOSAICS})/[^/]+/{_PICTURE}"
-    rf"|{layout.MANIFESTS}/[^/]+\.parquet"
-)
-_GRID = re.compile(rf"((?:{layout.REMOVED}/)?){layout.GRIDS}/({_SLIDE})/.*")
-_OUTPUTS = {layout.MAPS: "map", layout.MOSAICS: "mosaic"}
+_GRID = re.compile(rf"((?:{layout.REMOVED}/)?){layout.GRIDS}/(slide=[^/]+)/.*")
 
 
 @dataclass(frozen=True)
@@ -66,48 +50,8 @@ class Listed:
 Files: TypeAlias = dict[str, Listed]
 
 
-def is_ours(name: str) -> bool:
-    """Whether a file in a run's folders is called as one that raylatent writes.
-
-    >>> is_ours("activations/slide=a/000001.parquet"), is_ours("activations/x.parquet")
-    (True, False)
-    """
-    if _OURS.fullmatch(name) is None:
-        return False
-    return f"/{schema.SLIDE}=" not in name or is_part(name) or not _is_table(name)
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith(".parquet")
-
-
-def manifest_of_file(name: str, verb: str) -> str:
-    """The manifest that lists a file of a run.
-
-    Args:
-        name: The file.
-        verb: That the run directory itself is of.
-
-    >>> manifest_of_file("maps/b/umap.png", "activations")
-    'manifest/map-b.parquet'
-    """
-    folder, _, rest = name.partition("/")
-    if folder in _OUTPUTS and "/" in rest:
-        return manifest_of(_OUTPUTS[folder], rest.split("/", 1)[0])
-    return manifest_of(verb)
-
-
-def manifest_of_folder(uri: str) -> tuple[Store, str] | None:
-    """The run that a map's or mosaic's folder is in, and its manifest; None in no run."""
-    root, _, rest = uri.rpartition("/")
-    root, _, kind = root.rpartition("/")
-    if kind not in _OUTPUTS or not root or not Store(root).exists(RUN_JSON):
-        return None
-    return Store(root), manifest_of(_OUTPUTS[kind], rest)
-
-
 def told_digests(name: str, about: Mapping[str, Any]) -> dict[str, str]:
-    """Digests that a sound file tells: its own, and those of files beside it.
+    """Digests that a sound file tells: its own, and those of files that belong to it.
 
     Args:
         name: The file.
@@ -117,7 +61,7 @@ def told_digests(name: str, about: Mapping[str, Any]) -> dict[str, str]:
     {'maps/b/map.json': '1', 'maps/b/model.npz': '2'}
     """
     told = {}
-    own = about.get(schema.FOOTER_SEAL if _is_table(name) else DIGEST)
+    own = about.get(schema.FOOTER_SEAL if name.endswith(".parquet") else DIGEST)
     if own is not None:
         told[name] = str(own)
     match = _GRID.fullmatch(name)
@@ -128,24 +72,22 @@ def told_digests(name: str, about: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(files, dict):
         in_run = name.startswith(f"{layout.FINISHED}/")  # TFRecords lie elsewhere
         folder = "" if in_run else f"{name.rpartition('/')[0]}/"
-        told |= {f"{folder}{file}": str(digest) for file, digest in files.items()}
+        beside = {f"{folder}{file}": str(digest) for file, digest in files.items()}
+        told |= {file: digest for file, digest in beside.items() if is_inside(file)}
     return told
 
 
 def _read_digests(store: Store, name: str) -> dict[str, str]:
     try:
-        if _is_table(name):
+        if name.endswith(".parquet"):
             return told_digests(name, read_footer(store, name)[1])
         return told_digests(name, parse_json(store.read(name)) or {})
     except BrokenPartError:
         return {}  # not listed: `verify` looks at the file itself
 
 
-def list_files(
-    store: Store,
-    folders: Iterable[str],
-    files: Iterable[str] = (),
-    digests: Mapping[str, str] = {},
+def _list_files(
+    store: Store, folders: Iterable[str], files: Iterable[str], known: Mapping[str, str]
 ) -> Files:
     """What lies in some folders of a run, with the digests of the writers.
 
@@ -153,36 +95,32 @@ def list_files(
         store: The run directory.
         folders: Below it.
         files: Others, which tell their own digests.
-        digests: That are known already, also of files elsewhere.
+        known: Digests that are known already, also of files elsewhere.
     """
     sizes: dict[str, int | None] = {}
     for folder in folders:
         sizes |= {n: size for n, size in store.sizes(folder).items() if is_ours(n)}
     telling = [n for n in (*sizes, *files) if n.endswith((".parquet", ".json"))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        unread = [name for name in telling if name not in digests]
         told: dict[str, str] = {}
+        unread = [name for name in telling if name not in known]
         for found in pool.map(lambda name: _read_digests(store, name), unread):
             told |= found
-        told |= digests
+        told |= known
         elsewhere = [name for name in told if name not in sizes]
         sizes |= zip(elsewhere, pool.map(store.size, elsewhere), strict=True)
     return {
         name: Listed(size, told[name])
-        for name, size in sorted(sizes.items())
+        for name, size in sizes.items()
         if size is not None and name in told
     }
 
 
-def put_manifest(store: Store, name: str, files: Mapping[str, Listed]) -> None:
-    """Put a manifest in place."""
-    paths = sorted(files)
-    columns = (
-        paths,
-        [files[path].size for path in paths],
-        [files[path].digest for path in paths],
-    )
-    write_part(store, name, pa.table(list(columns), schema=schema.LISTED_FILES), {})
+def _put_manifest(store: Store, name: str, files: Files) -> None:
+    rows = sorted((path, one.size, one.digest) for path, one in files.items())
+    columns = zip(*rows, strict=True) if rows else ((), (), ())
+    table = pa.table(list(map(list, columns)), schema=schema.LISTED_FILES)
+    write_part(store, name, table, {})
 
 
 def read_manifest(store: Store, name: str) -> Files:
@@ -195,16 +133,6 @@ def read_manifest(store: Store, name: str) -> Files:
     table = check_part(store, name, schema.LISTED_FILES.names).table
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
     return {path: Listed(size, digest) for path, size, digest in rows}
-
-
-def take_manifest(store: Store, name: str) -> Files:
-    """What a manifest lists whose files are about to change; it is deleted."""
-    files: Files = {}
-    if store.exists(name):
-        with suppress(BrokenPartError):
-            files = read_manifest(store, name)
-        store.delete(name)
-    return files
 
 
 @contextmanager
@@ -223,14 +151,20 @@ def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
     """
     digests: dict[str, str] = {}
     place = manifest_of_folder(folder)
-    before = {} if place is None else take_manifest(*place)
+    if place is None or not Store(place[0]).exists(RUN_JSON):
+        yield digests
+        return
+    store, manifest = Store(place[0]), place[1]
+    before: Files = {}
+    if store.exists(manifest):
+        with suppress(BrokenPartError):
+            before = read_manifest(store, manifest)
+        store.delete(manifest)
     yield digests
-    if place is not None:
-        store, manifest = place
-        own = folder.removeprefix(f"{store.uri}/")
-        known = {} if anew else {path: one.digest for path, one in before.items()}
-        known |= {f"{own}/{name}": digest for name, digest in digests.items()}
-        put_manifest(store, manifest, list_files(store, [own], (), known))
+    own = folder.removeprefix(f"{store.uri}/")
+    known = {} if anew else {path: one.digest for path, one in before.items()}
+    known |= {f"{own}/{name}": digest for name, digest in digests.items()}
+    _put_manifest(store, manifest, _list_files(store, [own], (), known))
 
 
 def put_run_manifest(run: RunDirectory, digests: Mapping[str, str]) -> None:
@@ -243,8 +177,8 @@ def put_run_manifest(run: RunDirectory, digests: Mapping[str, str]) -> None:
     others = {layout.MAPS, layout.MOSAICS, layout.MANIFESTS}
     folders = [folder for folder in layout.FOLDERS if folder not in others]
     own = (RUN_JSON, layout.SOURCES, layout.REPORT)
-    files = list_files(run.store, folders, own, digests)
-    put_manifest(run.store, manifest_of(run.verb), files)
+    files = _list_files(run.store, folders, own, digests)
+    _put_manifest(run.store, manifest_of(run.verb), files)
 
 
 def digest_of_file(store: Store, name: str) -> Listed:

@@ -14,7 +14,7 @@ RUN_JSON = "run.json"
 IDENTITY = "identity"
 """Beside the fields: what they say of the model, entry by entry."""
 OUTPUTS = "outputs"
-"""Likewise: what the model gave for its two sample tiles."""
+"""Beside the fields: what the model gave for its two sample tiles."""
 TILE_LABELS = "tile_labels"
 """A field: whether tiles have labels of their own."""
 _MODEL_FIELDS = ("model", "code", "files")
@@ -102,7 +102,7 @@ def entry_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 
     Args:
         old: Groups of entries, as `identity` in run.json.
-        new: Likewise.
+        new: Those of the other model.
 
     >>> was, now = ({"attributes": {"head": {"scale": x}}} for x in ("0.5", "0.7"))
     >>> entry_differences(was, now)

@@ -18,13 +18,8 @@ from raylatent.parts import (
     unit_of,
 )
 from raylatent.run import layout
-from raylatent.run.layout import manifest_of
-from raylatent.run.manifest import (
-    Files,
-    digest_of_file,
-    manifest_of_file,
-    told_digests,
-)
+from raylatent.run.layout import is_inside, manifest_of, manifest_of_file
+from raylatent.run.manifest import Files, digest_of_file, told_digests
 from raylatent.run.settings import RUN_JSON
 from raylatent.seal import DIGEST, FILES, json_holds, parse_json
 from raylatent.storage import Store
@@ -40,6 +35,8 @@ _SEALED_JSON = frozenset(
     {RUN_JSON, layout.REPORT, MAP_JSON, MOSAIC_JSON, "record.json"}
 )
 _NOT_WRITTEN = "it is not the file that was written"
+_MANIFESTS = f"{layout.MANIFESTS}/"
+_WITH_PICTURES = (f"{layout.MAPS}/", f"{layout.MOSAICS}/")
 _NOT_COMPARED = frozenset({schema.FOOTER_LAYERS, schema.FOOTER_REMARKS})  # and long
 
 
@@ -58,8 +55,9 @@ class Finding:
     says: str
 
     def __str__(self) -> str:
-        """In one line."""
-        return f"{self.kind}: {self.name}: {self.says}"
+        """In one line, without what would move a terminal's cursor."""
+        name = self.name if self.name.isprintable() else ascii(self.name)
+        return f"{self.kind}: {name}: {self.says}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,7 @@ def _state(store: Store, name: str) -> FileState:
         return FileState(
             name=name,
             size=part.n_bytes,
-            digest=footer[schema.FOOTER_SEAL],
+            digest=footer.get(schema.FOOTER_SEAL),
             about=footer,
             rows=part.rows,
         )
@@ -172,7 +170,6 @@ class Verification:
     Attributes:
         run: The run directory.
         verb: What made it.
-        fingerprint: Of the run, None where run.json cannot be read.
         listed: The files of all manifests.
         manifests: Names of the manifests that can be read.
         plan: By slide, None where it cannot be read.
@@ -183,13 +180,12 @@ class Verification:
             `records` of sources that were read.
         points: By map.
         mosaics: Names.
-        sources: How many are as they were, changed, gone.
+        sources: How many are as they were, changed, gone, cannot be looked at.
         worked_on_by: The driver that works on the run, None where none does.
     """
 
     run: str
-    verb: str = ""
-    fingerprint: str | None = None
+    verb: str = "activations"
     listed: Files = field(default_factory=dict)
     manifests: set[str] = field(default_factory=set)
     plan: Mapping[str, Planned] | None = None
@@ -203,6 +199,21 @@ class Verification:
     worked_on_by: str | None = None
     _wrong: set[str] = field(default_factory=set)
 
+    def add(self, kind: str, name: str, says: str) -> None:
+        """Add a finding, unless there is one of this file already."""
+        if name not in self._wrong:
+            self._wrong.add(name)
+            self.findings.append(Finding(kind, name, says))
+
+    def add_manifest(self, name: str, files: Files) -> None:
+        """Take in what a manifest lists; one of other files is a finding."""
+        own = (manifest_of_file(path, self.verb) == name for path in files)
+        if all(own) and all(map(is_inside, files)):
+            self.listed |= files
+            self.manifests.add(name)
+        else:
+            self.add(WRONG, name, "it lists files that are not its own")
+
     def compare(self) -> None:
         """Find what is wrong with the files that were read."""
         self.counts["slides"] = len(self.plan or ())
@@ -213,19 +224,14 @@ class Verification:
             self.counts["parts"] += is_part(state.name)
         self._compare_listed()
         for state in self.states.values():
-            if state.name not in self.listed and state.why is None:
-                self._compare_unlisted(state)
+            if state.why is None and (why := self._stranger(state)) is not None:
+                self.add(WRONG, state.name, why)
+        self._compare_told()
         self._find_unfinished()
         self._count_tiles()
         self._compare_maps()
         self._compare_mosaics()
         self._note_absent_manifests()
-
-    def add(self, kind: str, name: str, says: str) -> None:
-        """Add a finding, unless there is one of this file already."""
-        if name not in self._wrong:
-            self._wrong.add(name)
-            self.findings.append(Finding(kind, name, says))
 
     def _compare_listed(self) -> None:
         for name, listed in self.listed.items():
@@ -236,49 +242,56 @@ class Verification:
             elif (state.size, state.digest) != (listed.size, listed.digest):
                 kind = WRONG if _seals_itself(name) else BROKEN
                 self.add(kind, name, _NOT_WRITTEN)
-
-    def _compare_unlisted(self, state: FileState) -> None:
-        """A sound file in no manifest: one too many, or its verb never ended."""
-        name = state.name
-        manifest = manifest_of_file(name, self.verb)
-        if name.startswith(f"{layout.MANIFESTS}/"):
-            return
-        if manifest in self.manifests:
-            drawn = name.startswith((f"{layout.MAPS}/", f"{layout.MOSAICS}/"))
-            if not drawn or _seals_itself(name):  # else a picture that somebody drew
+        for name in self.states:
+            manifest = manifest_of_file(name, self.verb)
+            if name in self.listed or manifest not in self.manifests:
+                continue
+            drawn = name.startswith(_WITH_PICTURES) and not _seals_itself(name)
+            if not drawn and not name.startswith(_MANIFESTS):  # else somebody's picture
                 self.add(WRONG, name, f"{manifest} does not list it")
-            return
-        why = self._stranger(state)
-        if why is not None:
-            self.add(WRONG, name, why)
-        for path, digest in told_digests(name, state.about).items():
-            other = self.states.get(path)
-            if other is not None and other.digest != digest:
-                self.add(BROKEN, path, _NOT_WRITTEN)
-            elif other is None and name.endswith(".json"):
-                self.add(MISSING, path, f"{name} tells of it")
 
     def _stranger(self, state: FileState) -> str | None:
         """Why a sound part does not belong where it is, None if it does."""
-        slide = slide_of(state.name)
-        footer = state.about
-        if schema.FOOTER_SLIDE not in footer:
+        footer, name = state.about, state.name
+        slide = str(slide_of(name))
+        if schema.FOOTER_SLIDE not in footer or not is_part(name):
             return None
-        unit = str(unit_of(state.name))
         wanted: dict[str, str | None] = {schema.FOOTER_SLIDE: slide}
         if schema.FOOTER_UNIT in footer:
-            wanted[schema.FOOTER_UNIT] = unit
+            wanted[schema.FOOTER_UNIT] = str(unit_of(name))
         if schema.FOOTER_MAP in footer:
-            folder = state.name.split("/points/")[0]
-            info = self.states.get(f"{folder}/{MAP_JSON}", FileState(name="")).about
-            wanted[schema.FOOTER_MAP] = info.get(FILES, {}).get(MODEL_NPZ)
-        if schema.FOOTER_SOURCE in footer and not state.name.startswith(layout.REMOVED):
-            if self.fingerprint is not None:
-                wanted[schema.FOOTER_FINGERPRINT] = self.fingerprint
-            planned = (self.plan or {}).get(str(slide))
-            if planned is not None:
-                wanted[schema.FOOTER_SOURCE] = planned.source
+            files = self._told_by(f"{name.split('/points/')[0]}/{MAP_JSON}").get(FILES)
+            if isinstance(files, dict) and MODEL_NPZ in files:
+                wanted[schema.FOOTER_MAP] = files[MODEL_NPZ]
+        if schema.FOOTER_SOURCE in footer and not name.startswith(layout.REMOVED):
+            run, plan = self._told_by(RUN_JSON), self._sound_plan
+            if "fingerprint" in run:
+                wanted[schema.FOOTER_FINGERPRINT] = run["fingerprint"]
+            record = f"{layout.FINISHED}/{partition_folder(slide)}/record.json"
+            if slide in plan and record not in self.states:  # else it has no rows
+                wanted[schema.FOOTER_SOURCE] = plan[slide].source
         return mismatch(state, wanted)
+
+    def _told_by(self, name: str) -> Mapping[str, Any]:
+        """What a file tells that nothing is wrong with; nothing of any other."""
+        state = self.states.get(name)
+        return {} if state is None or name in self._wrong else state.about
+
+    @property
+    def _sound_plan(self) -> Mapping[str, Planned]:
+        return {} if layout.SOURCES in self._wrong else self.plan or {}
+
+    def _compare_told(self) -> None:
+        """Where no manifest lists them, compare files with what others tell of them."""
+        for name in list(self.states):
+            if name in self.listed:
+                continue
+            for path, digest in told_digests(name, self._told_by(name)).items():
+                other = self.states.get(path)
+                if other is None:
+                    self.add(MISSING, path, f"{name} tells of it")
+                elif other.digest != digest:
+                    self.add(BROKEN, path, _NOT_WRITTEN)
 
     def _find_unfinished(self) -> None:
         """What verbs put in place last."""
@@ -315,20 +328,24 @@ class Verification:
         """Promise 1: each planned tile is a row, or quarantined."""
         rows: Counter[str] = Counter()
         bad: Counter[str] = Counter()
-        extracted = {str(slide_of(s.name)) for s in self.sound_below(layout.FINISHED)}
+        extracted = set()
         for state in self.sound_below(layout.FINISHED):
-            rows[str(slide_of(state.name))] += state.about.get("tiles", 0)
-        for state in self.sound_below(layout.QUARANTINE):
-            if slide_of(state.name) in extracted:
-                bad[str(slide_of(state.name))] += state.rows
-        for state in list(self.sound_below(self._stage)):
             slide = str(slide_of(state.name))
-            if slide not in extracted:
+            if self.plan is None or slide in self.plan:  # else not named any more
+                extracted.add(slide)
+                rows[slide] += _number(state.about.get("tiles"))
+        for state in self.sound_below(layout.QUARANTINE):
+            if (slide := str(slide_of(state.name))) in extracted:
+                bad[slide] += state.rows
+        for state in list(self.sound_below(self._stage)):
+            if (slide := str(slide_of(state.name))) not in extracted:
                 rows[slide] += state.rows
                 bad[slide] += self._count_quarantined(state, slide)
         self.counts["rows"] = rows.total()
         self.counts["quarantined"] = bad.total()
-        self._compare_with_plan({slide: rows[slide] + bad[slide] for slide in rows})
+        if layout.SOURCES not in self._wrong and self.plan is not None:
+            tiles = {slide: rows[slide] + bad[slide] for slide in rows}
+            self._compare_with_plan(self.plan, tiles)
 
     @property
     def _stage(self) -> str:
@@ -336,7 +353,7 @@ class Verification:
 
     def _count_quarantined(self, part: FileState, slide: str) -> int:
         """Rows of a part's quarantine, as many as the part says."""
-        n_bad = int(part.about.get(schema.FOOTER_QUARANTINED, 0))
+        n_bad = _number(part.about.get(schema.FOOTER_QUARANTINED))
         name = part_name(layout.QUARANTINE, slide, unit_of(part.name))
         state = self.states.get(name)
         if not n_bad:
@@ -347,15 +364,14 @@ class Verification:
             self.add(WRONG, name, f"it has {state.rows} rows, not {n_bad}")
         return n_bad if name not in self._wrong else 0
 
-    def _compare_with_plan(self, tiles: Mapping[str, int]) -> None:
-        if self.plan is None:
-            return
+    def _compare_with_plan(
+        self, plan: Mapping[str, Planned], tiles: Mapping[str, int]
+    ) -> None:
         damaged = {slide_of(name) for name in self._wrong}
-        for slide in sorted({*self.plan, *tiles}):
-            planned = self.plan.get(slide)
-            n_indexed = 0 if planned is None else planned.n_indexed
+        for slide in sorted({*plan, *tiles}):
+            n_indexed = plan[slide].n_indexed if slide in plan else 0
             grid = part_name(layout.GRIDS, slide, 0)
-            if planned is not None and planned.has_grid and self._lacks(grid):
+            if slide in plan and plan[slide].has_grid and self._lacks(grid):
                 self.add(MISSING, grid, "the slide has no grid")
             lost = n_indexed - tiles.get(slide, 0)
             self.counts["missing"] += max(0, lost)
@@ -372,20 +388,19 @@ class Verification:
         current = rows_digest(self._row_parts())
         for name in self._outputs(layout.MAPS):
             folder = f"{layout.MAPS}/{name}"
-            self.points[name] = sum(
-                s.rows for s in self.sound_below(f"{folder}/points")
-            )
-            info = self.states.get(f"{folder}/{MAP_JSON}", FileState(name="")).about
+            points = sum(s.rows for s in self.sound_below(f"{folder}/points"))
+            self.points[name] = points
+            info = self._told_by(f"{folder}/{MAP_JSON}")
             if not damaged and info.get("rows", current) != current:
                 self.notes.append(
                     f"the map {name} is of other rows than the run has now: run "
                     "`raylatent map` again"
                 )
-            points = info.get("points")
-            told = points.get("rows") if isinstance(points, dict) else None
+            told = info.get("points")
+            told = told.get("rows", points) if isinstance(told, dict) else points
             whole = not any(name.startswith(f"{folder}/") for name in self._wrong)
-            if whole and told not in {None, self.points[name]}:
-                says = f"it has {told} points, there are {self.points[name]}"
+            if whole and told != points:
+                says = f"it has {told} points, there are {points}"
                 self.add(WRONG, f"{folder}/{MAP_JSON}", says)
 
     def _row_parts(self) -> list[Part]:
@@ -406,12 +421,11 @@ class Verification:
     def _compare_mosaics(self) -> None:
         self.mosaics = self._outputs(layout.MOSAICS)
         for name in self.mosaics:
-            mosaic = self.states.get(f"{layout.MOSAICS}/{name}/{MOSAIC_JSON}")
-            drawn = None if mosaic is None else mosaic.about.get("map")
+            drawn = self._told_by(f"{layout.MOSAICS}/{name}/{MOSAIC_JSON}").get("map")
             if not isinstance(drawn, dict):
                 continue  # of arrays, or drawn in Python
-            of_map = self.states.get(f"{layout.MAPS}/{drawn.get('name')}/{MAP_JSON}")
-            if of_map is not None and of_map.digest not in {None, drawn.get("digest")}:
+            of_map = self._told_by(f"{layout.MAPS}/{drawn.get('name')}/{MAP_JSON}")
+            if of_map and of_map[DIGEST] != drawn.get("digest"):
                 self.notes.append(
                     f"the mosaic {name} is of another map than there is now: run "
                     "`raylatent mosaic` again"
@@ -429,3 +443,9 @@ class Verification:
             for name in wanted
             if name not in self.manifests
         ]
+
+
+def _number(value: object) -> int:
+    """A count that a file tells, 0 where that is none."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0

@@ -5,6 +5,7 @@ from typing import Any
 
 from raylatent.errors import ConfigError, IncompleteError, SourceError, StorageError
 from raylatent.parts import escape_partition
+from raylatent.source.names import match
 from raylatent.source.pictures import PictureFolders
 from raylatent.source.protocol import Config, Kind, Request
 from raylatent.source.tfrecords import TFRecords
@@ -130,6 +131,8 @@ def moved_sources(roots: Sequence[str], sources: Sequence[Source]) -> dict[str, 
     found: dict[str, str] = {}
     for name, kind in KINDS.items():
         own = {source.slide: source for source in sources if source.kind == name}
-        if own:
-            found |= kind.moved(roots, own)
+        there = kind.moved(roots, own) if own else {}
+        # Copied by way of a Mac, names may be composed of other characters.
+        named = match(((slide, slide) for slide in own), there)
+        found |= {slide: there[name] for name, slide in named.items()}
     return found

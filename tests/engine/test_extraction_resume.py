@@ -13,6 +13,7 @@ from raylatent.run import ExtractionDirectory
 from raylatent.source.index import index_tfrecord
 from raylatent.source.units import sources_from_table
 from tests.engine import slide_files
+from tests.tampering import reseal
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 
@@ -86,6 +87,8 @@ def test_a_slide_that_is_not_whole_is_done_again(out, again):
         lambda: file.write_bytes(file.read_bytes()[:-1]),
         record.unlink,
         lambda: record.write_text("{"),
+        lambda: reseal("finished/slide=b/record.json", tiles="x")(out),
+        lambda: reseal("finished/slide=b/record.json", files={})(out),
         lambda: shutil.rmtree(out / "quarantine/slide=b"),
     ):
         before = tfrecords_of(out)

@@ -1,12 +1,15 @@
-"""What is said before a map is fitted."""
+"""What is said before a map is fitted, and what is listed after it was mended."""
 
 import logging
 
 import numpy as np
 import pytest
 
-from raylatent.engine.map_building import say_fit
+from raylatent.engine.map_building import build_map, say_fit
+from raylatent.mapping.fitted import FittedMap
 from raylatent.mapping.parameters import MapParameters
+from raylatent.run.manifest import read_manifest
+from raylatent.storage import Store
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,17 @@ def test_more_neighbors_than_there_are_is_said(caplog):
         say_fit(features, "postconv", MapParameters(n_neighbors=30))
     (said,) = caplog.messages
     assert said.startswith("n_neighbors is 30, of 30 sampled rows it can be 29")
+
+
+@pytest.mark.ray
+def test_pictures_stay_listed_when_points_are_mended(made, in_process, verify_here):
+    store = Store(made.out)
+    params = FittedMap.load(store.child("maps/default")).parameters
+    part = made.out / "maps/default/points/slide=a/000001.parquet"
+    good = part.read_bytes()
+    part.unlink()
+    build_map(str(made.out), params)
+    assert part.read_bytes() == good
+    listed = read_manifest(store, "manifest/map-default.parquet")
+    assert "maps/default/umap.png" in listed
+    assert verify_here(made.out).findings == []

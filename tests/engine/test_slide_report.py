@@ -133,6 +133,7 @@ def test_report_json_has_what_was_left_out_by_reason(run):
 
 
 def test_without_whole_slides_there_is_no_page(run):
+    run.store.write("slides.html", b"of slides that are not named any more")
     slides = [SlideReport(slide="a", n_indexed=5, rows=5, quarantined=0)]
     write_report(run, report_of(with_grids(run, slides, {})))
     assert run.store.exists("report.json")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.engine import slide_files
+from tests.tampering import reseal
 from tests.verify_runs import flip
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
@@ -61,8 +62,22 @@ def test_grids_are_compared_with_the_plan_and_made_again(
     assert names(verify_here(out)) == {("broken", picture)}
     (out / "manifest/activations.parquet").unlink()
     assert names(verify_here(out)) == {("broken", picture)}
+    (out / picture).unlink()
+    assert names(verify_here(out)) == {("missing", picture)}
     again()
     assert verify_here(out).findings == []
+
+
+def test_slides_are_looked_for_where_they_are_said_to_be(
+    compute_slides, slides, tmp_path, verify_here
+):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    compute_slides(out, [slides], unit_tiles=12, max_bad_fraction=1)
+    moved.mkdir()
+    shutil.copy2(slides / "a.tif", moved)
+    report = verify_here(out, source_root=str(moved))
+    assert report.sources == {"as they were": 1, "gone": 1}
+    assert names(report) == {("missing", "the source of slide 'b'")}
 
 
 def test_a_slide_that_could_not_be_opened_has_not_changed(
@@ -125,3 +140,46 @@ def test_extracted_tiles(extract, slides, tmp_path, verify_here):
     assert names(verify_here(out)) == {("incomplete", "tiles/slide=b")}
     again()
     assert verify_here(out).findings == []
+
+
+def test_an_extraction_without_run_json(extract, slides, tmp_path, verify_here):
+    """What else is wrong is told all the same."""
+    out = tmp_path / "tiles"
+    extract(out, [slides], unit_tiles=8, max_bad_fraction=1)
+    (out / "run.json").write_text("{")
+    flip(out / FOLDER / "a.tfrecords", 8 * 2000)
+    (out / FOLDER / f".0123456789ab-{'0' * 32}.aside").write_bytes(b"x")
+    for harm in (lambda: None, (out / "manifest/extract-tiles.parquet").unlink):
+        harm()
+        report = verify_here(out)
+        assert names(report) == {
+            ("broken", "run.json"),
+            ("broken", f"{FOLDER}/a.tfrecords"),
+        }
+        assert any(".aside was left by a writer" in note for note in report.notes)
+    (out / "run.json").unlink()
+    assert ("missing", "run.json") in names(verify_here(out))
+
+
+def test_extracted_slides_that_are_no_longer_named(
+    extract, slides, tmp_path, verify_here
+):
+    """Their TFRecords stay where they are: they are sound, and in no plan."""
+    out = tmp_path / "tiles"
+    both = extract(out, [slides], unit_tiles=8, max_bad_fraction=1)
+    one = extract(out, [slides / "a.tif"], unit_tiles=8)
+    assert one.n_rows < both.n_rows
+    assert (out / FOLDER / "b.tfrecords").exists()
+    report = verify_here(out)
+    assert report.findings == []
+    assert (report.counts["rows"], report.counts["slides"]) == (one.n_rows, 1)
+    flip(out / FOLDER / "b.tfrecords", 8 * 2000)
+    assert names(verify_here(out)) == {("broken", f"{FOLDER}/b.tfrecords")}
+
+
+def test_a_record_that_tells_no_number(extract, slides, tmp_path, verify_here):
+    out = tmp_path / "tiles"
+    extract(out, [slides / "a.tif"], unit_tiles=8)
+    name = "finished/slide=a/record.json"
+    reseal(name, tiles="x", files={})(out)
+    assert ("wrong", name) in names(verify_here(out))
