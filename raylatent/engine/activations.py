@@ -41,20 +41,20 @@ from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ModelError, PassError, SourceError
 from raylatent.mapping.fitted import library_versions
-from raylatent.model.constant import constant_layers
+from raylatent.model.devices import has_gpu, torch_version
 from raylatent.model.features import Features
 from raylatent.model.identity import Identity
-from raylatent.model.rows import RowOptions
-from raylatent.model.running import has_gpu, torch_version
-from raylatent.model.sample_outputs import other_outputs
-from raylatent.model.spec import ModelSpec
-from raylatent.model.wide_layers import (
+from raylatent.model.layer_checks import (
+    constant_layers,
     cost_in_words,
     if_short_of_memory,
     refuse_unasked,
     tiles_of_unit,
     unit_in_words,
 )
+from raylatent.model.rows import RowOptions
+from raylatent.model.sample_tiles import other_outputs
+from raylatent.model.spec import ModelSpec
 from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
 from raylatent.run.manifest import put_run_manifest
 from raylatent.source.find import find_tfrecords

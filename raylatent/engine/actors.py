@@ -13,20 +13,19 @@ from raylatent import schema
 from raylatent.engine.items import UnitResult
 from raylatent.engine.unit_actor import UnitActor, WorkOptions, check_reader
 from raylatent.errors import ModelError
-from raylatent.model.features import Features
-from raylatent.model.identity import Copy
-from raylatent.model.lanes import lane_of
-from raylatent.model.plain_modules import held_apart
-from raylatent.model.rows import RowOptions, unit_rows
-from raylatent.model.running import (
+from raylatent.model.devices import (
     feed_gpu,
     has_gpu,
+    lane_of,
     set_threads,
     torch_version,
 )
-from raylatent.model.sample_outputs import Outputs, other_outputs
-from raylatent.model.spec import ModelSpec
-from raylatent.model.torchvision_operators import declare_missing_operators
+from raylatent.model.features import Features
+from raylatent.model.identity import Copy
+from raylatent.model.load import declare_missing_operators
+from raylatent.model.rows import RowOptions, unit_rows
+from raylatent.model.sample_tiles import Outputs, other_outputs
+from raylatent.model.spec import ModelSpec, held_apart
 from raylatent.run import entry_differences, shortened
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit

@@ -9,7 +9,7 @@ from typing import Any
 from raylatent import schema
 from raylatent.engine.slide_report import SlideReport, slide_report, slides_page
 from raylatent.errors import StorageError
-from raylatent.model.constant import ConstantLayer, Constants, constants_of_both
+from raylatent.model.layer_checks import ConstantLayer, Constants, constants_of_both
 from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
 from raylatent.seal import content_digest, sealed_json

@@ -1,4 +1,4 @@
-"""What named layers gave in one pass: hooks, pooling, and an early stop."""
+"""What named layers gave in one pass: hooks, pooling, an early stop, and all of it compiled."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from raylatent.errors import ConfigError, LayerError, ModelError
-from raylatent.model.outputs import Output, dotted, first_tensor, tensors_in
+from raylatent.model.forward_pass import (
+    Output,
+    StopForward,
+    call_model,
+    dotted,
+    first_tensor,
+    tensors_in,
+)
 from raylatent.model.pooling import Layout, find_layout, layout_by_growth, pool
 from raylatent.model.postconv import POSTCONV, Target
-from raylatent.model.running import StopForward, call_model
 from raylatent.schema import check_layer_names
+from raylatent.storage import reason
+
+_BACKEND = "inductor"
+# On CPUs its own loops sum in as many pieces as there are threads, which rows must not
+# depend on; convolutions and products go on using all threads.
+_OPTIONS: dict[str, Any] = {"cpp.threads": 1}
 
 
 def layer_names(
@@ -398,3 +410,77 @@ def _refuse_shape(layer: str, shape: tuple[int, ...] | None, n: int) -> NoReturn
     what = "no tensor" if shape is None else f"shape {shape}"
     message = f"layer {layer!r} gives {what} for {n} tiles, not one row a tile"
     raise LayerError(message)
+
+
+class CompiledCapture(LayerCapture):
+    """As another LayerCapture, compiled at the first pass for that batch's shape.
+
+    The model keeps hooks, since what is compiled is the model with them. What no layer
+    depends on is not computed unless the output is asked for.
+
+    Args:
+        plain: What is compiled.
+    """
+
+    def __init__(self, plain: LayerCapture) -> None:
+        """See the class."""
+        super().__init__(
+            plain.model,
+            plain.targets,
+            plain.pooling,
+            output=plain.output,
+            layouts=plain.layouts,
+        )
+        self._taken = Taken(0)
+        self._rows = 0
+        options = _OPTIONS if _BACKEND == "inductor" else None
+        self._compiled = torch.compile(
+            self._pass, dynamic=False, backend=_BACKEND, options=options
+        )
+        separate(self.model, [target.module for target in self.targets if target.alone])
+        for target in self.inner:
+            self.hook(target, self._take)
+
+    def __call__(
+        self, batch: Tensor, *, with_output: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """See LayerCapture.
+
+        Raises:
+            ModelError: The model fails, or cannot be compiled.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415  (slow)
+
+        self._rows = len(batch)
+
+        def run(batch: Tensor) -> tuple[list[Tensor], Tensor | None]:
+            found: tuple[list[Tensor], Tensor | None]
+            try:
+                found = self._compiled(batch, with_output=with_output)
+            except BackendCompilerFailed as error:
+                cause = error.inner_exception
+                message = (
+                    f"the model cannot be compiled ({type(cause).__name__}: "
+                    f"{reason(cause)}): leave --compile out, or install what "
+                    "torch.compile needs: a C++ compiler, for GPUs triton"
+                )
+                raise ModelError(message) from error
+            return found
+
+        values, output = call_model(self.model, run, batch)
+        self._taken = Taken(0)
+        names = [target.layer for target in self.targets]
+        return dict(zip(names, values, strict=True)), output
+
+    def _pass(
+        self, batch: Tensor, *, with_output: bool
+    ) -> tuple[list[Tensor], Tensor | None]:
+        self._taken = Taken(self._rows)
+        value = self.model(batch)
+        for target in self.own:
+            self._take(target, value)
+        values = [self._taken.rows(target) for target in self.targets]
+        return values, self.output.of(value, self._rows) if with_output else None
+
+    def _take(self, target: Target, value: object) -> None:
+        self._taken.add(target, self.reduce(target, value, self._rows))

@@ -5,8 +5,10 @@ weights all are put into the model, or none.
 """
 
 import copy
+import functools
 import hashlib
 import importlib
+import importlib.util
 import linecache
 import logging
 import sys
@@ -23,15 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from raylatent.errors import ModelError
-from raylatent.model.fitting import Fit, find_weights, listed
-from raylatent.model.plain_modules import check_kind, check_values, held_apart
-from raylatent.model.running import raised_at
-from raylatent.model.spec import MODEL_JSON, ModelSpec
-from raylatent.model.torchvision_operators import (
-    declare_missing_operators,
-    missing_operator,
+from raylatent.model.forward_pass import missing_operator, raised_at
+from raylatent.model.spec import (
+    MODEL_JSON,
+    ModelSpec,
+    check_kind,
+    check_values,
+    held_apart,
 )
 from raylatent.model.weight_files import UNREADABLE, read_checkpoint
+from raylatent.model.weight_matching import Fit, find_weights, listed
 from raylatent.storage import Store, is_uri, reason
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,15 @@ logger = logging.getLogger(__name__)
 # A model folder that has a file of such a name does not get in their place.
 _NEVER_REPLACED = sys.stdlib_module_names | {"numpy", "ray", "raylatent", "torch"}
 _SHOWN = 5
+
+# What torchvision registers shapes and gradients for when it is imported.
+_OPERATORS = (
+    *("nms", "qnms", "deform_conv2d", "_deform_conv2d_backward"),
+    *("roi_align", "qroi_align", "_roi_align_backward"),
+    *("roi_pool", "_roi_pool_backward"),
+    *("ps_roi_align", "_ps_roi_align_backward"),
+    *("ps_roi_pool", "_ps_roi_pool_backward"),
+)
 
 
 def call_factory(spec: ModelSpec) -> nn.Module:
@@ -345,3 +357,35 @@ def file_digest(spec: ModelSpec) -> str:
         for name in (MODEL_JSON, *source_files(spec.folder)):
             hasher.update(name.encode() + store.read(name))
     return hasher.hexdigest()
+
+
+@functools.cache
+def declare_missing_operators() -> torch.library.Library | None:
+    """Let torchvision be imported where its compiled operators cannot be loaded.
+
+    PyPI's torchvision is built for CUDA. Beside a CPU torch its library does not load,
+    and its import fails because its operators have no names, and with it the imports of
+    timm and of transformers' image models, though hardly a model calls an operator of
+    detection. Here the names are given; a call of one still fails.
+
+    Returns:
+        What keeps the names alive; None where torchvision is whole, or not there.
+    """
+    spec = None
+    if "torchvision" not in sys.modules:
+        spec = importlib.util.find_spec("torchvision")
+    if spec is None:
+        return None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    try:
+        for path in (path for folder in folders for path in folder.glob("_C*.*")):
+            torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+            return None
+    except OSError:
+        pass  # it was built for another torch
+    library: Any = torch.library.Library  # which has no types
+    names: torch.library.Library = library("torchvision", "FRAGMENT")
+    for name in _OPERATORS:
+        if not hasattr(torch.ops.torchvision, name):
+            names.define(f"{name}(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
+    return names

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from raylatent.errors import LayerError, ModelError
-from raylatent.model.flow import Call, Flow, Operation
-from raylatent.model.outputs import Output, first_tensor, row_shape
+from raylatent.model.dataflow import Call, Flow, Operation
+from raylatent.model.forward_pass import Output, call_model, first_tensor, row_shape
 from raylatent.model.pooling import Layout
-from raylatent.model.running import call_model
 from raylatent.storage import reason
 
 POSTCONV = "postconv"

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from raylatent.errors import ModelError
-from raylatent.model import compiled
+from raylatent.model import layers
+from raylatent.model.devices import lane_of
 from raylatent.model.features import Features
-from raylatent.model.lanes import lane_of
 from raylatent.tiles.clock import Clock
 
 PX = 24
@@ -51,7 +51,7 @@ def fresh():
 
 @pytest.fixture(params=["eager", "aot_eager", INDUCTOR])
 def backend(request, monkeypatch):
-    monkeypatch.setattr(compiled, "_BACKEND", request.param)
+    monkeypatch.setattr(layers, "_BACKEND", request.param)
     return request.param
 
 
@@ -98,7 +98,7 @@ def test_it_is_compiled_once(monkeypatch, tiles):
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(compiled, "_BACKEND", backend)
+    monkeypatch.setattr(layers, "_BACKEND", backend)
     compact = features()
     compact.compile()
     lane = lane_of(compact)
@@ -112,7 +112,7 @@ def test_it_is_compiled_once(monkeypatch, tiles):
 
 
 def test_bfloat16_is_compiled_as_well(monkeypatch, tiles):
-    monkeypatch.setattr(compiled, "_BACKEND", "aot_eager")
+    monkeypatch.setattr(layers, "_BACKEND", "aot_eager")
     plain = features(mixed_precision=True)
     compact = features(mixed_precision=True)
     compact.compile()
@@ -128,7 +128,7 @@ def test_what_cannot_be_compiled_is_an_error_of_the_model(monkeypatch, tiles):
         message = "no compiler"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(compiled, "_BACKEND", backend)
+    monkeypatch.setattr(layers, "_BACKEND", backend)
     compact = features()
     compact.compile()
     with pytest.raises(ModelError, match="no compiler"):

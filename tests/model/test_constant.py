@@ -5,11 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.model.constant import (
-    Spread,
-    constant_layers,
-    constants_of_both,
-)
+from raylatent.model.layer_checks import Spread, constant_layers, constants_of_both
 
 
 def constants(rows, *, cuts=()):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from raylatent.model.fitting import Fit, find_weights
+from raylatent.model.weight_matching import Fit, find_weights
 
 
 class Net(nn.Module):

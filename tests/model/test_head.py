@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from raylatent.errors import LayerError
 from raylatent.model.features import Features
+from raylatent.model.forward_pass import Output
 from raylatent.model.layers import LayerCapture
-from raylatent.model.outputs import Output
 from raylatent.model.postconv import find_postconv
 
 N, PX, WIDTH, N_CLASSES = 2, 16, 6, 3

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from raylatent.errors import ModelError
+from raylatent.model.devices import CpuLane, CudaLane, lane_of
 from raylatent.model.features import Features
-from raylatent.model.lanes import CpuLane, CudaLane, lane_of
 from raylatent.tiles.clock import Clock
 from tests.model.fake_cuda import FakeCuda
 

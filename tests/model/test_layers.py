@@ -5,10 +5,14 @@ import torch
 from torch import nn
 
 from raylatent.errors import ConfigError, LayerError, ModelError
+from raylatent.model.forward_pass import (
+    call_model,
+    evaluating,
+    first_tensor,
+    layer_shapes,
+)
 from raylatent.model.layers import LayerCapture, by_own_names, layer_names
-from raylatent.model.outputs import first_tensor
 from raylatent.model.postconv import Target
-from raylatent.model.running import call_model, evaluating, layer_shapes
 
 N, PX = 3, 8
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from raylatent.errors import ModelError, PassError
 from raylatent.model import Features
+from raylatent.model.forward_pass import call_model
 from raylatent.model.load import file_digest, load_model
-from raylatent.model.running import call_model
 from raylatent.model.spec import ModelSpec, model_spec
 from raylatent.storage import Store
 

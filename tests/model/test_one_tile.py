@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
-from raylatent.model.one_tile import refuse_other_rows, two_batches
+from raylatent.model.sample_tiles import refuse_other_rows, two_batches
 
 PX = 16
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
-from raylatent.model.outputs import Output, first_tensor, tensors_in
+from raylatent.model.forward_pass import Output, first_tensor, tensors_in
 from raylatent.model.spec import model_spec
 
 N, C = 2, 3

@@ -10,8 +10,7 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model import Features
-from raylatent.model.plain_modules import held_apart
-from raylatent.model.spec import model_spec
+from raylatent.model.spec import held_apart, model_spec
 
 
 class Net(nn.Module):

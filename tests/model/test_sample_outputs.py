@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from raylatent.model.sample_outputs import (
+from raylatent.model.sample_tiles import (
     PROJECTIONS,
     TOLERANCE,
     differing_outputs,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from raylatent.model.stand_ins import NumpyValue, StandIn, load_inertly
+from raylatent.model.weight_files import NumpyValue, StandIn, load_inertly
 
 
 class Attributes(dict):

@@ -9,7 +9,7 @@ import pytest
 
 from raylatent.errors import ModelError
 from raylatent.model import Features
-from raylatent.model.torchvision_operators import missing_operator
+from raylatent.model.forward_pass import missing_operator
 
 NETS = """
 from torch import nn

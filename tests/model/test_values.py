@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.model.values import MAX_DEPTH, Values
+from raylatent.model.digests import MAX_DEPTH, Values
 
 LEAVES = st.one_of(
     st.none(),

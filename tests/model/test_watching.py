@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from raylatent.model import watching
-from raylatent.model.watching import Watch, content_digest
+from raylatent.model import identity
+from raylatent.model.identity import Watch, content_digest
 
 
 def test_files_that_are_read(tmp_path, monkeypatch):
@@ -32,7 +32,7 @@ def test_files_that_are_read(tmp_path, monkeypatch):
 
 
 def test_digests_of_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "PART_BYTES", 4)
+    monkeypatch.setattr(identity, "PART_BYTES", 4)
     file = tmp_path / "x"
     found = []
     for content in (

@@ -9,8 +9,7 @@ from torch import nn
 from raylatent.config import ActivationsConfig
 from raylatent.engine.activations import prepare
 from raylatent.errors import ConfigError
-from raylatent.model.spec import ModelSpec
-from raylatent.model.wide_layers import (
+from raylatent.model.layer_checks import (
     UNIT_BYTES,
     cost_in_words,
     if_short_of_memory,
@@ -18,6 +17,7 @@ from raylatent.model.wide_layers import (
     tiles_of_unit,
     unit_in_words,
 )
+from raylatent.model.spec import ModelSpec
 from raylatent.source.tfrecord import TileRecord
 from raylatent.source.write import write_tfrecord
 

@@ -1,10 +1,11 @@
-"""Micro-batches through a model one after the other: what differs by device is in here.
+"""A model's passes on its device, one micro-batch after the other.
 
 A micro-batch's pixels are put into a buffer (`fill`, or by other processes), the pass is
 begun (`start`) and its rows are fetched (`finish`). On a GPU a pass is under way in between,
 while the next one is filled and begun; on a CPU `start` does all of it.
 """
 
+import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -29,6 +30,8 @@ _READY = 1  # buffers that are filled before the device asks for them
 
 Pixels = NDArray[np.uint8] | None
 Passed = tuple[dict[str, Activations], Activations | None]
+
+_SWITCH_S = 0.5e-3
 
 
 @dataclass(frozen=True)
@@ -278,3 +281,28 @@ def _pin(host: Tensor) -> None:
 def lane_of(features: Features) -> Lane:
     """The lane for a model on its device."""
     return CudaLane(features) if features.device.type == "cuda" else CpuLane(features)
+
+
+def torch_version() -> str:
+    """Torch's version without its build, such as `2.9.0`."""
+    return torch.__version__.split("+", 1)[0]
+
+
+def set_threads(n: int) -> None:
+    """Let torch use `n` threads."""
+    torch.set_num_threads(n)
+
+
+def feed_gpu(threads: int) -> None:
+    """Let torch use `threads` threads, and its launches wait less for other threads.
+
+    A pass asks for the interpreter dozens of times; whoever has it gives it up after this
+    long (Python's own: 5 ms, half of a pass of a ResNet-50).
+    """
+    set_threads(threads)
+    sys.setswitchinterval(_SWITCH_S)
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a GPU here."""
+    return torch.cuda.is_available()

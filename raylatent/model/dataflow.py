@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from raylatent.model.outputs import first_tensor
+from raylatent.model.forward_pass import first_tensor
 
 # Operations that mix all numbers of a tile by weights, if one of their inputs is weights.
 _MIXING = re.compile(

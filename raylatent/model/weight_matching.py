@@ -1,4 +1,4 @@
-"""Finding a model's weights in a checkpoint: under a key, a prefix, or other names."""
+"""A model's weights in what a program saved: under a key, a prefix, or other names."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from raylatent.model.stand_ins import NumpyValue, StandIn, printable
+from raylatent.model.weight_files import NumpyValue, StandIn, printable
 
 _DEPTH = 3  # of mappings in mappings: {"state_dict": {"teacher": {...}}}
 _SHOWN = 3

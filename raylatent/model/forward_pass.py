@@ -1,20 +1,136 @@
-"""Which tensor is meant, where a module returns several."""
+"""One pass of any model over a batch, and which of the tensors that come back is meant."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import importlib
+import importlib.util
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from raylatent.errors import ModelError
+import raylatent
+from raylatent.errors import ModelError, PassError, RaylatentError
+from raylatent.storage import reason
 
-Path = tuple[str | int, ...]
+T = TypeVar("T")
+_NOT_THE_MODELS = (
+    "<",
+    *(
+        f"{Path(str(package.__file__)).parent}{os.sep}"
+        for package in (torch, raylatent, importlib)
+    ),
+)
+
+# How torchvision, and torch, say that an operator cannot be called.
+_SAID = ("Couldn't load custom C++ ops", "torchvision::")
+
+Keys = tuple[str | int, ...]
 
 # As transformers' models name what they return, the first of them that is there.
 _KNOWN = ("logits", "last_hidden_state")
 
 
-def tensors_in(value: object) -> list[tuple[Path, Tensor]]:
+class StopForward(Exception):  # noqa: N818  (a signal, not an error)
+    """Everything that was wanted of a pass has been seen."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every module as it was.
+
+    A module from Python belongs to the user, who may be training it.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    if not any(training for _, training in before):
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()  # what a module's own train() undoes, it does again
+        for module, training in before:
+            module.training = training
+
+
+def call_model(model: nn.Module, run: Callable[[Tensor], T], batch: Tensor) -> T:
+    """What `run`, a way to run the model, gives for a standardized batch (n, 3, h, w).
+
+    Raises:
+        PassError: The model fails; the message has the failure's first line.
+        torch.OutOfMemoryError: The device has no room for it.
+    """
+    try:
+        with evaluating(model), torch.inference_mode():
+            return run(batch)
+    except (RaylatentError, StopForward, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # a model's code may raise anything
+        why = missing_operator(error) or f"{type(error).__name__}: {reason(error)}"
+        why += raised_at(error)
+        message = f"the model fails on a batch of shape {tuple(batch.shape)}: {why}"
+        raise PassError(message) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """Where in a model's own code an exception arose: ` (net.py:22, in forward)`.
+
+    Torch's own lines and ours, and those of an import, say nothing to its author.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_NOT_THE_MODELS):
+            return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name})"
+    return ""
+
+
+def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:
+    """Name, class and output shape of every module that runs, in order of execution.
+
+    Of a module with several names all are given: `act1 = act2`.
+    """
+    rows: list[tuple[str, str, str]] = []
+
+    def record(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _inputs: object, output: object) -> None:
+            tensor = first_tensor(output)
+            shape = "-" if tensor is None else str(tuple(tensor.shape[1:]))
+            rows.append((name, type(module).__name__, shape))
+
+        return hook
+
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name:
+            names.setdefault(module, []).append(name)
+    handles = [
+        module.register_forward_hook(record(" = ".join(called)))
+        for module, called in names.items()
+    ]
+    try:
+        call_model(model, model, sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return rows
+
+
+def missing_operator(error: BaseException) -> str | None:
+    """What to do where an error is the call of such an operator; else None."""
+    if not any(text in str(error) for text in _SAID):
+        return None
+    return (
+        "torchvision's compiled operators are not installed for this torch "
+        f"({torch.__version__}): install the torchvision that fits, without a GPU by "
+        "pip install torchvision --index-url https://download.pytorch.org/whl/cpu"
+    )
+
+
+def tensors_in(value: object) -> list[tuple[Keys, Tensor]]:
     """Every tensor in what a module returns, with the keys that lead to it.
 
     Tensors in mappings, sequences, named tuples, dataclasses and plain objects with
@@ -60,7 +176,7 @@ def first_tensor(value: object) -> Tensor | None:
     return found[0][1] if found else None
 
 
-def _rank(path: Path) -> int:
+def _rank(path: Keys) -> int:
     key = path[0] if path else None
     return _KNOWN.index(key) if key in _KNOWN else len(_KNOWN)
 
@@ -100,7 +216,7 @@ class Output:
         self.name = name
         self.key = key
         self.classes = classes
-        self.path: Path | None = None
+        self.path: Keys | None = None
         self.several = ""
 
     def of(self, value: object, n: int) -> Tensor | None:
@@ -124,7 +240,7 @@ class Output:
             raise ModelError(message)
         return value
 
-    def _choose(self, found: list[tuple[Path, Tensor]], n: int) -> Path:
+    def _choose(self, found: list[tuple[Keys, Tensor]], n: int) -> Keys:
         listed = ", ".join(
             f"{dotted(path)} {tuple(tensor.shape[1:])}" for path, tensor in found
         )
@@ -132,14 +248,14 @@ class Output:
             return self._asked(found, listed)
         if len(found) == 1:
             return found[0][0]
-        fitting: list[Path]
+        fitting: list[Keys]
         rows = [(path, t) for path, t in found if t.ndim and t.shape[0] == n]
         if self.classes is not None:
             fitting = [path for path, t in rows if row_shape(t) == (self.classes,)]
         else:
             fitting = [path for path, t in rows if len(row_shape(t)) == 1]
         # Transformers' own names are clear, whatever the shapes.
-        known: list[Path] = [
+        known: list[Keys] = [
             path for path, _ in found if path[0] in _KNOWN and len(path) == 1
         ]
         known.sort(key=_rank)
@@ -156,7 +272,7 @@ class Output:
         )
         raise ModelError(message)
 
-    def _asked(self, found: list[tuple[Path, Tensor]], listed: str) -> Path:
+    def _asked(self, found: list[tuple[Keys, Tensor]], listed: str) -> Keys:
         for path, _ in found:
             if dotted(path) == str(self.key):
                 return path
@@ -167,12 +283,12 @@ class Output:
         raise ModelError(message)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Keys) -> str:
     """The keys as a user writes them; `output` where the model returns one tensor."""
     return ".".join(map(str, path)) or "output"
 
 
-def _as_json(path: Path) -> str:
+def _as_json(path: Keys) -> str:
     return (
         str(path[0])
         if len(path) == 1 and isinstance(path[0], int)

@@ -22,13 +22,17 @@ from typing import Any
 
 from torch import nn
 
-from raylatent.model.syntax import (
+from raylatent.model.digests import (
+    FOREIGN,
+    Values,
     assignment_digest,
     bytecode_digest,
+    cells,
     short_digest,
     syntax_digest,
+    top_name,
+    unwrapped,
 )
-from raylatent.model.values import FOREIGN, Values, cells, top_name, unwrapped
 
 INSTALLED = tuple(
     {
