@@ -26,10 +26,10 @@ from raylatent.engine.report import RunReport
 from raylatent.errors import IncompleteError, MapError
 from raylatent.forecast import BenchReport, MapRates
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
-from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.points import POINTS_FOLDER
-from raylatent.mapping.quality import QUALITY_ROWS, measured
+from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.model.spec import ModelSpec
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part

@@ -81,7 +81,8 @@ def make_map(**keywords):
 
 @pytest.fixture(scope="module")
 def fitted():
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     rows = np.random.default_rng(0).normal(size=(5, N_FEATURES))
     return fit_map(rows, MapParameters())

@@ -40,7 +40,7 @@ from raylatent.engine.slide_report import with_grids
 from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ModelError, PassError, SourceError
-from raylatent.mapping.fitted import library_versions
+from raylatent.mapping.fitted_map import library_versions
 from raylatent.model.devices import has_gpu, torch_version
 from raylatent.model.features import Features
 from raylatent.model.identity import Identity

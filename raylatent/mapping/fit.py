@@ -16,7 +16,7 @@ from raylatent.mapping.estimator import (
     run_umap,
     umap_curve,
 )
-from raylatent.mapping.fitted import (
+from raylatent.mapping.fitted_map import (
     FORMAT_VERSION,
     LOWER_PERCENTILE,
     MARGIN,
@@ -25,21 +25,16 @@ from raylatent.mapping.fitted import (
     UPPER_PERCENTILE,
     FittedMap,
     Frame,
+    check_features,
     fit_frame,
     library_versions,
-)
-from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.reduce import (
-    ROW_METRICS,
-    check_features,
     normalize,
-    principal_components,
 )
+from raylatent.mapping.parameters import ROW_METRICS, MapParameters
 
 if TYPE_CHECKING:
-    from raylatent.mapping.projection import Projection, Sample
+    from raylatent.mapping.sample_index import Projection, Sample
 
-__all__ = ["FittedMap", "MapParameters", "fit_map"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +48,12 @@ MIN_DISTINCT = 8
 _MAX_COORDINATE = 10.0  # as umap-learn scales its start
 _MAX_THREADS = 8
 _SEARCH_ROWS = 512
+
+MAX_COMPONENTS = 64
+
+_BLOCK_ROWS = 2048
+# Directions with less than this share of the largest variance are rounding noise.
+_NULL_SHARE = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,16 +144,18 @@ def _fit_by_row(
     rows: NDArray[np.float32], params: MapParameters, distinct: int
 ) -> _Fit:
     """Principal components, exact neighbors, and UMAP's layout of those."""
-    from raylatent.mapping import projection as linear  # noqa: PLC0415  (numba)
+    from raylatent.mapping.sample_index import (  # noqa: PLC0415  (numba)
+        Projection,
+        Sample,
+        project,
+    )
 
     metric = _row_metric(params, distinct)
     normalized = normalize(rows, metric)
     pca = principal_components(normalized)
-    projection = linear.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = linear.project(normalized, projection)
-    sample = linear.Sample(
-        normalized, np.ascontiguousarray(reduced.T), residual, spread
-    )
+    projection = Projection(pca.mean, pca.components, pca.mean @ pca.components)
+    reduced, residual, spread = project(normalized, projection)
+    sample = Sample(normalized, np.ascontiguousarray(reduced.T), residual, spread)
     k = max(1, min(params.n_neighbors, len(rows) - 1))
     halved = metric != "euclidean"
     index, distance, nearest = _neighbor_graph(projection, sample, k, halved=halved)
@@ -330,3 +333,78 @@ def _some_distinct(rows: NDArray[np.float32]) -> int:
         if len(seen) >= MIN_DISTINCT:
             break
     return len(seen)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PrincipalComponents:
+    """A projection `z = (row - mean) @ components`.
+
+    Attributes:
+        mean: float64 (d,).
+        components: float64 (d, m), orthonormal columns, largest variance first; in
+            each the entry of largest magnitude is positive.
+        variance: float64 (m,), of the sample along each.
+    """
+
+    mean: NDArray[np.float64]
+    components: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+def principal_components(rows: NDArray[np.float32]) -> PrincipalComponents:
+    """Principal components of rows (n, d): at most min(64, d, n - 1), at least 1.
+
+    Directions without variance are left out; where none has any, the one component is
+    the first axis. Computed in float64 by one thread, so that it repeats.
+
+    >>> principal_components(np.zeros((3, 5), np.float32)).components.shape
+    (5, 1)
+    """
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
+
+    n, d = rows.shape
+    mean = rows.mean(axis=0, dtype=np.float64)
+    limit = max(1, min(MAX_COMPONENTS, d, n - 1))
+    with threadpool_limits(1):
+        scatter = _scatter(rows, mean) if d <= n else _gram(rows, mean)
+        value, vector = np.linalg.eigh(scatter)
+        order = np.argsort(value, kind="stable")[::-1][:limit]
+        order = order[value[order] > _NULL_SHARE * max(value.max(), 0.0)]
+        value, vector = value[order], vector[:, order]
+        components = vector if d <= n else _lift(rows, mean, vector)
+    if not len(order):
+        value, components = np.zeros(1), np.eye(d, 1)
+    columns = np.arange(components.shape[1])
+    sign = np.sign(components[np.abs(components).argmax(axis=0), columns])
+    return PrincipalComponents(
+        mean=mean,
+        components=np.ascontiguousarray(components * sign),
+        variance=value / max(n - 1, 1),
+    )
+
+
+def _scatter(
+    rows: NDArray[np.float32], mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Centered scatter (d, d)."""
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[start : start + _BLOCK_ROWS] - mean
+        total += block.T @ block
+    return total
+
+
+def _gram(rows: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centered inner products (n, n): the smaller problem where d > n."""
+    centered = rows - mean
+    gram: NDArray[np.float64] = centered @ centered.T
+    return gram
+
+
+def _lift(
+    rows: NDArray[np.float32], mean: NDArray[np.float64], vector: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Orthonormal directions (d, m) of the gram matrix's eigenvectors (n, m)."""
+    lifted = (rows - mean).T @ vector
+    orthonormal, _ = np.linalg.qr(lifted)
+    return np.asarray(orthonormal, dtype=np.float64)

@@ -16,16 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.projection import Projection, Sample, project
 from raylatent.mapping.sample_index import (
     LANE_SUMS,
     MOST_ROWS,
     SLACK,
+    Projection,
+    Sample,
     Screen,
     above,
     far_groups,
     flag,
     look_nearer,
+    project,
     rests_of,
     square_between,
 )

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from raylatent.config import PLACEMENTS
 from raylatent.errors import MapError
-from raylatent.mapping.reduce import ROW_METRICS
 
 _ALIASES = {"l2": "euclidean"}
 
@@ -66,6 +65,9 @@ _REFUSED = {
         "maps are not supervised",
     ),
 }
+
+ROW_METRICS = frozenset({"euclidean", "cosine", "correlation"})
+"""Metrics that become a Euclidean distance once each row is normalized by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

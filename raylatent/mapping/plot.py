@@ -23,8 +23,7 @@ from raylatent.mapping.density import (
     show_majority,
     show_means,
 )
-from raylatent.mapping.fonts import make_legible
-from raylatent.mapping.legend import (
+from raylatent.mapping.labels import (
     CMAP,
     NO_LABEL,
     NO_LABEL_COLOR,
@@ -34,6 +33,7 @@ from raylatent.mapping.legend import (
     colors_by_name,
     entries_of,
     in_order,
+    make_legible,
     numbers_of,
     place_legend,
     scale_of,

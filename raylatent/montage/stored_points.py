@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.mapping.fitted import read_info
+from raylatent.mapping.fitted_map import read_info
 from raylatent.mapping.points import iter_points, points_parts, read_vectors
 from raylatent.montage.cells import FEATURES, LABELS, PREDICTIONS, Parts, fold
 from raylatent.montage.points import Points, as_reference, knn_distances

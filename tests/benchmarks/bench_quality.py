@@ -17,10 +17,10 @@ import warnings
 import numpy as np
 
 from raylatent.mapping.fit import fit_map
+from raylatent.mapping.fitted_map import normalize
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.projection import project
-from raylatent.mapping.quality import trustworthiness
-from raylatent.mapping.reduce import normalize
+from raylatent.mapping.sample_index import project
+from raylatent.mapping.statistics import trustworthiness
 
 NEIGHBORS = 15
 EPOCHS = 30

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from raylatent.errors import MapError, StorageError
-from raylatent.mapping.fit import FittedMap, MapParameters, fit_map
-from raylatent.mapping.fitted import MAP_JSON, MODEL_NPZ
+from raylatent.mapping.fit import fit_map
+from raylatent.mapping.fitted_map import MAP_JSON, MODEL_NPZ, FittedMap
+from raylatent.mapping.parameters import MapParameters
 from raylatent.storage import Store
 
 
@@ -202,8 +203,8 @@ def test_broken_folders_are_told(tmp_path, fitted):
 
 
 def test_what_each_engine_needs_is_what_is_saved(fitted, manhattan):
-    from raylatent.mapping import fitted as module
-    from raylatent.mapping.projection import Projection, Sample
+    from raylatent.mapping import fitted_map as module
+    from raylatent.mapping.sample_index import Projection, Sample
 
     rows, umap = module._ARRAYS[module.ROW_ENGINE], module._ARRAYS[module.UMAP_ENGINE]
     assert {*Projection._fields, *Sample._fields} <= set(rows)

@@ -9,8 +9,8 @@ import pytest
 from matplotlib import get_data_path
 from PIL import Image
 
-from raylatent.mapping import fonts
-from raylatent.mapping.fonts import default_font, fonts_for, make_legible, system_fonts
+from raylatent.mapping import labels
+from raylatent.mapping.labels import default_font, fonts_for, make_legible, system_fonts
 from raylatent.montage.render import add_legend
 from raylatent.slide_map import SlideMap
 
@@ -22,7 +22,7 @@ NORMAL, CANCER = "\u6b63\u5e38", "\u817a\u764c"
 
 @pytest.fixture
 def no_fonts(monkeypatch):
-    monkeypatch.setattr(fonts, "system_fonts", list)
+    monkeypatch.setattr(labels, "system_fonts", list)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def stix(monkeypatch):
     others = [
         str(SHIPPED / f"{name}.ttf") for name in ("cmr10", "LastResortHE-Regular")
     ]
-    monkeypatch.setattr(fonts, "system_fonts", lambda: [*others, STIX, "/no/font.ttf"])
+    monkeypatch.setattr(labels, "system_fonts", lambda: [*others, STIX, "/no/font.ttf"])
 
 
 def slide_map(*labels):
@@ -47,9 +47,9 @@ def legend_texts(ax):
 
 
 def test_what_the_default_has_needs_no_other(monkeypatch):
-    monkeypatch.setattr(fonts, "system_fonts", pytest.fail)
+    monkeypatch.setattr(labels, "system_fonts", pytest.fail)
     found = fonts_for(["Ödem \u03b1\u2192\u03b2", "опухоль", "نسيج", "x\ny\u200b"])
-    assert found == fonts.Fonts((default_font(),))
+    assert found == labels.Fonts((default_font(),))
     assert found.runs("Ödem \u03b1\u2192\u03b2") == [
         ("Ödem \u03b1\u2192\u03b2", default_font())
     ]
@@ -75,7 +75,7 @@ def test_fonts_made_for_many_scripts_come_first():
         "NotoSansCJK-Regular",
         "Arial",
     ]
-    ranked = sorted((f"/fonts/{name}.ttc" for name in names), key=fonts._rank)
+    ranked = sorted((f"/fonts/{name}.ttc" for name in names), key=labels._font_rank)
     assert [Path(path).stem for path in ranked] == [
         *(
             "NotoSansCJK-Regular",
@@ -143,7 +143,7 @@ def test_a_users_own_font_is_asked_first(no_fonts, caplog):
 
 def test_a_real_font(tmp_path):
     usable = [
-        p for p in system_fonts() if "LastResort" not in p and fonts.has(p, NORMAL[0])
+        p for p in system_fonts() if "LastResort" not in p and labels.has(p, NORMAL[0])
     ]
     if not usable:
         pytest.skip("no font on this machine has Chinese characters")

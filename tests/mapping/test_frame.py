@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from raylatent.errors import MapError
-from raylatent.mapping.fitted import fit_frame
+from raylatent.mapping.fitted_map import fit_frame
 
 
 def test_frame_is_slideflows(goldens):

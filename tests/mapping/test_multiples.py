@@ -10,7 +10,7 @@ from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mapping.density import Labels, binned, coarser, density, extent_by
-from raylatent.mapping.multiples import save_multiples
+from raylatent.mapping.pictures import save_multiples
 from raylatent.slide_map import SlideMap
 
 

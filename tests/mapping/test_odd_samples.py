@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from raylatent.mapping.fit import MapParameters, fit_map
+from raylatent.mapping.fit import fit_map
+from raylatent.mapping.parameters import MapParameters
 
 
 @pytest.mark.parametrize("metric", ["cosine", "correlation"])

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylatent.mapping import neighbors, place, reduce, sample_index
-from raylatent.mapping import projection as projection_of
+from raylatent.mapping import neighbors, place, sample_index
+from raylatent.mapping.fit import principal_components
+from raylatent.mapping.fitted_map import normalize
 
 
 def split(fitted, rows, size):
@@ -48,7 +49,8 @@ def test_sample_rows_keep_their_places(fitted, fit_rows):
 
 
 def test_equal_sample_rows_send_a_row_to_the_first(blobs):
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     rows = blobs(40)[0]
     rows[[9, 21, 33]] = rows[4]
@@ -61,13 +63,13 @@ def test_equal_sample_rows_send_a_row_to_the_first(blobs):
 
 def small_sample(n=300, d=90, seed=0):
     rng = np.random.default_rng(seed)
-    rows = reduce.normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
-    pca = reduce.principal_components(rows)
-    projection = projection_of.Projection(
+    rows = normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
+    pca = principal_components(rows)
+    projection = sample_index.Projection(
         pca.mean, pca.components, pca.mean @ pca.components
     )
-    reduced, residual, spread = projection_of.project(rows, projection)
-    sample = projection_of.Sample(
+    reduced, residual, spread = sample_index.project(rows, projection)
+    sample = sample_index.Sample(
         rows, np.ascontiguousarray(reduced.T), residual, spread
     )
     return projection, sample
@@ -80,13 +82,13 @@ def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
     if own:
         rows, passed = sample.rows[:50], np.arange(50)
     else:
-        rows = reduce.normalize(rng.normal(size=(50, 90)), "cosine")
+        rows = normalize(rng.normal(size=(50, 90)), "cosine")
         passed = np.full(50, -1)
     screened = sample_index.screen_of(sample, projection)
     index, square, whole, equal = neighbors.nearest(
         rows, passed, projection, sample, screened, 12
     )
-    reduced = projection_of.project(rows, projection)[0]
+    reduced = sample_index.project(rows, projection)[0]
     squares = ((reduced[:, None] - sample.reduced.T[None]) ** 2).sum(axis=2)
     full = rows[:, None].astype(np.float64) - sample.rows[None]
     full = (full**2).sum(axis=2)
@@ -101,12 +103,12 @@ def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
 
 def test_ties_go_to_the_lower_index():
     rows = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
-    pca = reduce.principal_components(rows)
-    projection = projection_of.Projection(
+    pca = principal_components(rows)
+    projection = sample_index.Projection(
         pca.mean, pca.components, pca.mean @ pca.components
     )
-    reduced, residual, spread = projection_of.project(rows, projection)
-    sample = projection_of.Sample(
+    reduced, residual, spread = sample_index.project(rows, projection)
+    sample = sample_index.Sample(
         rows, np.ascontiguousarray(reduced.T), residual, spread
     )
     screened = sample_index.screen_of(sample, projection)
@@ -188,7 +190,7 @@ def test_placed_as_trustworthily_as_by_umap_learn(fitted, fit_rows, new_rows):
 
     import umap
 
-    from raylatent.mapping.quality import trustworthiness
+    from raylatent.mapping.statistics import trustworthiness
 
     rows = new_rows[0]
     with warnings.catch_warnings():
@@ -197,7 +199,7 @@ def test_placed_as_trustworthily_as_by_umap_learn(fitted, fit_rows, new_rows):
             n_neighbors=15, metric="cosine", random_state=42, n_epochs=90
         ).fit(fit_rows[0])
         theirs = model.transform(rows)
-    unit, sample = (reduce.normalize(r, "cosine") for r in (rows, fit_rows[0]))
+    unit, sample = (normalize(r, "cosine") for r in (rows, fit_rows[0]))
     ours = trustworthiness(unit, fitted.place(rows)[0], sample, fitted.embedding)
     reference = trustworthiness(unit, theirs, sample, model.embedding_)
     assert ours > reference - 0.01
@@ -214,7 +216,8 @@ def test_unlike_rows_are_told_by_their_distance(fitted, new_rows):
 
 def test_novelty_outside_the_components_counts():
     """Rows that differ only where the sample does not vary are far, not near."""
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     rng = np.random.default_rng(0)
     rows = np.zeros((60, 8), np.float32)
@@ -231,8 +234,8 @@ def test_a_large_sample_of_equal_rows_is_looked_at_by_few():
 
     n = module._MOST_FOUND // 20
     rows = np.zeros((n, 1), np.float32)
-    projection = projection_of.Projection(np.zeros(1), np.ones((1, 1)), np.zeros(1))
-    sample = projection_of.Sample(rows, np.zeros((1, n)), np.zeros(n), np.zeros(n))
+    projection = sample_index.Projection(np.zeros(1), np.ones((1, 1)), np.zeros(1))
+    sample = sample_index.Sample(rows, np.zeros((1, n)), np.zeros(n), np.zeros(n))
     screened = sample_index.screen_of(sample, projection)
     index, square, _, equal = neighbors.nearest(
         np.zeros((40, 1), np.float32), np.full(40, -1), projection, sample, screened, 3

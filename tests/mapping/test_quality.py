@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from raylatent.errors import MapError
-from raylatent.mapping.quality import in_words, measured, quality, trustworthiness
+from raylatent.mapping.statistics import in_words, measured, quality, trustworthiness
 
 
 def test_a_faithful_map_scores_1_and_a_random_one_about_a_half():
@@ -69,7 +69,8 @@ def test_a_map_tells_its_quality(fitted, fit_rows, new_rows):
 
 
 def test_a_map_of_few_rows_has_no_quality():
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     rows = np.eye(3, dtype=np.float32)
     fitted = fit_map(rows, MapParameters())

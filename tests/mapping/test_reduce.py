@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import MapError
-from raylatent.mapping.reduce import normalize, principal_components
+from raylatent.mapping.fit import principal_components
+from raylatent.mapping.fitted_map import normalize
 
 ROWS = hnp.arrays(
     np.float32,

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from raylatent.mapping import plot, stored_plot
+from raylatent.mapping import plot
 from raylatent.mapping.density import means
-from raylatent.mapping.stored_plot import (
+from raylatent.mapping.pictures import (
+    _blocks,
     labels_on_map,
     save_pictures,
     save_stored_map,
@@ -58,7 +59,7 @@ def test_many_numbers_are_on_a_scale_and_not_each_by_itself(tmp_path, caplog):
     assert "labels are numbers: they are drawn on a scale" in caplog.text
     given = {**numbers, "elsewhere": "999"}
     number_of = {text: float(text) for text in given.values()}
-    counted = means(stored_plot._blocks(store, given), number_of)
+    counted = means(_blocks(store, given), number_of)
     assert counted.counts.sum() == 200
     assert counted.labeled.sum() == 190
     assert counted.ends == (40.0, 58.0)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from raylatent.errors import MapError, StorageError
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.reduce import check_features, normalize
 from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
 from raylatent.storage import Store, reason
 
@@ -202,7 +201,7 @@ class FittedMap:
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:
-        from raylatent.mapping import place, projection  # noqa: PLC0415  (numba)
+        from raylatent.mapping import place  # noqa: PLC0415  (numba)
         from raylatent.mapping.sample_index import screen_of  # noqa: PLC0415
 
         values, arrays = self.info["placement"], self.arrays
@@ -221,9 +220,9 @@ class FittedMap:
             n_neighbors=int(values["n_neighbors"]),
         )
         of = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        names = projection.Projection._fields, projection.Sample._fields
-        plane = projection.Projection(*(of[name] for name in names[0]))
-        sample = projection.Sample(*(of[name] for name in names[1]))
+        names = Projection._fields, Sample._fields
+        plane = Projection(*(of[name] for name in names[0]))
+        sample = Sample(*(of[name] for name in names[1]))
         return plane, sample, screen_of(sample, plane), layout
 
     def _place_by_umap(
@@ -368,3 +367,48 @@ def library_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def normalize(features: NDArray[np.floating], metric: str) -> NDArray[np.float32]:
+    """Normalize each row (n, d) by itself, as the metric does.
+
+    `euclidean` leaves it, `cosine` scales it to length 1, `correlation` centers it
+    first. A row without length stays zero. Sums run over the features in order, row by
+    row alike, so a row's result never depends on the rows beside it.
+
+    Raises:
+        MapError: Not an (n, d) array with d > 0, values that are not finite, or
+            another metric.
+
+    >>> normalize(np.array([[3.0, 4.0]]), "cosine").tolist()
+    [[0.6000000238418579, 0.800000011920929]]
+    """
+    rows = check_features(features)
+    if metric not in ROW_METRICS:
+        message = f"metric {metric!r} has no row-wise form: {sorted(ROW_METRICS)} have"
+        raise MapError(message)
+    if metric == "euclidean":
+        return rows
+    from raylatent.mapping.place import unit_rows  # noqa: PLC0415  (numba)
+
+    return unit_rows(rows, metric == "correlation")
+
+
+def check_features(features: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Features as contiguous float32 (n, d).
+
+    Raises:
+        MapError: Not an (n, d) array with d > 0, or values that are not finite.
+    """
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        message = f"features have shape {rows.shape}: give an array (rows, features)"
+        raise MapError(message)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        message = (
+            f"features of row {int(np.argmin(finite))} are not finite, as are "
+            f"{int((~finite).sum())} of {len(rows)} rows: leave them out"
+        )
+        raise MapError(message)
+    return rows
