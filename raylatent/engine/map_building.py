@@ -25,9 +25,9 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.pictures import PICTURE_FILES
 from raylatent.mapping.points import POINTS_FOLDER
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
-from raylatent.model.stored import Promised
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
+from raylatent.run.arrays import Promised
 from raylatent.run.layout import manifest_of
 from raylatent.run.manifest import list_files, put_manifest
 from raylatent.run.verification import mismatch, read_states

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.errors import RunError
 from raylatent.parts import Part, escape_partition, read_footer
-from raylatent.run import REPORT, RunDirectory
+from raylatent.run.directory import RunDirectory
+from raylatent.run.layout import REPORT
 from raylatent.seal import parse_json
 from raylatent.storage import Store
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from raylatent.errors import RunError
-from raylatent.model.stored import Promised, SlideArrays, StoredArrays, write_bag
+from raylatent.run.arrays import Promised, SlideArrays, StoredArrays, write_bag
 from raylatent.storage import Store
 
 
 @pytest.fixture(autouse=True)
 def _all_is_there(monkeypatch):
-    """Rows in memory are in no parts; see test_complete.py for those that lack some."""
+    """Rows in memory are in no parts; see test_run_complete.py for those that lack some."""
     monkeypatch.setattr(Promised, "check_parts", lambda self, slide: None)
 
 
