@@ -1,4 +1,4 @@
-"""Weights under keys, prefixes and other names, and the reasons why none fit."""
+"""Weights found in checkpoints as programs write them."""
 
 import argparse
 
@@ -11,6 +11,11 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from raylatent.model.weight_matching import Fit, find_weights
+
+WORD = st.sampled_from(
+    ["module", "model", "net", "_orig_mod", "teacher", "backbone", "encoder_q"]
+)
+KEY = st.sampled_from(["state_dict", "model_state_dict", "model", "ema", "params"])
 
 
 class Net(nn.Module):
@@ -53,12 +58,6 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value)
-
-
-WORD = st.sampled_from(
-    ["module", "model", "net", "_orig_mod", "teacher", "backbone", "encoder_q"]
-)
-KEY = st.sampled_from(["state_dict", "model_state_dict", "model", "ema", "params"])
 
 
 @given(keys=st.lists(KEY, max_size=3), words=st.lists(WORD, max_size=3))

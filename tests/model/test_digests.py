@@ -1,4 +1,4 @@
-"""Values as text: the same for equal values, another for any that differ."""
+"""Values as texts that are the same in every process."""
 
 import copy
 import enum

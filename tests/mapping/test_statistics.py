@@ -1,3 +1,5 @@
+"""How far a map can be trusted."""
+
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""Micro-batches through a model: on their way together, their rows those of one by one."""
+"""Passes on a device, one after the other."""
 
 import threading
 
@@ -15,6 +15,9 @@ from tests.model.fake_cuda import FakeCuda
 
 PX = 24
 BATCH = 16
+
+
+STAGES = ("wait", "transfer", "forward")
 
 
 class Net(nn.Module):
@@ -89,9 +92,6 @@ def test_rows_have_the_bits_of_micro_batches_one_by_one(features, kind, n):
             for name in found:
                 assert found[name].tobytes() == wanted[name].tobytes()
             assert preds.tobytes() == wanted_preds.tobytes()
-
-
-STAGES = ("wait", "transfer", "forward")
 
 
 def test_there_is_no_prediction_unless_asked_for(features):

@@ -1,4 +1,7 @@
-"""A model whose rows depend on other tiles or on chance is refused, and why is said."""
+"""What a model gives for its sample tiles."""
+
+import json
+import math
 
 import numpy as np
 import pytest
@@ -8,9 +11,27 @@ from torch.nn import functional
 
 from raylatent.errors import ModelError
 from raylatent.model.features import Features
-from raylatent.model.sample_tiles import refuse_other_rows, two_batches
+from raylatent.model.sample_tiles import (
+    PROJECTIONS,
+    TOLERANCE,
+    differing_outputs,
+    refuse_other_rows,
+    summary,
+    two_batches,
+)
 
 PX = 16
+
+
+OTHERS = {
+    "dropout": functional.dropout,
+    "noise": lambda x: x + 0.01 * torch.randn_like(x),
+    "mean of the batch": lambda x: x - x.mean(0),
+    "largest of the batch": lambda x: x / x.max(),
+    "the place in the batch": lambda x: x * torch.arange(1, len(x) + 1)[:, None],
+    "attention among tiles": lambda x: (x @ x.T).softmax(1) @ x,
+    "order": lambda x: x.flip(0),
+}
 
 
 class Net(nn.Module):
@@ -46,17 +67,6 @@ class Noisy(Net):
 
     def features(self, x):
         return self.change(super().features(x))
-
-
-OTHERS = {
-    "dropout": functional.dropout,
-    "noise": lambda x: x + 0.01 * torch.randn_like(x),
-    "mean of the batch": lambda x: x - x.mean(0),
-    "largest of the batch": lambda x: x / x.max(),
-    "the place in the batch": lambda x: x * torch.arange(1, len(x) + 1)[:, None],
-    "attention among tiles": lambda x: (x @ x.T).softmax(1) @ x,
-    "order": lambda x: x.flip(0),
-}
 
 
 def features(model, **options):
@@ -167,3 +177,50 @@ def test_a_row_that_is_no_number_once_is_refused():
     refuse_other_rows(nn.Identity(), "m", {"x": nan}, {"x": nan})
     with pytest.raises(ModelError, match="one tile"):
         refuse_other_rows(nn.Identity(), "m", {"x": one}, {"x": nan})
+
+
+def values(n=1000, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, n, generator=generator)
+
+
+def test_a_difference_is_told_as_a_share_of_the_norm():
+    one = values(100_000)
+    other = one + 0.1 * values(100_000, seed=1)
+    (text,) = differing_outputs(summary({"a": one}, None), summary({"a": other}, None))
+    share = float(text.removeprefix("layer 'a' by ").removesuffix(" %"))
+    assert 5 < share < 18  # 16 projections tell 10 % that well
+
+
+def test_any_single_feature_counts():
+    one = values(300)
+    kept = summary({"a": one}, None)
+    for i in range(300):
+        other = one.clone()
+        other[1, i] += 5 * TOLERANCE * one[1].norm()
+        assert differing_outputs(kept, summary({"a": other}, None))
+
+
+def test_rounding_goes_on_and_shapes_do_not_matter():
+    one = values().reshape(2, 10, 10, 10)
+    kept = json.loads(json.dumps(summary({"a": one}, one.sum((2, 3)))))
+    noisy = one * (1 + 1e-5 * values(seed=2).reshape(one.shape))
+    assert differing_outputs(kept, summary({"a": noisy}, noisy.sum((2, 3)))) == []
+    assert len(kept["output"]) == 2
+    assert len(kept["output"][0]) == 1 + PROJECTIONS
+    norm = np.linalg.norm(one[0].numpy().astype(np.float64))
+    assert kept["layer 'a'"][0][0] == pytest.approx(norm, rel=1e-8)
+
+
+def test_numbers_that_are_none():
+    one = values()
+    bad = one.clone()
+    bad[0, 3] = math.nan
+    kept = json.loads(json.dumps(summary({"a": bad}, None), allow_nan=False))
+    assert differing_outputs(kept, summary({"a": bad}, None)) == []
+    found = differing_outputs(kept, summary({"a": one}, None))
+    assert found == ["layer 'a': NaN or infinite"]
+    zeros = torch.zeros(2, 3)
+    kept = summary({"a": zeros}, None)
+    assert differing_outputs(kept, summary({"a": zeros}, None)) == []
+    assert differing_outputs(kept, summary({"a": zeros + 1e-9}, None))

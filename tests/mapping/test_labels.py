@@ -1,4 +1,4 @@
-"""Fonts for the characters of labels."""
+"""Fonts for labels, in every script."""
 
 import warnings
 from pathlib import Path
