@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from raylatent.mapping import pictures
 from raylatent.mapping.labels import category_colors, colors_by_name
 from raylatent.mosaic import Mosaic
 from raylatent.slide_map import SlideMap

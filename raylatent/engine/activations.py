@@ -140,7 +140,9 @@ def run_job(job: Job, *, started_here: bool, pace: Pace | None = None) -> RunRep
             fields,
             _about(job),
             overwrite=config.overwrite,
-            also=lambda settings: other_outputs(settings.get(OUTPUTS), job.features),
+            also=lambda settings: other_outputs(
+                settings.get(OUTPUTS), job.features.sample_outputs
+            ),
         )
         remove_litter(run)
         if not started_here:

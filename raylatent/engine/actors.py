@@ -243,7 +243,7 @@ def check_model(features: Features, wanted: DriverModel) -> None:
         wanted.copy.common(copy).entries(), copy.common(wanted.copy).entries()
     )
     if not differing:
-        differing = other_outputs(wanted.outputs, features)
+        differing = other_outputs(wanted.outputs, features.sample_outputs)
     if differing:
         message = (
             f"node {platform.node()} has another model than the driver "

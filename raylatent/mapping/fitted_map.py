@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError, StorageError
-from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.parameters import ROW_METRICS, MapParameters
 from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
 from raylatent.storage import Store, reason
 
@@ -201,29 +201,21 @@ class FittedMap:
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:
-        from raylatent.mapping import place  # noqa: PLC0415  (numba)
-        from raylatent.mapping.sample_index import screen_of  # noqa: PLC0415
+        from raylatent.mapping import place, sample_index  # noqa: PLC0415  (numba)
 
-        values, arrays = self.info["placement"], self.arrays
+        placement, arrays = self.info["placement"], self.arrays
+        kinds = place.Layout.__annotations__.items()
         layout = place.Layout(
             xy=np.ascontiguousarray(self.embedding, dtype=np.float64),
             stream=np.ascontiguousarray(arrays["stream"]),
-            a=float(values["a"]),
-            b=float(values["b"]),
-            learning_rate=float(values["learning_rate"]),
-            repulsion=float(values["repulsion"]),
-            negative_rate=float(values["negative_rate"]),
-            epochs=int(values["epochs"]),
-            local_connectivity=float(values["local_connectivity"]),
-            mean_distance=float(values["mean_distance"]),
-            halved=bool(values["halved"]),
-            n_neighbors=int(values["n_neighbors"]),
+            **{name: of(placement[name]) for name, of in kinds if name in placement},
         )
-        of = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        names = Projection._fields, Sample._fields
-        plane = Projection(*(of[name] for name in names[0]))
-        sample = Sample(*(of[name] for name in names[1]))
-        return plane, sample, screen_of(sample, plane), layout
+        there = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        plane, sample = (
+            kind(*(there[name] for name in kind._fields))
+            for kind in (sample_index.Projection, sample_index.Sample)
+        )
+        return plane, sample, sample_index.screen_of(sample, plane), layout
 
     def _place_by_umap(
         self, rows: NDArray[np.float32]

@@ -11,6 +11,9 @@ from raylatent.errors import MapError
 
 _ALIASES = {"l2": "euclidean"}
 
+ROW_METRICS = frozenset({"euclidean", "cosine", "correlation"})
+"""Metrics that become a Euclidean distance once each row is normalized by itself."""
+
 METRICS = ROW_METRICS | {
     *("braycurtis", "canberra", "chebyshev", "dice", "hamming", "haversine"),
     *("hellinger", "jaccard", "kulsinski", "l1", "linf", "linfinity", "linfty"),
@@ -65,9 +68,6 @@ _REFUSED = {
         "maps are not supervised",
     ),
 }
-
-ROW_METRICS = frozenset({"euclidean", "cosine", "correlation"})
-"""Metrics that become a Euclidean distance once each row is normalized by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,6 @@ _MIXING = re.compile(
     r"|^inner|(^|_)mv$|cdist|euclidean_dist|cosine_similarity|^lstm|^gru|^rnn_"
     r"|multi_head_attention|transformer_encoder"
 )
-_CONVOLUTION = re.compile(r"conv")
 # Those of them that do so by a single row of weights.
 _PRODUCTS = frozenset(
     {"linear", "matmul", "mv", "einsum", "inner", "tensordot", "dot", "vdot"}
@@ -36,13 +35,7 @@ _NORM = re.compile(r"batch_norm|layer_norm|group_norm|instance_norm|rms_norm")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Call:
-    """One call of a module.
-
-    Attributes:
-        module: Its name in `named_modules()`.
-        inputs: Identities of the tensors that went in.
-        shape: Of the first of them.
-    """
+    """One call of a module, by its name: identities of what went in, the first's shape."""
 
     module: str
     inputs: frozenset[int]
@@ -83,7 +76,7 @@ class Operation:
     @property
     def convolution(self) -> bool:
         """It is a convolution."""
-        return bool(_CONVOLUTION.search(self.name))
+        return "conv" in self.name
 
     @property
     def pointwise(self) -> bool:
@@ -103,19 +96,19 @@ class Operation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Made:
-    """What a call returned.
+    """What a call returned when `index` operations had run.
 
-    Attributes:
-        call: The call.
-        index: How many operations had run by then.
-        tensor: Identity of the first tensor in it, None where there is none.
-        shape: Of that tensor.
+    The identity of the first tensor in it, None where there is none, and its shape.
     """
 
     call: Call
     index: int
     tensor: int | None
     shape: tuple[int, ...]
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @dataclass
@@ -144,14 +137,10 @@ def _uncompiled() -> AbstractContextManager[object]:
 
 
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches one pass: `with flow.watching(): result = run(batch)`.
-
-    Args:
-        model: Its modules are told apart.
-        batch: The tiles that go in.
+    """Watches one pass of a model: `with flow.watching(): result = run(batch)`.
 
     Attributes:
-        operations: Those on what came of the tiles, in order.
+        operations: Those on what came of the batch's tiles, in order.
         made: What modules returned, in order.
     """
 
@@ -190,7 +179,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _hooks(self, name: str) -> tuple[Any, Any]:
         def before(_module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ANN401
-            tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            tensors = _tensors((args, kwargs))
             ids = frozenset(map(self._identities.of, tensors))
             shape = tuple(tensors[0].shape) if tensors else ()
             self._scope.append(Call(module=name, inputs=ids, shape=shape))
@@ -218,47 +207,43 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        ids = [self._identities.of(tensor) for tensor in read]
-        ours = [i in self._from_tiles for i in ids]
-        if any(ours):
-            made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-            self._note(func, (args, kwargs), read, ids, ours, made)
+        read = [(self._identities.of(x), x) for x in _tensors((args, kwargs))]
+        ours = [(i, x) for i, x in read if i in self._from_tiles]
+        if ours:
+            others = [x for i, x in read if i not in self._from_tiles]
+            changed = frozenset(self._changed(func, args, kwargs))
+            self._note(func, ours, others, changed, _tensors(result))
         return result
 
     def _note(
         self,
         func: Any,  # noqa: ANN401
-        given: tuple[tuple[Any, ...], dict[str, Any]],
-        read: Sequence[Tensor],
-        ids: Sequence[int],
-        ours: Sequence[bool],
+        ours: Sequence[tuple[int, Tensor]],
+        others: Sequence[Tensor],
+        changed: frozenset[int],
         made: Sequence[Tensor],
     ) -> None:
+        """Write an operation down: what it read that came of the tiles, and what not."""
         space, _, name = func._schema.name.partition("::")
-        changed = frozenset(self._changed(func, *given))
         writes = changed | {self._identities.of(tensor) for tensor in made}
-        others = [t for t, our in zip(read, ours, strict=True) if not our]
-        first = ours.index(True)
         weights = any(tensor.ndim > (name not in _PRODUCTS) for tensor in others)
-        largest = max(t.numel() for t, our in zip(read, ours, strict=True) if our)
         # Packed weights, as of quantized layers, are no tensors.
         mixes = bool(_MIXING.search(name)) and (weights or space != "aten")
         # What compares each tile with all rows of the weights.
-        grown = bool(made) and made[0].numel() > largest
+        grown = bool(made) and made[0].numel() > max(x.numel() for _, x in ours)
         compares = name in _BROADCASTING and weights and grown
         self.operations.append(
             Operation(
                 index=len(self.operations),
                 name=name,
                 scope=tuple(self._scope),
-                reads=frozenset(i for i, our in zip(ids, ours, strict=True) if our),
+                reads=frozenset(identity for identity, _ in ours),
                 writes=writes,
                 changes=changed,
                 mixing=mixes or compares,
                 norm=bool(_NORM.search(name)) and bool(others),
                 weights=tuple(others[0].shape) if others else (),
-                read=(ids[first], tuple(read[first].shape)),
+                read=(ours[0][0], tuple(ours[0][1].shape)),
                 shape=tuple(made[0].shape) if made else (),
             )
         )
@@ -274,9 +259,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for i, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 value = args[i] if i < len(args) else kwargs.get(argument.name)
-                for tensor in tree_leaves(value):
-                    if isinstance(tensor, Tensor):
-                        yield self._identities.of(tensor)
+                yield from map(self._identities.of, _tensors(value))
 
     def leads_from_tiles(self, tensor: Tensor) -> bool:
         """Whether the tensor was computed out of the tiles, as far as torch sees it."""
@@ -287,12 +270,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> tuple[list[Operation], bool]:
         """The mixing operations behind which none follows on the way to the tensor.
 
-        Args:
-            tensor: Any.
-            weighing: Weighing counts as mixing: all is summed after it.
-
-        Returns:
-            They, the latest first, and whether a normalization with weights follows.
+        The latest first; and whether a normalization with weights follows. Weighing
+        counts as mixing if all is summed after it.
         """
         found, normed = [], False
         needed = {self._identities.of(tensor)}

@@ -51,13 +51,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Started:
-    """A pass that was begun.
+    """A pass that was begun: its pixels, and its rows by layer and predictions.
 
-    Attributes:
-        buffer: Its pixels.
-        found: Activations by layer, on the host once `events` have happened.
-        predictions: Likewise.
-        events: Beginning and end of the transfer, and of the pass.
+    Rows are on the host once the events have happened: beginning and end of the
+    transfer, and of the pass.
     """
 
     buffer: Buffer
@@ -69,11 +66,8 @@ class Started:
 class Lane(ABC):
     """Passes of one model on one device.
 
-    Args:
-        features: The model and its layers.
-
     Attributes:
-        features: They.
+        features: The model and its layers.
         depth: Passes that are under way while the next one is begun.
     """
 
@@ -117,12 +111,9 @@ class Lane(ABC):
         return buffer
 
     def start(self, buffer: Buffer, clock: Clock, *, with_preds: bool) -> Started:
-        """Begin the pass over a buffer, which is the lane's until `finish`.
+        """Begin the pass over a filled buffer, which is the lane's until `finish`.
 
-        Args:
-            buffer: From `fill`, or from `take` and filled.
-            clock: Counts `transfer` and `forward`.
-            with_preds: Also predictions.
+        The clock counts `transfer` and `forward`.
         """
         with self._lock:
             return self._start(buffer, clock, with_preds=with_preds)
@@ -159,11 +150,7 @@ class Lane(ABC):
             yield self.finish(begun.popleft(), clock)
 
     def warm_up(self, *, with_preds: bool) -> None:
-        """Have what the first passes make, as a compiled model and buffers, made now.
-
-        Args:
-            with_preds: As of the passes to come.
-        """
+        """Have what the first passes make, as a compiled model and buffers, made now."""
         black = (self.fill(()) for _ in range(1 + self.depth))
         clock = Clock("wait", "transfer", "forward")  # nobody looks at it
         with closing(self.passes(black, clock, with_preds=with_preds)) as passes:
@@ -194,18 +181,14 @@ class CudaLane(Lane):
     """Passes on a GPU, one being computed while the pixels of the next are sent.
 
     Pixels go as bytes out of pinned memory, which processes that decode see as well, on a
-    stream of their own; rows come back into pinned memory without the host waiting. The model is the lane's: its weights are laid
-    out channels last, as its input is.
-
-    Args:
-        features: The model and its layers.
-        cuda: `torch.cuda`, or what does as it does.
+    stream of their own; rows come back into pinned memory without the host waiting. The
+    model is the lane's: its weights are laid out channels last, as its input is.
     """
 
     depth = 1
 
     def __init__(self, features: Features, cuda: Any = torch.cuda) -> None:  # noqa: ANN401
-        """See the class."""
+        """`cuda` is torch.cuda, or what does as it does."""
         super().__init__(features)
         self._cuda = cuda
         self._pinned = features.device.type == "cuda"

@@ -74,7 +74,7 @@ def short_digest(content: bytes) -> str:
 
 
 def syntax_digest(code: CodeType) -> str:
-    """A digest of a function's syntax tree, without comments, docstrings and positions.
+    """What a function does: its syntax tree, without comments, docstrings, positions.
 
     The source is used only where it is what runs: a file that was edited after it was
     imported is not. Where there is no such source (exec, a console) it is the digest of
@@ -306,8 +306,7 @@ class Values:
         self._left = MAX_VALUES
         if isinstance(value, Tensor):
             return f"{self._value(value)} {_shape(value)}"
-        text = self._value(value)
-        return text if len(text) <= _TEXT else short_digest(text.encode())
+        return _short(self._value(value))
 
     def _value(self, value: object) -> str:
         if isinstance(value, _PLAIN) and not isinstance(value, Enum):
@@ -324,10 +323,9 @@ class Values:
             return f"<{type(value).__qualname__}>"
         self._open.append(key)
         try:
-            text = self._made(value)
+            text = _short(self._made(value))
         finally:
             self._open.pop()
-        text = text if len(text) <= _TEXT else short_digest(text.encode())
         self._done[key] = (value, text)  # held, so that no other takes its address
         return text
 
@@ -336,7 +334,7 @@ class Values:
             if _DEVICE.fullmatch(value):
                 return "<device>"
             value = self._path(value)
-        return repr(value) if len(text := repr(value)) <= _TEXT else _long(text)
+        return _short(repr(value))
 
     def _path(self, text: str) -> str:
         for folder in self._folders:
@@ -355,7 +353,7 @@ class Values:
 
     def _kinds(self) -> Iterable[tuple[Any, Callable[[Any], str]]]:
         yield torch.device, lambda _: "<device>"
-        yield Tensor, _tensor
+        yield Tensor, lambda v: _digest(tensor_bytes(v))
         yield np.ndarray, self._array
         yield Enum, lambda v: f"{_name(type(v))}.{v.name}={self._value(v.value)}"
         yield PurePath, lambda v: f"Path {self._path(str(v))!r}"
@@ -473,11 +471,12 @@ def cells(function: types.FunctionType) -> dict[str, Any]:
     names = function.__code__.co_freevars
     found: dict[str, Any] = {}
     for name, cell in zip(names, function.__closure__ or (), strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # not filled yet
-            found[name] = None
-    return {name: value for name, value in found.items() if name != "__class__"}
+        if name != "__class__":
+            try:
+                found[name] = cell.cell_contents
+            except ValueError:  # not filled yet
+                found[name] = None
+    return found
 
 
 def unwrapped(value: object) -> object:
@@ -500,8 +499,7 @@ def _slots(base: type) -> tuple[str, ...]:
 
 
 def _container(value: object) -> str:
-    kind = type(value)
-    return "" if kind in {dict, list, tuple} else f"{_name(kind)}"
+    return "" if type(value) in {dict, list, tuple} else _name(type(value))
 
 
 def _name(kind: type) -> str:
@@ -511,10 +509,6 @@ def _name(kind: type) -> str:
 def _named(value: Any) -> str:  # noqa: ANN401
     owner = getattr(value, "__module__", None)
     return f"{type(value).__name__} {owner}.{value.__name__}"
-
-
-def _tensor(value: Tensor) -> str:
-    return _digest(tensor_bytes(value))
 
 
 def _shape(value: Tensor) -> str:
@@ -529,5 +523,5 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
     return hasher.hexdigest()
 
 
-def _long(text: str) -> str:
-    return short_digest(text.encode())
+def _short(text: str) -> str:
+    return text if len(text) <= _TEXT else short_digest(text.encode())

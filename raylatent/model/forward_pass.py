@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import importlib.util
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,34 +87,44 @@ def raised_at(error: BaseException) -> str:
     return ""
 
 
+@contextmanager
+def watched(
+    modules: Mapping[str, nn.Module], see: Callable[[str, object], None]
+) -> Iterator[None]:
+    """While this lasts, call `see` with name and output of modules that run."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, object, object], None]:
+        return lambda _module, _inputs, output: see(name, output)
+
+    handles = [
+        module.register_forward_hook(hook_of(name)) for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]:
     """Name, class and output shape of every module that runs, in order of execution.
 
     Of a module with several names all are given: `act1 = act2`.
     """
-    rows: list[tuple[str, str, str]] = []
-
-    def record(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, _inputs: object, output: object) -> None:
-            tensor = first_tensor(output)
-            shape = "-" if tensor is None else str(tuple(tensor.shape[1:]))
-            rows.append((name, type(module).__name__, shape))
-
-        return hook
-
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if name:
             names.setdefault(module, []).append(name)
-    handles = [
-        module.register_forward_hook(record(" = ".join(called)))
-        for module, called in names.items()
-    ]
-    try:
+    modules = {" = ".join(called): module for module, called in names.items()}
+    rows: list[tuple[str, str, str]] = []
+
+    def record(name: str, output: object) -> None:
+        tensor = first_tensor(output)
+        shape = "-" if tensor is None else str(tuple(tensor.shape[1:]))
+        rows.append((name, type(modules[name]).__name__, shape))
+
+    with watched(modules, record):
         call_model(model, model, sample)
-    finally:
-        for handle in handles:
-            handle.remove()
     return rows
 
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -49,7 +50,6 @@ PART_BYTES = 128 * 2**20
 """Of a file of more than two such parts only the first and the last are read."""
 _BLOCK = 2**20
 _NOT_FOLDERS = ("/proc/", "/sys/", "/dev/", "/etc/")
-_hooked: list[bool] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,71 +119,101 @@ class Copy:
 
 
 class Identification:
-    """Follows a model from its making through its first pass."""
+    """Follows a model from its making through its first pass, and says what it is.
 
-    def __init__(self) -> None:
+    Args:
+        spec: Of the model.
+        device: Where it is to be.
+
+    Attributes:
+        model: The model, loaded under observation; errors as of `load_model`.
+    """
+
+    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         """See the class."""
+        self._spec = spec
         self._watch = Watch()
         self._before: Attributes = {}
         self._between: Attributes = {}
         self._tensors: dict[str, str] | None = None
-
-    def made(self, spec: ModelSpec, device: torch.device) -> nn.Module:
-        """The model, loaded under observation; errors as of `load_model`."""
         with self._watch.functions(), self._watch.opened_files():
-            return load_model(spec, device)
+            self.model = load_model(spec, device)
 
-    def tried(
-        self, first_pass: Callable[[], None], model: nn.Module, spec: ModelSpec
-    ) -> None:
+    def tried(self, first_pass: Callable[[], None]) -> None:
         """Let the model run for the first time, under observation."""
-        self._before = module_attributes(model, spec, bytecode_digest)
+        self._before, _ = self._described(bytecode_digest)
         with self._watch.functions():
             first_pass()
 
-    def between_passes(self, model: nn.Module, spec: ModelSpec) -> None:
+    def between_passes(self) -> None:
         """Take what passes have left so far, before there are others."""
-        self._between = module_attributes(model, spec, bytecode_digest)
+        self._between, _ = self._described(bytecode_digest)
 
-    def identity(self, model: nn.Module, spec: ModelSpec) -> Identity:
+    def identity(self) -> Identity:
         """What the model is."""
-        values = _values(model, spec, syntax_digest)
-        found = _attributes(model, values)
+        found, values = self._described(syntax_digest)
         # What passes change is no part of the model, but what the first fills for all is.
-        for (module, name), value in self._changed(model, spec).items():
+        for (module, name), value in self._changed().items():
             empty = _value(self._before, module, name) in _NOTHING
             if not (empty and _value(self._between, module, name) == value):
                 del found[module][name]
-        code = self._code(model, spec, values)
+        code = self._code(values)
         return Identity(
-            tensors=self._tensors_of(model, values),
+            tensors=self._tensors_of(values),
             attributes=found,
             code=code.syntax,
-            constants={**_factory(spec), **code.values},
-            files=self._files(spec),
+            constants={**_factory(self._spec), **code.values},
+            files=self._files(),
         )
 
-    def copy(self, model: nn.Module, spec: ModelSpec) -> Copy:
+    def copy(self) -> Copy:
         """What other processes compare with their own."""
-        values = _values(model, spec, bytecode_digest)
-        _attributes(model, values)  # their functions and classes are followed
+        _, values = self._described(bytecode_digest)
         return Copy(
-            tensors=self._tensors_of(model, values),
+            tensors=self._tensors_of(values),
             # A pickle carries a module from Python, and may leave out what trains it.
-            attributes=self._before if spec.module is None else {},
-            bytecode=self._code(model, spec, values).bytecode,
-            lazy=frozenset(self._changed(model, spec)),
+            attributes=self._before if self._spec.module is None else {},
+            bytecode=self._code(values).bytecode,
+            lazy=frozenset(self._changed()),
         )
 
-    def _tensors_of(self, model: nn.Module, values: Values) -> dict[str, str]:
-        """Once: of a large model it takes seconds."""
+    def _described(
+        self, of_code: Callable[[CodeType], str]
+    ) -> tuple[Attributes, Values]:
+        """Class, plain attributes and hooks of every module; and what described them."""
+        names = {id(module): name for name, module in self.model.named_modules()}
+        folders = [self._spec.folder] if self._spec.folder else []
+        # What is unpickled on a worker keeps the driver's paths.
+        if of_code is syntax_digest or self._spec.factory is not None:
+            folders += _folders(self.model, self._spec)
+        values = Values(names, folders, of_code)
+        found: Attributes = {}
+        for name, module in self.model.named_modules():
+            kind = type(module)
+            own = {"class": f"{kind.__module__}.{kind.__qualname__}"}
+            for key, value in attributes(module).items():
+                own[key] = values.text(value)
+            for key in _HOOKS:
+                hooks = getattr(module, key, None)
+                if isinstance(hooks, OrderedDict) and hooks:
+                    own[key] = values.text(list(hooks.values()))
+            found[name] = dict(sorted(own.items()))
+        return found, values
+
+    def _tensors_of(self, values: Values) -> dict[str, str]:
+        """A digest of each parameter, buffer and other state, by name.
+
+        Buffers that are not saved count as well, and what quantized modules pack. Once:
+        of a large model it takes seconds.
+        """
         if self._tensors is None:
-            self._tensors = tensor_digests(model, values)
+            state = {**self.model.state_dict(), **dict(self.model.named_buffers())}
+            self._tensors = {name: values.text(state[name]) for name in sorted(state)}
         return self._tensors
 
-    def _changed(self, model: nn.Module, spec: ModelSpec) -> dict[tuple[str, str], str]:
+    def _changed(self) -> dict[tuple[str, str], str]:
         """Attributes that passes changed, by module and name, as they are now."""
-        after = module_attributes(model, spec, bytecode_digest)
+        after, _ = self._described(bytecode_digest)
         earlier = [seen for seen in (self._before, self._between) if seen]
         return {
             (module, name): value
@@ -192,17 +222,18 @@ class Identification:
             if any(_value(seen, module, name) != value for seen in earlier)
         }
 
-    def _code(self, model: nn.Module, spec: ModelSpec, values: Values) -> Code:
-        kinds = {type(module) for module in model.modules()}
+    def _code(self, values: Values) -> Code:
+        kinds = {type(module) for module in self.model.modules()}
         packages = {top_name(kind.__module__) for kind in kinds}
-        packages.add(top_name((spec.factory or "").partition(":")[0]))
+        packages.add(top_name((self._spec.factory or "").partition(":")[0]))
         search = CodeSearch(values, packages - FOREIGN)
         for kind in kinds:
             search.add_class(kind)
         search.add_ran(self._watch.ran)
         return search.result()
 
-    def _files(self, spec: ModelSpec) -> dict[str, str]:
+    def _files(self) -> dict[str, str]:
+        spec = self._spec
         if spec.factory is None:
             return {}
         key = json.dumps([spec.factory, spec.folder, dict(spec.kwargs)], default=repr)
@@ -219,35 +250,8 @@ class Identification:
         return {name: " ".join(sorted(digests)) for name, digests in found.items()}
 
 
-def tensor_digests(model: nn.Module, values: Values) -> dict[str, str]:
-    """A digest of each parameter, buffer and other state, by name.
-
-    Buffers that are not saved count as well, and what quantized modules pack.
-    """
-    state = {**model.state_dict(), **dict(model.named_buffers())}
-    return {name: values.text(state[name]) for name in sorted(state)}
-
-
-def module_attributes(
-    model: nn.Module, spec: ModelSpec, of_code: Callable[[CodeType], str]
-) -> Attributes:
-    """Class, plain attributes and hooks of every module, by its name."""
-    return _attributes(model, _values(model, spec, of_code))
-
-
 def _value(attributes: Attributes, module: str, name: str) -> str | None:
     return attributes.get(module, {}).get(name)
-
-
-def _values(
-    model: nn.Module, spec: ModelSpec, of_code: Callable[[CodeType], str]
-) -> Values:
-    names = {id(module): name for name, module in model.named_modules()}
-    folders = [spec.folder] if spec.folder else []
-    # What is unpickled on a worker keeps the driver's paths.
-    if of_code is syntax_digest or spec.factory is not None:
-        folders += _folders(model, spec)
-    return Values(names, folders, of_code)
 
 
 def _folders(model: nn.Module, spec: ModelSpec) -> list[str]:
@@ -266,21 +270,6 @@ def _folders(model: nn.Module, spec: ModelSpec) -> list[str]:
         for file in files - {""}
     }
     return sorted(folders, reverse=True)
-
-
-def _attributes(model: nn.Module, values: Values) -> Attributes:
-    found: Attributes = {}
-    for name, module in model.named_modules():
-        kind = type(module)
-        own = {"class": f"{kind.__module__}.{kind.__qualname__}"}
-        for key, value in attributes(module).items():
-            own[key] = values.text(value)
-        for key in _HOOKS:
-            hooks = getattr(module, key, None)
-            if isinstance(hooks, OrderedDict) and hooks:
-                own[key] = values.text(list(hooks.values()))
-        found[name] = dict(sorted(own.items()))
-    return found
 
 
 def _factory(spec: ModelSpec) -> dict[str, str]:
@@ -375,11 +364,10 @@ class Watch:
 _watches: list[Watch] = []
 
 
+@cache
 def _add_hook() -> None:
     """Once: what is added here stays until Python ends."""
-    if not _hooked:
-        _hooked.append(True)
-        sys.addaudithook(_hook)
+    sys.addaudithook(_hook)
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -32,7 +32,7 @@ class Spread:
     """Whether rows of one layer differ, told from its rows block by block."""
 
     def __init__(self) -> None:
-        """Of no rows yet."""
+        """See the class."""
         self._low: NDArray[np.float32] | None = None
         self._high: NDArray[np.float32] | None = None
         self._varies = False
@@ -78,13 +78,7 @@ def constants_of_both(one: Constants, other: Constants) -> Constants:
 
 @dataclass(frozen=True)
 class ConstantLayer:
-    """A layer that is the same in all tiles of an invocation.
-
-    Attributes:
-        layer: Its name.
-        tiles: How many.
-        zero: Whether it is zero.
-    """
+    """A layer that is the same, perhaps zero, in all tiles of an invocation."""
 
     layer: str
     tiles: int
@@ -107,17 +101,14 @@ def constant_layers(
     if tiles < _MIN_TILES:
         return []
     return [
-        ConstantLayer(layer=layer, tiles=tiles, zero=constants[layer][1] == 0)
+        ConstantLayer(layer, tiles, zero=constants[layer][1] == 0)
         for layer in layers
         if layer in constants
     ]
 
 
 def wide_layers(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Layers that are stored with more than `MANY` numbers a tile.
-
-    Args:
-        shapes: Of one tile's activations, after pooling.
+    """Layers that are stored with more than `MANY` numbers a tile, by their shapes.
 
     >>> wide_layers({"conv1": (64, 112, 112), "tokens": (10, 768), "postconv": (512,)})
     {'conv1': (64, 112, 112)}
@@ -127,10 +118,6 @@ def wide_layers(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 
 def refuse_unasked(shapes: Mapping[str, Shape], dtype: str) -> None:
     """Ask for `--pooling` where a layer is wide that it would make small.
-
-    Args:
-        shapes: See `wide_layers`.
-        dtype: Of the stored numbers.
 
     Raises:
         ConfigError: The message has each answer.
@@ -175,11 +162,7 @@ for the 400 tiles of this run (before compression)"
 def tiles_of_unit(n_numbers: int, batch_size: int) -> int:
     """Tiles of a unit, where the user does not say: as many as `UNIT_BYTES` hold.
 
-    Whole micro-batches, one at least.
-
-    Args:
-        n_numbers: Of a tile, all layers together.
-        batch_size: Tiles of a micro-batch.
+    Whole micro-batches, one at least, of tiles of so many numbers in all layers.
 
     >>> tiles_of_unit(1280, 32), tiles_of_unit(64 * 112 * 112, 32)
     (2048, 64)
@@ -191,13 +174,7 @@ def tiles_of_unit(n_numbers: int, batch_size: int) -> int:
 
 
 def unit_in_words(unit_tiles: int, n_numbers: int, batch_size: int) -> str | None:
-    """What is to be said of a unit's size, None where nothing is.
-
-    Args:
-        unit_tiles: Of the run.
-        n_numbers: See `tiles_of_unit`.
-        batch_size: Likewise.
-    """
+    """What is to be said of a unit's size, None where nothing is; see `tiles_of_unit`."""
     fitting = tiles_of_unit(n_numbers, batch_size)
     size = f"{unit_tiles * 4 * n_numbers / 1e9:.2g} GB"
     if unit_tiles > fitting and 4 * n_numbers * unit_tiles > _LARGE_UNIT * UNIT_BYTES:

@@ -57,12 +57,9 @@ def layer_names(
 class Taken:
     """What the layers gave in one pass so far.
 
-    A module may run several times in a pass. The last time counts, or the mean of those
-    that the target names; where each time it gets a piece of the batch, the pieces are
-    joined.
-
-    Args:
-        n: Tiles in the pass.
+    A module may run several times in a pass of n tiles. The last time counts, or the
+    mean of those that the target names; where each time it gets a piece of the batch,
+    the pieces are joined.
     """
 
     def __init__(self, n: int) -> None:
@@ -120,11 +117,6 @@ class LayerCapture:
         layouts: Of the layers that are pooled, by layer; see `find_layouts`.
 
     Attributes:
-        model: The model.
-        targets: Likewise.
-        pooling: Likewise.
-        output: Likewise.
-        layouts: Likewise.
         own: Those targets that are the model's own output.
         inner: The others.
         notes: What a user should know of what the layers gave in the first pass.
@@ -216,13 +208,16 @@ class LayerCapture:
     def hooked(self, take: Callable[[Target, object], None]) -> Iterator[None]:
         """While this lasts, call `take` with what the layers give."""
         alone = [target.module for target in self.targets if target.alone]
-        with separated(self.model, alone):
-            handles = [self.hook(target, take) for target in self.inner]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+        before = separate(self.model, alone)
+        handles = []
+        try:
+            handles += [self.hook(target, take) for target in self.inner]
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parent, key, module in reversed(before):
+                parent._modules[key] = module
 
     def hook(
         self, target: Target, take: Callable[[Target, object], None]
@@ -262,10 +257,10 @@ class LayerCapture:
             LayerError: It is no rows.
         """
         tensor = self.tensor(target, value, n)
-        if tensor.ndim == 1 or (
-            target.layer == POSTCONV and set(tensor.shape[2:]) <= {1}
-        ):
-            tensor = tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
+        if tensor.ndim == 1:
+            tensor = tensor[:, None]
+        elif target.layer == POSTCONV and set(tensor.shape[2:]) <= {1}:
+            tensor = tensor.flatten(1)
         self.bits = min(self.bits, tensor.dtype.itemsize * 8)
         pooling = self.pooling or target.pooling
         layout = self.layouts.get(target.layer, target.layout)
@@ -274,10 +269,7 @@ class LayerCapture:
         return pooled.detach().to(torch.float32, copy=True)
 
     def find_layouts(self, sample: Tensor) -> None:
-        """Find what is pooled of each layer, where anything is.
-
-        Args:
-            sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+        """Find what is pooled of each layer, by a standardized batch (n, 3, h, w).
 
         Raises:
             LayerError: It cannot be told of a layer.
@@ -320,28 +312,12 @@ class LayerCapture:
         return shapes
 
 
-@contextmanager
-def separated(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """While this lasts, see `separate`; afterwards the model is as it was."""
-    before = separate(model, names)
-    try:
-        yield
-    finally:
-        for parent, key, module in reversed(before):
-            parent._modules[key] = module
-
-
 def separate(
     model: nn.Module, names: Sequence[str]
 ) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Make each name a module of its own, with the weights that it had.
+    """Make names, of modules that have others as well, modules of their own.
 
-    Args:
-        model: The model.
-        names: Of modules that have other names as well.
-
-    Returns:
-        What was where: parent, key and module.
+    They keep the weights that they had. Returns what was where: parent, key and module.
     """
     before: list[tuple[nn.Module, str, nn.Module]] = []
     for name in names:
@@ -368,10 +344,7 @@ def by_own_names(
 ) -> list[Target]:
     """The targets, those of modules with several names by their own name where it runs.
 
-    Args:
-        model: The model.
-        targets: Found by name.
-        sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+    The sample is a standardized batch (n, 3, h, w).
     """
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from raylatent.errors import ModelError
 from raylatent.model.forward_pass import missing_operator, raised_at
@@ -30,7 +31,6 @@ from raylatent.model.spec import (
     MODEL_JSON,
     ModelSpec,
     check_kind,
-    check_values,
     held_apart,
 )
 from raylatent.model.weight_files import UNREADABLE, read_checkpoint
@@ -191,19 +191,14 @@ def load_weights(model: nn.Module, uri: str, key: str | None = None) -> None:
         message = f"weights {uri} {found}"
         raise ModelError(message)
     if found.taken:
-        logger.info("weights %s: %s%s", uri, found.taken, _unused(found))
+        beside = f"; not used: {listed(found.unused, _SHOWN)}" if found.unused else ""
+        logger.info("weights %s: %s%s", uri, found.taken, beside)
     on_meta = any(isinstance(value, Tensor) and value.is_meta for value in own.values())
     try:
         model.load_state_dict(found.state, strict=False, assign=on_meta)
     except RuntimeError as error:  # of a module's own way to load
         message = f"weights {uri} do not fit the model: {' '.join(str(error).split())}"
         raise ModelError(message) from error
-
-
-def _unused(found: Fit) -> str:
-    if not found.unused:
-        return ""
-    return f"; not used: {listed(found.unused, _SHOWN)}"
 
 
 def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
@@ -216,8 +211,7 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
         ModelError: It cannot be loaded, or the weights do not fit.
     """
     if spec.module is not None:
-        check_values(spec.module, spec.name)
-        refuse_nan(spec.module, spec.name)
+        _check_values(spec.module, spec.name, spec.name)
         return _fitting(spec.module, device)
     if spec.hub is not None:
         made: object = _load_hub(spec)
@@ -228,30 +222,44 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
     model = check_kind(made, spec.pickle or spec.name)
     if spec.weights is not None:
         load_weights(model, spec.weights, spec.weights_key)
-    check_values(model, spec.name)
-    refuse_nan(model, spec.weights or spec.name)
+    _check_values(model, spec.name, spec.weights or spec.name)
     return model.to(device).float().eval()
 
 
-def refuse_nan(model: nn.Module, where: str) -> None:
-    """Refuse weights that are not a number: no tile would have activations.
+def _check_values(model: nn.Module, name: str, weights: str) -> None:
+    """Refuse tensors without values, and values that are not a number.
 
     Infinities pass: masks are made of them.
 
     Raises:
         ModelError: The message names the first such tensor.
     """
+    for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        why = ""
+        if is_lazy(tensor):
+            why = (
+                "of a lazy layer, which has no weights yet: run the model once on a "
+                "batch where it is made, or give weights for it"
+            )
+        elif tensor.is_meta:
+            why = (
+                "on the meta device, where tensors have no values: make the model on "
+                "the CPU, or give weights that have this one"
+            )
+        if why:
+            message = f"{name}: {tensor_name} is {why}"
+            raise ModelError(message)
     bad = [
-        name
-        for name, tensor in model.state_dict().items()
-        if isinstance(tensor, torch.Tensor)
+        key
+        for key, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor)
         and tensor.is_floating_point()
         and bool(tensor.isnan().any())
     ]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         message = (
-            f"weights {where} have NaN in {bad[0]}{more}: the training diverged, or "
+            f"weights {weights} have NaN in {bad[0]}{more}: the training diverged, or "
             "the file is damaged"
         )
         raise ModelError(message)

@@ -7,13 +7,20 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from raylatent.errors import LayerError, ModelError
 from raylatent.model.dataflow import Call, Flow, Operation
-from raylatent.model.forward_pass import Output, call_model, first_tensor, row_shape
+from raylatent.model.forward_pass import (
+    Output,
+    call_model,
+    first_tensor,
+    row_shape,
+    watched,
+)
 from raylatent.model.pooling import Layout
 from raylatent.storage import reason
 
@@ -45,8 +52,7 @@ class Head:
         maps: The classifier is a convolution that gets maps (n, c, h, w).
         reduced: The classifier makes scores of each token or place of a map, which are
             reduced after it in a way that is not known here.
-        calls: Of the calls of the module in a pass those whose mean is meant; empty for
-            the last one.
+        calls: See Target.
     """
 
     module: str
@@ -189,7 +195,7 @@ def _before(
             return None
     call, first = next((call, made[0]) for call, made in inside.items())
     row, read = _sides(call.shape), _sides(first.read[1])
-    if len(row) > 1 and row != read and read != (_product(row),):
+    if len(row) > 1 and row != read and read != (prod(row),):
         return None  # the head pools by itself, which cannot be seen here
     maps = first.convolution and (first.pointwise or not first.gives_vectors)
     return Head(
@@ -211,13 +217,6 @@ def _calls(flow: Flow, calls: Sequence[Call], n: int) -> tuple[int, ...]:
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(side for side in shape[1:] if side != 1)
-
-
-def _product(sides: Sequence[int]) -> int:
-    product = 1
-    for side in sides:
-        product *= side
-    return product
 
 
 def _source(flow: Flow, operation: Operation) -> str | None:
@@ -418,22 +417,19 @@ def _of_each_token(
     """What goes into a head that scores each token, pooled as its scores are."""
     seen: list[Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+    def keep(_layer: str, output: object) -> None:
         tensor = first_tensor(output)
         if tensor is not None:
             seen.append(tensor.clone())
 
-    handle = model.get_submodule(head.module).register_forward_hook(keep)
-    try:
+    with watched({head.module: model.get_submodule(head.module)}, keep):
         _run(model, sample)
-    finally:
-        handle.remove()
-    axes = tuple(range(1, seen[-1].ndim - 1))
+    scores, flat = seen[-1], result.reshape(len(result), -1)
+    axes = tuple(range(1, scores.ndim - 1))
     with torch.inference_mode():
-        ways = {"avg": seen[-1].mean(axes)}
+        ways = {"avg": scores.mean(axes)}
         if axes == (1,):
-            ways["cls"] = seen[-1][:, 0]
-        flat = result.reshape(len(result), -1)
+            ways["cls"] = scores[:, 0]
         found = [way for way, value in ways.items() if _leads_to(value, flat)]
     if len(found) == 1:
         return Target(

@@ -6,7 +6,7 @@ of it show later, and in other processes, whether the model is still the same.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,65 +103,53 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 def _reason(model: nn.Module) -> str:
     """What likely makes it so, and what to do."""
-    still, statistics, ranges = [], [], []
     before = {module: module.training for module in model.modules()}
     model.eval()
+    still, statistics, ranges = [], [], []
     for layer, module in model.named_modules():
         kind = type(module).__name__
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            per_tile = isinstance(module, nn.modules.instancenorm._InstanceNorm)
-            if module.running_mean is None and not per_tile:
-                statistics.append(f"{layer} ({kind})")
+        named = f"{layer} ({kind})"
+        normed = isinstance(module, nn.modules.batchnorm._NormBase)
         noisy = isinstance(module, _TRAINS) or "Norm" in kind or "Drop" in kind
+        per_tile = isinstance(module, nn.modules.instancenorm._InstanceNorm)
         if module.training and noisy:
-            still.append(f"{layer} ({kind})")
+            still.append(named)
+        if normed and not per_tile and module.running_mean is None:
+            statistics.append(named)
         if "quantized.dynamic" in type(module).__module__:
-            ranges.append(f"{layer} ({kind})")
+            ranges.append(named)
     for module, training in before.items():
         module.training = training
-    if still:
-        return (
-            f"{_some(still)} stays in training mode after eval(): see how the model's "
-            "train() is written"
-        )
-    if statistics:
-        return (
-            f"{_some(statistics)} has no running statistics and takes those of the "
-            "batch: train it with track_running_stats=True"
-        )
-    if ranges:
-        return (
-            f"{_some(ranges)} quantizes by the range of the whole batch: take static "
-            "quantization or the model before it was quantized"
-        )
+    for found, why in (
+        (
+            still,
+            "stays in training mode after eval(): see how the model's train() is written",
+        ),
+        (
+            statistics,
+            "has no running statistics and takes those of the batch: train it with "
+            "track_running_stats=True",
+        ),
+        (
+            ranges,
+            "quantizes by the range of the whole batch: take static quantization or the "
+            "model before it was quantized",
+        ),
+    ):
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            return f"{found[0]}{more} {why}"
     return (
         "its forward may use dropout or other chance, or normalize over the batch: make "
         "it depend on each tile alone"
     )
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}"
-
-
-class HasOutputs(Protocol):
-    """What ran the two sample tiles."""
-
-    @property
-    def sample_outputs(self) -> Outputs:
-        """Of each layer."""
-
-
 def summary(found: Mapping[str, Tensor], output: Tensor | None) -> Outputs:
-    """Norms and random projections of activations.
+    """Norms and random projections of activations (n, ...) by layer, and of the output.
 
     A projection adds all features, each with a sign drawn once for all: a change of any
     feature changes it by as much.
-
-    Args:
-        found: Activations by layer, (n, ...).
-        output: The model's output, (n, ...), if there is one.
 
     >>> found = summary({"a": torch.ones(1, 3)}, None)
     >>> round(found["layer 'a'"][0][0], 4), len(found["layer 'a'"][0])
@@ -192,11 +180,9 @@ def _rounded(number: float) -> float | None:
 
 
 def differing_outputs(before: Mapping[str, Any], now: Outputs) -> list[str]:
-    """Sentences on what a model gives otherwise than it did, empty if nothing.
+    """What a model gives otherwise than it did, in words; empty if nothing.
 
-    Args:
-        before: As `summary` gave it, perhaps in another process on another CPU.
-        now: Likewise.
+    Both are of `summary`, perhaps of other processes on other CPUs.
 
     >>> was = summary({"a": torch.ones(1, 4)}, None)
     >>> len(differing_outputs(was, summary({"a": torch.ones(1, 4) * 1.25}, None)))
@@ -214,14 +200,12 @@ def differing_outputs(before: Mapping[str, Any], now: Outputs) -> list[str]:
     return found
 
 
-def other_outputs(before: Mapping[str, Any] | None, features: HasOutputs) -> list[str]:
+def other_outputs(before: Mapping[str, Any] | None, now: Outputs) -> list[str]:
     """One sentence if a model gives other activations than it did, else nothing.
 
-    Args:
-        before: What was kept, None where nothing was.
-        features: The model as it is now.
+    Where nothing was kept of before, nothing is said.
     """
-    found = differing_outputs(before or {}, features.sample_outputs)
+    found = differing_outputs(before or {}, now)
     if not found:
         return []
     return [

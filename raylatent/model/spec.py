@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from raylatent.errors import ModelError
 from raylatent.model.weight_files import EXPORTED, SCRIPT, foreign_file, holds_mapping
@@ -52,7 +51,7 @@ class ModelSpec:
         module: A module from Python instead of all of these.
         tile_px: Side of the tiles that it takes, None for the tiles' own.
         mean: Of each channel of pixels scaled to 0..1.
-        std: Likewise.
+        std: Of each channel, in the same scale.
         classes: Names of its outputs, if it classifies.
         outcome: What it was trained to predict.
         output: Index, key or attribute of its output, where it returns several tensors.
@@ -177,15 +176,14 @@ def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
         what += "" if ": " in what else f": give a folder with a {MODEL_JSON}"
         message = f"{path} is {what}"
         raise ModelError(message)
-    if not allow_pickle and (mapping := holds_mapping(path)) is not None:
-        message = f"{path} holds {no_module(mapping)}"
-        raise ModelError(message)
     if not allow_pickle:
         message = (
             f"{path} may be a pickled model, and loading one runs code from the file: "
             "--allow-pickle (allow_pickle=True) if you trust it, else make a folder "
             f"with a {MODEL_JSON}"
         )
+        if (mapping := holds_mapping(path)) is not None:
+            message = f"{path} holds {no_module(mapping)}"
         raise ModelError(message)
     return ModelSpec(name=Path(path).stem, pickle=path, allow_pickle=True)
 
@@ -216,20 +214,20 @@ def _from_json(
             f"{', '.join(_OPTIONAL)}"
         )
         raise ModelError(message)
+    name = PurePosixPath(folder or str(content["factory"]).split(":")[-1]).name
     try:
         return ModelSpec(
-            name=PurePosixPath(folder or str(content["factory"]).split(":")[-1]).name,
+            name=name,
             factory=str(content["factory"]),
             kwargs=dict(content.get("kwargs") or {}),
             weights=_weights_path(content["weights"], where=where, folder=folder),
-            weights_key=_text(content.get("weights_key")),
             folder=folder,
-            tile_px=_whole(content["tile_px"]),
-            mean=_triple(content["mean"]),
-            std=_triple(content["std"]),
-            classes=_classes(content.get("classes")),
             outcome=content.get("outcome"),
-            output=_output(content.get("output")),
+            **{
+                key: take(content[key])
+                for key, take in _TAKES.items()
+                if key in content
+            },
         )
     except (TypeError, ValueError) as error:
         message = f"{where} has a value of the wrong kind: {error}"
@@ -299,28 +297,30 @@ def _output(output: object) -> str | int | None:
     raise ValueError(message)
 
 
-def with_overrides(
-    spec: ModelSpec,
-    *,
-    tile_px: int | None = None,
-    mean: object = None,
-    std: object = None,
-    classes: object = None,
-    output: object = None,
-) -> ModelSpec:
-    """The spec with what a user gave as arguments (None: as it is)."""
-    changes: dict[str, Any] = {}
+# What makes a spec's attribute of a value in JSON, or of an argument.
+_TAKES: dict[str, Callable[[Any], Any]] = {
+    "weights_key": _text,
+    "tile_px": _whole,
+    "mean": _triple,
+    "std": _triple,
+    "classes": _classes,
+    "output": _output,
+}
+
+
+def with_overrides(spec: ModelSpec, **given: object) -> ModelSpec:
+    """The spec with what a user gave as arguments (None: as it is).
+
+    Args:
+        spec: Of the model.
+        **given: `tile_px`, `mean`, `std`, `classes`, `output`, as in model.json.
+
+    Raises:
+        ModelError: A value is of the wrong kind.
+    """
+    there = {name: value for name, value in given.items() if value is not None}
     try:
-        if tile_px is not None:
-            changes["tile_px"] = _whole(tile_px)
-        if mean is not None:
-            changes["mean"] = _triple(mean)
-        if std is not None:
-            changes["std"] = _triple(std)
-        if classes is not None:
-            changes["classes"] = _classes(classes)
-        if output is not None:
-            changes["output"] = _output(output)
+        changes = {name: _TAKES[name](value) for name, value in there.items()}
     except (TypeError, ValueError) as error:
         message = f"{spec.name}: {error}"
         raise ModelError(message) from error
@@ -391,37 +391,14 @@ def _not_plain(module: nn.Module) -> str | None:
     return None
 
 
-def check_values(model: nn.Module, name: str) -> None:
-    """Refuse parameters and buffers that have no values yet.
-
-    Raises:
-        ModelError: The message names the first such tensor.
-    """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    for tensor_name, tensor in tensors:
-        if is_lazy(tensor):
-            message = (
-                f"{name}: {tensor_name} is of a lazy layer, which has no weights yet: "
-                "run the model once on a batch where it is made, or give weights for it"
-            )
-            raise ModelError(message)
-        if tensor.is_meta:
-            message = (
-                f"{name}: {tensor_name} is on the meta device, where tensors have no "
-                "values: make the model on the CPU, or give weights that have this one"
-            )
-            raise ModelError(message)
-
-
 def held_apart(model: nn.Module, fails: Callable[[object], str | None]) -> str | None:
-    """The attribute of a module for which something fails, and why.
+    """The attribute of a module for which something fails, and why; None without one.
+
+    Such as `encoder.lock (a lock): cannot pickle ...`.
 
     Args:
         model: The module.
         fails: Says why it fails for an object, None where it does not.
-
-    Returns:
-        Such as `encoder.lock (a lock): cannot pickle ...`, None where none was found.
     """
     for name, module in model.named_modules():
         for key, value in vars(module).items():
