@@ -5,8 +5,8 @@ Counts of parts add up to those of the whole.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +97,10 @@ class Labels:
     """
 
     codes: NDArray[np.int64]
-    names: Sequence[str | None]
+    names: Sequence[Any]
 
     @classmethod
-    def of(cls, labels: Iterable[str | None]) -> "Labels":
+    def of(cls, labels: Iterable[Any]) -> "Labels":
         """Of a label for each point.
 
         >>> Labels.of(["b", None, "b"]).counts()
@@ -111,9 +111,9 @@ class Labels:
         codes = np.array([code_of[name] for name in given], np.int64)
         return cls(codes=codes, names=list(code_of))
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Any, int]:
         """Points of each label that has any."""
-        found: Counter[str] = Counter()
+        found: Counter[Any] = Counter()
         numbers = np.bincount(self.codes, minlength=len(self.names)).tolist()
         for name, n in zip(self.names, numbers, strict=True):
             if name is not None and n:
@@ -125,7 +125,7 @@ class Labels:
         shares: NDArray[np.float64],
         cells: NDArray[np.int64],
         n_cells: int,
-        code_of: Mapping[str, int],
+        code_of: Mapping[Any, int],
     ) -> None:
         """Add points to the counts of their labels.
 
@@ -143,30 +143,54 @@ class Labels:
         np.add.at(shares, codes[known] * n_cells + cells[known], 1.0)
 
 
-@dataclass(kw_only=True)
-class Density:
-    """Points in cells, all of them and by label.
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Points counted in cells.
 
     Attributes:
         extent: What the cells span.
         counts: Of all points.
-        by_label: Of those with one of the labels of most points, by name; None where
-            no point was to have one.
-        others: Of those with another label; None where there is no other.
-        n_others: How many others there are.
-        names: All labels, the others too.
         lower: Least x and y of the points.
         upper: Largest.
     """
 
     extent: Extent
     counts: Counts
-    by_label: dict[str, Counts] | None
-    others: Counts | None = None
-    n_others: int = 0
-    names: Sequence[Any] = ()
-    lower: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
-    upper: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
+    lower: NDArray[np.floating]
+    upper: NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Density(Cells):
+    """Points in cells, all of them and by label.
+
+    Attributes:
+        by_label: Of those with one of the labels of most points, by name; None where
+            no point was to have one.
+        others: Of those with another label; None where there is no other.
+        n_others: How many others there are.
+        names: All labels, the others too.
+    """
+
+    by_label: dict[Any, Counts] | None
+    others: Counts | None
+    n_others: int
+    names: Sequence[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means(Cells):
+    """Numbers of points in cells.
+
+    Attributes:
+        labeled: Counts of those that have a number.
+        total: Sum of the numbers.
+        ends: The least number of a point, and the largest.
+    """
+
+    labeled: Counts
+    total: Counts
+    ends: tuple[float, float]
 
 
 def most_frequent(counts: Mapping[Any, int]) -> list[Any]:
@@ -183,81 +207,74 @@ Parts = Callable[[], Iterable[tuple[NDArray[np.floating], Labels | None]]]
 """Gives points (n, 2) and their labels, from the first again each time."""
 
 
-@dataclass(frozen=True)
-class Means:
-    """Numbers of points in cells.
-
-    Attributes:
-        extent: What the cells span.
-        counts: Of all points.
-        labeled: Of those that have a number.
-        total: Sum of the numbers.
-        lower: Least x and y of the points.
-        upper: Largest.
-        ends: The least number of a point, and the largest.
-    """
-
-    extent: Extent
-    counts: Counts
-    labeled: Counts
-    total: Counts
-    lower: NDArray[np.floating]
-    upper: NDArray[np.floating]
-    ends: tuple[float, float]
-
-
-def means(parts: Parts, number_of: Mapping[str, float]) -> Means:
-    """Means of labels that are numbers, counted as `density` does.
+def means(
+    parts: Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[np.floating]]]],
+) -> Means:
+    """Numbers of points, counted part by part as `density` does.
 
     Args:
-        parts: As of `density`.
-        number_of: What number a label is.
+        parts: Gives points (n, 2) and their numbers (n,), NaN where they have none,
+            from the first again each time.
     """
-    lower, upper, points = _reach(parts)
+    lower, upper = _reach(xy for xy, _ in parts())
     extent = extent_of(lower, upper)
     empty = binned(np.zeros((0, 2)), None, extent)[0]
     counts, labeled, total = empty.copy(), empty.copy(), empty.copy()
-    for xy, labels in parts():
+    least, largest = np.inf, -np.inf
+    for xy, values in parts():
+        known = np.isfinite(values)
         counts += binned(xy, None, extent)[0]
-        if labels is not None:
-            of_names = [math.nan if n is None else number_of[n] for n in labels.names]
-            values = np.array(of_names)[labels.codes]
-            known = np.isfinite(values)
-            labeled += binned(xy[known], None, extent)[0]
-            total += binned(xy[known], values[known], extent)[0]
-    there = [number_of[name] for name in points or ()]
-    ends = (min(there), max(there))
-    return Means(extent, counts, labeled, total, lower, upper, ends)
+        labeled += binned(xy[known], None, extent)[0]
+        total += binned(xy[known], values[known], extent)[0]
+        least = min(least, values[known].min(initial=np.inf))
+        largest = max(largest, values[known].max(initial=-np.inf))
+    return Means(
+        extent=extent,
+        counts=counts,
+        labeled=labeled,
+        total=total,
+        lower=lower,
+        upper=upper,
+        ends=(float(least), float(largest)),
+    )
 
 
 def _reach(
-    parts: Parts,
-) -> tuple[NDArray[np.floating], NDArray[np.floating], Counter[str] | None]:
-    """Least x and y, largest, and points of each label; None where none was asked for."""
+    parts: Iterable[NDArray[np.floating]],
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Least x and y of points, and largest."""
     lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
-    n_of: Counter[str] | None = None
-    for xy, labels in parts():
+    for xy in parts:
         lower = np.minimum(lower, xy.min(axis=0))
         upper = np.maximum(upper, xy.max(axis=0))
-        if labels is not None:
-            n_of = Counter() if n_of is None else n_of
-            n_of.update(labels.counts())
     if not np.isfinite(lower).all():
         message = "there are no points to count"
         raise ValueError(message)
-    return lower, upper, n_of
+    return lower, upper
 
 
-def density(parts: Parts) -> Density:
+def density(
+    parts: Parts, order: Callable[[Iterable[Any]], list[Any]] = sorted
+) -> Density:
     """Points counted part by part, in two passes: how far they reach, then counts.
 
     Args:
-        parts: Gives points (n, 2) and their labels, or None, from the first again each
-            time that it is called.
+        parts: Of the points.
+        order: Of the labels.
     """
-    lower, upper, points = _reach(parts)
-    labeled, n_of = points is not None, points or Counter()
-    names = most_frequent(dict(sorted(n_of.items())))
+    n_of: Counter[Any] | None = None
+
+    def places() -> Iterator[NDArray[np.floating]]:
+        nonlocal n_of
+        for xy, labels in parts():
+            if labels is not None:
+                n_of = n_of or Counter()
+                n_of.update(labels.counts())
+            yield xy
+
+    lower, upper = _reach(places())
+    all_names = order(n_of or ())
+    names = most_frequent({name: (n_of or {})[name] for name in all_names})
     extent = extent_of(lower, upper)
     empty = binned(np.zeros((0, 2)), None, extent)[0]
     # The last share is of all other labels.
@@ -269,15 +286,14 @@ def density(parts: Parts) -> Density:
         counts += np.bincount(cells, minlength=empty.size)
         if labels is not None:
             labels.add_to(shares.reshape(-1), cells, empty.size, code_of)
-    n_others = len(n_of) - len(names)
-    by_label = dict(zip(names, shares, strict=False))
+    n_others = len(all_names) - len(names)
     return Density(
         extent=extent,
         counts=counts.reshape(empty.shape),
-        by_label=by_label if labeled else None,
+        by_label=None if n_of is None else dict(zip(names, shares, strict=False)),
         others=shares[-1] if n_others else None,
         n_others=n_others,
-        names=sorted(n_of),
+        names=all_names,
         lower=lower,
         upper=upper,
     )
@@ -411,20 +427,19 @@ def _nearest(
 
 def show_majority(
     ax: "Axes",
-    counts: Counts,
-    extent: Extent,
-    shares: "Iterable[tuple[int, Counts]]",
+    cells: Cells,
+    shares: Iterable[tuple[int, Counts]],
     table: NDArray[np.floating],
 ) -> None:
     """Each cell in the color of its most frequent label, paler where points are few.
 
     Args:
         ax: Where.
-        counts: Of all points.
-        extent: What the cells span.
+        cells: All points.
         shares: A label's row of `table`, and its counts; of equals the first counts.
         table: Colors, RGBA; the last is that of points without label.
     """
+    counts = cells.counts
     most = np.zeros(counts.shape)
     winner = np.full(counts.shape, -1, dtype=np.intp)
     for code, share in shares:
@@ -433,4 +448,4 @@ def show_majority(
     picture: NDArray[Any] = table[winner]
     strength = np.log1p(counts) / max(np.log1p(counts.max()), 1e-9)
     picture[..., 3] = np.where(counts > 0, 0.25 + 0.75 * strength, 0.0)
-    show_cells(ax, np.rint(picture * 255).astype(np.uint8), extent)
+    show_cells(ax, np.rint(picture * 255).astype(np.uint8), cells.extent)

@@ -5,7 +5,7 @@ One shows all points; small multiples show those of each label by themselves.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,14 +145,13 @@ def save_stored_map(
             return digests
         paths = ()
     if labels is not None and scale_of(labels.values()) is not None:
-        by_name = dict(zip(labels.values(), numbers_of(labels.values()), strict=True))
-        of_cells = means(_blocks(store, labels), by_name)
+        of_cells = means(_numbers(store, labels))
         for path in paths:
-            digests[path] = plot.save_means(path, of_cells, style)
+            digests[path] = plot.save_cells(path, of_cells, style)
         return digests
     counted = density(_blocks(store, labels))
     for path in paths:
-        digests[path] = plot.save_density(path, counted, style)
+        digests[path] = plot.save_cells(path, counted, style)
     for path in by_label:
         digests[path] = save_multiples(path, counted)
     return digests
@@ -168,6 +167,20 @@ def _blocks(store: Store, labels: Mapping[str, str] | None) -> Parts:
                 continue
             codes = np.repeat(np.arange(len(slides)), [n for _, n in slides])
             yield xy, Labels(codes=codes, names=[labels.get(s) for s, _ in slides])
+
+    return blocks
+
+
+def _numbers(
+    store: Store, labels: Mapping[str, str]
+) -> Callable[[], Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+    parts = points_parts(store)
+    number_of = dict(zip(labels, numbers_of(labels.values()), strict=True))
+
+    def blocks() -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        for xy, slides in iter_places(store, parts, _BLOCK_ROWS):
+            own = [number_of.get(slide, math.nan) for slide, _ in slides]
+            yield xy, np.repeat(own, [n for _, n in slides])
 
     return blocks
 

@@ -12,7 +12,7 @@ from raylatent.errors import MapError
 from raylatent.mapping import plot
 from raylatent.mapping.density import Labels, binned, coarser, density, extent_by, means
 from raylatent.mapping.pictures import (
-    _blocks,
+    _numbers,
     labels_on_map,
     save_multiples,
     save_pictures,
@@ -65,8 +65,7 @@ def test_many_numbers_are_on_a_scale_and_not_each_by_itself(tmp_path, caplog):
     assert (by_label, len(paths)) == ([], 1)
     assert "labels are numbers: they are drawn on a scale" in caplog.text
     given = {**numbers, "elsewhere": "999"}
-    number_of = {text: float(text) for text in given.values()}
-    counted = means(_blocks(store, given), number_of)
+    counted = means(_numbers(store, given))
     assert counted.counts.sum() == 200
     assert counted.labeled.sum() == 190
     assert counted.ends == (40.0, 58.0)
