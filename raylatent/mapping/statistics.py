@@ -92,12 +92,11 @@ def measured(
     else:
         rows, xy = inside[own], fitted.embedding[own]
     k = min(_NEIGHBORS, (len(inside) - 2) // 2)
-    found = None
+    found: dict[str, float | None] = dict.fromkeys(Quality._fields)
     if k >= 1:
-        found = quality(rows, xy, inside, fitted.embedding, k, own)
+        found = quality(rows, xy, inside, fitted.embedding, k, own)._asdict()
     return {
-        "trustworthiness": None if found is None else found.trustworthiness,
-        "knn_recall": None if found is None else found.knn_recall,
+        **found,
         "n_neighbors": k,
         "metric": metric,
         "rows": len(rows),
@@ -133,37 +132,6 @@ def in_words(info: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def trustworthiness(
-    features: NDArray[np.floating],
-    xy: NDArray[np.floating],
-    sample_features: NDArray[np.floating],
-    sample_xy: NDArray[np.floating],
-    n_neighbors: int = 15,
-) -> float:
-    """Trustworthiness of placed rows among the sample: 1 is best, random about 0.5.
-
-    For each row, its nearest sample rows on the map are penalized by how far they are
-    beyond the nearest in feature space (Euclidean: give rows as `reduce.normalize` has
-    them). The penalty is scaled by the largest possible one.
-
-    Args:
-        features: Placed rows (m, d).
-        xy: Their places (m, 2).
-        sample_features: Sample rows (n, d).
-        sample_xy: Their places (n, 2).
-        n_neighbors: At least 1 and less than n / 2.
-
-    Raises:
-        MapError: `n_neighbors` is out of range, or there is no row.
-
-    >>> line = np.arange(10.0)[:, None] * [1.0, 1.0]
-    >>> trustworthiness(line + 0.1, line + 0.1, line, line, n_neighbors=3)
-    1.0
-    """
-    found = quality(features, xy, sample_features, sample_xy, n_neighbors)
-    return found.trustworthiness
-
-
 def quality(
     features: NDArray[np.floating],
     xy: NDArray[np.floating],
@@ -172,7 +140,11 @@ def quality(
     n_neighbors: int = _NEIGHBORS,
     own: NDArray[np.intp] | None = None,
 ) -> Quality:
-    """As `trustworthiness`, and the recall of the same neighbors.
+    """Trustworthiness of placed rows among the sample, and recall of their neighbors.
+
+    For each row, its nearest sample rows on the map are penalized by how far they are
+    beyond the nearest in feature space (Euclidean: give rows as `normalize` has them).
+    The penalty is scaled by the largest possible one.
 
     Args:
         features: Placed rows (m, d).
@@ -184,6 +156,10 @@ def quality(
 
     Raises:
         MapError: `n_neighbors` is out of range, or there is no row.
+
+    >>> line = np.arange(10.0)[:, None] * [1.0, 1.0]
+    >>> quality(line + 0.1, line + 0.1, line, line, n_neighbors=3).trustworthiness
+    1.0
     """
     n, k = len(sample_features) - (own is not None), n_neighbors
     if not 1 <= k < n / 2 or not len(features):
