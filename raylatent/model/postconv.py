@@ -29,15 +29,17 @@ OUTPUT = "output"
 """The model's own output, where no module is called so."""
 
 # Where Slideflow takes `postconv`, by the class of the model.
-_AVGPOOL = {"ResNet": "avgpool", "Inception3": "avgpool", "GoogLeNet": "avgpool"}
-_CLASSIFIER = frozenset(
-    {"AlexNet", "SqueezeNet", "VGG", "MobileNetV2", "MobileNetV3", "MNASNet"}
-)
-_POOLED = {
+_OF_CLASS = {
+    **dict.fromkeys(("ResNet", "Inception3", "GoogLeNet"), "avgpool"),
+    "ViT": "to_latent",
     "DenseNet": "features.norm5",
     "ShuffleNetV2": "conv5.1",
     "Xception": "bn4",
 }
+_POOLED = frozenset({"DenseNet", "ShuffleNetV2", "Xception", "SqueezeNet"})
+_CLASSIFIER = frozenset(
+    {"AlexNet", "SqueezeNet", "VGG", "MobileNetV2", "MobileNetV3", "MNASNet"}
+)
 _NOTHING, _MAPS = Layout(), Layout(axes=(2, 3))
 _N_LISTED = 6
 
@@ -323,8 +325,8 @@ def find_postconv(
     kind = type(model).__name__
     name = _by_class(kind, modules)
     if name is not None and name in modules:
-        pooled = kind in _POOLED or kind == "SqueezeNet"
         target = Target(layer=POSTCONV, module=name)
+        pooled = kind in _POOLED
         return replace(target, pooling="avg", layout=_MAPS) if pooled else target
     flow = Flow(model, sample)
     with flow.watching():
@@ -390,8 +392,6 @@ def _refuse(name: str, head: NoHead, flow: Flow, n: int) -> None:
 
 def _by_class(kind: str, modules: Mapping[str, nn.Module]) -> str | None:
     """The module that Slideflow takes for a class of model, None where none is known."""
-    if kind == "ViT":
-        return "to_latent"
     if kind in _CLASSIFIER and "classifier" in modules:
         children = list(modules["classifier"].named_children())
         if not children:
@@ -400,7 +400,7 @@ def _by_class(kind: str, modules: Mapping[str, nn.Module]) -> str | None:
         name, first = children[0]
         alone = len(children) == 1 and isinstance(first, nn.Linear)
         return None if alone else f"classifier.{name}"
-    return _AVGPOOL.get(kind) or _POOLED.get(kind)
+    return _OF_CLASS.get(kind)
 
 
 def _run(model: nn.Module, sample: Tensor) -> object:

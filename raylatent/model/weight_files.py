@@ -35,17 +35,8 @@ from raylatent.storage import Store, reason
 
 # What a broken or foreign file makes torch.load raise.
 UNREADABLE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    UnpicklingError,
-    ValueError,
+    *(AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError),
+    *(NotImplementedError, RuntimeError, TypeError, UnpicklingError, ValueError),
 )
 _SAVE = "torch.save(model.state_dict(), path), or better safetensors"
 # What a file that starts so is, and what to do about it.

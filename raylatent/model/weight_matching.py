@@ -55,7 +55,7 @@ class _Candidate:
         lacked: Prefix of all of the model's names that the file lacks.
         values: By name as spelled, with the prefix.
         own: The model's tensors, by name as spelled, without what the file lacks.
-        names: The model's own names, likewise.
+        names: The model's own names, by the same.
         spelled: Whether wrappers and norms are spelled in one way.
         n_known: How many names of the model the file has.
     """
@@ -123,13 +123,11 @@ def find_weights(
     tied = _tied(own)
     candidates = list(_candidates(own, saved))
     if key is not None:
-        chosen = [one for one in candidates if one.key == key.strip(".")]
-        if not chosen:
-            places = sorted({one.key for one in candidates} - {""})
-            return (
-                f"have no weights_key {key!r}: there are {listed(places, 8) or 'none'}"
-            )
-        candidates = chosen
+        places = sorted({one.key for one in candidates} - {""})
+        candidates = [one for one in candidates if one.key == key.strip(".")]
+        if not candidates:
+            there = listed(places, 8) or "none"
+            return f"have no weights_key {key!r}: there are {there}"
     if not candidates:
         return (
             f"are no state dict but {_described(saved)}, without tensors by name: "
@@ -147,14 +145,17 @@ def find_weights(
         taken = candidates[best].taken
         tried = f" (tried: {taken})" if taken else ""
         return f"do not fit the model{tried}: {'; '.join(problems[best])}"
-    first, *others = _that_differ(fits)
-    if others:
-        where = [repr(one.key) if one.key else "the whole" for one in (first, *others)]
+    differing: list[Fit] = []
+    for fit in fits:
+        if not any(_same(fit.state, one.state) for one in differing):
+            differing.append(fit)
+    if len(differing) > 1:
+        where = [repr(one.key) if one.key else "the whole" for one in differing]
         return (
             f"fit the model in {len(where)} places that differ, {' and '.join(where)}: "
-            f'choose by "weights_key": "{others[0].key}" or another in model.json'
+            f'choose by "weights_key": "{differing[1].key}" or another in model.json'
         )
-    return first
+    return differing[0]
 
 
 def _candidates(own: Mapping[str, Any], saved: object) -> Iterator[_Candidate]:
@@ -370,15 +371,6 @@ def _shaped(value: Any, mine: Any) -> Any:  # noqa: ANN401  (or a module's extra
     if not isinstance(value, Tensor) or not isinstance(mine, Tensor) or is_lazy(mine):
         return value
     return value if value.shape == mine.shape else value.reshape(mine.shape)
-
-
-def _that_differ(fits: Sequence[Fit]) -> list[Fit]:
-    """The first of those that have the same values."""
-    found: list[Fit] = []
-    for fit in fits:
-        if not any(_same(fit.state, one.state) for one in found):
-            found.append(fit)
-    return found
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
