@@ -13,7 +13,7 @@ import linecache
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -73,7 +73,10 @@ def call_factory(spec: ModelSpec) -> nn.Module:
                 found: Any = importlib.import_module(path)
                 for name in attribute.split("."):
                     found = getattr(found, name)
-                model: nn.Module = _callable(found)(**dict(spec.kwargs))
+                if not callable(found):
+                    message = f"{found!r} cannot be called"
+                    raise TypeError(message)  # noqa: TRY301
+                model: nn.Module = found(**dict(spec.kwargs))
     except (Exception, SystemExit) as error:  # a factory may raise anything
         where = f" of {spec.folder}" if spec.folder else ""
         why = missing_operator(error) or f"{type(error).__name__}: {error}"
@@ -93,13 +96,6 @@ def _advice(error: BaseException) -> str:
         near = get_close_matches(str(error.name), vars(error.obj), 1)
         return f", is {near[0]!r} meant?" if near else ""
     return ""
-
-
-def _callable(found: object) -> Callable[..., nn.Module]:
-    if not callable(found):
-        message = f"{found!r} cannot be called"
-        raise TypeError(message)
-    return found
 
 
 def source_files(folder: str) -> list[str]:
@@ -320,17 +316,15 @@ def complete_spec(spec: ModelSpec, model: nn.Module) -> ModelSpec:
     config: Any = getattr(model, "pretrained_cfg", None)
     if spec.hub is None or not isinstance(config, Mapping):
         return spec
-    values = {
-        "tile_px": (config.get("input_size") or (None,))[-1],
-        "mean": config.get("mean"),
-        "std": config.get("std"),
-    }
     known: dict[str, Any] = {
-        name: tuple(value) if name != "tile_px" else int(value)
-        for name, value in values.items()
-        if value is not None and name not in spec.given
+        name: tuple(config[name])
+        for name in ("mean", "std")
+        if config.get(name) is not None
     }
-    return replace(spec, **known)
+    if size := config.get("input_size"):
+        known["tile_px"] = int(size[-1])
+    own = {name: value for name, value in known.items() if name not in spec.given}
+    return replace(spec, **own)
 
 
 def _load_pickle(spec: ModelSpec) -> object:
@@ -338,12 +332,8 @@ def _load_pickle(spec: ModelSpec) -> object:
         message = f"{spec.pickle} is pickled: allow_pickle=True if you trust the file"
         raise ModelError(message)
     declare_missing_operators()
-    try:
-        return torch.load(
-            str(spec.pickle),
-            map_location="cpu",
-            weights_only=False,  # the user asked
-        )
+    try:  # weights_only=False: the user asked
+        return torch.load(str(spec.pickle), map_location="cpu", weights_only=False)
     except (Exception, SystemExit) as error:  # a pickle may raise anything
         message = (
             f"{spec.pickle} cannot be loaded: {type(error).__name__}: {reason(error)} "

@@ -197,10 +197,9 @@ class CodeSearch:
         forward = vars(base).get("forward")
         if isinstance(forward, types.FunctionType):
             scope = forward.__globals__.get("__name__", "")
+            name = f"{base.__module__}.{base.__qualname__}.forward"
             if top_name(scope) not in FOREIGN:
-                self._function(
-                    f"{base.__module__}.{base.__qualname__}.forward", forward
-                )
+                self._function(name, forward)
 
     def _is_own(self, module: str) -> bool:
         if module not in self._own:
@@ -227,10 +226,12 @@ class CodeSearch:
 
     def _library(self, function: types.FunctionType, module: str) -> None:
         """A function of an installed package, and the package's version."""
-        name = f"{module}.{function.__qualname__}"
-        self._syntax[name].add(syntax_digest(function.__code__))
-        self._bytecode[name].add(bytecode_digest(function.__code__))
+        self._digest(f"{module}.{function.__qualname__}", function.__code__)
         self._version(module)
+
+    def _digest(self, name: str, code: CodeType) -> None:
+        self._syntax[name].add(syntax_digest(code))
+        self._bytecode[name].add(bytecode_digest(code))
 
     def _version(self, module: str) -> None:
         top = top_name(module)
@@ -238,18 +239,16 @@ class CodeSearch:
             self._constants[f"version of {top}"] = _version(top)
 
     def _code(self, name: str, code: CodeType, scope: Mapping[str, Any]) -> None:
-        generated = _OF_DATACLASSES in code.co_qualname or name.startswith(
-            _OF_NAMED_TUPLES
-        )
+        of_tuple = name.startswith(_OF_NAMED_TUPLES)
+        generated = _OF_DATACLASSES in code.co_qualname or of_tuple
         plain = not code.co_name.startswith("<") or code.co_name == "<lambda>"
         is_function = bool(code.co_flags & inspect.CO_OPTIMIZED)
-        if not plain or not is_function or generated:
+        if generated or not plain or not is_function:
             return
         if (name, code) in self._seen_codes:
             return
         self._seen_codes.add((name, code))
-        self._syntax[name].add(syntax_digest(code))
-        self._bytecode[name].add(bytecode_digest(code))
+        self._digest(name, code)
         self._todo.append((code, scope))
 
     def _follow(self) -> None:
@@ -367,12 +366,9 @@ def _functions(member: object) -> Iterator[types.FunctionType]:
 
 def _is_data(value: object) -> bool:
     """Whether a constant is not an object of an installed package, such as a logger."""
-    top = top_name(type(value).__module__)
-    return (
-        isinstance(value, _CONTAINERS)
-        or not is_installed(type(value).__module__)
-        or top in FOREIGN
-    )
+    module = type(value).__module__
+    installed = is_installed(module) and top_name(module) not in FOREIGN
+    return isinstance(value, _CONTAINERS) or not installed
 
 
 def _joined(digests: Mapping[str, set[str]]) -> dict[str, str]:

@@ -334,19 +334,9 @@ class _Number(NumpyValue):
         self._fill(dtype, data, (), "C")
 
 
-def _list(*_args: object) -> list[object]:
-    """In place of a deque: torch appends to lists only."""
-    return []
-
-
-def _no_bytes(*_args: object) -> bytes:
-    """In place of `bytes()`: other bytes are written in another way."""
-    return b""
-
-
 _KNOWN: dict[str, Callable[..., Any]] = {
-    "builtins.bytes": _no_bytes,
-    "collections.deque": _list,
+    "builtins.bytes": lambda *_args: b"",  # other bytes are written in another way
+    "collections.deque": lambda *_args: [],  # torch appends to lists only
     "numpy.dtype": _DType,
     **{
         f"numpy.{core}.multiarray.{name}": kind
@@ -371,14 +361,12 @@ def load_inertly(data: bytes) -> Any:  # noqa: ANN401  (a checkpoint may be anyt
     Raises:
         pickle.UnpicklingError: Torch refuses it; and whatever else damage makes it raise.
     """
-    stands: list[Any] = [(_standing_for(name), name) for name in sorted(_names(data))]
+    stands: list[Any] = [
+        (_KNOWN.get(name) or _TakesItems("StandIn", (StandIn,), {"name": name}), name)
+        for name in sorted(_names(data))
+    ]
     with _ONE_AT_A_TIME, torch.serialization.safe_globals(stands):
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _standing_for(name: str) -> Callable[..., Any]:
-    known = _KNOWN.get(name)
-    return known or _TakesItems("StandIn", (StandIn,), {"name": name})
 
 
 def _names(data: bytes) -> set[str]:
