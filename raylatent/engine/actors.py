@@ -25,7 +25,7 @@ from raylatent.model.identity import Copy
 from raylatent.model.load import declare_missing_operators
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.model.sample_tiles import Outputs, other_outputs
-from raylatent.model.spec import ModelSpec, held_apart
+from raylatent.model.spec import ModelSpec, failing_attribute
 from raylatent.run import entry_differences, shortened
 from raylatent.source.grids import SlideUnit
 from raylatent.source.units import Unit
@@ -178,7 +178,11 @@ def _dumps(spec: ModelSpec) -> bytes:
     try:
         content: bytes = cloudpickle.dumps(spec)  # type: ignore[no-untyped-call]
     except Exception as error:  # what an attribute raises that cannot be pickled
-        held = None if spec.module is None else held_apart(spec.module, _not_pickled)
+        held = (
+            None
+            if spec.module is None
+            else failing_attribute(spec.module, _not_pickled)
+        )
         message = (
             f"{spec.name} cannot be sent to the workers, since it cannot be pickled: "
             f"{held or reason(error)}; take this out of the module, or give a model "

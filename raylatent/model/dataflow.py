@@ -95,7 +95,7 @@ class Operation:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Made:
+class Returned:
     """What a call returned when `index` operations had run.
 
     The identity of the first tensor in it, None where there is none, and its shape.
@@ -136,7 +136,7 @@ def _uncompiled() -> AbstractContextManager[object]:
     return stance
 
 
-class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class DataFlow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches one pass of a model: `with flow.watching(): result = run(batch)`.
 
     Attributes:
@@ -152,7 +152,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._from_tiles = {self._identities.of(batch)}
         self._scope: list[Call] = []
         self.operations: list[Operation] = []
-        self.made: list[Made] = []
+        self.returned: list[Returned] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -192,7 +192,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             identity = None if tensor is None else self._identities.of(tensor)
             shape = () if tensor is None else tuple(tensor.shape)
             index = len(self.operations)
-            self.made.append(Made(call=call, index=index, tensor=identity, shape=shape))
+            self.returned.append(
+                Returned(call=call, index=index, tensor=identity, shape=shape)
+            )
 
         return before, after
 

@@ -54,7 +54,7 @@ def layer_names(
     return names
 
 
-class Taken:
+class LayerRows:
     """What the layers gave in one pass so far.
 
     A module may run several times in a pass of n tiles. The last time counts, or the
@@ -158,7 +158,7 @@ class LayerCapture:
             ModelError: The model fails.
         """
         n = len(batch)
-        taken = Taken(n)
+        taken = LayerRows(n)
 
         def take(target: Target, value: object) -> None:
             taken.add(target, self.reduce(target, value, n))
@@ -404,7 +404,7 @@ class CompiledCapture(LayerCapture):
             output=plain.output,
             layouts=plain.layouts,
         )
-        self._taken = Taken(0)
+        self._taken = LayerRows(0)
         self._rows = 0
         options = _OPTIONS if _BACKEND == "inductor" else None
         self._compiled = torch.compile(
@@ -441,14 +441,14 @@ class CompiledCapture(LayerCapture):
             return found
 
         values, output = call_model(self.model, run, batch)
-        self._taken = Taken(0)
+        self._taken = LayerRows(0)
         names = [target.layer for target in self.targets]
         return dict(zip(names, values, strict=True)), output
 
     def _pass(
         self, batch: Tensor, *, with_output: bool
     ) -> tuple[list[Tensor], Tensor | None]:
-        self._taken = Taken(self._rows)
+        self._taken = LayerRows(self._rows)
         value = self.model(batch)
         for target in self.own:
             self._take(target, value)

@@ -31,7 +31,7 @@ from raylatent.model.spec import (
     MODEL_JSON,
     ModelSpec,
     check_kind,
-    held_apart,
+    failing_attribute,
 )
 from raylatent.model.weight_files import UNREADABLE, read_checkpoint
 from raylatent.model.weight_matching import Fit, find_weights, listed
@@ -276,7 +276,7 @@ def _fitting(module: nn.Module, device: torch.device) -> nn.Module:
     except Exception as error:  # what an attribute raises that cannot be copied
         message = (
             f"{type(module).__name__} cannot be copied to {device} in float32 "
-            f"({held_apart(module, _not_copied) or reason(error)}): give model.float()"
+            f"({failing_attribute(module, _not_copied) or reason(error)}): give model.float()"
             f'.to("{device}") yourself, or a model folder'
         )
         raise ModelError(message) from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raylatent.errors import LayerError, ModelError
-from raylatent.model.dataflow import Call, Flow, Operation
+from raylatent.model.dataflow import Call, DataFlow, Operation
 from raylatent.model.forward_pass import (
     Output,
     call_model,
@@ -79,7 +79,7 @@ class NoHead:
     index: int | None = None
 
 
-def find_head(flow: Flow, result: Tensor, classes: int | None) -> Head | NoHead:
+def find_head(flow: DataFlow, result: Tensor, classes: int | None) -> Head | NoHead:
     """The classifier of a model.
 
     It is what mixes a tile's numbers by weights last: a linear layer of any make or a
@@ -149,7 +149,7 @@ def _names(operation: Operation) -> tuple[str, ...]:
     return tuple(call.module for call in operation.scope)
 
 
-def _located(flow: Flow, operations: Sequence[Operation], n: int) -> Head | NoHead:
+def _located(flow: DataFlow, operations: Sequence[Operation], n: int) -> Head | NoHead:
     """The module that the operations, which make the scores, are in."""
     scopes = [_names(operation) for operation in operations]
     shared = [
@@ -186,7 +186,7 @@ def _located(flow: Flow, operations: Sequence[Operation], n: int) -> Head | NoHe
 
 
 def _before(
-    flow: Flow, operations: Sequence[Operation], depth: int, n: int
+    flow: DataFlow, operations: Sequence[Operation], depth: int, n: int
 ) -> Head | None:
     """What goes into the calls at a depth, None if more than the head is in there."""
     inside: dict[Call, list[Operation]] = {}
@@ -209,8 +209,10 @@ def _before(
     )
 
 
-def _calls(flow: Flow, calls: Sequence[Call], n: int) -> tuple[int, ...]:
-    everyone = [made.call for made in flow.made if made.call.module == calls[0].module]
+def _calls(flow: DataFlow, calls: Sequence[Call], n: int) -> tuple[int, ...]:
+    everyone = [
+        made.call for made in flow.returned if made.call.module == calls[0].module
+    ]
     if calls[0].shape[:1] != (n,):  # pieces of the batch, which are joined
         return ()
     places = tuple(everyone.index(call) for call in calls)
@@ -221,10 +223,10 @@ def _sides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(side for side in shape[1:] if side != 1)
 
 
-def _source(flow: Flow, operation: Operation) -> str | None:
+def _source(flow: DataFlow, operation: Operation) -> str | None:
     """The module whose output, unchanged, the operation reads."""
     identity, shape = operation.read
-    for made in reversed(flow.made):
+    for made in reversed(flow.returned):
         if made.index > operation.index or made.tensor != identity:
             continue
         between = flow.operations[made.index : operation.index]
@@ -328,7 +330,7 @@ def find_postconv(
         target = Target(layer=POSTCONV, module=name)
         pooled = kind in _POOLED
         return replace(target, pooling="avg", layout=_MAPS) if pooled else target
-    flow = Flow(model, sample)
+    flow = DataFlow(model, sample)
     with flow.watching():
         result = output.of(_run(model, sample), len(sample))
     if result is None or result.shape[:1] != sample.shape[:1]:
@@ -368,7 +370,7 @@ def _target(head: Head, module: nn.Module) -> Target:
     )
 
 
-def _refuse(name: str, head: NoHead, flow: Flow, n: int) -> None:
+def _refuse(name: str, head: NoHead, flow: DataFlow, n: int) -> None:
     """Say that the user must choose, and between what.
 
     Raises:
@@ -377,7 +379,7 @@ def _refuse(name: str, head: NoHead, flow: Flow, n: int) -> None:
     end = len(flow) if head.index is None else head.index
     shapes = {
         made.call.module: made.shape[1:]
-        for made in flow.made
+        for made in flow.returned
         if made.shape[:1] == (n,) and made.index <= end
     }
     listed = [f"{layer} {shape}" for layer, shape in shapes.items()][-_N_LISTED:]

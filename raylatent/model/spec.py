@@ -391,7 +391,9 @@ def _not_plain(module: nn.Module) -> str | None:
     return None
 
 
-def held_apart(model: nn.Module, fails: Callable[[object], str | None]) -> str | None:
+def failing_attribute(
+    model: nn.Module, fails: Callable[[object], str | None]
+) -> str | None:
     """The attribute of a module for which something fails, and why; None without one.
 
     Such as `encoder.lock (a lock): cannot pickle ...`.

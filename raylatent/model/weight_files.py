@@ -82,7 +82,7 @@ def read_checkpoint(uri: str) -> Any:  # noqa: ANN401  (it may be anything)
 
     Safetensors, the index of its or torch's shards, and whatever torch.save wrote, told
     by their content. In place of objects that are neither tensors nor plain data there
-    are stand-ins, see `load_inertly`.
+    are placeholders, see `load_without_code`.
 
     Raises:
         ModelError: It is not there, or is nothing of this; the message says what it is.
@@ -159,7 +159,7 @@ def holds_mapping(path: str) -> Mapping[Any, Any] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in reading weights
-            saved = load_inertly(Path(path).read_bytes())
+            saved = load_without_code(Path(path).read_bytes())
     except (*UNREADABLE, MemoryError):
         return None
     return saved if isinstance(saved, Mapping) else None
@@ -194,7 +194,7 @@ def _loaded(data: bytes, uri: str) -> Any:  # noqa: ANN401
             return safetensors.torch.load(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on foreign pickles
-            return load_inertly(data)
+            return load_without_code(data)
     except safetensors.SafetensorError as error:
         message = f"weights {uri} are no whole safetensors file: {reason(error)}"
         raise ModelError(message) from error
@@ -256,7 +256,7 @@ class _TakesItems(type):
     __hash__ = type.__hash__
 
 
-class StandIn(metaclass=_TakesItems):
+class Placeholder(metaclass=_TakesItems):
     """An object of a class that is not wanted here.
 
     Attributes:
@@ -265,7 +265,7 @@ class StandIn(metaclass=_TakesItems):
 
     name = ""
 
-    def __new__(cls, *_args: object, **_kwargs: object) -> "StandIn":
+    def __new__(cls, *_args: object, **_kwargs: object) -> "Placeholder":
         """Whatever the arguments."""
         return object.__new__(cls)
 
@@ -279,7 +279,7 @@ class StandIn(metaclass=_TakesItems):
         """Keep nothing."""
 
 
-class _DType(StandIn):
+class _DType(Placeholder):
     """`numpy.dtype`, of numbers only."""
 
     name = "numpy.dtype"
@@ -298,7 +298,7 @@ class _DType(StandIn):
         return known.newbyteorder() if known and self.swapped else known
 
 
-class NumpyValue(StandIn):
+class NumpyValue(Placeholder):
     """A NumPy array, or number, that a file holds in place of a tensor.
 
     Attributes:
@@ -355,14 +355,18 @@ def printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def load_inertly(data: bytes) -> Any:  # noqa: ANN401  (a checkpoint may be anything)
-    """What torch.save wrote, with stand-ins for all that torch does not know as safe.
+def load_without_code(data: bytes) -> Any:  # noqa: ANN401  (a checkpoint may be anything)
+    """What torch.save wrote, with placeholders for all that torch does not know as safe.
 
     Raises:
         pickle.UnpicklingError: Torch refuses it; and whatever else damage makes it raise.
     """
     stands: list[Any] = [
-        (_KNOWN.get(name) or _TakesItems("StandIn", (StandIn,), {"name": name}), name)
+        (
+            _KNOWN.get(name)
+            or _TakesItems("Placeholder", (Placeholder,), {"name": name}),
+            name,
+        )
         for name in sorted(_names(data))
     ]
     with _ONE_AT_A_TIME, torch.serialization.safe_globals(stands):

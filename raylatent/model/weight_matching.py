@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from raylatent.model.weight_files import NumpyValue, StandIn, printable
+from raylatent.model.weight_files import NumpyValue, Placeholder, printable
 
 _DEPTH = 3  # of mappings in mappings: {"state_dict": {"teacher": {...}}}
 _SHOWN = 3
@@ -288,7 +288,7 @@ def _complaints(one: _Candidate, tied: Mapping[str, Sequence[str]]) -> list[str]
 
 def _described(saved: object) -> str:
     """What a checkpoint without weights is."""
-    if isinstance(saved, StandIn):
+    if isinstance(saved, Placeholder):
         return f"a pickled {printable(saved.name)}"
     if isinstance(saved, type):
         return "a pickled class or function"
@@ -297,7 +297,7 @@ def _described(saved: object) -> str:
     pickled = [
         f"a pickled {printable(value.name)} as {key!r}"
         for key, value in saved.items()
-        if isinstance(value, StandIn)
+        if isinstance(value, Placeholder)
     ]
     names = pickled or [repr(key) for key in saved]
     return f"a mapping with {listed(names)}" if names else "an empty mapping"

@@ -12,7 +12,12 @@ from torch import nn
 
 from raylatent.errors import ModelError
 from raylatent.model import Features
-from raylatent.model.spec import ModelSpec, held_apart, model_spec, with_overrides
+from raylatent.model.spec import (
+    ModelSpec,
+    failing_attribute,
+    model_spec,
+    with_overrides,
+)
 
 GOOD = {
     "factory": "net:build",
@@ -399,13 +404,13 @@ def cannot(value):
 
 def test_the_attribute_that_holds_a_module_apart_is_found():
     net = Wrapping(Net())
-    assert held_apart(net, cannot) is None
+    assert failing_attribute(net, cannot) is None
     net.encoder.lock = threading.Lock()
-    assert held_apart(net, cannot) == (
+    assert failing_attribute(net, cannot) == (
         "encoder.lock (a lock): cannot pickle '_thread.lock' object"
     )
     net.caches = {"a": 1, "b": (i for i in [1])}
-    assert "caches['b'] (a generator)" in held_apart(net, cannot)
+    assert "caches['b'] (a generator)" in failing_attribute(net, cannot)
 
 
 def test_a_module_that_cannot_be_copied_to_float32():

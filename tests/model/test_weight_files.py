@@ -23,8 +23,8 @@ from torch import nn
 from raylatent.errors import ModelError
 from raylatent.model.weight_files import (
     NumpyValue,
-    StandIn,
-    load_inertly,
+    Placeholder,
+    load_without_code,
     read_checkpoint,
 )
 from raylatent.storage import Store
@@ -282,7 +282,7 @@ def test_whatever_lies_beside_the_weights(beside, zipped):
         stream,
         _use_new_zipfile_serialization=zipped,
     )
-    found = load_inertly(stream.getvalue())
+    found = load_without_code(stream.getvalue())
     assert torch.equal(found["w"], weights)
     assert found["after"] == [1, "x"]
 
@@ -290,7 +290,7 @@ def test_whatever_lies_beside_the_weights(beside, zipped):
 def test_a_pickled_module_beside_the_weights():
     stream = io.BytesIO()
     torch.save({"loss": nn.Linear(2, 2), "w": torch.ones(3)}, stream)
-    found = load_inertly(stream.getvalue())
+    found = load_without_code(stream.getvalue())
     assert found["loss"].name == "torch.nn.modules.linear.Linear"
     assert torch.equal(found["w"], torch.ones(3))
 
@@ -298,8 +298,8 @@ def test_a_pickled_module_beside_the_weights():
 def test_a_stand_in_says_what_it_stands_for():
     stream = io.BytesIO()
     torch.save(BESIDE["namespace"], stream)
-    found = load_inertly(stream.getvalue())
-    assert isinstance(found, StandIn)
+    found = load_without_code(stream.getvalue())
+    assert isinstance(found, Placeholder)
     assert found.name == "argparse.Namespace"
     assert not hasattr(found, "lr")
 
@@ -319,7 +319,7 @@ def test_a_stand_in_says_what_it_stands_for():
 def test_numbers_of_numpy_keep_their_values(value):
     stream = io.BytesIO()
     torch.save({"w": value}, stream)
-    found = load_inertly(stream.getvalue())["w"]
+    found = load_without_code(stream.getvalue())["w"]
     assert isinstance(found, NumpyValue)
     np.testing.assert_array_equal(found.array, value)
     assert found.array.shape == value.shape
@@ -366,10 +366,10 @@ def test_a_call_is_never_made(module, name, tmp_path, monkeypatch):
     content = legacy(calls(module, name, source))
     if module in ("os", "posix"):
         with pytest.raises(pickle.UnpicklingError, match="blocked"):
-            load_inertly(content)
+            load_without_code(content)
     else:
-        found = load_inertly(content)
-        assert isinstance(found, StandIn)
+        found = load_without_code(content)
+        assert isinstance(found, Placeholder)
         assert found.name == f"{module}.{name}"
     assert not list(tmp_path.iterdir())
 
@@ -395,12 +395,12 @@ def _code_of_a_function():
 
 def test_state_and_items_on_stand_ins_change_nothing():
     stream = io.BytesIO()
-    before = dict(vars(StandIn))
+    before = dict(vars(Placeholder))
     torch.save({"a": _code_of_a_function()}, stream)
-    found = load_inertly(stream.getvalue())["a"]
-    assert isinstance(found, StandIn)
+    found = load_without_code(stream.getvalue())["a"]
+    assert isinstance(found, Placeholder)
     assert not vars(found)
-    assert dict(vars(StandIn)) == before
+    assert dict(vars(Placeholder)) == before
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_a_tensor_outside_of_its_storage_is_refused(size, stride, offset):
     stream = io.BytesIO()
     torch.save({"w": Reduces(rebuild, arguments)}, stream)
     with pytest.raises((RuntimeError, MemoryError, ValueError)):
-        load_inertly(stream.getvalue())
+        load_without_code(stream.getvalue())
 
 
 def test_arrays_whose_bytes_are_not_those_of_their_shape():
@@ -433,14 +433,14 @@ def test_arrays_whose_bytes_are_not_those_of_their_shape():
     stream = io.BytesIO()
     torch.save({"w": bad}, stream)
     with pytest.raises(ValueError, match="reshape"):
-        load_inertly(stream.getvalue())
+        load_without_code(stream.getvalue())
 
 
 def test_what_stands_in_is_forgotten_afterwards():
     before = set(torch.serialization.get_safe_globals())
     stream = io.BytesIO()
     torch.save({"args": BESIDE["namespace"]}, stream)
-    load_inertly(stream.getvalue())
+    load_without_code(stream.getvalue())
     assert set(torch.serialization.get_safe_globals()) == before
     stream.seek(0)
     with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):
