@@ -33,19 +33,13 @@ Counts = NDArray[np.float64]
 def extent_of(lower: NDArray[np.floating], upper: NDArray[np.floating]) -> Extent:
     """What square cells over points span, at most 512 of them a side.
 
-    Args:
-        lower: Least x and y of the points.
-        upper: Largest.
+    From the least x and y of the points to the largest.
     """
     (left, bottom), (right, top) = lower, upper
     cell = max(right - left, top - bottom, least_span(lower, upper)) / _GRID
     nx, ny = (max(1, math.ceil(s / cell)) for s in (right - left, top - bottom))
-    return (
-        float(left),
-        float(left + nx * cell),
-        float(bottom),
-        float(bottom + ny * cell),
-    )
+    ends = left, left + nx * cell, bottom, bottom + ny * cell
+    return float(ends[0]), float(ends[1]), float(ends[2]), float(ends[3])
 
 
 def least_span(lower: NDArray[np.floating], upper: NDArray[np.floating]) -> float:
@@ -127,14 +121,10 @@ class Labels:
         n_cells: int,
         code_of: Mapping[Any, int],
     ) -> None:
-        """Add points to the counts of their labels.
+        """Add points to the shares of their labels, by the cells in which they are.
 
-        Args:
-            shares: Of all labels' cells, one label after the other; the last are of
-                labels that have no code.
-            cells: In which each point is.
-            n_cells: Of one label.
-            code_of: A label's place among the shares.
+        One label's cells follow another's, in the order of their codes; the last are
+        those of all labels without a code.
         """
         last = len(shares) // n_cells - 1
         own = [-1 if n is None else code_of.get(n, last) for n in self.names]
@@ -335,13 +325,9 @@ def show_counts(
 
 
 def show_means(ax: "Axes", means: Means, cmap: str, no_number: str) -> "ScalarMappable":
-    """Each cell in the color of its points' mean number.
+    """Each cell in the color of its points' mean number, or in that of no number.
 
-    Args:
-        ax: Where.
-        means: Of cells.
-        cmap: Name of the colormap, from the least number of a point to the largest.
-        no_number: The color of cells in which no point has a number.
+    The colormap goes from the least number of a point to the largest.
     """
     from matplotlib.cm import ScalarMappable  # noqa: PLC0415  (slow)
     from matplotlib.colors import Normalize, to_rgba_array  # noqa: PLC0415

@@ -21,6 +21,8 @@ from raylatent.mapping.parameters import MapParameters
 
 logger = logging.getLogger(__name__)
 
+_OF_SCIPY = ("braycurtis", "canberra", "chebyshev", "minkowski")  # by scikit-learn
+
 
 def make_umap(params: MapParameters, **values: Any) -> Any:  # noqa: ANN401
     """umap-learn's estimator, seeded and on one thread."""
@@ -90,15 +92,10 @@ def restore_umap(
     placement: Mapping[str, Any],
     arrays: Mapping[str, NDArray[Any]],
 ) -> Any:  # noqa: ANN401
-    """umap-learn's estimator as it was fitted, from a map's arrays.
+    """umap-learn's estimator as it was fitted, from a map.json's placement and arrays.
 
     Its neighbor index is made anew from the same rows and seed; its layout is not
     computed again but taken from the map.
-
-    Args:
-        params: What the map was asked to be.
-        placement: Of map.json.
-        arrays: `rows` (n, d) of the sample and its `embedding` (n, 2).
     """
     model = make_umap(
         params,
@@ -147,10 +144,8 @@ def transform_by_umap(
         first.setdefault(row.tobytes(), i)
     nearest = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), 512):
-        block = rows[start : start + 512]
-        nearest[start : start + 512] = metric_distances(model, block, sample).min(
-            axis=1
-        )
+        distances = metric_distances(model, rows[start : start + 512], sample)
+        nearest[start : start + 512] = distances.min(axis=1)
     for i, row in enumerate(rows):
         if (equal := first.get(row.tobytes())) is not None:
             xy[i] = model.embedding_[equal]
@@ -170,12 +165,7 @@ def metric_distances(
     )
 
     metric = model.metric
-    if metric not in PAIRWISE_DISTANCE_FUNCTIONS and metric not in {
-        "braycurtis",
-        "canberra",
-        "chebyshev",
-        "minkowski",
-    }:
+    if metric not in {*PAIRWISE_DISTANCE_FUNCTIONS, *_OF_SCIPY}:
         metric = model._input_distance_func
     keywords = model.metric_kwds or {}
     with np.errstate(all="ignore"):  # what is not finite is refused by `fit_map`

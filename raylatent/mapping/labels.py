@@ -53,14 +53,8 @@ logger = logging.getLogger(__name__)
 _ALL_IN_DEFAULT = 0x250  # Latin letters; all of them are in the default font
 _MAX_LINE_CHARS = 28  # of a line with characters that are written as numbers
 _PREFERRED = (
-    "notosanscjk",
-    "sourcehansans",
-    "notosans",
-    "wqy",
-    "droidsansfallback",
-    "ipa",
-    "nanum",
-    "noto",
+    *("notosanscjk", "sourcehansans", "notosans", "wqy", "droidsansfallback"),
+    *("ipa", "nanum", "noto"),
 )
 _BOXES = ("lastresort", "adobeblank", "tofu")  # have every character, and draw none
 _PLAIN = ("regular", "medium", "book")
@@ -69,12 +63,7 @@ _SLANTED_OR_FAT = ("bold", "black", "heavy", "thin", "light", "italic", "oblique
 
 @dataclass(frozen=True)
 class Scale:
-    """What numbers the colors stand for, from the least label to the largest.
-
-    Attributes:
-        low: The least label.
-        high: The largest.
-    """
+    """What numbers the colors stand for, from the least label to the largest."""
 
     low: float
     high: float
@@ -109,13 +98,9 @@ def scale_of(labels: Iterable[object]) -> Scale | None:
     >>> scale_of(["0.5", *range(40, 60)]), scale_of(range(20)), scale_of(["1", "G2"])
     (Scale(low=0.5, high=59.0), None, None)
     """
-    found: set[float] = set()
-    for label in set(labels):
-        value = number(label)
-        if value is None:
-            return None
-        found.add(value)
-    if len(found) <= _MOST_CLASSES:
+    given = {number(label) for label in set(labels)}
+    found = {value for value in given if value is not None}
+    if len(found) < len(given) or len(found) <= _MOST_CLASSES:
         return None
     low, high = min(found), max(found)
     codes = low >= 0 and high <= _LAST_CODE and all(v.is_integer() for v in found)
@@ -191,9 +176,6 @@ def in_order(names: Iterable[Any]) -> list[Any]:
 def colors_by_name(names: Iterable[object]) -> dict[str, str]:
     """A color for each label, by all that there are: pictures of one map agree.
 
-    Args:
-        names: Of all labels, before any is left out of a picture; in any order.
-
     >>> colors_by_name(["b", "a", "b"])
     {'a': '#0072B2', 'b': '#E69F00'}
     """
@@ -206,12 +188,7 @@ def entries_of(
 ) -> Entries:
     """The labels of most points in order, and how many more there are.
 
-    So a map and its mosaics name the same labels.
-
-    Args:
-        points: Of each label.
-        colors: Of each label.
-        n_others: Labels that are not among these, and share one color.
+    So a map and its mosaics name the same labels. Other labels share one color.
     """
     order = in_order(points)
     most = sorted(order, key=lambda name: -points[name])[:MOST_ENTRIES]
@@ -239,12 +216,8 @@ def place_legend(ax: "Axes", handles: list[Any], **keywords: Any) -> None:  # no
     """A legend where it is seen: beside axes that can make room, else in them.
 
     Axes of a figure without a layout reach as far as they do: what is beside them would
-    be cut off. In them the texts are made small enough to fit.
-
-    Args:
-        ax: Where.
-        handles: Of the entries.
-        **keywords: For matplotlib's `Axes.legend`.
+    be cut off. In them the texts are made small enough to fit. Keywords are those of
+    matplotlib's `Axes.legend`.
     """
     figure = ax.get_figure(root=True)
     layout = None if figure is None else figure.get_layout_engine()
@@ -311,10 +284,10 @@ class Fonts:
         >>> Fonts(("DejaVu",), frozenset("\u6b63")).written("\u6b63 2")
         '\\u6b63 2'
         """
-        if self.missing.isdisjoint(text):
-            return text
-        chars = (_escaped(c) if c in self.missing else c for c in text)
-        return "".join(chars)
+        return "".join(
+            char.encode("unicode_escape").decode() if char in self.missing else char
+            for char in text
+        )
 
 
 def default_font() -> str:
@@ -413,10 +386,6 @@ def _say_missing(texts: Sequence[str], fonts: Fonts) -> None:
             "their numbers instead, as %s (a package that has most: fonts-noto-cjk)",
             *(", ".join(map(repr, bad[:3])), more, fonts.written(bad[0])),
         )
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode()
 
 
 def make_legible(artist: "Artist") -> None:

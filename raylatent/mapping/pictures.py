@@ -117,9 +117,10 @@ def save_stored_map(
     n_points: int,
     by_label: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Write a map's pictures and give their digests by path; with more points than dots can show, images of counts.
+    """Write a map's pictures, and give their digests by path.
 
-    Then the points are read in blocks, and never all of them held.
+    Of more points than dots can show they are images of counts: then the points are
+    read in blocks, and never all of them held.
 
     Args:
         store: The map's folder.
@@ -188,13 +189,9 @@ def _numbers(
 def save_multiples(path: str, counted: Density, *, dpi: int = 200) -> str:
     """Write a small picture of counts for each label as PNG, PDF or SVG.
 
-    Returns the file's digest. All share limits, axes and scale of colors; points of other labels are grey. A
-    panel's edges have the color that its label has on the map.
-
-    Args:
-        path: A file or URI.
-        counted: Points by label.
-        dpi: Pixels per inch of pictures.
+    All share limits, axes and scale of colors; points of other labels are grey. A
+    panel's edges have the color that its label has on the map. Returns the file's
+    digest.
 
     Raises:
         MapError: No point has a label, or another ending.
