@@ -80,18 +80,13 @@ class NoHead:
 
 
 def find_head(flow: DataFlow, result: Tensor, classes: int | None) -> Head | NoHead:
-    """The classifier of a model.
+    """The classifier of a model, by the flow of a pass that gave the result (n, ...).
 
     It is what mixes a tile's numbers by weights last: a linear layer of any make or a
     convolution behind which no other one follows on the way to the output. Where the
     classes are not known, a model whose output is maps or tokens, or ends in a
     normalization with weights, in a sum of several layers' maps or tokens, or in the
     mean of a convolution of more than 1x1, gives features and has no classifier.
-
-    Args:
-        flow: Of the pass.
-        result: What the pass gave, (n, ...).
-        classes: How many classes the model has, None where that is not known.
     """
     if len(row_shape(result)) != 1:
         why = f"its output is maps or tokens {tuple(result.shape[1:])}"
@@ -107,15 +102,15 @@ def find_head(flow: DataFlow, result: Tensor, classes: int | None) -> Head | NoH
             return NoHead(why=why, sure=True)
     if not operations:
         return NoHead(why="no layer with weights makes its output", sure=False)
+    width = row_shape(result)[0]
     for operation in operations:
-        if not operation.gives_vectors and operation.convolution:
-            width = row_shape(result)[0]
-            if operation.shape[1] != width:
-                why = (
-                    f"its last convolution gives {operation.shape[1]} maps, and its "
-                    f"output is {width} numbers a tile"
-                )
-                return NoHead(why=why, sure=False, index=operation.index)
+        of_maps = operation.convolution and not operation.gives_vectors
+        if of_maps and operation.shape[1] != width:
+            why = (
+                f"its last convolution gives {operation.shape[1]} maps, and its output "
+                f"is {width} numbers a tile"
+            )
+            return NoHead(why=why, sure=False, index=operation.index)
     return _located(flow, operations, len(result))
 
 
@@ -152,12 +147,8 @@ def _names(operation: Operation) -> tuple[str, ...]:
 def _located(flow: DataFlow, operations: Sequence[Operation], n: int) -> Head | NoHead:
     """The module that the operations, which make the scores, are in."""
     scopes = [_names(operation) for operation in operations]
-    shared = [
-        names[0]
-        for names in takewhile(
-            lambda names: len(set(names)) == 1, zip(*scopes, strict=False)
-        )
-    ]
+    levels = zip(*scopes, strict=False)
+    shared = [names[0] for names in takewhile(lambda x: len(set(x)) == 1, levels)]
     if shared:
         head = _before(flow, operations, len(shared) - 1, n)
         rows = operations[0].scope[len(shared) - 1].shape[:1]
@@ -195,7 +186,7 @@ def _before(
     for call, made in inside.items():
         if not any(flow.reaches(operation, call) for operation in made):
             return None
-    call, first = next((call, made[0]) for call, made in inside.items())
+    call, (first, *_) = next(iter(inside.items()))
     row, read = _sides(call.shape), _sides(first.read[1])
     if len(row) > 1 and row != read and read != (prod(row),):
         return None  # the head pools by itself, which cannot be seen here
