@@ -202,9 +202,8 @@ def means(
 ) -> Means:
     """Numbers of points, counted part by part as `density` does.
 
-    Args:
-        parts: Gives points (n, 2) and their numbers (n,), NaN where they have none,
-            from the first again each time.
+    The parts, points (n, 2) and their numbers (n,), NaN where they have none, come from
+    the first again each time.
     """
     lower, upper = _reach(xy for xy, _ in parts())
     extent = extent_of(lower, upper)
@@ -246,12 +245,7 @@ def _reach(
 def density(
     parts: Parts, order: Callable[[Iterable[Any]], list[Any]] = sorted
 ) -> Density:
-    """Points counted part by part, in two passes: how far they reach, then counts.
-
-    Args:
-        parts: Of the points.
-        order: Of the labels.
-    """
+    """Points counted part by part, in two passes: how far they reach, then counts."""
     n_of: Counter[Any] | None = None
 
     def places() -> Iterator[NDArray[np.floating]]:
@@ -419,11 +413,8 @@ def show_majority(
 ) -> None:
     """Each cell in the color of its most frequent label, paler where points are few.
 
-    Args:
-        ax: Where.
-        cells: All points.
-        shares: A label's row of `table`, and its counts; of equals the first counts.
-        table: Colors, RGBA; the last is that of points without label.
+    Shares have a label's row of the table, and its counts; of equals the first counts.
+    The table has colors, RGBA; the last is that of points without label.
     """
     counts = cells.counts
     most = np.zeros(counts.shape)

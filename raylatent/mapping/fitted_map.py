@@ -322,10 +322,7 @@ def model_digest(info: Mapping[str, Any]) -> str | None:
 
 
 def read_info(store: Store) -> dict[str, Any]:
-    """The content of map.json.
-
-    Args:
-        store: The map's folder.
+    """The content of map.json in a map's folder.
 
     Raises:
         MapError: There is none, it is broken, or of a later format.

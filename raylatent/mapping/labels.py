@@ -1,7 +1,7 @@
 """How labels are shown: the color of each, its font, and the legend that says so.
 
-Categories have colors of their own; numbers are on a scale. Fonts are those of the system
-where the default lacks a character.
+Categories have colors of their own; numbers are on a scale. Fonts are those of the
+system where the default lacks a character.
 """
 
 import colorsys
@@ -301,14 +301,11 @@ def default_font() -> str:
 
 
 def fonts_for(texts: Iterable[str], own: Sequence[str] = ()) -> Fonts:
-    """Fonts for texts: their own, then those of the system that are needed.
+    """Fonts for texts: their own (by default DejaVu Sans), then the system's that are needed.
 
     Of the system's fonts those are preferred that are made for many scripts; the choice
-    depends on the fonts that are installed alone. What cannot be drawn is said in a line.
-
-    Args:
-        texts: Labels, titles.
-        own: Font files that are used anyway; by default DejaVu Sans.
+    depends on the fonts that are installed alone. What cannot be drawn is said in a
+    line.
     """
     own = list(own) or [default_font()]
     kept = list(texts)

@@ -258,13 +258,8 @@ def _who(
 ) -> int:
     """Write down the rows that a group is to be looked through for; how many they are.
 
-    Args:
-        group: The group.
-        at: The rows' nearest groups, and whether those have been looked through.
-        far: See `far_groups`.
-        search: What is known of the rows.
-        screen: Of the sample.
-        who: int64 (q,), is written over.
+    With the rows' nearest groups comes whether those have been looked through; see
+    `far_groups` for how far groups are. `who`, int64 (q,), is written over.
     """
     home, again = at
     area = screen.scale * screen.scale

@@ -58,12 +58,7 @@ _MAX_CHARS = 28
 def labels_on_map(
     slides: Iterable[str], labels: Mapping[str, str] | None
 ) -> Mapping[str, str] | None:
-    """The labels, None where no slide on the map has one; said in the log.
-
-    Args:
-        slides: That have points.
-        labels: By slide.
-    """
+    """The labels by slide, None where no slide with points has one; said in the log."""
     if labels is None or any(slide in labels for slide in slides):
         return labels
     logger.warning("no slide that has a label has tiles: the map is drawn without")
@@ -80,12 +75,7 @@ def save_pictures(
     """Write a map's pictures beside it; URIs of those by label, and of the others.
 
     Pictures that are there of an earlier drawing, and are not drawn now, are deleted.
-
-    Args:
-        store: The map's folder.
-        labels: By slide; None, or of no slide on the map: no pictures by label.
-        n_points: Of the map.
-        kinds: `png`, `pdf`, `svg`.
+    Without labels, by slide, of a slide on the map there are none by label.
     """
     slides = {slide for slide, _ in points_parts(store)}
     labels = labels_on_map(slides, labels)
@@ -120,18 +110,10 @@ def save_stored_map(
     """Write a map's pictures, and give their digests by path.
 
     Of more points than dots can show they are images of counts: then the points are
-    read in blocks, and never all of them held.
-
-    Args:
-        store: The map's folder.
-        paths: Pictures of all points, as of `plot.save_map`.
-        labels: By slide.
-        n_points: Of the map.
-        by_label: Pictures of each label by itself, as of `save_multiples`;
-            there must be labels.
+    read in blocks, and never all of them held. Pictures by label need labels.
 
     Raises:
-        MapError: There are no points, or another ending.
+        MapError: There are no points, or a path has another ending.
         StorageError: They cannot be read, or it could not be written.
     """
     style = plot.MapStyle()

@@ -123,13 +123,13 @@ def descend(
 ) -> None:
     """Stochastic gradient descent of rows among the sample's places, each by itself.
 
-    A neighbor of weight w is visited every 1 / w epochs; one that would not be
-    visited is left out.
+    A neighbor of weight w is visited every 1 / w epochs; one that would not be visited
+    is left out.
 
     Args:
         start: float64 (q, 2), where the rows start; then where they end.
         index: int64 (q, k), the neighbors.
-        weights: float64 (q, k), theirs.
+        weights: float64 (q, k), of the neighbors.
         layout: Where the sample lies.
         drawn: Of `drawn_rows`.
     """
@@ -215,12 +215,8 @@ def _walk(
 ) -> None:
     """All steps of some rows: towards a neighbor, or away from one drawn at random.
 
-    Args:
-        x: float64 (lanes,), where each is.
-        y: The same.
-        other: int32 (steps, lanes), from or to which sample row.
-        rate: float64 (steps, lanes), how far, below 0 for away, 0 for no step.
-        layout: Where the sample lies.
+    The rows are at x and y, float64 (lanes,). Steps are (steps, lanes): int32, from or
+    to which sample row, and float64, how far, below 0 for away, 0 for no step.
     """
     lanes = x.shape[0]
     dx = np.empty(lanes)
@@ -316,10 +312,8 @@ def weights_of(
 ) -> NDArray[np.float64]:
     """Membership weights of one row's neighbors, as umap-learn's transform has them.
 
-    Args:
-        distance: float64 (k,), ascending.
-        local_connectivity: That of the fit, less 1, at least 0.
-        mean_distance: Floors the bandwidth of a row with `rho` 0.
+    Distances, float64 (k,), ascend; the connectivity is that of the fit, less 1, at
+    least 0; the mean distance floors the bandwidth of a row with `rho` 0.
     """
     k = distance.shape[0]
     positive = distance[distance > 0.0]

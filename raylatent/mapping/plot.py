@@ -56,9 +56,6 @@ _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
 def is_picture(uri: str) -> bool:
     """Whether a name is that of a picture, not of a folder.
 
-    Args:
-        uri: The name.
-
     Raises:
         MapError: It is that of a picture of another kind.
 
@@ -82,11 +79,7 @@ def save_figure(
 ) -> str:
     """Write a figure as PNG, PDF or SVG, without touching pyplot; the file's digest.
 
-    Args:
-        path: A file or URI ending in one of `PICTURES`.
-        draw: Fills it.
-        dpi: Pixels per inch of pictures.
-        inches: Width and height.
+    The path is a file or URI ending in one of `PICTURES`; `draw` fills the figure.
     """
     uri = absolute(path)
     suffix = PurePosixPath(uri).suffix.lower()
@@ -220,17 +213,10 @@ def save_map(
     *,
     dpi: int = 300,
 ) -> str:
-    """Write the plot as PNG, PDF or SVG, without touching pyplot; the file's digest.
-
-    Args:
-        path: A file or URI ending in one of `PICTURES`.
-        xy: Points (n, 2).
-        labels: Of each point.
-        style: How to draw.
-        dpi: Pixels per inch of pictures.
+    """Write the plot of points (n, 2) as PNG, PDF or SVG; the file's digest.
 
     Raises:
-        MapError: Another ending.
+        MapError: The file or URI has another ending.
         StorageError: It could not be written.
     """
     return save_figure(
@@ -370,12 +356,9 @@ def _scatter(
 def _label_colors(
     names: Sequence[Any], style: MapStyle, among: Sequence[Any]
 ) -> tuple[list[Any], NDArray[np.floating]]:
-    """A color for each label, and all as RGBA; last other labels, and none.
+    """A color for each label, by all labels of the map, and all as RGBA.
 
-    Args:
-        names: The labels.
-        style: Of the map.
-        among: All labels of the map.
+    The last two are those of other labels, and of none.
     """
     by_name = colors_by_name(among)
     colors: list[Any] = [by_name[str(name)] for name in names]

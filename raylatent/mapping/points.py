@@ -114,10 +114,7 @@ def iter_points(
 ) -> Iterator[pa.Table]:
     """The points of a map's folder in blocks, together as `read_points` gives them.
 
-    Args:
-        store: The map's folder.
-        parts: Of `points_parts`.
-        block_rows: Rows that make a block full; a part is never divided.
+    A block is full when it has so many rows; a part of `points_parts` is never divided.
     """
     tables: list[pa.Table] = []
     n = 0
@@ -136,12 +133,7 @@ def iter_places(
 ) -> Iterator[tuple[NDArray[np.float64], list[tuple[str, int]]]]:
     """Where points lie (n, 2) in blocks, and whose they are: runs of slides.
 
-    Nothing else of them is read, and some parts ahead.
-
-    Args:
-        store: The map's folder.
-        parts: Of `points_parts`.
-        block_rows: Rows that make a block full; a part is never divided.
+    Nothing else of them is read, and some parts ahead. Blocks are as of `iter_points`.
 
     Raises:
         MapError: A place is not finite.
@@ -204,11 +196,7 @@ def read_vectors(
 ) -> NDArray[np.floating]:
     """A vector column of a run for points (n, width), row for row, read part by part.
 
-    Args:
-        run: The run.
-        points: Tiles of it.
-        column: Of its rows.
-        parts_of: A slide's parts; `run.parts_of`, unless the caller keeps them.
+    A slide's parts are `run.parts_of`, unless the caller keeps them.
 
     Raises:
         MapError: The run has no such column, or lacks one of the tiles.

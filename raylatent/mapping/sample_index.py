@@ -164,11 +164,7 @@ def _add_squares(
 def near_groups(
     rows: NDArray[np.float64], most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Groups of rows by Lloyd's k-means, a few rounds of it.
-
-    Args:
-        rows: (n, m).
-        most: Rows in a group.
+    """Groups of rows (n, m) by Lloyd's k-means, a few rounds of it, of `most` rows at most.
 
     Returns:
         The rows' order int64 (n,), in which each group's are together, and where each
@@ -245,11 +241,7 @@ def rest_of(
 ) -> Rest:
     """The sample's rests, in at most 1,024 features.
 
-    Args:
-        sample: Of n rows.
-        projection: To principal components.
-        order: int64 (n,), its rows group by group.
-        start: int64 (groups + 1,), where each group begins.
+    With the order of the sample's rows, group by group, and where each group begins.
     """
     n, width = sample.rows.shape
     kept = min(_MOST_FEATURES, width) if sample.residual.any() else 0
@@ -392,12 +384,9 @@ def look_nearer(
 def flag(
     lower: NDArray[np.float32], near: NDArray[np.bool_], limit: np.float32
 ) -> NDArray[np.uint64]:
-    """Flags of those that are not above a limit, eight in each number.
+    """Flags of those (n,) that are not above a limit, eight in each number.
 
-    Args:
-        lower: float32 (n,).
-        near: Room for as many, up to a multiple of 16.
-        limit: The limit.
+    There is room for as many, up to a multiple of 16.
     """
     n = lower.shape[0]
     filled = -(-n // 16) * 16

@@ -1,7 +1,7 @@
 """What flows through a model in one pass: every operation, and the module it ran in.
 
-Names of classes say little about a model: heads are subclasses, quantized, wrapped, or no
-module at all. What was computed out of what is the same in all of them.
+Names of classes say little about a model: heads are subclasses, quantized, wrapped, or
+no module at all. What was computed out of what is the same in all of them.
 """
 
 import re

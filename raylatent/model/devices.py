@@ -1,8 +1,8 @@
 """A model's passes on its device, one micro-batch after the other.
 
-A micro-batch's pixels are put into a buffer (`fill`, or by other processes), the pass is
-begun (`start`) and its rows are fetched (`finish`). On a GPU a pass is under way in between,
-while the next one is filled and begun; on a CPU `start` does all of it.
+A micro-batch's pixels are put into a buffer (`fill`, or by other processes), the pass
+is begun (`start`) and its rows are fetched (`finish`). On a GPU a pass is under way in
+between, while the next one is filled and begun; on a CPU `start` does all of it.
 """
 
 import sys
@@ -131,10 +131,8 @@ class Lane(ABC):
     ) -> Generator[Passed, None, None]:
         """Rows of micro-batches, in order, the next ones on their way meanwhile.
 
-        Args:
-            buffers: Filled; asked for by another thread.
-            clock: Counts `wait`, for buffers, `transfer` and `forward`.
-            with_preds: Also predictions.
+        Another thread asks for the filled buffers. The clock counts `wait`, for them,
+        `transfer` and `forward`.
         """
         begun: deque[Started] = deque()
         with closing(ahead(buffers, _READY)) as filled:
@@ -180,9 +178,9 @@ class CpuLane(Lane):
 class CudaLane(Lane):
     """Passes on a GPU, one being computed while the pixels of the next are sent.
 
-    Pixels go as bytes out of pinned memory, which processes that decode see as well, on a
-    stream of their own; rows come back into pinned memory without the host waiting. The
-    model is the lane's: its weights are laid out channels last, as its input is.
+    Pixels go as bytes out of pinned memory, which processes that decode see as well, on
+    a stream of their own; rows come back into pinned memory without the host waiting.
+    The model is the lane's: its weights are laid out channels last, as its input is.
     """
 
     depth = 1
@@ -279,8 +277,8 @@ def set_threads(n: int) -> None:
 def feed_gpu(threads: int) -> None:
     """Let torch use `threads` threads, and its launches wait less for other threads.
 
-    A pass asks for the interpreter dozens of times; whoever has it gives it up after this
-    long (Python's own: 5 ms, half of a pass of a ResNet-50).
+    A pass asks for the interpreter dozens of times; whoever has it gives it up after
+    this long (Python's own: 5 ms, half of a pass of a ResNet-50).
     """
     set_threads(threads)
     sys.setswitchinterval(_SWITCH_S)

@@ -172,7 +172,8 @@ def _tree(node: object) -> str:
     """A syntax tree as text that is the same for every version of Python.
 
     >>> _tree(ast.parse("def f(x): 'Says.'; return (x)").body[0])
-    '(FunctionDef name:f args:(arguments args:[(arg arg:x)]) body:[(Return value:(Name id:x))])'
+    '(FunctionDef name:f args:(arguments args:[(arg arg:x)]) body:[(Return value:(Name
+    id:x))])'
     """
     if isinstance(node, list):
         return f"[{' '.join(_tree(item) for item in node)}]"
@@ -296,9 +297,8 @@ class Values:
     def text(self, value: object, *, follow: bool = True) -> str:
         """A value in at most 60 characters.
 
-        Args:
-            value: Anything.
-            follow: Functions and classes count with their code, not only their names.
+        Functions and classes count with their code if they are followed, else by their
+        names.
         """
         self._follow = follow
         self._open.clear()

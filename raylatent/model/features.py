@@ -413,11 +413,9 @@ class Features:
     def forward(
         self, tiles: NDArray[np.uint8], *, with_preds: bool
     ) -> tuple[dict[str, Activations], Activations | None]:
-        """Activations by layer, flattened, of one full micro-batch.
+        """Activations by layer, flattened, and predictions, of one full micro-batch.
 
-        Args:
-            tiles: (batch_size, tile_px, tile_px, 3) uint8.
-            with_preds: Also predictions.
+        Tiles are (batch_size, tile_px, tile_px, 3) uint8.
         """
         pixels = torch.from_numpy(tiles).to(self.device)
         found, output = self.run(self.standardized(pixels), with_preds=with_preds)
@@ -429,9 +427,8 @@ class Features:
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """One pass over a full, standardized micro-batch (batch_size, 3, h, w).
 
-        Returns:
-            Activations by layer, (batch_size, ...) float32, and predictions if asked
-            for; on a GPU they may still be under way.
+        Activations by layer are (batch_size, ...) float32, and predictions come if
+        asked for; on a GPU they may still be under way.
         """
         found, output = self._run(batch, with_output=with_preds)
         if output is None or not with_preds:
@@ -472,10 +469,6 @@ def model_layers(
     path: object, *, allow_pickle: bool = False
 ) -> tuple[list[tuple[str, str, str]], str]:
     """Every module of a model that runs, and what its `postconv` is.
-
-    Args:
-        path: As of Features.
-        allow_pickle: As of Features.
 
     Returns:
         Name, class and output shape of each, in order of execution; and the shape of

@@ -121,10 +121,6 @@ class Copy:
 class Identification:
     """Follows a model from its making through its first pass, and says what it is.
 
-    Args:
-        spec: Of the model.
-        device: Where it is to be.
-
     Attributes:
         model: The model, loaded under observation; errors as of `load_model`.
     """

@@ -390,9 +390,6 @@ class CompiledCapture(LayerCapture):
 
     The model keeps hooks, since what is compiled is the model with them. What no layer
     depends on is not computed unless the output is asked for.
-
-    Args:
-        plain: What is compiled.
     """
 
     def __init__(self, plain: LayerCapture) -> None:

@@ -166,15 +166,10 @@ def _modules(tops: set[str]) -> dict[str, ModuleType]:
 
 
 def load_weights(model: nn.Module, uri: str, key: str | None = None) -> None:
-    """Put weights into a model that has just their names and shapes.
+    """Put weights of a file or URI into a model that has just their names and shapes.
 
     What a training program wrote around them is taken off, see `find_weights`, and said
-    in one line.
-
-    Args:
-        model: It gets the weights.
-        uri: Path or URI of the file.
-        key: Where in the file, where more than one place fits.
+    in one line. The key says where in the file, where more than one place fits.
 
     Raises:
         ModelError: They cannot be read, or do not fit: the message has what is missing,
@@ -364,10 +359,8 @@ def declare_missing_operators() -> torch.library.Library | None:
     PyPI's torchvision is built for CUDA. Beside a CPU torch its library does not load,
     and its import fails because its operators have no names, and with it the imports of
     timm and of transformers' image models, though hardly a model calls an operator of
-    detection. Here the names are given; a call of one still fails.
-
-    Returns:
-        What keeps the names alive; None where torchvision is whole, or not there.
+    detection. Here the names are given, which the result keeps alive; a call of one
+    still fails.
     """
     spec = None
     if "torchvision" not in sys.modules:

@@ -41,13 +41,7 @@ class Layout:
 
 
 def pool(output: Tensor, pooling: str | None, layout: Layout, *, layer: str) -> Tensor:
-    """Each tile's activations pooled.
-
-    Args:
-        output: (n, ...).
-        pooling: None, `avg`, `max` or `cls` (the class token).
-        layout: Of the output.
-        layer: For the error.
+    """Each tile's activations (n, ...) pooled by `avg`, `max` or `cls`, the class token.
 
     Raises:
         LayerError: `cls` of what has no class token.
@@ -85,12 +79,8 @@ def find_layout(
 ) -> Layout | None:
     """What is pooled of a layer's output, None where only its change with the tile tells.
 
-    Args:
-        model: The model.
-        module: Name of the module that gives (or gets) it; empty for the model itself.
-        shape: Of one tile's output.
-        tile_px: Side of the tile.
-        layer: For the error.
+    The module gives (or gets) the output; empty stands for the model itself. The shape
+    is of one tile's part.
 
     Raises:
         LayerError: What its numbers are cannot be told from model and shape.

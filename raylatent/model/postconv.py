@@ -265,9 +265,9 @@ def find_targets(
     """The modules of the layers, in the order asked.
 
     Args:
-        model: The model.
+        model: The model; the sample is a standardized batch (n, 3, h, w) for it.
         layers: Names in `named_modules()`, `postconv`, or `output`.
-        sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+        sample: See the model.
         headless: The model is known to have no classifier: `postconv` is its output.
         output: Which of the tensors that the model returns is its output.
 

@@ -1,7 +1,7 @@
 """What a model gives for its sample tiles.
 
-One tile in two batches shows whether a row is a function of one tile; numbers that are kept
-of it show later, and in other processes, whether the model is still the same.
+One tile in two batches shows whether a row is a function of one tile; numbers that are
+kept of it show later, and in other processes, whether the model is still the same.
 """
 
 import math
@@ -41,10 +41,7 @@ def two_batches(tile_px: int) -> tuple[Tensor, Tensor]:
     """One tile in two batches: first of two, and second of three, the last black.
 
     The tile is of middling brightness, its neighbors are darker or brighter: means,
-    extremes and spreads of the batches differ.
-
-    Returns:
-        uint8, (2, tile_px, tile_px, 3) and (3, tile_px, tile_px, 3).
+    extremes and spreads of the batches differ. They are uint8 (n, tile_px, tile_px, 3).
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -61,12 +58,8 @@ def refuse_other_rows(
 ) -> None:
     """Refuse a model that gave one tile another row in the second of `two_batches`.
 
-    Args:
-        model: For the reason.
-        name: Of the model, for the error.
-        first: By layer, what the first batch gave: the tile is row 0.
-        second: The same of the second batch: the tile is row 1.
-        bits: Of the numbers that the model computes with.
+    The tile is row 0 of what the first batch gave by layer, and row 1 of the second's.
+    The model computes with numbers of so many bits.
 
     Raises:
         ModelError: Some row differs by more than rounding does.

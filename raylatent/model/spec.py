@@ -309,11 +309,7 @@ _TAKES: dict[str, Callable[[Any], Any]] = {
 
 
 def with_overrides(spec: ModelSpec, **given: object) -> ModelSpec:
-    """The spec with what a user gave as arguments (None: as it is).
-
-    Args:
-        spec: Of the model.
-        **given: `tile_px`, `mean`, `std`, `classes`, `output`, as in model.json.
+    """The spec with what a user gave as arguments (None: as it is), as in model.json.
 
     Raises:
         ModelError: A value is of the wrong kind.
@@ -396,11 +392,8 @@ def failing_attribute(
 ) -> str | None:
     """The attribute of a module for which something fails, and why; None without one.
 
-    Such as `encoder.lock (a lock): cannot pickle ...`.
-
-    Args:
-        model: The module.
-        fails: Says why it fails for an object, None where it does not.
+    Such as `encoder.lock (a lock): cannot pickle ...`. The function says why it fails
+    for an object, or None.
     """
     for name, module in model.named_modules():
         for key, value in vars(module).items():
