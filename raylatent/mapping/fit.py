@@ -86,7 +86,7 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
         message = "a map needs at least 1 row to be fitted on, and there are 0"
         raise MapError(message)
     rows = rows[: max(1, MAX_SAMPLE_BYTES // (4 * rows.shape[1]))]
-    distinct = _distinct(rows, params)
+    distinct = _distinct(normalize(rows, params.metric) if params.by_row else rows)
     if params.by_row or distinct < MIN_DISTINCT:
         result = _fit_by_row(rows, params, distinct)
     else:
@@ -116,11 +116,6 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
         "placement": result.placement,
     }
     return FittedMap(info=info, arrays=result.arrays)
-
-
-def _distinct(rows: NDArray[np.float32], params: MapParameters) -> int:
-    """How many rows differ, as the metric takes them."""
-    return _some_distinct(normalize(rows, params.metric) if params.by_row else rows)
 
 
 def _check_finite(
@@ -160,6 +155,9 @@ def _fit_by_row(
     halved = metric != "euclidean"
     index, distance, nearest = _neighbor_graph(projection, sample, k, halved=halved)
     a, b = umap_curve(params)
+    # The state of the random stream that every row draws.
+    seed = params.option("transform_seed", params.seed)
+    stream = np.random.default_rng(seed).integers(128, 2**32, size=3, dtype=np.int64)
     if distinct < MIN_DISTINCT:
         layout, embedding = "pca", _spread_out(reduced)
     else:
@@ -169,7 +167,7 @@ def _fit_by_row(
         **projection._asdict(),
         **sample._asdict(),
         "embedding": embedding,
-        "stream": _stream(params),
+        "stream": stream,
     }
     placement = {
         "engine": ROW_ENGINE,
@@ -264,12 +262,6 @@ def _fit_by_umap(rows: NDArray[np.float32], params: MapParameters) -> _Fit:
     )
 
 
-def _stream(params: MapParameters) -> NDArray[np.int64]:
-    """The state of the random stream that every row draws."""
-    seed = params.option("transform_seed", params.seed)
-    return np.random.default_rng(seed).integers(128, 2**32, size=3, dtype=np.int64)
-
-
 def _neighbor_graph(
     projection: "Projection",
     sample: "Sample",
@@ -325,7 +317,7 @@ def _spread_out(reduced: NDArray[np.float64]) -> NDArray[np.float32]:
     return plane.astype(np.float32)
 
 
-def _some_distinct(rows: NDArray[np.float32]) -> int:
+def _distinct(rows: NDArray[np.float32]) -> int:
     """The number of distinct rows, counted only as far as it matters."""
     seen: set[bytes] = set()
     for row in rows:

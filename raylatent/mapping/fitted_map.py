@@ -192,7 +192,9 @@ class FittedMap:
         if not len(rows):
             return np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
         if self.info["placement"]["engine"] == UMAP_ENGINE:
-            return self._place_by_umap(rows)
+            from raylatent.mapping import estimator  # noqa: PLC0415  (slow)
+
+            return estimator.transform_by_umap(self._umap, self.arrays["rows"], rows)
         from raylatent.mapping.place import place_rows  # noqa: PLC0415  (numba)
 
         normalized = normalize(rows, self.info["placement"]["metric"])
@@ -216,15 +218,6 @@ class FittedMap:
             for kind in (sample_index.Projection, sample_index.Sample)
         )
         return plane, sample, sample_index.screen_of(sample, plane), layout
-
-    def _place_by_umap(
-        self, rows: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        from raylatent.mapping.estimator import (  # noqa: PLC0415  (slow)
-            transform_by_umap,
-        )
-
-        return transform_by_umap(self._umap, self.arrays["rows"], rows)
 
     @cached_property
     def _umap(self) -> Any:  # noqa: ANN401  (umap-learn has no types)

@@ -87,20 +87,14 @@ def syntax_digest(code: CodeType) -> str:
 def assignment_digest(module: ModuleType, name: str) -> str | None:
     """A digest of how a module assigns a name; None where its source does not."""
     _, nodes = _source(module.__file__ or "")
-    found = [
-        node
-        for node in nodes.get(_ASSIGNED, ())
-        if any(
-            isinstance(part, ast.Name) and part.id == name for part in _targets(node)
-        )
-    ]
+    found = []
+    for node in nodes.get(_ASSIGNED, ()):
+        targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+        parts = [part for target in targets for part in ast.walk(target)]
+        if any(isinstance(part, ast.Name) and part.id == name for part in parts):
+            found.append(node)
     text = "\n".join(map(_tree, found))
     return short_digest(text.encode()) if found else None
-
-
-def _targets(node: ast.AST) -> Iterator[ast.AST]:
-    for target in getattr(node, "targets", None) or [getattr(node, "target", None)]:
-        yield from ast.walk(target)
 
 
 def _source(path: str) -> _Parsed:
@@ -305,7 +299,8 @@ class Values:
         self._done.clear()
         self._left = MAX_VALUES
         if isinstance(value, Tensor):
-            return f"{self._value(value)} {_shape(value)}"
+            dtype = str(value.dtype).removeprefix("torch.")
+            return f"{self._value(value)} {f'{dtype} {tuple(value.shape)}'[:40]}"
         return _short(self._value(value))
 
     def _value(self, value: object) -> str:
@@ -450,12 +445,13 @@ class Values:
         if kind.__module__ in {"datetime", "decimal", "fractions", "uuid"}:
             return repr(value)
         self.found.append(kind)
-        slots = {
-            slot: getattr(value, slot, None)
-            for base in kind.__mro__
-            for slot in _slots(base)
-        }
-        return f"{name} {self._mapping({**slots, **getattr(value, '__dict__', {})})}"
+        own: dict[str, Any] = {}
+        for base in kind.__mro__:
+            slots = vars(base).get("__slots__", ())
+            for slot in (slots,) if isinstance(slots, str) else tuple(slots):
+                if slot not in _NEVER_SLOTS:
+                    own[slot] = getattr(value, slot, None)
+        return f"{name} {self._mapping({**own, **getattr(value, '__dict__', {})})}"
 
 
 def attributes(module: nn.Module) -> dict[str, Any]:
@@ -492,12 +488,6 @@ def unwrapped(value: object) -> object:
     return value
 
 
-def _slots(base: type) -> tuple[str, ...]:
-    slots = vars(base).get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in names if name not in _NEVER_SLOTS)
-
-
 def _container(value: object) -> str:
     return "" if type(value) in {dict, list, tuple} else _name(type(value))
 
@@ -509,10 +499,6 @@ def _name(kind: type) -> str:
 def _named(value: Any) -> str:  # noqa: ANN401
     owner = getattr(value, "__module__", None)
     return f"{type(value).__name__} {owner}.{value.__name__}"
-
-
-def _shape(value: Tensor) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"[:40]
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
