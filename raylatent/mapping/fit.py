@@ -1,8 +1,6 @@
 """Fitting a map: principal components, the neighbor graph and UMAP's layout."""
 
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +44,6 @@ MIN_DISTINCT = 8
 """With fewer distinct rows a neighbor graph says nothing: principal components do."""
 
 _MAX_COORDINATE = 10.0  # as umap-learn scales its start
-_MAX_THREADS = 8
-_SEARCH_ROWS = 512
 
 MAX_COMPONENTS = 64
 
@@ -139,21 +135,14 @@ def _fit_by_row(
     rows: NDArray[np.float32], params: MapParameters, distinct: int
 ) -> _Fit:
     """Principal components, exact neighbors, and UMAP's layout of those."""
-    from raylatent.mapping.sample_index import (  # noqa: PLC0415  (numba)
-        Projection,
-        Sample,
-        project,
-    )
+    from raylatent.mapping.neighbors import neighbor_graph  # noqa: PLC0415  (numba)
 
     metric = _row_metric(params, distinct)
-    normalized = normalize(rows, metric)
-    pca = principal_components(normalized)
-    projection = Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = project(normalized, projection)
-    sample = Sample(normalized, np.ascontiguousarray(reduced.T), residual, spread)
+    projection, sample = projected_sample(normalize(rows, metric))
+    reduced = np.ascontiguousarray(sample.reduced.T)
     k = max(1, min(params.n_neighbors, len(rows) - 1))
     halved = metric != "euclidean"
-    index, distance, nearest = _neighbor_graph(projection, sample, k, halved=halved)
+    index, distance, nearest = neighbor_graph(projection, sample, k, halved=halved)
     a, b = umap_curve(params)
     # The state of the random stream that every row draws.
     seed = params.option("transform_seed", params.seed)
@@ -173,7 +162,7 @@ def _fit_by_row(
         "engine": ROW_ENGINE,
         "metric": metric,
         "n_neighbors": k,
-        "n_components": int(pca.components.shape[1]),
+        "n_components": int(projection.components.shape[1]),
         "fit_epochs": params.fit_epochs(len(rows)),
         "epochs": params.placement_epochs,
         "a": a,
@@ -262,51 +251,6 @@ def _fit_by_umap(rows: NDArray[np.float32], params: MapParameters) -> _Fit:
     )
 
 
-def _neighbor_graph(
-    projection: "Projection",
-    sample: "Sample",
-    k: int,
-    *,
-    halved: bool,
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float64]]:
-    """Each sample row's k neighbors, itself first, and its nearest other in full.
-
-    Returns:
-        Indices int32 (n, k), the metric's distances float32 (n, k), and the distances
-        in all features to the closest other sample row, float64 (n,).
-    """
-    n = len(sample.rows)
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
-
-    from raylatent.mapping.neighbors import nearest as search  # noqa: PLC0415  (numba)
-    from raylatent.mapping.place import metric_distance  # noqa: PLC0415
-    from raylatent.mapping.sample_index import screen_of  # noqa: PLC0415
-
-    index = np.zeros((n, k), dtype=np.int32)
-    distance = np.zeros((n, k), dtype=np.float32)
-    whole = np.zeros(n)
-    index[:, 0] = np.arange(n)
-    if n == 1:
-        return index, distance, whole
-
-    screen = screen_of(sample, projection)
-
-    def fill(start: int) -> None:
-        rows = slice(start, start + _SEARCH_ROWS)
-        own = np.arange(n)[rows]
-        near, square, full, _ = search(
-            sample.rows[rows], own, projection, sample, screen, max(1, k - 1)
-        )
-        index[rows, 1:] = near[:, : k - 1]
-        distance[rows, 1:] = metric_distance(square[:, : k - 1], halved)
-        whole[rows] = metric_distance(full, halved)
-
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, range(0, n, _SEARCH_ROWS)))
-    return index, distance, whole
-
-
 def _spread_out(reduced: NDArray[np.float64]) -> NDArray[np.float32]:
     """The first two principal components, scaled as umap-learn's start."""
     plane = np.zeros((len(reduced), 2))
@@ -327,29 +271,28 @@ def _distinct(rows: NDArray[np.float32]) -> int:
     return len(seen)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PrincipalComponents:
-    """A projection `z = (row - mean) @ components`.
+def projected_sample(rows: NDArray[np.float32]) -> tuple["Projection", "Sample"]:
+    """A projection of normalized rows (n, d) to principal components, and they along it."""
+    from raylatent.mapping import sample_index  # noqa: PLC0415  (numba)
 
-    Attributes:
-        mean: float64 (d,).
-        components: float64 (d, m), orthonormal columns, largest variance first; in
-            each the entry of largest magnitude is positive.
-        variance: float64 (m,), of the sample along each.
-    """
-
-    mean: NDArray[np.float64]
-    components: NDArray[np.float64]
-    variance: NDArray[np.float64]
+    mean, components = principal_components(rows)
+    projection = sample_index.Projection(mean, components, mean @ components)
+    reduced, residual, spread = sample_index.project(rows, projection)
+    along = np.ascontiguousarray(reduced.T)
+    return projection, sample_index.Sample(rows, along, residual, spread)
 
 
-def principal_components(rows: NDArray[np.float32]) -> PrincipalComponents:
+def principal_components(
+    rows: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Principal components of rows (n, d): at most min(64, d, n - 1), at least 1.
 
-    Directions without variance are left out; where none has any, the one component is
-    the first axis. Computed in float64 by one thread, so that it repeats.
+    The mean (d,), and orthonormal columns (d, m), largest variance first; in each the
+    entry of largest magnitude is positive. Directions without variance are left out;
+    where none has any, the one component is the first axis. Computed in float64 by one
+    thread, so that it repeats.
 
-    >>> principal_components(np.zeros((3, 5), np.float32)).components.shape
+    >>> principal_components(np.zeros((3, 5), np.float32))[1].shape
     (5, 1)
     """
     from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
@@ -362,17 +305,13 @@ def principal_components(rows: NDArray[np.float32]) -> PrincipalComponents:
         value, vector = np.linalg.eigh(scatter)
         order = np.argsort(value, kind="stable")[::-1][:limit]
         order = order[value[order] > _NULL_SHARE * max(value.max(), 0.0)]
-        value, vector = value[order], vector[:, order]
+        vector = vector[:, order]
         components = vector if d <= n else _lift(rows, mean, vector)
     if not len(order):
-        value, components = np.zeros(1), np.eye(d, 1)
+        components = np.eye(d, 1)
     columns = np.arange(components.shape[1])
     sign = np.sign(components[np.abs(components).argmax(axis=0), columns])
-    return PrincipalComponents(
-        mean=mean,
-        components=np.ascontiguousarray(components * sign),
-        variance=value / max(n - 1, 1),
-    )
+    return mean, np.ascontiguousarray(components * sign)
 
 
 def _scatter(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.neighbors import nearest
+from raylatent.mapping.neighbors import metric_distance, nearest
 from raylatent.mapping.sample_index import Projection, Sample, Screen
 
 _LANES = 32  # rows that descend side by side
@@ -383,15 +383,6 @@ def start_of(
     if total == 0.0:
         return xy[index[0], 0], xy[index[0], 1]
     return x / total, y / total
-
-
-@kernel
-def metric_distance(
-    square: NDArray[np.float64],
-    halved: bool,  # noqa: FBT001  (compiled functions take no keyword-only ones)
-) -> NDArray[np.float64]:
-    """The metric's distance of squared Euclidean distances (k,)."""
-    return square / 2.0 if halved else np.sqrt(square)
 
 
 @kernel

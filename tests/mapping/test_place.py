@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raylatent.mapping import neighbors, place, sample_index
-from raylatent.mapping.fit import principal_components
+from raylatent.mapping.fit import projected_sample
 from raylatent.mapping.fitted_map import normalize
 
 LANES = 32
@@ -68,15 +68,7 @@ def test_equal_sample_rows_send_a_row_to_the_first(blobs):
 def small_sample(n=300, d=90, seed=0):
     rng = np.random.default_rng(seed)
     rows = normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
-    pca = principal_components(rows)
-    projection = sample_index.Projection(
-        pca.mean, pca.components, pca.mean @ pca.components
-    )
-    reduced, residual, spread = sample_index.project(rows, projection)
-    sample = sample_index.Sample(
-        rows, np.ascontiguousarray(reduced.T), residual, spread
-    )
-    return projection, sample
+    return projected_sample(rows)
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -107,14 +99,7 @@ def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
 
 def test_ties_go_to_the_lower_index():
     rows = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
-    pca = principal_components(rows)
-    projection = sample_index.Projection(
-        pca.mean, pca.components, pca.mean @ pca.components
-    )
-    reduced, residual, spread = sample_index.project(rows, projection)
-    sample = sample_index.Sample(
-        rows, np.ascontiguousarray(reduced.T), residual, spread
-    )
+    projection, sample = projected_sample(rows)
     screened = sample_index.screen_of(sample, projection)
     passed = np.full(12, -1)
     index, _, _, equal = neighbors.nearest(

@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylatent.mapping import neighbors
-from raylatent.mapping.fit import principal_components
+from raylatent.mapping.fit import projected_sample
 from raylatent.mapping.fitted_map import normalize
 from raylatent.mapping.sample_index import (
-    Projection,
-    Sample,
     near_groups,
     project,
     screen_of,
@@ -41,10 +39,8 @@ def clustered(n, width, seed, noise):
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_neighbors_are_those_of_all_rows(width, noise, metric):
     rows = normalize(clustered(1_500, width, 0, noise), metric)
-    pca = principal_components(rows)
-    plane = Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = project(rows, plane)
-    sample = Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
+    plane, sample = projected_sample(rows)
+    reduced = sample.reduced.T
     asked = clustered(70, width, 1, noise)
     asked[60:] += np.float32(1e4)  # far from all
     asked[:5] = clustered(1_500, width, 0, noise)[100:105]  # the sample's own
