@@ -166,8 +166,7 @@ def _tree(node: object) -> str:
     """A syntax tree as text that is the same for every version of Python.
 
     >>> _tree(ast.parse("def f(x): 'Says.'; return (x)").body[0])
-    '(FunctionDef name:f args:(arguments args:[(arg arg:x)]) body:[(Return value:(Name
-    id:x))])'
+    '(FunctionDef name:f args:(arguments args:[(arg arg:x)]) body:[(Return value:(Name id:x))])'
     """
     if isinstance(node, list):
         return f"[{' '.join(_tree(item) for item in node)}]"

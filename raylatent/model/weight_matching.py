@@ -116,8 +116,9 @@ def find_weights(
     >>> own = torch.nn.Linear(2, 1).state_dict()
     >>> found = find_weights(own, {"model": {f"module.{k}": own[k] for k in own}})
     >>> found.key, found.taken, sorted(found.state)
-    ('model.module', "taken from 'model', 'module.' taken off their names", ['bias',
-    'weight'])
+    ('model.module', "taken from 'model', 'module.' taken off their names", ['bias', 'weight'])
+    >>> find_weights(own, {"weight": own["weight"]})
+    'do not fit the model: they lack bias'
     """
     tied = _tied(own)
     candidates = list(_candidates(own, saved))
