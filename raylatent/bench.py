@@ -28,7 +28,7 @@ from raylatent.forecast import BenchReport, MapRates
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
 from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.points import POINTS_FOLDER
+from raylatent.mapping.point_files import POINTS_FOLDER
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.model.spec import ModelSpec
 from raylatent.mosaic import Mosaic

@@ -27,7 +27,7 @@ from raylatent.mapping.fitted_map import (
 from raylatent.mapping.labels import colors_by_name, scale_of
 from raylatent.mapping.pictures import save_multiples
 from raylatent.mapping.plot import is_picture
-from raylatent.mapping.points import (
+from raylatent.mapping.point_files import (
     check_points,
     read_points,
     read_vectors,

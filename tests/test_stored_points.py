@@ -7,7 +7,12 @@ from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mapping import density, pictures, plot
-from raylatent.mapping.points import iter_places, iter_points, points_parts, read_points
+from raylatent.mapping.point_files import (
+    iter_places,
+    iter_points,
+    points_parts,
+    read_points,
+)
 from raylatent.montage import stored_points
 from raylatent.montage.stored_points import StoredPoints
 from raylatent.mosaic import Mosaic

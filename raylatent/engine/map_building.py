@@ -23,7 +23,7 @@ from raylatent.mapping.fit import fit_map
 from raylatent.mapping.fitted_map import MAP_JSON, FittedMap, read_info
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.pictures import PICTURE_FILES
-from raylatent.mapping.points import POINTS_FOLDER
+from raylatent.mapping.point_files import POINTS_FOLDER
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter

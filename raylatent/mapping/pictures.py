@@ -29,7 +29,7 @@ from raylatent.mapping.density import (
 )
 from raylatent.mapping.labels import colors_by_name, numbers_of, scale_of, shown
 from raylatent.mapping.plot import PICTURES, save_figure
-from raylatent.mapping.points import iter_places, points_parts, read_points
+from raylatent.mapping.point_files import iter_places, points_parts, read_points
 from raylatent.run.manifest import relisted
 from raylatent.storage import Store
 

@@ -1,4 +1,4 @@
-"""One pass of any model over a batch, and which of the tensors that come back is meant."""
+"""One pass of any model over a batch, and which of the returned tensors is meant."""
 
 import dataclasses
 import importlib
@@ -129,7 +129,7 @@ def layer_shapes(model: nn.Module, sample: Tensor) -> list[tuple[str, str, str]]
 
 
 def missing_operator(error: BaseException) -> str | None:
-    """What to do where an error is the call of such an operator; else None."""
+    """What to do where torchvision lacks the operator that was called; else None."""
     if not any(text in str(error) for text in _SAID):
         return None
     return (
@@ -298,18 +298,14 @@ def dotted(path: Keys) -> str:
 
 
 def _as_json(path: Keys) -> str:
-    return (
-        str(path[0])
-        if len(path) == 1 and isinstance(path[0], int)
-        else (f'"{dotted(path)}"')
-    )
+    index = len(path) == 1 and isinstance(path[0], int)
+    return str(path[0]) if index else f'"{dotted(path)}"'
 
 
 def _get(value: Any, key: str | int) -> object:  # noqa: ANN401  (whatever came back)
     if isinstance(value, Mapping):
-        return value.get(
-            key, next((v for k, v in value.items() if str(k) == key), None)
-        )
+        other = next((v for k, v in value.items() if str(k) == key), None)
+        return value.get(key, other)
     if isinstance(key, int):
         return value[key]
     return getattr(value, key, None)

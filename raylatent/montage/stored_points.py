@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.mapping.fitted_map import read_info
-from raylatent.mapping.points import iter_points, points_parts, read_vectors
+from raylatent.mapping.point_files import iter_points, points_parts, read_vectors
 from raylatent.montage.cells import FEATURES, LABELS, PREDICTIONS, Parts, fold
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.run import Part, RunDirectory
