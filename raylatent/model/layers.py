@@ -209,7 +209,7 @@ class LayerCapture:
         """While this lasts, call `take` with what the layers give."""
         alone = [target.module for target in self.targets if target.alone]
         before = separate(self.model, alone)
-        handles = []
+        handles: list[Any] = []
         try:
             handles += [self.hook(target, take) for target in self.inner]
             yield
