@@ -8,12 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.estimator import (
-    make_umap,
-    metric_distances,
-    run_umap,
-    umap_curve,
-)
 from raylatent.mapping.fitted_map import (
     FORMAT_VERSION,
     LOWER_PERCENTILE,
@@ -29,6 +23,12 @@ from raylatent.mapping.fitted_map import (
     normalize,
 )
 from raylatent.mapping.parameters import ROW_METRICS, MapParameters
+from raylatent.mapping.umap_learn import (
+    make_umap,
+    metric_distances,
+    run_umap,
+    umap_curve,
+)
 
 if TYPE_CHECKING:
     from raylatent.mapping.sample_index import Projection, Sample

@@ -192,9 +192,9 @@ class FittedMap:
         if not len(rows):
             return np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
         if self.info["placement"]["engine"] == UMAP_ENGINE:
-            from raylatent.mapping import estimator  # noqa: PLC0415  (slow)
+            from raylatent.mapping import umap_learn  # noqa: PLC0415  (slow)
 
-            return estimator.transform_by_umap(self._umap, self.arrays["rows"], rows)
+            return umap_learn.transform_by_umap(self._umap, self.arrays["rows"], rows)
         from raylatent.mapping.place import place_rows  # noqa: PLC0415  (numba)
 
         normalized = normalize(rows, self.info["placement"]["metric"])
@@ -221,7 +221,7 @@ class FittedMap:
 
     @cached_property
     def _umap(self) -> Any:  # noqa: ANN401  (umap-learn has no types)
-        from raylatent.mapping.estimator import restore_umap  # noqa: PLC0415  (slow)
+        from raylatent.mapping.umap_learn import restore_umap  # noqa: PLC0415  (slow)
 
         return restore_umap(self.parameters, self.info["placement"], self.arrays)
 
