@@ -246,19 +246,18 @@ def density(
     parts: Parts, order: Callable[[Iterable[Any]], list[Any]] = sorted
 ) -> Density:
     """Points counted part by part, in two passes: how far they reach, then counts."""
-    n_of: Counter[Any] | None = None
+    n_of: Counter[Any] = Counter()
+    labeled = []
 
     def places() -> Iterator[NDArray[np.floating]]:
-        nonlocal n_of
         for xy, labels in parts():
-            if labels is not None:
-                n_of = n_of or Counter()
-                n_of.update(labels.counts())
+            labeled.append(labels is not None)
+            n_of.update({} if labels is None else labels.counts())
             yield xy
 
     lower, upper = _reach(places())
-    all_names = order(n_of or ())
-    names = most_frequent({name: (n_of or {})[name] for name in all_names})
+    all_names = order(n_of)
+    names = most_frequent({name: n_of[name] for name in all_names})
     extent = extent_of(lower, upper)
     empty = binned(np.zeros((0, 2)), None, extent)[0]
     # The last share is of all other labels.
@@ -274,7 +273,7 @@ def density(
     return Density(
         extent=extent,
         counts=counts.reshape(empty.shape),
-        by_label=None if n_of is None else dict(zip(names, shares, strict=False)),
+        by_label=dict(zip(names, shares, strict=False)) if any(labeled) else None,
         others=shares[-1] if n_others else None,
         n_others=n_others,
         names=all_names,

@@ -213,10 +213,9 @@ class FittedMap:
             **{name: of(placement[name]) for name, of in kinds if name in placement},
         )
         there = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        plane, sample = (
-            kind(*(there[name] for name in kind._fields))
-            for kind in (sample_index.Projection, sample_index.Sample)
-        )
+        names = sample_index.Projection._fields, sample_index.Sample._fields
+        plane = sample_index.Projection(*(there[name] for name in names[0]))
+        sample = sample_index.Sample(*(there[name] for name in names[1]))
         return plane, sample, sample_index.screen_of(sample, plane), layout
 
     @cached_property
