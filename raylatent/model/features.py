@@ -380,29 +380,23 @@ class Features:
             message = f"{', '.join(options)}: for a WSI only, this is a batch of tiles"
             raise ConfigError(message)
         tiles = as_batch(batch)
-        rows = [self._no_rows(*self._row_shape)]
-        scores = [self._no_rows(self.num_classes or 0)]
+        rows, scores = [], []
         for first in range(0, len(tiles), self.batch_size):
             found, output = self._padded(tiles[first : first + self.batch_size])
             values = list(found.values())
-            several = len(values) > 1
-            rows.append(
-                torch.cat([v.flatten(1) for v in values], 1) if several else values[0]
-            )
-            if output is not None:
-                scores.append(output)
+            if len(values) > 1:
+                values = [torch.cat([value.flatten(1) for value in values], 1)]
+            rows += values
+            scores += [] if output is None else [output]
+        if not rows:
+            shapes = list(self.shapes.values())
+            shape = shapes[0] if len(shapes) == 1 else (self.num_features,)
+            rows = [torch.empty((0, *shape), device=self.device)]
+        scores = scores or [torch.empty((0, self.num_classes or 0), device=self.device)]
         given: list[Any] = [torch.cat(rows), torch.cat(scores)]
         if not isinstance(batch, Tensor):
             given = [tensor.cpu().numpy() for tensor in given]
         return tuple(given) if self.include_preds else given[0]
-
-    @property
-    def _row_shape(self) -> tuple[int, ...]:
-        shapes = list(self.shapes.values())
-        return shapes[0] if len(shapes) == 1 else (self.num_features,)
-
-    def _no_rows(self, *shape: int) -> Tensor:
-        return torch.empty((0, *shape), device=self.device)
 
     def compile(self) -> None:
         """Compile passes from here on, each for its shape; the model keeps hooks."""
