@@ -28,10 +28,10 @@ from raylatent.engine.progress import Pace, duration
 from raylatent.engine.report import RunReport, SlideReport, run_rates
 from raylatent.errors import IncompleteError, MapError
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
-from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.points import POINTS_FOLDER
-from raylatent.mapping.quality import QUALITY_ROWS, measured
+from raylatent.mapping.point_files import POINTS_FOLDER
+from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.model.spec import ModelSpec
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part

@@ -347,8 +347,8 @@ def run_map(config: MapConfig) -> StoredMap:
     if labels is not None:
         labels = _labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
-    from raylatent.mapping.fitted import read_info  # noqa: PLC0415
-    from raylatent.mapping.stored_plot import (  # noqa: PLC0415
+    from raylatent.mapping.fitted_map import read_info  # noqa: PLC0415
+    from raylatent.mapping.pictures import (  # noqa: PLC0415
         TileLabels,
         save_pictures,
     )
@@ -377,7 +377,7 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     run = RunDirectory.open(config.out)
     from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415  (ray: slow)
     from raylatent.engine.map_building import check_map_is_current  # noqa: PLC0415
-    from raylatent.mapping.stored_plot import labels_on_map  # noqa: PLC0415
+    from raylatent.mapping.pictures import labels_on_map  # noqa: PLC0415
     from raylatent.mosaic import Mosaic  # noqa: PLC0415
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.mapping.legend import Entries
+from raylatent.mapping.labels import Entries
 from raylatent.montage import inputs, output, render
 from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
 from raylatent.montage.inputs import Labels

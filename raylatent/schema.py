@@ -144,7 +144,7 @@ MANIFEST = pa.schema(
         pa.field(RESIZED, pa.int64(), nullable=False),
         pa.field(OTHER_SLIDE, pa.int64(), nullable=False),
         pa.field(SMALLER_BATCH, pa.int64(), nullable=False),  # tiles, see FOOTER_BATCH
-        pa.field(CONSTANT, pa.string()),  # JSON, see model.constant; null: no row
+        pa.field(CONSTANT, pa.string()),  # JSON, see model.layer_checks; null: no row
         pa.field(READ_S, pa.float64(), nullable=False),  # seconds of threads
         pa.field(DECODE_S, pa.float64(), nullable=False),  # likewise
         pa.field(WAIT_S, pa.float64(), nullable=False),  # of the model, for pixels

@@ -16,7 +16,7 @@ from raylatent.errors import MapError
 from raylatent.mapping import plot as drawing
 from raylatent.mapping import statistics
 from raylatent.mapping.density import Labels, density
-from raylatent.mapping.fitted import (
+from raylatent.mapping.fitted_map import (
     FORMAT_VERSION,
     MAP_JSON,
     FittedMap,
@@ -24,16 +24,16 @@ from raylatent.mapping.fitted import (
     read_info,
     write_info,
 )
-from raylatent.mapping.legend import colors_by_name, scale_of
-from raylatent.mapping.multiples import save_multiples
+from raylatent.mapping.labels import colors_by_name, scale_of
+from raylatent.mapping.pictures import save_multiples
 from raylatent.mapping.plot import is_picture
-from raylatent.mapping.points import (
+from raylatent.mapping.point_files import (
     check_points,
     read_points,
     read_vectors,
     write_points,
 )
-from raylatent.mapping.quality import with_counts
+from raylatent.mapping.statistics import with_counts
 from raylatent.montage.inputs import check_feature_bytes, label_words
 from raylatent.montage.points import select_of
 from raylatent.montage.sources import where

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.mapping.fitted import FORMAT_VERSION, write_info
+from raylatent.mapping.fitted_map import FORMAT_VERSION, write_info
 from raylatent.parts import part_name, write_part
 from raylatent.run import RunDirectory
 from raylatent.run.settings import RUN_JSON, settings_text

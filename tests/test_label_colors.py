@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from raylatent.mapping import multiples
-from raylatent.mapping.legend import category_colors, colors_by_name
+from raylatent.mapping import pictures
+from raylatent.mapping.labels import category_colors, colors_by_name
 from raylatent.mosaic import Mosaic
 from raylatent.slide_map import SlideMap
 
@@ -60,7 +60,7 @@ def test_of_small_multiples(slide_map, labels, tmp_path, monkeypatch):
         plt.close("all")
 
     found = {}
-    monkeypatch.setattr(multiples, "save_figure", kept)
+    monkeypatch.setattr(pictures, "save_figure", kept)
     slide_map.save_by_label(tmp_path / "by.png")
     assert len(found) == min(24, len(set(labels)))
     assert found.items() <= colors_by_name(labels).items()

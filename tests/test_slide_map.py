@@ -11,8 +11,8 @@ from matplotlib.colors import to_hex
 
 from raylatent import schema
 from raylatent.errors import AnnotationsError, MapError
-from raylatent.mapping import points
-from raylatent.mapping.points import MAP_POINTS
+from raylatent.mapping import point_files
+from raylatent.mapping.point_files import MAP_POINTS
 from raylatent.montage import inputs
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part
@@ -81,7 +81,8 @@ def make_map(**keywords):
 
 @pytest.fixture(scope="module")
 def fitted():
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     rows = np.random.default_rng(0).normal(size=(5, N_FEATURES))
     return fit_map(rows, MapParameters())
@@ -194,7 +195,7 @@ def test_only_the_parts_of_the_tiles_are_read(run, monkeypatch):
         read.append(name)
         return read_part(store, name, columns)
 
-    monkeypatch.setattr(points, "read_part", noted)
+    monkeypatch.setattr(point_files, "read_part", noted)
     of_second = SlideMap.from_xy([1], [1], ["007"], [35], run=run)
     expected = tile_vectors("007", 40, N_FEATURES)[[35]]
     np.testing.assert_array_equal(of_second.activations(), expected)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from raylatent.mapping.fit import MapParameters, fit_map
-from raylatent.mapping.fitted import read_info
+from raylatent.mapping.fit import fit_map
+from raylatent.mapping.fitted_map import read_info
+from raylatent.mapping.parameters import MapParameters
 from raylatent.parts import part_name
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raylatent import schema
-from raylatent.mapping.points import read_vectors
+from raylatent.mapping.point_files import read_vectors
 from raylatent.slide_map import SlideMap
 from tests.stored_maps import LAYER, write_map, write_run
 

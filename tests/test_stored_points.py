@@ -6,8 +6,13 @@ import pytest
 from PIL import Image
 
 from raylatent.errors import MapError
-from raylatent.mapping import density, plot, stored_plot
-from raylatent.mapping.points import iter_places, iter_points, points_parts, read_points
+from raylatent.mapping import density, pictures, plot
+from raylatent.mapping.point_files import (
+    iter_places,
+    iter_points,
+    points_parts,
+    read_points,
+)
 from raylatent.montage import stored_points
 from raylatent.montage.stored_points import StoredPoints
 from raylatent.mosaic import Mosaic
@@ -28,7 +33,7 @@ def map_folder(small_dts, small_map):
 def small_blocks(monkeypatch):
     """Blocks of one or a few slides."""
     monkeypatch.setattr(stored_points, "_BLOCK_ROWS", 20)
-    monkeypatch.setattr(stored_plot, "_BLOCK_ROWS", 20)
+    monkeypatch.setattr(pictures, "_BLOCK_ROWS", 20)
 
 
 def test_blocks_are_the_whole(map_folder):
@@ -83,7 +88,7 @@ def test_a_plot(
         of_map.data["label"] = of_map.data["slide"].map(labels.get).astype(object)
     of_map.save_plot(tmp_path / "held.png", max_dots=max_dots)
     store, path = Store(map_folder), str(tmp_path / "stored.png")
-    stored_plot.save_stored_map(store, [path], labels, n_points=n)
+    pictures.save_stored_map(store, [path], labels, n_points=n)
     held, stored = Image.open(tmp_path / "held.png"), Image.open(path)
     assert np.array_equal(held, stored)
 
@@ -93,7 +98,7 @@ def test_counts_in_a_vector_picture(map_folder, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(plot, "MAX_DOTS", 10)
     path = tmp_path / f"map.{suffix}"
     n = len(SlideMap.load(map_folder))
-    stored_plot.save_stored_map(Store(map_folder), [str(path)], None, n_points=n)
+    pictures.save_stored_map(Store(map_folder), [str(path)], None, n_points=n)
     image = {"pdf": b"/Subtype /Image", "svg": b"<image"}[suffix]
     assert image in path.read_bytes()
 

@@ -100,7 +100,7 @@ def _map(config: MapConfig) -> int:
 
 
 def _say_map(made: "StoredMap") -> None:
-    from raylatent.mapping.quality import in_words  # noqa: PLC0415  (slow)
+    from raylatent.mapping.statistics import in_words  # noqa: PLC0415  (slow)
 
     for line in in_words(made.info):
         say(line)

@@ -36,21 +36,21 @@ from raylatent.engine.report import (
 from raylatent.engine.stream import Advice, stream
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, ModelError, PassError, RunError
-from raylatent.mapping.fitted import library_versions
-from raylatent.model.constant import constant_layers
+from raylatent.mapping.fitted_map import library_versions
+from raylatent.model.devices import has_gpu, torch_version
 from raylatent.model.features import Features
 from raylatent.model.identity import Identity
-from raylatent.model.rows import RowOptions
-from raylatent.model.running import has_gpu, torch_version
-from raylatent.model.sample_outputs import other_outputs
-from raylatent.model.spec import ModelSpec
-from raylatent.model.wide_layers import (
+from raylatent.model.layer_checks import (
+    constant_layers,
     cost_in_words,
     if_short_of_memory,
     refuse_unasked,
     tiles_of_unit,
     unit_in_words,
 )
+from raylatent.model.rows import RowOptions
+from raylatent.model.sample_tiles import other_outputs
+from raylatent.model.spec import ModelSpec
 from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
 from raylatent.run.manifest import put_run_manifest
 from raylatent.source.kinds import (
@@ -284,7 +284,9 @@ def _begin(job: Job, run: RunDirectory, device: str) -> None:
         _fingerprint_fields(job, device),
         _about(job),
         overwrite=job.config.overwrite,
-        also=lambda settings: other_outputs(settings.get(OUTPUTS), job.features),
+        also=lambda settings: other_outputs(
+            settings.get(OUTPUTS), job.features.sample_outputs
+        ),
     )
 
 

@@ -12,20 +12,19 @@ from ray import cloudpickle
 from raylatent import schema
 from raylatent.engine.unit_actor import UnitActor, UnitResult, WorkOptions, check_reader
 from raylatent.errors import ModelError
-from raylatent.model.features import Features
-from raylatent.model.identity import Copy
-from raylatent.model.lanes import lane_of
-from raylatent.model.plain_modules import held_apart
-from raylatent.model.rows import RowOptions, unit_rows
-from raylatent.model.running import (
+from raylatent.model.devices import (
     feed_gpu,
     has_gpu,
+    lane_of,
     set_threads,
     torch_version,
 )
-from raylatent.model.sample_outputs import Outputs, other_outputs
-from raylatent.model.spec import ModelSpec
-from raylatent.model.torchvision_operators import declare_missing_operators
+from raylatent.model.features import Features
+from raylatent.model.identity import Copy
+from raylatent.model.load import declare_missing_operators
+from raylatent.model.rows import RowOptions, unit_rows
+from raylatent.model.sample_tiles import Outputs, other_outputs
+from raylatent.model.spec import ModelSpec, failing_attribute
 from raylatent.run import entry_differences, shortened
 from raylatent.source.protocol import Unit
 from raylatent.storage import reason
@@ -177,7 +176,11 @@ def _dumps(spec: ModelSpec) -> bytes:
     try:
         content: bytes = cloudpickle.dumps(spec)  # type: ignore[no-untyped-call]
     except Exception as error:  # what an attribute raises that cannot be pickled
-        held = None if spec.module is None else held_apart(spec.module, _not_pickled)
+        held = (
+            None
+            if spec.module is None
+            else failing_attribute(spec.module, _not_pickled)
+        )
         message = (
             f"{spec.name} cannot be sent to the workers, since it cannot be pickled: "
             f"{held or reason(error)}; take this out of the module, or give a model "
@@ -242,7 +245,7 @@ def check_model(features: Features, wanted: DriverModel) -> None:
         wanted.copy.common(copy).entries(), copy.common(wanted.copy).entries()
     )
     if not differing:
-        differing = other_outputs(wanted.outputs, features)
+        differing = other_outputs(wanted.outputs, features.sample_outputs)
     if differing:
         message = (
             f"node {platform.node()} has another model than the driver "

@@ -20,14 +20,14 @@ from raylatent.engine.sampling import sample_rows
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.fitted import MAP_JSON, FittedMap, read_info
+from raylatent.mapping.fitted_map import MAP_JSON, FittedMap, read_info
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.points import POINTS_FOLDER
-from raylatent.mapping.quality import QUALITY_ROWS, measured
-from raylatent.mapping.stored_plot import PICTURE_FILES
-from raylatent.model.stored import Promised
+from raylatent.mapping.pictures import PICTURE_FILES
+from raylatent.mapping.point_files import POINTS_FOLDER
+from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
+from raylatent.run.arrays import Promised
 from raylatent.run.layout import manifest_of
 from raylatent.run.manifest import relisted
 from raylatent.run.verification import mismatch, read_states

@@ -14,8 +14,8 @@ from raylatent.engine.cluster import STALL_TIMEOUT_S, pool
 from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError
-from raylatent.mapping.fitted import MODEL_NPZ, FittedMap
-from raylatent.mapping.points import POINTS_FOLDER
+from raylatent.mapping.fitted_map import MODEL_NPZ, FittedMap
+from raylatent.mapping.point_files import POINTS_FOLDER
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, Part, RunDirectory
 from raylatent.seal import FILES

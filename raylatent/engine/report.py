@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from raylatent import schema
 from raylatent.errors import StorageError
-from raylatent.model.constant import ConstantLayer, Constants, constants_of_both
+from raylatent.model.layer_checks import ConstantLayer, Constants, constants_of_both
 from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
 from raylatent.run.layout import SLIDES_PAGE

@@ -72,7 +72,7 @@ class UnitResult:
         counts: `resized`, `other_slide` and `smaller_batch` tiles.
         seconds: Of its stages: `read`, `decode`, `wait`, `transfer`, `forward`.
         cpu: CPU seconds of `read` and `decode`.
-        constants: Layers that are the same in all rows, see model.constant.
+        constants: Layers that are the same in all rows, see model.layer_checks.
     """
 
     rows: pa.Table

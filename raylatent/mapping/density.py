@@ -5,8 +5,8 @@ Counts of parts add up to those of the whole.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,19 +33,13 @@ Counts = NDArray[np.float64]
 def extent_of(lower: NDArray[np.floating], upper: NDArray[np.floating]) -> Extent:
     """What square cells over points span, at most 512 of them a side.
 
-    Args:
-        lower: Least x and y of the points.
-        upper: Largest.
+    From the least x and y of the points to the largest.
     """
     (left, bottom), (right, top) = lower, upper
     cell = max(right - left, top - bottom, least_span(lower, upper)) / _GRID
     nx, ny = (max(1, math.ceil(s / cell)) for s in (right - left, top - bottom))
-    return (
-        float(left),
-        float(left + nx * cell),
-        float(bottom),
-        float(bottom + ny * cell),
-    )
+    ends = left, left + nx * cell, bottom, bottom + ny * cell
+    return float(ends[0]), float(ends[1]), float(ends[2]), float(ends[3])
 
 
 def least_span(lower: NDArray[np.floating], upper: NDArray[np.floating]) -> float:
@@ -97,10 +91,10 @@ class Labels:
     """
 
     codes: NDArray[np.int64]
-    names: Sequence[str | None]
+    names: Sequence[Any]
 
     @classmethod
-    def of(cls, labels: Iterable[str | None]) -> "Labels":
+    def of(cls, labels: Iterable[Any]) -> "Labels":
         """Of a label for each point.
 
         >>> Labels.of(["b", None, "b"]).counts()
@@ -111,9 +105,9 @@ class Labels:
         codes = np.array([code_of[name] for name in given], np.int64)
         return cls(codes=codes, names=list(code_of))
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Any, int]:
         """Points of each label that has any."""
-        found: Counter[str] = Counter()
+        found: Counter[Any] = Counter()
         numbers = np.bincount(self.codes, minlength=len(self.names)).tolist()
         for name, n in zip(self.names, numbers, strict=True):
             if name is not None and n:
@@ -125,16 +119,12 @@ class Labels:
         shares: NDArray[np.float64],
         cells: NDArray[np.int64],
         n_cells: int,
-        code_of: Mapping[str, int],
+        code_of: Mapping[Any, int],
     ) -> None:
-        """Add points to the counts of their labels.
+        """Add points to the shares of their labels, by the cells in which they are.
 
-        Args:
-            shares: Of all labels' cells, one label after the other; the last are of
-                labels that have no code.
-            cells: In which each point is.
-            n_cells: Of one label.
-            code_of: A label's place among the shares.
+        One label's cells follow another's, in the order of their codes; the last are
+        those of all labels without a code.
         """
         last = len(shares) // n_cells - 1
         own = [-1 if n is None else code_of.get(n, last) for n in self.names]
@@ -143,30 +133,54 @@ class Labels:
         np.add.at(shares, codes[known] * n_cells + cells[known], 1.0)
 
 
-@dataclass(kw_only=True)
-class Density:
-    """Points in cells, all of them and by label.
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Points counted in cells.
 
     Attributes:
         extent: What the cells span.
         counts: Of all points.
-        by_label: Of those with one of the labels of most points, by name; None where
-            no point was to have one.
-        others: Of those with another label; None where there is no other.
-        n_others: How many others there are.
-        names: All labels, the others too.
         lower: Least x and y of the points.
         upper: Largest.
     """
 
     extent: Extent
     counts: Counts
-    by_label: dict[str, Counts] | None
-    others: Counts | None = None
-    n_others: int = 0
-    names: Sequence[Any] = ()
-    lower: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
-    upper: NDArray[np.floating] = field(default_factory=lambda: np.zeros(2))
+    lower: NDArray[np.floating]
+    upper: NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Density(Cells):
+    """Points in cells, all of them and by label.
+
+    Attributes:
+        by_label: Of those with one of the labels of most points, by name; None where
+            no point was to have one.
+        others: Of those with another label; None where there is no other.
+        n_others: How many others there are.
+        names: All labels, the others too.
+    """
+
+    by_label: dict[Any, Counts] | None
+    others: Counts | None
+    n_others: int
+    names: Sequence[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means(Cells):
+    """Numbers of points in cells.
+
+    Attributes:
+        labeled: Counts of those that have a number.
+        total: Sum of the numbers.
+        ends: The least number of a point, and the largest.
+    """
+
+    labeled: Counts
+    total: Counts
+    ends: tuple[float, float]
 
 
 def most_frequent(counts: Mapping[Any, int]) -> list[Any]:
@@ -183,81 +197,67 @@ Parts = Callable[[], Iterable[tuple[NDArray[np.floating], Labels | None]]]
 """Gives points (n, 2) and their labels, from the first again each time."""
 
 
-@dataclass(frozen=True)
-class Means:
-    """Numbers of points in cells.
+def means(
+    parts: Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[np.floating]]]],
+) -> Means:
+    """Numbers of points, counted part by part as `density` does.
 
-    Attributes:
-        extent: What the cells span.
-        counts: Of all points.
-        labeled: Of those that have a number.
-        total: Sum of the numbers.
-        lower: Least x and y of the points.
-        upper: Largest.
-        ends: The least number of a point, and the largest.
+    The parts, points (n, 2) and their numbers (n,), NaN where they have none, come from
+    the first again each time.
     """
-
-    extent: Extent
-    counts: Counts
-    labeled: Counts
-    total: Counts
-    lower: NDArray[np.floating]
-    upper: NDArray[np.floating]
-    ends: tuple[float, float]
-
-
-def means(parts: Parts, number_of: Mapping[str, float]) -> Means:
-    """Means of labels that are numbers, counted as `density` does.
-
-    Args:
-        parts: As of `density`.
-        number_of: What number a label is.
-    """
-    lower, upper, points = _reach(parts)
+    lower, upper = _reach(xy for xy, _ in parts())
     extent = extent_of(lower, upper)
     empty = binned(np.zeros((0, 2)), None, extent)[0]
     counts, labeled, total = empty.copy(), empty.copy(), empty.copy()
-    for xy, labels in parts():
+    least, largest = np.inf, -np.inf
+    for xy, values in parts():
+        known = np.isfinite(values)
         counts += binned(xy, None, extent)[0]
-        if labels is not None:
-            of_names = [math.nan if n is None else number_of[n] for n in labels.names]
-            values = np.array(of_names)[labels.codes]
-            known = np.isfinite(values)
-            labeled += binned(xy[known], None, extent)[0]
-            total += binned(xy[known], values[known], extent)[0]
-    there = [number_of[name] for name in points or ()]
-    ends = (min(there), max(there))
-    return Means(extent, counts, labeled, total, lower, upper, ends)
+        labeled += binned(xy[known], None, extent)[0]
+        total += binned(xy[known], values[known], extent)[0]
+        least = min(least, values[known].min(initial=np.inf))
+        largest = max(largest, values[known].max(initial=-np.inf))
+    return Means(
+        extent=extent,
+        counts=counts,
+        labeled=labeled,
+        total=total,
+        lower=lower,
+        upper=upper,
+        ends=(float(least), float(largest)),
+    )
 
 
 def _reach(
-    parts: Parts,
-) -> tuple[NDArray[np.floating], NDArray[np.floating], Counter[str] | None]:
-    """Least x and y, largest, and points of each label; None where none was asked for."""
+    parts: Iterable[NDArray[np.floating]],
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Least x and y of points, and largest."""
     lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
-    n_of: Counter[str] | None = None
-    for xy, labels in parts():
+    for xy in parts:
         lower = np.minimum(lower, xy.min(axis=0))
         upper = np.maximum(upper, xy.max(axis=0))
-        if labels is not None:
-            n_of = Counter() if n_of is None else n_of
-            n_of.update(labels.counts())
     if not np.isfinite(lower).all():
         message = "there are no points to count"
         raise ValueError(message)
-    return lower, upper, n_of
+    return lower, upper
 
 
-def density(parts: Parts) -> Density:
-    """Points counted part by part, in two passes: how far they reach, then counts.
+def density(
+    parts: Parts, order: Callable[[Iterable[Any]], list[Any]] = sorted
+) -> Density:
+    """Points counted part by part, in two passes: how far they reach, then counts."""
+    n_of: Counter[Any] = Counter()
+    labeled = []
 
-    Args:
-        parts: Gives points (n, 2) and their labels, or None, from the first again each
-            time that it is called.
-    """
-    lower, upper, points = _reach(parts)
-    labeled, n_of = points is not None, points or Counter()
-    names = most_frequent(dict(sorted(n_of.items())))
+    def places() -> Iterator[NDArray[np.floating]]:
+        for xy, labels in parts():
+            labeled.append(labels is not None)
+            n_of.update({} if labels is None else labels.counts())
+            yield xy
+
+    lower, upper = _reach(places())
+    all_names = order(n_of)
+    names = most_frequent({name: n_of[name] for name in all_names})
     extent = extent_of(lower, upper)
     empty = binned(np.zeros((0, 2)), None, extent)[0]
     # The last share is of all other labels.
@@ -269,15 +269,14 @@ def density(parts: Parts) -> Density:
         counts += np.bincount(cells, minlength=empty.size)
         if labels is not None:
             labels.add_to(shares.reshape(-1), cells, empty.size, code_of)
-    n_others = len(n_of) - len(names)
-    by_label = dict(zip(names, shares, strict=False))
+    n_others = len(all_names) - len(names)
     return Density(
         extent=extent,
         counts=counts.reshape(empty.shape),
-        by_label=by_label if labeled else None,
+        by_label=dict(zip(names, shares, strict=False)) if any(labeled) else None,
         others=shares[-1] if n_others else None,
         n_others=n_others,
-        names=sorted(n_of),
+        names=all_names,
         lower=lower,
         upper=upper,
     )
@@ -319,13 +318,9 @@ def show_counts(
 
 
 def show_means(ax: "Axes", means: Means, cmap: str, no_number: str) -> "ScalarMappable":
-    """Each cell in the color of its points' mean number.
+    """Each cell in the color of its points' mean number, or in that of no number.
 
-    Args:
-        ax: Where.
-        means: Of cells.
-        cmap: Name of the colormap, from the least number of a point to the largest.
-        no_number: The color of cells in which no point has a number.
+    The colormap goes from the least number of a point to the largest.
     """
     from matplotlib.cm import ScalarMappable  # noqa: PLC0415  (slow)
     from matplotlib.colors import Normalize, to_rgba_array  # noqa: PLC0415
@@ -411,20 +406,16 @@ def _nearest(
 
 def show_majority(
     ax: "Axes",
-    counts: Counts,
-    extent: Extent,
-    shares: "Iterable[tuple[int, Counts]]",
+    cells: Cells,
+    shares: Iterable[tuple[int, Counts]],
     table: NDArray[np.floating],
 ) -> None:
     """Each cell in the color of its most frequent label, paler where points are few.
 
-    Args:
-        ax: Where.
-        counts: Of all points.
-        extent: What the cells span.
-        shares: A label's row of `table`, and its counts; of equals the first counts.
-        table: Colors, RGBA; the last is that of points without label.
+    Shares have a label's row of the table, and its counts; of equals the first counts.
+    The table has colors, RGBA; the last is that of points without label.
     """
+    counts = cells.counts
     most = np.zeros(counts.shape)
     winner = np.full(counts.shape, -1, dtype=np.intp)
     for code, share in shares:
@@ -433,4 +424,4 @@ def show_majority(
     picture: NDArray[Any] = table[winner]
     strength = np.log1p(counts) / max(np.log1p(counts.max()), 1e-9)
     picture[..., 3] = np.where(counts > 0, 0.25 + 0.75 * strength, 0.0)
-    show_cells(ax, np.rint(picture * 255).astype(np.uint8), extent)
+    show_cells(ax, np.rint(picture * 255).astype(np.uint8), cells.extent)

@@ -1,8 +1,6 @@
 """Fitting a map: principal components, the neighbor graph and UMAP's layout."""
 
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
-from raylatent.mapping.estimator import (
-    make_umap,
-    metric_distances,
-    run_umap,
-    umap_curve,
-)
-from raylatent.mapping.fitted import (
+from raylatent.mapping.fitted_map import (
     FORMAT_VERSION,
     LOWER_PERCENTILE,
     MARGIN,
@@ -25,21 +17,22 @@ from raylatent.mapping.fitted import (
     UPPER_PERCENTILE,
     FittedMap,
     Frame,
+    check_features,
     fit_frame,
     library_versions,
-)
-from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.reduce import (
-    ROW_METRICS,
-    check_features,
     normalize,
-    principal_components,
+)
+from raylatent.mapping.parameters import ROW_METRICS, MapParameters
+from raylatent.mapping.umap_learn import (
+    make_umap,
+    metric_distances,
+    run_umap,
+    umap_curve,
 )
 
 if TYPE_CHECKING:
-    from raylatent.mapping.projection import Projection, Sample
+    from raylatent.mapping.sample_index import Projection, Sample
 
-__all__ = ["FittedMap", "MapParameters", "fit_map"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +44,12 @@ MIN_DISTINCT = 8
 """With fewer distinct rows a neighbor graph says nothing: principal components do."""
 
 _MAX_COORDINATE = 10.0  # as umap-learn scales its start
-_MAX_THREADS = 8
-_SEARCH_ROWS = 512
+
+MAX_COMPONENTS = 64
+
+_BLOCK_ROWS = 2048
+# Directions with less than this share of the largest variance are rounding noise.
+_NULL_SHARE = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +82,7 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
         message = "a map needs at least 1 row to be fitted on, and there are 0"
         raise MapError(message)
     rows = rows[: max(1, MAX_SAMPLE_BYTES // (4 * rows.shape[1]))]
-    distinct = _distinct(rows, params)
+    distinct = _distinct(normalize(rows, params.metric) if params.by_row else rows)
     if params.by_row or distinct < MIN_DISTINCT:
         result = _fit_by_row(rows, params, distinct)
     else:
@@ -117,11 +114,6 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
     return FittedMap(info=info, arrays=result.arrays)
 
 
-def _distinct(rows: NDArray[np.float32], params: MapParameters) -> int:
-    """How many rows differ, as the metric takes them."""
-    return _some_distinct(normalize(rows, params.metric) if params.by_row else rows)
-
-
 def _check_finite(
     params: MapParameters, result: _Fit, frame: Frame, threshold: float
 ) -> None:
@@ -143,20 +135,18 @@ def _fit_by_row(
     rows: NDArray[np.float32], params: MapParameters, distinct: int
 ) -> _Fit:
     """Principal components, exact neighbors, and UMAP's layout of those."""
-    from raylatent.mapping import projection as linear  # noqa: PLC0415  (numba)
+    from raylatent.mapping.neighbors import neighbor_graph  # noqa: PLC0415  (numba)
 
     metric = _row_metric(params, distinct)
-    normalized = normalize(rows, metric)
-    pca = principal_components(normalized)
-    projection = linear.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = linear.project(normalized, projection)
-    sample = linear.Sample(
-        normalized, np.ascontiguousarray(reduced.T), residual, spread
-    )
+    projection, sample = projected_sample(normalize(rows, metric))
+    reduced = np.ascontiguousarray(sample.reduced.T)
     k = max(1, min(params.n_neighbors, len(rows) - 1))
     halved = metric != "euclidean"
-    index, distance, nearest = _neighbor_graph(projection, sample, k, halved=halved)
+    index, distance, nearest = neighbor_graph(projection, sample, k, halved=halved)
     a, b = umap_curve(params)
+    # The state of the random stream that every row draws.
+    seed = params.option("transform_seed", params.seed)
+    stream = np.random.default_rng(seed).integers(128, 2**32, size=3, dtype=np.int64)
     if distinct < MIN_DISTINCT:
         layout, embedding = "pca", _spread_out(reduced)
     else:
@@ -166,13 +156,13 @@ def _fit_by_row(
         **projection._asdict(),
         **sample._asdict(),
         "embedding": embedding,
-        "stream": _stream(params),
+        "stream": stream,
     }
     placement = {
         "engine": ROW_ENGINE,
         "metric": metric,
         "n_neighbors": k,
-        "n_components": int(pca.components.shape[1]),
+        "n_components": int(projection.components.shape[1]),
         "fit_epochs": params.fit_epochs(len(rows)),
         "epochs": params.placement_epochs,
         "a": a,
@@ -261,57 +251,6 @@ def _fit_by_umap(rows: NDArray[np.float32], params: MapParameters) -> _Fit:
     )
 
 
-def _stream(params: MapParameters) -> NDArray[np.int64]:
-    """The state of the random stream that every row draws."""
-    seed = params.option("transform_seed", params.seed)
-    return np.random.default_rng(seed).integers(128, 2**32, size=3, dtype=np.int64)
-
-
-def _neighbor_graph(
-    projection: "Projection",
-    sample: "Sample",
-    k: int,
-    *,
-    halved: bool,
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float64]]:
-    """Each sample row's k neighbors, itself first, and its nearest other in full.
-
-    Returns:
-        Indices int32 (n, k), the metric's distances float32 (n, k), and the distances
-        in all features to the closest other sample row, float64 (n,).
-    """
-    n = len(sample.rows)
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
-
-    from raylatent.mapping.neighbors import nearest as search  # noqa: PLC0415  (numba)
-    from raylatent.mapping.place import metric_distance  # noqa: PLC0415
-    from raylatent.mapping.sample_index import screen_of  # noqa: PLC0415
-
-    index = np.zeros((n, k), dtype=np.int32)
-    distance = np.zeros((n, k), dtype=np.float32)
-    whole = np.zeros(n)
-    index[:, 0] = np.arange(n)
-    if n == 1:
-        return index, distance, whole
-
-    screen = screen_of(sample, projection)
-
-    def fill(start: int) -> None:
-        rows = slice(start, start + _SEARCH_ROWS)
-        own = np.arange(n)[rows]
-        near, square, full, _ = search(
-            sample.rows[rows], own, projection, sample, screen, max(1, k - 1)
-        )
-        index[rows, 1:] = near[:, : k - 1]
-        distance[rows, 1:] = metric_distance(square[:, : k - 1], halved)
-        whole[rows] = metric_distance(full, halved)
-
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, range(0, n, _SEARCH_ROWS)))
-    return index, distance, whole
-
-
 def _spread_out(reduced: NDArray[np.float64]) -> NDArray[np.float32]:
     """The first two principal components, scaled as umap-learn's start."""
     plane = np.zeros((len(reduced), 2))
@@ -322,7 +261,7 @@ def _spread_out(reduced: NDArray[np.float64]) -> NDArray[np.float32]:
     return plane.astype(np.float32)
 
 
-def _some_distinct(rows: NDArray[np.float32]) -> int:
+def _distinct(rows: NDArray[np.float32]) -> int:
     """The number of distinct rows, counted only as far as it matters."""
     seen: set[bytes] = set()
     for row in rows:
@@ -330,3 +269,73 @@ def _some_distinct(rows: NDArray[np.float32]) -> int:
         if len(seen) >= MIN_DISTINCT:
             break
     return len(seen)
+
+
+def projected_sample(rows: NDArray[np.float32]) -> tuple["Projection", "Sample"]:
+    """A projection of normalized rows (n, d) to principal components, and they along it."""
+    from raylatent.mapping import sample_index  # noqa: PLC0415  (numba)
+
+    mean, components = principal_components(rows)
+    projection = sample_index.Projection(mean, components, mean @ components)
+    reduced, residual, spread = sample_index.project(rows, projection)
+    along = np.ascontiguousarray(reduced.T)
+    return projection, sample_index.Sample(rows, along, residual, spread)
+
+
+def principal_components(
+    rows: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Principal components of rows (n, d): at most min(64, d, n - 1), at least 1.
+
+    The mean (d,), and orthonormal columns (d, m), largest variance first; in each the
+    entry of largest magnitude is positive. Directions without variance are left out;
+    where none has any, the one component is the first axis. Computed in float64 by one
+    thread, so that it repeats.
+
+    >>> principal_components(np.zeros((3, 5), np.float32))[1].shape
+    (5, 1)
+    """
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
+
+    n, d = rows.shape
+    mean = rows.mean(axis=0, dtype=np.float64)
+    limit = max(1, min(MAX_COMPONENTS, d, n - 1))
+    with threadpool_limits(1):
+        scatter = _scatter(rows, mean) if d <= n else _gram(rows, mean)
+        value, vector = np.linalg.eigh(scatter)
+        order = np.argsort(value, kind="stable")[::-1][:limit]
+        order = order[value[order] > _NULL_SHARE * max(value.max(), 0.0)]
+        vector = vector[:, order]
+        components = vector if d <= n else _lift(rows, mean, vector)
+    if not len(order):
+        components = np.eye(d, 1)
+    columns = np.arange(components.shape[1])
+    sign = np.sign(components[np.abs(components).argmax(axis=0), columns])
+    return mean, np.ascontiguousarray(components * sign)
+
+
+def _scatter(
+    rows: NDArray[np.float32], mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Centered scatter (d, d)."""
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[start : start + _BLOCK_ROWS] - mean
+        total += block.T @ block
+    return total
+
+
+def _gram(rows: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centered inner products (n, n): the smaller problem where d > n."""
+    centered = rows - mean
+    gram: NDArray[np.float64] = centered @ centered.T
+    return gram
+
+
+def _lift(
+    rows: NDArray[np.float32], mean: NDArray[np.float64], vector: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Orthonormal directions (d, m) of the gram matrix's eigenvectors (n, m)."""
+    lifted = (rows - mean).T @ vector
+    orthonormal, _ = np.linalg.qr(lifted)
+    return np.asarray(orthonormal, dtype=np.float64)

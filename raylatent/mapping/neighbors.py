@@ -10,23 +10,28 @@ nearest in all features.
 Importing this module imports numba.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.projection import Projection, Sample, project
 from raylatent.mapping.sample_index import (
     LANE_SUMS,
     MOST_ROWS,
     SLACK,
+    Projection,
+    Sample,
     Screen,
     above,
     far_groups,
     flag,
     look_nearer,
+    project,
     rests_of,
+    screen_of,
     square_between,
 )
 
@@ -35,6 +40,8 @@ _LANE = 8  # values of which the least is taken
 TOGETHER_ROWS = 1_024  # that are looked for at once
 _TOGETHER = 256  # of one matrix product
 _TINY = 1e-30  # what underflow may cost, of lengths up to 1
+_MAX_THREADS = 8
+_SEARCHED_ROWS = 512  # of the sample, by a thread at a time
 _HUGE = 1e15  # a row so many times longer than the sample's is compared to all
 _FEWEST_ROWS = 16  # looked at together
 _MOST_FOUND = 1 << 24  # candidates of theirs: where all rows are equal, all are
@@ -256,13 +263,8 @@ def _who(
 ) -> int:
     """Write down the rows that a group is to be looked through for; how many they are.
 
-    Args:
-        group: The group.
-        at: The rows' nearest groups, and whether those have been looked through.
-        far: See `far_groups`.
-        search: What is known of the rows.
-        screen: Of the sample.
-        who: int64 (q,), is written over.
+    With the rows' nearest groups comes whether those have been looked through; see
+    `far_groups` for how far groups are. `who`, int64 (q,), is written over.
     """
     home, again = at
     area = screen.scale * screen.scale
@@ -498,3 +500,48 @@ def _equal(
         if lower and np.array_equal(rows[found[at]], row):
             lowest = found[at]
     return lowest
+
+
+@kernel
+def metric_distance(
+    square: NDArray[np.float64],
+    halved: bool,  # noqa: FBT001  (compiled functions take no keyword-only ones)
+) -> NDArray[np.float64]:
+    """The metric's distance of squared Euclidean distances."""
+    return square / 2.0 if halved else np.sqrt(square)
+
+
+def neighbor_graph(
+    projection: Projection, sample: Sample, k: int, *, halved: bool
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float64]]:
+    """Each sample row's k neighbors, itself first, and its nearest other in full.
+
+    Returns:
+        Indices int32 (n, k), the metric's distances float32 (n, k), and the distances
+        in all features to the closest other sample row, float64 (n,).
+    """
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
+
+    n = len(sample.rows)
+    index = np.zeros((n, k), dtype=np.int32)
+    distance = np.zeros((n, k), dtype=np.float32)
+    whole = np.zeros(n)
+    index[:, 0] = np.arange(n)
+    if n == 1:
+        return index, distance, whole
+    screen = screen_of(sample, projection)
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + _SEARCHED_ROWS)
+        own = np.arange(n)[rows]
+        near, square, full, _ = nearest(
+            sample.rows[rows], own, projection, sample, screen, max(1, k - 1)
+        )
+        index[rows, 1:] = near[:, : k - 1]
+        distance[rows, 1:] = metric_distance(square[:, : k - 1], halved)
+        whole[rows] = metric_distance(full, halved)
+
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, range(0, n, _SEARCHED_ROWS)))
+    return index, distance, whole

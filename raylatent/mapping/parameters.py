@@ -8,9 +8,11 @@ from typing import Any, Self
 
 from raylatent.config import PLACEMENTS
 from raylatent.errors import MapError
-from raylatent.mapping.reduce import ROW_METRICS
 
 _ALIASES = {"l2": "euclidean"}
+
+ROW_METRICS = frozenset({"euclidean", "cosine", "correlation"})
+"""Metrics that become a Euclidean distance once each row is normalized by itself."""
 
 METRICS = ROW_METRICS | {
     *("braycurtis", "canberra", "chebyshev", "dice", "hamming", "haversine"),
@@ -45,6 +47,8 @@ _WITHOUT_EFFECT = frozenset(
         *("n_jobs", "tqdm_kwds", "transform_queue_size", "verbose"),
     )
 )
+# What is refused but where its value says that it is off.
+_OFF = frozenset({"densmap", "output_dens", "unique"})
 _REFUSED = {
     "densmap": "a density-preserving map cannot place rows one by one",
     "disconnection_distance": "rows cut off would have no place",
@@ -132,7 +136,10 @@ class MapParameters:
         >>> MapParameters.of(n_neighbors=10, spread=2.0).other
         (('spread', 2.0),)
         """
-        values = {name: _plain(value) for name, value in keywords.items()}
+        values = {  # numpy's scalars as Python's own
+            name: value.item() if hasattr(value, "item") else value
+            for name, value in keywords.items()
+        }
         if "random_state" in values:
             seed = values.pop("random_state")
             if seed is not None:
@@ -152,7 +159,7 @@ class MapParameters:
         other = {
             name: value
             for name, value in values.items()
-            if not _is_default_of_refused(name, value) and name not in _WITHOUT_EFFECT
+            if name not in _WITHOUT_EFFECT and not (name in _OFF and value in (False,))
         }
         return cls(**own, other=tuple(sorted(other.items())))
 
@@ -224,16 +231,3 @@ def _check_other(name: str, value: Any) -> None:  # noqa: ANN401
         known = sorted({*_NUMBERS, "init", "metric_kwds", "min_dist", "n_neighbors"})
         message = f"{name!r} is no UMAP argument that maps take: {', '.join(known)}"
         raise MapError(message)
-
-
-def _is_default_of_refused(name: str, value: Any) -> bool:  # noqa: ANN401
-    """Whether a refused argument only repeats that the thing is off."""
-    off = {"densmap": False, "output_dens": False, "unique": False}
-    return name in off and value == off[name]
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """A numpy scalar as Python's own."""
-    return (
-        value.item() if hasattr(value, "item") and not hasattr(value, "len") else value
-    )

@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.kernel import kernel
-from raylatent.mapping.neighbors import nearest
-from raylatent.mapping.projection import Projection, Sample
-from raylatent.mapping.sample_index import Screen
+from raylatent.mapping.neighbors import metric_distance, nearest
+from raylatent.mapping.sample_index import Projection, Sample, Screen
 
 _LANES = 32  # rows that descend side by side
 
@@ -43,6 +42,10 @@ _BANDWIDTH_STEPS = 64
 _BANDWIDTH_TOLERANCE = 1e-5
 _BANDWIDTH_FLOOR = 1e-3  # share of the mean distance
 _LARGEST = float(np.finfo(np.float32).max)
+
+_CONSTANT = np.float32(1e-12)  # what centering leaves of a constant row is rounding
+_MAXIMUM_LANES = 32  # of which the largest is taken at once
+_NORMED_ROWS = 4  # whose sums run side by side: each waits for itself only
 
 
 class Layout(NamedTuple):
@@ -120,13 +123,13 @@ def descend(
 ) -> None:
     """Stochastic gradient descent of rows among the sample's places, each by itself.
 
-    A neighbor of weight w is visited every 1 / w epochs; one that would not be
-    visited is left out.
+    A neighbor of weight w is visited every 1 / w epochs; one that would not be visited
+    is left out.
 
     Args:
         start: float64 (q, 2), where the rows start; then where they end.
         index: int64 (q, k), the neighbors.
-        weights: float64 (q, k), theirs.
+        weights: float64 (q, k), of the neighbors.
         layout: Where the sample lies.
         drawn: Of `drawn_rows`.
     """
@@ -212,12 +215,8 @@ def _walk(
 ) -> None:
     """All steps of some rows: towards a neighbor, or away from one drawn at random.
 
-    Args:
-        x: float64 (lanes,), where each is.
-        y: The same.
-        other: int32 (steps, lanes), from or to which sample row.
-        rate: float64 (steps, lanes), how far, below 0 for away, 0 for no step.
-        layout: Where the sample lies.
+    The rows are at x and y, float64 (lanes,). Steps are (steps, lanes): int32, from or
+    to which sample row, and float64, how far, below 0 for away, 0 for no step.
     """
     lanes = x.shape[0]
     dx = np.empty(lanes)
@@ -313,10 +312,8 @@ def weights_of(
 ) -> NDArray[np.float64]:
     """Membership weights of one row's neighbors, as umap-learn's transform has them.
 
-    Args:
-        distance: float64 (k,), ascending.
-        local_connectivity: That of the fit, less 1, at least 0.
-        mean_distance: Floors the bandwidth of a row with `rho` 0.
+    Distances, float64 (k,), ascend; the connectivity is that of the fit, less 1, at
+    least 0; the mean distance floors the bandwidth of a row with `rho` 0.
     """
     k = distance.shape[0]
     positive = distance[distance > 0.0]
@@ -389,15 +386,6 @@ def start_of(
 
 
 @kernel
-def metric_distance(
-    square: NDArray[np.float64],
-    halved: bool,  # noqa: FBT001  (compiled functions take no keyword-only ones)
-) -> NDArray[np.float64]:
-    """The metric's distance of squared Euclidean distances (k,)."""
-    return square / 2.0 if halved else np.sqrt(square)
-
-
-@kernel
 def place_rows(
     rows: NDArray[np.float32],
     projection: Projection,
@@ -434,3 +422,76 @@ def place_rows(
             start[row] = layout.xy[equal[row]]
     distance = metric_distance(whole, layout.halved)
     return start.astype(np.float32), np.minimum(distance, _LARGEST).astype(np.float32)
+
+
+@kernel
+def unit_rows(
+    rows: NDArray[np.float32],
+    centered: bool,  # noqa: FBT001  (compiled functions take no keyword-only ones)
+) -> NDArray[np.float32]:
+    """Scale rows (n, d) to length 1, or leave them zero; float32 (n, d).
+
+    Sums are in float64, over the features in order. Values are divided by the largest
+    first, so that no square overflows or vanishes.
+    """
+    count, width = rows.shape
+    result = np.empty_like(rows)
+    block = np.zeros((_NORMED_ROWS, width))
+    for first in range(0, count, _NORMED_ROWS):
+        some = min(_NORMED_ROWS, count - first)
+        block[:some] = rows[first : first + some]
+        if centered:
+            _center(block, rows[first : first + some])
+        for i in range(some):
+            largest = _largest(block[i])
+            block[i] /= largest if largest > 0.0 else 1.0
+        squares = _squares(block)
+        for i in range(some):
+            length = np.sqrt(squares[i])
+            row = block[i] / (length if length > 0.0 else 1.0)
+            for j in range(width):
+                result[first + i, j] = np.float32(row[j])
+    return result
+
+
+@kernel
+def _center(block: NDArray[np.float64], rows: NDArray[np.float32]) -> None:
+    """Take each row's mean away; a constant row becomes zero."""
+    s0 = s1 = s2 = s3 = 0.0
+    width = block.shape[1]
+    for j in range(width):
+        s0 += block[0, j]
+        s1 += block[1, j]
+        s2 += block[2, j]
+        s3 += block[3, j]
+    sums = (s0, s1, s2, s3)
+    for i in range(rows.shape[0]):
+        block[i] -= sums[i] / width
+        if _largest(block[i]) <= _CONSTANT * np.float32(_largest(rows[i])):
+            block[i] = 0.0
+
+
+@kernel
+def _squares(block: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Sums of squares."""
+    s0 = s1 = s2 = s3 = 0.0
+    for j in range(block.shape[1]):
+        s0 += block[0, j] * block[0, j]
+        s1 += block[1, j] * block[1, j]
+        s2 += block[2, j] * block[2, j]
+        s3 += block[3, j] * block[3, j]
+    return s0, s1, s2, s3
+
+
+@kernel
+def _largest(values: NDArray[np.floating]) -> float:
+    """The largest magnitude, in lanes: a maximum does not depend on the order."""
+    lanes = np.zeros(_MAXIMUM_LANES)
+    even = values.shape[0] // _MAXIMUM_LANES * _MAXIMUM_LANES
+    for start in range(0, even, _MAXIMUM_LANES):
+        for j in range(_MAXIMUM_LANES):
+            value = abs(np.float64(values[start + j]))
+            lanes[j] = value if value > lanes[j] else lanes[j]
+    for j in range(even, values.shape[0]):
+        lanes[0] = max(lanes[0], abs(np.float64(values[j])))
+    return float(lanes.max())

@@ -15,16 +15,15 @@ from raylatent.errors import MapError
 from raylatent.mapping.density import (
     Counts,
     Density,
-    Extent,
+    Labels,
     Means,
-    binned,
-    most_frequent,
+    density,
+    means,
     show_counts,
     show_majority,
     show_means,
 )
-from raylatent.mapping.fonts import make_legible
-from raylatent.mapping.legend import (
+from raylatent.mapping.labels import (
     CMAP,
     NO_LABEL,
     NO_LABEL_COLOR,
@@ -34,6 +33,7 @@ from raylatent.mapping.legend import (
     colors_by_name,
     entries_of,
     in_order,
+    make_legible,
     numbers_of,
     place_legend,
     scale_of,
@@ -55,9 +55,6 @@ _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
 
 def is_picture(uri: str) -> bool:
     """Whether a name is that of a picture, not of a folder.
-
-    Args:
-        uri: The name.
 
     Raises:
         MapError: It is that of a picture of another kind.
@@ -82,11 +79,7 @@ def save_figure(
 ) -> str:
     """Write a figure as PNG, PDF or SVG, without touching pyplot; the file's digest.
 
-    Args:
-        path: A file or URI ending in one of `PICTURES`.
-        draw: Fills it.
-        dpi: Pixels per inch of pictures.
-        inches: Width and height.
+    The path is a file or URI ending in one of `PICTURES`; `draw` fills the figure.
     """
     uri = absolute(path)
     suffix = PurePosixPath(uri).suffix.lower()
@@ -220,17 +213,10 @@ def save_map(
     *,
     dpi: int = 300,
 ) -> str:
-    """Write the plot as PNG, PDF or SVG, without touching pyplot; the file's digest.
-
-    Args:
-        path: A file or URI ending in one of `PICTURES`.
-        xy: Points (n, 2).
-        labels: Of each point.
-        style: How to draw.
-        dpi: Pixels per inch of pictures.
+    """Write the plot of points (n, 2) as PNG, PDF or SVG; the file's digest.
 
     Raises:
-        MapError: Another ending.
+        MapError: The file or URI has another ending.
         StorageError: It could not be written.
     """
     return save_figure(
@@ -238,31 +224,31 @@ def save_map(
     )
 
 
-def save_density(
-    path: str, counted: Density, style: MapStyle, *, dpi: int = 300
+def save_cells(
+    path: str, cells: Density | Means, style: MapStyle, *, dpi: int = 300
 ) -> str:
-    """Write a plot of counts, as `save_map` does of more than `MAX_DOTS` points."""
+    """Write a plot of cells, as `save_map` does of more than `MAX_DOTS` points."""
 
     def draw(figure: "Figure") -> None:
         ax = figure.add_subplot()
-        if counted.by_label is None:
-            _show_counts(ax, counted.counts, counted.extent, style)
-        else:
-            _draw_majority(ax, counted, counted.by_label, style)
-        _frame(ax, counted.upper - counted.lower, style)
+        _draw_cells(ax, cells, style)
+        _frame(ax, cells.upper - cells.lower, style)
 
     return save_figure(path, draw, dpi)
 
 
-def save_means(path: str, means: Means, style: MapStyle, *, dpi: int = 300) -> str:
-    """Write a plot of mean numbers, as `save_map` does of more than `MAX_DOTS` points."""
-
-    def draw(figure: "Figure") -> None:
-        ax = figure.add_subplot()
-        _show_means(ax, means, style)
-        _frame(ax, means.upper - means.lower, style)
-
-    return save_figure(path, draw, dpi)
+def _draw_cells(ax: "Axes", cells: Density | Means, style: MapStyle) -> None:
+    cmap = style.cmap if isinstance(style.cmap, str) else CMAP
+    if isinstance(cells, Means):
+        drawn = show_means(ax, cells, cmap, NO_LABEL_COLOR)
+        if (cells.labeled < cells.counts).any():
+            _say_no_label(ax, style)
+        _color_bar(ax, drawn, style)
+    elif cells.by_label is None:
+        legend = style.legend or "tiles"
+        show_counts(ax, cells.counts, cells.extent, cmap=cmap, legend=legend)
+    else:
+        _draw_majority(ax, cells, cells.by_label, style)
 
 
 def _is_categorical(values: "pd.Series[Any]", style: MapStyle) -> bool:
@@ -276,12 +262,7 @@ def _draw_plain(ax: "Axes", xy: NDArray[np.floating], style: MapStyle) -> None:
         color = {} if {"c", "color"} & set(style.scatter) else {"color": OKABE_ITO[0]}
         _scatter(ax, xy, style, color)
         return
-    _show_counts(ax, *binned(xy), style)
-
-
-def _show_counts(ax: "Axes", counts: Counts, extent: Extent, style: MapStyle) -> None:
-    cmap = style.cmap if isinstance(style.cmap, str) else "viridis"
-    show_counts(ax, counts, extent, cmap=cmap, legend=style.legend or "tiles")
+    _draw_cells(ax, density(lambda: [(xy, None)]), style)
 
 
 def _draw_values(
@@ -289,13 +270,7 @@ def _draw_values(
 ) -> None:
     known = np.isfinite(values)
     if len(xy) > style.max_dots:
-        count, extent = binned(xy)
-        labeled, _ = binned(xy[known], None, extent)
-        total, _ = binned(xy[known], values[known], extent)
-        lower, upper = xy.min(axis=0), xy.max(axis=0)
-        ends = (float(values[known].min()), float(values[known].max()))
-        means = Means(extent, count, labeled, total, lower, upper, ends)
-        _show_means(ax, means, style)
+        _draw_cells(ax, means(lambda: [(xy, values)]), style)
         return
     cmap = style.cmap if isinstance(style.cmap, str) else CMAP
     if not known.all():
@@ -318,42 +293,20 @@ def _color_bar(ax: "Axes", drawn: Any, style: MapStyle) -> None:  # noqa: ANN401
     make_legible(bar.ax)
 
 
-def _show_means(ax: "Axes", means: Means, style: MapStyle) -> None:
-    """Cells by the mean of their numbers; grey where no point has one."""
-    cmap = style.cmap if isinstance(style.cmap, str) else CMAP
-    drawn = show_means(ax, means, cmap, NO_LABEL_COLOR)
-    if (means.labeled < means.counts).any():
-        _say_no_label(ax, style)
-    _color_bar(ax, drawn, style)
-
-
 def _draw_categories(
     ax: "Axes", xy: NDArray[np.floating], values: "pd.Series[Any]", style: MapStyle
 ) -> None:
     found = pd.factorize(values, use_na_sentinel=True)[1]
     names = pd.Index(in_order(found), dtype=object)
     codes = names.get_indexer(values.astype(object).where(values.notna(), None))
-    n_of = np.bincount(codes[codes >= 0], minlength=len(names))
     if len(xy) > style.max_dots:
-        counts, extent = binned(xy)
-        kept = most_frequent(dict(zip(names, n_of.tolist(), strict=True)))
-        shares = {
-            name: binned(xy[codes == names.get_loc(name)], None, extent)[0]
-            for name in kept
-        }
-        other = (codes >= 0) & ~np.isin(codes, names.get_indexer(kept))
-        counted = Density(
-            extent=extent,
-            counts=counts,
-            by_label=shares,
-            others=binned(xy[other], None, extent)[0] if other.any() else None,
-            n_others=len(names) - len(kept),
-            names=list(names),
-        )
-        _draw_majority(ax, counted, shares, style)
+        last = np.where(codes < 0, len(names), codes)
+        labels = Labels(codes=last, names=[*names, None])
+        _draw_cells(ax, density(lambda: [(xy, labels)], in_order), style)
         return
     colors, table = _label_colors(list(names), style, list(names))
     _scatter(ax, xy, style, {"c": table[codes]})
+    n_of = np.bincount(codes[codes >= 0], minlength=len(names))
     points = dict(zip(names, n_of.tolist(), strict=True))
     entries = entries_of(points, dict(zip(names, colors, strict=True)))
     if (codes < 0).any():
@@ -371,7 +324,7 @@ def _draw_majority(
     if counted.others is not None:
         ranked.append((len(names), counted.others))
     lacking = counted.counts - sum(share for _, share in ranked)
-    show_majority(ax, counted.counts, counted.extent, [(-1, lacking), *ranked], table)
+    show_majority(ax, counted, [(-1, lacking), *ranked], table)
     points = {name: int(share.sum()) for name, share in shares.items()}
     by_name = dict(zip(names, colors, strict=True))
     entries = entries_of(points, by_name, n_others=counted.n_others)
@@ -403,12 +356,9 @@ def _scatter(
 def _label_colors(
     names: Sequence[Any], style: MapStyle, among: Sequence[Any]
 ) -> tuple[list[Any], NDArray[np.floating]]:
-    """A color for each label, and all as RGBA; last other labels, and none.
+    """A color for each label, by all labels of the map, and all as RGBA.
 
-    Args:
-        names: The labels.
-        style: Of the map.
-        among: All labels of the map.
+    The last two are those of other labels, and of none.
     """
     by_name = colors_by_name(among)
     colors: list[Any] = [by_name[str(name)] for name in names]

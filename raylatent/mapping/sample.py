@@ -66,13 +66,7 @@ class SampleSketch:
 
 
 def sketch(slide: str, tile_index: ArrayLike, *, seed: int, limit: int) -> SampleSketch:
-    """The sketch of some tiles of one slide.
-
-    Args:
-        slide: The slide's name.
-        tile_index: Tile indices (n,), in any order.
-        seed: Of the keys.
-        limit: Largest sample that will be taken.
+    """The sketch of some tiles of one slide, of indices (n,) in any order.
 
     >>> len(sketch("a", range(100), seed=0, limit=10))
     10
@@ -126,14 +120,10 @@ def merge(*sketches: SampleSketch) -> SampleSketch:
 
 
 def finish(whole: SampleSketch, n: int | None = None) -> pa.Table:
-    """The sample, `SAMPLE`: min(n, rows) rows, ascending by key.
-
-    Args:
-        whole: The sketch of all tiles.
-        n: Size, at most the sketch's limit (the default).
+    """The sample, `SAMPLE`: min(n, rows) rows, ascending by key, of the sketch of all tiles.
 
     Raises:
-        MapError: `n` is not in 1..limit.
+        MapError: `n` is not in 1..limit, which is the default.
 
     >>> finish(sketch("a", range(100), seed=0, limit=10), 3).num_rows
     3

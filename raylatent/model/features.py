@@ -14,14 +14,26 @@ from torch import Tensor
 from raylatent.config import MIN_BATCH, POOLINGS
 from raylatent.config.options import at_least, one_of
 from raylatent.errors import ConfigError, ModelError
+from raylatent.model.forward_pass import (
+    Output,
+    layer_shapes,
+    row_shape,
+)
 from raylatent.model.identity import Copy, Identification, Identity
-from raylatent.model.layers import LayerCapture, by_own_names, layer_names
+from raylatent.model.layers import (
+    CompiledCapture,
+    LayerCapture,
+    by_own_names,
+    layer_names,
+)
 from raylatent.model.load import complete_spec, load_model
-from raylatent.model.one_tile import PREDICTIONS, refuse_other_rows, two_batches
-from raylatent.model.outputs import Output, row_shape
 from raylatent.model.postconv import POSTCONV, find_targets
-from raylatent.model.running import default_device, keep_float32, layer_shapes
-from raylatent.model.sample_outputs import summary
+from raylatent.model.sample_tiles import (
+    PREDICTIONS,
+    refuse_other_rows,
+    summary,
+    two_batches,
+)
 from raylatent.model.slide_grid import GridOptions, feature_grid
 from raylatent.model.spec import ModelSpec, model_spec, with_overrides
 from raylatent.source.wsi import WSI
@@ -39,11 +51,7 @@ Activations = NDArray[np.float32]
 
 
 def as_batch(batch: Any) -> Tensor:  # noqa: ANN401  (whatever numpy or torch takes)
-    """A batch checked: uint8 (n, h, w, 3), or floats (n, 3, h, w).
-
-    Args:
-        batch: uint8 (n, h, w, 3) or (n, 3, h, w), or floats (n, 3, h, w); an array, a
-            tensor, or what makes an array.
+    """A batch checked: uint8 (n, h, w, 3), or standardized floats (n, 3, h, w).
 
     Raises:
         ModelError: It has another shape or type.
@@ -68,15 +76,6 @@ def as_batch(batch: Any) -> Tensor:  # noqa: ANN401  (whatever numpy or torch ta
     return tensor
 
 
-def as_input(batch: Tensor, mean: Triple, std: Triple, device: torch.device) -> Tensor:
-    """A checked batch as the model takes it: (n, 3, h, w) float32 on the device."""
-    if batch.dtype == torch.uint8:
-        return standardize(batch.to(device), mean, std)
-    # In memory as `standardize` has them: one layout, so the same bits.
-    floats = batch.to(device, torch.float32)
-    return floats.contiguous(memory_format=torch.channels_last)
-
-
 def _from_array(batch: object) -> Tensor:
     try:
         array = np.asarray(batch)
@@ -95,11 +94,8 @@ class MicroBatch:
     Pieces have one size, the last one padded. On a GPU that changes rows within the
     tolerance for GPUs; CPUs never raise what is answered here.
 
-    Args:
-        size: Tiles that are asked for in one pass.
-
     Attributes:
-        size: Tiles in one pass now.
+        size: Tiles in one pass now, at first those that are asked for.
 
     >>> def run(batch):
     ...     if len(batch) > 2:
@@ -116,11 +112,7 @@ class MicroBatch:
         self.size = size
 
     def __call__(self, run: Callable[[Tensor], Found], batch: Tensor) -> Found:
-        """What `run` gives of a batch.
-
-        Args:
-            run: One pass: (n, ...) to tensors of n rows by layer, and the output.
-            batch: (n, ...).
+        """What `run`, one pass, gives of a batch (n, ...): n rows by layer, and output.
 
         Raises:
             ModelError: There is no room for a single tile.
@@ -150,10 +142,7 @@ class MicroBatch:
         for first in range(0, len(batch), self.size):
             piece = batch[first : first + self.size]
             n = len(piece)
-            if n < self.size:
-                piece = torch.cat(
-                    [piece, piece.new_zeros(self.size - n, *piece.shape[1:])]
-                )
+            piece = _filled_up(piece, self.size)
             found, output = run(piece)
             # Off the device: where one pass had no room, all rows may have none.
             for name, value in found.items():
@@ -162,6 +151,14 @@ class MicroBatch:
                 outputs.append(output[:n].cpu())
         joined = {name: torch.cat(values) for name, values in layers.items()}
         return joined, torch.cat(outputs) if outputs else None
+
+
+def _filled_up(batch: Tensor, size: int) -> Tensor:
+    """A batch (n, ...) with zeros up to a size: bits depend on how many tiles pass."""
+    if len(batch) >= size:
+        return batch
+    zeros = batch.new_zeros((size - len(batch), *batch.shape[1:]))
+    return torch.cat([batch, zeros])
 
 
 class Features:
@@ -179,7 +176,7 @@ class Features:
         layer: The same as `layers`.
         tile_px: Side of the tiles, where the model does not say.
         mean: Of each channel, pixels scaled to 0..1; Slideflow's 0.5 where not known.
-        std: Likewise.
+        std: Of each channel, in the same scale.
         classes: Names or number of the classes, where the model does not say.
         batch_size: Tiles in one pass, at least 16; the last pass is padded.
         device: Default: where a module from Python is, else a GPU if there is one.
@@ -245,19 +242,17 @@ class Features:
         self.mixed_precision = mixed_precision
         if self.device.type == "cuda" and not mixed_precision:
             keep_float32()
-        own: dict[str, Any] = {"mean": mean, "std": std, "classes": classes}
+        own = {"mean": mean, "std": std, "classes": classes}
         spec = with_overrides(given, tile_px=tile_px, output=output, **own)
-        self._identification = Identification()
-        self.model = self._identification.made(spec, self.device)
+        self._identification = Identification(spec, self.device)
+        self.model = self._identification.model
         self.spec: ModelSpec = complete_spec(spec, self.model)
         self.standardized = Standardizer(self.spec.mean, self.spec.std)
         self.tile_px = self.spec.tile_px or _DEFAULT_TILE_PX
         self.softmax = (
             self.spec.classes is not None if apply_softmax is None else apply_softmax
         )
-        self._identification.tried(
-            partial(self._probe, check_rows=check_rows), self.model, self.spec
-        )
+        self._identification.tried(partial(self._probe, check_rows=check_rows))
 
     def _probe(self, *, check_rows: bool) -> None:
         """Find the layers and their shapes by running two tiles."""
@@ -293,7 +288,7 @@ class Features:
         if chosen.several:
             self.notes.append(f"the model's output is {chosen.several}")
         if check_rows:
-            self._identification.between_passes(self.model, self.spec)
+            self._identification.between_passes()
             self._check_rows(sample, (found, output), self._standard(other))
             for note in self.notes:
                 logger.info("%s: %s", self.spec.name, note)
@@ -355,11 +350,11 @@ class Features:
 
     def identity(self) -> Identity:
         """What tells this model from another: tensors, attributes, code and files."""
-        return self._identification.identity(self.model, self.spec)
+        return self._identification.identity()
 
     def copy(self) -> Copy:
         """What another process compares with its own copy of the model."""
-        return self._identification.copy(self.model, self.spec)
+        return self._identification.copy()
 
     def __call__(self, batch: Any, **options: Unpack[GridOptions]) -> Any:  # noqa: ANN401  (as `batch` is)
         """Activations of a batch or a slide, and predictions with `include_preds`.
@@ -384,46 +379,37 @@ class Features:
         if options:
             message = f"{', '.join(options)}: for a WSI only, this is a batch of tiles"
             raise ConfigError(message)
-        as_tensor = isinstance(batch, Tensor)
         tiles = as_batch(batch)
-        found, predictions = [], []
+        rows, scores = [], []
         for first in range(0, len(tiles), self.batch_size):
-            values, output = self._padded(tiles[first : first + self.batch_size])
-            found.append(self._joined(values))
-            if output is not None:
-                predictions.append(output)
-        activations = torch.cat(found) if found else self._nothing()
-        if not self.include_preds:
-            return activations if as_tensor else activations.cpu().numpy()
-        empty = torch.empty((0, self.num_classes or 0), device=self.device)
-        preds = torch.cat(predictions) if predictions else empty
-        if as_tensor:
-            return activations, preds
-        return activations.cpu().numpy(), preds.cpu().numpy()
+            found, output = self._padded(tiles[first : first + self.batch_size])
+            values = list(found.values())
+            if len(values) > 1:
+                values = [torch.cat([value.flatten(1) for value in values], 1)]
+            rows += values
+            scores += [] if output is None else [output]
+        if not rows:
+            shapes = list(self.shapes.values())
+            shape = shapes[0] if len(shapes) == 1 else (self.num_features,)
+            rows = [torch.empty((0, *shape), device=self.device)]
+        scores = scores or [torch.empty((0, self.num_classes or 0), device=self.device)]
+        given: list[Any] = [torch.cat(rows), torch.cat(scores)]
+        if not isinstance(batch, Tensor):
+            given = [tensor.cpu().numpy() for tensor in given]
+        return tuple(given) if self.include_preds else given[0]
 
     def compile(self) -> None:
         """Compile passes from here on, each for its shape; the model keeps hooks."""
-        from raylatent.model.compiled import CompiledCapture  # noqa: PLC0415  (slow)
-
-        plain = self._capture
-        self._capture = CompiledCapture(
-            plain.model,
-            plain.targets,
-            plain.pooling,
-            output=plain.output,
-            layouts=plain.layouts,
-        )
+        self._capture = CompiledCapture(self._capture)
         if self.device.type == "cuda":  # three passes over the pixels in one
             self.standardized.compile()
 
     def forward(
         self, tiles: NDArray[np.uint8], *, with_preds: bool
     ) -> tuple[dict[str, Activations], Activations | None]:
-        """Activations by layer, flattened, of one full micro-batch.
+        """Activations by layer, flattened, and predictions, of one full micro-batch.
 
-        Args:
-            tiles: (batch_size, tile_px, tile_px, 3) uint8.
-            with_preds: Also predictions.
+        Tiles are (batch_size, tile_px, tile_px, 3) uint8.
         """
         pixels = torch.from_numpy(tiles).to(self.device)
         found, output = self.run(self.standardized(pixels), with_preds=with_preds)
@@ -435,9 +421,8 @@ class Features:
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """One pass over a full, standardized micro-batch (batch_size, 3, h, w).
 
-        Returns:
-            Activations by layer, (batch_size, ...) float32, and predictions if asked
-            for; on a GPU they may still be under way.
+        Activations by layer are (batch_size, ...) float32, and predictions come if
+        asked for; on a GPU they may still be under way.
         """
         found, output = self._run(batch, with_output=with_preds)
         if output is None or not with_preds:
@@ -447,10 +432,13 @@ class Features:
     def _padded(self, tiles: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """One pass over at most `batch_size` tiles, padded as those that are stored."""
         n = len(tiles)
-        if n < self.batch_size:
-            shape = (self.batch_size - n, *tiles.shape[1:])
-            tiles = torch.cat([tiles, tiles.new_zeros(shape)])
-        batch = as_input(tiles, self.spec.mean, self.spec.std, self.device)
+        batch = _filled_up(tiles, self.batch_size).to(self.device)
+        if batch.dtype == torch.uint8:
+            batch = standardize(batch, self.spec.mean, self.spec.std)
+        else:  # in memory as `standardize` has them: one layout, so the same bits
+            batch = batch.to(torch.float32).contiguous(
+                memory_format=torch.channels_last
+            )
         found, output = self.run(batch, with_preds=self.include_preds)
         cut = {name: value[:n].to(self.device) for name, value in found.items()}
         return cut, None if output is None else output[:n].to(self.device)
@@ -470,26 +458,11 @@ class Features:
         # A softmax over one output would be 1 for every tile.
         return output.sigmoid() if output.shape[1] == 1 else output.softmax(1)
 
-    def _joined(self, found: dict[str, Tensor]) -> Tensor:
-        values = list(found.values())
-        if len(values) == 1:
-            return values[0]
-        return torch.cat([value.flatten(1) for value in values], 1)
-
-    def _nothing(self) -> Tensor:
-        shapes = list(self.shapes.values())
-        shape = shapes[0] if len(shapes) == 1 else (self.num_features,)
-        return torch.empty((0, *shape), device=self.device)
-
 
 def model_layers(
     path: object, *, allow_pickle: bool = False
 ) -> tuple[list[tuple[str, str, str]], str]:
     """Every module of a model that runs, and what its `postconv` is.
-
-    Args:
-        path: As of Features.
-        allow_pickle: As of Features.
 
     Returns:
         Name, class and output shape of each, in order of execution; and the shape of
@@ -510,3 +483,22 @@ def model_layers(
         spec = features.spec
     tiles, _ = two_batches(spec.tile_px or _DEFAULT_TILE_PX)
     return layer_shapes(model, Standardizer(spec.mean, spec.std)(tiles)), postconv
+
+
+def keep_float32() -> None:
+    """Let GPUs of this process multiply float32 in float32, not in TF32.
+
+    With TF32 in convolutions, reckoned on a CPU, rows of an EfficientNet-Lite0 have a
+    cosine of 0.99989 and more: less than what is promised.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def default_device(spec: ModelSpec) -> torch.device:
+    """Where the user's module is, else a GPU if there is one."""
+    if spec.module is not None:
+        tensor = next(iter(spec.module.state_dict().values()), None)
+        if tensor is not None:
+            return torch.device(tensor.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What named layers gave in one pass: hooks, pooling, and an early stop."""
+"""What named layers gave in one pass: hooks, pooling, an early stop, and all of it compiled."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from raylatent.errors import ConfigError, LayerError, ModelError
-from raylatent.model.outputs import Output, dotted, first_tensor, tensors_in
+from raylatent.model.forward_pass import (
+    Output,
+    StopForward,
+    call_model,
+    dotted,
+    first_tensor,
+    tensors_in,
+)
 from raylatent.model.pooling import Layout, find_layout, layout_by_growth, pool
 from raylatent.model.postconv import POSTCONV, Target
-from raylatent.model.running import StopForward, call_model
 from raylatent.schema import check_layer_names
+from raylatent.storage import reason
+
+_BACKEND = "inductor"
+# On CPUs its own loops sum in as many pieces as there are threads, which rows must not
+# depend on; convolutions and products go on using all threads.
+_OPTIONS: dict[str, Any] = {"cpp.threads": 1}
 
 
 def layer_names(
@@ -42,15 +54,12 @@ def layer_names(
     return names
 
 
-class Taken:
+class LayerRows:
     """What the layers gave in one pass so far.
 
-    A module may run several times in a pass. The last time counts, or the mean of those
-    that the target names; where each time it gets a piece of the batch, the pieces are
-    joined.
-
-    Args:
-        n: Tiles in the pass.
+    A module may run several times in a pass of n tiles. The last time counts, or the
+    mean of those that the target names; where each time it gets a piece of the batch,
+    the pieces are joined.
     """
 
     def __init__(self, n: int) -> None:
@@ -108,11 +117,6 @@ class LayerCapture:
         layouts: Of the layers that are pooled, by layer; see `find_layouts`.
 
     Attributes:
-        model: The model.
-        targets: Likewise.
-        pooling: Likewise.
-        output: Likewise.
-        layouts: Likewise.
         own: Those targets that are the model's own output.
         inner: The others.
         notes: What a user should know of what the layers gave in the first pass.
@@ -154,7 +158,7 @@ class LayerCapture:
             ModelError: The model fails.
         """
         n = len(batch)
-        taken = Taken(n)
+        taken = LayerRows(n)
 
         def take(target: Target, value: object) -> None:
             taken.add(target, self.reduce(target, value, n))
@@ -204,13 +208,16 @@ class LayerCapture:
     def hooked(self, take: Callable[[Target, object], None]) -> Iterator[None]:
         """While this lasts, call `take` with what the layers give."""
         alone = [target.module for target in self.targets if target.alone]
-        with separated(self.model, alone):
-            handles = [self.hook(target, take) for target in self.inner]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+        before = separate(self.model, alone)
+        handles: list[Any] = []
+        try:
+            handles += [self.hook(target, take) for target in self.inner]
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parent, key, module in reversed(before):
+                parent._modules[key] = module
 
     def hook(
         self, target: Target, take: Callable[[Target, object], None]
@@ -250,10 +257,10 @@ class LayerCapture:
             LayerError: It is no rows.
         """
         tensor = self.tensor(target, value, n)
-        if tensor.ndim == 1 or (
-            target.layer == POSTCONV and set(tensor.shape[2:]) <= {1}
-        ):
-            tensor = tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
+        if tensor.ndim == 1:
+            tensor = tensor[:, None]
+        elif target.layer == POSTCONV and set(tensor.shape[2:]) <= {1}:
+            tensor = tensor.flatten(1)
         self.bits = min(self.bits, tensor.dtype.itemsize * 8)
         pooling = self.pooling or target.pooling
         layout = self.layouts.get(target.layer, target.layout)
@@ -262,10 +269,7 @@ class LayerCapture:
         return pooled.detach().to(torch.float32, copy=True)
 
     def find_layouts(self, sample: Tensor) -> None:
-        """Find what is pooled of each layer, where anything is.
-
-        Args:
-            sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+        """Find what is pooled of each layer, by a standardized batch (n, 3, h, w).
 
         Raises:
             LayerError: It cannot be told of a layer.
@@ -308,28 +312,12 @@ class LayerCapture:
         return shapes
 
 
-@contextmanager
-def separated(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """While this lasts, see `separate`; afterwards the model is as it was."""
-    before = separate(model, names)
-    try:
-        yield
-    finally:
-        for parent, key, module in reversed(before):
-            parent._modules[key] = module
-
-
 def separate(
     model: nn.Module, names: Sequence[str]
 ) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Make each name a module of its own, with the weights that it had.
+    """Make names, of modules that have others as well, modules of their own.
 
-    Args:
-        model: The model.
-        names: Of modules that have other names as well.
-
-    Returns:
-        What was where: parent, key and module.
+    They keep the weights that they had. Returns what was where: parent, key and module.
     """
     before: list[tuple[nn.Module, str, nn.Module]] = []
     for name in names:
@@ -356,10 +344,7 @@ def by_own_names(
 ) -> list[Target]:
     """The targets, those of modules with several names by their own name where it runs.
 
-    Args:
-        model: The model.
-        targets: Found by name.
-        sample: A standardized batch, shape (n, 3, tile_px, tile_px).
+    The sample is a standardized batch (n, 3, h, w).
     """
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -398,3 +383,74 @@ def _refuse_shape(layer: str, shape: tuple[int, ...] | None, n: int) -> NoReturn
     what = "no tensor" if shape is None else f"shape {shape}"
     message = f"layer {layer!r} gives {what} for {n} tiles, not one row a tile"
     raise LayerError(message)
+
+
+class CompiledCapture(LayerCapture):
+    """As another LayerCapture, compiled at the first pass for that batch's shape.
+
+    The model keeps hooks, since what is compiled is the model with them. What no layer
+    depends on is not computed unless the output is asked for.
+    """
+
+    def __init__(self, plain: LayerCapture) -> None:
+        """See the class."""
+        super().__init__(
+            plain.model,
+            plain.targets,
+            plain.pooling,
+            output=plain.output,
+            layouts=plain.layouts,
+        )
+        self._taken = LayerRows(0)
+        self._rows = 0
+        options = _OPTIONS if _BACKEND == "inductor" else None
+        self._compiled = torch.compile(
+            self._pass, dynamic=False, backend=_BACKEND, options=options
+        )
+        separate(self.model, [target.module for target in self.targets if target.alone])
+        for target in self.inner:
+            self.hook(target, self._take)
+
+    def __call__(
+        self, batch: Tensor, *, with_output: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """See LayerCapture.
+
+        Raises:
+            ModelError: The model fails, or cannot be compiled.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415  (slow)
+
+        self._rows = len(batch)
+
+        def run(batch: Tensor) -> tuple[list[Tensor], Tensor | None]:
+            found: tuple[list[Tensor], Tensor | None]
+            try:
+                found = self._compiled(batch, with_output=with_output)
+            except BackendCompilerFailed as error:
+                cause = error.inner_exception
+                message = (
+                    f"the model cannot be compiled ({type(cause).__name__}: "
+                    f"{reason(cause)}): leave --compile out, or install what "
+                    "torch.compile needs: a C++ compiler, for GPUs triton"
+                )
+                raise ModelError(message) from error
+            return found
+
+        values, output = call_model(self.model, run, batch)
+        self._taken = LayerRows(0)
+        names = [target.layer for target in self.targets]
+        return dict(zip(names, values, strict=True)), output
+
+    def _pass(
+        self, batch: Tensor, *, with_output: bool
+    ) -> tuple[list[Tensor], Tensor | None]:
+        self._taken = LayerRows(self._rows)
+        value = self.model(batch)
+        for target in self.own:
+            self._take(target, value)
+        values = [self._taken.rows(target) for target in self.targets]
+        return values, self.output.of(value, self._rows) if with_output else None
+
+    def _take(self, target: Target, value: object) -> None:
+        self._taken.add(target, self.reduce(target, value, self._rows))

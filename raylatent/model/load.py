@@ -5,13 +5,15 @@ weights all are put into the model, or none.
 """
 
 import copy
+import functools
 import hashlib
 import importlib
+import importlib.util
 import linecache
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -21,17 +23,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from raylatent.errors import ModelError
-from raylatent.model.fitting import Fit, find_weights, listed
-from raylatent.model.plain_modules import check_kind, check_values, held_apart
-from raylatent.model.running import raised_at
-from raylatent.model.spec import MODEL_JSON, ModelSpec
-from raylatent.model.torchvision_operators import (
-    declare_missing_operators,
-    missing_operator,
+from raylatent.model.forward_pass import missing_operator, raised_at
+from raylatent.model.spec import (
+    MODEL_JSON,
+    ModelSpec,
+    check_kind,
+    failing_attribute,
 )
 from raylatent.model.weight_files import UNREADABLE, read_checkpoint
+from raylatent.model.weight_matching import Fit, find_weights, listed
 from raylatent.storage import Store, is_uri, reason
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,15 @@ logger = logging.getLogger(__name__)
 # A model folder that has a file of such a name does not get in their place.
 _NEVER_REPLACED = sys.stdlib_module_names | {"numpy", "ray", "raylatent", "torch"}
 _SHOWN = 5
+
+# What torchvision registers shapes and gradients for when it is imported.
+_OPERATORS = (
+    *("nms", "qnms", "deform_conv2d", "_deform_conv2d_backward"),
+    *("roi_align", "qroi_align", "_roi_align_backward"),
+    *("roi_pool", "_roi_pool_backward"),
+    *("ps_roi_align", "_ps_roi_align_backward"),
+    *("ps_roi_pool", "_ps_roi_pool_backward"),
+)
 
 
 def call_factory(spec: ModelSpec) -> nn.Module:
@@ -61,7 +73,10 @@ def call_factory(spec: ModelSpec) -> nn.Module:
                 found: Any = importlib.import_module(path)
                 for name in attribute.split("."):
                     found = getattr(found, name)
-                model: nn.Module = _callable(found)(**dict(spec.kwargs))
+                if not callable(found):
+                    message = f"{found!r} cannot be called"
+                    raise TypeError(message)  # noqa: TRY301
+                model: nn.Module = found(**dict(spec.kwargs))
     except (Exception, SystemExit) as error:  # a factory may raise anything
         where = f" of {spec.folder}" if spec.folder else ""
         why = missing_operator(error) or f"{type(error).__name__}: {error}"
@@ -81,13 +96,6 @@ def _advice(error: BaseException) -> str:
         near = get_close_matches(str(error.name), vars(error.obj), 1)
         return f", is {near[0]!r} meant?" if near else ""
     return ""
-
-
-def _callable(found: object) -> Callable[..., nn.Module]:
-    if not callable(found):
-        message = f"{found!r} cannot be called"
-        raise TypeError(message)
-    return found
 
 
 def source_files(folder: str) -> list[str]:
@@ -158,15 +166,10 @@ def _modules(tops: set[str]) -> dict[str, ModuleType]:
 
 
 def load_weights(model: nn.Module, uri: str, key: str | None = None) -> None:
-    """Put weights into a model that has just their names and shapes.
+    """Put weights of a file or URI into a model that has just their names and shapes.
 
     What a training program wrote around them is taken off, see `find_weights`, and said
-    in one line.
-
-    Args:
-        model: It gets the weights.
-        uri: Path or URI of the file.
-        key: Where in the file, where more than one place fits.
+    in one line. The key says where in the file, where more than one place fits.
 
     Raises:
         ModelError: They cannot be read, or do not fit: the message has what is missing,
@@ -179,19 +182,14 @@ def load_weights(model: nn.Module, uri: str, key: str | None = None) -> None:
         message = f"weights {uri} {found}"
         raise ModelError(message)
     if found.taken:
-        logger.info("weights %s: %s%s", uri, found.taken, _unused(found))
+        beside = f"; not used: {listed(found.unused, _SHOWN)}" if found.unused else ""
+        logger.info("weights %s: %s%s", uri, found.taken, beside)
     on_meta = any(isinstance(value, Tensor) and value.is_meta for value in own.values())
     try:
         model.load_state_dict(found.state, strict=False, assign=on_meta)
     except RuntimeError as error:  # of a module's own way to load
         message = f"weights {uri} do not fit the model: {' '.join(str(error).split())}"
         raise ModelError(message) from error
-
-
-def _unused(found: Fit) -> str:
-    if not found.unused:
-        return ""
-    return f"; not used: {listed(found.unused, _SHOWN)}"
 
 
 def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
@@ -204,8 +202,7 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
         ModelError: It cannot be loaded, or the weights do not fit.
     """
     if spec.module is not None:
-        check_values(spec.module, spec.name)
-        refuse_nan(spec.module, spec.name)
+        _check_values(spec.module, spec.name, spec.name)
         return _fitting(spec.module, device)
     if spec.hub is not None:
         made: object = _load_hub(spec)
@@ -216,30 +213,44 @@ def load_model(spec: ModelSpec, device: torch.device) -> nn.Module:
     model = check_kind(made, spec.pickle or spec.name)
     if spec.weights is not None:
         load_weights(model, spec.weights, spec.weights_key)
-    check_values(model, spec.name)
-    refuse_nan(model, spec.weights or spec.name)
+    _check_values(model, spec.name, spec.weights or spec.name)
     return model.to(device).float().eval()
 
 
-def refuse_nan(model: nn.Module, where: str) -> None:
-    """Refuse weights that are not a number: no tile would have activations.
+def _check_values(model: nn.Module, name: str, weights: str) -> None:
+    """Refuse tensors without values, and values that are not a number.
 
     Infinities pass: masks are made of them.
 
     Raises:
         ModelError: The message names the first such tensor.
     """
+    for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        why = ""
+        if is_lazy(tensor):
+            why = (
+                "of a lazy layer, which has no weights yet: run the model once on a "
+                "batch where it is made, or give weights for it"
+            )
+        elif tensor.is_meta:
+            why = (
+                "on the meta device, where tensors have no values: make the model on "
+                "the CPU, or give weights that have this one"
+            )
+        if why:
+            message = f"{name}: {tensor_name} is {why}"
+            raise ModelError(message)
     bad = [
-        name
-        for name, tensor in model.state_dict().items()
-        if isinstance(tensor, torch.Tensor)
+        key
+        for key, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor)
         and tensor.is_floating_point()
         and bool(tensor.isnan().any())
     ]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         message = (
-            f"weights {where} have NaN in {bad[0]}{more}: the training diverged, or "
+            f"weights {weights} have NaN in {bad[0]}{more}: the training diverged, or "
             "the file is damaged"
         )
         raise ModelError(message)
@@ -260,7 +271,7 @@ def _fitting(module: nn.Module, device: torch.device) -> nn.Module:
     except Exception as error:  # what an attribute raises that cannot be copied
         message = (
             f"{type(module).__name__} cannot be copied to {device} in float32 "
-            f"({held_apart(module, _not_copied) or reason(error)}): give model.float()"
+            f"({failing_attribute(module, _not_copied) or reason(error)}): give model.float()"
             f'.to("{device}") yourself, or a model folder'
         )
         raise ModelError(message) from error
@@ -300,17 +311,15 @@ def complete_spec(spec: ModelSpec, model: nn.Module) -> ModelSpec:
     config: Any = getattr(model, "pretrained_cfg", None)
     if spec.hub is None or not isinstance(config, Mapping):
         return spec
-    values = {
-        "tile_px": (config.get("input_size") or (None,))[-1],
-        "mean": config.get("mean"),
-        "std": config.get("std"),
-    }
     known: dict[str, Any] = {
-        name: tuple(value) if name != "tile_px" else int(value)
-        for name, value in values.items()
-        if value is not None and name not in spec.given
+        name: tuple(config[name])
+        for name in ("mean", "std")
+        if config.get(name) is not None
     }
-    return replace(spec, **known)
+    if size := config.get("input_size"):
+        known["tile_px"] = int(size[-1])
+    own = {name: value for name, value in known.items() if name not in spec.given}
+    return replace(spec, **own)
 
 
 def _load_pickle(spec: ModelSpec) -> object:
@@ -318,12 +327,8 @@ def _load_pickle(spec: ModelSpec) -> object:
         message = f"{spec.pickle} is pickled: allow_pickle=True if you trust the file"
         raise ModelError(message)
     declare_missing_operators()
-    try:
-        return torch.load(
-            str(spec.pickle),
-            map_location="cpu",
-            weights_only=False,  # the user asked
-        )
+    try:  # weights_only=False: the user asked
+        return torch.load(str(spec.pickle), map_location="cpu", weights_only=False)
     except (Exception, SystemExit) as error:  # a pickle may raise anything
         message = (
             f"{spec.pickle} cannot be loaded: {type(error).__name__}: {reason(error)} "
@@ -345,3 +350,33 @@ def file_digest(spec: ModelSpec) -> str:
         for name in (MODEL_JSON, *source_files(spec.folder)):
             hasher.update(name.encode() + store.read(name))
     return hasher.hexdigest()
+
+
+@functools.cache
+def declare_missing_operators() -> torch.library.Library | None:
+    """Let torchvision be imported where its compiled operators cannot be loaded.
+
+    PyPI's torchvision is built for CUDA. Beside a CPU torch its library does not load,
+    and its import fails because its operators have no names, and with it the imports of
+    timm and of transformers' image models, though hardly a model calls an operator of
+    detection. Here the names are given, which the result keeps alive; a call of one
+    still fails.
+    """
+    spec = None
+    if "torchvision" not in sys.modules:
+        spec = importlib.util.find_spec("torchvision")
+    if spec is None:
+        return None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    try:
+        for path in (path for folder in folders for path in folder.glob("_C*.*")):
+            torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+            return None
+    except OSError:
+        pass  # it was built for another torch
+    library: Any = torch.library.Library  # which has no types
+    names: torch.library.Library = library("torchvision", "FRAGMENT")
+    for name in _OPERATORS:
+        if not hasattr(torch.ops.torchvision, name):
+            names.define(f"{name}(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
+    return names

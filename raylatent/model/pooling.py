@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from math import isqrt
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from raylatent.errors import LayerError
 
@@ -17,6 +15,12 @@ _OTHER_TOKENS = (
     *("register_tokens", "storage_tokens"),
 )
 _MOST_PREFIX_TOKENS = 32
+_CHANNELS_FIRST = (
+    *(nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm),
+    nn.modules.instancenorm._InstanceNorm,
+    *(nn.modules.pooling._AvgPoolNd, nn.modules.pooling._MaxPoolNd),
+    *(nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +41,7 @@ class Layout:
 
 
 def pool(output: Tensor, pooling: str | None, layout: Layout, *, layer: str) -> Tensor:
-    """Each tile's activations pooled.
-
-    Args:
-        output: (n, ...).
-        pooling: None, `avg`, `max` or `cls` (the class token).
-        layout: Of the output.
-        layer: For the error.
+    """Each tile's activations (n, ...) pooled by `avg`, `max` or `cls`, the class token.
 
     Raises:
         LayerError: `cls` of what has no class token.
@@ -81,12 +79,8 @@ def find_layout(
 ) -> Layout | None:
     """What is pooled of a layer's output, None where only its change with the tile tells.
 
-    Args:
-        model: The model.
-        module: Name of the module that gives (or gets) it; empty for the model itself.
-        shape: Of one tile's output.
-        tile_px: Side of the tile.
-        layer: For the error.
+    The module gives (or gets) the output; empty stands for the model itself. The shape
+    is of one tile's part.
 
     Raises:
         LayerError: What its numbers are cannot be told from model and shape.
@@ -110,12 +104,7 @@ def find_layout(
 def layout_by_growth(
     shape: tuple[int, ...], larger: tuple[int, ...], *, layer: str
 ) -> Layout:
-    """The layout of maps whose sides are all equal, by those of a larger tile.
-
-    Args:
-        shape: Of one tile's output.
-        larger: Of a tile twice as large.
-        layer: For the error.
+    """The layout of maps whose sides are all equal, by those of a tile twice as large.
 
     Raises:
         LayerError: Not exactly h and w grew.
@@ -124,7 +113,7 @@ def layout_by_growth(
     if grown == [2, 3]:
         return Layout(axes=(2, 3))
     if grown == [1, 2]:
-        return Layout(axes=(1, 2), note=_last(layer, shape))
+        return _channels_last(layer, shape)
     raise _unclear(layer, shape)
 
 
@@ -136,32 +125,21 @@ def _unclear(layer: str, shape: tuple[int, ...]) -> LayerError:
     return LayerError(message)
 
 
-def _last(layer: str, shape: tuple[int, ...]) -> str:
-    return (
+def _channels_last(layer: str, shape: tuple[int, ...]) -> Layout:
+    note = (
         f"layer {layer!r} gives maps with the channels last {shape}: h and w are pooled"
     )
+    return Layout(axes=(1, 2), note=note)
 
 
 def _channel_axis(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     """Which axis of (n, ...) has the channels, by the module's class."""
-    last = len(shape)
     if isinstance(module, nn.Linear | nn.MultiheadAttention):
-        return last
-    name = type(module).__name__
-    first = (
-        _ConvNd,
-        _BatchNorm,
-        nn.GroupNorm,
-        nn.modules.instancenorm._InstanceNorm,
-        nn.modules.pooling._AdaptiveAvgPoolNd,
-        nn.modules.pooling._AdaptiveMaxPoolNd,
-        nn.modules.pooling._AvgPoolNd,
-        nn.modules.pooling._MaxPoolNd,
-    )
-    if isinstance(module, first) or "2d" in name:
+        return len(shape)
+    if isinstance(module, _CHANNELS_FIRST) or "2d" in type(module).__name__:
         return 1
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
-        return last
+        return len(shape)
     return None
 
 
@@ -170,7 +148,7 @@ def _of_maps(shape: tuple[int, ...], channels: int | None, layer: str) -> Layout
     if channels == 1 or (channels is None and middle == last != first):
         return Layout(axes=(2, 3))
     if channels == 3 or (channels is None and first == middle != last):
-        return Layout(axes=(1, 2), note=_last(layer, shape))
+        return _channels_last(layer, shape)
     if first == middle == last:
         return None
     raise _unclear(layer, shape)
@@ -206,12 +184,8 @@ def _prefix(tokens: int, known: int | None, patches: int | None) -> int | None:
     if patches is not None and 0 <= tokens - patches <= _MOST_PREFIX_TOKENS:
         return tokens - patches
     without = _is_square(tokens)
-    if known:
-        with_known = tokens > known and _is_square(tokens - known)
-        if with_known and without:
-            return None
-        if with_known:
-            return known
+    if known and _is_square(tokens - known):
+        return None if without else known
     if without:
         return 0
     return 1 if not known and _is_square(tokens - 1) else None
@@ -223,23 +197,18 @@ def _is_square(number: int) -> bool:
 
 def _known_prefix(model: nn.Module, module: str) -> tuple[int | None, bool]:
     """Tokens before the patches, and whether there is a class token, as the model says."""
-    counted = [
-        (name.rsplit(".", 1)[-1], parameter)
-        for name, parameter in (*model.named_parameters(), *model.named_buffers())
-    ]
-    class_tokens = {name for name, _ in counted if name in _CLASS_TOKENS}
-    others = {
-        name: 1 if parameter.ndim < 2 else parameter.shape[-2]
-        for name, parameter in counted
-        if name in _OTHER_TOKENS
-    }
+    named = [*model.named_parameters(), *model.named_buffers()]
+    own = {name.rsplit(".", 1)[-1]: tensor for name, tensor in named}
+    class_token = not own.keys().isdisjoint(_CLASS_TOKENS)
     for owner in _around(model, module):
         number = getattr(owner, "num_prefix_tokens", None)
         if isinstance(number, int):
-            return number, bool(class_tokens)
-    if not class_tokens and not others:
+            return number, class_token
+    others = [own[name] for name in _OTHER_TOKENS if name in own]
+    if not class_token and not others:
         return None, False
-    return bool(class_tokens) + sum(others.values()), bool(class_tokens)
+    counts = [1 if tensor.ndim < 2 else tensor.shape[-2] for tensor in others]
+    return class_token + sum(counts), class_token
 
 
 def _around(model: nn.Module, module: str) -> Iterator[nn.Module]:

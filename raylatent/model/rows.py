@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import ContentError
-from raylatent.model.constant import Constants, Spread
-from raylatent.model.lanes import Buffer, Lane
+from raylatent.model.devices import Buffer, Lane
+from raylatent.model.layer_checks import Constants, Spread
 from raylatent.source.protocol import Unit
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles.clock import Clock

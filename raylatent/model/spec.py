@@ -1,18 +1,19 @@
-"""What a model is: a spec that every worker can load by itself."""
+"""What a model is: a spec that every worker can load by itself, or a plain module."""
 
+import inspect
 import json
 import numbers
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from torch import nn
 
 from raylatent.errors import ModelError
-from raylatent.model.plain_modules import check_kind, is_state_dict, no_module
-from raylatent.model.weight_files import foreign_file, holds_mapping
+from raylatent.model.weight_files import EXPORTED, SCRIPT, foreign_file, holds_mapping
 from raylatent.storage import Store, absolute, is_uri
 
 MODEL_JSON = "model.json"
@@ -28,6 +29,8 @@ SLIDEFLOW_MEAN = SLIDEFLOW_STD = (0.5, 0.5, 0.5)
 _SMALLEST_STD = 0.003
 
 Triple = tuple[float, float, float]
+
+_PARALLEL = frozenset({"DistributedDataParallel", "FullyShardedDataParallel"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class ModelSpec:
         module: A module from Python instead of all of these.
         tile_px: Side of the tiles that it takes, None for the tiles' own.
         mean: Of each channel of pixels scaled to 0..1.
-        std: Likewise.
+        std: Of each channel, in the same scale.
         classes: Names of its outputs, if it classifies.
         outcome: What it was trained to predict.
         output: Index, key or attribute of its output, where it returns several tensors.
@@ -173,15 +176,14 @@ def _from_pickle(path: str, *, allow_pickle: bool) -> ModelSpec:
         what += "" if ": " in what else f": give a folder with a {MODEL_JSON}"
         message = f"{path} is {what}"
         raise ModelError(message)
-    if not allow_pickle and (mapping := holds_mapping(path)) is not None:
-        message = f"{path} holds {no_module(mapping)}"
-        raise ModelError(message)
     if not allow_pickle:
         message = (
             f"{path} may be a pickled model, and loading one runs code from the file: "
             "--allow-pickle (allow_pickle=True) if you trust it, else make a folder "
             f"with a {MODEL_JSON}"
         )
+        if (mapping := holds_mapping(path)) is not None:
+            message = f"{path} holds {no_module(mapping)}"
         raise ModelError(message)
     return ModelSpec(name=Path(path).stem, pickle=path, allow_pickle=True)
 
@@ -212,20 +214,20 @@ def _from_json(
             f"{', '.join(_OPTIONAL)}"
         )
         raise ModelError(message)
+    name = PurePosixPath(folder or str(content["factory"]).split(":")[-1]).name
     try:
         return ModelSpec(
-            name=PurePosixPath(folder or str(content["factory"]).split(":")[-1]).name,
+            name=name,
             factory=str(content["factory"]),
             kwargs=dict(content.get("kwargs") or {}),
             weights=_weights_path(content["weights"], where=where, folder=folder),
-            weights_key=_text(content.get("weights_key")),
             folder=folder,
-            tile_px=_whole(content["tile_px"]),
-            mean=_triple(content["mean"]),
-            std=_triple(content["std"]),
-            classes=_classes(content.get("classes")),
             outcome=content.get("outcome"),
-            output=_output(content.get("output")),
+            **{
+                key: take(content[key])
+                for key, take in _TAKES.items()
+                if key in content
+            },
         )
     except (TypeError, ValueError) as error:
         message = f"{where} has a value of the wrong kind: {error}"
@@ -295,29 +297,113 @@ def _output(output: object) -> str | int | None:
     raise ValueError(message)
 
 
-def with_overrides(
-    spec: ModelSpec,
-    *,
-    tile_px: int | None = None,
-    mean: object = None,
-    std: object = None,
-    classes: object = None,
-    output: object = None,
-) -> ModelSpec:
-    """The spec with what a user gave as arguments (None: as it is)."""
-    changes: dict[str, Any] = {}
+# What makes a spec's attribute of a value in JSON, or of an argument.
+_TAKES: dict[str, Callable[[Any], Any]] = {
+    "weights_key": _text,
+    "tile_px": _whole,
+    "mean": _triple,
+    "std": _triple,
+    "classes": _classes,
+    "output": _output,
+}
+
+
+def with_overrides(spec: ModelSpec, **given: object) -> ModelSpec:
+    """The spec with what a user gave as arguments (None: as it is), as in model.json.
+
+    Raises:
+        ModelError: A value is of the wrong kind.
+    """
+    there = {name: value for name, value in given.items() if value is not None}
     try:
-        if tile_px is not None:
-            changes["tile_px"] = _whole(tile_px)
-        if mean is not None:
-            changes["mean"] = _triple(mean)
-        if std is not None:
-            changes["std"] = _triple(std)
-        if classes is not None:
-            changes["classes"] = _classes(classes)
-        if output is not None:
-            changes["output"] = _output(output)
+        changes = {name: _TAKES[name](value) for name, value in there.items()}
     except (TypeError, ValueError) as error:
         message = f"{spec.name}: {error}"
         raise ModelError(message) from error
     return replace(spec, **changes, given=spec.given | changes.keys())
+
+
+def check_kind(model: object, name: str) -> nn.Module:
+    """A plain module of torch, as it is.
+
+    Raises:
+        ModelError: It is none: the message says what it is, and what to give instead.
+    """
+    if not isinstance(model, nn.Module):
+        message = f"{name} gives {no_module(model)}"
+        raise ModelError(message)
+    if not hasattr(model, "_modules"):
+        kind = type(model).__name__
+        message = f"{name}: {kind}.__init__ does not call super().__init__()"
+        raise ModelError(message)
+    for layer, module in model.named_modules():
+        if why := _not_plain(module):
+            where = f"{name}: its layer {layer}" if layer else name
+            message = f"{where} is {why}"
+            raise ModelError(message)
+    return model
+
+
+def no_module(model: object) -> str:
+    """What an object is that is no module, and what to give.
+
+    >>> no_module(3)
+    'an int, not an nn.Module: give a model folder or an nn.Module'
+    >>> no_module({"fc.weight": torch.ones(2)}).split(":")[0]
+    'a state dict, not an nn.Module'
+    """
+    kind = type(model).__name__
+    article = "an" if kind[:1].lower() in "aeiou" else "a"
+    what, advice = f"{article} {kind}", "give a model folder or an nn.Module"
+    if isinstance(model, type):
+        what, advice = f"the class {model.__name__}", "make one of it first: call it"
+    elif isinstance(model, Mapping):
+        what = "a state dict" if is_state_dict(model) else f"a mapping ({kind})"
+        advice = (
+            "give a model folder whose model.json names the factory of its module, and "
+            "these as weights"
+        )
+    elif inspect.isroutine(model):
+        what = f"the function {getattr(model, '__name__', kind)}"
+        advice = "give the nn.Module that it calls, or an nn.Module whose forward it is"
+    elif isinstance(model, torch.export.ExportedProgram):
+        return EXPORTED
+    return f"{what}, not an nn.Module: {advice}"
+
+
+def is_state_dict(model: Mapping[object, object]) -> bool:
+    """Whether there are tensors in it."""
+    return any(isinstance(value, torch.Tensor) for value in model.values())
+
+
+def _not_plain(module: nn.Module) -> str | None:
+    kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        return SCRIPT
+    if isinstance(module, torch.fx.GraphModule) and "train" in vars(module):
+        return EXPORTED  # which puts a train() there that refuses
+    if kind in _PARALLEL:
+        return f"wrapped in {kind}: give the module within, model.module"
+    return None
+
+
+def failing_attribute(
+    model: nn.Module, fails: Callable[[object], str | None]
+) -> str | None:
+    """The attribute of a module for which something fails, and why; None without one.
+
+    Such as `encoder.lock (a lock): cannot pickle ...`. The function says why it fails
+    for an object, or None.
+    """
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            inner = value.items() if isinstance(value, dict) else [(None, value)]
+            for entry, one in inner if key != "_modules" else ():
+                if why := fails(one):
+                    path = ".".join(part for part in (name, key) if part)
+                    path += "" if entry is None else f"[{entry!r}]"
+                    return f"{path} (a {type(one).__name__}): {why}"
+    for kind in {type(module) for module in model.modules()}:
+        if why := fails(kind):
+            return f"what the code of the class {kind.__name__} refers to: {why}"
+    return None

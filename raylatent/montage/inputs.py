@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.annotations import tidy
 from raylatent.errors import MapError, StorageError
-from raylatent.mapping.points import read_vectors
+from raylatent.mapping.point_files import read_vectors
 from raylatent.montage.cells import HeldParts, Parts
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.montage.sources import (

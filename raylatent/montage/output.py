@@ -11,7 +11,7 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.mapping.fitted import library_versions
+from raylatent.mapping.fitted_map import library_versions
 from raylatent.montage.cells import PartialCells
 from raylatent.montage.grid import Bounds, Grid
 from raylatent.montage.render import Look

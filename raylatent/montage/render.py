@@ -18,15 +18,17 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.mapping.fonts import Fonts, fonts_for, make_legible
-from raylatent.mapping.legend import (
+from raylatent.mapping.labels import (
     NO_LABEL,
     NO_LABEL_COLOR,
     SEVERAL,
     Entries,
+    Fonts,
     Scale,
     colors_by_name,
     entries_of,
+    fonts_for,
+    make_legible,
     number,
     place_legend,
     scale_of,

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.mapping.fitted import read_info
-from raylatent.mapping.points import iter_points, points_parts, read_vectors
+from raylatent.mapping.fitted_map import read_info
+from raylatent.mapping.point_files import iter_points, points_parts, read_vectors
 from raylatent.montage.cells import FEATURES, LABELS, PREDICTIONS, Parts, fold
 from raylatent.montage.points import Points, as_reference, knn_distances
 from raylatent.run import Part, RunDirectory
@@ -79,7 +79,7 @@ class StoredPoints:
         return StoredParts(stored=self, label=label)
 
     def blocks(self, names: Sequence[tuple[str, str]], rows: int) -> Iterator[pa.Table]:
-        """Points of some parts, as `mapping.points.MAP_POINTS`, about as many rows."""
+        """Points of some parts, as `mapping.point_files.MAP_POINTS`, about as many rows."""
         for table in iter_points(self.store, names, rows):
             # Larger ones are cut, since activations are read with them.
             for start in range(0, table.num_rows, 2 * rows):

@@ -61,7 +61,7 @@ def child(folder, verb, plain):
 
     from raylatent.engine.cells import ClusterPoints
     from raylatent.mapping.density import density
-    from raylatent.mapping.stored_plot import _blocks
+    from raylatent.mapping.pictures import _blocks
     from raylatent.montage.cells import choose_cells, finish_cells
     from raylatent.montage.inputs import labels_of
     from raylatent.montage.points import Rule

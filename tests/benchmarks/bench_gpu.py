@@ -133,9 +133,8 @@ def pipeline(lane, units, threads, out, at_once):
 
 def measure(name, options, scratch):
     """Print what one model gets; the ratio."""
+    from raylatent.model.devices import feed_gpu, lane_of, set_threads
     from raylatent.model.features import Features
-    from raylatent.model.lanes import lane_of
-    from raylatent.model.running import feed_gpu, set_threads
     from raylatent.tiles.decoders import Decoders
     from raylatent.tiles.stream import Threads
 

@@ -17,10 +17,10 @@ import warnings
 import numpy as np
 
 from raylatent.mapping.fit import fit_map
+from raylatent.mapping.fitted_map import normalize
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.projection import project
-from raylatent.mapping.quality import trustworthiness
-from raylatent.mapping.reduce import normalize
+from raylatent.mapping.sample_index import project
+from raylatent.mapping.statistics import quality
 
 NEIGHBORS = 15
 EPOCHS = 30
@@ -76,7 +76,7 @@ def one_seed(rows, n_sample, seed):
     reduced = [project(part, projection)[0] for part in (inside, outside)]
     theirs = by_umap(fitted, *(part.astype(np.float32) for part in reduced), seed)
     scores = [
-        trustworthiness(outside, xy, inside, fitted.embedding, NEIGHBORS)
+        quality(outside, xy, inside, fitted.embedding, NEIGHBORS).trustworthiness
         for xy in (fitted.place(held)[0], theirs)
     ]
     return *scores, missed_all(fitted, outside, reduced[1])

@@ -61,8 +61,8 @@ def write_slide():
 def plain_loop():
     """Rows and quarantine of each slide by the plain loop: one process, no Ray."""
     from raylatent.config import UNIT_TILES, ActivationsConfig
+    from raylatent.model.devices import lane_of
     from raylatent.model.features import Features
-    from raylatent.model.lanes import lane_of
     from raylatent.model.rows import RowOptions, unit_rows
     from raylatent.model.spec import model_spec
     from raylatent.source.find import find_tfrecords

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from raylatent.errors import RunError
-from raylatent.model import compiled
+from raylatent.model import layers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 def test_compiled_rows_do_not_mix_with_others(
     tmp_path, tiles, write_slide, compute, monkeypatch
 ):
-    monkeypatch.setattr(compiled, "_BACKEND", "eager")
+    monkeypatch.setattr(layers, "_BACKEND", "eager")
     source = tmp_path / "tfrecords"
     source.mkdir()
     write_slide(source, "a", tiles[:40])

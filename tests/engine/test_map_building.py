@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raylatent.engine.map_building import build_map, say_fit
-from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
 from raylatent.run.manifest import read_manifest
 from raylatent.storage import Store

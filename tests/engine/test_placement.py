@@ -14,7 +14,7 @@ from raylatent.engine import map_building, placement, sampling
 from raylatent.engine.map_building import build_map
 from raylatent.engine.placement import place_part, place_rows, together
 from raylatent.errors import ClaimError, MapError, RunError
-from raylatent.mapping.fitted import FittedMap
+from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.sample import finish
 from raylatent.parts import part_name, read_footer, read_part

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raylatent import schema
 from raylatent.engine.report import RunReport, Tally, bound_by
 from raylatent.engine.unit_actor import UnitResult, manifest, undone
-from raylatent.model.constant import constant_layers
+from raylatent.model.layer_checks import constant_layers
 from raylatent.source.tfrecords import RecordUnit
 from raylatent.source.units import Source
 from raylatent.storage import FileStat

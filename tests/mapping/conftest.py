@@ -36,13 +36,15 @@ def new_rows():
 
 @pytest.fixture(scope="session")
 def fitted(fit_rows):
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     return fit_map(fit_rows[0], MapParameters(n_neighbors=15))
 
 
 @pytest.fixture(scope="session")
 def manhattan(fit_rows):
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     return fit_map(fit_rows[0], MapParameters(n_neighbors=15, metric="manhattan"))

@@ -1,13 +1,31 @@
+"""Fitting maps: components, frames, samples of all kinds, and what is saved."""
+
 import json
 import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import MapError, StorageError
-from raylatent.mapping.fit import FittedMap, MapParameters, fit_map
-from raylatent.mapping.fitted import MAP_JSON, MODEL_NPZ
+from raylatent.mapping.fit import fit_map, principal_components
+from raylatent.mapping.fitted_map import (
+    MAP_JSON,
+    MODEL_NPZ,
+    FittedMap,
+    fit_frame,
+    normalize,
+)
+from raylatent.mapping.parameters import MapParameters
 from raylatent.storage import Store
+
+ROWS = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 20), st.integers(1, 12)),
+    elements=st.floats(-1e6, 1e6, width=32),
+)
 
 
 def test_fit_repeats_whatever_the_blas_threads(fitted, fit_rows):
@@ -202,8 +220,8 @@ def test_broken_folders_are_told(tmp_path, fitted):
 
 
 def test_what_each_engine_needs_is_what_is_saved(fitted, manhattan):
-    from raylatent.mapping import fitted as module
-    from raylatent.mapping.projection import Projection, Sample
+    from raylatent.mapping import fitted_map as module
+    from raylatent.mapping.sample_index import Projection, Sample
 
     rows, umap = module._ARRAYS[module.ROW_ENGINE], module._ARRAYS[module.UMAP_ENGINE]
     assert {*Projection._fields, *Sample._fields} <= set(rows)
@@ -292,3 +310,120 @@ def test_a_sample_in_many_parts_gives_the_same_map_again():
 def test_other_placements_are_refused():
     with pytest.raises(MapError, match="placement='rowwise' is not rows or umap-learn"):
         MapParameters(placement="rowwise")
+
+
+@given(ROWS, st.sampled_from(["euclidean", "cosine", "correlation"]))
+def test_a_row_is_normalized_by_itself(rows, metric):
+    together = normalize(rows, metric)
+    alone = np.concatenate([normalize(row[None], metric) for row in rows])
+    assert together.tobytes() == alone.tobytes()
+    assert np.isfinite(together).all()
+    length = np.linalg.norm(together.astype(np.float64), axis=1)
+    if metric != "euclidean":
+        assert (np.isclose(length, 1, atol=1e-6) | (length == 0)).all()
+
+
+def test_half_the_square_is_the_metric():
+    from scipy.spatial.distance import pdist
+
+    rows = np.random.default_rng(0).normal(size=(30, 17)) + 3
+    for metric in ("cosine", "correlation"):
+        squares = pdist(normalize(rows, metric).astype(np.float64), "sqeuclidean")
+        np.testing.assert_allclose(squares / 2, pdist(rows, metric), atol=1e-6)
+
+
+def test_constant_and_zero_rows_stay_finite():
+    rows = np.array([[0.0, 0, 0], [7, 7, 7], [0.1, 0.1, 0.1]], np.float32)
+    assert not normalize(rows, "correlation").any()
+    assert not normalize(rows, "cosine")[0].any()
+    huge = np.array([[3e38, 3e38]], np.float32)
+    np.testing.assert_allclose(normalize(huge, "cosine"), [[0.70710678] * 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 40), (30, 200), (90, 90)])
+def test_components_are_those_of_scikit_learn(n, d):
+    from sklearn.decomposition import PCA
+
+    scale = np.linspace(5, 0.5, d)
+    rows = (np.random.default_rng(n).normal(size=(n, d)) * scale + 9).astype(np.float32)
+    mean, found = principal_components(rows)
+    k = min(64, d, n - 1)
+    expected = PCA(k, svd_solver="full").fit(rows.astype(np.float64))
+    assert found.shape == (d, k)
+    cosine = np.abs((found * expected.components_.T).sum(axis=0))
+    np.testing.assert_allclose(cosine, 1, atol=1e-6)
+    variance = ((rows - mean) @ found).var(axis=0, ddof=1)
+    np.testing.assert_allclose(variance, expected.explained_variance_, rtol=1e-6)
+    np.testing.assert_allclose(found.T @ found, np.eye(k), atol=1e-9)
+    largest = np.abs(found).argmax(axis=0)
+    assert (found[largest, np.arange(k)] > 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_few_equal_and_constant_rows_work(n):
+    rng = np.random.default_rng(0)
+    assert principal_components(np.full((n, 4), 3, np.float32))[1].shape[1] == 1
+    rows = np.repeat(rng.normal(size=(1, 6)), n, axis=0).astype(np.float32)
+    assert principal_components(rows)[1].shape == (6, 1)
+    rows = rng.normal(size=(n, 6)).astype(np.float32)
+    _, found = principal_components(rows)
+    assert found.shape == (6, max(1, n - 1))
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "metric", "words"),
+    [
+        (np.zeros(3), "cosine", r"shape \(3,\)"),
+        (np.zeros((3, 0)), "cosine", r"shape \(3, 0\)"),
+        (np.array([[0.0], [np.nan]]), "cosine", "row 1 are not finite"),
+        (np.zeros((2, 2)), "manhattan", "'manhattan' has no row-wise form"),
+    ],
+)
+def test_nonsense_is_refused(rows, metric, words):
+    with pytest.raises(MapError, match=words):
+        normalize(rows, metric)
+
+
+def test_frame_is_slideflows(goldens):
+    golden = np.load(goldens / "normalize_layout.npz")
+    frame = fit_frame(golden["layout"])
+    np.testing.assert_array_equal(np.stack([frame.lower, frame.upper]), golden["range"])
+    np.testing.assert_array_equal(frame.apply(golden["layout"]), golden["normalized"])
+    np.testing.assert_array_equal(frame.apply(golden["new"]), golden["new_normalized"])
+
+
+def test_flat_axis_becomes_zero():
+    layout = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
+    scaled = fit_frame(layout).apply(layout)
+    assert (scaled[:, 1] == 0).all()
+    assert (np.diff(scaled[:, 0]) > 0).all()
+
+
+def test_no_point_is_refused():
+    with pytest.raises(MapError, match="has 0"):
+        fit_frame(np.zeros((0, 2)))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "correlation"])
+def test_rows_of_one_direction_are_no_cloud(metric):
+    rows = np.outer(np.arange(1, 61), [1.0, 2.0, 4.0]).astype(np.float32)
+    rows = rows * 2.0 ** np.arange(60)[:, None] / np.arange(1, 61)[:, None]
+    fitted = fit_map(rows, MapParameters(metric=metric, n_neighbors=5))
+    assert fitted.info["layout"] == "pca"
+    assert np.ptp(fitted.embedding, axis=0).max() == 0.0
+
+
+def test_few_distinct_rows_keep_their_metric(caplog):
+    rows = np.eye(4, dtype=np.float32)
+    fitted = fit_map(rows, MapParameters(metric="cosine", placement="umap-learn"))
+    assert fitted.info["placement"]["metric"] == "cosine"
+    assert "distinct" in caplog.text
+
+
+def test_the_farthest_distance_is_finite():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 8)).astype(np.float32)
+    fitted = fit_map(rows, MapParameters(metric="euclidean", n_neighbors=5))
+    far = np.full((1, 8), 3e38, np.float32)
+    assert fitted.place(far)[1][0] == np.finfo(np.float32).max

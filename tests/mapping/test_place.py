@@ -1,10 +1,15 @@
+"""Places of rows, and the descent to them."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raylatent.mapping import neighbors, place, reduce, sample_index
-from raylatent.mapping import projection as projection_of
+from raylatent.mapping import neighbors, place, sample_index
+from raylatent.mapping.fit import projected_sample
+from raylatent.mapping.fitted_map import normalize
+
+LANES = 32
 
 
 def split(fitted, rows, size):
@@ -48,7 +53,8 @@ def test_sample_rows_keep_their_places(fitted, fit_rows):
 
 
 def test_equal_sample_rows_send_a_row_to_the_first(blobs):
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     rows = blobs(40)[0]
     rows[[9, 21, 33]] = rows[4]
@@ -61,16 +67,8 @@ def test_equal_sample_rows_send_a_row_to_the_first(blobs):
 
 def small_sample(n=300, d=90, seed=0):
     rng = np.random.default_rng(seed)
-    rows = reduce.normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
-    pca = reduce.principal_components(rows)
-    projection = projection_of.Projection(
-        pca.mean, pca.components, pca.mean @ pca.components
-    )
-    reduced, residual, spread = projection_of.project(rows, projection)
-    sample = projection_of.Sample(
-        rows, np.ascontiguousarray(reduced.T), residual, spread
-    )
-    return projection, sample
+    rows = normalize(rng.normal(size=(n, d)) * np.linspace(3, 0.2, d), "cosine")
+    return projected_sample(rows)
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -80,13 +78,13 @@ def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
     if own:
         rows, passed = sample.rows[:50], np.arange(50)
     else:
-        rows = reduce.normalize(rng.normal(size=(50, 90)), "cosine")
+        rows = normalize(rng.normal(size=(50, 90)), "cosine")
         passed = np.full(50, -1)
     screened = sample_index.screen_of(sample, projection)
     index, square, whole, equal = neighbors.nearest(
         rows, passed, projection, sample, screened, 12
     )
-    reduced = projection_of.project(rows, projection)[0]
+    reduced = sample_index.project(rows, projection)[0]
     squares = ((reduced[:, None] - sample.reduced.T[None]) ** 2).sum(axis=2)
     full = rows[:, None].astype(np.float64) - sample.rows[None]
     full = (full**2).sum(axis=2)
@@ -101,14 +99,7 @@ def test_neighbors_and_the_nearest_in_all_features_are_exact(own):
 
 def test_ties_go_to_the_lower_index():
     rows = np.repeat(np.eye(4, dtype=np.float32), 3, axis=0)
-    pca = reduce.principal_components(rows)
-    projection = projection_of.Projection(
-        pca.mean, pca.components, pca.mean @ pca.components
-    )
-    reduced, residual, spread = projection_of.project(rows, projection)
-    sample = projection_of.Sample(
-        rows, np.ascontiguousarray(reduced.T), residual, spread
-    )
+    projection, sample = projected_sample(rows)
     screened = sample_index.screen_of(sample, projection)
     passed = np.full(12, -1)
     index, _, _, equal = neighbors.nearest(
@@ -188,7 +179,7 @@ def test_placed_as_trustworthily_as_by_umap_learn(fitted, fit_rows, new_rows):
 
     import umap
 
-    from raylatent.mapping.quality import trustworthiness
+    from raylatent.mapping.statistics import quality
 
     rows = new_rows[0]
     with warnings.catch_warnings():
@@ -197,9 +188,11 @@ def test_placed_as_trustworthily_as_by_umap_learn(fitted, fit_rows, new_rows):
             n_neighbors=15, metric="cosine", random_state=42, n_epochs=90
         ).fit(fit_rows[0])
         theirs = model.transform(rows)
-    unit, sample = (reduce.normalize(r, "cosine") for r in (rows, fit_rows[0]))
-    ours = trustworthiness(unit, fitted.place(rows)[0], sample, fitted.embedding)
-    reference = trustworthiness(unit, theirs, sample, model.embedding_)
+    unit, sample = (normalize(r, "cosine") for r in (rows, fit_rows[0]))
+    ours = quality(
+        unit, fitted.place(rows)[0], sample, fitted.embedding
+    ).trustworthiness
+    reference = quality(unit, theirs, sample, model.embedding_).trustworthiness
     assert ours > reference - 0.01
     assert ours > 0.9
 
@@ -214,7 +207,8 @@ def test_unlike_rows_are_told_by_their_distance(fitted, new_rows):
 
 def test_novelty_outside_the_components_counts():
     """Rows that differ only where the sample does not vary are far, not near."""
-    from raylatent.mapping.fit import MapParameters, fit_map
+    from raylatent.mapping.fit import fit_map
+    from raylatent.mapping.parameters import MapParameters
 
     rng = np.random.default_rng(0)
     rows = np.zeros((60, 8), np.float32)
@@ -231,8 +225,8 @@ def test_a_large_sample_of_equal_rows_is_looked_at_by_few():
 
     n = module._MOST_FOUND // 20
     rows = np.zeros((n, 1), np.float32)
-    projection = projection_of.Projection(np.zeros(1), np.ones((1, 1)), np.zeros(1))
-    sample = projection_of.Sample(rows, np.zeros((1, n)), np.zeros(n), np.zeros(n))
+    projection = sample_index.Projection(np.zeros(1), np.ones((1, 1)), np.zeros(1))
+    sample = sample_index.Sample(rows, np.zeros((1, n)), np.zeros(n), np.zeros(n))
     screened = sample_index.screen_of(sample, projection)
     index, square, _, equal = neighbors.nearest(
         np.zeros((40, 1), np.float32), np.full(40, -1), projection, sample, screened, 3
@@ -240,3 +234,119 @@ def test_a_large_sample_of_equal_rows_is_looked_at_by_few():
     np.testing.assert_array_equal(index, np.tile([0, 1, 2], (40, 1)))
     assert not square.any()
     assert not equal.any()
+
+
+def power(base, exponent):
+    found = np.empty(len(base))
+    place.powers(base, exponent, found, np.empty((3, len(base))))
+    return found
+
+
+@given(
+    st.lists(st.floats(1e-200, 1e200), min_size=1, max_size=40), st.floats(0.05, 1.4)
+)
+def test_powers_are_those_of_the_system(base, exponent):
+    base = np.array(base)
+    np.testing.assert_allclose(power(base, exponent), base**exponent, rtol=1e-12)
+
+
+def test_powers_of_one_and_two_are_whole():
+    assert power(np.ones(3), 0.9).tolist() == [1.0, 1.0, 1.0]
+    assert power(np.full(3, 16.0), 0.5).tolist() == [4.0, 4.0, 4.0]
+
+
+def test_a_power_of_zero_is_nothing():
+    assert (power(np.zeros(5), 0.9) < 1e-200).all()
+
+
+def layout(xy, **values):
+    usual = {
+        "stream": np.array([10_007, 20_011, 30_011], dtype=np.int64),
+        "a": 1.577,
+        "b": 0.895,
+        "learning_rate": 0.25,
+        "repulsion": 1.0,
+        "negative_rate": 5.0,
+        "epochs": 30,
+        "local_connectivity": 0.0,
+        "mean_distance": 0.1,
+        "halved": True,
+        "n_neighbors": 5,
+    }
+    return place.Layout(xy=xy, **{**usual, **values})
+
+
+def plain_loop(start, index, weights, about, drawn):
+    """One row's descent, written out."""
+    x, y = start
+    periods = [1 / w if w * about.epochs >= 1 else np.inf for w in weights]
+    visit, used, rate = list(periods), 0, about.learning_rate
+    pauses = [p / about.negative_rate if about.negative_rate else 0 for p in periods]
+    repel = list(pauses)
+
+    def step(other, towards):
+        nonlocal x, y
+        dx, dy = x - about.xy[other, 0], y - about.xy[other, 1]
+        square = dx * dx + dy * dy
+        if square <= 0:
+            return
+        curve = about.a * square**about.b + 1
+        if towards:
+            force = -2 * about.a * about.b * square ** (about.b - 1) / curve
+        else:
+            force = 2 * about.repulsion * about.b / ((0.001 + square) * curve)
+        x += np.clip(force * dx, -4, 4) * rate
+        y += np.clip(force * dy, -4, 4) * rate
+
+    for epoch in range(about.epochs):
+        for j, other in enumerate(index):
+            if visit[j] > epoch:
+                continue
+            visit[j] += periods[j]
+            step(other, towards=True)
+            if about.negative_rate:
+                draws = int((epoch - repel[j]) / pauses[j])
+                for _ in range(draws):
+                    step(drawn[used], towards=False)
+                    used += 1
+                repel[j] += draws * pauses[j]
+        rate = about.learning_rate * (1 - epoch / about.epochs)
+    return x, y
+
+
+@pytest.mark.parametrize("count", [1, LANES, LANES + 3])
+@pytest.mark.parametrize("negative_rate", [0.0, 2.5, 5.0])
+def test_a_descent_is_that_of_a_plain_loop(count, negative_rate):
+    rng = np.random.default_rng(count)
+    about = layout(rng.normal(size=(80, 2)) * 5, negative_rate=negative_rate, epochs=12)
+    index = np.stack([rng.choice(80, 5, replace=False) for _ in range(count)])
+    weights = rng.random((count, 5))
+    weights[0] = 0.0  # takes no step
+    start = about.xy[index[:, 0]].copy()  # on a neighbor: no direction
+    start[1:] += rng.normal(size=(count - 1, 2)) * 0.1
+    drawn = place.drawn_rows(about)
+    found = start.copy()
+    place.descend(found, index, weights, about, drawn)
+    expected = [
+        plain_loop(row, others, own, about, drawn)
+        for row, others, own in zip(start, index, weights, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert found[0].tolist() == start[0].tolist()
+    if count > 1:
+        assert (found[1:] != start[1:]).any()
+
+
+def test_rows_in_other_lanes_change_nothing():
+    rng = np.random.default_rng(0)
+    about = layout(rng.normal(size=(80, 2)) * 5)
+    index = np.stack([rng.choice(80, 5, replace=False) for _ in range(70)])
+    weights = rng.random((70, 5))
+    start = rng.normal(size=(70, 2))
+    drawn = place.drawn_rows(about)
+    together = start.copy()
+    place.descend(together, index, weights, about, drawn)
+    for i in range(70):
+        alone = start[i : i + 1].copy()
+        place.descend(alone, index[i : i + 1], weights[i : i + 1], about, drawn)
+        assert alone.tobytes() == together[i : i + 1].tobytes()

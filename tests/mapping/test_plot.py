@@ -11,7 +11,7 @@ from PIL import Image
 
 from raylatent.errors import MapError
 from raylatent.mapping.density import Labels, binned, density, show_counts
-from raylatent.mapping.legend import OKABE_ITO, category_colors
+from raylatent.mapping.labels import OKABE_ITO, category_colors
 from raylatent.mapping.plot import MapStyle, draw_map, save_map, show_map
 
 

@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.mapping import neighbors, projection, reduce
-from raylatent.mapping.sample_index import near_groups, screen_of
+from raylatent.mapping import neighbors
+from raylatent.mapping.fit import projected_sample
+from raylatent.mapping.fitted_map import normalize
+from raylatent.mapping.sample_index import (
+    near_groups,
+    project,
+    screen_of,
+)
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 5))
@@ -32,20 +38,18 @@ def clustered(n, width, seed, noise):
 @pytest.mark.parametrize("noise", [0.3, 6.0])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_neighbors_are_those_of_all_rows(width, noise, metric):
-    rows = reduce.normalize(clustered(1_500, width, 0, noise), metric)
-    pca = reduce.principal_components(rows)
-    plane = projection.Projection(pca.mean, pca.components, pca.mean @ pca.components)
-    reduced, residual, spread = projection.project(rows, plane)
-    sample = projection.Sample(rows, np.ascontiguousarray(reduced.T), residual, spread)
+    rows = normalize(clustered(1_500, width, 0, noise), metric)
+    plane, sample = projected_sample(rows)
+    reduced = sample.reduced.T
     asked = clustered(70, width, 1, noise)
     asked[60:] += np.float32(1e4)  # far from all
     asked[:5] = clustered(1_500, width, 0, noise)[100:105]  # the sample's own
-    asked = reduce.normalize(asked, metric)
+    asked = normalize(asked, metric)
     looked = screen_of(sample, plane)
     index, square, whole, equal = neighbors.nearest(
         asked, np.full(70, -1), plane, sample, looked, 15
     )
-    points = projection.project(asked, plane)[0]
+    points = project(asked, plane)[0]
     squares = ((points[:, None] - reduced[None]) ** 2).sum(axis=2)
     order = np.argsort(squares, axis=1, kind="stable")[:, :15]
     near = np.take_along_axis(squares, order, axis=1)

@@ -9,8 +9,8 @@ import torch
 
 from raylatent.errors import LayerError
 from raylatent.model.layers import LayerCapture
+from raylatent.model.load import declare_missing_operators
 from raylatent.model.postconv import find_postconv
-from raylatent.model.torchvision_operators import declare_missing_operators
 
 declare_missing_operators()
 

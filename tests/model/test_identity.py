@@ -508,7 +508,7 @@ def installed_identity(tmp_path, monkeypatch, source):
     (tmp_path / "shipped.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        "raylatent.model.reached_code.INSTALLED", (str(tmp_path.resolve()),)
+        "raylatent.model.model_code.INSTALLED", (str(tmp_path.resolve()),)
     )
     monkeypatch.delitem(sys.modules, "shipped", raising=False)
     monkeypatch.setitem(sys.modules, "lazy_package", Lazy("lazy_package"))

@@ -8,8 +8,8 @@ from torch import nn
 
 from raylatent.errors import LayerError, ModelError
 from raylatent.model.features import Features
+from raylatent.model.forward_pass import Output
 from raylatent.model.layers import LayerCapture
-from raylatent.model.outputs import Output
 from raylatent.model.pooling import Layout
 from raylatent.model.postconv import Target, find_postconv, find_targets
 

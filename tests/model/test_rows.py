@@ -16,7 +16,7 @@ from torch import nn
 from raylatent import schema
 from raylatent.errors import StorageError
 from raylatent.model import Features
-from raylatent.model.lanes import CudaLane, lane_of
+from raylatent.model.devices import CudaLane, lane_of
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.source.index import index_tfrecord
 from raylatent.source.record import TileRecord

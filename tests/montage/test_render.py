@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from raylatent.errors import MapError
-from raylatent.mapping.legend import (
+from raylatent.mapping.labels import (
     MOST_ENTRIES,
     NO_LABEL_COLOR,
     OKABE_ITO,

@@ -1,0 +1,287 @@
+"""Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.parts import is_part, part_name, read_part, slide_of, write_part
+from raylatent.run import Part, RunDirectory
+from raylatent.storage import Store
+from raylatent.tiles.ahead import in_order
+
+POINTS_FOLDER = "points"
+MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
+"""Points of several slides: `schema.POINTS` after the slide."""
+
+_ORDER = [(schema.SLIDE, "ascending"), (schema.TILE_INDEX, "ascending")]
+_PART_ROWS = 1_000_000
+_THREADS = 8  # a part is small: on an object store reading it is mostly waiting
+_PART = re.compile(r"points/slide=[^/]+/\d+\.parquet")
+
+
+def check_points(points: pa.Table) -> pa.Table:
+    """Points as `MAP_POINTS`, by slide, then tile index; missing references are null.
+
+    A tile without source has source -1.
+
+    Raises:
+        MapError: A column that every point needs is missing, or null, or a place is
+            not finite.
+    """
+    needed = (schema.SLIDE, schema.TILE_INDEX, schema.X, schema.Y)
+    for name in needed:
+        if name not in points.column_names:
+            message = f"points lack the column {name!r}: {', '.join(needed)} are needed"
+            raise MapError(message)
+        if points[name].null_count:
+            message = f"{points[name].null_count} points have no {name}: leave them out"
+            raise MapError(message)
+    columns = []
+    for field in MAP_POINTS:
+        if field.name in points.column_names:
+            columns.append(points[field.name].cast(field.type))
+        elif field.name == schema.SOURCE:
+            columns.append(pa.array(np.full(points.num_rows, -1), field.type))
+        else:
+            columns.append(pa.nulls(points.num_rows, field.type))
+    table = pa.table(columns, schema=MAP_POINTS)
+    for name in (schema.X, schema.Y):
+        finite = pc.sum(pc.is_finite(table[name])).as_py() or 0
+        if finite < table.num_rows:
+            message = f"{table.num_rows - finite} points have no finite {name}"
+            raise MapError(message)
+    return table.take(pc.sort_indices(table, sort_keys=_ORDER))
+
+
+def write_points(store: Store, points: pa.Table) -> None:
+    """Write points in any order, each part in one step, after the old ones left.
+
+    Raises:
+        StorageError: A part could not be written.
+    """
+    for name in store.list(POINTS_FOLDER):
+        if _PART.fullmatch(name):
+            store.delete(name)
+    for slide, rows in by_slide(check_points(points)):
+        table = rows.select(schema.POINTS.names).cast(schema.POINTS)
+        for unit, start in enumerate(range(0, table.num_rows, _PART_ROWS)):
+            write_part(
+                store,
+                part_name(POINTS_FOLDER, slide, unit),
+                table.slice(start, _PART_ROWS),
+                {schema.FOOTER_SLIDE: slide},
+            )
+
+
+def read_points(store: Store) -> pa.Table:
+    """The points of a map's folder, as `MAP_POINTS`.
+
+    Raises:
+        MapError: There are none.
+        StorageError: A part cannot be read.
+    """
+    return check_points(pa.concat_tables(list(_read_parts(store, points_parts(store)))))
+
+
+def points_parts(store: Store) -> list[tuple[str, str]]:
+    """Slide and name of each part of a map's folder, by slide, then tile index.
+
+    Raises:
+        MapError: There are none.
+    """
+    parts = [
+        (slide, name)
+        for name in store.list(POINTS_FOLDER)
+        if (slide := slide_of(name)) is not None and is_part(name)
+    ]
+    if not parts:
+        message = f"{store.uri}/{POINTS_FOLDER} holds no points: the map is unfinished"
+        raise MapError(message)
+    return sorted(parts)
+
+
+def iter_points(
+    store: Store, parts: Sequence[tuple[str, str]], block_rows: int
+) -> Iterator[pa.Table]:
+    """The points of a map's folder in blocks, together as `read_points` gives them.
+
+    A block is full when it has so many rows; a part of `points_parts` is never divided.
+    """
+    tables: list[pa.Table] = []
+    n = 0
+    for table in _read_parts(store, parts):
+        tables.append(table)
+        n += table.num_rows
+        if n >= block_rows:
+            yield check_points(pa.concat_tables(tables))
+            tables, n = [], 0
+    if tables:
+        yield check_points(pa.concat_tables(tables))
+
+
+def tile_label_names(store: Store, parts: Sequence[tuple[str, str]]) -> list[str]:
+    """All labels that tiles have of their own, sorted.
+
+    Args:
+        store: The map's folder.
+        parts: Of `points_parts`.
+    """
+    found: set[str] = set()
+    for labels in _columns_ahead(store, parts, (schema.LABEL,)):
+        found.update(pc.unique(labels[schema.LABEL]).drop_null().to_pylist())
+    return sorted(found)
+
+
+def iter_tile_labels(
+    store: Store, parts: Sequence[tuple[str, str]]
+) -> Iterator[tuple[NDArray[np.float64], list[str | None]]]:
+    """Where points lie (n, 2) and their tiles' own labels, part by part.
+
+    Args:
+        store: The map's folder.
+        parts: Of `points_parts`.
+    """
+    columns = (schema.X, schema.Y, schema.LABEL)
+    for table in _columns_ahead(store, parts, columns):
+        if table.num_rows:
+            yield schema.places(table), table[schema.LABEL].to_pylist()
+
+
+def iter_places(
+    store: Store, parts: Sequence[tuple[str, str]], block_rows: int
+) -> Iterator[tuple[NDArray[np.float64], list[tuple[str, int]]]]:
+    """Where points lie (n, 2) in blocks, and whose they are: runs of slides.
+
+    Nothing else of them is read, and some parts ahead. Blocks are as of `iter_points`.
+
+    Raises:
+        MapError: A place is not finite.
+    """
+    blocks: list[NDArray[np.float64]] = []
+    runs: list[tuple[str, int]] = []
+    for (slide, name), xy in zip(parts, _places_ahead(store, parts), strict=True):
+        if not np.isfinite(xy).all():
+            message = f"{store.uri}/{name} has points without a finite place"
+            raise MapError(message)
+        if len(xy):
+            blocks.append(xy)
+            runs.append((slide, len(xy)))
+        if sum(map(len, blocks)) >= block_rows:
+            yield np.concatenate(blocks), runs
+            blocks, runs = [], []
+    if blocks:
+        yield np.concatenate(blocks), runs
+
+
+def _places_ahead(
+    store: Store, parts: Sequence[tuple[str, str]]
+) -> Iterator[NDArray[np.float64]]:
+    for table in _columns_ahead(store, parts, (schema.X, schema.Y)):
+        yield schema.places(table)
+
+
+def _columns_ahead(
+    store: Store, parts: Sequence[tuple[str, str]], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        jobs = (partial(read_part, store, name, columns) for _, name in parts)
+        yield from in_order(jobs, pool, _THREADS + 1)
+
+
+def _read_parts(store: Store, parts: Sequence[tuple[str, str]]) -> Iterator[pa.Table]:
+    for slide, name in parts:
+        table = read_part(store, name, schema.POINTS.names).replace_schema_metadata()
+        at = pa.array(np.zeros(table.num_rows, np.int32))
+        slides = pa.array([slide], pa.string()).take(at)
+        yield table.add_column(0, MAP_POINTS.field(0), slides)
+
+
+def by_slide(points: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Each slide of sorted points with its rows."""
+    if not points.num_rows:
+        return
+    runs = pc.run_end_encode(points[schema.SLIDE].combine_chunks())
+    chunks = runs.chunks if isinstance(runs, pa.ChunkedArray) else [runs]
+    start = 0
+    for chunk in chunks:
+        offset = start
+        ends = chunk.run_ends.to_pylist()
+        for slide, end in zip(chunk.values.to_pylist(), ends, strict=True):
+            yield slide, points.slice(start, offset + end - start)
+            start = offset + end
+
+
+def read_vectors(
+    run: RunDirectory,
+    points: pa.Table,
+    column: str,
+    parts_of: Callable[[str], list[Part]] | None = None,
+) -> NDArray[np.floating]:
+    """A vector column of a run for points (n, width), row for row, read part by part.
+
+    A slide's parts are `run.parts_of`, unless the caller keeps them.
+
+    Raises:
+        MapError: The run has no such column, or lacks one of the tiles.
+    """
+    if column not in run.layers() and column != schema.PREDICTIONS:
+        message = f"{run.uri} has no layer {column!r}: {sorted(run.layers())} are there"
+        raise MapError(message)
+    slides = list(by_slide(points))
+    if not _is_sorted(slides):
+        order = pc.sort_indices(points, sort_keys=_ORDER).to_numpy()
+        vectors = read_vectors(run, points.take(pa.array(order)), column, parts_of)
+        as_given = np.empty_like(vectors)
+        as_given[order] = vectors
+        return as_given
+    blocks = []
+    for slide, tiles in slides:
+        parts = (parts_of or run.parts_of)(slide)
+        if not parts:
+            message = f"{run.uri} lacks slide {slide!r}, which the map has"
+            raise MapError(message)
+        wanted = tiles[schema.TILE_INDEX].to_numpy()
+        found = [_vectors_of(run, part, wanted, column) for part in parts]
+        there = np.concatenate([tiles for tiles, _ in found])
+        if len(there) < len(wanted):
+            message = (
+                f"{run.uri} lacks tile {np.setdiff1d(wanted, there)[0]} of slide "
+                f"{slide!r}, which the map has: map the run again"
+            )
+            raise MapError(message)
+        blocks += [vectors for tiles, vectors in found if len(tiles)]
+    return np.concatenate(blocks)
+
+
+def _is_sorted(slides: Sequence[tuple[str, pa.Table]]) -> bool:
+    """Whether the points of `by_slide` are by slide, then tile index."""
+    names = [slide for slide, _ in slides]
+    if any(a >= b for a, b in pairwise(names)):
+        return False
+    tiles = (table[schema.TILE_INDEX].to_numpy() for _, table in slides)
+    return all(bool((own[1:] >= own[:-1]).all()) for own in tiles)
+
+
+def _vectors_of(
+    run: RunDirectory, part: Part, wanted: NDArray[np.int64], column: str
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Those of the wanted tiles that a part has (n,), and their vectors (n, width)."""
+    first = int(part.footer.get(schema.FOOTER_FIRST, 0))
+    last = int(part.footer.get(schema.FOOTER_LAST, wanted[-1] + 1))
+    here = wanted[(wanted >= first) & (wanted < last)]
+    if not len(here) or not part.rows:
+        return here[:0], np.zeros((0, 0), np.float32)
+    rows = read_part(run.store, part.name, [schema.TILE_INDEX, column])
+    known = rows[schema.TILE_INDEX].to_numpy()
+    at = np.minimum(np.searchsorted(known, here), len(known) - 1)
+    there = known[at] == here
+    return here[there], schema.vectors(rows, column)[at[there]]
