@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 20  # slides that are named; report.json has all
+_WIDE, _NARROW, _NARROWEST = 2.0, 1.2, 5  # cells across, in roots of the tiles
 
 
 def _atlas(config: AtlasConfig) -> int:
@@ -119,6 +121,10 @@ def _mosaic(config: MosaicConfig) -> int:
 
 def _say_mosaic(mosaic: "Mosaic", folder: str) -> None:
     say(f"cells     {mosaic.summary()}")
+    n_tiles = sum(mosaic.cells["n"].to_pylist())
+    if mosaic.num_tiles_x > _WIDE * math.sqrt(n_tiles):
+        wide = max(_NARROWEST, round(_NARROW * math.sqrt(n_tiles)))
+        say(f"hint      --num-tiles-x {wide} draws so few tiles larger")
     say(f"mosaic    {folder}/mosaic.png")
 
 
