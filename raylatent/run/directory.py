@@ -6,11 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from raylatent import schema
 from raylatent.errors import (
@@ -52,6 +51,9 @@ from raylatent.run.settings import (
     settings_text,
 )
 from raylatent.storage import Store, reason
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 logger = logging.getLogger(__name__)
 
@@ -337,7 +339,7 @@ class RunDirectory:
         # Footers are of their parts.
         return pa.concat_tables(part.replace_schema_metadata() for part in parts)
 
-    def dataset(self) -> ds.Dataset:
+    def dataset(self) -> "ds.Dataset":
         """The rows of all slides; see `read`."""
         return open_rows(self.store)
 
@@ -377,13 +379,15 @@ class RunDirectory:
         return part_name(QUARANTINE, slide, unit)
 
 
-def open_rows(store: Store) -> ds.Dataset:
+def open_rows(store: Store) -> "ds.Dataset":
     """The rows of all slides, `slide` declared a string.
 
     Raises:
         RunError: There are none yet.
         StorageError: They cannot be read.
     """
+    import pyarrow.dataset as ds  # noqa: PLC0415  (with pandas: slow)
+
     by_slide = ds.partitioning(pa.schema([(schema.SLIDE, pa.string())]), flavor="hive")
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     parquet = ds.ParquetFileFormat(default_fragment_scan_options=checked)
@@ -416,7 +420,7 @@ def _is_part(path: str) -> bool:
     return is_part(name) and name.startswith(f"{ACTIVATIONS}/")
 
 
-def read(run: str | os.PathLike[str]) -> ds.Dataset:
+def read(run: str | os.PathLike[str]) -> "ds.Dataset":
     """The activations of a run as a pyarrow dataset, `slide` declared a string.
 
     Without the declaration engines guess: a slide called 007 would become 7.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from raylatent.config import QCS
 from raylatent.config.options import one_of, share
@@ -122,6 +121,8 @@ def blur_mask(pixels: Pixels, options: TissueOptions) -> Mask:
         pixels: (h, w, 3) uint8, four times coarser than the tiles.
         options: Sigma and threshold.
     """
+    from scipy import ndimage  # noqa: PLC0415  (slow)
+
     gray = pixels @ (_LUMA / 255)
     # The four neighbors less the pixel itself, edges mirrored.
     edges = np.abs(ndimage.laplace(gray, mode="reflect"))
