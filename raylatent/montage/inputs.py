@@ -18,12 +18,18 @@ from raylatent import schema
 from raylatent.annotations import tidy
 from raylatent.errors import MapError, StorageError
 from raylatent.mapping.points import read_vectors
-from raylatent.montage.cells import HeldParts, Parts
 from raylatent.montage.images import Frame, check_array, frame_of
-from raylatent.montage.points import Points, as_reference, knn_distances
+from raylatent.montage.points import (
+    HeldParts,
+    Parts,
+    Points,
+    StoredPoints,
+    as_reference,
+    has_predictions,
+    knn_distances,
+)
 from raylatent.montage.slide_tiles import SlideTile, WholeSlide, tile_at
 from raylatent.montage.sources import TFRecords, tfrecord_uris, unknown, where
-from raylatent.montage.stored_points import StoredPoints, has_predictions
 from raylatent.run import RunDirectory
 from raylatent.source.find import slide_name
 from raylatent.source.names import (
@@ -84,7 +90,7 @@ def label_array(
         n: Number of points.
     """
     names = None if slides is None else pc.unique(slides).to_pylist()
-    if _are_by_slide(labels, names):
+    if are_by_slide(labels, names):
         if slides is None or names is None:
             message = "labels by slide need slides: give a label for each image"
             raise MapError(message)
@@ -97,7 +103,7 @@ def label_array(
     return pa.array([_label(value) for value in labels], pa.string())
 
 
-def _are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
+def are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
     """Whether labels are by slide; a Series only if its index names slides, each once."""
     if isinstance(labels, pd.Series):
         index = labels.index
