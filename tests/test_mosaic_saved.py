@@ -138,7 +138,7 @@ def test_killed_while_it_is_drawn_anew_a_mosaic_is_unfinished_not_damaged(
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output, "write_file", killed)
+    monkeypatch.setattr("raylatent.mosaic._write", killed)
     with pytest.raises(KeyboardInterrupt):
         mosaic.save(tmp_path / "mosaic")
     assert (tmp_path / "mosaic/mosaic.png").read_bytes() == before
