@@ -79,7 +79,7 @@ class Plan:
 
 
 def make_plan(
-    run: RunDirectory, inputs: Inputs, check_cluster: Callable[[], None]
+    run: RunDirectory, inputs: Inputs, check_cluster: Callable[[], object]
 ) -> Plan:
     """Index the sources, put sources.parquet in place, and find what is to be done.
 
