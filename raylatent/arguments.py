@@ -1,16 +1,21 @@
-"""Command lines from configuration classes: one list of options serves both."""
+"""Command lines and Python arguments of configuration classes, whose options they are."""
 
 import argparse
+import inspect
+import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
+from textwrap import TextWrapper
 from types import UnionType
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from raylatent.errors import ConfigError
 
 C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _HELP = "(--help lists the options)"
 
@@ -80,6 +85,73 @@ def flags_of(config: type) -> list[str]:
         if "no" in field.metadata:
             found.append(field.metadata["no"])
     return found
+
+
+def option_values(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a configuration takes them: paths as text, one as several.
+
+    Args:
+        config: The class of a verb's configuration.
+        given: Values of arguments by name; those that are no option of it, and those
+            that are None, are left out.
+
+    >>> from raylatent.config import ActivationsConfig
+    >>> option_values(ActivationsConfig, {"slides": "a.svs", "actors": 2, "self": None})
+    {'slides': ('a.svs',), 'actors': '2'}
+    """
+    values = {}
+    for name, kind in get_type_hints(config).items():
+        value = given.get(name)
+        if value is None:
+            continue
+        if kind == tuple[str, ...]:
+            several = [value] if isinstance(value, str | os.PathLike) else value
+            value = tuple(os.fspath(one) for one in several)
+        elif kind is str:
+            value = str(value)
+        values[name] = value
+    return values
+
+
+def with_options(config: type) -> Callable[[F], F]:
+    """A decorator that describes arguments which are options by the options' help.
+
+    The line of a docstring that begins with `...: ` is replaced.
+
+    Args:
+        config: The configuration class.
+
+    >>> from raylatent.config import ActivationsConfig
+    >>> def run(dtype: str) -> None:
+    ...     "...: The options of the verb."
+    >>> with_options(ActivationsConfig)(run).__doc__
+    'dtype: Of the stored activations.'
+    """
+
+    def described(function: F) -> F:
+        text = inspect.getdoc(function) or ""
+        marker = re.search(r"^( *)\.\.\.: .*$", text, re.MULTILINE)
+        if marker is None:  # stripped by python -OO
+            return function
+        wrapper = TextWrapper(88, subsequent_indent=f"{marker[1]}    ")
+        there = inspect.signature(function).parameters
+        lines = [
+            wrapper.fill(f"{marker[1]}{field.name}: {_in_python(field)}")
+            for field in fields(config)
+            if field.name in there and f"\n{marker[1]}{field.name}: " not in text
+        ]
+        start, end = marker.span()
+        function.__doc__ = f"{text[:start]}{chr(10).join(lines)}{text[end:]}"
+        return function
+
+    return described
+
+
+def _in_python(field: "Field[Any]") -> str:
+    """An option's help as a sentence on a Python argument."""
+    text = str(field.metadata["help"])
+    text = re.sub(r"--([a-z-]+)", lambda m: f"`{m[1].replace('-', '_')}`", text)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _check_options(

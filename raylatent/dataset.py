@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from raylatent.annotations import (
     SLIDE_COLUMN,
@@ -15,9 +15,17 @@ from raylatent.annotations import (
     slide_labels,
     tidy,
 )
-from raylatent.errors import AnnotationsError, ConfigError, SourceError
+from raylatent.errors import (
+    AnnotationsError,
+    ConfigError,
+    IncompleteError,
+    SourceError,
+)
 from raylatent.source.kinds import sorted_paths
 from raylatent.source.names import match, match_said
+
+if TYPE_CHECKING:
+    from raylatent.engine.report import RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +35,29 @@ Filters = Mapping[str, "str | Sequence[str]"]
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class TileSource(Protocol):
-    """What DatasetFeatures needs of a dataset; `raylatent.Dataset` is one."""
-
-    tile_px: int | None
-
-    def inputs(self) -> dict[str, Any]:
-        """Options of `raylatent activations` that name the tiles."""
-        ...
-
-    def features_folder(self, model: str) -> str:
-        """Where a run goes when no `outdir` is given."""
-        ...
-
-
-def inputs_of(dataset: TileSource | Paths) -> dict[str, Any]:
+def inputs_of(dataset: "Dataset | Paths") -> dict[str, Any]:
     """Options of `raylatent activations` for a dataset, or for paths of any kind."""
     if isinstance(dataset, str | os.PathLike):
         dataset = [dataset]
     if isinstance(dataset, Sequence):
         return dict(sorted_paths([os.fspath(path) for path in dataset]))
     return dataset.inputs()
+
+
+def refuse_failed(report: "RunReport", others: str) -> None:
+    """Raise IncompleteError if some slide failed.
+
+    Args:
+        report: What became of each slide.
+        others: What became of the others, in words.
+    """
+    if report.failed:
+        first = report.failed[0]
+        message = (
+            f"{len(report.failed)} of {len(report.slides)} slides failed, as "
+            f"{first.slide!r}: {first.error} (the others are {others})"
+        )
+        raise IncompleteError(message)
 
 
 class Dataset:
@@ -84,6 +94,7 @@ class Dataset:
         whole: bool = False,
     ) -> None:
         """See the class."""
+        self._given = {n: v for n, v in locals().items() if n not in {"self", "files"}}
         self.root = root
         self.whole = whole
         self.variant = variant
@@ -140,17 +151,9 @@ class Dataset:
         self, filters: Filters, filter_blank: str | Sequence[str] = ()
     ) -> "Dataset":
         """The slides among these that have allowed values."""
-        return Dataset(
-            self._files,
-            root=self.root,
-            tile_px=self.tile_px,
-            tile_um=self.tile_um,
-            annotations=self.annotations,
-            filters={**self.filters, **filters},
-            filter_blank=[*self.filter_blank, *_values(filter_blank)],
-            variant=self.variant,
-            whole=self.whole,
-        )
+        blank = [*self.filter_blank, *_values(filter_blank)]
+        own = {**self._given, "filters": {**self.filters, **filters}}
+        return Dataset(self._files, **{**own, "filter_blank": blank})
 
     def slides(self) -> list[str]:
         """Names of the slides, sorted."""

@@ -3,14 +3,14 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from raylatent.config import ActivationsConfig
-from raylatent.dataset import Paths, TileSource, inputs_of
+from raylatent.arguments import option_values, with_options
+from raylatent.config import ActivationsConfig, MapConfig
+from raylatent.dataset import Dataset, Paths, inputs_of, refuse_failed
 from raylatent.engine.activations import compute_activations
 from raylatent.engine.map_building import build_map
-from raylatent.errors import ConfigError, IncompleteError, MapError, RunError
+from raylatent.errors import ConfigError, MapError, RunError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.model.layers import layer_names
 from raylatent.model.spec import model_spec, with_overrides
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Options of `raylatent activations` but those that are arguments here.
-_OWN = {"include_preds", "layers", "model", "out", "pooling", "tfrecords", "tile_px"}
-_OPTIONS = {field.name for field in fields(ActivationsConfig)} - _OWN
+# Arguments that are options of the model, or are made into options.
+_OWN = frozenset({"layers", "model", "pooling", "tile_px"})
 
 
+@with_options(ActivationsConfig)
 class DatasetFeatures:
     """Activations of every tile of a dataset.
 
@@ -55,9 +55,14 @@ class DatasetFeatures:
         include_preds: Store predictions; default if the model has classes.
         tile_px: Side of the tiles, where the model does not say.
         mean: Of each channel of pixels scaled to 0..1, where the model does not say.
-        std: Likewise.
+        std: Of each channel, where the model does not say.
         classes: Names or number of the classes, where the model does not say.
-        **options: Any other option of `raylatent activations`, as `dtype`, `actors`.
+        slides: Whole slides, folders of them or URIs; by default the dataset's.
+        tiles: Folders of pictures that are tiles; by default the dataset's.
+        tile_um: Side of the slides' tiles in micrometers, or a magnification as `10x`; by
+            default the dataset's.
+        annotations: A CSV with a `slide` column; by default the project's.
+        ...: The options of `raylatent activations`.
 
     Raises:
         IncompleteError: Some slide failed; all others are finished and kept.
@@ -67,7 +72,7 @@ class DatasetFeatures:
     def __init__(  # noqa: PLR0913  (Slideflow's signature, and what a module lacks)
         self,
         model: object,
-        dataset: TileSource | Paths,
+        dataset: Dataset | Paths,
         layers: str | Sequence[str] | None = None,
         *,
         outdir: str | os.PathLike[str] | None = None,
@@ -75,34 +80,53 @@ class DatasetFeatures:
         pooling: str | None = None,
         include_preds: bool | None = None,
         tile_px: int | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
         classes: Sequence[str] | int | None = None,
-        **options: Any,  # noqa: ANN401
+        slides: Paths | None = None,
+        tiles: Paths | None = None,
+        tiles_pattern: str = ActivationsConfig.tiles_pattern,
+        tile_um: str | float | None = None,
+        stride_div: float = ActivationsConfig.stride_div,
+        mpp: float | None = None,
+        allow_upsampling: bool = False,
+        qc: str = ActivationsConfig.qc,
+        grayspace_fraction: float = ActivationsConfig.grayspace_fraction,
+        whitespace_fraction: float = ActivationsConfig.whitespace_fraction,
+        icc: bool = False,
+        annotations: str | os.PathLike[str] | None = None,
+        dtype: str = ActivationsConfig.dtype,
+        actors: str | int = ActivationsConfig.actors,
+        num_gpus: float | None = None,
+        batch_size: int = ActivationsConfig.batch_size,
+        unit_tiles: int | None = None,
+        mixed_precision: bool | None = None,
+        compile: bool = False,
+        resize: bool | None = None,
+        allow_pickle: bool = False,
+        max_bad_fraction: float = ActivationsConfig.max_bad_fraction,
+        recheck: bool | None = None,
+        overwrite: bool = False,
+        stall_timeout_s: float = ActivationsConfig.stall_timeout_s,
     ) -> None:
         """Compute what is missing."""
-        given: dict[str, Any] = {"mean": mean, "std": std, "classes": classes}
-        spec = model_spec(model, allow_pickle=options.get("allow_pickle", False))
+        given = {name: v for name, v in locals().items() if name not in _OWN}
+        spec = model_spec(model, allow_pickle=allow_pickle)
         if tile_px is None and spec.tile_px is None and spec.hub is None:
             tile_px = getattr(dataset, "tile_px", None)
-        spec = with_overrides(spec, tile_px=tile_px, **given)
-        config = ActivationsConfig(
-            model=spec.name,
-            layers=tuple(layer_names(layers, layer)),
-            pooling=pooling or "none",
-            include_preds=include_preds,
-            out=_folder(outdir, dataset, spec.name),
-            **{**inputs_of(dataset), **_checked(options)},
+        spec = with_overrides(
+            spec, tile_px=tile_px, mean=mean, std=std, classes=classes
         )
-        report = compute_activations(config, spec)
-        if report.failed:
-            first = report.failed[0]
-            message = (
-                f"{len(report.failed)} of {len(report.slides)} slides failed, as "
-                f"{first.slide!r}: {first.error} (the others are finished: "
-                f"DatasetFeatures.open({report.run!r}))"
-            )
-            raise IncompleteError(message)
+        options = {
+            **inputs_of(dataset),
+            **option_values(ActivationsConfig, given),
+            "model": spec.name,
+            "layers": tuple(layer_names(layers, layer)),
+            "pooling": pooling or "none",
+            "out": _folder(outdir, dataset, spec.name),
+        }
+        report = compute_activations(ActivationsConfig(**options), spec)
+        refuse_failed(report, f"finished: DatasetFeatures.open({report.run!r})")
         self._attach([RunDirectory.open(report.run)])
 
     def __repr__(self) -> str:
@@ -222,12 +246,19 @@ class DatasetFeatures:
             write_bag(store, slide, self.activations[slide], self.locations[slide])
         write_bags_config(store, self._runs[0].settings(), self.num_features)
 
-    def map_activations(
+    def map_activations(  # noqa: PLR0913  (UMAP's)
         self,
         *,
         layer: str = "",
-        name: str = "default",
-        **umap: Any,  # noqa: ANN401
+        name: str = MapConfig.map,
+        n_neighbors: int = MapConfig.n_neighbors,
+        min_dist: float = MapConfig.min_dist,
+        metric: str = MapConfig.metric,
+        sample: int = MapConfig.sample,
+        seed: int = MapConfig.seed,
+        placement: str = MapConfig.placement,
+        stall_timeout_s: float = MapConfig.stall_timeout_s,
+        **umap: Any,  # noqa: ANN401  (UMAP's)
     ) -> SlideMap:
         """Fit UMAP on a sample and place every tile.
 
@@ -236,7 +267,14 @@ class DatasetFeatures:
         Args:
             layer: Which layer; the first where it is left out.
             name: The map's folder below `maps/` of the run.
-            **umap: `sample`, `seed`, and any argument of umap.UMAP.
+            n_neighbors: UMAP's.
+            min_dist: UMAP's.
+            metric: UMAP's.
+            sample: How many tiles UMAP is fitted on.
+            seed: Of the sample, the fit and ties.
+            placement: `rows`: each by itself, or `umap-learn`: by its own transform.
+            stall_timeout_s: With nothing finished for so long, the work ends.
+            **umap: Any other argument of umap.UMAP.
 
         Raises:
             MapError: An argument that a map cannot honor.
@@ -247,13 +285,27 @@ class DatasetFeatures:
         layers = [*self.run.layers()]
         if not layer and len(layers) > 1:
             logger.warning("of layers %s the first is mapped", ", ".join(layers))
-        parameters = MapParameters.of(**umap)
-        folder = build_map(self.run.uri, parameters, layer=layer, name=name)
-        return SlideMap.load(folder)
+        parameters = MapParameters.of(
+            n_neighbors=n_neighbors,
+            min_dist=min_dist,
+            metric=metric,
+            sample=sample,
+            seed=seed,
+            placement=placement,
+            **umap,
+        )
+        folder = build_map(
+            self.run.uri,
+            parameters,
+            layer=layer,
+            name=name,
+            stall_timeout_s=stall_timeout_s,
+        )
+        return SlideMap.load(folder, stall_timeout_s=stall_timeout_s)
 
 
 def _folder(
-    outdir: str | os.PathLike[str] | None, dataset: TileSource | Paths, model: str
+    outdir: str | os.PathLike[str] | None, dataset: Dataset | Paths, model: str
 ) -> str:
     """The run directory: as given, else in the dataset's project."""
     if outdir is not None:
@@ -262,14 +314,3 @@ def _folder(
         message = "outdir= is missing: where the run directory shall be"
         raise ConfigError(message)
     return dataset.features_folder(model)
-
-
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `raylatent activations`, `actors` also as a number."""
-    unknown = sorted(set(options) - _OPTIONS)
-    if unknown:
-        message = f"there is no option {unknown[0]!r}: there are {', '.join(sorted(_OPTIONS))}"
-        raise ConfigError(message)
-    if "actors" in options:
-        return {**options, "actors": str(options["actors"])}
-    return options

@@ -9,15 +9,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylatent.annotations import MPP_COLUMN, read_annotations, read_labels
+from raylatent.arguments import option_values, with_options
 from raylatent.config import ActivationsConfig, AtlasConfig, MapConfig, MosaicConfig
+from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.run import MAPS, MOSAICS, RunDirectory
+from raylatent.seal import DIGEST
 from raylatent.source.kinds import find_sources
 from raylatent.source.names import match_said
 from raylatent.storage import Store, is_uri
@@ -52,6 +54,7 @@ class Atlas:
     Attributes:
         run: The run directory.
         features: Its activations.
+        slide_map: The map of every tile; its points are read when they are needed.
         mosaic: The mosaic, as it is stored.
         picture: Where the mosaic's picture is.
         map_folder: Where the map is.
@@ -59,16 +62,10 @@ class Atlas:
 
     run: str
     features: "DatasetFeatures"
+    slide_map: "SlideMap"
     mosaic: "Mosaic"
     picture: str
     map_folder: str
-
-    @cached_property
-    def slide_map(self) -> "SlideMap":
-        """The map; all its points are read when it is first asked for."""
-        from raylatent.slide_map import SlideMap  # noqa: PLC0415  (slow)
-
-        return SlideMap.load(self.map_folder)
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Outcome:
     Attributes:
         report: Of the activations.
         map: The map, None if not one tile has activations.
-        mosaic: The mosaic and its folder, None likewise.
+        mosaic: The mosaic and its folder, None in the same case.
     """
 
     report: "RunReport"
@@ -103,7 +100,8 @@ class Outcome:
     mosaic: tuple["Mosaic", str] | None = None
 
 
-def atlas(  # noqa: PLR0913  (the verb's options)
+@with_options(AtlasConfig)
+def atlas(  # noqa: D417, PLR0913  (the verb's options)
     *,
     out: PathLike,
     model: object,
@@ -111,48 +109,50 @@ def atlas(  # noqa: PLR0913  (the verb's options)
     slides: PathLike | Sequence[PathLike] = (),
     tiles: PathLike | Sequence[PathLike] = (),
     tiles_pattern: str = "",
-    layers: str | Sequence[str] = ("postconv",),
+    layers: str | Sequence[str] = AtlasConfig.layers,
     annotations: PathLike = "",
     label: str = "",
     tile_px: int | None = None,
     tile_um: str | float = "",
-    stride_div: float = 1.0,
+    stride_div: float = AtlasConfig.stride_div,
     mpp: float | None = None,
     allow_upsampling: bool = False,
-    qc: str = "otsu",
-    grayspace_fraction: float = 0.6,
-    whitespace_fraction: float = 1.0,
+    qc: str = AtlasConfig.qc,
+    grayspace_fraction: float = AtlasConfig.grayspace_fraction,
+    whitespace_fraction: float = AtlasConfig.whitespace_fraction,
     icc: bool = False,
     pooling: str | None = None,
     include_preds: bool | None = None,
     resize: bool | None = None,
-    dtype: str = "float32",
+    dtype: str = AtlasConfig.dtype,
     actors: str | int = "",
     num_gpus: float | None = None,
-    batch_size: int = 32,
+    batch_size: int = AtlasConfig.batch_size,
     unit_tiles: int | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     mixed_precision: bool | None = None,
     compile: bool = False,
     allow_pickle: bool = False,
-    max_bad_fraction: float = 0.01,
+    max_bad_fraction: float = AtlasConfig.max_bad_fraction,
     recheck: bool | None = None,
     overwrite: bool = False,
-    stall_timeout_s: float = 7200.0,
+    stall_timeout_s: float = AtlasConfig.stall_timeout_s,
     layer: str = "",
-    map: str = "default",
-    sample: int = 20_000,
-    seed: int = 42,
-    n_neighbors: int = 50,
-    min_dist: float = 0.1,
-    metric: str = "cosine",
+    map: str = AtlasConfig.map,
+    sample: int = AtlasConfig.sample,
+    seed: int = AtlasConfig.seed,
+    n_neighbors: int = AtlasConfig.n_neighbors,
+    min_dist: float = AtlasConfig.min_dist,
+    metric: str = AtlasConfig.metric,
     umap: Mapping[str, Any] | Sequence[str] = (),
-    placement: str = "rows",
-    vector: str = "none",
-    mosaic: str = "default",
-    num_tiles_x: int = 50,
-    select: str = "nearest",
-    grid: str = "square",
-    cell_px: int = 100,
+    placement: str = AtlasConfig.placement,
+    vector: str = AtlasConfig.vector,
+    mosaic: str = AtlasConfig.mosaic,
+    num_tiles_x: int = AtlasConfig.num_tiles_x,
+    select: str = AtlasConfig.select,
+    grid: str = AtlasConfig.grid,
+    cell_px: int = AtlasConfig.cell_px,
     source_root: PathLike = "",
 ) -> Atlas:
     """Compute activations, place every tile on a map, and draw a mosaic of it.
@@ -161,71 +161,29 @@ def atlas(  # noqa: PLR0913  (the verb's options)
     that `raylatent atlas --help` gives, and what is done already is not done again.
 
     Args:
-        out: The run directory, local or a URI.
         model: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, a mapping with the
-            keys of model.json, or an nn.Module. Pixels of a module are standardized as
-            Slideflow does, by a mean and standard deviation of 0.5 of pixels scaled to
-            0..1: for a model that takes others, give a model folder or a mapping.
-        tfrecords: Files or folders of TFRecords.
-        slides: Files or folders of whole slides.
-        tiles: Folders of pictures, each a tile; a slide is the first folder below.
-        tiles_pattern: A regular expression with groups `slide`, `label`, `x` and `y`,
-            some of them, that is searched in the pictures' paths below their folder.
-        layers: Layers that are stored, one column each.
-        annotations: A CSV with a column `slide`.
-        label: Its column to color by.
-        tile_px: Side of a tile in pixels.
-        tile_um: Side of a tile in micrometers, or a magnification as `"10x"`.
-        stride_div: Tiles are their side divided by this apart.
-        mpp: Micrometers a pixel of slides that do not say.
-        allow_upsampling: Whether slides that are coarser than the tiles are taken.
-        qc: `otsu`, `blur`, `both` or `none`.
-        grayspace_fraction: Tiles with a larger share of gray pixels are left out.
-        whitespace_fraction: Tiles with a larger share of white pixels are left out.
-        icc: Whether colors are converted by the slides' ICC profiles.
-        pooling: `none`, `avg`, `max` or `cls`.
-        include_preds: Whether predictions are stored; default if the model has classes.
-        resize: Whether tiles of another size are resized (default) or refused.
-        dtype: `float32` or `float16`, of stored activations.
-        actors: How many, as `4` or `"1:8"`.
-        num_gpus: GPUs of each actor.
-        batch_size: Tiles in one pass.
-        unit_tiles: Tiles in one unit of work.
-        mixed_precision: Whether the model runs in bfloat16 autocast.
-        compile: Whether the model is compiled.
-        allow_pickle: Whether a pickled module may be opened, which can run any code.
-        max_bad_fraction: A slide with a larger share of bad tiles fails.
-        recheck: Whether parts that are kept are read and checked (default).
-        overwrite: Whether rows of another configuration are deleted.
-        stall_timeout_s: With nothing finished for so long, the job ends.
-        layer: Which layer is mapped; default the first.
-        map: Name of the map.
-        sample: How many tiles UMAP is fitted on.
-        seed: Of the sample, the fit and ties.
-        n_neighbors: UMAP's.
-        min_dist: UMAP's.
-        metric: UMAP's.
-        umap: Any other UMAP arguments.
-        placement: `rows` or `umap-learn`.
-        vector: `none`, `pdf` or `svg`, which pictures of the map are also written as.
-        mosaic: Name of the mosaic.
-        num_tiles_x: Cells across the map.
-        select: `nearest`, `medoid` or `first`.
-        grid: `square` or `slideflow`.
-        cell_px: Side of a cell in pixels.
-        source_root: Where moved TFRecords or slides are now.
+            keys of model.json, or an nn.Module.
+        mean: Of each channel of pixels scaled to 0..1, where the model does not say, as
+            an nn.Module; by default 0.5, as Slideflow standardizes.
+        std: Standard deviation of each channel, 0.5 likewise.
+        umap: Any other UMAP arguments, as a dict or as `KEY=VALUE`.
+        ...: The options of `raylatent atlas`.
 
     Raises:
         IncompleteError: Some slide failed: all others are finished, mapped and drawn; or
             not one tile has activations.
         RaylatentError: As of the verbs.
     """
-    options = dict(locals())
+    given = dict(locals())
     from raylatent.dataset_features import DatasetFeatures  # noqa: PLC0415  (slow)
-    from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch: slow)
+    from raylatent.model.spec import model_spec, with_overrides  # noqa: PLC0415
 
-    spec = model_spec(options.pop("model"), allow_pickle=allow_pickle)
-    done = run_atlas(AtlasConfig(model=spec.name, **_as_options(options)), spec)
+    spec = model_spec(given.pop("model"), allow_pickle=allow_pickle)
+    spec = with_overrides(spec, mean=mean, std=std)
+    if isinstance(umap, Mapping):
+        given["umap"] = [f"{name}={json.dumps(value)}" for name, value in umap.items()]
+    options = option_values(AtlasConfig, given)
+    done = run_atlas(AtlasConfig(model=spec.name, **options), spec)
     report = done.report
     if not isinstance(layers, str) and len(layers) > 1 and not layer:
         logger.warning("of layers %s the first is mapped", ", ".join(layers))
@@ -234,39 +192,16 @@ def atlas(  # noqa: PLR0913  (the verb's options)
             f"not one tile of {report.run} has activations: there is nothing to map"
         )
         raise IncompleteError(message)
-    if report.failed:
-        first = report.failed[0]
-        message = (
-            f"{len(report.failed)} of {len(report.slides)} slides failed, as "
-            f"{first.slide!r}: {first.error} (the others are finished, mapped and drawn "
-            f"in {report.run})"
-        )
-        raise IncompleteError(message)
+    refuse_failed(report, f"finished, mapped and drawn in {report.run}")
     made, folder = done.mosaic
     return Atlas(
         run=report.run,
         features=DatasetFeatures.open(report.run),
+        slide_map=made.slide_map,
         mosaic=made,
         picture=f"{folder}/mosaic.png",
         map_folder=done.map.folder,
     )
-
-
-def _as_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as the command line gives them."""
-    values = dict(given)
-    for name in ("tfrecords", "slides", "tiles"):
-        paths = values[name]
-        several = [paths] if isinstance(paths, str | os.PathLike) else paths
-        values[name] = tuple(os.fspath(path) for path in several)
-    for name in ("out", "annotations", "source_root"):
-        values[name] = os.fspath(values[name])
-    layers, umap = values["layers"], values["umap"]
-    values["layers"] = (layers,) if isinstance(layers, str) else tuple(layers)
-    if isinstance(umap, Mapping):
-        umap = [f"{name}={json.dumps(value)}" for name, value in umap.items()]
-    values["umap"] = tuple(umap)
-    return values | {name: str(values[name]) for name in ("tile_um", "actors")}
 
 
 def run_atlas(
@@ -372,27 +307,30 @@ def run_map(config: MapConfig) -> StoredMap:
 
 
 def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
-    """Draw a mosaic of a run's map; the mosaic, and the folder that it is stored in."""
-    labels: Mapping[str, str] | None = _check_labels(config)
+    """Draw a mosaic of a run's map as its SlideMap does; the mosaic, and its folder."""
+    labels = _check_labels(config)
     run = RunDirectory.open(config.out)
-    from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415  (ray: slow)
-    from raylatent.engine.map_building import check_map_is_current  # noqa: PLC0415
+    from raylatent.mapping.fitted_map import read_info  # noqa: PLC0415  (slow)
     from raylatent.mapping.pictures import labels_on_map  # noqa: PLC0415
-    from raylatent.mosaic import Mosaic  # noqa: PLC0415
+    from raylatent.slide_map import SlideMap  # noqa: PLC0415
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"
-    digest = check_map_is_current(run, of_map)
-    points = ClusterPoints(of_map, run, stall_timeout_s=config.stall_timeout_s)
+    digest = read_info(Store(of_map))[DIGEST]
+    slide_map = SlideMap.load(of_map, run=run, stall_timeout_s=config.stall_timeout_s)
+    of_slides: Mapping[str, str | None] | None = None
     if labels is not None:
-        labels = labels_on_map(points.slides, _labeled(labels, run.slides(), config))
-    mosaic = Mosaic(
-        points,
+        of_slides = labels_on_map(
+            slide_map.slides, _labeled(labels, run.slides(), config)
+        )
+    if of_slides is not None:  # which have none is said: that they have none is known
+        of_slides = {slide: of_slides.get(slide) for slide in slide_map.slides}
+    mosaic = slide_map.generate_mosaic(
         tfrecords=[config.source_root] if config.source_root else None,
-        labels=labels,
         num_tiles_x=config.num_tiles_x,
         select=config.select,
         grid=config.grid,
         cell_px=config.cell_px,
+        labels=of_slides,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
     mosaic.export(folder, of_map={"name": config.map, "digest": digest})

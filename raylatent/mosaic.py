@@ -1,33 +1,50 @@
-"""Mosaic: a map drawn with the tiles themselves."""
+"""Mosaic: a map drawn with the tiles themselves, and what it leaves behind."""
 
+import csv
+import inspect
+import io
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from raylatent import schema
+from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
+from raylatent.mapping.fitted_map import library_versions
 from raylatent.mapping.labels import Entries
-from raylatent.montage import inputs, output, render
+from raylatent.montage import inputs, render
 from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
+from raylatent.montage.grid import Grid
 from raylatent.montage.inputs import Labels
 from raylatent.montage.points import Rule, select_of
 from raylatent.montage.render import Look
 from raylatent.montage.sources import TFRecords
 from raylatent.run.manifest import relisted
-from raylatent.storage import absolute
+from raylatent.seal import (
+    DIGEST,
+    FILES,
+    content_digest,
+    seal_in,
+    sealed_json,
+    sealed_parquet,
+)
+from raylatent.storage import Store, absolute
 from raylatent.tiles.fetch import Tile, array_tiles, stored_tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
+
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_NOT_WRITTEN = (".bmp", ".eps", ".gif", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 
 
 class Mosaic:
@@ -36,10 +53,11 @@ class Mosaic:
     Args:
         images: Pictures (H x W x C, uint8; sizes may differ), or tuples of a TFRecord's
             path or a slide's name and the record's number, or a SlideMap, or a table
-            of points (see `from_points`).
+            of points with `slide` and the columns of `schema.POINTS`, whose records are
+            fetched by `offset` and `length` where it has them, else by `tile_index`.
         coords: An (x, y) for each image; not with a SlideMap, which has them.
         tfrecords: Where slides' names are found: files, folders or URIs, or a dict of
-            slide to file (or of source id to file).
+            slide to file (or of source id to file). Of a map of a run, its sources.
         num_tiles_x: Columns of cells over the range of x.
         select: Which point stands for a cell: `nearest` to its center, `medoid`: nearest
             to its mean in feature space, `first`: smallest (slide, index). No choice
@@ -50,7 +68,7 @@ class Mosaic:
         tile_select: Slideflow's word for `select`; its `centroid` is `medoid`.
         cell_px: Side of a cell in pixels.
         labels: A label for each point, or a dict of slide to label.
-        features: Activations, shape (n, d), for `medoid`.
+        features: Activations, shape (n, d), for `medoid`. Of a map of a run, its own.
         seed: Of the hash for ties.
         max_dist: Leave cells empty that have no point nearer to their center than this,
             in cells.
@@ -76,24 +94,29 @@ class Mosaic:
         images: Any,  # noqa: ANN401  (arrays, tuples, a SlideMap or a table)
         coords: ArrayLike | None = None,
         tfrecords: TFRecords | None = None,
-        num_tiles_x: int = 50,
-        select: str = "nearest",
-        grid: str = "square",
+        num_tiles_x: int = MosaicConfig.num_tiles_x,
+        select: str = MosaicConfig.select,
+        grid: str = MosaicConfig.grid,
         *,
         tile_select: str | None = None,
-        cell_px: int = 100,
+        cell_px: int = MosaicConfig.cell_px,
         labels: Labels | None = None,
         features: ArrayLike | None = None,
-        seed: int = 0,
+        seed: int = Rule.seed,
         max_dist: float | None = None,
     ) -> None:
         """Choose the tiles; pictures of TFRecords are read only to draw them."""
-        self.slide_map = images if hasattr(images, "points") else None
+        select = select_of(tile_select or select)
+        # (Statically: a map reads its points when they are asked for.)
+        of_map = inspect.getattr_static(images, "points", None) is not None
+        self.slide_map: Any = images if of_map else None
+        if hasattr(images, "_for_mosaic"):
+            images, labels, features = images._for_mosaic(labels, features, select)
         given = inputs.from_any(images, coords, tfrecords)
         self._look = Look(cell_px=cell_px)
         without = given.reference is None and given.stored is None
         self._rule = Rule(
-            select=select_of(tile_select or select),
+            select=select,
             ties="row" if grid == "slideflow" or without else "hash",
             seed=seed,
             max_dist=max_dist,
@@ -113,24 +136,6 @@ class Mosaic:
     def __repr__(self) -> str:
         """How large."""
         return f"Mosaic({self._chosen.n_points} points, {self.cells.num_rows} cells)"
-
-    @classmethod
-    def from_points(
-        cls,
-        points: pa.Table,
-        *,
-        tfrecords: TFRecords | None = None,
-        **options: Any,  # noqa: ANN401
-    ) -> "Mosaic":
-        """Of a table with `slide` and the columns of `schema.POINTS`.
-
-        Args:
-            points: Records are fetched by `offset` and `length` where it has them, else
-                by `tile_index`.
-            tfrecords: Slide or source id to file, or files and folders; needed to draw.
-            **options: As of the class.
-        """
-        return cls(points, tfrecords=tfrecords, **options)
 
     @property
     def num_tiles_x(self) -> int:
@@ -160,19 +165,26 @@ class Mosaic:
         figsize: tuple[float, float] = (10.0, 10.0),
         *,
         ax: "Axes | None" = None,
-        **look: Any,  # noqa: ANN401
+        cell_px: int | None = None,
+        background: str = Look.background,
+        label_style: str | None = Look.label_style,
+        legend: bool = Look.legend,
+        focus_slide: str | None = None,
     ) -> "Axes":
         """Show it through matplotlib, in the map's coordinates.
 
         Args:
             figsize: Inches, of a new figure.
             ax: Draw here instead.
-            **look: `background`, `label_style`, `legend`, `focus_slide`, as of
-                `raylatent.montage.render.Look`, and `cell_px`: by default no more than
-                the figure shows.
+            cell_px: Side of a cell in pixels; by default no more than the figure shows.
+            background: Of empty cells, any CSS color.
+            label_style: Color of the cell's majority label as a `border` around the
+                tile, or as a wider `backdrop` behind it; None for neither.
+            legend: Whether the labels have a legend at the right side.
+            focus_slide: Tiles are as opaque as this slide's share of the cell's points.
         """
-        style = self._styled(look)
-        if "cell_px" not in look:
+        style = self._styled(locals())
+        if cell_px is None:
             n_cells = max(self.grid.n_cols, self.grid.n_rows)
             fitting = render.shown_cell_px(n_cells, figsize, style.cell_px)
             style = replace(style, cell_px=fitting)
@@ -184,27 +196,44 @@ class Mosaic:
         entries = self._entries(style)
         return render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
 
-    def picture(self, **look: Any) -> Image.Image:  # noqa: ANN401
-        """The mosaic with its legend as a Pillow image; arguments as of `plot`."""
-        return self._picture(self._styled(look))[0]
+    def picture(
+        self,
+        *,
+        cell_px: int | None = None,
+        background: str = Look.background,
+        label_style: str | None = Look.label_style,
+        legend: bool = Look.legend,
+        focus_slide: str | None = None,
+    ) -> Image.Image:
+        """The mosaic with its legend as a Pillow image; arguments as of `plot`.
 
-    def save(self, path: str | os.PathLike[str], **look: Any) -> None:  # noqa: ANN401
+        Cells have the mosaic's own `cell_px` by default.
+        """
+        return self._picture(self._styled(locals()))[0]
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cell_px: int | None = None,
+        background: str = Look.background,
+        label_style: str | None = Look.label_style,
+        legend: bool = Look.legend,
+        focus_slide: str | None = None,
+    ) -> None:
         """Write the picture (`.png`, `.jpg`), or all into a folder.
 
         A folder gets `cells.parquet`, `mosaic.png` and `mosaic.json`. Each file is put
-        in place in one step.
-
-        Args:
-            path: A file or a folder, local or a URI.
-            **look: As of `plot`.
+        in place in one step. `path` is a file or a folder, local or a URI; the other
+        arguments are those of `picture`.
         """
-        uri = absolute(path)
-        kind = output.picture_format(uri)
+        uri, look = absolute(path), self._styled(locals())
+        kind = picture_format(uri)
         if kind is None:
-            self.export(uri, **look)
+            self._export(uri, look)
         else:
-            picture, _ = self._picture(self._styled(look))
-            output.write_file(uri, output.encode_picture(picture, kind))
+            picture, _ = self._picture(look)
+            _write(uri, _encoded(picture, kind))
             logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
     def export(
@@ -212,34 +241,98 @@ class Mosaic:
         folder: str | os.PathLike[str],
         *,
         of_map: Mapping[str, object] | None = None,
-        **look: Any,  # noqa: ANN401
     ) -> None:
         """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder.
 
         Args:
-            folder: A folder or URI.
+            folder: A folder or URI, whatever it is called.
             of_map: What mosaic.json says of the map that was drawn.
-            **look: As of `plot`.
         """
-        uri = absolute(folder)
-        picture, drawn = self._picture(self._styled(look))
-        description = output.describe(
-            self._chosen,
-            self.cells,
-            grid=self.grid,
-            bounds=self._bounds,
-            look=drawn,
-            failed=self.failed,
-        )
-        png = output.encode_picture(picture, "PNG")
-        cells_file = output.encode_cells(self.cells)
-        about = {**description, **({} if of_map is None else {"map": of_map})}
+        about = {} if of_map is None else {"map": of_map}
+        self._export(absolute(folder), self._look, about)
+
+    def _export(
+        self, uri: str, look: Look, about: Mapping[str, object] | None = None
+    ) -> None:
+        """Put `mosaic.png` and `cells.parquet` in place, then what describes them."""
+        picture, drawn = self._picture(look)
+        png = _encoded(picture, "PNG")
+        cells = bytes(memoryview(sealed_parquet(self.cells)))
+        files = {"mosaic.png": content_digest(png), "cells.parquet": seal_in(cells)}
+        told = sealed_json({**self._described(drawn), **(about or {}), FILES: files})
+        text = json.dumps(told, indent=1, ensure_ascii=False)
         with relisted(uri) as digests:
-            digests.update(output.write_mosaic(uri, png, cells_file, about))
+            Store(uri).delete(
+                "mosaic.json"
+            )  # which tells of those that were there before
+            _write(f"{uri}/mosaic.png", png)
+            _write(f"{uri}/cells.parquet", cells)
+            _write(f"{uri}/mosaic.json", text.encode("utf-8", "replace"))
+            digests.update({**files, "mosaic.json": told[DIGEST]})
+
+    def _described(self, look: Look) -> dict[str, object]:
+        """What mosaic.json holds: parameters, counts, failures, grid, versions."""
+        chosen, cells, bounds = self._chosen, self.cells, self._bounds
+        names = (schema.ROW, schema.COL, schema.SLIDE, schema.TILE_INDEX)
+        return {
+            "schema": schema.SCHEMA_VERSION,
+            "parameters": {
+                "num_tiles_x": self.grid.n_cols,
+                "grid": self.grid.kind,
+                **asdict(chosen.rule),
+                "labels": chosen.tally.labels is not None,
+                **asdict(look),
+            },
+            "counts": {
+                "points": chosen.n_points,
+                "dropped_not_finite": chosen.n_dropped,
+                "cells_of_grid": _cells_of(self.grid),
+                "cells": len(chosen.best),
+                "cells_without_tile": len(chosen.best) - len(cells),
+                "drawn": len(cells) - len(self.failed),
+                "failed": len(self.failed),
+            },
+            "shares": self._shares(),
+            "failed": [
+                {**{n: cells[n][i].as_py() for n in names}, "reason": reason}
+                for i, reason in sorted(self.failed.items())
+            ],
+            "grid": {
+                "cell_size": self.grid.cell,
+                "columns": self.grid.n_cols,
+                "rows": self.grid.n_rows,
+                "xmin": bounds.xmin,
+                "xmax": bounds.xmax,
+                "ymin": bounds.ymin,
+                "ymax": bounds.ymax,
+            },
+            "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),
+        }
+
+    def _shares(self) -> dict[str, float]:
+        """How much of the map and of its points the mosaic shows, each 0 to 1.
+
+        Returns:
+            `cells`: of the grid's cells, those with a tile; `rows_in_cells`: of the
+            points, those in these cells; `rows_drawn`: of the points, those that stand
+            for a cell.
+        """
+        n_points = max(1, self._chosen.n_points)
+        return {
+            "cells": len(self.cells) / _cells_of(self.grid),
+            "rows_in_cells": int(self.cells[schema.N].to_numpy().sum()) / n_points,
+            "rows_drawn": len(self.cells) / n_points,
+        }
 
     def summary(self) -> str:
         """How much of the map and of its points it shows, in a line."""
-        return output.in_words(self._chosen, self.cells, self.grid)
+        of, n_dropped = self._shares(), self._chosen.n_dropped
+        lost = f", {n_dropped:,} without a place" if n_dropped else ""
+        return (
+            f"{len(self.cells):,} of {_cells_of(self.grid):,} cells filled, with "
+            f"{100 * of['rows_in_cells']:.3g} % of {self._chosen.n_points:,} rows{lost}; "
+            f"{100 * of['rows_drawn']:.3g} % of the rows are drawn"
+        )
 
     def save_report(self, path: str | os.PathLike[str]) -> None:
         """Write a CSV of the chosen tiles: `slide`, `index`.
@@ -247,16 +340,19 @@ class Mosaic:
         For arrays `slide` is empty, and `index` is the picture's number.
         """
         number = schema.INDEX if self._arrays is not None else schema.TILE_INDEX
-        report = output.encode_report(self.cells, number)
-        output.write_file(os.fspath(path), report)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["slide", "index"])
+        columns = (self.cells[name].to_pylist() for name in (schema.SLIDE, number))
+        writer.writerows(zip(*columns, strict=True))
+        _write(absolute(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
-    def _styled(self, look: dict[str, Any]) -> Look:
-        known = vars(self._look)
-        unknown = sorted(set(look) - set(known))
-        if unknown:
-            message = f"unknown option {unknown[0]!r}: there are {', '.join(known)}"
-            raise MapError(message)
-        return replace(self._look, **look)
+    def _styled(self, given: Mapping[str, Any]) -> Look:
+        """The look that a method's arguments ask for."""
+        look = {name: given[name] for name in vars(self._look)}
+        if look["cell_px"] is None:
+            look["cell_px"] = self._look.cell_px
+        return Look(**look)
 
     def _entries(self, look: Look) -> Entries:
         """Names and colors of the legend."""
@@ -309,3 +405,39 @@ class Mosaic:
                 "grid='square'"
             )
             raise MapError(message)
+
+
+def picture_format(uri: str) -> str | None:
+    """`PNG` or `JPEG` by the suffix, None for a folder; MapError for other pictures.
+
+    >>> picture_format("/runs/mosaic.png"), picture_format("/runs/v1.2")
+    ('PNG', None)
+    """
+    name = uri.rsplit("/", 1)[-1].lower()
+    suffix = "." + name.rsplit(".", 1)[-1] if "." in name else ""
+    if suffix in _NOT_WRITTEN:
+        message = f"cannot write {uri}: a mosaic is saved as .png or .jpg"
+        raise MapError(message)
+    return PICTURES.get(suffix)
+
+
+def _write(uri: str, data: bytes) -> None:
+    """Put one file in place in one step."""
+    folder, name = uri.rsplit("/", 1)
+    Store(folder or "/").write(name, data)
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
+    """As PNG or JPEG."""
+    data = io.BytesIO()
+    if kind == "JPEG":
+        picture.save(data, kind, quality=92, subsampling=0)
+    else:
+        # The fastest level: tissue hardly shrinks further, and more takes seconds.
+        picture.save(data, kind, compress_level=1)
+    return data.getvalue()
+
+
+def _cells_of(grid: Grid) -> int:
+    """Slideflow's grid of a flat map has no row, and yet a row of cells."""
+    return grid.n_cols * max(1, grid.n_rows)

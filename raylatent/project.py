@@ -5,12 +5,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raylatent.annotations import Row, read_annotations
-from raylatent.config import ExtractTilesConfig
-from raylatent.dataset import ANNOTATIONS, Dataset, Filters
+from raylatent.arguments import option_values, with_options
+from raylatent.config import ActivationsConfig, ExtractTilesConfig, MosaicConfig
+from raylatent.dataset import (
+    ANNOTATIONS,
+    Dataset,
+    Filters,
+    Paths,
+    refuse_failed,
+)
 from raylatent.dataset_features import DatasetFeatures
 from raylatent.engine.extraction import extract_tiles
-from raylatent.errors import IncompleteError, SourceError
+from raylatent.errors import SourceError
 from raylatent.model.spec import model_spec
+from raylatent.montage.inputs import Labels
+from raylatent.montage.points import Rule
+from raylatent.montage.sources import TFRecords
 from raylatent.mosaic import Mosaic
 from raylatent.source.find import choose_size, find_tfrecords, size_folders
 from raylatent.source.slides import find_slides
@@ -80,13 +90,10 @@ class Project:
         below = choose_size(sizes, tile_px, tile_um, where=folder)
         return Dataset(
             find_tfrecords([folder], below=below),
-            root=self.root,
             tile_px=tile_px,
             tile_um=tile_um,
-            annotations=self.annotations,
-            filters=filters,
-            filter_blank=filter_blank,
             variant=below if below and len(sizes) > 1 else "",
+            **self._about(filters, filter_blank),
         )
 
     def _whole_slides(
@@ -98,24 +105,47 @@ class Project:
     ) -> Dataset:
         return Dataset(
             find_slides([f"{self.root}/{SLIDES}"]),
-            root=self.root,
             tile_px=tile_px,
             tile_um=tile_um,
-            annotations=self.annotations,
-            filters=filters,
-            filter_blank=filter_blank,
             variant=size_name(tile_px, tile_um),
             whole=True,
+            **self._about(filters, filter_blank),
         )
 
-    def extract_tiles(
+    def _about(
+        self, filters: Filters | None, filter_blank: str | Sequence[str]
+    ) -> dict[str, Any]:
+        return {
+            "root": self.root,
+            "annotations": self.annotations,
+            "filters": filters,
+            "filter_blank": filter_blank,
+        }
+
+    @with_options(ExtractTilesConfig)
+    def extract_tiles(  # noqa: D417, PLR0913  (of the verb)
         self,
         tile_px: int,
         tile_um: float | str,
         *,
         filters: Filters | None = None,
         filter_blank: str | Sequence[str] = (),
-        **options: Any,  # noqa: ANN401
+        stride_div: float = ExtractTilesConfig.stride_div,
+        mpp: float | None = None,
+        allow_upsampling: bool = False,
+        qc: str = ExtractTilesConfig.qc,
+        grayspace_fraction: float = ExtractTilesConfig.grayspace_fraction,
+        whitespace_fraction: float = ExtractTilesConfig.whitespace_fraction,
+        icc: bool = False,
+        annotations: str | os.PathLike[str] | None = None,
+        img_format: str = ExtractTilesConfig.img_format,
+        jpeg_quality: int = ExtractTilesConfig.jpeg_quality,
+        actors: str | int = ExtractTilesConfig.actors,
+        unit_tiles: int | None = None,
+        max_bad_fraction: float = ExtractTilesConfig.max_bad_fraction,
+        recheck: bool | None = None,
+        overwrite: bool = False,
+        stall_timeout_s: float = ExtractTilesConfig.stall_timeout_s,
     ) -> Dataset:
         """Cut the slides in `<root>/slides` into TFRecords; the dataset of these.
 
@@ -127,23 +157,18 @@ class Project:
             tile_um: Side in micrometers, or a magnification as `10x`.
             filters: Allowed values of annotation columns.
             filter_blank: Columns that must not be empty.
-            **options: Any other option of `raylatent extract-tiles`, as `img_format`.
+            annotations: A CSV with a `slide` column; by default the project's.
+            ...: The options of `raylatent extract-tiles`.
 
         Raises:
             IncompleteError: Some slide failed; all others are finished and kept.
         """
+        given = dict(locals())
         whole = self._whole_slides(tile_px, tile_um, filters, filter_blank)
         out = f"{self.root}/tfrecords/{size_name(tile_px, tile_um)}"
-        report = extract_tiles(
-            ExtractTilesConfig(out=out, **{**whole.inputs(), **options})
-        )
-        if report.failed:
-            first = report.failed[0]
-            message = (
-                f"{len(report.failed)} of {len(report.slides)} slides failed, as "
-                f"{first.slide!r}: {first.error} (the others are in {out})"
-            )
-            raise IncompleteError(message)
+        options = {**whole.inputs(), **option_values(ExtractTilesConfig, given)}
+        report = extract_tiles(ExtractTilesConfig(out=out, **options))
+        refuse_failed(report, f"in {out}")
         return self.dataset(
             tile_px, tile_um, filters=filters, filter_blank=filter_blank
         )
@@ -152,41 +177,80 @@ class Project:
         inside = self._store.list("tfrecords")
         return f"{self.root}/tfrecords" if inside else self.root
 
-    def generate_features(
+    def generate_features(  # noqa: PLR0913  (of DatasetFeatures)
         self,
         model: object,
         dataset: Dataset | None = None,
-        **options: Any,  # noqa: ANN401
+        layers: str | Sequence[str] | None = None,
+        *,
+        outdir: str | os.PathLike[str] | None = None,
+        layer: str | Sequence[str] | None = None,
+        pooling: str | None = None,
+        include_preds: bool | None = None,
+        tile_px: int | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        classes: Sequence[str] | int | None = None,
+        slides: Paths | None = None,
+        tile_um: str | float | None = None,
+        stride_div: float = ActivationsConfig.stride_div,
+        mpp: float | None = None,
+        allow_upsampling: bool = False,
+        qc: str = ActivationsConfig.qc,
+        grayspace_fraction: float = ActivationsConfig.grayspace_fraction,
+        whitespace_fraction: float = ActivationsConfig.whitespace_fraction,
+        icc: bool = False,
+        annotations: str | os.PathLike[str] | None = None,
+        dtype: str = ActivationsConfig.dtype,
+        actors: str | int = ActivationsConfig.actors,
+        num_gpus: float | None = None,
+        batch_size: int = ActivationsConfig.batch_size,
+        unit_tiles: int | None = None,
+        mixed_precision: bool | None = None,
+        compile: bool = False,
+        resize: bool | None = None,
+        allow_pickle: bool = False,
+        max_bad_fraction: float = ActivationsConfig.max_bad_fraction,
+        recheck: bool | None = None,
+        overwrite: bool = False,
+        stall_timeout_s: float = ActivationsConfig.stall_timeout_s,
     ) -> DatasetFeatures:
         """Activations of a dataset; default all slides.
 
-        Args:
-            model: As of DatasetFeatures.
-            dataset: Which slides; where the project has several sizes of tiles the
-                default is the model's.
-            **options: As of DatasetFeatures; `outdir` defaults to
-                `<root>/features/<model>-<fingerprint>`.
+        Arguments are those of `DatasetFeatures`. `dataset` is by default that of all
+        slides, with tiles of the model's size where the project has several; `outdir` is
+        `<root>/features/<model>-<fingerprint>`.
         """
+        given = dict(locals())
+        del given["self"]
         if dataset is None:
             several = len(size_folders(self._tiles_folder())) > 1
-            pickles = bool(options.get("allow_pickle"))
-            tile_px = model_spec(model, allow_pickle=pickles).tile_px
-            dataset = self.dataset(tile_px if several else None)
-        return DatasetFeatures(model, dataset, **options)
+            side = model_spec(model, allow_pickle=allow_pickle).tile_px
+            given["dataset"] = self.dataset(side if several else None)
+        return DatasetFeatures(**given)
 
-    def generate_mosaic(
+    def generate_mosaic(  # noqa: PLR0913  (of Mosaic)
         self,
         features: DatasetFeatures,
         *,
         umap_kwargs: Mapping[str, Any] | None = None,
-        **options: Any,  # noqa: ANN401
+        tfrecords: TFRecords | None = None,
+        num_tiles_x: int = MosaicConfig.num_tiles_x,
+        select: str = MosaicConfig.select,
+        grid: str = MosaicConfig.grid,
+        tile_select: str | None = None,
+        cell_px: int = MosaicConfig.cell_px,
+        labels: Labels | None = None,
+        seed: int = Rule.seed,
+        max_dist: float | None = None,
     ) -> Mosaic:
         """The mosaic of a dataset's map.
 
-        Args:
-            features: The activations.
-            umap_kwargs: As of `DatasetFeatures.map_activations`.
-            **options: As of Mosaic.
+        `umap_kwargs` are arguments of `DatasetFeatures.map_activations`, all others
+        those of `SlideMap.generate_mosaic`.
         """
+        given = dict(locals())
+        for name in ("self", "features", "umap_kwargs"):
+            del given[name]
         slide_map = features.map_activations(**(umap_kwargs or {}))
-        return slide_map.generate_mosaic(**options)
+        return slide_map.generate_mosaic(**given)

@@ -3,8 +3,9 @@
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,9 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
+from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
-from raylatent.mapping import plot as drawing
 from raylatent.mapping import statistics
-from raylatent.mapping.density import Labels, density
 from raylatent.mapping.fitted_map import (
     FORMAT_VERSION,
     MAP_JSON,
@@ -24,23 +24,26 @@ from raylatent.mapping.fitted_map import (
     read_info,
     write_info,
 )
-from raylatent.mapping.labels import colors_by_name, scale_of
-from raylatent.mapping.pictures import save_multiples
-from raylatent.mapping.plot import is_picture
 from raylatent.mapping.point_files import (
     check_points,
+    points_parts,
     read_points,
     read_vectors,
     write_points,
 )
 from raylatent.mapping.statistics import with_counts
-from raylatent.montage.inputs import check_feature_bytes, label_words
-from raylatent.montage.points import select_of
-from raylatent.montage.sources import where
-from raylatent.montage.stored_points import has_predictions
+from raylatent.montage.inputs import (
+    Labels,
+    are_by_slide,
+    check_feature_bytes,
+    label_words,
+)
+from raylatent.montage.points import Rule, StoredPoints, has_predictions
+from raylatent.montage.sources import TFRecords, where
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
 from raylatent.run.manifest import relisted
+from raylatent.slide_map_pictures import LABEL, SlideMapPictures
 from raylatent.source.names import (
     SlideLabels,
     labels_given,
@@ -48,14 +51,9 @@ from raylatent.source.names import (
     match,
     unmatched,
 )
-from raylatent.storage import Store, absolute
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
-
-LABEL = "label"
 
 _SHOWN = (
     schema.SLIDE,
@@ -66,11 +64,14 @@ _SHOWN = (
     schema.LOC_Y,
     schema.KNN_DISTANCE,
 )
-_STYLE = frozenset(drawing.MapStyle.__dataclass_fields__) - {"scatter"}
 
 
-class SlideMap:
+class SlideMap(SlideMapPictures):
     """Tiles as points of a map, with their slides and labels.
+
+    A map of a run that is opened from its folder reads its points when they are first
+    needed, as by `data`, `x` or `plot`. Labels by slide and mosaics need none of them: a
+    mosaic of the whole map is made by the cluster, as `raylatent mosaic` makes it.
 
     Args:
         points: Table with `slide` and the columns of `schema.POINTS`; of the reference
@@ -80,11 +81,6 @@ class SlideMap:
         layer: The layer that was mapped; needed where the run has several.
 
     Attributes:
-        data: A pandas DataFrame, a row a tile, by slide, then tile index: `slide`, `x`,
-            `y`, `tile_index`, `loc_x`, `loc_y`, `knn_distance`, and once asked for
-            `label`, `cluster`, `num_unique_neighbors`, `percent_matching_categories`.
-            Its index says which of the sorted points a row is.
-        fitted: As given.
         run: As given.
 
     Raises:
@@ -105,14 +101,23 @@ class SlideMap:
         layer: str | None = None,
     ) -> None:
         """See the class."""
-        self._points = check_points(points)
-        self.data: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
-        own = self._points[schema.LABEL]
-        if own.null_count < len(own):
-            self.data[LABEL] = own.to_pandas()
+        self._attach(check_points(points), run, layer)
         self.fitted = fitted
+
+    def _attach(
+        self,
+        points: pa.Table | StoredPoints,
+        run: RunDirectory | None,
+        layer: str | None,
+        stall_timeout_s: float = MosaicConfig.stall_timeout_s,
+    ) -> None:
         self.run = run
         self._layer = layer
+        self._given = points
+        self._stored = points if isinstance(points, StoredPoints) else None
+        self._stall_timeout_s = stall_timeout_s
+        # Labels by slide, until `data` has others.
+        self._by_slide: pd.Series[Any] | None = None
 
     @classmethod
     def from_xy(
@@ -121,7 +126,10 @@ class SlideMap:
         y: ArrayLike,
         slides: Iterable[str],
         tfr_index: ArrayLike | None = None,
-        **of_the_class: Any,  # noqa: ANN401
+        *,
+        fitted: FittedMap | None = None,
+        run: RunDirectory | None = None,
+        layer: str | None = None,
     ) -> "SlideMap":
         """Points at given places.
 
@@ -131,7 +139,9 @@ class SlideMap:
             slides: Slide of each tile.
             tfr_index: The tile's number in its TFRecord (n,); by default tiles are
                 counted in each slide.
-            **of_the_class: `fitted`, `run`, `layer`.
+            fitted: As of the class.
+            run: As of the class.
+            layer: As of the class.
 
         Raises:
             MapError: Lengths differ, or a place is not finite.
@@ -152,7 +162,7 @@ class SlideMap:
                 raise MapError(message)
         try:
             points = pa.table({schema.SLIDE: pa.array(names, pa.string()), **columns})
-            return cls(points, **of_the_class)
+            return cls(points, fitted=fitted, run=run, layer=layer)
         except pa.ArrowInvalid as error:
             message = f"x, y and tfr_index must be numbers: {error}"
             raise MapError(message) from error
@@ -164,6 +174,7 @@ class SlideMap:
         *,
         run: RunDirectory | None = None,
         layer: str | None = None,
+        stall_timeout_s: float = MosaicConfig.stall_timeout_s,
     ) -> "SlideMap":
         """Open what `save` wrote, or a map of a run (`<run>/maps/<name>`).
 
@@ -171,65 +182,84 @@ class SlideMap:
             path: The folder, local or a URI.
             run: As of the class; found by itself where the folder lies in one.
             layer: As of the class; map.json may tell it.
+            stall_timeout_s: With nothing finished for so long, a mosaic of the map ends.
 
         Raises:
             MapError: There is no map, or an unfinished one.
         """
         store = Store(path)
         info = read_info(store)
+        layer = layer or info.get("layer")
         if run is None:
             around = store.uri.rsplit("/", 2)[0]
             inside = "/" in around and Store(around).exists(RUN_JSON)
             run = RunDirectory(around) if inside else None
-        return cls(
-            read_points(store),
-            fitted=FittedMap.load(store) if "placement" in info else None,
-            run=run,
-            layer=layer or info.get("layer"),
-        )
+        if run is None:
+            fitted = FittedMap.load(store) if "placement" in info else None
+            return cls(read_points(store), fitted=fitted, layer=layer)
+        stored = StoredPoints(store.uri, run, layer)
+        stored.info, stored.part_names = info, points_parts(store)
+        self = cls.__new__(cls)
+        self._attach(stored, run, layer, stall_timeout_s)
+        return self
 
-    def save(self, path: str | os.PathLike[str], **style: Any) -> None:  # noqa: ANN401
-        """Save the plot (`.png`, `.pdf`, `.svg`), or the map into a folder.
-
-        The folder holds points, model and map.json, which is written last. Labels are
-        not kept: they are the user's.
-
-        Args:
-            path: A file or folder, local or a URI.
-            **style: Of the plot, as of `plot`.
-
-        Raises:
-            MapError: A picture of another kind.
-            StorageError: It could not be written.
-        """
-        uri = absolute(path)
-        if is_picture(uri):
-            self.save_plot(uri, **style)
-            return
-        if style:
-            message = f"{sorted(style)[0]!r} is of plots, and {uri} is a folder"
-            raise MapError(message)
-        with relisted(uri, anew=True):
-            self._save(Store(uri))
-
-    def _save(self, store: Store) -> None:
-        store.delete(MAP_JSON)
-        write_points(store, self.points)
+    def _save_map(self, store: Store) -> None:
+        # Read before the folder changes, which may be the one that they are in.
+        points, fitted, _ = self.points, self.fitted, self.data
         layer = {} if self._layer is None else {"layer": self._layer}
-        if self.fitted is not None:
-            told = with_counts(self.fitted, self.points)
-            told.with_info(**layer).save(store)
-        else:
-            about = {"format_version": FORMAT_VERSION, "versions": library_versions()}
-            write_info(store, {**about, **layer})
+        with relisted(store.uri, anew=True):
+            store.delete(MAP_JSON)
+            write_points(store, points)
+            if fitted is not None:
+                with_counts(fitted, points).with_info(**layer).save(store)
+            else:
+                versions = library_versions()
+                about = {"format_version": FORMAT_VERSION, "versions": versions}
+                write_info(store, {**about, **layer})
+
+    @cached_property
+    def fitted(self) -> FittedMap | None:
+        """The map on which new rows are placed; None for points alone."""
+        if self._stored is None or "placement" not in self._stored.info:
+            return None
+        return FittedMap.load(self._stored.same())
+
+    @cached_property
+    def _points(self) -> pa.Table:
+        """All points, sorted; read from the map's folder when they are first needed."""
+        stored = self._stored
+        return self._given if stored is None else read_points(stored.same())
+
+    @cached_property
+    def data(self) -> pd.DataFrame:
+        """A pandas DataFrame, a row a tile, by slide, then tile index.
+
+        Columns are `slide`, `x`, `y`, `tile_index`, `loc_x`, `loc_y`, `knn_distance`,
+        `label` where tiles have labels of their own, and once asked for `label`, `cluster`, `num_unique_neighbors` and
+        `percent_matching_categories`. The index says which of the sorted points a row is.
+        """
+        frame: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
+        own = self._points[schema.LABEL]
+        if own.null_count < len(own):
+            frame[LABEL] = own.to_pandas()
+        if self._by_slide is not None:
+            frame[LABEL] = frame[schema.SLIDE].map(self._by_slide)
+        return frame
+
+    def _is_read(self) -> bool:
+        return "data" in vars(self)
 
     @property
     def points(self) -> pa.Table:
         """The points with their full reference, row for row those of `data`."""
-        rows = self.data.index.to_numpy()
-        if np.array_equal(rows, np.arange(self._points.num_rows)):
+        if not self._is_read() or self._has_all_rows():
             return self._points
-        return self._points.take(pa.array(rows))
+        return self._points.take(pa.array(self.data.index.to_numpy()))
+
+    def _has_all_rows(self) -> bool:
+        """Whether `data` has all points in their order."""
+        rows = self.data.index.to_numpy()
+        return np.array_equal(rows, np.arange(self._points.num_rows))
 
     @property
     def x(self) -> NDArray[np.float32]:
@@ -244,11 +274,14 @@ class SlideMap:
     @property
     def slides(self) -> list[str]:
         """Names of the slides on the map, sorted."""
+        if self._stored is not None and not self._is_read():
+            return self._stored.slides
         return sorted(self.data[schema.SLIDE].unique())
 
     def __len__(self) -> int:
         """Number of points."""
-        return len(self.data)
+        told = None if self._stored is None else self._stored.n_points
+        return len(self.data) if told is None or self._is_read() else told
 
     def __repr__(self) -> str:
         """Points and slides in numbers."""
@@ -277,18 +310,18 @@ class SlideMap:
         Raises:
             MapError: There is no such column.
         """
+        if meta == schema.SLIDE:
+            names = pd.Series(self.slides, index=self.slides)
+            if translate is not None and not callable(translate):
+                translate = labels_of_slides(translate, self.slides)
+            self._by_slide = _translated(names, translate)
+            if self._is_read():
+                self.data[LABEL] = self.data[schema.SLIDE].map(self._by_slide)
+            return
         if meta not in self.data.columns:
             message = f"no column {meta!r} to label by: {', '.join(self.data.columns)}"
             raise MapError(message)
-        values = self.data[meta]
-        if meta == schema.SLIDE and translate is not None and not callable(translate):
-            translate = labels_of_slides(translate, self.slides)
-        labels = values if translate is None else values.map(translate)
-        given = translate.values() if isinstance(translate, Mapping) else ()
-        whole = bool(given) and all(isinstance(value, Integral) for value in given)
-        if whole and labels.dtype.kind == "f":
-            labels = labels.astype("Int64")  # not 1.0 where some tile has no label
-        self.data[LABEL] = labels
+        self.data[LABEL] = _translated(self.data[meta], translate)
 
     def label_by_slide(self, slide_labels: SlideLabels | None = None) -> None:
         """Label by slide, or by the given label of each slide.
@@ -304,95 +337,6 @@ class SlideMap:
             AnnotationsError: No slide of the map has a label, or one has two.
         """
         self.label(schema.SLIDE, slide_labels)
-
-    def plot(
-        self,
-        subsample: int | None = None,
-        title: str | None = None,
-        *,
-        ax: "Axes | None" = None,
-        **style: Any,  # noqa: ANN401
-    ) -> "Axes":
-        """Plot the map, colored by `label` where it was set.
-
-        Args:
-            subsample: Draw this many tiles, chosen by a fixed seed.
-            title: Above the plot.
-            ax: Draw here instead of in a new figure of pyplot.
-            **style: `cmap`, `xlim`, `ylim`, `xlabel`, `ylabel`, `legend` (its title),
-                `loc`, `ncol`, `categorical`, `legend_kwargs`, `max_dots` (see
-                `mapping.plot.MapStyle`); all else goes to matplotlib's `scatter`.
-        """
-        xy, labels, look = self._drawn(subsample, {"title": title, **style})
-        return drawing.show_map(xy, labels, look, ax)
-
-    def save_plot(
-        self,
-        filename: str | os.PathLike[str],
-        *,
-        subsample: int | None = None,
-        dpi: int = 300,
-        **style: Any,  # noqa: ANN401
-    ) -> None:
-        """Write the plot as `.png`, `.pdf` or `.svg`; arguments as of `plot`.
-
-        Raises:
-            MapError: Another ending.
-        """
-        xy, labels, look = self._drawn(subsample, style)
-        drawing.save_map(os.fspath(filename), xy, labels, look, dpi=dpi)
-
-    def save_by_label(
-        self, filename: str | os.PathLike[str], *, dpi: int = 200
-    ) -> None:
-        """Write a small picture of each label's tiles, all on the same frame.
-
-        Args:
-            filename: `.png`, `.pdf` or `.svg`.
-            dpi: Pixels per inch of pictures.
-
-        Raises:
-            MapError: There is no label, labels are numbers on a scale, or another ending.
-        """
-        if LABEL not in self.data.columns:
-            message = f"{self!r} has no labels: label it first, as with label_by_slide"
-            raise MapError(message)
-        values, missing = self.data[LABEL], self.data[LABEL].isna()
-        if scale_of(values.dropna().unique()) is not None:
-            message = (
-                f"the labels of {self!r} are numbers on a scale, of which a picture each "
-                "shows nothing: label by groups of them, as pandas.cut makes them"
-            )
-            raise MapError(message)
-        names = (
-            None if none else str(value)
-            for value, none in zip(values, missing, strict=True)
-        )
-        part = (self._xy(), Labels.of(names))
-        save_multiples(os.fspath(filename), density(lambda: [part]), dpi=dpi)
-
-    def _xy(self) -> NDArray[np.float64]:
-        return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)
-
-    def _colors(self) -> dict[Any, str]:
-        names = self.data[LABEL].dropna().unique()
-        by_name = colors_by_name(names)
-        return {name: by_name[str(name)] for name in names}
-
-    def _drawn(
-        self, subsample: int | None, style: Mapping[str, Any]
-    ) -> tuple[NDArray[np.float64], ArrayLike | None, drawing.MapStyle]:
-        own = {name: style[name] for name in _STYLE & set(style)}
-        own = {name: value for name, value in own.items() if value is not None}
-        scatter = {name: style[name] for name in set(style) - _STYLE}
-        xy = self._xy()
-        labels = self.data[LABEL].array if LABEL in self.data.columns else None
-        if subsample is not None and subsample < len(xy):
-            if labels is not None and self.data[LABEL].dtype.kind != "f":
-                own.setdefault("cmap", self._colors())  # as with all of them
-            chosen = np.random.default_rng(0).permutation(len(xy))[:subsample]
-            xy, labels = xy[chosen], None if labels is None else labels[chosen]
-        return xy, labels, drawing.MapStyle(scatter=scatter, **own)
 
     @property
     def layer(self) -> str:
@@ -489,33 +433,110 @@ class SlideMap:
             raise MapError(message)
         return self.fitted.place(np.asarray(array))[0]
 
-    def generate_mosaic(self, **options: Any) -> Mosaic:  # noqa: ANN401
+    def generate_mosaic(  # noqa: PLR0913  (of the class)
+        self,
+        *,
+        tfrecords: TFRecords | None = None,
+        num_tiles_x: int = MosaicConfig.num_tiles_x,
+        select: str = MosaicConfig.select,
+        grid: str = MosaicConfig.grid,
+        tile_select: str | None = None,
+        cell_px: int = MosaicConfig.cell_px,
+        labels: Labels | None = None,
+        features: ArrayLike | None = None,
+        seed: int = Rule.seed,
+        max_dist: float | None = None,
+    ) -> Mosaic:
         """The map drawn with the tiles themselves.
 
-        Args:
-            **options: As of `Mosaic`. TFRecords default to the run's sources, and may
-                be folders that its TFRecords and slides were moved to; labels
-                to those set here, if they are words or at most 1,000 numbers; features
-                to the activations where `select` needs them: all are read at once, up
-                to 4 GiB.
+        A whole map of a run is gone through part by part where it is stored, by the
+        cluster if there are many parts; so are labels by slide. A map that was filtered,
+        or has a label for each tile, is gone through in memory.
+
+        Arguments are those of `Mosaic`. `tfrecords` defaults to the run's sources, and may
+        be folders that its TFRecords and slides were moved to; `labels` to those set
+        here, if they are words or at most 1,000 numbers; `features` to the activations
+        where `select` needs them: in memory all are read at once, up to 4 GiB.
 
         Raises:
-            MapError: Options that do not fit, or features of more than 4 GiB.
+            MapError: Arguments that do not fit, features of more than 4 GiB, or a map of
+                other rows than its run has now.
         """
+        given = dict(locals())
+        del given["self"]
+        stored = features is None and self._is_stored()
+        if labels is None:
+            given["labels"] = self._labels_set(by_slide=stored)
         if self.run is not None:
-            given_files = options.get("tfrecords")
-            options["tfrecords"] = where(self.run, given_files, self.slides)
-        select = select_of(options.get("tile_select") or options.get("select", ""))
-        given = options.get("features") is not None
-        if select == "medoid" and self.run is not None and not given:
-            check_feature_bytes(self.run, self.layer, len(self.data))
-            options["features"] = self.activations()
-        labels = label_words(self.data.get(LABEL))
-        if labels is not None:
-            options.setdefault("labels", labels)
-        return Mosaic(self, **options)
+            given["tfrecords"] = where(self.run, tfrecords, self.slides)
+        return Mosaic(self, **given)
 
     build_mosaic = generate_mosaic
+
+    def _is_stored(self) -> bool:
+        """Whether all points of the map, and no others, are in its folder in a run."""
+        if self._stored is None or not self._is_read():
+            return self._stored is not None
+        return self._has_all_rows() and self._stored.is_same()
+
+    def _labels_set(self, *, by_slide: bool) -> Labels | None:
+        """Labels as frames show them, by slide if asked and possible; None without."""
+        if by_slide and self._is_labeled_by_slide():
+            words = label_words(self._by_slide)
+            return words and dict(zip(self.slides, words, strict=True))
+        if by_slide and not self._is_read():
+            return None
+        return label_words(self.data.get(LABEL))
+
+    def _is_labeled_by_slide(self) -> bool:
+        """Whether labels are still those that were given by slide."""
+        own = self._by_slide
+        if own is None or not self._is_read():
+            return own is not None
+        column = self.data.get(LABEL)
+        if column is None or list(own.index) != self.slides:
+            return False
+        return bool(column.equals(self.data[schema.SLIDE].map(own)))
+
+    def _for_mosaic(
+        self, labels: Labels | None, features: ArrayLike | None, select: str
+    ) -> tuple["SlideMap | StoredPoints", Labels | None, ArrayLike | None]:
+        """What a mosaic of this map is made of: its points, labels and features.
+
+        The points are those in the map's folder if they are all of them and their labels
+        are by slide, else those in memory.
+
+        Args:
+            labels: As given, by slide or one for each point.
+            features: As given.
+            select: `medoid` needs features.
+
+        Raises:
+            MapError: Features of more than 4 GiB are needed, or the map is of other rows
+                than the run has now.
+        """
+        run, slides = self.run, self.slides
+        by_slide = labels is None or are_by_slide(labels, slides)
+        stored = self._stored if by_slide and features is None else None
+        if stored is not None and self._is_stored():
+            told = isinstance(labels, Mapping) and set(slides) <= set(labels)
+            if labels is not None and not told:
+                labels = labels_of_slides(labels, slides)
+            return self._clustered(stored), labels, None
+        if run is not None and select == "medoid" and features is None:
+            check_feature_bytes(run, self.layer, len(self.data))
+            features = self.activations()
+        return self, labels, features
+
+    def _clustered(self, stored: StoredPoints) -> StoredPoints:
+        """The stored points, gone through by the cluster if there are many parts."""
+        from raylatent.engine import map_building  # noqa: PLC0415  (ray: slow)
+        from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415
+
+        uri = stored.same().uri
+        map_building.check_map_is_current(stored.run, uri)
+        most_s = self._stall_timeout_s
+        return ClusterPoints(uri, stored.run, self._layer, stall_timeout_s=most_s)
 
     def _run(self) -> RunDirectory:
         if self.run is None:
@@ -525,3 +546,15 @@ class SlideMap:
 
     def _read(self, column: str) -> NDArray[np.floating]:
         return read_vectors(self._run(), self.points, column)
+
+
+def _translated(
+    values: "pd.Series[Any]", translate: Mapping[Any, Any] | None
+) -> "pd.Series[Any]":
+    """Values as labels, translated if asked; whole numbers stay whole."""
+    labels = values if translate is None else values.map(translate)
+    given = translate.values() if isinstance(translate, Mapping) else ()
+    whole = bool(given) and all(isinstance(value, Integral) for value in given)
+    if whole and labels.dtype.kind == "f":
+        labels = labels.astype("Int64")  # not 1.0 where some tile has no label
+    return labels

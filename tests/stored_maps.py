@@ -83,7 +83,9 @@ def write_map(run, points, name="default", *, unit=20, order=None):
         order: A random generator that shuffles rows within each part.
     """
     store = Store(f"{run.uri}/maps/{name}")
-    write_info(store, {"format_version": FORMAT_VERSION, "layer": LAYER})
+    counts = {"rows": sum(table.num_rows for table in points.values())}
+    about = {"format_version": FORMAT_VERSION, "layer": LAYER, "points": counts}
+    write_info(store, about)
     for slide, table in points.items():
         for number, start in enumerate(range(0, table.num_rows, unit)):
             part = table.slice(start, unit)

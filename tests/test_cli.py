@@ -286,15 +286,14 @@ def test_the_demo_is_not_put_among_other_things(tmp_path, capsys):
 def test_a_mosaic_called_as_a_picture_is_a_folder(tmp_path, monkeypatch):
     import numpy as np
 
-    from raylatent import mosaic
-    from raylatent.engine import map_building
     from raylatent.run import RunDirectory
+    from raylatent.slide_map import SlideMap
 
     images = [np.zeros((8, 8, 3), np.uint8)] * 2
     made = raylatent.Mosaic(images, [(0, 0), (1, 1)], num_tiles_x=2, cell_px=8)
-    monkeypatch.setattr(map_building, "check_map_is_current", lambda run, folder: None)
+    SlideMap.from_xy([0, 1], [0, 1], ["a", "a"]).save(tmp_path / "maps" / "default")
     monkeypatch.setattr(RunDirectory, "settings", lambda self: {})
-    monkeypatch.setattr(mosaic, "Mosaic", lambda points, **options: made)
+    monkeypatch.setattr(SlideMap, "generate_mosaic", lambda self, **options: made)
     assert cli.main(["mosaic", "--out", str(tmp_path), "--mosaic", "fig.png"]) == 0
     files = sorted(p.name for p in (tmp_path / "mosaics" / "fig.png").iterdir())
     assert files == ["cells.parquet", "mosaic.json", "mosaic.png"]

@@ -195,9 +195,9 @@ def test_a_run_at_a_uri(ray_session, small_dts):
     ("options", "error", "said"),
     [
         ({"outdir": None}, ConfigError, "outdir= is missing"),
-        ({"colour": 1}, ConfigError, "no option 'colour'"),
-        ({"out": "x"}, ConfigError, "no option 'out'"),
-        ({"tfrecords": "x"}, ConfigError, "no option 'tfrecords'"),
+        ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),
+        ({"out": "x"}, TypeError, "unexpected keyword argument 'out'"),
+        ({"tfrecords": "x"}, TypeError, "unexpected keyword argument 'tfrecords'"),
         ({"actors": 0}, ConfigError, "--actors is '0'"),
         ({"layers": "stem", "layer": "stem"}, ConfigError, "not both"),
         ({"layers": "stme"}, LayerError, "stem"),

@@ -5,11 +5,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 import raylatent as sf
 from raylatent.config import AtlasConfig
-from raylatent.errors import ConfigError, IncompleteError
+from raylatent.errors import ConfigError, IncompleteError, ModelError
 
 OPTIONS = {"pooling": "avg", "n_neighbors": 10, "umap": {"n_epochs": 30}, "actors": 1}
 OPTIONS |= {"num_tiles_x": 8, "cell_px": 24, "unit_tiles": 32}
@@ -20,11 +22,11 @@ def test_the_options_are_those_of_the_verb():
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in given.values())
     options = {field.name: field.default for field in fields(AtlasConfig)}
     del options["demo"]
-    assert set(given) == set(options)
+    assert set(given) == {*options, "mean", "std"}
     for name in set(options) - {"out", "model"}:
         assert given[name].default == options[name], name
     documented = inspect.getdoc(sf.atlas)
-    assert all(f"\n    {name}: " in documented for name in options)
+    assert all(f"\n    {name}: " in documented for name in given)
 
 
 @pytest.mark.ray
@@ -44,6 +46,12 @@ def test_handles_of_what_it_made(ray_session, small_project, small_model, tmp_pa
     assert made.slide_map.layer == "postconv"
     cells = made.mosaic.cells
     assert sum(cells["n"].to_pylist()) == 146
+    assert made.mosaic.slide_map is made.slide_map
+    stored = pq.read_table(Path(made.picture).with_name("cells.parquet"))
+    assert stored.equals(cells)
+    labels, _ = sf.Project(small_project).dataset().labels("subtype", format="name")
+    drawn = made.slide_map.generate_mosaic(num_tiles_x=8, labels=labels, cell_px=24)
+    assert drawn.cells.equals(cells)
     assert Path(made.picture).read_bytes().startswith(b"\x89PNG")
     assert Path(made.map_folder, "umap_by_label.png").exists()
     again = sf.atlas(
@@ -52,6 +60,30 @@ def test_handles_of_what_it_made(ray_session, small_project, small_model, tmp_pa
     np.testing.assert_array_equal(again.slide_map.x, made.slide_map.x)
     assert again.mosaic.cells.select(["slide", "tile_index"]).equals(
         cells.select(["slide", "tile_index"])
+    )
+
+
+@pytest.mark.ray
+def test_pixels_of_a_module_are_standardized_as_it_takes_them(
+    ray_session, small_tfrecords, tmp_path
+):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    given = {"mean": (0.7, 0.6, 0.5), "std": 0.25}
+    made = sf.atlas(
+        tfrecords=small_tfrecords / "g02.tfrecords",
+        model=net,
+        out=tmp_path / "run",
+        **given,
+        **OPTIONS,
+    )
+    fields = made.features.run.settings()["fields"]
+    assert (fields["mean"], fields["std"]) == ([0.7, 0.6, 0.5], [0.25] * 3)
+    alone = sf.DatasetFeatures(
+        net, small_tfrecords / "g02.tfrecords", outdir=tmp_path / "alone", **given
+    )
+    np.testing.assert_array_equal(
+        made.features.activations["g02"], alone.activations["g02"]
     )
 
 
@@ -68,6 +100,8 @@ def test_a_slide_that_fails_is_raised_when_all_is_drawn(
 
 
 def test_what_makes_no_sense_is_refused(small_model):
+    with pytest.raises(ModelError, match="mean and std take 3 numbers"):
+        sf.atlas(tfrecords="t", model=str(small_model), out="run", mean=[0.5])
     with pytest.raises(ConfigError, match="batch_size is '32'"):
         sf.atlas(tfrecords="t", model=str(small_model), out="run", batch_size="32")
 

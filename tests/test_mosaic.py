@@ -92,14 +92,14 @@ def test_tuples_of_slides_and_paths(small_tfrecords):
 
 def test_points_of_a_map(small_points):
     points, uris = small_points
-    mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=6, cell_px=96)
+    mosaic = Mosaic(points, tfrecords=uris, num_tiles_x=6, cell_px=96)
     image = mosaic.picture()
     for cell in mosaic.cells.to_pylist()[::5]:
         expected = golden_tile(uris[cell["slide"]], cell["tile_index"])
         shown = cell_pixels(mosaic, image, cell, 96)
         np.testing.assert_array_equal(shown, expected)
     without = points.drop_columns(["offset", "length"])
-    other = Mosaic.from_points(without, tfrecords=uris, num_tiles_x=6, cell_px=96)
+    other = Mosaic(without, tfrecords=uris, num_tiles_x=6, cell_px=96)
     assert other.picture().tobytes() == image.tobytes()
 
 
@@ -109,7 +109,7 @@ def test_the_order_of_points_does_not_show(small_points, select):
     features = np.random.default_rng(1).normal(size=(len(points), 9))
     order = np.random.default_rng(2).permutation(len(points))
     one, two = (
-        Mosaic.from_points(
+        Mosaic(
             points.take(rows),
             tfrecords=uris,
             features=features[rows],
@@ -129,7 +129,7 @@ def test_a_slide_map(small_points):
     slide_map = types.SimpleNamespace(points=points)
     mosaic = Mosaic(slide_map, tfrecords=list(uris.values()), num_tiles_x=5)
     assert mosaic.slide_map is slide_map
-    assert mosaic.cells == Mosaic.from_points(points, num_tiles_x=5).cells
+    assert mosaic.cells == Mosaic(points, num_tiles_x=5).cells
 
 
 def test_slideflows_words(small_points):
@@ -186,7 +186,7 @@ def test_flat_maps_are_drawn(pictures, places):
 
 def test_a_slide_in_focus(small_points):
     points, uris = small_points
-    mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=20, cell_px=8)
+    mosaic = Mosaic(points, tfrecords=uris, num_tiles_x=20, cell_px=8)
     image = mosaic.picture(focus_slide="g00")
     drawn = [
         cell
@@ -203,11 +203,9 @@ def test_a_slide_in_focus(small_points):
 def test_a_slide_that_has_no_file(small_points):
     points, uris = small_points
     with pytest.raises(MapError, match="no slide 'g03' among the tfrecords: near it"):
-        Mosaic.from_points(
-            points, tfrecords={k: v for k, v in uris.items() if k != "g03"}
-        )
+        Mosaic(points, tfrecords={k: v for k, v in uris.items() if k != "g03"})
     with pytest.raises(MapError, match="give tfrecords="):
-        Mosaic.from_points(points).picture()
+        Mosaic(points).picture()
 
 
 @pytest.mark.parametrize(
@@ -235,8 +233,10 @@ def test_bad_arguments(pictures, arguments, sentence):
 
 def test_unknown_look(pictures):
     mosaic = Mosaic(pictures, CORNERS)
-    with pytest.raises(MapError, match="unknown option 'colour': there are cell_px"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         mosaic.picture(colour="red")
+    with pytest.raises(MapError, match="cell_px must be 1 to 20000 pixels, not 0"):
+        mosaic.picture(cell_px=0)
 
 
 def test_two_files_of_one_stem_matter_only_where_the_slide_is_needed(

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from raylatent.errors import MapError
-from raylatent.montage import output
-from raylatent.mosaic import Mosaic
+from raylatent.mosaic import Mosaic, picture_format
 
 CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
@@ -28,7 +27,7 @@ def test_saved_in_a_folder(small_points, tmp_path):
     x[3] = np.nan
     points = points.set_column(points.column_names.index("x"), "x", pa.array(x))
     labels = {"g01": "a", "g02": "b", "g03": "a", "g04": "b"}
-    mosaic = Mosaic.from_points(points, tfrecords=uris, num_tiles_x=4, labels=labels)
+    mosaic = Mosaic(points, tfrecords=uris, num_tiles_x=4, labels=labels)
     mosaic.save(tmp_path / "mosaics" / "default", cell_px=30, label_style="backdrop")
     folder = tmp_path / "mosaics" / "default"
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -77,13 +76,26 @@ def test_saved_as_a_picture(pictures, tmp_path, monkeypatch):
 
 def test_the_report(pictures, small_points, tmp_path):
     points, _ = small_points
-    mosaic = Mosaic.from_points(points, num_tiles_x=3)
+    mosaic = Mosaic(points, num_tiles_x=3)
     mosaic.save_report(tmp_path / "report.csv")
     lines = (tmp_path / "report.csv").read_text().splitlines()
     first = mosaic.cells.to_pylist()[0]
     assert lines[:2] == ["slide,index", f"{first['slide']},{first['tile_index']}"]
     Mosaic(pictures, CORNERS, num_tiles_x=2).save_report(str(tmp_path / "a.csv"))
     assert (tmp_path / "a.csv").read_text().splitlines()[1:] == [",0", ",2", ",1", ",3"]
+
+
+def test_a_report_is_csv(tmp_path):
+    points = pa.table({"slide": ['a,"b'], "tile_index": [3], "x": [0.0], "y": [0.0]})
+    Mosaic(points).save_report(tmp_path / "report.csv")
+    assert (tmp_path / "report.csv").read_bytes() == b'slide,index\r\n"a,""b",3\r\n'
+
+
+def test_pictures_by_suffix():
+    assert picture_format("/a/b.JPG") == "JPEG"
+    assert picture_format("/a.png/b") is None
+    with pytest.raises(MapError, match=r"saved as .png or .jpg"):
+        picture_format("/a/b.pdf")
 
 
 def test_plot_overlays_the_scatter(pictures):
@@ -99,7 +111,7 @@ def test_plot_overlays_the_scatter(pictures):
 def test_tiles_that_cannot_be_read(small_points, tmp_path, caplog):
     points, uris = small_points
     moved = {**uris, "g03": str(tmp_path / "g03.tfrecords")}
-    mosaic = Mosaic.from_points(points, tfrecords=moved, num_tiles_x=5, cell_px=10)
+    mosaic = Mosaic(points, tfrecords=moved, num_tiles_x=5, cell_px=10)
     mosaic.export(tmp_path / "out")
     of_g03 = [i for i, s in enumerate(mosaic.cells["slide"].to_pylist()) if s == "g03"]
     assert sorted(mosaic.failed) == of_g03
@@ -109,7 +121,7 @@ def test_tiles_that_cannot_be_read(small_points, tmp_path, caplog):
     assert "g03.tfrecords" in told["failed"][0]["reason"]
     assert "tiles cannot be read" in caplog.text
     nowhere = dict.fromkeys(uris, str(tmp_path / "no.tfrecords"))
-    lost = Mosaic.from_points(points, tfrecords=nowhere, num_tiles_x=5, cell_px=10)
+    lost = Mosaic(points, tfrecords=nowhere, num_tiles_x=5, cell_px=10)
     with pytest.raises(MapError, match="none of the mosaic's 25 tiles can be read"):
         lost.save(tmp_path / "lost.png")
     assert not (tmp_path / "lost.png").exists()
@@ -126,7 +138,7 @@ def test_killed_while_it_is_drawn_anew_a_mosaic_is_unfinished_not_damaged(
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output, "write_file", killed)
+    monkeypatch.setattr("raylatent.mosaic._write", killed)
     with pytest.raises(KeyboardInterrupt):
         mosaic.save(tmp_path / "mosaic")
     assert (tmp_path / "mosaic/mosaic.png").read_bytes() == before

@@ -13,8 +13,8 @@ from raylatent.mapping.point_files import (
     points_parts,
     read_points,
 )
-from raylatent.montage import stored_points
-from raylatent.montage.stored_points import StoredPoints
+from raylatent.montage import points as stored_points
+from raylatent.montage.points import StoredPoints
 from raylatent.mosaic import Mosaic
 from raylatent.parts import write_part
 from raylatent.slide_map import SlideMap
@@ -51,14 +51,19 @@ def test_blocks_are_the_whole(map_folder):
 @pytest.mark.parametrize("grid", ["square", "slideflow"])
 @pytest.mark.parametrize("select", ["nearest", "medoid", "first"])
 def test_a_mosaic(small_dts, map_folder, small_blocks, select, grid):
-    of_map = SlideMap.load(map_folder)
+    # Points that are given as a table are held.
+    of_map = SlideMap(read_points(Store(map_folder)), run=small_dts.run)
     labels = {"g00": "a", "g01": "b", "g03": "b"}
     of_map.label_by_slide(labels)
     options = {"num_tiles_x": 6, "select": select, "grid": grid, "cell_px": 24}
     held = of_map.generate_mosaic(**options)
     stored = Mosaic(StoredPoints(map_folder, small_dts.run), labels=labels, **options)
-    assert stored.cells.equals(held.cells)
-    assert np.array_equal(stored.picture(), held.picture())
+    opened = SlideMap.load(map_folder)
+    opened.label_by_slide(labels)
+    by_handle = opened.generate_mosaic(**options)
+    for mosaic in (stored, by_handle):
+        assert mosaic.cells.equals(held.cells)
+        assert np.array_equal(mosaic.picture(), held.picture())
     row, col = (held.cells[name][0].as_py() for name in ("row", "col"))
     assert np.array_equal(
         stored.points_in_cell(row, col), held.points_in_cell(row, col)

@@ -1,7 +1,7 @@
 """A mosaic's cells chosen by the cluster: points in groups of parts, results merged.
 
-`ClusterPoints` is the twin of `montage.stored_points.StoredPoints`: the same points, gone
-through by tasks. What they say merges to the same bits, however they are grouped.
+`ClusterPoints` is the twin of `montage.points.StoredPoints`: the same points, gone through
+by tasks. What they say merges to the same bits, however they are grouped.
 """
 
 from collections import deque
@@ -18,9 +18,7 @@ from raylatent.claim import new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, gather, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.visibility import check_visibility
-from raylatent.montage.cells import fold
-from raylatent.montage.points import Points
-from raylatent.montage.stored_points import Label, StoredParts, StoredPoints
+from raylatent.montage.points import Label, Points, StoredParts, StoredPoints, fold
 from raylatent.parts import read_footer
 from raylatent.run import RunDirectory
 from raylatent.storage import Store
@@ -40,6 +38,7 @@ class ClusterPoints(StoredPoints):
     Args:
         folder: The map's, local or a URI.
         run: The run that it belongs to.
+        layer: The layer that was mapped; by default map.json tells it.
         few_parts: With no more parts than these the driver goes through them itself.
         stall_timeout_s: How long nothing may be finished.
     """
@@ -48,12 +47,13 @@ class ClusterPoints(StoredPoints):
         self,
         folder: str,
         run: RunDirectory,
+        layer: str | None = None,
         *,
         few_parts: int = _FEW_PARTS,
         stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
         """See the class."""
-        super().__init__(folder, run)
+        super().__init__(folder, run, layer)
         self._few_parts = few_parts
         self._stall_timeout_s = stall_timeout_s
 

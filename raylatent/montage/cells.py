@@ -7,10 +7,9 @@ same wherever points come from: something that goes through them part by part an
 what each part says, here or on a cluster.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial, reduce
-from typing import Protocol, TypeVar
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,11 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.montage.grid import Bounds, Grid, make_grid
 from raylatent.montage.points import (
+    FEATURES,
+    LABELS,
+    PREDICTIONS,
     REFERENCE,
+    Parts,
     Points,
     Rule,
     cell_ids,
@@ -44,11 +47,6 @@ from raylatent.stable_hash import tile_hash
 CELL = "cell"
 TIED = "tied"
 _HASH = "hash"
-FEATURES = "features"
-PREDICTIONS = "predictions"
-LABELS = "labels"
-
-T = TypeVar("T")
 
 
 def partial_sums(points: Points, grid: Grid) -> CellSums:
@@ -367,49 +365,6 @@ def _lists(n: int, means: NDArray[np.float64], at: NDArray[np.int64]) -> pa.Arra
     return pa.ListArray.from_arrays(
         pa.array(offsets), pa.array(values.ravel()), mask=pa.array(missing)
     )
-
-
-class Parts(Protocol):
-    """Points that may be gone through again and again."""
-
-    def read(self, *columns: str) -> Iterable[Points]:
-        """All points in parts, with these of their columns if they have them."""
-
-    def fold(
-        self,
-        work: Callable[[Points], T],
-        merge: Callable[[T, T], T],
-        columns: Iterable[str] = (),
-    ) -> T:
-        """What all parts say together: `merge` of `work`'s results, in any order."""
-
-
-class HeldParts:
-    """Points in memory, in one part."""
-
-    def __init__(self, points: Points) -> None:
-        """All of them."""
-        self._points = points
-
-    def read(self, *columns: str) -> Iterable[Points]:  # noqa: ARG002  (it has all)
-        """The points."""
-        return [self._points]
-
-    def fold(
-        self,
-        work: Callable[[Points], T],
-        merge: Callable[[T, T], T],  # noqa: ARG002  (of one part)
-        columns: Iterable[str] = (),  # noqa: ARG002
-    ) -> T:
-        """What they say."""
-        return work(self._points)
-
-
-def fold(
-    parts: Iterable[Points], work: Callable[[Points], T], merge: Callable[[T, T], T]
-) -> T:
-    """The plain loop of `Parts.fold`."""
-    return reduce(merge, map(work, parts))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,8 +18,16 @@ from raylatent import schema
 from raylatent.annotations import tidy
 from raylatent.errors import MapError, StorageError
 from raylatent.mapping.point_files import read_vectors
-from raylatent.montage.cells import HeldParts, Parts
-from raylatent.montage.points import Points, as_reference, knn_distances
+from raylatent.montage.points import (
+    HeldParts,
+    Parts,
+    Points,
+    StoredPoints,
+    as_reference,
+    has_predictions,
+    knn_distances,
+    tile_labels,
+)
 from raylatent.montage.sources import (
     Located,
     TFRecords,
@@ -27,7 +35,6 @@ from raylatent.montage.sources import (
     unknown,
     where,
 )
-from raylatent.montage.stored_points import StoredPoints, has_predictions, tile_labels
 from raylatent.run import RunDirectory
 from raylatent.source.find import slide_name
 from raylatent.source.index import TFRecordIndex, index_tfrecord
@@ -92,7 +99,7 @@ def label_array(
         n: Number of points.
     """
     names = None if slides is None else pc.unique(slides).to_pylist()
-    if _are_by_slide(labels, names):
+    if are_by_slide(labels, names):
         if slides is None or names is None:
             message = "labels by slide need slides: give a label for each image"
             raise MapError(message)
@@ -105,7 +112,7 @@ def label_array(
     return pa.array([_label(value) for value in labels], pa.string())
 
 
-def _are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
+def are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
     """Whether labels are by slide; a Series only if its index names slides, each once."""
     if isinstance(labels, pd.Series):
         index = labels.index

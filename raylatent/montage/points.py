@@ -1,7 +1,11 @@
-"""Points of a mosaic, and the rule by which a cell's tile is chosen."""
+"""Points of a mosaic, held in memory or stored, and the rule that chooses among them."""
 
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, lru_cache, reduce
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +14,21 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.config import SELECTS
 from raylatent.errors import MapError
+from raylatent.mapping.fitted_map import read_info
+from raylatent.mapping.point_files import iter_points, points_parts, read_vectors
 from raylatent.montage.grid import Grid
+from raylatent.run import Part, RunDirectory
+from raylatent.seal import DIGEST
+from raylatent.storage import Store
+
+FEATURES = "features"
+PREDICTIONS = "predictions"
+LABELS = "labels"
+
+T = TypeVar("T")
+
+_BLOCK_ROWS = 1 << 16
+_BLOCK_FEATURE_BYTES = 64 << 20
 
 TIES = ("hash", "row")
 _SLIDEFLOW_SELECTS = {"centroid": "medoid"}
@@ -167,3 +185,202 @@ def coded(
     """The distinct ids of cells, ascending, and which of them each one is."""
     ids, code = np.unique(cell, return_inverse=True)
     return ids, code.astype(np.int64, copy=False)
+
+
+class Parts(ABC):
+    """Points that may be gone through again and again."""
+
+    @abstractmethod
+    def read(self, *columns: str) -> Iterable[Points]:
+        """All points in parts, with these of their columns if they have them."""
+
+    def fold(
+        self,
+        work: Callable[[Points], T],
+        merge: Callable[[T, T], T],
+        columns: Iterable[str] = (),
+    ) -> T:
+        """What all parts say together: `merge` of `work`'s results, in any order."""
+        return fold(self.read(*columns), work, merge)
+
+
+def fold(
+    parts: Iterable[Points], work: Callable[[Points], T], merge: Callable[[T, T], T]
+) -> T:
+    """The plain loop of `Parts.fold`."""
+    return reduce(merge, map(work, parts))
+
+
+class HeldParts(Parts):
+    """Points in memory, in one part."""
+
+    def __init__(self, points: Points) -> None:
+        """All of them."""
+        self._points = points
+
+    def read(self, *columns: str) -> Iterable[Points]:  # noqa: ARG002  (it has all)
+        """The points."""
+        return [self._points]
+
+
+Label = Callable[[pa.Table], pa.StringArray]
+"""The labels of a block of points."""
+
+
+class StoredPoints:
+    """A map of a run as what a mosaic is made of, however many points it has.
+
+    Args:
+        folder: The map's, local or a URI.
+        run: The run that it belongs to.
+        layer: The layer that was mapped; by default map.json tells it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        run: RunDirectory,
+        layer: str | None = None,
+    ) -> None:
+        """See the class."""
+        self.store = Store(folder)
+        self.run = run
+        self._layer = layer
+
+    def __reduce__(self) -> tuple[type["StoredPoints"], tuple[object, ...]]:
+        """The same points, whatever was kept of them, for another process."""
+        given = (self.store.uri, RunDirectory(self.run.uri), self._layer)
+        return StoredPoints, given
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What map.json said when it was first read."""
+        return read_info(self.store)
+
+    @property
+    def n_points(self) -> int | None:
+        """Points of the map, None where map.json does not say."""
+        rows: int | None = (self.info.get("points") or {}).get("rows")
+        return rows
+
+    def is_same(self) -> bool:
+        """Whether the map that is there now is still the one that `info` tells of."""
+        try:
+            return bool(read_info(self.store)[DIGEST] == self.info[DIGEST])
+        except MapError:  # there is none any more
+            return False
+
+    def same(self) -> Store:
+        """The folder; MapError if another map has taken the place of this one."""
+        if not self.is_same():
+            message = (
+                f"the map {self.store.uri} was replaced since it was opened: open it "
+                "again"
+            )
+            raise MapError(message)
+        return self.store
+
+    @cached_property
+    def part_names(self) -> list[tuple[str, str]]:
+        """Slide and name of each part, in order."""
+        return points_parts(self.store)
+
+    @cached_property
+    def _parts_of_run(self) -> Callable[[str], list[Part]]:
+        # Blocks in turn are of one slide: its footers are read once.
+        return lru_cache(maxsize=8)(self.run.parts_of)
+
+    @cached_property
+    def layer(self) -> str:
+        """The layer that was mapped."""
+        told = self._layer or self.info.get("layer")
+        return str(told or next(iter(self.run.layers())))
+
+    @property
+    def has_tile_labels(self) -> bool:
+        """Whether tiles have labels of their own."""
+        return self.run.has_tile_labels
+
+    @property
+    def slides(self) -> list[str]:
+        """Names of the slides on the map, sorted."""
+        return sorted({slide for slide, _ in self.part_names})
+
+    def labeled(self, label: Label | None) -> Parts:
+        """As parts of a mosaic's, with these labels."""
+        return StoredParts(stored=self, label=label)
+
+    def blocks(self, names: Sequence[tuple[str, str]], rows: int) -> Iterator[pa.Table]:
+        """Points of some parts, as `mapping.point_files.MAP_POINTS`, about as many rows."""
+        for table in iter_points(self.store, names, rows):
+            # Larger ones are cut, since activations are read with them.
+            for start in range(0, table.num_rows, 2 * rows):
+                yield table.slice(start, 2 * rows)
+
+    def vectors(self, table: pa.Table, column: str) -> NDArray[np.floating]:
+        """Activations or predictions (n, width) of a block's points."""
+        return read_vectors(self.run, table, column, self._parts_of_run)
+
+    @cached_property
+    def feature_rows(self) -> int:
+        """Rows of a block, if their activations are read with it."""
+        width = int(np.prod(self.run.layers().get(self.layer, (1,))))
+        return max(1, min(_BLOCK_ROWS, _BLOCK_FEATURE_BYTES // (4 * max(1, width))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredParts(Parts):
+    """Stored points as parts of a mosaic's; may be gone through again and again.
+
+    Attributes:
+        stored: The points.
+        label: Of a block; None: points have no labels.
+    """
+
+    stored: StoredPoints
+    label: Label | None = None
+
+    def read(self, *columns: str) -> Iterator[Points]:
+        """All points, see `Parts`."""
+        return self.some(self.stored.part_names, columns)
+
+    def some(
+        self, names: Sequence[tuple[str, str]], columns: Iterable[str], first: int = 0
+    ) -> Iterator[Points]:
+        """Points of some parts in blocks.
+
+        Args:
+            names: Of `StoredPoints.part_names`.
+            columns: What is wanted beside places and references.
+            first: Number of the first point.
+        """
+        stored, wanted = self.stored, set(columns)
+        label = self.label if LABELS in wanted else None
+        predicted = PREDICTIONS in wanted and has_predictions(stored.run)
+        rows = stored.feature_rows if FEATURES in wanted else _BLOCK_ROWS
+        for table in stored.blocks(names, rows):
+            n = table.num_rows
+            yield Points(
+                xy=schema.places(table),
+                index=np.arange(first, first + n, dtype=np.int64),
+                reference=as_reference(table),
+                labels=None if label is None else label(table),
+                features=stored.vectors(table, stored.layer)
+                if FEATURES in wanted
+                else None,
+                predictions=stored.vectors(table, schema.PREDICTIONS)
+                if predicted
+                else None,
+                knn_distance=knn_distances(table),
+            )
+            first += n
+
+
+def tile_labels(points: pa.Table) -> pa.StringArray:
+    """The labels that tiles have of their own."""
+    return points[schema.LABEL].combine_chunks()
+
+
+def has_predictions(run: RunDirectory) -> bool:
+    """Whether predictions are stored beside the activations."""
+    return bool(run.settings().get("fields", {}).get("predictions"))

@@ -50,7 +50,7 @@ def open_image(
             slow.
     """
     try:
-        image = Image.open(io.BytesIO(image_raw), formats=formats)
+        image = Image.open(io.BytesIO(image_raw), formats=tuple(formats))
     except UnidentifiedImageError as error:
         message = "the picture is neither JPEG nor PNG"
         if len(formats) > len(FORMATS):

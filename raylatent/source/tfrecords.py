@@ -316,7 +316,7 @@ class TFRecords(Kind):
             try:
                 if isinstance(content, ContentError):
                     raise content
-                return open_image(bytes(content)).width  # type: ignore[arg-type]
+                return open_image(bytes(content)).width
             except ContentError as error:  # that tile's matter: the next may do
                 problem = str(error)
         message = f"{request.uri}: {problem}"

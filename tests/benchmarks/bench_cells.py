@@ -64,8 +64,7 @@ def child(folder, verb, plain):
     from raylatent.mapping.pictures import _blocks
     from raylatent.montage.cells import choose_cells, finish_cells
     from raylatent.montage.inputs import labels_of
-    from raylatent.montage.points import Rule
-    from raylatent.montage.stored_points import StoredPoints
+    from raylatent.montage.points import Rule, StoredPoints
     from raylatent.run import RunDirectory
     from raylatent.storage import Store
 

@@ -9,11 +9,11 @@ from raylatent import schema
 from raylatent.engine import cells as on_cluster
 from raylatent.engine.cells import ClusterParts, ClusterPoints, group
 from raylatent.errors import BrokenPartError
-from raylatent.montage import stored_points
-from raylatent.montage.cells import HeldParts, choose_cells, finish_cells
+from raylatent.montage import points as stored_points
+from raylatent.montage.cells import choose_cells, finish_cells
 from raylatent.montage.inputs import labels_of
-from raylatent.montage.points import Rule
-from raylatent.montage.stored_points import StoredPoints
+from raylatent.montage.points import HeldParts, Rule, StoredPoints
+from raylatent.slide_map import SlideMap
 from tests.stored_maps import write_map, write_run
 
 pytestmark = [pytest.mark.ray]
@@ -68,6 +68,18 @@ def test_cells_are_those_of_the_plain_loop(
     whole = [(slide, i) for slide in sorted(points) for i in range(SLIDES[slide])]
     for cell in plain.to_pylist():
         assert whole[cell["index"]] == (cell["slide"], cell["tile_index"])
+
+
+def test_a_map_that_is_opened_in_python_goes_through_the_cluster(
+    run_and_points, ray_session
+):
+    run, points = run_and_points
+    folder = write_map(run, points, "many", unit=4)
+    files = {slide: f"{slide}.tfrecords" for slide in SLIDES}
+    given = {"num_tiles_x": NX, "labels": LABELS, "tfrecords": files}
+    mosaic = SlideMap.load(folder).generate_mosaic(**given)
+    assert isinstance(mosaic._parts, ClusterParts)
+    assert mosaic.cells.equals(cells_of(StoredPoints(folder, run)))
 
 
 def test_few_tasks_are_under_way(run_and_points, folder, ray_session, monkeypatch):

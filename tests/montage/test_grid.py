@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import MapError
-from raylatent.montage.cells import HeldParts, choose_cells, finish_cells
+from raylatent.montage.cells import choose_cells, finish_cells
 from raylatent.montage.grid import Bounds, SlideflowGrid, SquareGrid, make_grid
-from raylatent.montage.points import Points, Rule
+from raylatent.montage.points import HeldParts, Points, Rule
 
 COORDS = hnp.arrays(
     np.float64,

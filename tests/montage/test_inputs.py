@@ -14,7 +14,6 @@ from raylatent.montage.inputs import (
     from_table,
     label_array,
 )
-from raylatent.montage.output import encode_report, picture_format
 
 
 def table(**more):
@@ -128,18 +127,6 @@ def test_tuples_and_slides(small_tfrecords):
         from_images([("g01", 0), np.zeros((2, 2, 3), np.uint8)], [(0, 0)] * 2, folder)
     with pytest.raises(SourceError, match="no such file or folder"):
         from_images([("g01", 0)], [(0, 0)], [f"{folder}/nowhere"])
-
-
-def test_pictures_by_suffix():
-    assert picture_format("/a/b.JPG") == "JPEG"
-    assert picture_format("/a.png/b") is None
-    with pytest.raises(MapError, match=r"saved as .png or .jpg"):
-        picture_format("/a/b.pdf")
-
-
-def test_a_report_is_csv():
-    cells = pa.table({"slide": ['a,"b', None], "tile_index": [3, 4]})
-    assert encode_report(cells, "tile_index") == (b'slide,index\r\n"a,""b",3\r\n,4\r\n')
 
 
 @pytest.mark.parametrize(

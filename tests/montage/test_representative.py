@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raylatent.montage.cells import HeldParts, choose_cells, finish_cells
-from raylatent.montage.points import Points, Rule
+from raylatent.montage.cells import choose_cells, finish_cells
+from raylatent.montage.points import HeldParts, Points, Rule
 
 N_SLIDES = 100
 ROWS = 200
