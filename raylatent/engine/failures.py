@@ -36,6 +36,15 @@ _MEANINGS = (
 )
 
 
+class CarriedError(Exception):
+    """Carries an error from an actor: to the text of others Ray Data adds its own."""
+
+    @property
+    def cause(self) -> BaseException:
+        """The error."""
+        return self.args[0]  # type: ignore[no-any-return]
+
+
 def as_ours(error: BaseException) -> RaylatentError:
     """Our error inside one of Ray's, else an IncompleteError in one sentence.
 

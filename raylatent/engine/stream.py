@@ -17,7 +17,7 @@ from ray import cloudpickle
 from ray.experimental import internal_kv
 
 from raylatent.engine.cluster import AGAIN, STALL_TIMEOUT_S, Pool, alive_nodes
-from raylatent.engine.failures import as_ours
+from raylatent.engine.failures import CarriedError, as_ours
 from raylatent.engine.progress import duration
 from raylatent.errors import IncompleteError
 
@@ -158,7 +158,10 @@ class Worker:
             message = f"{self._died}: they may lack memory, try {advice}"
             raise IncompleteError(message)
         (pickled,) = batch[_ITEM].to_pylist()
-        return self._inner(cloudpickle.loads(pickled))
+        try:
+            return self._inner(cloudpickle.loads(pickled))
+        except Exception as error:  # whatever the work raises
+            raise CarriedError(as_ours(error)) from error
 
     def _begins(self, slide: str, unit: int) -> None:
         self._deaths.begins(f"at slide {slide!r}, unit {unit}")

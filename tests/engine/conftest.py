@@ -113,6 +113,8 @@ def bits(column):
     """Bytes of a column's values, and where it is null: 0.0 is not -0.0 here."""
     array = column.combine_chunks()
     flat = array.flatten() if pa.types.is_fixed_size_list(array.type) else array
+    if pa.types.is_string(flat.type):
+        return flat.to_pylist()
     values = flat.fill_null(0).to_numpy(zero_copy_only=False)
     return values.tobytes(), array.is_null().to_pylist()
 

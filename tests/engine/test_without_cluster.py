@@ -61,7 +61,9 @@ def atlas(folder, *more, model="model", out="run"):
 
 
 def contents(folder):
-    return {file: file.read_bytes() for file in folder.rglob("*.parquet")}
+    stages = ("activations", "maps", "mosaics")
+    files = (file for name in stages for file in folder.glob(f"{name}/**/*.parquet"))
+    return {file: file.read_bytes() for file in files}
 
 
 def test_all_is_done(folder, capsys):
