@@ -125,7 +125,7 @@ def with_options(config: type) -> Callable[[F], F]:
     >>> def run(dtype: str) -> None:
     ...     "...: The options of the verb."
     >>> with_options(ActivationsConfig)(run).__doc__
-    'dtype: Of the stored activations.'
+    'dtype: `float32`, `float16`: of the stored activations.'
     """
 
     def described(function: F) -> F:
@@ -151,7 +151,9 @@ def _in_python(field: "Field[Any]") -> str:
     """An option's help as a sentence on a Python argument."""
     text = str(field.metadata["help"])
     text = re.sub(r"--([a-z-]+)", lambda m: f"`{m[1].replace('-', '_')}`", text)
-    return f"{text[0].upper()}{text[1:]}."
+    choices = ", ".join(f"`{word}`" for word in field.metadata.get("choices", ()))
+    text = f"{choices}: {text}" if choices else f"{text[0].upper()}{text[1:]}"
+    return f"{text}."
 
 
 def _check_options(
