@@ -97,7 +97,7 @@ def option_values(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> from raylatent.config import ActivationsConfig
     >>> option_values(ActivationsConfig, {"slides": "a.svs", "actors": 2, "self": None})
-    {'slides': ('a.svs',), 'actors': '2'}
+    {'actors': '2', 'slides': ('a.svs',)}
     """
     values = {}
     for name, kind in get_type_hints(config).items():

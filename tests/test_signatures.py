@@ -19,6 +19,7 @@ from raylatent.montage.render import Look
 # Those that take any keyword, and whose keywords these are.
 OTHERS = {
     "DatasetFeatures.map_activations": "umap.UMAP",
+    "Features.__call__": "of a WSI: typed by `GridOptions`",
     "SlideMap.plot": "matplotlib's scatter",
     "SlideMap.save": "matplotlib's scatter",
     "SlideMap.save_plot": "matplotlib's scatter",
@@ -33,8 +34,9 @@ def public_functions(value, name):
     elif isinstance(value, type):
         if not issubclass(value, Exception):
             yield name, value
-            for inner, method in inspect.getmembers(value, inspect.isroutine):
-                if not inner.startswith("_") or inner == "__call__":
+            for inner, method in inspect.getmembers(value):
+                own = inspect.isfunction(method) or inspect.ismethod(method)
+                if own and (not inner.startswith("_") or inner == "__call__"):
                     yield f"{name}.{inner}", method
     elif callable(value):
         yield name, value

@@ -260,14 +260,14 @@ def check_map_is_current(run: RunDirectory, folder: str) -> str:
         MapError: There is no map, or it is of other rows.
     """
     info = read_info(Store(folder))
-    mapped = info.get("rows")
-    parts = [part for part in run.footers(run.slides()) if part.rows]
-    if mapped is not None and mapped != rows_digest(parts):
-        message = (
-            f"the map {folder} is of other rows than the run has now: run "
-            "`raylatent map` again"
-        )
-        raise MapError(message)
+    if info.get("rows") is not None:
+        parts = [part for part in run.footers(run.slides()) if part.rows]
+        if info["rows"] != rows_digest(parts):
+            message = (
+                f"the map {folder} is of other rows than the run has now: run "
+                "`raylatent map` again"
+            )
+            raise MapError(message)
     return str(info[DIGEST])
 
 

@@ -1,5 +1,6 @@
 """What documents say is so: links, commands, the reference, the notebook, the build."""
 
+import inspect
 import json
 import re
 import runpy
@@ -81,7 +82,7 @@ def test_the_reference_of_verbs_is_what_the_configurations_give():
     written = (DOCS / "verbs.md").read_text(encoding="utf-8")
     assert made == written, "run python docs/verbs.py"
     for verb, (config, _) in VERBS.items():
-        assert f"\n## {verb}\n\n{config.__doc__}" in written
+        assert f"\n## {verb}\n\n{inspect.getdoc(config)}" in written
 
 
 def test_every_document_is_in_the_table_of_contents():

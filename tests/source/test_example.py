@@ -16,7 +16,7 @@ def serialized(**features):
         kinds = {bytes: feature.bytes_list, int: feature.int64_list}
         for value in values:
             kinds.get(type(value), feature.float_list).value.append(value)
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)
 
 
 def test_everything_there():

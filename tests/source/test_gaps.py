@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raylatent.errors import ContentError, SourceError
-from raylatent.source import filebytes, resync, tfrecord
+from raylatent.source import filebytes, resync
 from raylatent.source.filebytes import read_records
 from raylatent.source.index import frames_from, index_tfrecord
 from raylatent.source.record import frame, masked_crc
@@ -193,7 +193,7 @@ def test_large_records_are_not_read_unless_they_are_whole(tmp_path, monkeypatch)
     hole[3] ^= 1
     path = tmp_path / "s.tfrecords"
     path.write_bytes(hole)
-    monkeypatch.setattr(tfrecord, "_CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr(filebytes, "_TOGETHER_BYTES", 1 << 20)
     monkeypatch.setattr(filebytes, "_CHUNK_BYTES", 1 << 16)
     index = index_tfrecord(str(path))
     tracemalloc.start()
@@ -206,7 +206,7 @@ def test_large_records_are_not_read_unless_they_are_whole(tmp_path, monkeypatch)
     path.write_bytes(content)
     found = read_records(str(path), index.offsets, index.lengths)
     assert found == [bytes(3 << 20), b"small"]
-    monkeypatch.setattr(tfrecord, "MAX_RECORD_BYTES", 2 << 20)
+    monkeypatch.setattr(filebytes, "MAX_RECORD_BYTES", 2 << 20)
     found = read_records(str(path), index.offsets, index.lengths)
     assert "tiles have at most 2097152" in str(found[0])
 

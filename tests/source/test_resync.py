@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from raylatent.source import filebytes, resync, tfrecord
+from raylatent.source import filebytes, resync
 from raylatent.source.record import FRAME_BYTES
 from tests.source.frames import check, frames_of, remove, write_frames, write_sidecar
 
@@ -96,7 +96,7 @@ def test_reading_by_pieces_changes_nothing(tmp_path, contents, hits, n_bytes):
         patch.setattr(resync, "_BLOCK", max(1, n_bytes // 3))
         patch.setattr(filebytes, "_WINDOW_BYTES", n_bytes + 12)
         patch.setattr(filebytes, "_CHUNK_BYTES", n_bytes)
-        patch.setattr(tfrecord, "_CHUNK_BYTES", n_bytes + 12)
+        patch.setattr(filebytes, "_CHUNK_BYTES", n_bytes + 12)
         again = check(path, content)
     assert (index is None) == (again is None)
     if index is not None:

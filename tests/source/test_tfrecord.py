@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raylatent.errors import ContentError, SourceError, StorageError
-from raylatent.source import tfrecord
+from raylatent.source import filebytes
 from raylatent.source.filebytes import iter_records, read_records
 from raylatent.source.index import frames_from, index_tfrecord, sidecar_name
 from raylatent.source.record import HEADER_BYTES, TileRecord, masked_crc, parse_example
@@ -99,8 +99,8 @@ def test_any_records_in_any_order(tmp_path, sizes, gap, chunk, random):
     frames = frames_of(contents)
     chosen = [random.randrange(len(contents)) for _ in range(random.randrange(20))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tfrecord, "_GAP_BYTES", gap)
-        patch.setattr(tfrecord, "_CHUNK_BYTES", chunk)
+        patch.setattr(filebytes, "_GAP_BYTES", gap)
+        patch.setattr(filebytes, "_TOGETHER_BYTES", chunk)
         found = read_records(str(path), frames[chosen, 0], frames[chosen, 1])
     assert found == [contents[i] for i in chosen]
     remove(path)
@@ -111,7 +111,7 @@ def test_near_records_are_one_read_and_far_ones_are_not(tmp_path, monkeypatch):
     path = write_frames(tmp_path, contents)
     frames = frames_of(contents)
     reads = []
-    opened = tfrecord.open_input
+    opened = filebytes.open_input
 
     class Counting:
         def __init__(self, uri):
@@ -127,15 +127,15 @@ def test_near_records_are_one_read_and_far_ones_are_not(tmp_path, monkeypatch):
             reads.append(n_bytes)
             return self.file.read_at(n_bytes, offset)
 
-    monkeypatch.setattr(tfrecord, "open_input", Counting)
+    monkeypatch.setattr(filebytes, "open_input", Counting)
     assert read_records(str(path), frames[:, 0], frames[:, 1]) == contents
     assert reads == [path.stat().st_size]
     reads.clear()
-    monkeypatch.setattr(tfrecord, "_GAP_BYTES", 0)
+    monkeypatch.setattr(filebytes, "_GAP_BYTES", 0)
     read_records(str(path), frames[::2, 0], frames[::2, 1])
     assert len(reads) == 25
     reads.clear()
-    monkeypatch.setattr(tfrecord, "_CHUNK_BYTES", 5 * 1016)
+    monkeypatch.setattr(filebytes, "_TOGETHER_BYTES", 5 * 1016)
     read_records(str(path), frames[:, 0], frames[:, 1])
     assert reads == [5 * 1016] * 10
 

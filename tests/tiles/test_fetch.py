@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from raylatent.errors import MapError, StorageError
-from raylatent.montage import images
+from raylatent.source import tfrecords
 from raylatent.source.filebytes import read_records as real_read_records
 from raylatent.source.index import index_tfrecord
 from raylatent.source.record import TileRecord, parse_example
@@ -75,7 +75,7 @@ def test_a_file_is_read_by_range_and_once_a_group(tfrecord, monkeypatch):
         calls.append(list(offsets))
         return real_read_records(uri, offsets, lengths)
 
-    monkeypatch.setattr(images, "read_records", reading)
+    monkeypatch.setattr(tfrecords, "read_records", reading)
     wanted = frames(tfrecord, [9, 3, 6])
     assert len(dict(stored_tiles(wanted, 12))) == 3
     assert calls == [sorted(frame.offset for frame in wanted)]
@@ -88,15 +88,15 @@ def test_large_records_are_read_a_few_at_a_time(tfrecord, monkeypatch):
         calls.append(list(lengths))
         return real_read_records(uri, offsets, lengths)
 
-    monkeypatch.setattr(images, "read_records", reading)
+    monkeypatch.setattr(tfrecords, "read_records", reading)
     wanted = frames(tfrecord, range(20))
     most = 3 * max(frame.length for frame in wanted)
-    monkeypatch.setattr(images, "_GROUP_BYTES", most)
+    monkeypatch.setattr(tfrecords, "_READ_BYTES", most)
     numbered = [Frame(uri=tfrecord, tile_index=i) for i in range(20, 24)]
     assert len(dict(stored_tiles([*wanted, *numbered], 12))) == 24
     assert max(map(sum, calls)) <= most
     assert max(map(len, calls)) >= 3
-    monkeypatch.setattr(images, "_GROUP_BYTES", 1)
+    monkeypatch.setattr(tfrecords, "_READ_BYTES", 1)
     calls.clear()
     assert len(dict(stored_tiles(wanted, 12))) == 20
     assert set(map(len, calls)) == {1}
@@ -132,7 +132,7 @@ def test_tiles_that_wait_are_few(tmp_path, monkeypatch):
         read.append(len(offsets))
         return real_read_records(uri, offsets, lengths)
 
-    monkeypatch.setattr(images, "read_records", reading)
+    monkeypatch.setattr(tfrecords, "read_records", reading)
     tiles = stored_tiles(frames(str(path), range(1000)), 4, n_threads=1)
     next(tiles)
     assert max(read) <= 32
@@ -145,7 +145,7 @@ def test_storage_that_fails_is_a_reason(tfrecord, monkeypatch):
         message = f"cannot read {uri}: timeout"
         raise StorageError(message)
 
-    monkeypatch.setattr(images, "read_records", failing)
+    monkeypatch.setattr(tfrecords, "read_records", failing)
     found = dict(stored_tiles(frames(tfrecord, [0, 1]), 12))
     assert found == dict.fromkeys([0, 1], f"cannot read {tfrecord}: timeout")
 
