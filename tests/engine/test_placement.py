@@ -101,10 +101,10 @@ def build_map_in_driver(out, monkeypatch):
     return out
 
 
-def here(name, reads, actor, arguments, share, **options):
+def here(name, items, actor, arguments, share, **options):
     worker = actor(*arguments)
-    for read in reads:
-        yield from worker(read()).to_pylist()
+    for item in items:
+        yield from worker(item).to_pylist()
 
 
 def test_a_map_is_reopened_replaced_and_made_again(
