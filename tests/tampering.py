@@ -192,6 +192,14 @@ TAMPERINGS = {
         copy(f"{P}2.parquet", f"{P}1.parquet"),
         {(WRONG, f"{P}1.parquet")},
     ),
+    "points as a part of rows": (
+        copy(f"{P}1.parquet", f"{A}1.parquet"),
+        {(WRONG, f"{A}1.parquet")},
+    ),
+    "a part of rows as points": (
+        copy(f"{A}1.parquet", f"{P}1.parquet"),
+        {(WRONG, f"{P}1.parquet")},
+    ),
     "points of another map": (
         rewrite(f"{P}1.parquet", lambda t, f: (t, {**f, schema.FOOTER_MAP: "0"})),
         {(WRONG, f"{P}1.parquet")},
@@ -336,7 +344,7 @@ NEEDS_THE_MANIFEST = {
     *("other layers", "a tile twice", "other counts", "another file of the run"),
     *("report of no slides", "report of no numbers", "map.json of odd points"),
     *("mosaic.json of no files", "mosaic.json of no counts", "points without tiles"),
-    *("points that tell no map", "map.json of no files"),
+    "map.json of no files",
     *(f"maps/default/umap.png {harm}" for harm in ("truncated", "emptied", "deleted")),
     *("map.json of files elsewhere", "mosaic.json of an odd map"),
 }

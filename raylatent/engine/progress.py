@@ -86,8 +86,8 @@ class Pace:
 
     Workers load and warm up what they need before their first item is done, which says
     nothing of the others: the clock runs from when there is one item for each worker.
-    Ray Data hands an item on when the next one is there, and the last two together: the
-    item after those is not counted, which makes the pace rather too slow than too fast.
+    Ray Data hands an item on when the next one is there, and the last two together: to the
+    end the item after those is not counted, where the work is broken off before it is.
 
     Args:
         seconds: How long it is to be measured; default: to the end.
@@ -103,13 +103,14 @@ class Pace:
     def __init__(self, seconds: float = math.inf) -> None:
         """See the class."""
         self.tiles = 0
+        self._held: int | None = None  # tiles of the item after the first ones
         self._enough_s = seconds
         self._seconds = 0.0
         self.begin(workers=1)
 
     def begin(self, workers: int) -> None:
         """Start the clock of start-up; a worker of several items at a time counts as several."""
-        self._starting, self._at_start, self._counting = workers, 0, False
+        self._starting, self._at_start, self._held = workers, 0, None
         self._started = self._first = time.monotonic()
 
     def add(self, tiles: int) -> None:
@@ -119,14 +120,17 @@ class Pace:
             self._at_start += tiles
             self._first = time.monotonic()
             return
-        self.tiles += tiles if self._counting else 0
-        self._counting = True
+        if self._held is None:
+            self._held = tiles
+        else:
+            self.tiles += tiles
         self._seconds = time.monotonic() - self._first
 
     @property
     def per_s(self) -> float | None:
         """Tiles/s; None where there were too few items to tell."""
-        return self.tiles / max(self._seconds, 1e-9) if self.tiles else None
+        tiles = self.tiles + ((self._held or 0) if self.enough else 0)
+        return tiles / max(self._seconds, 1e-9) if tiles else None
 
     @property
     def start_s(self) -> float:

@@ -36,6 +36,7 @@ _SEALED_JSON = frozenset(
 )
 _NOT_WRITTEN = "it is not the file that was written"
 _MANIFESTS = f"{layout.MANIFESTS}/"
+_OF_UNITS = (layout.ACTIVATIONS, layout.QUARANTINE, layout.TILES)
 _WITH_PICTURES = (f"{layout.MAPS}/", f"{layout.MOSAICS}/")
 _NOT_COMPARED = frozenset({schema.FOOTER_LAYERS, schema.FOOTER_REMARKS})  # and long
 
@@ -253,17 +254,19 @@ class Verification:
     def _stranger(self, state: FileState) -> str | None:
         """Why a sound part does not belong where it is, None if it does."""
         footer, name = state.about, state.name
-        slide = str(slide_of(name))
-        if schema.FOOTER_SLIDE not in footer or not is_part(name):
+        if not is_part(name):
             return None
+        slide, stage = str(slide_of(name)), name.split("/", 1)[0]
         wanted: dict[str, str | None] = {schema.FOOTER_SLIDE: slide}
         if schema.FOOTER_UNIT in footer:
             wanted[schema.FOOTER_UNIT] = str(unit_of(name))
-        if schema.FOOTER_MAP in footer:
+        if schema.FOOTER_MAP in footer:  # a map that Python saved has none
             files = self._told_by(f"{name.split('/points/')[0]}/{MAP_JSON}").get(FILES)
             if isinstance(files, dict) and MODEL_NPZ in files:
                 wanted[schema.FOOTER_MAP] = files[MODEL_NPZ]
-        if schema.FOOTER_SOURCE in footer and not name.startswith(layout.REMOVED):
+        if stage not in _OF_UNITS and stage != layout.REMOVED:
+            wanted[schema.FOOTER_FINGERPRINT] = None
+        elif stage != layout.REMOVED:
             run, plan = self._told_by(RUN_JSON), self._sound_plan
             if "fingerprint" in run:
                 wanted[schema.FOOTER_FINGERPRINT] = run["fingerprint"]

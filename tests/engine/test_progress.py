@@ -105,9 +105,21 @@ def test_start_up_is_no_part_of_the_pace(clock):
         pace.add(20)
         pace.add(20)
     assert pace.enough
-    assert pace.tiles == 60  # one item less than there are
-    assert pace.per_s == pytest.approx(15)
-    assert pace.start_s == pytest.approx(32 - 40 / 15)
+    assert pace.per_s == pytest.approx(20)
+    assert pace.start_s == pytest.approx(30)
+
+
+def test_to_the_end_the_last_two_items_come_together(clock):
+    """One worker of 10 tiles/s, and five items of 20 tiles."""
+    pace = Pace()
+    pace.begin(workers=1)
+    clock[0] += 4
+    pace.add(20)
+    for _ in range(3):
+        clock[0] += 2
+        pace.add(20)
+    pace.add(20)
+    assert pace.per_s == pytest.approx(10)
 
 
 def test_items_that_are_handed_on_together_make_no_pace(clock):
