@@ -68,6 +68,8 @@ def reference(n):
         schema.SOURCE: np.zeros(n, np.int32),
         schema.OFFSET: np.arange(n) * 1000,
         schema.LENGTH: np.full(n, 1000, np.int32),
+        schema.NAME: pa.nulls(n, pa.string()),
+        schema.LABEL: pa.nulls(n, pa.string()),
     }
     return pa.table(columns).cast(schema.REFERENCE)
 

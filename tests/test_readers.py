@@ -55,6 +55,8 @@ def rows(slide, dtype="float32", first=0):
         schema.SOURCE: np.full(N_TILES, SLIDES.index(slide), np.int32),
         schema.OFFSET: np.arange(N_TILES) * 100,
         schema.LENGTH: np.full(N_TILES, 100, np.int32),
+        schema.NAME: pa.nulls(N_TILES, pa.string()),
+        schema.LABEL: pa.nulls(N_TILES, pa.string()),
         "layer2.1": vectors(values).cast(wanted.field("layer2.1").type),
         "conv": vectors(values[:, :2] * 2).cast(wanted.field("conv").type),
     }

@@ -231,8 +231,8 @@ def test_sources(run):
     with pytest.raises(RunError, match=r"has no sources\.parquet"):
         run.sources()
     rows = [
-        {"source": i, "slide": slide, "uri": "/x", "size": 1, "n_indexed": n}
-        for i, (slide, n) in enumerate([("b", 4), ("empty", 0), ("007", 4)])
+        {"source": i, "slide": s, "kind": "k", "uri": "/x", "size": 1, "n_indexed": n}
+        for i, (s, n) in enumerate([("b", 4), ("empty", 0), ("007", 4)])
     ]
     run.write_sources(pa.Table.from_pylist(rows, schema=schema.SOURCES))
     assert run.sources().schema.remove_metadata() == schema.SOURCES

@@ -32,6 +32,8 @@ def write_unit(run, slide, unit, tiles, quarantined=0):
             "source": pa.array([0] * n, pa.int32()),
             "offset": pa.array(tiles, pa.int64()),
             "length": pa.array([9] * n, pa.int32()),
+            "name": pa.nulls(n, pa.string()),
+            "label": pa.nulls(n, pa.string()),
             "conv": pa.FixedSizeListArray.from_arrays(vectors, 6),
         }
     ).cast(schema.activations_schema({"conv": 6}))
@@ -63,6 +65,7 @@ def run(tmp_path):
             **dict.fromkeys(schema.SOURCES.names),
             "source": i,
             "slide": slide,
+            "kind": "tfrecords",
             "uri": f"/{slide}",
             "size": 1,
             "n_indexed": n,

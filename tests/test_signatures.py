@@ -79,7 +79,7 @@ def test_features_of_a_dataset_take_the_options_of_the_verb():
     of_verb = {"model", "layers", "pooling", "include_preds", "tile_px"}
     options = defaults(ActivationsConfig, without=of_verb | {"out", "tfrecords"})
     # By default those of the dataset.
-    options |= dict.fromkeys(("slides", "tile_um", "annotations"))
+    options |= dict.fromkeys(("slides", "tiles", "tile_um", "annotations"))
     assert {n: v for n, v in given.items() if n not in of_model} == options
     assert parameters(sf.Project.generate_features) == {**given, "dataset": None}
 

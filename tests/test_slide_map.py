@@ -52,6 +52,8 @@ def run(tmp_path):
                 "source": pa.array([source] * n, pa.int32()),
                 "offset": pa.array(range(n), pa.int64()),
                 "length": pa.array([9] * n, pa.int32()),
+                "name": pa.nulls(n, pa.string()),
+                "label": pa.nulls(n, pa.string()),
                 "postconv": pa.array(vectors.tolist(), pa.list_(pa.float32(), 6)),
                 "predictions": pa.array(
                     tile_vectors(slide, n, N_CLASSES).tolist(),

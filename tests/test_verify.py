@@ -20,6 +20,7 @@ from raylatent.run.manifest import put_run_manifest, read_manifest, told_digests
 from raylatent.run.verification import BROKEN, FOREIGN, INCOMPLETE, MISSING, WRONG
 from raylatent.seal import content_digest, sealed_json, sealed_parquet
 from raylatent.slide_map import SlideMap
+from raylatent.source import tfrecords
 from raylatent.storage import Store
 from tests.tampering import (
     NEEDS_THE_MANIFEST,
@@ -354,7 +355,7 @@ def test_storage_of_sources_that_does_not_answer(made, verify_here, monkeypatch)
         raise StorageError(message) from OSError("no route to host")
 
     with monkeypatch.context() as patch:
-        patch.setattr(verify, "file_stat", fail)
+        patch.setattr(tfrecords, "file_stat", fail)
         report = verify_here(made.out)
     assert report.findings == []
     assert report.sources == {verify.UNSEEN: 3}

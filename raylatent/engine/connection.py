@@ -23,6 +23,7 @@ from raylatent.engine.local_ray import (
     token,
     usable_cores,
     warn_of_few_files,
+    without_level_line,
 )
 from raylatent.engine.progress import duration
 from raylatent.errors import ConfigError, RaylatentError
@@ -251,7 +252,8 @@ def _begin(**options: Any) -> "Future[str]":  # noqa: ANN401  (of several types)
 
     def stay() -> None:
         try:
-            with _own_sigterm(), started_by_uv_is_ignored() if local else nullcontext():
+            uv = started_by_uv_is_ignored() if local else nullcontext()
+            with _own_sigterm(), without_level_line(), uv:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
             outcome.set_exception(error)

@@ -6,9 +6,11 @@ import os
 import resource
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ray._private import ray_constants
@@ -24,6 +26,7 @@ _MOST_BYTES = 107  # of the name of a Unix socket
 _SHORT = Path("/tmp")  # noqa: S108  (what is made there is private)
 _CGROUPS = Path("/sys/fs/cgroup")
 _OF_PROCESS = Path("/proc/self/cgroup")
+_LEVEL_LINE = "Set ray log level from environment variable"
 _NO_TOKEN = frozenset({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
 
 
@@ -156,3 +159,39 @@ def started_by_uv_is_ignored() -> Iterator[None]:
         yield
     finally:
         ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
+
+
+@contextmanager
+def without_level_line() -> Iterator[None]:
+    """Take the line that Ray's C++ part writes of its log level out of stderr.
+
+    It is written before any level holds. Without that level there is a longer line for
+    each stage. All else goes through at once: the filter is a process, which outlives
+    this one.
+    """
+    try:
+        saved = os.dup(2)
+        command = ["sed", "-u", f"/{_LEVEL_LINE}/d"]
+        sed = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=saved, start_new_session=True
+        )
+    except OSError:  # no stderr, or no sed
+        yield
+        return
+    _flush()
+    assert sed.stdin is not None  # noqa: S101  (for mypy)
+    os.dup2(sed.stdin.fileno(), 2)
+    sed.stdin.close()
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        with suppress(subprocess.TimeoutExpired):
+            sed.wait(1)
+
+
+def _flush() -> None:
+    with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+        sys.stderr.flush()

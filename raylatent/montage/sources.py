@@ -90,8 +90,9 @@ def where(
     """
     if given is None:
         return source_places(run)
-    kinds = set(run.sources()[schema.KIND].to_pylist())
-    if isinstance(given, Mapping) or kinds <= {TFRECORDS}:
+    if isinstance(given, Mapping):
+        return given
+    if set(run.sources()[schema.KIND].to_pylist()) <= {TFRECORDS}:
         return given
     roots = [given] if isinstance(given, str | os.PathLike) else given
     return source_places(run, [os.fspath(root) for root in roots], needed)

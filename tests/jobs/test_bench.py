@@ -10,7 +10,8 @@ import pytest
 
 from raylatent import bench
 from raylatent.config import BenchConfig
-from raylatent.errors import ConfigError
+from raylatent.errors import ConfigError, SourceError
+from raylatent.source.kinds import find_sources
 from tests.jobs.test_jobs import JOBS, job, lines_of
 
 STAGES = {"read", "decode", "wait", "forward", "write"}
@@ -148,8 +149,8 @@ def test_ctrl_c_does_not_promise_to_go_on(
 
 
 def test_sources_and_a_model_are_needed():
-    with pytest.raises(ConfigError, match="no tiles were given"):
-        BenchConfig(model="m")
+    with pytest.raises(SourceError, match="no tiles were given"):
+        find_sources(BenchConfig(model="m"))
     with pytest.raises(ConfigError, match="--model SPEC is missing"):
         BenchConfig(tfrecords=("a",))
     assert BenchConfig(tfrecords=("a",), model="m").out == ""

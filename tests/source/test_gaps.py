@@ -206,7 +206,7 @@ def test_large_records_are_not_read_unless_they_are_whole(tmp_path, monkeypatch)
     path.write_bytes(content)
     found = read_records(str(path), index.offsets, index.lengths)
     assert found == [bytes(3 << 20), b"small"]
-    monkeypatch.setattr(filebytes, "MAX_RECORD_BYTES", 2 << 20)
+    monkeypatch.setattr(filebytes, "MAX_BYTES", 2 << 20)
     found = read_records(str(path), index.offsets, index.lengths)
     assert "tiles have at most 2097152" in str(found[0])
 

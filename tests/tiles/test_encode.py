@@ -47,7 +47,7 @@ def unit_of(slide):
     )
     opened = open_slide("s", request)
     rows, cols = kept_tiles(detect_tiles(opened, request))
-    source = source_of_slide("s", request, opened.stat, opened.geometry, len(rows))
+    source = source_of_slide("s", request, opened, len(rows))
 
     def make(first=0, last=None):
         return SlideUnit(

@@ -48,9 +48,9 @@ def test_a_jpeg_looks_as_if_decoded_whole(height, width, tile_px, subsampling):
 
 
 def test_it_is_not_decoded_whole(monkeypatch):
-    from raylatent.montage import images
+    from raylatent.tiles import fetch
 
-    monkeypatch.setattr(images, "decode_image", None)
+    monkeypatch.setattr(fetch, "decode_image", None)
     assert shrunk(encoded(picture(299, 299)), 100).size == (100, 100)
 
 

@@ -41,7 +41,7 @@ def unit_of(uri, *, slide="s", first=0, last=None, **options):
     opened = open_slide(slide, request)
     rows, cols = kept_tiles(detect_tiles(opened, request))
     return SlideUnit(
-        source=source_of_slide(slide, request, opened.stat, opened.geometry, len(rows)),
+        source=source_of_slide(slide, request, opened, len(rows)),
         unit=0,
         first=first,
         geometry=opened.geometry,
@@ -208,7 +208,7 @@ def test_large_records_are_not_all_held(tmp_path, threads, monkeypatch):
     tile = encode_tile(np.full((96, 96, 3), 9, np.uint8), "jpg", 95)
     unit = records_unit(tmp_path, [tile + bytes(2 << 20)] * 40)
     monkeypatch.setattr("raylatent.tiles.stream._AHEAD_BYTES", 5 << 20)
-    monkeypatch.setattr("raylatent.tiles.stream._LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr("raylatent.source.tfrecords._CHUNK_BYTES", 1 << 20)
     monkeypatch.setattr("raylatent.source.filebytes._TOGETHER_BYTES", 1 << 20)
     tracemalloc.start()
     n = sum(t.error is None for t in unit_tiles(unit, Side(96), threads, SlideCache()))
