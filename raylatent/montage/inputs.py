@@ -135,9 +135,10 @@ def labels_of(
     return pa.array(values, pa.string()).take(encoded.indices)
 
 
-def _labels_of_points(
+def labels_of_points(
     by_slide: Mapping[str, object], points: pa.Table
 ) -> pa.StringArray:
+    """The same of a block of points."""
     return labels_of(by_slide, points[schema.SLIDE])
 
 
@@ -195,7 +196,7 @@ class Inputs:
                 return self.stored.labeled(own)
             # Which slides have none was said by whoever read the labels.
             by_slide = match(labels_given(labels).items(), self.stored.slides)
-            return self.stored.labeled(partial(_labels_of_points, by_slide))
+            return self.stored.labeled(partial(labels_of_points, by_slide))
         n = len(self.xy)
         slides = None if self.reference is None else self.reference[schema.SLIDE]
         points = Points.of(

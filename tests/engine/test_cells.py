@@ -11,7 +11,7 @@ from raylatent.engine.cells import ClusterParts, ClusterPoints, group
 from raylatent.errors import BrokenPartError
 from raylatent.montage import points as stored_points
 from raylatent.montage.cells import choose_cells, finish_cells
-from raylatent.montage.inputs import labels_of
+from raylatent.montage.inputs import labels_of_points
 from raylatent.montage.points import HeldParts, Rule, StoredPoints
 from raylatent.slide_map import SlideMap
 from tests.stored_maps import write_map, write_run
@@ -42,7 +42,7 @@ def other_folder(run_and_points):
 
 def cells_of(points, grid="square", select="nearest"):
     rule = Rule(select=select, ties="row" if grid == "slideflow" else "hash")
-    parts = points.labeled(partial(labels_of, LABELS))
+    parts = points.labeled(partial(labels_of_points, LABELS))
     chosen = choose_cells(parts, grid, NX, rule)
     return finish_cells(chosen.grid, chosen.cells)
 
