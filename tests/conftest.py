@@ -106,8 +106,12 @@ def ray_session():
     shutil.rmtree(scratch, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """The long part runs only where `-m` asks for it."""
+    """What uses Ray says so; the long part runs only where `-m` asks for it."""
+    for item in items:
+        if "ray_session" in item.fixturenames:
+            item.add_marker(pytest.mark.ray)
     if "campaign" in config.option.markexpr:
         return
     long = [item for item in items if item.get_closest_marker("campaign")]

@@ -91,6 +91,8 @@ def _write_part(run, source, unit, extent, kind, index):
         schema.SOURCE: pa.array(np.full(len(tiles), source.source, np.int32)),
         schema.OFFSET: pa.array(index.offsets[at]),
         schema.LENGTH: pa.array(index.lengths[at].astype(np.int32)),
+        schema.NAME: pa.nulls(len(tiles), pa.string()),
+        schema.LABEL: pa.nulls(len(tiles), pa.string()),
         LAYER: flat,
     }
     footer = {

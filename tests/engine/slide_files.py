@@ -148,6 +148,8 @@ def _reference(tiles, chosen, source):
         pa.array([source] * n, pa.int32()),
         pa.nulls(n, pa.int64()),
         pa.nulls(n, pa.int32()),
+        pa.nulls(n, pa.string()),
+        pa.nulls(n, pa.string()),
     ]
 
 

@@ -148,7 +148,7 @@ def test_one_name_among_the_tfrecords_and_the_slides_is_refused(
     tmp_path, slides, tiles, write_slide, compute_slides
 ):
     write_slide(tmp_path, "h", tiles[:2])
-    with pytest.raises(SourceError, match="slide 'h' is among the TFRecords and among"):
+    with pytest.raises(SourceError, match="slide 'h' is among --tfrecords and among"):
         compute_slides(tmp_path / "run", [slides], tfrecords=[tmp_path / "h.tfrecords"])
     copy = tmp_path / "more"
     copy.mkdir()
