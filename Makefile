@@ -15,6 +15,8 @@ VENV := .venv
 OUT := out/demo
 PYTEST :=
 SEEDS := 50
+# Two processes, each with the tests of whole files.
+PARALLEL := -n 2 --dist loadfile
 QUICK := "not ray and not cluster and not slow and not campaign"
 
 BIN := $(VENV)/bin
@@ -33,10 +35,10 @@ demo: $(DEMO_STAMP)
 	$(BIN)/python jobs/atlas.py --demo --out $(OUT)
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
 
 quick: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m $(QUICK) $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m $(QUICK) $(PYTEST)
 
 coverage: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m $(QUICK) --cov --cov-report=html $(PYTEST)

@@ -192,8 +192,6 @@ class Project:
         std: Sequence[float] | float | None = None,
         classes: Sequence[str] | int | None = None,
         slides: Paths | None = None,
-        tiles: Paths | None = None,
-        tiles_pattern: str = ActivationsConfig.tiles_pattern,
         tile_um: str | float | None = None,
         stride_div: float = ActivationsConfig.stride_div,
         mpp: float | None = None,
