@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,17 +246,17 @@ def run_activations(
     if not config.model:
         message = "--model SPEC is missing: a model folder, timm:NAME or hf-hub:REPO"
         raise ConfigError(message)
-    with _ray_ahead(config):
-        from raylatent.engine.activations import compute_activations  # noqa: PLC0415
-        from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
+    _start_ray_ahead(config)
+    from raylatent.engine.activations import compute_activations  # noqa: PLC0415
+    from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
 
-        if spec is None:
-            spec = model_spec(config.model, allow_pickle=config.allow_pickle)
-        return compute_activations(config, spec)
+    if spec is None:
+        spec = model_spec(config.model, allow_pickle=config.allow_pickle)
+    return compute_activations(config, spec)
 
 
-def _ray_ahead(config: ActivationsConfig) -> AbstractContextManager[None]:
-    """Ray being started while torch is imported, if a run is to begin.
+def _start_ray_ahead(config: ActivationsConfig) -> None:
+    """Begin to start Ray while torch is imported, if a run is to begin.
 
     Of a run that is here there may be nothing to do, or it is refused.
 
@@ -266,12 +265,12 @@ def _ray_ahead(config: ActivationsConfig) -> AbstractContextManager[None]:
     """
     run = RunDirectory(config.out)
     if run.exists() or not Path(config.model, "model.json").is_file():
-        return nullcontext()
+        return
     run.refuse_before_work()
     find_sources(config)
-    from raylatent.engine.connection import started_ahead  # noqa: PLC0415  (slow)
+    from raylatent.engine.connection import start_ahead  # noqa: PLC0415  (slow)
 
-    return started_ahead()
+    start_ahead()
 
 
 def run_map(config: MapConfig) -> StoredMap:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from raylatent import __version__
 from raylatent.arguments import CommandLineError, parse
@@ -38,6 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = fail(f"error: {error}", error.exit_code)
     flush(sys.stderr)
     return code
+
+
+def run() -> NoReturn:
+    """The command: `main`, after which the process ends soon."""
+    code = main()
+    connection = sys.modules.get("raylatent.engine.connection")
+    if connection is not None:  # else no Ray was started
+        connection.end_soon(code)
+    raise SystemExit(code)
 
 
 def _main(given: list[str]) -> int:

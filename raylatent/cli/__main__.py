@@ -1,5 +1,5 @@
 """`python -m raylatent.cli` is `raylatent`."""
 
-from raylatent.cli import main
+from raylatent.cli import run
 
-raise SystemExit(main())
+run()

@@ -26,7 +26,7 @@ from raylatent.engine.local_ray import (
     without_level_line,
 )
 from raylatent.engine.progress import duration
-from raylatent.errors import ConfigError, RaylatentError
+from raylatent.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ _LOCAL = frozenset({"", "local"})  # RAY_ADDRESS where a Ray of our own is start
 _forked = threading.Event()
 _ahead: "tuple[Future[str], str] | None" = None  # a local Ray that is being started
 _own = ""  # the address of the last one
+_lock = threading.RLock()  # of these
+_watching: object = None  # the last watch: others end
+_ends_with: int | None = None  # see `end_soon`
 
 
 def _look_for_ray() -> None:
@@ -73,39 +76,54 @@ def connect() -> bool:
             "both: start it anew, as multiprocessing.get_context('spawn') does"
         )
         raise ConfigError(message)
-    if _ahead is None and ray.is_initialized():
-        return _address() == _own
-    address = os.environ.get("RAY_ADDRESS", "")
-    if _ahead is None and address not in _LOCAL:
-        check_address(address)
-        _join(address)
-        return False
-    _start()
+    with _lock:
+        if _ahead is None and ray.is_initialized():
+            return _address() == _own
+        address = os.environ.get("RAY_ADDRESS", "")
+        if _ahead is None and address not in _LOCAL:
+            check_address(address)
+            _join(address)
+            return False
+        _start()
     return True
 
 
-@contextmanager
-def started_ahead() -> Iterator[None]:
+def start_ahead() -> None:
     """Begin to start a local Ray where `connect` will, and do not wait for it.
 
-    It takes seconds, in which torch can be imported and a model be loaded. Where that is
-    refused, so that nobody connects, Ray is stopped again.
+    It takes seconds, in which torch can be imported and a model be loaded. If that is
+    refused, the next call of `connect` in this process finds the Ray.
     """
     global _ahead  # noqa: PLW0603  (a process has one Ray)
     local = os.environ.get("RAY_ADDRESS", "") in _LOCAL
-    if not local or _ahead is not None or ray.is_initialized() or _forked.is_set():
-        yield
-        return
-    _ahead = _begin_local()
-    atexit.register(wait, [_ahead[0]], _SAY_AFTER_S)  # not to be left half begun
-    try:
-        yield
-    except RaylatentError:
-        if _ahead is not None:
-            wait([_ahead[0]], _MOST_S)
-            _ahead = None
-            ray.shutdown()
-        raise
+    with _lock:
+        if local and _ahead is None and not (ray.is_initialized() or _forked.is_set()):
+            _ahead = _begin_local()
+            atexit.register(_leave, _ahead[0])  # not to be left half begun
+
+
+def end_soon(code: int) -> None:
+    """The process is about to end: a local Ray is not waited for.
+
+    An orderly end takes Ray seconds, in which there is nothing left to do. Its
+    processes end with this one, as they do when it is killed.
+
+    Args:
+        code: The exit code of the process.
+    """
+    global _ends_with  # noqa: PLW0603  (a process ends once)
+    _ends_with = code
+
+
+def _end_at_once() -> None:
+    """What is registered before this, as Ray's own end is, does not run."""
+    if _ends_with is not None:
+        os._exit(_ends_with)
+
+
+def _leave(outcome: "Future[str]") -> None:
+    if _ends_with is None:
+        wait([outcome], _SAY_AFTER_S)
 
 
 def _start() -> None:
@@ -123,6 +141,7 @@ def _start() -> None:
 
 def _begin_local() -> "tuple[Future[str], str]":
     """Begin to start a local Ray; see `_begin`, and the folder of its files."""
+    atexit.register(_end_at_once)  # after all that is registered from here on
     options: dict[str, Any] = {"include_dashboard": False}
     if usable_cores() < (os.cpu_count() or 1):  # Ray looks at quotas alone
         options["num_cpus"] = usable_cores()
@@ -325,11 +344,13 @@ def _watch(watched: Sequence[_Watched], every_s: float = _LOOK_EVERY_S) -> None:
         watched: Processes.
         every_s: How often to look, in seconds.
     """
+    global _watching  # noqa: PLW0603  (a process has one Ray)
+    _watching = watched
     answered = dict.fromkeys(watched, time.monotonic())
     said: set[_Watched] = set()
     while True:
         time.sleep(every_s)
-        if not ray.is_initialized():
+        if not ray.is_initialized() or watched is not _watching:
             return  # was shut down; its processes are gone
         for one in watched:
             why = _unanswered(one.port)

@@ -176,7 +176,8 @@ def is_done(
     run: RunDirectory, source: Source, inputs: Inputs, parts: Sequence[Part]
 ) -> bool:
     """Whether a source has not changed and has all its rows: no need to index it."""
-    if source.error is not None or not source.n_indexed:
+    has_none = not source.n_indexed and source.slide not in inputs.with_grid
+    if source.error is not None or has_none:
         return False
     request = inputs.requests[source.slide]
     if not is_unchanged(run, source, request):

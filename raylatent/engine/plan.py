@@ -90,7 +90,7 @@ def make_plan(
     Args:
         run: The run directory.
         inputs: What is named.
-        check_cluster: Called before rows are changed, where there is work for it.
+        check_cluster: Called before files are changed, where there is work for it.
     """
     before = _known(run, SOURCES)
     away = _known(run, _REMOVED_SOURCES)
@@ -101,11 +101,10 @@ def make_plan(
     many = len(lacking) > FEW_CALLS * _INDEX_BATCH
     if many or any(slide in inputs.with_grid for slide in lacking):
         check_cluster()
+        run.unlist()
     _bring_grids_back(run, set(away) & set(uris))
     nodes: dict[str, str] = {}
     found = _index(run, inputs, lacking, nodes)
-    if any(units for _, units in found.values()):
-        check_cluster()
     plans: dict[str, Sequence[UnitPlan]] = {}
     sources: list[Source] = []
     for slide, uri in uris.items():
@@ -123,6 +122,9 @@ def make_plan(
     if not before:
         ids = ids_of_parts(run, list(uris), ids)
     sources = number_sources(sources, ids)
+    if _to_do(sources, plans, parts)[0]:
+        check_cluster()
+    run.unlist()
     removed = _move(run, before, away, sources)
     returning = set(away) & set(uris)
     parts = defaultdict(list, {**parts, **_parts(run, returning, inputs)})

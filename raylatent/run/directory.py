@@ -129,8 +129,6 @@ class RunDirectory:
     ) -> None:
         """Write run.json, or check that the run that is here is the same.
 
-        From here on its files change: the manifest that lists them is deleted.
-
         Args:
             fields: All that changes a number.
             about: What else is worth to be recorded.
@@ -144,7 +142,6 @@ class RunDirectory:
         if before is not None:
             differing = differences(before, fields, about) or also(before)
             if not differing:
-                self.store.delete(layout.manifest_of(self.verb))
                 return
             if not overwrite and CLEARING not in before:
                 message = (
@@ -154,9 +151,13 @@ class RunDirectory:
                 raise FingerprintError(message)
             self._clear()
             self._refuse_others_files()
-        self.store.delete(layout.manifest_of(self.verb))
+        self.unlist()
         self.store.write(RUN_JSON, settings_text(fields, about))
         self._settings = None
+
+    def unlist(self) -> None:
+        """Delete the manifest, as its files change from here on."""
+        self.store.delete(layout.manifest_of(self.verb))
 
     def refuse_before_work(self) -> None:
         """As `refuse_other_things`, where no part tells that run.json was lost."""

@@ -86,7 +86,8 @@ def child(began, seen, argv):
     threading.Thread(target=look, daemon=True).start()
     from raylatent import cli
 
-    return cli.main(argv)
+    sys.argv[1:] = argv
+    cli.run()
 
 
 def measured(folder, argv):
@@ -130,5 +131,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        raise SystemExit(child(float(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]))
+        child(float(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     main()

@@ -5,8 +5,11 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -205,38 +208,49 @@ def test_sigterm_is_handled_as_before_whatever_c_code_does(monkeypatch):
 def test_a_local_ray_can_be_started_ahead(no_ray, monkeypatch):
     """Once, and not where a cluster is to be joined."""
     monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
-    with connection.started_ahead(), connection.started_ahead():
-        assert connect()
+    connection.start_ahead()
+    connection.start_ahead()
+    assert connect()
     assert [one["address"] for one in no_ray] == ["local"]
     monkeypatch.setenv("RAY_ADDRESS", FREE)
-    with connection.started_ahead():
-        pass
+    connection.start_ahead()
     assert len(no_ray) == 1
 
 
-def test_a_ray_that_was_started_ahead_in_vain_is_stopped(no_ray, monkeypatch):
-    monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
-    stopped = []
-    monkeypatch.setattr(connection.ray, "shutdown", lambda: stopped.append(len(no_ray)))
+def test_threads_that_connect_at_once_start_one_ray(no_ray, monkeypatch):
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: bool(no_ray))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: connect(), range(4))) == [True] * 4
+    assert len(no_ray) == 1
 
-    def refuse(before=lambda: None):
-        before()
-        message = "no such layer"
-        raise ConfigError(message)
 
-    with pytest.raises(ConfigError, match="no such layer"), connection.started_ahead():
-        refuse()
-    assert stopped == [1]
-    with pytest.raises(ConfigError, match="no such layer"), connection.started_ahead():
-        refuse(connect)
-    assert stopped == [1]
+@pytest.mark.parametrize("soon", [True, False])
+def test_a_process_that_ends_waits_for_ray_only_where_it_was_not_told(soon):
+    code = f"""
+import atexit
+from raylatent.engine import connection
+atexit.register(print, "Ray's own end", flush=True)
+connection._begin = lambda **_: connection.Future()
+connection._SAY_AFTER_S = 0.1
+connection.start_ahead()
+atexit.register(print, "a folder is removed", flush=True)
+if {soon}:
+    connection.end_soon(3)
+raise SystemExit(3)
+"""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    rays = [] if soon else ["Ray's own end"]
+    assert done.stdout.splitlines() == ["a folder is removed", *rays]
+    assert (done.stderr, done.returncode) == ("", 3)
 
 
 def test_what_fails_ahead_is_said_when_ray_is_needed(no_ray, monkeypatch):
     monkeypatch.setattr(connection.atexit, "register", lambda *given: None)
     monkeypatch.setattr(connection.ray, "init", failing(OSError(28, "No space left")))
-    said = pytest.raises(ConfigError, match=r"could not be started .*No space left")
-    with said, connection.started_ahead():
+    connection.start_ahead()
+    with pytest.raises(ConfigError, match=r"could not be started .*No space left"):
         connect()
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from raylatent import cli
@@ -13,6 +14,7 @@ from raylatent.engine import (
     extraction,
     map_building,
 )
+from tests.engine import slide_files
 from tests.small_data import LABELS, make_model_folder, make_tfrecords
 
 pytestmark = pytest.mark.ray
@@ -34,6 +36,25 @@ def finished(ray_session, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def partly(ray_session, tmp_path_factory):
+    """The command of a run of a TFRecord that is cut off and a slide without tissue."""
+    folder = tmp_path_factory.mktemp("partly")
+    make_tfrecords(folder / "tiles")
+    cut = folder / "tiles/g03.tfrecords"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    white = np.full((400, 400, 3), 243, np.uint8)
+    (folder / "slides").mkdir()
+    slide_files.write_slide(folder / "slides/white.tif", pixels=white, levels=1)
+    make_model_folder(folder / "model")
+    words = ["activations", "--tfrecords", folder / "tiles"]
+    words += ["--slides", folder / "slides", "--tile-um", 48]
+    words += ["--model", folder / "model", "--out", folder / "run"]
+    argv = [str(word) for word in words]
+    assert cli.main(argv) == 1
+    return argv
+
+
 @pytest.fixture
 def folder(finished, tmp_path):
     """A copy of its run; sources and model are the same."""
@@ -52,7 +73,7 @@ def no_cluster(finished, monkeypatch):
 
     for module in (activations, cells, cluster, extraction, map_building):
         monkeypatch.setattr(module, "connect", connect)
-    monkeypatch.setattr(connection, "started_ahead", connect)
+    monkeypatch.setattr(connection, "start_ahead", connect)
 
 
 def atlas(folder, *more, model="model", out="run"):
@@ -60,8 +81,8 @@ def atlas(folder, *more, model="model", out="run"):
     return [str(word) for word in (*words, "--out", folder / out, *OPTIONS, *more)]
 
 
-def contents(folder):
-    stages = ("activations", "maps", "mosaics")
+def contents(folder, *more):
+    stages = ("activations", "maps", "mosaics", *more)
     files = (file for name in stages for file in folder.glob(f"{name}/**/*.parquet"))
     return {file: file.read_bytes() for file in files}
 
@@ -85,6 +106,13 @@ def test_a_slide_that_always_fails_is_looked_at_again(finished, folder, capsys):
     (folder / "tiles/torn.tfrecords").write_bytes(b"nothing of the kind" * 10)
     assert cli.main(atlas(folder)) == 1
     assert "slide 'torn' failed" in capsys.readouterr().err
+
+
+def test_what_cannot_be_had_of_slides_is_no_work(partly, capsys):
+    assert cli.main(partly) == 1
+    said = capsys.readouterr().err
+    assert "slide 'g03' failed" in said
+    assert "done" in said
 
 
 def test_work_is_the_clusters(folder):
@@ -146,7 +174,7 @@ def test_a_cluster_with_gpus_goes_on_with_no_run_of_cpus(folder, monkeypatch, ca
     monkeypatch.setattr(activations, "pool", lambda *given, **options: with_gpus)
     assert cli.main(atlas(folder)) == 0
     (folder / "run/activations/slide=g03/000000.parquet").unlink()
-    before = contents(folder / "run")
+    before = contents(folder / "run", "manifest")
     assert cli.main(atlas(folder)) == 2
     assert 'device was "cpu", now "gpu"' in capsys.readouterr().err
-    assert contents(folder / "run") == before
+    assert contents(folder / "run", "manifest") == before
