@@ -30,7 +30,6 @@ from raylatent.errors import IncompleteError, MapError
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
 from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.point_files import POINTS_FOLDER
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.model.spec import ModelSpec
 from raylatent.mosaic import Mosaic
@@ -38,6 +37,8 @@ from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, MOSAICS, Part, RunDirectory
 from raylatent.run.litter import remove_scratch, scratch
 from raylatent.storage import Store
+from raylatent.stored.map_points import POINTS_FOLDER
+from raylatent.stored.maps import save_map
 
 logger = logging.getLogger(__name__)
 
@@ -414,7 +415,7 @@ def _map_rates(run: RunDirectory, job: Job, like_it: Part, tiles: int) -> MapRat
     with Claim(run.store, run.store.writer):
         place_rows(run, copies, fitted, layer=layer, name=_DEFAULT, pace=pace)
     placing_s = time.perf_counter() - started
-    fitted.with_info(layer=layer).save(run.store.child(f"{MAPS}/{_DEFAULT}"))
+    save_map(run.store.child(f"{MAPS}/{_DEFAULT}"), fitted.with_info(layer=layer))
     of_points = part_name(f"{MAPS}/{_DEFAULT}/{POINTS_FOLDER}", part.slide, 0)
     again = ceil(_MOST_PLACED / n_points)
     _mosaic(run)  # what is made once

@@ -15,9 +15,14 @@ from raylatent.mapping.parameters import MapParameters
 from raylatent.model.layers import layer_names
 from raylatent.model.spec import model_spec, with_overrides
 from raylatent.run import RunDirectory
-from raylatent.run.arrays import SlideArrays, StoredArrays, write_bag, write_bags_config
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
+from raylatent.stored.arrays import (
+    SlideArrays,
+    StoredArrays,
+    write_bag,
+    write_bags_config,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -281,11 +281,11 @@ def run_map(config: MapConfig) -> StoredMap:
     if labels is not None:
         labels = _labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
-    from raylatent.mapping.fitted_map import read_info  # noqa: PLC0415
-    from raylatent.mapping.pictures import (  # noqa: PLC0415
+    from raylatent.stored.map_pictures import (  # noqa: PLC0415
         TileLabels,
         save_pictures,
     )
+    from raylatent.stored.maps import read_info  # noqa: PLC0415
 
     folder = build_map(
         config.out,
@@ -309,9 +309,9 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     """Draw a mosaic of a run's map as its SlideMap does; the mosaic, and its folder."""
     labels = _check_labels(config)
     run = RunDirectory.open(config.out)
-    from raylatent.mapping.fitted_map import read_info  # noqa: PLC0415  (slow)
-    from raylatent.mapping.pictures import labels_on_map  # noqa: PLC0415
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
+    from raylatent.stored.map_pictures import labels_on_map  # noqa: PLC0415
+    from raylatent.stored.maps import read_info  # noqa: PLC0415
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     digest = read_info(Store(of_map))[DIGEST]

@@ -3,7 +3,6 @@
 import csv
 import inspect
 import io
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -19,32 +18,21 @@ from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
 from raylatent.mapping.fitted_map import library_versions
 from raylatent.mapping.labels import Entries
-from raylatent.montage import inputs, render
+from raylatent.montage import render
 from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
 from raylatent.montage.grid import Grid
-from raylatent.montage.inputs import Labels
-from raylatent.montage.points import Rule, select_of
+from raylatent.montage.points import Labels, Rule, select_of
 from raylatent.montage.render import Look
-from raylatent.montage.sources import TFRecords
-from raylatent.run.manifest import relisted
-from raylatent.seal import (
-    DIGEST,
-    FILES,
-    content_digest,
-    seal_in,
-    sealed_json,
-    sealed_parquet,
-)
-from raylatent.storage import Store, absolute
+from raylatent.storage import absolute
+from raylatent.storage.store import write_file
+from raylatent.stored.mosaic_inputs import TFRecords, from_any
+from raylatent.stored.mosaics import encoded, export_mosaic, picture_format
 from raylatent.tiles.fetch import Tile, array_tiles, stored_tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
-
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_NOT_WRITTEN = (".bmp", ".eps", ".gif", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 
 
 class Mosaic:
@@ -112,7 +100,7 @@ class Mosaic:
         self.slide_map: Any = images if of_map else None
         if hasattr(images, "_for_mosaic"):
             images, labels, features = images._for_mosaic(labels, features, select)
-        given = inputs.from_any(images, coords, tfrecords)
+        given = from_any(images, coords, tfrecords)
         self._look = Look(cell_px=cell_px)
         without = given.reference is None and given.stored is None
         self._rule = Rule(
@@ -233,7 +221,7 @@ class Mosaic:
             self._export(uri, look)
         else:
             picture, _ = self._picture(look)
-            _write(uri, _encoded(picture, kind))
+            write_file(uri, encoded(picture, kind))
             logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
     def export(
@@ -256,19 +244,9 @@ class Mosaic:
     ) -> None:
         """Put `mosaic.png` and `cells.parquet` in place, then what describes them."""
         picture, drawn = self._picture(look)
-        png = _encoded(picture, "PNG")
-        cells = bytes(memoryview(sealed_parquet(self.cells)))
-        files = {"mosaic.png": content_digest(png), "cells.parquet": seal_in(cells)}
-        told = sealed_json({**self._described(drawn), **(about or {}), FILES: files})
-        text = json.dumps(told, indent=1, ensure_ascii=False)
-        with relisted(uri) as digests:
-            Store(uri).delete(
-                "mosaic.json"
-            )  # which tells of those that were there before
-            _write(f"{uri}/mosaic.png", png)
-            _write(f"{uri}/cells.parquet", cells)
-            _write(f"{uri}/mosaic.json", text.encode("utf-8", "replace"))
-            digests.update({**files, "mosaic.json": told[DIGEST]})
+        export_mosaic(
+            uri, picture, self.cells, {**self._described(drawn), **(about or {})}
+        )
 
     def _described(self, look: Look) -> dict[str, object]:
         """What mosaic.json holds: parameters, counts, failures, grid, versions."""
@@ -345,7 +323,7 @@ class Mosaic:
         writer.writerow(["slide", "index"])
         columns = (self.cells[name].to_pylist() for name in (schema.SLIDE, number))
         writer.writerows(zip(*columns, strict=True))
-        _write(absolute(path), text.getvalue().encode("utf-8", "surrogateescape"))
+        write_file(absolute(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
     def _styled(self, given: Mapping[str, Any]) -> Look:
         """The look that a method's arguments ask for."""
@@ -405,37 +383,6 @@ class Mosaic:
                 "grid='square'"
             )
             raise MapError(message)
-
-
-def picture_format(uri: str) -> str | None:
-    """`PNG` or `JPEG` by the suffix, None for a folder; MapError for other pictures.
-
-    >>> picture_format("/runs/mosaic.png"), picture_format("/runs/v1.2")
-    ('PNG', None)
-    """
-    name = uri.rsplit("/", 1)[-1].lower()
-    suffix = "." + name.rsplit(".", 1)[-1] if "." in name else ""
-    if suffix in _NOT_WRITTEN:
-        message = f"cannot write {uri}: a mosaic is saved as .png or .jpg"
-        raise MapError(message)
-    return PICTURES.get(suffix)
-
-
-def _write(uri: str, data: bytes) -> None:
-    """Put one file in place in one step."""
-    folder, name = uri.rsplit("/", 1)
-    Store(folder or "/").write(name, data)
-
-
-def _encoded(picture: Image.Image, kind: str) -> bytes:
-    """As PNG or JPEG."""
-    data = io.BytesIO()
-    if kind == "JPEG":
-        picture.save(data, kind, quality=92, subsampling=0)
-    else:
-        # The fastest level: tissue hardly shrinks further, and more takes seconds.
-        picture.save(data, kind, compress_level=1)
-    return data.getvalue()
 
 
 def _cells_of(grid: Grid) -> int:

@@ -18,14 +18,13 @@ from raylatent.dataset_features import DatasetFeatures
 from raylatent.engine.extraction import extract_tiles
 from raylatent.errors import SourceError
 from raylatent.model.spec import model_spec
-from raylatent.montage.inputs import Labels
-from raylatent.montage.points import Rule
-from raylatent.montage.sources import TFRecords
+from raylatent.montage.points import Labels, Rule
 from raylatent.mosaic import Mosaic
 from raylatent.source.find import choose_size, find_tfrecords, size_folders
 from raylatent.source.slides import find_slides
 from raylatent.source.wsi import size_name
 from raylatent.storage import Store, absolute
+from raylatent.stored.mosaic_inputs import TFRecords
 
 SLIDES = "slides"
 

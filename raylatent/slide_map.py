@@ -16,33 +16,11 @@ from raylatent import schema
 from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
 from raylatent.mapping import statistics
-from raylatent.mapping.fitted_map import (
-    FORMAT_VERSION,
-    MAP_JSON,
-    FittedMap,
-    library_versions,
-    read_info,
-    write_info,
-)
-from raylatent.mapping.point_files import (
-    check_points,
-    points_parts,
-    read_points,
-    read_vectors,
-    write_points,
-)
+from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
 from raylatent.mapping.statistics import with_counts
-from raylatent.montage.inputs import (
-    Labels,
-    are_by_slide,
-    check_feature_bytes,
-    label_words,
-)
-from raylatent.montage.points import Rule, StoredPoints, has_predictions
-from raylatent.montage.sources import TFRecords, where
+from raylatent.montage.points import Labels, Rule, are_by_slide, label_words
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
-from raylatent.run.manifest import relisted
 from raylatent.slide_map_pictures import LABEL, SlideMapPictures
 from raylatent.source.names import (
     SlideLabels,
@@ -52,6 +30,18 @@ from raylatent.source.names import (
     unmatched,
 )
 from raylatent.storage import Store
+from raylatent.stored.manifest import relisted
+from raylatent.stored.map_points import (
+    StoredPoints,
+    check_points,
+    has_predictions,
+    points_parts,
+    read_points,
+    read_vectors,
+    write_points,
+)
+from raylatent.stored.maps import MAP_JSON, load_map, read_info, save_map, write_info
+from raylatent.stored.mosaic_inputs import TFRecords, check_feature_bytes, where
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +185,7 @@ class SlideMap(SlideMapPictures):
             inside = "/" in around and Store(around).exists(RUN_JSON)
             run = RunDirectory(around) if inside else None
         if run is None:
-            fitted = FittedMap.load(store) if "placement" in info else None
+            fitted = load_map(store) if "placement" in info else None
             return cls(read_points(store), fitted=fitted, layer=layer)
         stored = StoredPoints(store.uri, run, layer)
         stored.info, stored.part_names = info, points_parts(store)
@@ -211,7 +201,7 @@ class SlideMap(SlideMapPictures):
             store.delete(MAP_JSON)
             write_points(store, points)
             if fitted is not None:
-                with_counts(fitted, points).with_info(**layer).save(store)
+                save_map(store, with_counts(fitted, points).with_info(**layer))
             else:
                 versions = library_versions()
                 about = {"format_version": FORMAT_VERSION, "versions": versions}
@@ -222,7 +212,7 @@ class SlideMap(SlideMapPictures):
         """The map on which new rows are placed; None for points alone."""
         if self._stored is None or "placement" not in self._stored.info:
             return None
-        return FittedMap.load(self._stored.same())
+        return load_map(self._stored.same())
 
     @cached_property
     def _points(self) -> pa.Table:

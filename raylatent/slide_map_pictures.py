@@ -16,9 +16,9 @@ from raylatent.errors import MapError
 from raylatent.mapping import plot as drawing
 from raylatent.mapping.density import Labels, density
 from raylatent.mapping.labels import colors_by_name, scale_of
-from raylatent.mapping.pictures import save_multiples
 from raylatent.mapping.plot import MapStyle, is_picture
 from raylatent.storage import Store, absolute
+from raylatent.stored.map_pictures import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ class SlideMapPictures(ABC):
         uri = absolute(path)
         if is_picture(uri):
             xy, labels, style = self._drawn(subsample, _style(given))
-            drawing.save_map(uri, xy, labels, style, dpi=dpi)
+            save_picture(uri, drawing.map_file, xy, labels, style, dpi=dpi)
             return
         own = inspect.signature(self.save).parameters.values()
         changed = [p.name for p in own if given[p.name] is not p.default]
@@ -154,7 +154,8 @@ class SlideMapPictures(ABC):
             MapError: Another ending.
         """
         xy, labels, style = self._drawn(subsample, _style(dict(locals())))
-        drawing.save_map(os.fspath(filename), xy, labels, style, dpi=dpi)
+        path = os.fspath(filename)
+        save_picture(path, drawing.map_file, xy, labels, style, dpi=dpi)
 
     def save_by_label(
         self, filename: str | os.PathLike[str], *, dpi: int = 200
@@ -183,7 +184,8 @@ class SlideMapPictures(ABC):
             for value, none in zip(values, missing, strict=True)
         )
         part = (self._xy(), Labels.of(names))
-        save_multiples(os.fspath(filename), density(lambda: [part]), dpi=dpi)
+        counted, path = density(lambda: [part]), os.fspath(filename)
+        save_picture(path, drawing.multiples_file, counted, dpi=dpi)
 
     def _xy(self) -> NDArray[np.float64]:
         return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)

@@ -20,6 +20,13 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.fitted_maps import (  # noqa: E402, F401  (fixtures)
+    blobs,
+    fit_rows,
+    fitted,
+    manhattan,
+    new_rows,
+)
 from tests.small_runs import (  # noqa: E402, F401  (fixtures)
     command_line,
     large_slide,

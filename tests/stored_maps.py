@@ -4,11 +4,12 @@ import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.mapping.fitted_map import FORMAT_VERSION, write_info
+from raylatent.mapping.fitted_map import FORMAT_VERSION
 from raylatent.parts import part_name, write_part
 from raylatent.run import RunDirectory
 from raylatent.run.settings import RUN_JSON, settings_text
 from raylatent.storage import Store
+from raylatent.stored.maps import write_info
 
 LAYER = "postconv"
 CLASSES = 3

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from raylatent import schema
 from raylatent.parts import read_footer, read_part, write_part
-from raylatent.run.verification import BROKEN, MISSING, WRONG
 from raylatent.seal import sealed_json
 from raylatent.storage import Store
+from raylatent.stored.verification import BROKEN, MISSING, WRONG
 
 A = "activations/slide=a/00000"
 Q = "quarantine/slide=a/00000"

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from raylatent import cli
-from raylatent.source.record import TileRecord
-from raylatent.source.write import example, frame, write_tfrecord
+from raylatent.source.record import TileRecord, frame
+from raylatent.source.write import example, write_tfrecord
 
 pytestmark = pytest.mark.ray
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from raylatent.mapping import pictures
+from raylatent.mapping import plot
 from raylatent.mapping.labels import category_colors, colors_by_name
 from raylatent.mosaic import Mosaic
 from raylatent.slide_map import SlideMap
@@ -58,9 +58,10 @@ def test_of_small_multiples(slide_map, labels, tmp_path, monkeypatch):
             if name:
                 found[name] = to_hex(ax.spines["left"].get_edgecolor()).upper()
         plt.close("all")
+        return b""
 
     found = {}
-    monkeypatch.setattr(pictures, "save_figure", kept)
+    monkeypatch.setattr(plot, "figure_file", kept)
     slide_map.save_by_label(tmp_path / "by.png")
     assert len(found) == min(24, len(set(labels)))
     assert found.items() <= colors_by_name(labels).items()

@@ -11,14 +11,14 @@ from matplotlib.colors import to_hex
 
 from raylatent import schema
 from raylatent.errors import AnnotationsError, MapError
-from raylatent.mapping import point_files
-from raylatent.mapping.point_files import MAP_POINTS
-from raylatent.montage import inputs
+from raylatent.montage.points import label_words
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.seal import sealed_json
 from raylatent.slide_map import SlideMap
+from raylatent.stored import map_points as point_files
+from raylatent.stored.map_points import MAP_POINTS
 
 SIZES = {"007": 40, "a b": 25, "x=1%2F": 30}
 N = sum(SIZES.values())
@@ -274,7 +274,7 @@ def test_mosaic_is_of_this_maps_points(small_tfrecords):
 
 
 def test_medoid_of_too_many_features_is_refused(run, monkeypatch):
-    from raylatent.montage import inputs
+    from raylatent.stored import mosaic_inputs as inputs
 
     monkeypatch.setattr(inputs, "MAX_FEATURE_BYTES", N * N_FEATURES * 4)
     inputs.check_feature_bytes(run, "postconv", N)
@@ -357,7 +357,7 @@ def test_map_and_mosaic_name_the_same_labels_in_the_same_colors():
             pixels,
             np.stack([slide_map.x, slide_map.y], axis=1),
             num_tiles_x=60,
-            labels=inputs.label_words(slide_map.data["label"]),
+            labels=label_words(slide_map.data["label"]),
         )
         on_map, on_mosaic = legend_of(ax), legend_of(mosaic.plot())
         on_mosaic.pop("(several labels)", None)

@@ -6,14 +6,14 @@ import pytest
 from raylatent import slide_map as module
 from raylatent.errors import AnnotationsError, MapError
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.fitted_map import read_info
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.point_files import read_points
-from raylatent.montage.points import HeldParts, StoredParts
+from raylatent.montage.points import HeldParts
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
+from raylatent.stored.map_points import StoredParts, read_points
+from raylatent.stored.maps import read_info
 from tests.stored_maps import LAYER, write_map, write_run
 
 ROWS = {"a": 50, "b": 30}

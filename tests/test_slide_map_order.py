@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from raylatent import schema
-from raylatent.mapping.point_files import read_vectors
 from raylatent.slide_map import SlideMap
+from raylatent.stored.map_points import read_vectors
 from tests.stored_maps import LAYER, write_map, write_run
 
 

@@ -16,12 +16,12 @@ from raylatent.engine import verify
 from raylatent.errors import ConfigError, RunError, SourceError, StorageError
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.run import RunDirectory
-from raylatent.run.manifest import put_run_manifest, read_manifest, told_digests
-from raylatent.run.verification import BROKEN, FOREIGN, INCOMPLETE, MISSING, WRONG
 from raylatent.seal import content_digest, sealed_json, sealed_parquet
 from raylatent.slide_map import SlideMap
 from raylatent.source import tfrecords
 from raylatent.storage import Store
+from raylatent.stored.manifest import put_run_manifest, read_manifest, told_digests
+from raylatent.stored.verification import BROKEN, FOREIGN, INCOMPLETE, MISSING, WRONG
 from tests.tampering import (
     NEEDS_THE_MANIFEST,
     OF_SEALS,

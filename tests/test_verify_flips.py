@@ -13,7 +13,6 @@ from raylatent import schema
 from raylatent.errors import BrokenPartError
 from raylatent.parts import check_part, write_part
 from raylatent.run import RunDirectory
-from raylatent.run.manifest import put_run_manifest
 from raylatent.seal import (
     json_holds,
     seal_in,
@@ -22,6 +21,7 @@ from raylatent.seal import (
     sealed_parquet,
 )
 from raylatent.storage import Store
+from raylatent.stored.manifest import put_run_manifest
 from tests.verify_runs import flip
 
 N_FLIPS = 300

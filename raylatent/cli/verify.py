@@ -6,7 +6,7 @@ from raylatent.cli.saying import fail, say
 from raylatent.config import VerifyConfig
 
 if TYPE_CHECKING:
-    from raylatent.run.verification import Verification
+    from raylatent.stored.verification import Verification
 
 _SHOWN = 50
 

@@ -52,7 +52,6 @@ from raylatent.model.rows import RowOptions
 from raylatent.model.sample_tiles import other_outputs
 from raylatent.model.spec import ModelSpec
 from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
-from raylatent.run.manifest import put_run_manifest
 from raylatent.source.kinds import (
     fields_of,
     find_sources,
@@ -61,6 +60,7 @@ from raylatent.source.kinds import (
     named,
 )
 from raylatent.source.wsi import READER
+from raylatent.stored.manifest import put_run_manifest
 from raylatent.tiles.decode import DECODER
 
 logger = logging.getLogger(__name__)

@@ -18,10 +18,11 @@ from raylatent.claim import new_token
 from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, gather, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.visibility import check_visibility
-from raylatent.montage.points import Label, Points, StoredParts, StoredPoints, fold
+from raylatent.montage.points import Label, Points, fold
 from raylatent.parts import read_footer
 from raylatent.run import RunDirectory
 from raylatent.storage import Store
+from raylatent.stored.map_points import StoredParts, StoredPoints
 
 T = TypeVar("T")
 

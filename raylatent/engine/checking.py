@@ -7,8 +7,8 @@ from raylatent.engine.cluster import spread
 from raylatent.engine.progress import Progress
 from raylatent.errors import VisibilityError
 from raylatent.run import RUN_JSON
-from raylatent.run.verification import FileState, read_states
 from raylatent.storage import Store
+from raylatent.stored.verification import FileState, read_states
 
 _TOGETHER = 32  # files that a task reads
 

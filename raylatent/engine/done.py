@@ -18,11 +18,11 @@ from raylatent.engine.unit_actor import source_footer
 from raylatent.errors import StorageError
 from raylatent.parts import is_part, read_footer, slide_of, unit_of
 from raylatent.run import GRIDS, QUARANTINE, THUMBNAILS, Part, RunDirectory
-from raylatent.run.verification import FileState, mismatch
 from raylatent.seal import parse_json
 from raylatent.source.kinds import kind_of
 from raylatent.source.protocol import Request
 from raylatent.source.units import Source, UnitPlan
+from raylatent.stored.verification import FileState, mismatch
 
 _OF_QUARANTINE = (
     schema.FOOTER_FINGERPRINT,

@@ -53,13 +53,13 @@ from raylatent.engine.unit_actor import (
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
 from raylatent.run import ExtractionDirectory, remove_litter
-from raylatent.run.manifest import put_run_manifest
 from raylatent.source.kinds import find_sources
 from raylatent.source.protocol import Request, Unit
 from raylatent.source.whole_slides import SlideUnit, slides_fields
 from raylatent.source.write import ENCODER
 from raylatent.source.wsi import READER, size_name
 from raylatent.storage import absolute
+from raylatent.stored.manifest import put_run_manifest
 from raylatent.tiles.encode import Picture, encoded_unit
 
 logger = logging.getLogger(__name__)

@@ -20,19 +20,20 @@ from raylatent.engine.sampling import sample_rows
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.fitted_map import MAP_JSON, FittedMap, read_info
+from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
-from raylatent.mapping.pictures import PICTURE_FILES
-from raylatent.mapping.point_files import POINTS_FOLDER
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
-from raylatent.run.arrays import Promised
 from raylatent.run.layout import manifest_of
-from raylatent.run.manifest import relisted
-from raylatent.run.verification import mismatch, read_states
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
+from raylatent.stored.arrays import Promised
+from raylatent.stored.manifest import relisted
+from raylatent.stored.map_pictures import PICTURE_FILES
+from raylatent.stored.map_points import POINTS_FOLDER
+from raylatent.stored.maps import MAP_JSON, load_map, read_info, save_map
+from raylatent.stored.verification import mismatch, read_states
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def build_map(
                 store.delete_folder(POINTS_FOLDER)
                 counts, of_points = place(parts, fitted)
                 claim.check()
-                fitted.with_info(**about, points=counts).save(store)
+                save_map(store, fitted.with_info(**about, points=counts))
                 digests.update(_own_names(of_points, name))
     return store.uri
 
@@ -135,7 +136,7 @@ def current_map(
         about: What map.json must say beside: layer and digest of the rows.
     """
     try:
-        fitted = FittedMap.load(store)
+        fitted = load_map(store)
     except (MapError, StorageError):  # none, unfinished or broken: it is made anew
         return None
     info = fitted.info

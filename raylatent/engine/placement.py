@@ -15,11 +15,11 @@ from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError
 from raylatent.mapping.fitted_map import MODEL_NPZ, FittedMap
-from raylatent.mapping.point_files import POINTS_FOLDER
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, Part, RunDirectory
 from raylatent.seal import FILES
 from raylatent.storage import Store
+from raylatent.stored.map_points import POINTS_FOLDER
 
 _DIGEST = "digest"  # of a part's rows, and of a file
 _COUNTS = ("rows", "outside", "novel")

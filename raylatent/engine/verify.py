@@ -37,9 +37,13 @@ from raylatent.run import (
 )
 from raylatent.run.layout import FOLDERS, MANIFESTS, is_ours, manifest_of
 from raylatent.run.litter import TEMPORARY, temporary_files
-from raylatent.run.manifest import read_manifest, told_digests
 from raylatent.run.settings import CLEARING, parse_settings
-from raylatent.run.verification import (
+from raylatent.source.filebytes import iter_records
+from raylatent.source.kinds import kind_of, moved_sources
+from raylatent.source.units import Source
+from raylatent.storage import FileStat, Store
+from raylatent.stored.manifest import read_manifest, told_digests
+from raylatent.stored.verification import (
     BROKEN,
     FOREIGN,
     INCOMPLETE,
@@ -49,10 +53,6 @@ from raylatent.run.verification import (
     Planned,
     Verification,
 )
-from raylatent.source.filebytes import iter_records
-from raylatent.source.kinds import kind_of, moved_sources
-from raylatent.source.units import Source
-from raylatent.storage import FileStat, Store
 
 UNCHANGED, CHANGED, GONE = "as they were", "changed", "gone"
 UNSEEN = "not looked at, since their storage does not answer"

@@ -1,6 +1,11 @@
-"""Points of a map as a scatter plot, or as an image of counts where there are too many."""
+"""Pictures of a map's points: all of them, or those of each label by themselves.
+
+All are a scatter plot, or an image of counts where they are too many; small multiples
+are images of counts.
+"""
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -15,10 +20,15 @@ from raylatent.errors import MapError
 from raylatent.mapping.density import (
     Counts,
     Density,
+    Extent,
     Labels,
     Means,
+    coarser,
     density,
+    extent_by,
+    least_span,
     means,
+    show_cells,
     show_counts,
     show_majority,
     show_means,
@@ -37,9 +47,8 @@ from raylatent.mapping.labels import (
     numbers_of,
     place_legend,
     scale_of,
+    shown,
 )
-from raylatent.seal import content_digest
-from raylatent.storage import Store, absolute
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +60,14 @@ _OTHER_PICTURES = frozenset(
 )
 MAX_DOTS = 200_000
 _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
+
+MAX_PANELS = 24
+"""Labels that have a panel: those of the most points."""
+
+_PANEL_INCHES = 2.4  # the longer side
+_LEAST_INCHES = 0.6
+_ALL = "#DADADA"
+_MAX_CHARS = 28
 
 
 def is_picture(uri: str) -> bool:
@@ -71,17 +88,23 @@ def is_picture(uri: str) -> bool:
     return False
 
 
-def save_figure(
-    path: str,
+def figure_file(
+    uri: str,
     draw: Callable[["Figure"], None],
     dpi: int,
     inches: tuple[float, float] = (7.5, 6.0),
-) -> str:
-    """Write a figure as PNG, PDF or SVG, without touching pyplot; the file's digest.
+) -> bytes:
+    """Draw a figure as PNG, PDF or SVG, without touching pyplot.
 
-    The path is a file or URI ending in one of `PICTURES`; `draw` fills the figure.
+    Args:
+        uri: What the file is to be called: its ending, one of `PICTURES`, decides.
+        draw: Fills the figure.
+        dpi: Pixels per inch of pictures.
+        inches: Width and height.
+
+    Raises:
+        MapError: Another ending.
     """
-    uri = absolute(path)
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix not in PICTURES:
         message = f"cannot draw into {uri}: the name ends in none of {PICTURES}"
@@ -102,11 +125,7 @@ def save_figure(
         figure.savefig(
             buffer, format=suffix[1:], dpi=dpi, metadata=date, bbox_inches="tight"
         )
-    data = buffer.getvalue()
-    digest = content_digest(data)
-    folder, name = uri.rsplit("/", 1)
-    Store(folder or "/").write(name, data)
-    return digest
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,36 +224,33 @@ def show_map(
     return ax
 
 
-def save_map(
-    path: str,
+def map_file(
+    uri: str,
     xy: NDArray[np.floating],
     labels: ArrayLike | None,
     style: MapStyle,
     *,
     dpi: int = 300,
-) -> str:
-    """Write the plot of points (n, 2) as PNG, PDF or SVG; the file's digest.
+) -> bytes:
+    """The plot of points (n, 2) as PNG, PDF or SVG.
 
     Raises:
         MapError: The file or URI has another ending.
-        StorageError: It could not be written.
     """
-    return save_figure(
-        path, lambda f: draw_map(f.add_subplot(), xy, labels, style), dpi
-    )
+    return figure_file(uri, lambda f: draw_map(f.add_subplot(), xy, labels, style), dpi)
 
 
-def save_cells(
-    path: str, cells: Density | Means, style: MapStyle, *, dpi: int = 300
-) -> str:
-    """Write a plot of cells, as `save_map` does of more than `MAX_DOTS` points."""
+def cells_file(
+    uri: str, cells: Density | Means, style: MapStyle, *, dpi: int = 300
+) -> bytes:
+    """The plot of cells, as `map_file` draws more than `MAX_DOTS` points."""
 
     def draw(figure: "Figure") -> None:
         ax = figure.add_subplot()
         _draw_cells(ax, cells, style)
         _frame(ax, cells.upper - cells.lower, style)
 
-    return save_figure(path, draw, dpi)
+    return figure_file(uri, draw, dpi)
 
 
 def _draw_cells(ax: "Axes", cells: Density | Means, style: MapStyle) -> None:
@@ -389,3 +405,146 @@ def _draw_legend(ax: "Axes", entries: Entries, style: MapStyle) -> None:
         **style.legend_kwargs,
     }
     place_legend(ax, handles, **keywords)
+
+
+def multiples_file(uri: str, counted: Density, *, dpi: int = 200) -> bytes:
+    """A small picture of counts for each label, together as PNG, PDF or SVG.
+
+    All share limits, axes and scale of colors; points of other labels are grey. A
+    panel's edges have the color that its label has on the map.
+
+    Raises:
+        MapError: No point has a label, or another ending.
+    """
+    shares = counted.by_label
+    if not shares:
+        message = "no point has a label: pictures by label need labels"
+        raise MapError(message)
+    names = sorted(shares, key=lambda name: (-shares[name].sum(), name))[:MAX_PANELS]
+    panels = [(name, shares[name]) for name in shares if name in names]
+    factor = _factor(counted)
+    small = [(name, coarser(share, factor)) for name, share in panels]
+    whole = coarser(counted.counts, factor)
+    extent = extent_by(counted.extent, counted.counts.shape, factor)
+    width, height = counted.upper - counted.lower
+    shape = _panel_inches(float(width), float(height))
+    n_cols = _columns(len(small), shape)
+    n_rows = -(-len(small) // n_cols)
+    more = len(shares) - len(small) + counted.n_others
+    inches = (n_cols * (shape[0] + 0.05) + 1.9, n_rows * (shape[1] + 0.4) + 0.5)
+    colors = colors_by_name(counted.names)
+
+    def draw(figure: "Figure") -> None:
+        grid = figure.subplots(n_rows, n_cols, sharex=True, sharey=True, squeeze=False)
+        _fill_panels(figure, grid, small, whole, extent)
+        _frame_panels(grid, len(small), counted)
+        for ax, (name, _) in zip(grid.flat, small, strict=False):
+            ax.spines[:].set(color=colors[name], linewidth=1.2)
+        if more:
+            figure.supxlabel(f"+{more:,} labels of fewer tiles", size="small")
+
+    return figure_file(uri, draw, dpi, inches)
+
+
+def _fill_panels(
+    figure: "Figure",
+    grid: NDArray[Any],
+    panels: list[tuple[str, Counts]],
+    whole: Counts,
+    extent: Extent,
+) -> None:
+    """A panel for each label, and one color bar for all."""
+    from matplotlib.cm import ScalarMappable  # noqa: PLC0415  (slow)
+    from matplotlib.colors import LogNorm, to_rgba_array  # noqa: PLC0415
+
+    most = max(int(share.max()) for _, share in panels)
+    colors = ScalarMappable(LogNorm(vmin=1, vmax=max(2, most)), "viridis")
+    grey = np.rint(255 * to_rgba_array([_ALL])[0]).astype(np.uint8)
+    n_all = whole.sum()
+    for ax, (name, share) in zip(grid.flat, panels, strict=False):
+        picture = colors.to_rgba(np.ma.masked_equal(share, 0), bytes=True)
+        picture[(share == 0) & (whole > 0)] = grey
+        show_cells(ax, picture, extent)
+        _panel_title(ax, name, share.sum(), n_all)
+    for ax in grid.flat[len(panels) :]:
+        ax.set_axis_off()
+    bar = figure.colorbar(colors, ax=grid, shrink=0.6, pad=0.02, ticks=_ticks(most))
+    bar.ax.yaxis.set_major_formatter("{x:,.0f}")
+    bar.minorticks_off()
+    bar.set_label("tiles of the label", size="small")
+    bar.ax.tick_params(labelsize="x-small")
+
+
+def _panel_title(ax: "Axes", name: str, n: float, n_all: float) -> None:
+    """The label, and how many tiles have it."""
+    text = ax.set_title(
+        f"{shown(name, _MAX_CHARS)}\n", fontsize="small", loc="left", pad=1
+    )
+    text.set_parse_math(False)  # a label with dollars is no formula
+    ax.annotate(
+        f"{int(n):,} tiles, {100 * n / n_all:.1f} %",
+        (0, 1),
+        (0, 3),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize="x-small",
+        color="#666666",
+    )
+
+
+def _frame_panels(grid: NDArray[Any], n: int, counted: Density) -> None:
+    """The same limits for all of n panels, numbers only at the edges."""
+    low, high = np.asarray(counted.lower, float), np.asarray(counted.upper, float)
+    span = max(float((high - low).max()), least_span(low, high))
+    pad = max(0.03, 1 / _side(counted)) * span
+    for ax in grid.flat:
+        ax.set_xlim(low[0] - pad, high[0] + pad)
+        ax.set_ylim(low[1] - pad, high[1] + pad)
+        ax.set_aspect("equal", adjustable="box")
+        ax.tick_params(labelsize="x-small", length=2)
+    for ax in grid.flat[max(0, n - grid.shape[1]) : n]:  # nothing is below these
+        ax.set_xlabel("UMAP 1", fontsize="x-small")
+        ax.tick_params(labelbottom=True)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("UMAP 2", fontsize="x-small")
+
+
+def _side(counted: Density) -> float:
+    """Cells along the longer side: few points need larger ones to be seen."""
+    return min(256.0, max(48.0, math.sqrt(counted.counts.sum()) / 2))
+
+
+def _factor(counted: Density) -> int:
+    """How many cells become one a side."""
+    longer: int = max(counted.counts.shape)
+    return max(1, round(longer / _side(counted)))
+
+
+def _ticks(most: int) -> list[int]:
+    """Of a logarithmic scale from 1.
+
+    >>> _ticks(12)
+    [1, 2, 5, 10]
+    """
+    steps = (1, 2, 5) if most < 1000 else (1,)
+    found = [n * 10**k for k in range(len(str(most))) for n in steps]
+    return [n for n in found if n <= max(2, most)]
+
+
+def _panel_inches(width: float, height: float) -> tuple[float, float]:
+    """Of a panel, as wide and high as the map, none too narrow."""
+    longer = max(width, height, 1e-6)
+    sides = (max(_LEAST_INCHES, _PANEL_INCHES * s / longer) for s in (width, height))
+    return next(sides), next(sides)
+
+
+def _columns(n: int, inches: tuple[float, float]) -> int:
+    """Columns that make the figure about a half wider than high, with few gaps.
+
+    >>> [_columns(n, (2.4, 1.6)) for n in (1, 4, 5, 8)]
+    [1, 2, 3, 4]
+    """
+    ratio = (inches[1] + 0.4) / inches[0]
+    most = min(n, math.ceil(math.sqrt(1.5 * n * ratio)))
+    n_rows = math.ceil(n / most)
+    return math.ceil(n / n_rows)

@@ -1,25 +1,23 @@
 """Points of a mosaic, held in memory or stored, and the rule that chooses among them."""
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
+from raylatent.annotations import tidy
 from raylatent.config import SELECTS
 from raylatent.errors import MapError
-from raylatent.mapping.fitted_map import read_info
-from raylatent.mapping.point_files import iter_points, points_parts, read_vectors
 from raylatent.montage.grid import Grid
-from raylatent.run import Part, RunDirectory
-from raylatent.seal import DIGEST
-from raylatent.storage import Store
+from raylatent.source.names import SlideLabels, is_table, labels_of_slides, match
 
 FEATURES = "features"
 PREDICTIONS = "predictions"
@@ -27,8 +25,10 @@ LABELS = "labels"
 
 T = TypeVar("T")
 
-_BLOCK_ROWS = 1 << 16
-_BLOCK_FEATURE_BYTES = 64 << 20
+_MOST_NUMBERS = 1_000
+
+Labels = SlideLabels | Sequence[object]
+"""By slide, or one for each point."""
 
 TIES = ("hash", "row")
 _SLIDEFLOW_SELECTS = {"centroid": "medoid"}
@@ -227,160 +227,118 @@ Label = Callable[[pa.Table], pa.StringArray]
 """The labels of a block of points."""
 
 
-class StoredPoints:
-    """A map of a run as what a mosaic is made of, however many points it has.
+def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
+    """Coordinates as an array of shape (n, 2), float64."""
+    try:
+        xy = np.asarray(coords, np.float64)
+    except (TypeError, ValueError) as error:
+        message = "coords are not numbers: give an (x, y) for each image"
+        raise MapError(message) from error
+    if xy.size == 0:
+        return xy.reshape(0, 2)
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        message = f"coords have shape {xy.shape}: give (n, 2), an (x, y) for each image"
+        raise MapError(message)
+    return xy
+
+
+def feature_array(features: ArrayLike, n: int) -> NDArray[np.floating[Any]]:
+    """Features as an array of shape (n, d)."""
+    array: NDArray[Any] = np.asarray(features)
+    if array.ndim != 2 or len(array) != n or array.dtype.kind not in "fiu":
+        message = (
+            f"features have shape {array.shape} and dtype {array.dtype}: give numbers, "
+            f"({n}, n_features), a row for each point"
+        )
+        raise MapError(message)
+    return array
+
+
+def label_array(
+    labels: Labels, slides: pa.ChunkedArray | None, n: int
+) -> pa.StringArray:
+    """A label for each of n points, null where it has none.
 
     Args:
-        folder: The map's, local or a URI.
-        run: The run that it belongs to.
-        layer: The layer that was mapped; by default map.json tells it.
+        labels: By slide, as of `source.names.labels_given`, or one for each point. A
+            Series whose index has no name twice and names slides is by slide.
+        slides: Of the points; None for arrays.
+        n: Number of points.
     """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        run: RunDirectory,
-        layer: str | None = None,
-    ) -> None:
-        """See the class."""
-        self.store = Store(folder)
-        self.run = run
-        self._layer = layer
-
-    def __reduce__(self) -> tuple[type["StoredPoints"], tuple[object, ...]]:
-        """The same points, whatever was kept of them, for another process."""
-        given = (self.store.uri, RunDirectory(self.run.uri), self._layer)
-        return StoredPoints, given
-
-    @cached_property
-    def info(self) -> dict[str, Any]:
-        """What map.json said when it was first read."""
-        return read_info(self.store)
-
-    @property
-    def n_points(self) -> int | None:
-        """Points of the map, None where map.json does not say."""
-        rows: int | None = (self.info.get("points") or {}).get("rows")
-        return rows
-
-    def is_same(self) -> bool:
-        """Whether the map that is there now is still the one that `info` tells of."""
-        try:
-            return bool(read_info(self.store)[DIGEST] == self.info[DIGEST])
-        except MapError:  # there is none any more
-            return False
-
-    def same(self) -> Store:
-        """The folder; MapError if another map has taken the place of this one."""
-        if not self.is_same():
-            message = (
-                f"the map {self.store.uri} was replaced since it was opened: open it "
-                "again"
-            )
+    names = None if slides is None else pc.unique(slides).to_pylist()
+    if are_by_slide(labels, names):
+        if slides is None or names is None:
+            message = "labels by slide need slides: give a label for each image"
             raise MapError(message)
-        return self.store
-
-    @cached_property
-    def part_names(self) -> list[tuple[str, str]]:
-        """Slide and name of each part, in order."""
-        return points_parts(self.store)
-
-    @cached_property
-    def _parts_of_run(self) -> Callable[[str], list[Part]]:
-        # Blocks in turn are of one slide: its footers are read once.
-        return lru_cache(maxsize=8)(self.run.parts_of)
-
-    @cached_property
-    def layer(self) -> str:
-        """The layer that was mapped."""
-        told = self._layer or self.info.get("layer")
-        return str(told or next(iter(self.run.layers())))
-
-    @property
-    def has_tile_labels(self) -> bool:
-        """Whether tiles have labels of their own."""
-        return self.run.has_tile_labels
-
-    @property
-    def slides(self) -> list[str]:
-        """Names of the slides on the map, sorted."""
-        return sorted({slide for slide, _ in self.part_names})
-
-    def labeled(self, label: Label | None) -> Parts:
-        """As parts of a mosaic's, with these labels."""
-        return StoredParts(stored=self, label=label)
-
-    def blocks(self, names: Sequence[tuple[str, str]], rows: int) -> Iterator[pa.Table]:
-        """Points of some parts, as `mapping.point_files.MAP_POINTS`, about as many rows."""
-        for table in iter_points(self.store, names, rows):
-            # Larger ones are cut, since activations are read with them.
-            for start in range(0, table.num_rows, 2 * rows):
-                yield table.slice(start, 2 * rows)
-
-    def vectors(self, table: pa.Table, column: str) -> NDArray[np.floating]:
-        """Activations or predictions (n, width) of a block's points."""
-        return read_vectors(self.run, table, column, self._parts_of_run)
-
-    @cached_property
-    def feature_rows(self) -> int:
-        """Rows of a block, if their activations are read with it."""
-        width = int(np.prod(self.run.layers().get(self.layer, (1,))))
-        return max(1, min(_BLOCK_ROWS, _BLOCK_FEATURE_BYTES // (4 * max(1, width))))
+        return labels_of(labels_of_slides(labels, names), slides)
+    if len(labels) != n:
+        message = f"there are {n} points and {len(labels)} labels: give as many"
+        raise MapError(message)
+    if isinstance(labels, pa.Array | pa.ChunkedArray):
+        labels = labels.to_pylist()
+    return pa.array([_label(value) for value in labels], pa.string())
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredParts(Parts):
-    """Stored points as parts of a mosaic's; may be gone through again and again.
+def are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
+    """Whether labels are by slide; a Series only if its index names slides, each once."""
+    if isinstance(labels, pd.Series):
+        index = labels.index
+        once = slides is not None and index.is_unique and index.dtype.kind not in "iuf"
+        return once and bool(match(((str(i), True) for i in index), slides or ()))
+    return isinstance(labels, Mapping) or is_table(labels)
 
-    Attributes:
-        stored: The points.
-        label: Of a block; None: points have no labels.
+
+def labels_of(
+    by_slide: Mapping[str, object], slides: pa.ChunkedArray
+) -> pa.StringArray:
+    """The label of each point, null where it has none.
+
+    Args:
+        by_slide: By the slides' own names.
+        slides: Of the points.
     """
-
-    stored: StoredPoints
-    label: Label | None = None
-
-    def read(self, *columns: str) -> Iterator[Points]:
-        """All points, see `Parts`."""
-        return self.some(self.stored.part_names, columns)
-
-    def some(
-        self, names: Sequence[tuple[str, str]], columns: Iterable[str], first: int = 0
-    ) -> Iterator[Points]:
-        """Points of some parts in blocks.
-
-        Args:
-            names: Of `StoredPoints.part_names`.
-            columns: What is wanted beside places and references.
-            first: Number of the first point.
-        """
-        stored, wanted = self.stored, set(columns)
-        label = self.label if LABELS in wanted else None
-        predicted = PREDICTIONS in wanted and has_predictions(stored.run)
-        rows = stored.feature_rows if FEATURES in wanted else _BLOCK_ROWS
-        for table in stored.blocks(names, rows):
-            n = table.num_rows
-            yield Points(
-                xy=schema.places(table),
-                index=np.arange(first, first + n, dtype=np.int64),
-                reference=as_reference(table),
-                labels=None if label is None else label(table),
-                features=stored.vectors(table, stored.layer)
-                if FEATURES in wanted
-                else None,
-                predictions=stored.vectors(table, schema.PREDICTIONS)
-                if predicted
-                else None,
-                knn_distance=knn_distances(table),
-            )
-            first += n
+    encoded = slides.combine_chunks().dictionary_encode()
+    values = [_label(by_slide.get(name)) for name in encoded.dictionary.to_pylist()]
+    return pa.array(values, pa.string()).take(encoded.indices)
 
 
-def tile_labels(points: pa.Table) -> pa.StringArray:
-    """The labels that tiles have of their own."""
-    return points[schema.LABEL].combine_chunks()
+def labels_of_points(
+    by_slide: Mapping[str, object], points: pa.Table
+) -> pa.StringArray:
+    """The same of a block of points."""
+    return labels_of(by_slide, points[schema.SLIDE])
 
 
-def has_predictions(run: RunDirectory) -> bool:
-    """Whether predictions are stored beside the activations."""
-    return bool(run.settings().get("fields", {}).get("predictions"))
+def _label(value: object) -> str | None:
+    missing = pd.api.types.is_scalar(value) and pd.isna(value)
+    return None if missing else tidy(str(value)) or None
+
+
+def prediction_array(table: pa.Table) -> NDArray[np.floating[Any]] | None:
+    """The column `predictions` of lists of as many numbers (n, classes), if any.
+
+    Raises:
+        MapError: Lists are lacking, or differ in length.
+    """
+    if schema.PREDICTIONS not in table.column_names:
+        return None
+    column = table[schema.PREDICTIONS].combine_chunks()
+    lists = column.cast(pa.list_(pa.float32()))
+    lengths = set(lists.value_lengths().to_pylist())
+    if len(lengths) > 1 or None in lengths:
+        message = "predictions of points must be lists of as many numbers, none null"
+        raise MapError(message)
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), -1) if len(lists) else None
+
+
+def label_words(values: "pd.Series[Any] | None") -> list[object] | None:
+    """Labels as frames show them; None where there are none.
+
+    Numbers that nearly each tile has of its own, as predictions, are no labels.
+    """
+    if values is None:
+        return None
+    if pd.api.types.is_float_dtype(values) and values.nunique() > _MOST_NUMBERS:
+        return None
+    return list(values.astype(object).where(values.notna(), None))

@@ -18,7 +18,7 @@ from raylatent.storage.paths import (
     resolve,
     retry,
 )
-from raylatent.storage.store import Store
+from raylatent.storage.store import Store, write_file
 
 __all__ = [
     "ASIDE_SUFFIX",
@@ -34,4 +34,5 @@ __all__ = [
     "reason",
     "resolve",
     "retry",
+    "write_file",
 ]

@@ -302,3 +302,18 @@ def _append(file: BinaryIO, what: str, data: bytes) -> None:
         file.write(data)
     except OSError as error:  # how much was written is not known: not again
         raise failure(what, error) from error
+
+
+def write_file(uri: str, data: bytes | pa.Buffer) -> None:
+    """Put one file in place in one step.
+
+    Args:
+        uri: An absolute path or a URI, as `absolute` gives it.
+        data: Its content.
+
+    Raises:
+        RunError: Its folder is a file, or below one.
+        StorageError: It cannot be written, after retries.
+    """
+    folder, name = uri.rsplit("/", 1)
+    Store(folder or "/").write(name, data)

@@ -107,7 +107,8 @@ def write_model(kind, folder):
         (folder / "bench_net.py").write_text(NET)
         spec["factory"] = "bench_net:Net"
     else:
-        from raylatent.demo import Store, _write_model
+        from raylatent.demo import _write_model
+        from raylatent.storage.store import Store
 
         _write_model(Store(folder))
         spec |= json.loads((folder / "model.json").read_text()) | {"tile_px": TILE_PX}

@@ -61,12 +61,12 @@ def child(folder, verb, plain):
 
     from raylatent.engine.cells import ClusterPoints
     from raylatent.mapping.density import density
-    from raylatent.mapping.pictures import _blocks
     from raylatent.montage.cells import choose_cells, finish_cells
-    from raylatent.montage.inputs import labels_of
-    from raylatent.montage.points import Rule, StoredPoints
+    from raylatent.montage.points import Rule, labels_of
     from raylatent.run import RunDirectory
     from raylatent.storage import Store
+    from raylatent.stored.map_pictures import _blocks
+    from raylatent.stored.map_points import StoredPoints
 
     of_map = f"{folder}/maps/default"
     run = RunDirectory(folder)

@@ -35,7 +35,7 @@ STAGES = {
         "fit": "raylatent.engine.map_building.fit_map",
         "quality": "raylatent.engine.map_building.measured",
         "place": "raylatent.engine.map_building.place_rows",
-        "plot": "raylatent.mapping.pictures.save_stored_map",
+        "plot": "raylatent.stored.map_pictures.save_stored_map",
     },
     "mosaic": {
         "check": "raylatent.engine.map_building.check_map_is_current",

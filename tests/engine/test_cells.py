@@ -9,11 +9,11 @@ from raylatent import schema
 from raylatent.engine import cells as on_cluster
 from raylatent.engine.cells import ClusterParts, ClusterPoints, group
 from raylatent.errors import BrokenPartError
-from raylatent.montage import points as stored_points
 from raylatent.montage.cells import choose_cells, finish_cells
-from raylatent.montage.inputs import labels_of_points
-from raylatent.montage.points import HeldParts, Rule, StoredPoints
+from raylatent.montage.points import HeldParts, Rule, labels_of_points
 from raylatent.slide_map import SlideMap
+from raylatent.stored import map_points as stored_points
+from raylatent.stored.map_points import StoredPoints
 from tests.stored_maps import write_map, write_run
 
 pytestmark = [pytest.mark.ray]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from raylatent.engine.map_building import build_map, say_fit
-from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
-from raylatent.run.manifest import read_manifest
 from raylatent.storage import Store
+from raylatent.stored.manifest import read_manifest
+from raylatent.stored.maps import load_map
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_more_neighbors_than_there_are_is_said(caplog):
 @pytest.mark.ray
 def test_pictures_stay_listed_when_points_are_mended(made, in_process, verify_here):
     store = Store(made.out)
-    params = FittedMap.load(store.child("maps/default")).parameters
+    params = load_map(store.child("maps/default")).parameters
     part = made.out / "maps/default/points/slide=a/000001.parquet"
     good = part.read_bytes()
     part.unlink()

@@ -14,11 +14,11 @@ from raylatent.engine import map_building, placement, sampling
 from raylatent.engine.map_building import build_map
 from raylatent.engine.placement import place_part, place_rows, together
 from raylatent.errors import ClaimError, MapError, RunError
-from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.sample import finish
 from raylatent.parts import part_name, read_footer, read_part
 from raylatent.run import Part, RunDirectory
+from raylatent.stored.maps import load_map
 
 pytestmark = [pytest.mark.ray]
 
@@ -64,7 +64,7 @@ def test_placing_with_one_and_four_actors_is_the_plain_loop(
 ):
     run = RunDirectory.open(str(build_map_in_driver(out, monkeypatch)))
     parts = run.footers()
-    fitted = FittedMap.load(run.store.child("maps/default"))
+    fitted = load_map(run.store.child("maps/default"))
     expected = {
         part.name: place_part(read_part(run.store, part.name), fitted, "postconv")[0]
         for part in parts
@@ -152,12 +152,12 @@ def test_a_map_is_reopened_replaced_and_made_again(
 
 
 def test_killed_before_map_json_it_is_made_again(out, monkeypatch):
-    def killed(self, store):
+    def killed(store, fitted):
         raise KeyboardInterrupt
 
     build_map(str(out), replace(PARAMETERS, sample=50))
     with monkeypatch.context() as patch:
-        patch.setattr(FittedMap, "save", killed)
+        patch.setattr(map_building, "save_map", killed)
         with pytest.raises(KeyboardInterrupt):
             build_map(str(out), PARAMETERS)
     assert not (out / "maps/default/map.json").exists()

@@ -1,4 +1,4 @@
-"""Fitting maps: components, frames, samples of all kinds, and what is saved."""
+"""Fitting maps: components, frames, samples of all kinds."""
 
 import json
 import pickle
@@ -9,17 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from raylatent.errors import MapError, StorageError
+from raylatent.errors import MapError
 from raylatent.mapping.fit import fit_map, principal_components
-from raylatent.mapping.fitted_map import (
-    MAP_JSON,
-    MODEL_NPZ,
-    FittedMap,
-    fit_frame,
-    normalize,
-)
+from raylatent.mapping.fitted_map import fit_frame, normalize
 from raylatent.mapping.parameters import MapParameters
 from raylatent.storage import Store
+from raylatent.stored.maps import load_map, save_map
 
 ROWS = hnp.arrays(
     np.float32,
@@ -43,21 +38,6 @@ def test_classes_are_apart_on_the_map(fitted, fit_rows, new_rows):
 
     model = KNeighborsClassifier(5).fit(fitted.embedding, fit_rows[1])
     assert model.score(fitted.place(new_rows[0])[0], new_rows[1]) > 0.95
-
-
-def test_save_and_load_keep_every_bit_without_pickle(tmp_path, fitted, new_rows):
-    store = Store(str(tmp_path / "map"))
-    fitted.with_info(layer="postconv").save(store)
-    assert sorted(store.list()) == [MAP_JSON, MODEL_NPZ]
-    with np.load(tmp_path / "map" / MODEL_NPZ, allow_pickle=False) as archive:
-        assert all(archive[name].dtype.kind in "fi" for name in archive.files)
-    opened = FittedMap.load(store)
-    assert opened.info["layer"] == "postconv"
-    assert opened.parameters == fitted.parameters
-    for left, right in zip(
-        opened.place(new_rows[0]), fitted.place(new_rows[0]), strict=True
-    ):
-        assert left.tobytes() == right.tobytes()
 
 
 def test_map_json_says_what_was_done(fitted):
@@ -124,8 +104,8 @@ def test_other_metrics_are_placed_by_umap_learn(tmp_path, manhattan, new_rows):
     rows, _ = new_rows
     assert manhattan.info["placement"]["engine"] == "umap-learn"
     store = Store(str(tmp_path))
-    manhattan.save(store)
-    xy, distance = FittedMap.load(store).place(rows)
+    save_map(store, manhattan)
+    xy, distance = load_map(store).place(rows)
     for size in (7, 333):
         parts = [manhattan.place(rows[i : i + size])[0] for i in range(0, 999, size)]
         shift = np.abs(np.concatenate(parts) - xy).max(axis=1)
@@ -204,67 +184,6 @@ def test_a_sample_too_large_is_cut_and_told(monkeypatch, blobs):
     assert fit_map(blobs(9)[0], MapParameters()).info["sample"] == {
         "rows": 5, "rows_given": 9, "seed": 42,
     }  # fmt: skip
-
-
-def test_broken_folders_are_told(tmp_path, fitted):
-    store = Store(str(tmp_path))
-    with pytest.raises(MapError, match=r"holds no map\.json"):
-        FittedMap.load(store)
-    fitted.with_info(format_version=99).save(store)
-    with pytest.raises(MapError, match="map format 99"):
-        FittedMap.load(store)
-    fitted.save(store)
-    store.write(MODEL_NPZ, b"no zip")
-    with pytest.raises(StorageError, match=r"model\.npz is broken"):
-        FittedMap.load(store)
-
-
-def test_what_each_engine_needs_is_what_is_saved(fitted, manhattan):
-    from raylatent.mapping import fitted_map as module
-    from raylatent.mapping.sample_index import Projection, Sample
-
-    rows, umap = module._ARRAYS[module.ROW_ENGINE], module._ARRAYS[module.UMAP_ENGINE]
-    assert {*Projection._fields, *Sample._fields} <= set(rows)
-    assert set(rows) == set(fitted.arrays)
-    assert set(umap) <= set(manhattan.arrays)
-
-
-def test_a_damaged_model_is_told(tmp_path, fitted):
-    small = {name: values[:2] for name, values in fitted.arrays.items()}
-    store = Store(str(tmp_path))
-    FittedMap(info=fitted.info, arrays=small).save(store)
-    whole = store.read(MODEL_NPZ)
-    sizes = range(0, len(whole), 997)
-    flips = np.random.default_rng(0).integers(0, len(whole), 300)
-    # What is told at the end of an archive: names, sizes, checksums, methods.
-    flips = [*flips, *range(len(whole) - 900, len(whole), 3)]
-    damaged = [whole[:size] for size in sizes]
-    damaged += [whole[:i] + bytes([whole[i] ^ 0x55]) + whole[i + 1 :] for i in flips]
-    sentences = []
-    for content in damaged:
-        store.write(MODEL_NPZ, content)
-        try:
-            found = FittedMap.load(store).arrays
-        except StorageError as error:
-            sentences.append(str(error))
-        else:  # a byte that does not matter
-            for name, values in small.items():
-                assert found[name].tobytes() == values.tobytes()
-    assert len(sentences) > len(damaged) / 2
-    assert all(f"{MODEL_NPZ} is broken: " in said for said in sentences)
-    assert not any("\n" in said for said in sentences)
-    with (tmp_path / MODEL_NPZ).open("wb") as file:
-        np.savez(file, **{n: v for n, v in small.items() if n != "residual"})
-    with pytest.raises(StorageError, match="it lacks residual"):
-        FittedMap.load(store)
-
-
-@pytest.mark.parametrize("version", ["1", None, 1.5, True, [1]])
-def test_a_format_version_that_is_no_number(tmp_path, fitted, version):
-    store = Store(str(tmp_path))
-    fitted.with_info(format_version=version).save(store)
-    with pytest.raises(MapError, match=r"map\.json is broken"):
-        FittedMap.load(store)
 
 
 def test_a_metric_that_gives_nan_is_refused(monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any
 
 from raylatent import schema
 from raylatent.errors import BrokenPartError, StorageError
+from raylatent.mapping.fitted_map import MODEL_NPZ
 from raylatent.parts import (
     Part,
     check_part,
@@ -19,10 +20,12 @@ from raylatent.parts import (
 )
 from raylatent.run import layout
 from raylatent.run.layout import is_inside, manifest_of, manifest_of_file
-from raylatent.run.manifest import Files, digest_of_file, told_digests
 from raylatent.run.settings import RUN_JSON
 from raylatent.seal import DIGEST, FILES, json_holds, parse_json
 from raylatent.storage import Store
+from raylatent.stored.manifest import Files, digest_of_file, told_digests
+from raylatent.stored.maps import MAP_JSON
+from raylatent.stored.mosaics import MOSAIC_JSON
 
 BROKEN = "broken"  # bytes are not those that were written
 MISSING = "missing"  # what was there once
@@ -30,7 +33,6 @@ WRONG = "wrong"  # whole, but not what belongs there
 FOREIGN = "foreign"  # none of ours
 INCOMPLETE = "incomplete"  # never finished
 
-MAP_JSON, MODEL_NPZ, MOSAIC_JSON = "map.json", "model.npz", "mosaic.json"
 _SEALED_JSON = frozenset(
     {RUN_JSON, layout.REPORT, MAP_JSON, MOSAIC_JSON, "record.json"}
 )

@@ -6,19 +6,20 @@ import pytest
 from PIL import Image
 
 from raylatent.errors import MapError
-from raylatent.mapping import density, pictures, plot
-from raylatent.mapping.point_files import (
+from raylatent.mapping import density, plot
+from raylatent.mosaic import Mosaic
+from raylatent.parts import write_part
+from raylatent.slide_map import SlideMap
+from raylatent.storage import Store
+from raylatent.stored import map_pictures as pictures
+from raylatent.stored import map_points as stored_points
+from raylatent.stored.map_points import (
+    StoredPoints,
     iter_places,
     iter_points,
     points_parts,
     read_points,
 )
-from raylatent.montage import points as stored_points
-from raylatent.montage.points import StoredPoints
-from raylatent.mosaic import Mosaic
-from raylatent.parts import write_part
-from raylatent.slide_map import SlideMap
-from raylatent.storage import Store
 
 pytestmark = [pytest.mark.ray]
 

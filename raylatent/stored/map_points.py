@@ -1,10 +1,16 @@
-"""Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`."""
+"""Points of a map in its folder: `points/slide=<name>/<part:06d>.parquet`.
 
+They are read whole, in blocks, or as what a mosaic is made of.
+"""
+
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +19,21 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.montage.points import (
+    FEATURES,
+    LABELS,
+    PREDICTIONS,
+    Label,
+    Parts,
+    Points,
+    as_reference,
+    knn_distances,
+)
 from raylatent.parts import is_part, part_name, read_part, slide_of, write_part
 from raylatent.run import Part, RunDirectory
+from raylatent.seal import DIGEST
 from raylatent.storage import Store
+from raylatent.stored.maps import read_info
 from raylatent.tiles.ahead import in_order
 
 POINTS_FOLDER = "points"
@@ -24,6 +42,8 @@ MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
 
 _ORDER = [(schema.SLIDE, "ascending"), (schema.TILE_INDEX, "ascending")]
 _PART_ROWS = 1_000_000
+_BLOCK_ROWS = 1 << 16
+_BLOCK_FEATURE_BYTES = 64 << 20
 _THREADS = 8  # a part is small: on an object store reading it is mostly waiting
 _PART = re.compile(r"points/slide=[^/]+/\d+\.parquet")
 
@@ -285,3 +305,162 @@ def _vectors_of(
     at = np.minimum(np.searchsorted(known, here), len(known) - 1)
     there = known[at] == here
     return here[there], schema.vectors(rows, column)[at[there]]
+
+
+class StoredPoints:
+    """A map of a run as what a mosaic is made of, however many points it has.
+
+    Args:
+        folder: The map's, local or a URI.
+        run: The run that it belongs to.
+        layer: The layer that was mapped; by default map.json tells it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        run: RunDirectory,
+        layer: str | None = None,
+    ) -> None:
+        """See the class."""
+        self.store = Store(folder)
+        self.run = run
+        self._layer = layer
+
+    def __reduce__(self) -> tuple[type["StoredPoints"], tuple[object, ...]]:
+        """The same points, whatever was kept of them, for another process."""
+        given = (self.store.uri, RunDirectory(self.run.uri), self._layer)
+        return StoredPoints, given
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What map.json said when it was first read."""
+        return read_info(self.store)
+
+    @property
+    def n_points(self) -> int | None:
+        """Points of the map, None where map.json does not say."""
+        rows: int | None = (self.info.get("points") or {}).get("rows")
+        return rows
+
+    def is_same(self) -> bool:
+        """Whether the map that is there now is still the one that `info` tells of."""
+        try:
+            return bool(read_info(self.store)[DIGEST] == self.info[DIGEST])
+        except MapError:  # there is none any more
+            return False
+
+    def same(self) -> Store:
+        """The folder; MapError if another map has taken the place of this one."""
+        if not self.is_same():
+            message = (
+                f"the map {self.store.uri} was replaced since it was opened: open it "
+                "again"
+            )
+            raise MapError(message)
+        return self.store
+
+    @cached_property
+    def part_names(self) -> list[tuple[str, str]]:
+        """Slide and name of each part, in order."""
+        return points_parts(self.store)
+
+    @cached_property
+    def _parts_of_run(self) -> Callable[[str], list[Part]]:
+        # Blocks in turn are of one slide: its footers are read once.
+        return lru_cache(maxsize=8)(self.run.parts_of)
+
+    @cached_property
+    def layer(self) -> str:
+        """The layer that was mapped."""
+        told = self._layer or self.info.get("layer")
+        return str(told or next(iter(self.run.layers())))
+
+    @property
+    def has_tile_labels(self) -> bool:
+        """Whether tiles have labels of their own."""
+        return self.run.has_tile_labels
+
+    @property
+    def slides(self) -> list[str]:
+        """Names of the slides on the map, sorted."""
+        return sorted({slide for slide, _ in self.part_names})
+
+    def labeled(self, label: Label | None) -> Parts:
+        """As parts of a mosaic's, with these labels."""
+        return StoredParts(stored=self, label=label)
+
+    def blocks(self, names: Sequence[tuple[str, str]], rows: int) -> Iterator[pa.Table]:
+        """Points of some parts, as `MAP_POINTS`, about as many rows."""
+        for table in iter_points(self.store, names, rows):
+            # Larger ones are cut, since activations are read with them.
+            for start in range(0, table.num_rows, 2 * rows):
+                yield table.slice(start, 2 * rows)
+
+    def vectors(self, table: pa.Table, column: str) -> NDArray[np.floating]:
+        """Activations or predictions (n, width) of a block's points."""
+        return read_vectors(self.run, table, column, self._parts_of_run)
+
+    @cached_property
+    def feature_rows(self) -> int:
+        """Rows of a block, if their activations are read with it."""
+        width = int(np.prod(self.run.layers().get(self.layer, (1,))))
+        return max(1, min(_BLOCK_ROWS, _BLOCK_FEATURE_BYTES // (4 * max(1, width))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredParts(Parts):
+    """Stored points as parts of a mosaic's; may be gone through again and again.
+
+    Attributes:
+        stored: The points.
+        label: Of a block; None: points have no labels.
+    """
+
+    stored: StoredPoints
+    label: Label | None = None
+
+    def read(self, *columns: str) -> Iterator[Points]:
+        """All points, see `Parts`."""
+        return self.some(self.stored.part_names, columns)
+
+    def some(
+        self, names: Sequence[tuple[str, str]], columns: Iterable[str], first: int = 0
+    ) -> Iterator[Points]:
+        """Points of some parts in blocks.
+
+        Args:
+            names: Of `StoredPoints.part_names`.
+            columns: What is wanted beside places and references.
+            first: Number of the first point.
+        """
+        stored, wanted = self.stored, set(columns)
+        label = self.label if LABELS in wanted else None
+        predicted = PREDICTIONS in wanted and has_predictions(stored.run)
+        rows = stored.feature_rows if FEATURES in wanted else _BLOCK_ROWS
+        for table in stored.blocks(names, rows):
+            n = table.num_rows
+            yield Points(
+                xy=schema.places(table),
+                index=np.arange(first, first + n, dtype=np.int64),
+                reference=as_reference(table),
+                labels=None if label is None else label(table),
+                features=stored.vectors(table, stored.layer)
+                if FEATURES in wanted
+                else None,
+                predictions=stored.vectors(table, schema.PREDICTIONS)
+                if predicted
+                else None,
+                knn_distance=knn_distances(table),
+            )
+            first += n
+
+
+def tile_labels(points: pa.Table) -> pa.StringArray:
+    """The labels that tiles have of their own."""
+    return points[schema.LABEL].combine_chunks()
+
+
+def has_predictions(run: RunDirectory) -> bool:
+    """Whether predictions are stored beside the activations."""
+    return bool(run.settings().get("fields", {}).get("predictions"))

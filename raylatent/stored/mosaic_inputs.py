@@ -1,168 +1,84 @@
-"""What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map."""
+"""What a mosaic is made of: arrays, numbers of TFRecord tiles, or points of a map.
+
+The TFRecords and slides that hold its tiles are found by slide or by source id.
+"""
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from operator import index as as_index
 from typing import Any, SupportsIndex
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
-from raylatent.annotations import tidy
-from raylatent.errors import MapError, StorageError
-from raylatent.mapping.point_files import read_vectors
+from raylatent.errors import MapError, SourceError, StorageError
 from raylatent.montage.points import (
     HeldParts,
+    Labels,
     Parts,
     Points,
-    StoredPoints,
     as_reference,
-    has_predictions,
+    as_xy,
+    feature_array,
     knn_distances,
-    tile_labels,
-)
-from raylatent.montage.sources import (
-    Located,
-    TFRecords,
-    tfrecord_uris,
-    unknown,
-    where,
+    label_array,
+    labels_of_points,
+    prediction_array,
 )
 from raylatent.run import RunDirectory
-from raylatent.source.find import slide_name
+from raylatent.source.find import find_tfrecords, slide_name
 from raylatent.source.index import TFRecordIndex, index_tfrecord
+from raylatent.source.kinds import kind_of, moved_sources
 from raylatent.source.names import (
-    SlideLabels,
-    is_table,
     labels_given,
-    labels_of_slides,
     match,
 )
 from raylatent.source.protocol import Place
 from raylatent.source.record import SUFFIXES
-from raylatent.source.tfrecords import Frame, frame_of
+from raylatent.source.tfrecords import TFRECORDS, Frame, frame_of, tfrecords_below
+from raylatent.source.units import Source, sources_from_table
 from raylatent.storage import absolute
+from raylatent.stored.map_points import (
+    StoredPoints,
+    has_predictions,
+    read_vectors,
+    tile_labels,
+)
 from raylatent.tiles.fetch import check_array
 
 logger = logging.getLogger(__name__)
 
 MAX_FEATURE_BYTES = 4 << 30
-_MOST_NUMBERS = 1_000
 
-Labels = SlideLabels | Sequence[object]
 Frames = Callable[[pa.Table], list[Place]]
 
 
-def as_xy(coords: ArrayLike) -> NDArray[np.float64]:
-    """Coordinates as an array of shape (n, 2), float64."""
-    try:
-        xy = np.asarray(coords, np.float64)
-    except (TypeError, ValueError) as error:
-        message = "coords are not numbers: give an (x, y) for each image"
-        raise MapError(message) from error
-    if xy.size == 0:
-        return xy.reshape(0, 2)
-    if xy.ndim != 2 or xy.shape[1] != 2:
-        message = f"coords have shape {xy.shape}: give (n, 2), an (x, y) for each image"
-        raise MapError(message)
-    return xy
+@dataclass(frozen=True)
+class Located:
+    """A source of a run, and where it is now.
 
-
-def feature_array(features: ArrayLike, n: int) -> NDArray[np.floating[Any]]:
-    """Features as an array of shape (n, d)."""
-    array: NDArray[Any] = np.asarray(features)
-    if array.ndim != 2 or len(array) != n or array.dtype.kind not in "fiu":
-        message = (
-            f"features have shape {array.shape} and dtype {array.dtype}: give numbers, "
-            f"({n}, n_features), a row for each point"
-        )
-        raise MapError(message)
-    return array
-
-
-def label_array(
-    labels: Labels, slides: pa.ChunkedArray | None, n: int
-) -> pa.StringArray:
-    """A label for each of n points, null where it has none.
-
-    Args:
-        labels: By slide, as of `source.names.labels_given`, or one for each point. A
-            Series whose index has no name twice and names slides is by slide.
-        slides: Of the points; None for arrays.
-        n: Number of points.
+    Attributes:
+        source: As planned.
+        uri: Where it is.
+        icc: Whether colors were converted by the slides' profiles.
     """
-    names = None if slides is None else pc.unique(slides).to_pylist()
-    if are_by_slide(labels, names):
-        if slides is None or names is None:
-            message = "labels by slide need slides: give a label for each image"
-            raise MapError(message)
-        return labels_of(labels_of_slides(labels, names), slides)
-    if len(labels) != n:
-        message = f"there are {n} points and {len(labels)} labels: give as many"
-        raise MapError(message)
-    if isinstance(labels, pa.Array | pa.ChunkedArray):
-        labels = labels.to_pylist()
-    return pa.array([_label(value) for value in labels], pa.string())
+
+    source: Source
+    uri: str
+    icc: bool = False
+
+    def place(self, row: Mapping[str, Any]) -> Place:
+        """Where the pixels of a tile are; MapError if its reference does not tell."""
+        return kind_of(self.source).place(self.source, self.uri, row, icc=self.icc)
 
 
-def are_by_slide(labels: Labels, slides: list[str] | None) -> bool:
-    """Whether labels are by slide; a Series only if its index names slides, each once."""
-    if isinstance(labels, pd.Series):
-        index = labels.index
-        once = slides is not None and index.is_unique and index.dtype.kind not in "iuf"
-        return once and bool(match(((str(i), True) for i in index), slides or ()))
-    return isinstance(labels, Mapping) or is_table(labels)
-
-
-def labels_of(
-    by_slide: Mapping[str, object], slides: pa.ChunkedArray
-) -> pa.StringArray:
-    """The label of each point, null where it has none.
-
-    Args:
-        by_slide: By the slides' own names.
-        slides: Of the points.
-    """
-    encoded = slides.combine_chunks().dictionary_encode()
-    values = [_label(by_slide.get(name)) for name in encoded.dictionary.to_pylist()]
-    return pa.array(values, pa.string()).take(encoded.indices)
-
-
-def labels_of_points(
-    by_slide: Mapping[str, object], points: pa.Table
-) -> pa.StringArray:
-    """The same of a block of points."""
-    return labels_of(by_slide, points[schema.SLIDE])
-
-
-def _label(value: object) -> str | None:
-    missing = pd.api.types.is_scalar(value) and pd.isna(value)
-    return None if missing else tidy(str(value)) or None
-
-
-def prediction_array(table: pa.Table) -> NDArray[np.floating[Any]] | None:
-    """The column `predictions` of lists of as many numbers (n, classes), if any.
-
-    Raises:
-        MapError: Lists are lacking, or differ in length.
-    """
-    if schema.PREDICTIONS not in table.column_names:
-        return None
-    column = table[schema.PREDICTIONS].combine_chunks()
-    lists = column.cast(pa.list_(pa.float32()))
-    lengths = set(lists.value_lengths().to_pylist())
-    if len(lengths) > 1 or None in lengths:
-        message = "predictions of points must be lists of as many numbers, none null"
-        raise MapError(message)
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(lists), -1) if len(lists) else None
+TFRecords = Mapping[str, str] | Mapping[int, str | Located] | Iterable[str] | str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -412,18 +328,6 @@ def _with_predictions(run: RunDirectory, points: pa.Table) -> pa.Table:
     return points.append_column(schema.PREDICTIONS, lists)
 
 
-def label_words(values: "pd.Series[Any] | None") -> list[object] | None:
-    """Labels as frames show them; None where there are none.
-
-    Numbers that nearly each tile has of its own, as predictions, are no labels.
-    """
-    if values is None:
-        return None
-    if pd.api.types.is_float_dtype(values) and values.nunique() > _MOST_NUMBERS:
-        return None
-    return list(values.astype(object).where(values.notna(), None))
-
-
 def check_feature_bytes(run: RunDirectory, layer: str, n_tiles: int) -> None:
     """Refuse to read the activations of too many tiles at once.
 
@@ -441,3 +345,103 @@ def check_feature_bytes(run: RunDirectory, layer: str, n_tiles: int) -> None:
             "part by part"
         )
         raise MapError(message)
+
+
+def tfrecord_uris(
+    tfrecords: TFRecords, needed: Container[str] | None = None
+) -> dict[str | int, str | Located]:
+    """TFRecords by slide, or sources by id where that is how they were given.
+
+    Args:
+        tfrecords: As of `Mosaic`.
+        needed: Slides that are looked for: what is wrong with others does not matter.
+    """
+    if isinstance(tfrecords, Mapping):
+        return {
+            key: uri if isinstance(uri, Located) else absolute(uri)
+            for key, uri in tfrecords.items()
+        }
+    if isinstance(tfrecords, str | os.PathLike):
+        tfrecords = [os.fspath(tfrecords)]
+    paths = [os.fspath(path) for path in tfrecords]
+    found = find_tfrecords(paths) if needed is None else tfrecords_below(paths, needed)
+    return {slide: absolute(uri) for slide, uri in found.items()}
+
+
+def unknown(key: object, known: Mapping[str | int, str | Located]) -> str:
+    """Says that a slide or source is not among those known."""
+    if not isinstance(key, str):
+        return f"tfrecords hold no source {key}: they have {few(map(str, known))}"
+    near = get_close_matches(key, [str(name) for name in known], n=3)
+    hint = f"near it are {few(near)}" if near else f"there are {few(map(str, known))}"
+    return f"no slide {key!r} among the tfrecords: {hint}"
+
+
+def few(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    shown = list(names)
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    return (", ".join(shown[:5]) or "none") + more
+
+
+def where(
+    run: RunDirectory,
+    given: Any,  # noqa: ANN401  (as of Mosaic)
+    needed: Collection[str] | None = None,
+) -> Any:  # noqa: ANN401
+    """Where a mosaic's tiles are: as given, else as the run knows.
+
+    Folders in which a run's sources are to be found are searched for them.
+    """
+    if given is None:
+        return source_places(run)
+    if isinstance(given, Mapping):
+        return given
+    if set(run.sources()[schema.KIND].to_pylist()) <= {TFRECORDS}:
+        return given
+    roots = [given] if isinstance(given, str | os.PathLike) else given
+    return source_places(run, [os.fspath(root) for root in roots], needed)
+
+
+def source_places(
+    run: RunDirectory,
+    roots: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
+) -> dict[int, str | Located]:
+    """A run's sources by id.
+
+    Args:
+        run: The run directory.
+        roots: Where they are now, if they were moved: files and folders. What is not
+            found there is looked for where it was.
+        needed: Slides that matter; None: all.
+
+    Raises:
+        SourceError: A root is not there, or none of the run's sources is.
+    """
+    sources = sources_from_table(run.sources())
+    icc = bool((run.settings().get("fields", {}).get("slides") or {}).get("icc"))
+    if needed is not None:
+        sources = [source for source in sources if source.slide in needed]
+    moved = {} if roots is None else _below(roots, sources)
+    return {
+        source.source: Located(source, moved.get(source.slide, source.uri), icc)
+        for source in sources
+    }
+
+
+def _below(roots: Sequence[str], sources: Sequence[Source]) -> dict[str, str]:
+    """Sources found again by slide, each kind among its own."""
+    names = [source.slide for source in sources]
+    moved = moved_sources(roots, sources)
+    found = {slide: absolute(uri) for slide, uri in moved.items()}
+    lost = sorted(set(names) - set(found))
+    if lost and not found:
+        message = f"{few(roots)} holds none of the run's sources: {few(lost)}"
+        raise SourceError(message)
+    if lost:
+        logger.warning(
+            "%d of %d sources are not below %s and are looked for where they were: %s",
+            *(len(lost), len(names), few(roots), few(lost)),
+        )
+    return found

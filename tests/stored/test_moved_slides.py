@@ -14,13 +14,13 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.montage.render import say_failed
-from raylatent.montage.sources import where
 from raylatent.source.units import Source
 from raylatent.source.wsi import SlideHandle, chosen
 from raylatent.source.wsi.chosen import SlideTile, tile_at
 from raylatent.storage import FileStat
+from raylatent.stored.mosaic_inputs import where
 from raylatent.tiles.fetch import stored_tiles
-from tests.montage.test_slide_tiles import (
+from tests.stored.test_slide_tiles import (
     SIDE,
     WINDOW,
     Run,

@@ -11,15 +11,15 @@ from PIL import Image
 from raylatent.errors import MapError
 from raylatent.mapping import plot
 from raylatent.mapping.density import Labels, binned, coarser, density, extent_by, means
-from raylatent.mapping.pictures import (
+from raylatent.slide_map import SlideMap
+from raylatent.storage import Store
+from raylatent.stored.map_pictures import (
     _numbers,
     labels_on_map,
-    save_multiples,
+    save_picture,
     save_pictures,
     save_stored_map,
 )
-from raylatent.slide_map import SlideMap
-from raylatent.storage import Store
 from tests.stored_maps import write_map, write_run
 
 ROWS = {"a": 30, "b": 20}
@@ -145,7 +145,7 @@ def test_coarser_cells_hold_the_same_points(nx, ny, factor):
 
 
 def test_texts_and_axes_are_vectors(tmp_path):
-    save_multiples(str(tmp_path / "by.svg"), counted(*some()))
+    save_picture(str(tmp_path / "by.svg"), plot.multiples_file, counted(*some()))
     svg = (tmp_path / "by.svg").read_text()
     texts = re.findall(r">([^<>]+)</text>", svg)
     for name in ("label 1", "label 2", "label 3"):
@@ -153,12 +153,16 @@ def test_texts_and_axes_are_vectors(tmp_path):
     n = sum(label == "label 2" for label in some()[1])
     assert f"{n} tiles, {n / 5:.1f} %" in texts
     assert svg.count('id="axes_') == 4  # and the color bar
-    save_multiples(str(tmp_path / "by.pdf"), counted(*some()))
+    save_picture(str(tmp_path / "by.pdf"), plot.multiples_file, counted(*some()))
     assert (tmp_path / "by.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_many_labels_are_not_all_shown(tmp_path):
-    save_multiples(str(tmp_path / "by.svg"), counted(*some(n=2000, n_labels=40)))
+    save_picture(
+        str(tmp_path / "by.svg"),
+        plot.multiples_file,
+        counted(*some(n=2000, n_labels=40)),
+    )
     svg = (tmp_path / "by.svg").read_text()
     assert "+16 labels of fewer tiles" in svg
     assert len(re.findall(r">label \d+</text>", svg)) == 24
@@ -167,7 +171,7 @@ def test_many_labels_are_not_all_shown(tmp_path):
 def test_a_label_with_dollars_is_no_formula(tmp_path):
     xy, labels = some(n=100)
     odd = ["$x_$ <&" if label else None for label in labels]
-    save_multiples(str(tmp_path / "by.svg"), counted(xy, odd))
+    save_picture(str(tmp_path / "by.svg"), plot.multiples_file, counted(xy, odd))
     assert "$x_$ &lt;&amp;" in (tmp_path / "by.svg").read_text()
 
 
@@ -189,7 +193,11 @@ def test_of_a_slide_map(tmp_path):
 
 
 def test_points_at_one_place(tmp_path):
-    save_multiples(str(tmp_path / "by.png"), counted(np.ones((3, 2)), ["a", "a", "b"]))
+    save_picture(
+        str(tmp_path / "by.png"),
+        plot.multiples_file,
+        counted(np.ones((3, 2)), ["a", "a", "b"]),
+    )
     assert (tmp_path / "by.png").stat().st_size > 0
 
 
@@ -198,5 +206,5 @@ def test_points_at_one_place_far_out(tmp_path, place):
     xy = np.full((3, 2), place)
     found = counted(xy, ["a", "a", "b"])
     assert found.by_label["a"].sum() == 2
-    save_multiples(str(tmp_path / "by.png"), found)
+    save_picture(str(tmp_path / "by.png"), plot.multiples_file, found)
     assert (tmp_path / "by.png").stat().st_size > 0

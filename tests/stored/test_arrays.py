@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from raylatent.errors import RunError
-from raylatent.run.arrays import Promised, SlideArrays, StoredArrays, write_bag
 from raylatent.storage import Store
+from raylatent.stored.arrays import Promised, SlideArrays, StoredArrays, write_bag
 
 
 @pytest.fixture(autouse=True)

@@ -6,14 +6,8 @@ import pyarrow as pa
 import pytest
 
 from raylatent.errors import MapError, SourceError
-from raylatent.montage.inputs import (
-    as_xy,
-    feature_array,
-    from_any,
-    from_images,
-    from_table,
-    label_array,
-)
+from raylatent.montage.points import as_xy, feature_array, label_array
+from raylatent.stored.mosaic_inputs import from_any, from_images, from_table
 
 
 def table(**more):

@@ -1,4 +1,7 @@
-"""One small fitted map for all tests of this room: umap takes seconds to start."""
+"""One small fitted map for all tests that want one: umap takes seconds to start.
+
+conftest.py imports the fixtures, so that each is made once in a session.
+"""
 
 import numpy as np
 import pytest

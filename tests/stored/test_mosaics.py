@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from raylatent.errors import MapError
-from raylatent.mosaic import Mosaic, picture_format
+from raylatent.mosaic import Mosaic
+from raylatent.stored.mosaics import picture_format
 
 CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
@@ -138,7 +139,7 @@ def test_killed_while_it_is_drawn_anew_a_mosaic_is_unfinished_not_damaged(
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raylatent.mosaic._write", killed)
+    monkeypatch.setattr("raylatent.stored.mosaics.write_file", killed)
     with pytest.raises(KeyboardInterrupt):
         mosaic.save(tmp_path / "mosaic")
     assert (tmp_path / "mosaic/mosaic.png").read_bytes() == before

@@ -1,0 +1,1 @@
+"""What each stage leaves in a run: arrays, maps, mosaics, manifests."""
