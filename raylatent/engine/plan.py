@@ -106,18 +106,15 @@ def make_plan(
     nodes: dict[str, str] = {}
     found = _index(run, inputs, lacking, nodes)
     plans: dict[str, Sequence[UnitPlan]] = {}
-    sources: list[Source] = []
-    for slide, uri in uris.items():
-        if slide in kept:
-            sources.append(replace(kept[slide], uri=uri))
-            continue
-        source, units = found[slide]
+    sources = [replace(kept[s], uri=uri) for s, uri in uris.items() if s in kept]
+    for slide, (source, units) in found.items():
         old = before.get(slide) or away.get(slide)
         if _is_lost(source) and old is not None:
-            source = replace(old, error=source.error)  # its rows stay
+            sources.append(replace(old, error=source.error))  # its rows stay
         else:
+            sources.append(source)
             plans[slide] = units
-        sources.append(source)
+    sources.sort(key=lambda source: source.slide)  # as sources are found
     ids = {slide: source.source for slide, source in {**away, **before}.items()}
     if not before:
         ids = ids_of_parts(run, list(uris), ids)
