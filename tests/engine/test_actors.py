@@ -87,6 +87,7 @@ def test_a_module_that_fails_on_the_other_side():
         packed.unpack()
 
 
+@pytest.mark.slow
 def test_a_module_of_timm_on_the_other_side(tmp_path):
     """A worker is a fresh process: it has not imported torchvision yet."""
     kwargs = {"model_name": "test_resnet", "pretrained": False}

@@ -73,6 +73,7 @@ def test_a_store_that_stops_for_a_while(s3, bucket, hurried, campaign):
     assert store.read("a") == b"y"
 
 
+@pytest.mark.slow
 def test_nothing_is_waited_for_without_end(s3, bucket, hurried):
     store = Store(f"s3://{bucket}/run")
     weather = s3.before = BadWeather(0, often=0)

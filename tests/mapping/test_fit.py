@@ -98,6 +98,7 @@ def test_islands_that_do_not_connect_work():
     assert np.isfinite(fitted.embedding).all()
 
 
+@pytest.mark.slow
 def test_other_metrics_are_placed_by_umap_learn(tmp_path, manhattan, new_rows):
     import umap
 

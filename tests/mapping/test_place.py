@@ -174,6 +174,7 @@ def test_rows_without_weight_start_at_the_nearest():
     assert place.start_of(index, np.array([0.5, 1.0]), xy) == (1.0, 2.0)
 
 
+@pytest.mark.slow
 def test_placed_as_trustworthily_as_by_umap_learn(fitted, fit_rows, new_rows):
     import warnings
 

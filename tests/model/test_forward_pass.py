@@ -247,6 +247,7 @@ def folder(tmp_path):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "shape"),
     [
