@@ -226,7 +226,7 @@ def written(pixels, **options):
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.int16])
 def test_tiffs_of_which_nobody_knows_what_white_is_are_bad_tiles(dtype):
     data = written(np.ones((4, 4), dtype), photometric="minisblack")
-    with pytest.raises(ContentError, match="signed numbers, fractions or .* 32 bits"):
+    with pytest.raises(ContentError, match=r"signed numbers, fractions or .* 32 bits"):
         decode_image(data, FILE_FORMATS)
 
 
