@@ -258,5 +258,5 @@ def test_two_files_of_one_stem_matter_only_where_the_slide_is_needed(
     mosaic.save(tmp_path / "mosaic.png")
     assert mosaic.failed == {}
     shutil.copy(small_tfrecords / "g03.tfrecords", tmp_path / "two")
-    with pytest.raises(SourceError, match="two files are called 'g03'"):
+    with pytest.raises(SourceError, match="two slides are called 'g03'"):
         Mosaic(points, tfrecords=[str(tmp_path)], num_tiles_x=4)

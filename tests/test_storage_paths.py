@@ -10,11 +10,14 @@ import pytest
 
 from raylatent.errors import ConfigError, StorageError
 from raylatent.storage import (
+    NOT_SEEN,
     Store,
     absolute,
     file_stat,
     is_uri,
     list_files,
+    list_stats,
+    look_at,
     paths,
     retry,
 )
@@ -172,3 +175,47 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(StorageError, match=r"closed.*give yourself access"):
         list_files(tmp_path)
+
+
+def test_a_store_of_fsspec_tells_when_a_file_was_replaced():
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/marks/a/1.png", b"one")
+    memory.pipe("/marks/2.png", b"two")
+    before = list_stats("memory://marks")
+    assert set(before) == {"a/1.png", "2.png"}
+    uris = [f"memory://marks/{name}" for name in before]
+    assert look_at([*uris, "memory://marks/gone"]) == [*before.values(), NOT_SEEN]
+    assert file_stat(uris[0]) == next(iter(before.values()))
+    memory.pipe("/marks/a/1.png", b"new")
+    after = list_stats("memory://marks")
+    assert after["2.png"] == before["2.png"]
+    assert after["a/1.png"] != before["a/1.png"]
+    assert after["a/1.png"].size == before["a/1.png"].size
+
+
+def test_a_store_that_tells_nothing_of_its_files_is_said_once(monkeypatch, caplog):
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").pipe("/blind/1.png", b"one")
+    monkeypatch.setattr("raylatent.storage.paths._MARKS", ("ETag",))
+    paths._say_no_mark.cache_clear()
+    for _ in range(2):
+        (one,) = list_stats("memory://blind").values()
+    assert (one.size, one.mtime_ns, one.etag) == (3, None, None)
+    assert caplog.text.count("memory://blind tells neither when a file was writ") == 1
+
+
+def test_links_to_folders_outside_are_not_walked(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("x")
+    (tmp_path / "in" / "a").write_text("a")
+    for name, target in (("o", "out"), ("r", "/"), ("n", "nothing"), ("d", "in/deep")):
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    (tmp_path / "in" / "self").symlink_to("self")
+    found = list_stats(tmp_path / "in")
+    assert {name for name, one in found.items() if one is NOT_SEEN} == {
+        *("o", "r", "n", "self")
+    }
+    assert found["a"].size == 1
+    assert len(found) == 5

@@ -77,11 +77,12 @@ def check_visibility(
     """
     with_files = spec is not None and spec.module is None and not spec.hub
     step = max(1, len(sources) // _CHECKED_SOURCES)
+    some = [kind_of(one).glimpse(one) for one in sources[::step]]
     sights = Sights(
         store=store,
         name=f".{store.writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}",  # litter if we die
         proof=secrets.token_hex(16),
-        stats=tuple((one, kind_of(one).stat(one)) for one in sources[::step]),
+        stats=tuple((one, kind_of(one).stat(one)) for one in some),
         model=(spec, _digest(spec)) if spec is not None and with_files else None,
     )
     store.write(sights.name, sights.proof.encode())

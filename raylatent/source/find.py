@@ -56,8 +56,8 @@ def add(found: dict[str, str], slide: str, uri: str) -> None:
     other = found.setdefault(slide, uri)
     if other != uri and not _same_file(other, uri):
         message = (
-            f"two files are called {slide!r}, {other} and {uri}: the slide's "
-            "name is the file's stem, or the folder's name, rename one"
+            f"two slides are called {slide!r}, {other} and {uri}: a slide's name is the "
+            "file's stem, or the folder's name, or what --tiles-pattern finds, rename one"
         )
         raise SourceError(message)
 

@@ -19,6 +19,7 @@ MAX_SIDE_PX = 8192
 MAX_BYTES = 64 << 20  # of a file or record: decoding takes several times as many
 MAX_SCANS = 100  # each costs time for all of a JPEG; encoders make a dozen
 _SCAN = b"\xff\xda"
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NO_JPEG = frozenset({"PNG", "TIFF"})  # else JPEG, or a kind of it
 # What decoders raise on broken input.
 BROKEN = (
@@ -55,6 +56,11 @@ def open_image(
         message = "the picture is neither JPEG nor PNG"
         if len(formats) > len(FORMATS):
             message = f"the picture is none of {', '.join(formats)}"
+        if "TIFF" in formats and bytes(image_raw[:4]) in _TIFF_MARKS:
+            message = (
+                "the picture is a TIFF whose kind of pixels Pillow does not know: write "
+                "it as grey or RGB of 8 bits"
+            )
         raise ContentError(message, stage="decode") from error
     except BROKEN as error:
         message = f"broken picture: {reason(error)}"

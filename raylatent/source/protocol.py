@@ -233,6 +233,11 @@ class Kind(ABC):
             StorageError: It is not there.
         """
 
+    def glimpse(self, request: Any) -> Request:  # noqa: ANN401  (its own)
+        """The same, with as little as shows whether a node sees the source."""
+        found: Request = request
+        return found
+
     def is_unchanged(
         self,
         run: RunDirectory,  # noqa: ARG002
@@ -281,6 +286,10 @@ class Kind(ABC):
         Raises:
             SourceError: A root is not there, or holds two of one name.
         """
+
+    def differs(self, source: Source, uri: str) -> bool:  # noqa: ARG002
+        """Whether tiles found again may be others than those of the rows."""
+        return False
 
     @abstractmethod
     def place(

@@ -7,8 +7,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,11 @@ _HINTS = {
     errno.EACCES: "give yourself access, or choose another place",
     errno.ENAMETOOLONG: "give it a shorter name",
 }
+# What fsspec's stores tell of a file that changes with its content, the surest first.
+_MARKS = (
+    *("ETag", "etag", "generation", "LastModified", "last_modified", "updated"),
+    *("mtime", "modified", "created"),
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 T = TypeVar("T")
@@ -74,14 +80,15 @@ def s3_filesystem(bucket: str) -> pafs.FileSystem:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FileStat:
     """What tells whether a file has changed.
 
     Attributes:
         size: In bytes.
         mtime_ns: Modification time in ns since 1970 (UTC), None where not known.
-        etag: The store's tag of the content, None where it has none.
+        etag: The store's tag of the content, or its word for when that was written;
+            None where it has none.
     """
 
     size: int
@@ -238,14 +245,31 @@ def file_stat(uri: str | os.PathLike[str]) -> FileStat:
     if info.type != pafs.FileType.File:
         message = f"no such file: {uri}"
         raise StorageError(message)
-    tag = None  # pyarrow's file info carries none; the time stands in
     inner = fsspec_of(filesystem)
     if inner is not None:
-        tag = retry(lambda: inner.info(path).get("ETag"), f"look at {uri}")
-    return FileStat(
-        size=info.size,
-        mtime_ns=info.mtime_ns,
-        etag=None if tag is None else str(tag),
+        told = retry(lambda: inner.info(path), f"look at {uri}")
+        return _as_told(told, absolute(uri))
+    # pyarrow's file info carries no tag; the time stands in
+    return FileStat(size=info.size, mtime_ns=info.mtime_ns)
+
+
+def _as_told(told: Mapping[str, Any], uri: str) -> FileStat:
+    """What a store of fsspec tells of a file."""
+    mark = next((told[key] for key in _MARKS if told.get(key) is not None), None)
+    if mark is None:
+        _say_no_mark("//".join(uri.split("/")[:3:2]))
+    if isinstance(mark, datetime):  # in a listing it may be a number
+        mark = mark.timestamp()
+    tag = None if mark is None else str(mark)
+    return FileStat(size=told.get("size") or 0, mtime_ns=None, etag=tag)
+
+
+@lru_cache(maxsize=64)
+def _say_no_mark(store: str) -> None:
+    logger.warning(
+        "%s tells neither when a file was written nor a tag of its content: that one was "
+        "replaced is seen only where its size differs",
+        store,
     )
 
 
@@ -265,17 +289,35 @@ def list_files(uri: str | os.PathLike[str]) -> list[str] | None:
     return [f"{root}/{name}" for name in list_below(filesystem, path)]
 
 
-def list_stats(uri: str | os.PathLike[str]) -> dict[str, FileStat] | None:
-    """Files below a folder by their paths in it; None where there is no such folder.
-
-    Links that lead out of the folder, or to nothing, are left out.
-    """
+def is_folder(uri: str | os.PathLike[str]) -> bool:
+    """Whether there is such a folder."""
     filesystem, path = resolve(uri)
     info = retry(lambda: filesystem.get_file_info(path), f"look at {uri}")
-    if info.type != pafs.FileType.Directory:
+    return bool(info.type == pafs.FileType.Directory)
+
+
+def list_stats(
+    uri: str | os.PathLike[str], within: str | None = None
+) -> dict[str, FileStat] | None:
+    """Files below a folder by their paths in it; None where there is no such folder.
+
+    Links that lead out of `within` (by default the folder), or to nothing, are not
+    followed: they are `NOT_SEEN`.
+    """
+    if not is_folder(uri):
         return None
+    filesystem, path = resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
-        return retry(lambda: _stats_inside(path), f"list {uri}")
+        inside = os.path.realpath(path if within is None else within)
+        return retry(lambda: _stats_inside(path, inside), f"list {uri}")
+    inner = fsspec_of(filesystem)
+    if inner is not None:
+        every = retry(lambda: inner.find(path, detail=True), f"list {uri}")
+        return {
+            name.removeprefix(path).lstrip("/"): _as_told(told, absolute(uri))
+            for name, told in every.items()
+            if told["type"] == "file"
+        }
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
     found = retry(lambda: filesystem.get_file_info(selector), f"list {uri}")
     return {
@@ -287,18 +329,51 @@ def list_stats(uri: str | os.PathLike[str]) -> dict[str, FileStat] | None:
     }
 
 
-def _stats_inside(root: str) -> dict[str, FileStat]:
-    inside = os.path.realpath(root)
+def look_at(uris: Sequence[str]) -> list[FileStat]:
+    """Size, time and tag of files in one store; `NOT_SEEN` for one that is not there."""
+    filesystem = resolve(uris[0])[0] if uris else pafs.LocalFileSystem()
+    local = isinstance(filesystem, pafs.LocalFileSystem)
+    if not local and fsspec_of(filesystem) is None:  # many at a time
+        paths = [resolve(uri)[1] for uri in uris]
+        infos = retry(lambda: filesystem.get_file_info(paths), f"look at {uris[0]}")
+        return [
+            FileStat(size=info.size, mtime_ns=info.mtime_ns)
+            if info.type == pafs.FileType.File
+            else NOT_SEEN
+            for info in infos
+        ]
+    found = []
+    for uri in uris:
+        try:
+            found.append(file_stat(uri))
+        except StorageError:
+            found.append(NOT_SEEN)
+    return found
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a local path lies in a folder once links are followed."""
+    real = os.path.realpath(folder)
+    return f"{os.path.realpath(path)}/".startswith(f"{real.rstrip('/')}/")
+
+
+def _stats_inside(root: str, inside: str) -> dict[str, FileStat]:
     found: dict[str, FileStat] = {}
-    for name in _walk(root):
-        path = f"{root}/{name}"
-        real = os.path.realpath(path)
-        if not real.startswith(f"{inside}/"):
-            continue
-        with contextlib.suppress(FileNotFoundError):  # a link to nothing
-            status = Path(real).stat()
-            if stat.S_ISREG(status.st_mode):
-                found[name] = FileStat(size=status.st_size, mtime_ns=status.st_mtime_ns)
+    if not is_inside(root, inside):
+        return found
+    for name in _walk(root, inside):
+        path = Path(f"{root}/{name}")
+        try:
+            out = path.is_symlink() and not is_inside(str(path), inside)
+            status = None if out else path.stat()
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ELOOP}:
+                raise
+            status = None  # a link to nothing, or deleted since
+        if status is None:
+            found[name] = NOT_SEEN
+        elif stat.S_ISREG(status.st_mode):
+            found[name] = FileStat(size=status.st_size, mtime_ns=status.st_mtime_ns)
     return found
 
 
@@ -329,8 +404,11 @@ def sizes_below(filesystem: pafs.FileSystem, root: str) -> dict[str, int]:
     }
 
 
-def _walk(root: str) -> Iterator[str]:
-    """Files below a local folder; each folder once, whatever links lead to it."""
+def _walk(root: str, inside: str | None = None) -> Iterator[str]:
+    """Files below a local folder; each folder once, whatever links lead to it.
+
+    Links to folders that are not in `inside`, if that is given, are not followed.
+    """
     seen: set[tuple[int, int]] = set()
     ahead = [""]
     while ahead:
@@ -343,7 +421,10 @@ def _walk(root: str) -> Iterator[str]:
             with os.scandir(f"{root}/{folder}") as entries:
                 for entry in sorted(entries, key=lambda e: e.name, reverse=True):
                     name = f"{folder}/{entry.name}" if folder else entry.name
-                    if _is_folder(entry):
+                    out = inside is not None and entry.is_symlink()
+                    if out and not is_inside(entry.path, inside or ""):
+                        yield name
+                    elif _is_folder(entry):
                         ahead.append(name)
                     elif entry.is_symlink() or entry.is_file():
                         yield name  # also a link to nothing: opening it says so

@@ -424,10 +424,22 @@ def source_places(
     if needed is not None:
         sources = [source for source in sources if source.slide in needed]
     moved = {} if roots is None else _below(roots, sources)
-    return {
+    found = {
         source.source: Located(source, moved.get(source.slide, source.uri), icc)
         for source in sources
     }
+    other = [
+        one.source.slide
+        for one in found.values()
+        if kind_of(one.source).differs(one.source, one.uri)
+    ]
+    if other:
+        logger.warning(
+            "the tiles of %d slides have changed since the run: what is drawn may be "
+            "others than those of its rows: %s",
+            *(len(other), few(other)),
+        )
+    return {**found}
 
 
 def _below(roots: Sequence[str], sources: Sequence[Source]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import PIL
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from raylatent.errors import ContentError, StorageError
 from raylatent.source.picture import (
@@ -21,7 +22,19 @@ from raylatent.storage import reason
 
 __all__ = ["DECODER", "MAX_SIDE_PX", "decode_image", "open_image"]
 
-_OF_32_BITS = frozenset({"I", "F"})  # what white is, nobody can say
+# Tags of TIFF, and what they say.
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _PLANES = 258, 259, 262, 274, 284
+_RAW, _WHITE_IS_0, _ONE_BY_ONE = 1, 0, 2
+# What undoes the turn that Pillow gives a TIFF of an orientation.
+_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 _OTHER_KIND = "subsampling level"  # sampling factors that TurboJPEG has no name for
 DECODER = f"pillow-{PIL.__version__}, simplejpeg-{version('simplejpeg')}"
 
@@ -49,14 +62,11 @@ def decode_image(
             pixels = _strictly(image_raw)
             if pixels is not None:
                 return pixels
-        if image.format == "TIFF" and image.mode in _OF_32_BITS:
-            message = (
-                "the picture's pixels are numbers of 32 bits: write them as 8 bits"
-            )
-            raise ContentError(message, stage="decode")
+        if isinstance(image, TiffImageFile):
+            image = _as_stored(image)
         image.load()
-        if image.mode.startswith("I"):  # Pillow would cut off at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode.startswith("I"):
+            image = _upper_bits(image, 16)
         # Dropped below in any case; palettes would make Pillow warn.
         image.info.pop("transparency", None)
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
@@ -69,6 +79,45 @@ def decode_image(
     except BROKEN as error:
         message = f"broken picture: {reason(error)}"
         raise ContentError(message, stage="decode") from error
+
+
+def _as_stored(image: TiffImageFile) -> Image.Image:
+    """A TIFF's picture as its file has it, grey ones of 8 bits.
+
+    Raises:
+        ContentError: Pillow would give other pixels, or nobody can say what white is.
+    """
+    tags = image.tag_v2
+    bits = max(tags.get(_BITS, (1,)))
+    if image.mode in {"I", "F"}:
+        message = (
+            "the picture's pixels are signed numbers, fractions or numbers of 32 bits: "
+            "write them as 8 bits, or 16 bits without sign"
+        )
+        raise ContentError(message, stage="decode")
+    in_planes = (
+        tags.get(_PLANES) == _ONE_BY_ONE and tags.get(_COMPRESSION, _RAW) == _RAW
+    )
+    if bits > 8 and in_planes:
+        message = (
+            f"the picture's colors have {bits} bits and lie in planes one after the "
+            "other, uncompressed, which Pillow garbles: write the colors of each pixel "
+            "together, or 8 bits"
+        )
+        raise ContentError(message, stage="decode")
+    turned = image.getexif().get(_ORIENTATION, 1)
+    image.load()
+    found: Image.Image = image
+    if image.mode.startswith("I"):
+        found = _upper_bits(image, bits)
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_0:  # which Pillow does for 8 bits
+            found = found.point(range(255, -1, -1))
+    return found.transpose(_BACK[turned]) if turned in _BACK else found
+
+
+def _upper_bits(image: Image.Image, bits: int) -> Image.Image:
+    """A grey picture's upper 8 bits; Pillow would cut off at 255."""
+    return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
 def _strictly(image_raw: bytes | memoryview) -> NDArray[np.uint8] | None:

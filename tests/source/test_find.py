@@ -62,7 +62,7 @@ def test_what_holds_nothing(tmp_path):
 
 def test_two_files_of_one_stem_are_both_named(tmp_path):
     one, other = touch(tmp_path, "a/s.tfrecords", "b/s.tfrecord")
-    with pytest.raises(SourceError, match="two files are called 's'") as caught:
+    with pytest.raises(SourceError, match="two slides are called 's'") as caught:
         find_tfrecords([str(tmp_path)])
     assert one in str(caught.value)
     assert other in str(caught.value)

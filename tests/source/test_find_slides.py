@@ -98,7 +98,7 @@ def test_a_named_file_is_a_slide_whatever_its_ending(folder):
 
 def test_two_slides_of_one_name_are_refused(folder):
     (folder / "deep/a.tif").write_bytes(b"")
-    with pytest.raises(SourceError, match="two files are called 'a'"):
+    with pytest.raises(SourceError, match="two slides are called 'a'"):
         find_slides([str(folder)])
 
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,14 +12,16 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import ConfigError, ContentError, SourceError, StorageError
 from raylatent.source.kinds import KINDS, find_sources, first_tile_px, sorted_paths
-from raylatent.source.pictures import (
+from raylatent.source.picture_folders import (
+    FLAT,
     Listing,
     Pattern,
-    PictureFolders,
     find_pictures,
     list_pictures,
 )
+from raylatent.source.pictures import PictureFolders, read_again
 from raylatent.source.units import number_sources
+from raylatent.storage import FileStat, list_stats
 
 KIND = PictureFolders()
 CLASS_FOLDERS = r"(?P<label>[^/]+)/(?P<slide>[^/_]+)_x(?P<x>-?\d+)_y(?P<y>-?\d+)\.png$"
@@ -108,8 +109,9 @@ def test_a_pattern_without_slide_takes_the_first_folder(tmp_path):
         ("(?P<patient>x)", ConfigError, "has a group 'patient': the groups are slide"),
         ("nothing", SourceError, "fits no picture below .* the first is 's/1.png'"),
         ("(?P<slide>q)?1", SourceError, "finds no slide in 's/1.png'"),
-        (r"(?P<x>\w+)\.png", SourceError, "finds x='99999999999_' in 's/99"),
-        (r"(?P<y>\d+)_", SourceError, "y='99999999999'"),
+        (r"(?P<y>)(?P<x>\w+)\.png", SourceError, "finds x='99999999999_' in 's/99"),
+        (r"(?P<x>)(?P<y>\d+)_", SourceError, "y='99999999999'"),
+        (r"(?P<x>\d+)", ConfigError, "has one of the groups x and y: a place needs"),
     ],
 )
 def test_patterns_that_make_no_sense(tmp_path, pattern, error, says):
@@ -139,7 +141,7 @@ def test_what_is_no_picture_is_left_alone_and_counted(tmp_path, caplog):
     (tmp_path / "s" / "labels.csv").write_text("x")
     (request,) = find_pictures([root]).values()
     assert list_pictures(request).names == ["1.png"]
-    assert "3 files below" in caplog.text
+    assert f"below {root} are left alone: 3 are no pictures" in caplog.text
 
 
 def test_links_are_not_followed_out_of_the_folder(tmp_path):
@@ -187,7 +189,7 @@ def test_a_picture_that_changes_while_it_is_worked_on_is_refused(tmp_path):
     os.utime(tmp_path / "s" / "2.png", ns=(5, 5))
     KIND.refuse_changed(unit)  # of another unit
     os.utime(tmp_path / "s" / "1.png", ns=(5, 5))
-    with pytest.raises(StorageError, match=r"1\.png has changed since it was listed"):
+    with pytest.raises(StorageError, match=r"1\.png' has changed since it was listed"):
         KIND.refuse_changed(unit)
     (tmp_path / "s" / "1.png").write_bytes(b"shorter")
     with pytest.raises(StorageError, match="has changed"):
@@ -195,7 +197,8 @@ def test_a_picture_that_changes_while_it_is_worked_on_is_refused(tmp_path):
     (tmp_path / "s" / "1.png").unlink()
     with pytest.raises(StorageError, match="no such file"):
         tiles_of(unit)
-    assert not KIND.is_unchanged(None, source, request)
+    (now,) = find_pictures([root]).values()
+    assert not KIND.is_unchanged(None, source, now)
 
 
 def test_a_plan_whose_pictures_have_changed_is_not_loaded(tmp_path):
@@ -208,9 +211,8 @@ def test_a_plan_whose_pictures_have_changed_is_not_loaded(tmp_path):
 
 @given(n=st.integers(1, 50), unit_tiles=st.integers(1, 60))
 def test_units_tile_the_listing(n, unit_tiles):
-    listing = Listing(
-        [f"{i:03d}.png" for i in range(n)], np.ones(n, int), np.ones(n, int)
-    )
+    names = [f"{i:03d}.png" for i in range(n)]
+    listing = Listing(names, [FileStat(size=1, mtime_ns=1)] * n)
     parts = [
         listing.part(start, start + unit_tiles) for start in range(0, n, unit_tiles)
     ]
@@ -246,16 +248,44 @@ def test_the_first_that_opens_tells_the_side(tmp_path):
     assert (source.n_indexed, source.tile_px, len(units)) == (2, None, 1)
 
 
+def planned(uri, slide, pattern=None, n_indexed=1):
+    return SimpleNamespace(uri=uri, slide=slide, pattern=pattern, n_indexed=n_indexed)
+
+
 def test_moved_folders_are_found_by_name(tmp_path):
     new = put(tmp_path / "new", "s/1.png")
-    old = SimpleNamespace(uri="/old/s", pattern=None)
+    old = planned("/old/s", "s")
     assert KIND.moved([new], {"s": old}) == {"s": f"{new}/s"}
     assert KIND.moved([f"{new}/s"], {"s": old}) == {"s": f"{new}/s"}
-    assert KIND.moved([new], {"t": SimpleNamespace(uri="/old/t", pattern=None)}) == {}
-    renamed = SimpleNamespace(uri="/old/tiles", pattern="(?P<slide>.)")
+    assert KIND.moved([new], {"t": planned("/old/t", "t")}) == {}
+    renamed = planned("/old/tiles", "s", "(?P<slide>.)/")
     assert KIND.moved([new], {"s": renamed}) == {"s": new}
     with pytest.raises(SourceError, match="no such file or folder"):
         KIND.moved([f"{new}/gone"], {"s": old})
+
+
+def test_of_two_moved_folders_that_is_taken_which_has_the_slide(tmp_path):
+    """By name first, over all roots; under a new name only if its pictures are there."""
+    one = put(tmp_path / "one", "tiles/a_1.png", "s/1.png", "flat/1.png", "flat/2.png")
+    two = put(tmp_path / "two", "tiles/b_1.png", "new/b_1.png", "t/1.png")
+    pattern = r"(?P<slide>.)_\d"
+    sources = {
+        "a": planned("/old/tiles", "a", pattern),
+        "b": planned("/old/tiles", "b", pattern),
+        "c": planned("/old/tiles", "c", pattern),
+        "flat": planned("/old/flat", "flat", FLAT, 2),
+        "t": planned("/old/t", "t"),
+    }
+    wanted = {
+        "a": f"{one}/tiles",
+        "b": f"{two}/tiles",
+        "flat": f"{one}/flat",
+        "t": f"{two}/t",
+    }
+    assert KIND.moved([one, two], sources) == wanted
+    assert KIND.moved([two, one], sources) == wanted
+    renamed = [f"{two}/t", f"{one}/s", f"{two}/new"]
+    assert KIND.moved(renamed, {"b": sources["b"]}) == {"b": f"{two}/new"}
 
 
 @pytest.mark.parametrize("name", [None, "../x.png", "/etc/x.png", "a/../../x.png"])
@@ -264,7 +294,7 @@ def test_a_path_in_a_row_never_leads_out_of_the_folder(name):
 
     row = dict.fromkeys(schema.REFERENCE.names) | {schema.NAME: name}
     with pytest.raises(MapError, match="no path of a picture"):
-        KIND.place(SimpleNamespace(slide="s"), "/tiles/s", row, icc=False)
+        KIND.place(planned("/tiles/s", "s"), "/tiles/s", row, icc=False)
 
 
 def test_paths_of_any_kind_are_sorted_by_what_they_hold(tmp_path):
@@ -310,3 +340,162 @@ def test_a_slide_is_given_once(tmp_path):
 def test_kinds_are_named_as_their_options():
     assert list(KINDS) == ["tfrecords", "slides", "tiles"]
     assert Pattern.of(None).group("a/b.png", "label") is None
+
+
+@pytest.mark.parametrize("pattern", [None, r"(?P<slide>\w+)/[^/]+$"])
+def test_runs_and_hidden_folders_below_are_left_alone(tmp_path, caplog, pattern):
+    """A run's own pictures, and thumbnails that others make, are no tiles."""
+    root = put(
+        tmp_path / "data",
+        *("s/1.png", "run/maps/default/umap.png", "s/later/mosaics/default/mosaic.png"),
+        *(".ipynb_checkpoints/1.png", "s/@eaDir/1.png", "s/.trash/deep/1.png"),
+    )
+    for run in ("run", "s/later"):
+        Path(root, run, "run.json").write_text("{}")
+    found = find_pictures([root], pattern)
+    assert {s: [*one.listing.names] for s, one in found.items()} == {
+        "s": ["1.png" if pattern is None else "s/1.png"]
+    }
+    assert "2 lie in run directories" in caplog.text
+    assert "3 lie in hidden folders" in caplog.text
+    assert list_pictures(found["s"]) == found["s"].listing
+    with pytest.raises(SourceError, match=r"holds no picture .* 1 lie in run direct"):
+        find_pictures([f"{root}/run"])
+
+
+def test_links_between_slides_are_tiles_of_both(tmp_path):
+    root = put(tmp_path, "a/1.png")
+    (tmp_path / "b").mkdir()
+    Path(root, "b/2.png").symlink_to(f"{root}/a/1.png")
+    found = find_pictures([root])
+    assert {s: [*one.listing.names] for s, one in found.items()} == {
+        "a": ["1.png"],
+        "b": ["2.png"],
+    }
+    source, (unit,) = units_of(found["b"])
+    assert (source.error, len(tiles_of(unit))) == (None, 1)
+    KIND.refuse_changed(unit)
+
+
+def test_links_that_are_not_followed_are_counted(tmp_path, caplog):
+    outside = put(tmp_path / "outside", "1.png", "2.png", "deep/3.png")
+    root = put(tmp_path / "root", "s/1.png")
+    Path(root, "s/0.png").symlink_to(f"{outside}/1.png")
+    Path(root, "folder").symlink_to(outside)
+    (request,) = find_pictures([root]).values()
+    assert list_pictures(request).names == ["1.png"]
+    assert f"2 links lead out of {root} and are not followed" in caplog.text
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "folder").symlink_to(outside)
+    with pytest.raises(
+        SourceError, match=r"no file at all; 1 link leads out of .*only"
+    ):
+        find_pictures([str(tmp_path / "only")])
+
+
+@pytest.mark.parametrize("n_slides", [1, 10, 100])
+def test_a_folder_is_listed_once_however_many_slides(tmp_path, monkeypatch, n_slides):
+    names = [f"{i % 3}/s{i}_{k}.png" for i in range(n_slides) for k in range(2)]
+    root, pattern = put(tmp_path, *names), r"/(?P<slide>s\d+)_"
+    listed = []
+
+    def counted(uri, within=None):
+        listed.append(uri)
+        return list_stats(uri, within)
+
+    monkeypatch.setattr("raylatent.source.picture_folders.list_stats", counted)
+    monkeypatch.setattr("raylatent.source.pictures.list_stats", counted)
+    found = find_pictures([root], pattern)
+    plans = {}
+    for slide, request in found.items():
+        source, plans[slide] = KIND.index(None, slide, request, 1)
+        assert KIND.is_unchanged(None, source, request)
+        glimpse = KIND.glimpse(request)
+        assert KIND.stat(glimpse) == glimpse.listing.stat
+    assert listed == [root]
+    for plan in (plan for several in plans.values() for plan in several):
+        KIND.refuse_changed(KIND.load(None, plan))
+    assert listed == [root, root]  # what a worker finds is its own
+    sources = {slide: several[0].source for slide, several in plans.items()}
+    assert KIND.moved([root], sources) == dict.fromkeys(sources, root)
+    assert len(listed) <= 3
+
+
+def test_files_that_are_no_pictures_may_have_any_name(tmp_path):
+    root = put(tmp_path, "s/1.png", "s/2.png")
+    Path(root, "s/2.png").rename(os.fsdecode(f"{root}/s/".encode() + b"\xff.txt"))
+    (request,) = find_pictures([root]).values()
+    _, plans = KIND.index(None, "s", request, 1)
+    Path(root, "s/1.png").rename(os.fsdecode(f"{root}/s/".encode() + b"\xff.png"))
+    with pytest.raises(StorageError, match="have changed since they were listed"):
+        KIND.load(None, plans[0])
+    with pytest.raises(SourceError, match=r"'s/\\udcff\.png' .* is not in UTF-8"):
+        find_pictures([root])
+
+
+def test_folders_in_one_another_are_refused(tmp_path):
+    root = put(tmp_path / "t", "A/1.png")
+    (tmp_path / "link").symlink_to(f"{root}/A")
+    for paths in (
+        [f"{root}/A", root],
+        [root, f"{root}/A/"],
+        [root, f"{tmp_path}/link"],
+    ):
+        with pytest.raises(SourceError, match=r"lies in .*t, all of whose pictures"):
+            find_pictures(paths)
+    assert list(find_pictures([root, root])) == ["A"]
+
+
+def test_a_folder_has_a_name(tmp_path, monkeypatch):
+    root = put(tmp_path / "t", "1.png")
+    (tmp_path / "t" / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "t" / "deep")
+    ((slide, request),) = find_pictures([".."]).items()
+    assert (slide, request.uri) == ("t", root)
+    with pytest.raises(SourceError, match="/ is the whole file system"):
+        find_pictures(["/"])
+
+
+def test_labels_are_tidy_and_places_are_whole(tmp_path):
+    root = put(tmp_path, "Mu\u0308ller\u00a0/s_1_2.png", "M\u00fcller/s_3.png")
+    pattern = r"(?P<label>[^/]+)/(?P<slide>s)_(?P<x>\d+)(_(?P<y>\d+))?"
+    _, (unit,) = units_of(find_pictures([root], pattern)["s"])
+    assert set(unit.columns()[schema.LABEL].to_pylist()) == {"M\u00fcller"}
+    places = [(tile.loc_x, tile.loc_y) for tile in tiles_of(unit)]
+    assert sorted(places, key=str) == [(1, 2), (None, None)]
+
+
+def test_the_pattern_of_the_plan_is_told_from_the_option():
+    source = planned("/t", "s", "(?P<slide>")
+    with pytest.raises(
+        ConfigError, match=r"the pattern in sources.parquet .* is no reg"
+    ):
+        list_pictures(source)
+
+
+def test_a_chosen_tile_is_no_link_out_of_the_folder(tmp_path):
+    outside = put(tmp_path / "outside", "1.png")
+    root = put(tmp_path / "root", "s/1.png", "t/1.png")
+    Path(root, "s/2.png").symlink_to(f"{outside}/1.png")
+    Path(root, "s/3.png").symlink_to(f"{root}/t/1.png")
+    source = planned(f"{root}/s", "s")
+    places = [
+        KIND.place(source, source.uri, {schema.NAME: f"{i}.png"}, icc=False)
+        for i in (1, 2, 3)
+    ]
+    found = dict(read_again(list(enumerate(places)), 8))
+    assert [type(one) for one in found.values()] == [bytes, str, bytes]
+    assert "is a link out of" in found[1]
+
+
+def test_that_pictures_are_not_those_of_the_run_is_known(tmp_path):
+    root = put(tmp_path / "t", "s/1.png", "s/2.png")
+    (request,) = find_pictures([root]).values()
+    source, _ = KIND.index(None, "s", request, 1)
+    assert not KIND.differs(source, source.uri)
+    copy = put(tmp_path / "copy", "1.png", "2.png")
+    assert not KIND.differs(source, copy)  # only the times differ
+    os.utime(f"{root}/s/1.png", ns=(1, 1))
+    assert KIND.differs(source, source.uri)
+    put(tmp_path / "copy", "3.png")
+    assert KIND.differs(source, copy)

@@ -77,9 +77,9 @@ def test_two_of_one_name_matter_only_where_they_are_needed(moved):
     (root / "slides" / "._s.svs").write_bytes(b"macOS")
     assert uris(where(run_of(), root)) == {0: slide, 1: record}
     write_slide(root / "again" / "s.tif", 255 - quadrants())
-    with pytest.raises(SourceError, match="two files are called 's'"):
+    with pytest.raises(SourceError, match="two slides are called 's'"):
         where(run_of(), root)
-    with pytest.raises(SourceError, match="two files are called 's'"):
+    with pytest.raises(SourceError, match="two slides are called 's'"):
         where(run_of(), [str(root / "slides"), str(root / "again")])
     assert uris(where(run_of(), root, {"t"})) == {1: record}
 

@@ -216,10 +216,102 @@ def test_of_tiffs_of_16_bits_a_color_the_upper_8_are_taken():
     assert np.array_equal(found, (pixels >> 8).astype(np.uint8))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_tiffs_of_32_bits_are_bad_tiles(dtype):
-    with pytest.raises(ContentError, match="numbers of 32 bits"):
-        decode_image(tiff(np.ones((4, 4), dtype)), FILE_FORMATS)
+def written(pixels, **options):
+    """A TIFF as tifffile writes it."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.int16])
+def test_tiffs_of_which_nobody_knows_what_white_is_are_bad_tiles(dtype):
+    data = written(np.ones((4, 4), dtype), photometric="minisblack")
+    with pytest.raises(ContentError, match=r"signed numbers, fractions or .* 32 bits"):
+        decode_image(data, FILE_FORMATS)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint64])
+def test_tiffs_that_pillow_does_not_know_are_said_to_be_tiffs(dtype):
+    data = written(np.ones((4, 4), dtype), photometric="minisblack")
+    with pytest.raises(ContentError, match="a TIFF whose kind of pixels Pillow does"):
+        decode_image(data, FILE_FORMATS)
+
+
+KINDS_OF_TIFF = [
+    (photometric, channels, dtype, planes, compression, order)
+    for photometric, channels in (
+        *(("minisblack", 1), ("miniswhite", 1), ("rgb", 3), ("rgb", 4)),
+        ("minisblack", 2),
+    )
+    for dtype in (np.uint8, np.uint16)
+    for planes in ("contig", "separate")
+    for compression in (None, "zlib", "lzw")
+    for order in "<>"
+]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TIFF, ids=str)
+def test_pixels_of_a_tiff_are_right_or_it_is_a_bad_tile(kind):
+    photometric, channels, dtype, planes, compression, order = kind
+    wide = np.random.default_rng(5).integers(0, 65536, (20, 30, channels), np.uint16)
+    pixels = wide if dtype is np.uint16 else (wide >> 8).astype(np.uint8)
+    options = {} if channels == 1 else {"planarconfig": planes}
+    if channels in {2, 4}:
+        options["extrasamples"] = ["unassalpha"]
+    one = np.squeeze(pixels, 2) if channels == 1 else pixels
+    data = written(
+        np.moveaxis(one, 2, 0) if planes == "separate" and channels > 1 else one,
+        photometric=photometric,
+        compression=compression,
+        byteorder=order,
+        **options,
+    )
+    wanted = (wide >> 8).astype(np.uint8)[..., : 1 if channels < 3 else 3]
+    wanted = 255 - wanted if photometric == "miniswhite" else wanted
+    try:
+        found = decode_image(data, FILE_FORMATS)
+    except ContentError:
+        bad = dtype is np.uint16 or channels == 2
+        assert bad, "Pillow knows this kind"
+    else:
+        assert np.array_equal(found, np.broadcast_to(wanted, found.shape))
+
+
+def test_deep_colors_in_planes_are_bad_tiles_and_deep_grey_may_be_inverted():
+    deep = np.random.default_rng(3).integers(0, 65536, (3, 20, 30), np.uint16)
+    data = written(deep, photometric="rgb", planarconfig="separate")
+    with pytest.raises(ContentError, match="have 16 bits and lie in planes one after"):
+        decode_image(data, FILE_FORMATS)
+    data = written(deep[0], photometric="miniswhite")
+    found = decode_image(data, FILE_FORMATS)
+    assert np.array_equal(found[..., 1], 255 - (deep[0] >> 8))
+
+
+def test_of_tiffs_of_12_bits_the_upper_8_are_taken():
+    grey = np.random.default_rng(3).integers(0, 4096, (20, 30), np.uint16)
+    first, second = grey[:, ::2], grey[:, 1::2]
+    packed = np.stack(
+        [first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=2
+    ).astype(np.uint8)
+    data = bytearray(written(packed.reshape(20, 45), photometric="minisblack"))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = file.pages[0].tags
+        for name, value in (("ImageWidth", 30), ("BitsPerSample", 12)):
+            at, tag = tags[name].offset + 8, tags[name]
+            size = 4 if tag.dtype == tifffile.DATATYPE.LONG else 2
+            data[at : at + size] = value.to_bytes(size, "little")
+    found = decode_image(bytes(data), FILE_FORMATS)
+    assert np.array_equal(found[..., 0], grey >> 4)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_not_turned_either(orientation, compression):
+    data = tiff(NOISE, tiffinfo={274: orientation}, compression=compression)
+    assert np.array_equal(decode_image(data, FILE_FORMATS), NOISE)
+    deep = NOISE[..., 0].astype(np.uint16) << 8
+    data = tiff(deep, tiffinfo={274: orientation}, compression=compression)
+    assert np.array_equal(decode_image(data, FILE_FORMATS)[..., 0], NOISE[..., 0])
 
 
 def test_tiffs_in_tfrecords_are_bad_tiles():
