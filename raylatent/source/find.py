@@ -82,6 +82,13 @@ def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> li
         message = f"no such file or folder: {path}"
         raise SourceError(message)
     if files == [absolute(path)]:  # named itself, whatever its ending
+        if is_picture(path) and not wanted(files):
+            folder = path.rpartition("/")[0] or "."
+            message = (
+                f"{path} is a picture, no {what}: if pictures are tiles, give their "
+                f"folder, --tiles {folder}"
+            )
+            raise SourceError(message)
         return files
     found, files = files, wanted(files)
     if not files:

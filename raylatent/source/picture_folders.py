@@ -35,8 +35,18 @@ logger = logging.getLogger(__name__)
 TILES = "tiles"
 GROUPS = ("slide", "label", "x", "y")
 FLAT = r"^[^/]+$"  # what lies in a folder itself
-NO_PICTURE = "are no pictures"
-LINKS = "are links that lead out of the folder"
+# Why files are left alone: of several, and of one.
+_NO_PICTURE = "are no pictures"
+_IN_RUN = "lie in run directories"
+_HIDDEN = "lie in hidden folders"
+_NO_FIT = "do not fit the pattern"
+_LINK = "lead out of the folder"
+_OF_ONE = {
+    _NO_PICTURE: "is no picture",
+    _IN_RUN: "lies in a run directory",
+    _HIDDEN: "lies in a hidden folder",
+    _NO_FIT: "does not fit the pattern",
+}
 _THUMBNAILS = "@eaDir"  # of a Synology store
 _INT32 = range(-(1 << 31), 1 << 31)
 
@@ -259,7 +269,7 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
     if not names:
         raise SourceError(_no_picture(path, files, left))
     groups = find.by_slide(names, "" if pattern is None else own)
-    left["do not fit the pattern"] = len(names) - sum(map(len, groups.values()))
+    left[_NO_FIT] = len(names) - sum(map(len, groups.values()))
     if not groups:
         message = (
             f"--tiles-pattern {pattern!r} fits no picture below {path}: the first is "
@@ -333,9 +343,9 @@ def _taken(files: Mapping[str, FileStat]) -> tuple[list[str], Counter[str]]:
     left: Counter[str] = Counter()
     for name in sorted(files):
         if files[name] is NOT_SEEN:
-            why = LINKS
+            why = _LINK
         elif not is_picture(name):
-            why = NO_PICTURE
+            why = _NO_PICTURE
         else:
             why = why_folder(name.rpartition("/")[0])
         if why:
@@ -349,9 +359,9 @@ def _why_folder_is_left(runs: Container[str], folder: str) -> str:
     """Why pictures in a folder are no tiles, nothing where they are."""
     parts = folder.split("/")
     if any("/".join(parts[:n]) in runs for n in range(len(parts) + 1)):
-        return "lie in run directories"
+        return _IN_RUN
     if any(part.startswith(".") or part == _THUMBNAILS for part in parts):
-        return "lie in hidden folders"
+        return _HIDDEN
     return ""
 
 
@@ -361,13 +371,16 @@ def _file_of(name: str) -> str:
 
 def _in_words(path: str, left: Mapping[str, int]) -> list[str]:
     """Sentences on what is left alone below a folder."""
-    said = [f"{n} {why}" for why, n in left.items() if n and why != LINKS]
+    links = left.get(_LINK, 0)
+    others = {why: n for why, n in left.items() if n and why != _LINK}
+    said = [f"{n} {why if n > 1 else _OF_ONE[why]}" for why, n in others.items()]
     found = []
     if said:
         found = [f"of the files below {path} are left alone: {', '.join(said)}"]
-    if n := left.get(LINKS):
-        links = "1 link leads" if n == 1 else f"{n} links lead"
-        found.append(f"{links} out of {path} and are not followed")
+    if links:
+        many = f"{links} links lead out of {path} and are not followed"
+        one = f"1 link leads out of {path} and is not followed"
+        found.append(many if links > 1 else one)
     return found
 
 
@@ -381,7 +394,7 @@ def _no_picture(
         f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)})"
         f"{f'; its files by ending: {kinds}' if kinds else ', and no file at all'}"
     )
-    others = {why: n for why, n in left.items() if why != NO_PICTURE}
+    others = {why: n for why, n in left.items() if why != _NO_PICTURE}
     return "; ".join([message, *_in_words(path, others)])
 
 

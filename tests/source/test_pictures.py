@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +23,7 @@ from raylatent.source.picture_folders import (
 )
 from raylatent.source.pictures import PictureFolders, read_again
 from raylatent.source.units import number_sources
+from raylatent.source.wsi import detect_format
 from raylatent.storage import FileStat, list_stats
 
 KIND = PictureFolders()
@@ -324,6 +327,34 @@ def test_pictures_given_as_tfrecords_or_slides_are_told_where_they_belong(tmp_pa
             find_sources(config)
 
 
+def test_a_picture_given_as_a_tfrecord_is_told_where_it_belongs(tmp_path):
+    root = put(tmp_path, "s/1.png", "s/2.tif")
+    for name in ("1.png", "2.tif"):
+        config = SimpleNamespace(tfrecords=(f"{root}/s/{name}",), annotations="")
+        with pytest.raises(SourceError, match=f"is a picture, no .* --tiles {root}/s"):
+            find_sources(config)
+
+
+def test_tiles_that_are_stored_in_squares_are_no_slides(tmp_path, monkeypatch):
+    """OpenSlide opens them; a folder of many is known by a few of them."""
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    (tmp_path / "s").mkdir()
+    for i in range(40):
+        tifffile.imwrite(tmp_path / "s" / f"{i}.tif", pixels, tile=(64, 64))
+    assert detect_format(str(tmp_path / "s" / "0.tif")) == "generic-tiff"
+    looked = []
+    monkeypatch.setattr(
+        "raylatent.source.whole_slides.detect_format",
+        lambda path: looked.append(path) or detect_format(path),
+    )
+    assert list(sorted_paths([str(tmp_path)])) == ["tiles"]
+    assert len(looked) == 16
+    assert list(sorted_paths([str(tmp_path / "s" / "0.tif")])) == ["slides"]
+    large = np.zeros((16, 8200, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "s" / "0.tif", large, tile=(16, 64), compression="zlib")
+    assert list(sorted_paths([str(tmp_path)])) == ["slides"]
+
+
 def test_a_slide_is_given_once(tmp_path):
     root = put(tmp_path, "a/1.png", "b/1.png")
     records = tmp_path / "a.tfrecords"
@@ -359,7 +390,9 @@ def test_runs_and_hidden_folders_below_are_left_alone(tmp_path, caplog, pattern)
     assert "2 lie in run directories" in caplog.text
     assert "3 lie in hidden folders" in caplog.text
     assert list_pictures(found["s"]) == found["s"].listing
-    with pytest.raises(SourceError, match=r"holds no picture .* 1 lie in run direct"):
+    with pytest.raises(
+        SourceError, match=r"holds no picture .* 1 lies in a run direct"
+    ):
         find_pictures([f"{root}/run"])
 
 
@@ -388,7 +421,7 @@ def test_links_that_are_not_followed_are_counted(tmp_path, caplog):
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "folder").symlink_to(outside)
     with pytest.raises(
-        SourceError, match=r"no file at all; 1 link leads out of .*only"
+        SourceError, match=r"no file at all; 1 link leads out of .*only and is not"
     ):
         find_pictures([str(tmp_path / "only")])
 
