@@ -8,10 +8,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from raylatent import schema
+from raylatent.claim import new_token
 from raylatent.errors import SourceError
 from raylatent.run import RunDirectory
 from raylatent.source.find import find_tfrecords
-from raylatent.source.kinds import kind_of, moved_sources
+from raylatent.source.kinds import kind_of, look_again, moved_sources
 from raylatent.source.protocol import Place
 from raylatent.source.tfrecords import TFRECORDS, tfrecords_below
 from raylatent.source.units import Source, sources_from_table
@@ -123,6 +124,7 @@ def source_places(
         source.source: Located(source, moved.get(source.slide, source.uri), icc)
         for source in sources
     }
+    look_again(new_token())
     other = [
         one.source.slide
         for one in found.values()

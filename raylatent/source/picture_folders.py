@@ -220,7 +220,7 @@ def find_pictures(
         SourceError: A folder is not there, lies in another or holds no picture, the
             pattern fits none, or two slides have one name.
     """
-    _held.cache_clear()
+    forget_listings()
     roots = {path: root_of(path) for path in paths}
     _refuse_nested(roots)
     places: dict[str, str] = {}
@@ -407,15 +407,26 @@ def list_pictures(source: PicturesRequest | Source) -> Listing:
     return _by_slide(source.uri, source.pattern).get(_key(source), Listing())
 
 
-def planned_pictures(source: Source) -> Listing:
-    """A slide's pictures as it was planned.
+def held_pictures(source: Source) -> Listing:
+    """The same, but that a folder is listed once for all its slides.
 
-    A folder is listed once by a worker, and by another process until the next search.
+    That was when this process first asked, or asked after `forget_listings`.
+    """
+    return _held(source.uri, source.pattern).get(_key(source), Listing())
+
+
+def forget_listings() -> None:
+    """Folders are to be listed anew."""
+    _held.cache_clear()
+
+
+def planned_pictures(source: Source) -> Listing:
+    """A slide's pictures as it was planned, see `held_pictures`.
 
     Raises:
         StorageError: They have changed, or the folder cannot be listed.
     """
-    found = _held(source.uri, source.pattern).get(_key(source), Listing())
+    found = held_pictures(source)
     if found.stat != source.stat:
         message = (
             f"the pictures of slide {source.slide!r} in {source.uri!r} have changed "
@@ -452,7 +463,7 @@ def _by_slide(
     return {s: Listing(some, [files[n] for n in some]) for s, some in groups.items()}
 
 
-_held = lru_cache(maxsize=4)(_by_slide)
+_held = lru_cache(maxsize=32)(_by_slide)
 
 
 def moved_folders(

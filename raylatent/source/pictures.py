@@ -20,7 +20,8 @@ from raylatent.source.picture_folders import (
     Pattern,
     PicturesRequest,
     find_pictures,
-    list_pictures,
+    forget_listings,
+    held_pictures,
     moved_folders,
     planned_pictures,
 )
@@ -241,9 +242,13 @@ class PictureFolders(Kind):
     def stat(self, request: PicturesRequest | Source) -> FileStat:
         """Of all the slide's pictures: their paths, sizes and times."""
         if isinstance(request, Source):
-            return list_pictures(request).stat
+            return held_pictures(request).stat
         names = request.listing.names
         return Listing(names, look_at([f"{request.uri}/{n}" for n in names])).stat
+
+    def look_again(self) -> None:
+        """Folders are listed anew."""
+        forget_listings()
 
     def glimpse(self, request: PicturesRequest) -> PicturesRequest:
         """Its first picture."""
@@ -294,7 +299,7 @@ class PictureFolders(Kind):
     def differs(self, source: Source, uri: str) -> bool:
         """Whether pictures were added, changed or deleted since they were planned."""
         try:
-            there = list_pictures(replace(source, uri=uri))
+            there = held_pictures(replace(source, uri=uri))
         except StorageError:
             return False  # which each tile says
         if uri == source.uri:

@@ -1,6 +1,7 @@
 """Folders of pictures: which slides they are of, their order, and what changes them."""
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,14 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import ConfigError, ContentError, SourceError, StorageError
-from raylatent.source.kinds import KINDS, find_sources, first_tile_px, sorted_paths
+from raylatent.montage.sources import source_places
+from raylatent.source.kinds import (
+    KINDS,
+    find_sources,
+    first_tile_px,
+    look_again,
+    sorted_paths,
+)
 from raylatent.source.picture_folders import (
     FLAT,
     Listing,
@@ -22,7 +30,7 @@ from raylatent.source.picture_folders import (
     list_pictures,
 )
 from raylatent.source.pictures import PictureFolders, read_again
-from raylatent.source.units import number_sources
+from raylatent.source.units import number_sources, sources_table
 from raylatent.source.wsi import detect_format
 from raylatent.storage import FileStat, list_stats
 
@@ -451,7 +459,11 @@ def test_a_folder_is_listed_once_however_many_slides(tmp_path, monkeypatch, n_sl
     assert listed == [root, root]  # what a worker finds is its own
     sources = {slide: several[0].source for slide, several in plans.items()}
     assert KIND.moved([root], sources) == dict.fromkeys(sources, root)
-    assert len(listed) <= 3
+    look_again(root)
+    for source in sources.values():
+        assert KIND.stat(source) == source.stat
+        assert not KIND.differs(source, root)
+    assert listed == [root] * 3
 
 
 def test_files_that_are_no_pictures_may_have_any_name(tmp_path):
@@ -521,14 +533,24 @@ def test_a_chosen_tile_is_no_link_out_of_the_folder(tmp_path):
     assert "is a link out of" in found[1]
 
 
-def test_that_pictures_are_not_those_of_the_run_is_known(tmp_path):
-    root = put(tmp_path / "t", "s/1.png", "s/2.png")
-    (request,) = find_pictures([root]).values()
-    source, _ = KIND.index(None, "s", request, 1)
-    assert not KIND.differs(source, source.uri)
-    copy = put(tmp_path / "copy", "1.png", "2.png")
-    assert not KIND.differs(source, copy)  # only the times differ
-    os.utime(f"{root}/s/1.png", ns=(1, 1))
-    assert KIND.differs(source, source.uri)
-    put(tmp_path / "copy", "3.png")
-    assert KIND.differs(source, copy)
+def test_that_pictures_are_not_those_of_the_run_is_said_once(tmp_path, caplog):
+    root = put(tmp_path / "t", *(f"s{i}/{k}.png" for i in range(7) for k in range(2)))
+    found = find_pictures([root])
+    planned = [KIND.index(None, slide, one, 1)[0] for slide, one in found.items()]
+    run = SimpleNamespace(
+        sources=lambda: sources_table(number_sources(planned, {})),
+        settings=dict,
+    )
+    assert len(source_places(run)) == 7
+    copy = shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert source_places(run, [str(copy)])[0].uri == f"{copy}/s0"
+    assert caplog.text == ""  # only the times of a copy differ
+    for i in range(6):
+        os.utime(f"{root}/s{i}/1.png", ns=(1, 1))
+    put(copy, "s6/3.png")
+    source_places(run)
+    source_places(run, [str(copy)])
+    first, second = caplog.messages
+    assert "the tiles of 6 slides have changed since the run" in first
+    assert first.endswith("s0, s1, s2, s3, s4 and 1 more")
+    assert second.endswith("those of its rows: s6")
