@@ -418,6 +418,27 @@ def test_links_between_slides_are_tiles_of_both(tmp_path):
     KIND.refuse_changed(unit)
 
 
+def test_linked_folders_are_the_same_from_wherever_they_are_listed(tmp_path):
+    """Else a slide would seem changed to a worker, which lists its folder only."""
+    root = put(tmp_path / "t", "a/1.png", "b/2.png", "c/deep/3.png")
+    (tmp_path / "given").symlink_to(root)
+    for link, target in (
+        *(("a/to_b", "b"), ("c/to_a", "a"), ("b/up", "."), ("c/deep/up", "c")),
+        *(("d", "b"), ("c/to_c", "c/deep")),
+    ):
+        Path(root, link).symlink_to(f"{root}/{target}")
+    for folder in (root, str(tmp_path / "given")):
+        found = find_pictures([folder])
+        assert {s: [*one.listing.names] for s, one in found.items()} == {
+            "a": ["1.png", "to_b/2.png"],
+            "b": ["2.png"],
+            "c": ["deep/3.png", "to_a/1.png", "to_c/3.png"],
+            "d": ["2.png"],
+        }
+        for request in found.values():
+            assert list_pictures(request) == request.listing
+
+
 def test_links_that_are_not_followed_are_counted(tmp_path, caplog):
     outside = put(tmp_path / "outside", "1.png", "2.png", "deep/3.png")
     root = put(tmp_path / "root", "s/1.png")
