@@ -120,7 +120,7 @@ def test_slides_that_failed_are_said_before_the_map_can_fail(monkeypatch, capsys
         message = "the map cannot be fitted"
         raise sf.errors.MapError(message)
 
-    monkeypatch.setattr(main_job, "run_activations", lambda config, spec: report)
+    monkeypatch.setattr(main_job, "run_activations", lambda *_: report)
     monkeypatch.setattr(main_job, "run_map", refused)
     argv = ["atlas", "--tfrecords", "t", "--model", "m", "--out", "run"]
     assert cli.main(argv) != 0
