@@ -97,7 +97,7 @@ def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> li
             message += ", or --tiles for folders of pictures that are tiles"
         raise SourceError(message)
     for file in files:
-        if _not_utf8(file):
+        if not_utf8(file):
             message = f"the name of {file!r} is not in UTF-8: rename the file"
             raise SourceError(message)
     return files
@@ -171,7 +171,8 @@ def _is_compressed(file: str) -> bool:
     return ending.lower() in _COMPRESSED and is_tfrecord(stem)
 
 
-def _not_utf8(file: str) -> bool:
+def not_utf8(file: str) -> bool:
+    """Whether a name cannot be written down."""
     try:
         file.encode()
     except UnicodeEncodeError:

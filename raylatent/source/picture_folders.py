@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 
 from raylatent.errors import ConfigError, SourceError, StorageError
 from raylatent.run import RUN_JSON
-from raylatent.source.find import add
+from raylatent.source.find import add, not_utf8
 from raylatent.source.picture import PICTURE_SUFFIXES, is_picture
 from raylatent.source.units import Source
 from raylatent.storage import (
@@ -284,7 +284,11 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
             message = f"--tiles-pattern {pattern!r} finds no slide in {some[0]!r}"
             raise SourceError(message)
         for name in some:
-            _refuse_other_encoding(path, name)
+            if not_utf8(name):
+                message = (
+                    f"the name of {name!r} below {path} is not in UTF-8: rename it"
+                )
+                raise SourceError(message)
             find.places(name)  # which must be numbers
         listing = Listing(some, [files[name] for name in some])
         request = PicturesRequest(
@@ -293,16 +297,11 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
         if pattern is None and not slide:
             request = replace(request, pattern=FLAT)
         elif pattern is None:
-            request = _of_folder(request)
+            inside = [name.partition("/")[2] for name in some]
+            listing = replace(listing, names=inside)
+            request = replace(request, uri=f"{uri}/{slide}", listing=listing)
         found.append(request)
     return found
-
-
-def _of_folder(request: PicturesRequest) -> PicturesRequest:
-    """A slide that is a folder below the one that is given."""
-    names = [name.partition("/")[2] for name in request.listing.names]
-    uri = f"{request.uri}/{request.slide}"
-    return replace(request, uri=uri, listing=Listing(names, request.listing.stats))
 
 
 def _listed(path: str, uri: str) -> dict[str, FileStat]:
@@ -327,17 +326,10 @@ def _listed(path: str, uri: str) -> dict[str, FileStat]:
     return found
 
 
-def _refuse_other_encoding(path: str, name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        message = f"the name of {name!r} below {path} is not in UTF-8: rename it"
-        raise SourceError(message) from error
-
-
 def _taken(files: Mapping[str, FileStat]) -> tuple[list[str], Counter[str]]:
     """The pictures among files, sorted, and how many others there are, by reason."""
-    runs = {name.rpartition("/")[0] for name in files if _file_of(name) == RUN_JSON}
+    ends = (name.rpartition("/") for name in files if name.endswith(RUN_JSON))
+    runs = {folder for folder, _, file in ends if file == RUN_JSON}
     why_folder = lru_cache(maxsize=None)(partial(_why_folder_is_left, runs))
     taken: list[str] = []
     left: Counter[str] = Counter()
@@ -363,10 +355,6 @@ def _why_folder_is_left(runs: Container[str], folder: str) -> str:
     if any(part.startswith(".") or part == _THUMBNAILS for part in parts):
         return _HIDDEN
     return ""
-
-
-def _file_of(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 def _in_words(path: str, left: Mapping[str, int]) -> list[str]:
@@ -399,18 +387,12 @@ def _no_picture(
 
 
 def list_pictures(source: PicturesRequest | Source) -> Listing:
-    """A slide's pictures as they are now.
+    """A slide's pictures; a folder is listed once for all its slides.
+
+    That is when this process first asks, or asks after `forget_listings`.
 
     Raises:
         StorageError: The folder is not there, or cannot be listed.
-    """
-    return _by_slide(source.uri, source.pattern).get(_key(source), Listing())
-
-
-def held_pictures(source: Source) -> Listing:
-    """The same, but that a folder is listed once for all its slides.
-
-    That was when this process first asked, or asked after `forget_listings`.
     """
     return _held(source.uri, source.pattern).get(_key(source), Listing())
 
@@ -418,22 +400,6 @@ def held_pictures(source: Source) -> Listing:
 def forget_listings() -> None:
     """Folders are to be listed anew."""
     _held.cache_clear()
-
-
-def planned_pictures(source: Source) -> Listing:
-    """A slide's pictures as it was planned, see `held_pictures`.
-
-    Raises:
-        StorageError: They have changed, or the folder cannot be listed.
-    """
-    found = held_pictures(source)
-    if found.stat != source.stat:
-        message = (
-            f"the pictures of slide {source.slide!r} in {source.uri!r} have changed "
-            "since they were listed: run again"
-        )
-        raise StorageError(message)
-    return found
 
 
 def _key(source: PicturesRequest | Source) -> str:

@@ -21,9 +21,8 @@ from raylatent.source.picture_folders import (
     PicturesRequest,
     find_pictures,
     forget_listings,
-    held_pictures,
+    list_pictures,
     moved_folders,
-    planned_pictures,
 )
 from raylatent.source.protocol import (
     Chunk,
@@ -242,7 +241,7 @@ class PictureFolders(Kind):
     def stat(self, request: PicturesRequest | Source) -> FileStat:
         """Of all the slide's pictures: their paths, sizes and times."""
         if isinstance(request, Source):
-            return held_pictures(request).stat
+            return list_pictures(request).stat
         names = request.listing.names
         return Listing(names, look_at([f"{request.uri}/{n}" for n in names])).stat
 
@@ -265,9 +264,15 @@ class PictureFolders(Kind):
 
     def load(self, run: RunDirectory, plan: UnitPlan) -> PictureUnit:  # noqa: ARG002
         """The unit with the names of its pictures."""
-        listing = planned_pictures(plan.source)
+        source, listing = plan.source, list_pictures(plan.source)
+        if listing.stat != source.stat:
+            message = (
+                f"the pictures of slide {source.slide!r} in {source.uri!r} have changed "
+                "since they were listed: run again"
+            )
+            raise StorageError(message)
         return PictureUnit(
-            source=plan.source,
+            source=source,
             unit=plan.unit,
             first=plan.first,
             listing=listing.part(plan.first, plan.last),
@@ -299,7 +304,7 @@ class PictureFolders(Kind):
     def differs(self, source: Source, uri: str) -> bool:
         """Whether pictures were added, changed or deleted since they were planned."""
         try:
-            there = held_pictures(replace(source, uri=uri))
+            there = list_pictures(replace(source, uri=uri))
         except StorageError:
             return False  # which each tile says
         if uri == source.uri:

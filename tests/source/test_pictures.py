@@ -15,6 +15,7 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import ConfigError, ContentError, SourceError, StorageError
 from raylatent.montage.sources import source_places
+from raylatent.source import picture_folders
 from raylatent.source.kinds import (
     KINDS,
     find_sources,
@@ -22,13 +23,7 @@ from raylatent.source.kinds import (
     look_again,
     sorted_paths,
 )
-from raylatent.source.picture_folders import (
-    FLAT,
-    Listing,
-    Pattern,
-    find_pictures,
-    list_pictures,
-)
+from raylatent.source.picture_folders import FLAT, Listing, Pattern, find_pictures
 from raylatent.source.pictures import PictureFolders, read_again
 from raylatent.source.units import number_sources, sources_table
 from raylatent.source.wsi import detect_format
@@ -45,6 +40,12 @@ def put(folder, *names, side=8):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (side, side), (i, 2 * i, 255 - i)).save(path)
     return str(folder)
+
+
+def list_pictures(source):
+    """A slide's pictures as they are now."""
+    picture_folders.forget_listings()
+    return picture_folders.list_pictures(source)
 
 
 def units_of(request, unit_tiles=100):
