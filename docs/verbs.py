@@ -51,7 +51,8 @@ def _row(field: "Field[Any]") -> str:
         shown = " ".join(default) if isinstance(default, tuple) else default
         text += f" (default {shown})"
     cells = (name, text + (", required" if about.get("required") else ""))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    escaped = (cell.replace("|", "\\|").replace("<", "\\<") for cell in cells)
+    return "| " + " | ".join(escaped) + " |"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from raylatent.model.spec import ModelSpec
     from raylatent.mosaic import Mosaic
     from raylatent.slide_map import SlideMap
+    from raylatent.source.protocol import Request
 
 logger = logging.getLogger(__name__)
 
@@ -218,10 +219,12 @@ def run_atlas(
     config = _demo(config) if config.demo else config
     # What can be refused is refused before hours of work.
     labels = _check_labels(config)
+    sources = None
     if labels is not None:
-        _labeled(labels, find_sources(config), config)
+        sources = find_sources(config)
+        _labeled(labels, sources, config)
     map_parameters(config)
-    report = run_activations(_part(config, ActivationsConfig), spec)
+    report = run_activations(_part(config, ActivationsConfig), spec, sources)
     if say is not None:
         say(report)
     if not report.n_rows:
@@ -235,9 +238,16 @@ def run_atlas(
 
 
 def run_activations(
-    config: ActivationsConfig, spec: "ModelSpec | None" = None
+    config: ActivationsConfig,
+    spec: "ModelSpec | None" = None,
+    sources: "Mapping[str, Request] | None" = None,
 ) -> "RunReport":
     """Compute the activations that are missing.
+
+    Args:
+        config: What the verb `activations` takes.
+        spec: The model, if it is none that `config.model` names.
+        sources: Those that the configuration names, if they were found already.
 
     Raises:
         ConfigError: No model is named.
@@ -246,28 +256,27 @@ def run_activations(
     if not config.model:
         message = "--model SPEC is missing: a model folder, timm:NAME or hf-hub:REPO"
         raise ConfigError(message)
+    if "{fingerprint}" not in config.out:
+        RunDirectory(config.out).refuse_before_work()
+    if sources is None:
+        sources = find_sources(config)
     _start_ray_ahead(config)
     from raylatent.engine.activations import compute_activations  # noqa: PLC0415
     from raylatent.model.spec import model_spec  # noqa: PLC0415  (torch, ray: slow)
 
     if spec is None:
         spec = model_spec(config.model, allow_pickle=config.allow_pickle)
-    return compute_activations(config, spec)
+    return compute_activations(config, spec, sources)
 
 
 def _start_ray_ahead(config: ActivationsConfig) -> None:
     """Begin to start Ray while torch is imported, if a run is to begin.
 
     Of a run that is here there may be nothing to do, or it is refused.
-
-    Raises:
-        RaylatentError: A run cannot begin there, or sources are not found.
     """
     run = RunDirectory(config.out)
     if run.exists() or not Path(config.model, "model.json").is_file():
         return
-    run.refuse_before_work()
-    find_sources(config)
     from raylatent.engine.connection import start_ahead  # noqa: PLC0415  (slow)
 
     start_ahead()

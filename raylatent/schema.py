@@ -203,7 +203,7 @@ CELLS = pa.schema(
 # Footer keys of a part: all values are UTF-8 strings, JSON where structured.
 FOOTER_FINGERPRINT = "raylatent.fingerprint"
 FOOTER_SLIDE = "raylatent.slide"
-FOOTER_SOURCE = "raylatent.source"  # JSON: id, size, mtime, etag
+FOOTER_SOURCE = "raylatent.source"  # JSON: id, kind, stat, mpp, window_px
 FOOTER_UNIT = "raylatent.unit"
 FOOTER_FIRST = "raylatent.first"  # first tile index of the unit
 FOOTER_LAST = "raylatent.last"  # one past its last tile index

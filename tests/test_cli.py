@@ -247,7 +247,7 @@ def test_atlas_without_rows_ends_before_the_map(
     report = types.SimpleNamespace(
         n_rows=0, n_quarantined=0, failed=[], slides=[], counts={}, run="run"
     )
-    monkeypatch.setattr(main_job, "run_activations", lambda config, spec: report)
+    monkeypatch.setattr(main_job, "run_activations", lambda *_: report)
     argv = ["atlas", "--tfrecords", str(small_tfrecords), "--out", str(tmp_path)]
     assert cli.main([*argv, "--model", "timm:resnet18"]) == 1
     said = capsys.readouterr()

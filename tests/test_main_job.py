@@ -120,10 +120,39 @@ def test_slides_that_failed_are_said_before_the_map_can_fail(monkeypatch, capsys
         message = "the map cannot be fitted"
         raise sf.errors.MapError(message)
 
-    monkeypatch.setattr(main_job, "run_activations", lambda config, spec: report)
+    monkeypatch.setattr(main_job, "run_activations", lambda *_: report)
     monkeypatch.setattr(main_job, "run_map", refused)
     argv = ["atlas", "--tfrecords", "t", "--model", "m", "--out", "run"]
     assert cli.main(argv) != 0
     said = capsys.readouterr()
     assert "1 (1 failed)" in said.out
     assert said.err.index("slide 'bad' failed: torn") < said.err.index("the map cannot")
+
+
+def test_sources_are_found_once(monkeypatch, caplog, small_model, tmp_path):
+    from PIL import Image
+
+    from raylatent import main_job
+    from raylatent.engine import activations
+
+    folder = tmp_path / "tiles" / "s"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (96, 96)).save(folder / "1.png")
+    (folder / "notes.txt").write_text("x")
+    (tmp_path / "labels.csv").write_text("slide,region\ns,a\n")
+
+    def refused(*_args, **_options):
+        message = "as far as this"
+        raise ConfigError(message)
+
+    monkeypatch.setattr(activations, "_tried", refused)
+    monkeypatch.setattr(main_job, "_ray_ahead", lambda _: main_job.nullcontext())
+    with pytest.raises(ConfigError, match="as far as this"):
+        sf.atlas(
+            tiles=folder.parent,
+            model=str(small_model),
+            out=tmp_path / "run",
+            annotations=tmp_path / "labels.csv",
+            label="region",
+        )
+    assert caplog.text.count("are left alone: 1 is no picture") == 1

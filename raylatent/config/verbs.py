@@ -151,7 +151,7 @@ class SlidesConfig(WorkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationsConfig(SlidesConfig):
-    """TFRecords or whole slides, and a model, to Parquet."""
+    """Tiles of slides, TFRecords or pictures, and a model, to Parquet."""
 
     tfrecords: tuple[str, ...] = option(
         (), "TFRecord files, folders or URIs", metavar="PATH", many=True
@@ -305,7 +305,9 @@ class MosaicConfig(NamedMapConfig):
     grid: str = option("square", "the grid of cells", choices=GRIDS)
     cell_px: int = option(100, "side of a cell in pixels", metavar="N")
     source_root: str = option(
-        "", "where the TFRecords or slides are now, if they were moved", metavar="PATH"
+        "",
+        "where the TFRecords, slides or pictures are now, if they were moved",
+        metavar="PATH",
     )
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 import logging
 import platform
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -59,6 +60,7 @@ from raylatent.source.kinds import (
     kind_of,
     named,
 )
+from raylatent.source.protocol import Request
 from raylatent.source.wsi import READER
 from raylatent.stored.manifest import put_run_manifest
 from raylatent.tiles.decode import DECODER
@@ -98,13 +100,18 @@ class Job:
         return self.inputs.unit_tiles, features.num_features, features.batch_size
 
 
-def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport:
+def compute_activations(
+    config: ActivationsConfig,
+    spec: ModelSpec,
+    sources: Mapping[str, Request] | None = None,
+) -> RunReport:
     """Compute the activations of every tile that is not done yet.
 
     Args:
         config: Sources, layers, options, and the run directory; `{fingerprint}` in
             its path is replaced by the run's.
         spec: The model.
+        sources: Those that the configuration names, if they were found already.
 
     Returns:
         What became of each slide; `failed` names those that failed.
@@ -117,7 +124,7 @@ def compute_activations(config: ActivationsConfig, spec: ModelSpec) -> RunReport
     """
     if "{fingerprint}" not in config.out:
         RunDirectory(config.out).refuse_before_work()
-    return run_job(prepare(config, spec))
+    return run_job(prepare(config, spec, sources))
 
 
 def run_job(job: Job, *, pace: Pace | None = None) -> RunReport:
@@ -182,13 +189,17 @@ def run_job(job: Job, *, pace: Pace | None = None) -> RunReport:
     return report
 
 
-def prepare(config: ActivationsConfig, spec: ModelSpec) -> Job:
-    """All that can be refused before a cluster is asked."""
+def prepare(
+    config: ActivationsConfig,
+    spec: ModelSpec,
+    sources: Mapping[str, Request] | None = None,
+) -> Job:
+    """All that can be refused before a cluster is asked; `sources` may be found already."""
     if config.out:  # a benchmark may have none
         refuse_temporary_copy("--out", [config.out])
     for option, paths in named(config).items():
         refuse_temporary_copy(option, paths)
-    requests = find_sources(config)
+    requests = find_sources(config) if sources is None else sources
     if spec.tile_px is None and spec.hub is None:
         spec = replace(spec, tile_px=config.tile_px or first_tile_px(requests))
     with_preds = config.include_preds

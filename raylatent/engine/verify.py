@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.claim import CLAIM, worker_of
+from raylatent.claim import CLAIM, new_token, worker_of
 from raylatent.config import VerifyConfig
 from raylatent.engine.checking import read_files
 from raylatent.engine.cluster import spread
@@ -39,7 +39,7 @@ from raylatent.run.layout import FOLDERS, MANIFESTS, is_ours, manifest_of
 from raylatent.run.litter import TEMPORARY, temporary_files
 from raylatent.run.settings import CLEARING, parse_settings
 from raylatent.source.filebytes import iter_records
-from raylatent.source.kinds import kind_of, moved_sources
+from raylatent.source.kinds import kind_of, look_again, moved_sources
 from raylatent.source.units import Source
 from raylatent.storage import FileStat, Store
 from raylatent.stored.manifest import read_manifest, told_digests
@@ -218,20 +218,23 @@ def _check_sources(
         for source in sources
     ]
     batches = [checks[i : i + _TOGETHER] for i in range(0, len(checks), _TOGETHER)]
-    for states, findings in spread(check_sources, [(store, b) for b in batches]):
+    token = new_token()
+    work = [(store, batch, token) for batch in batches]
+    for states, findings in spread(check_sources, work):
         found.counts["records"] += states.pop(_RECORDS, 0)
         found.sources += states
         found.findings += findings
 
 
 def check_sources(
-    store: Store, checks: Sequence[SourceCheck]
+    store: Store, checks: Sequence[SourceCheck], token: str
 ) -> tuple[Counter[str], list[Finding]]:
     """Look whether sources are as they were planned, and at their records: a task's work.
 
     Args:
         store: The run directory.
         checks: The sources.
+        token: Of the verification: what was seen in another one is forgotten.
 
     Returns:
         How many are as they were, changed, gone, not looked at, and how many records
@@ -240,6 +243,7 @@ def check_sources(
     Raises:
         StorageError: Records cannot be read, after retries.
     """
+    look_again(token)
     counts: Counter[str] = Counter()
     findings: list[Finding] = []
     state = ""

@@ -51,7 +51,8 @@ LabelCounts = Sequence[tuple[str, int]]
 
 _GONE = ("cannot open", "no such slide")  # how reasons begin
 _MOVED = (
-    "if TFRecords or slides were moved, say where they are (--source-root, tfrecords=)"
+    "if TFRecords, slides or pictures were moved, say where they are (--source-root, "
+    "tfrecords=)"
 )
 
 MAX_SIDE_PX = 20_000

@@ -82,6 +82,13 @@ def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> li
         message = f"no such file or folder: {path}"
         raise SourceError(message)
     if files == [absolute(path)]:  # named itself, whatever its ending
+        if is_picture(path) and not wanted(files):
+            folder = path.rpartition("/")[0] or "."
+            message = (
+                f"{path} is a picture, no {what}: if pictures are tiles, give their "
+                f"folder, --tiles {folder}"
+            )
+            raise SourceError(message)
         return files
     found, files = files, wanted(files)
     if not files:
@@ -90,7 +97,7 @@ def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> li
             message += ", or --tiles for folders of pictures that are tiles"
         raise SourceError(message)
     for file in files:
-        if _not_utf8(file):
+        if not_utf8(file):
             message = f"the name of {file!r} is not in UTF-8: rename the file"
             raise SourceError(message)
     return files
@@ -164,7 +171,8 @@ def _is_compressed(file: str) -> bool:
     return ending.lower() in _COMPRESSED and is_tfrecord(stem)
 
 
-def _not_utf8(file: str) -> bool:
+def not_utf8(file: str) -> bool:
+    """Whether a name cannot be written down."""
     try:
         file.encode()
     except UnicodeEncodeError:

@@ -1,6 +1,7 @@
 """All kinds of sources: a new one is a module, and its line here."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from raylatent.errors import ConfigError, IncompleteError, SourceError, StorageError
@@ -120,6 +121,13 @@ def first_tile_px(requests: Mapping[str, Request]) -> int:
         raise IncompleteError(message)
     message = "the model does not say how large its tiles are: give --tile-px"
     raise ConfigError(message)
+
+
+@lru_cache(maxsize=1)
+def look_again(token: str) -> None:  # noqa: ARG001  (it is remembered)
+    """Sources of the plan are looked at anew, once for each token in a row."""
+    for kind in KINDS.values():
+        kind.look_again()
 
 
 def moved_sources(roots: Sequence[str], sources: Sequence[Source]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 
 from raylatent.errors import ConfigError, SourceError, StorageError
 from raylatent.run import RUN_JSON
-from raylatent.source.find import add
+from raylatent.source.find import add, not_utf8
 from raylatent.source.picture import PICTURE_SUFFIXES, is_picture
 from raylatent.source.units import Source
 from raylatent.storage import (
@@ -35,8 +35,18 @@ logger = logging.getLogger(__name__)
 TILES = "tiles"
 GROUPS = ("slide", "label", "x", "y")
 FLAT = r"^[^/]+$"  # what lies in a folder itself
-NO_PICTURE = "are no pictures"
-LINKS = "are links that lead out of the folder"
+# Why files are left alone: of several, and of one.
+_NO_PICTURE = "are no pictures"
+_IN_RUN = "lie in run directories"
+_HIDDEN = "lie in hidden folders"
+_NO_FIT = "do not fit the pattern"
+_LINK = "lead out of the folder"
+_OF_ONE = {
+    _NO_PICTURE: "is no picture",
+    _IN_RUN: "lies in a run directory",
+    _HIDDEN: "lies in a hidden folder",
+    _NO_FIT: "does not fit the pattern",
+}
 _THUMBNAILS = "@eaDir"  # of a Synology store
 _INT32 = range(-(1 << 31), 1 << 31)
 
@@ -210,7 +220,7 @@ def find_pictures(
         SourceError: A folder is not there, lies in another or holds no picture, the
             pattern fits none, or two slides have one name.
     """
-    _held.cache_clear()
+    forget_listings()
     roots = {path: root_of(path) for path in paths}
     _refuse_nested(roots)
     places: dict[str, str] = {}
@@ -259,7 +269,7 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
     if not names:
         raise SourceError(_no_picture(path, files, left))
     groups = find.by_slide(names, "" if pattern is None else own)
-    left["do not fit the pattern"] = len(names) - sum(map(len, groups.values()))
+    left[_NO_FIT] = len(names) - sum(map(len, groups.values()))
     if not groups:
         message = (
             f"--tiles-pattern {pattern!r} fits no picture below {path}: the first is "
@@ -274,7 +284,11 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
             message = f"--tiles-pattern {pattern!r} finds no slide in {some[0]!r}"
             raise SourceError(message)
         for name in some:
-            _refuse_other_encoding(path, name)
+            if not_utf8(name):
+                message = (
+                    f"the name of {name!r} below {path} is not in UTF-8: rename it"
+                )
+                raise SourceError(message)
             find.places(name)  # which must be numbers
         listing = Listing(some, [files[name] for name in some])
         request = PicturesRequest(
@@ -283,16 +297,11 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
         if pattern is None and not slide:
             request = replace(request, pattern=FLAT)
         elif pattern is None:
-            request = _of_folder(request)
+            inside = [name.partition("/")[2] for name in some]
+            listing = replace(listing, names=inside)
+            request = replace(request, uri=f"{uri}/{slide}", listing=listing)
         found.append(request)
     return found
-
-
-def _of_folder(request: PicturesRequest) -> PicturesRequest:
-    """A slide that is a folder below the one that is given."""
-    names = [name.partition("/")[2] for name in request.listing.names]
-    uri = f"{request.uri}/{request.slide}"
-    return replace(request, uri=uri, listing=Listing(names, request.listing.stats))
 
 
 def _listed(path: str, uri: str) -> dict[str, FileStat]:
@@ -317,25 +326,18 @@ def _listed(path: str, uri: str) -> dict[str, FileStat]:
     return found
 
 
-def _refuse_other_encoding(path: str, name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        message = f"the name of {name!r} below {path} is not in UTF-8: rename it"
-        raise SourceError(message) from error
-
-
 def _taken(files: Mapping[str, FileStat]) -> tuple[list[str], Counter[str]]:
     """The pictures among files, sorted, and how many others there are, by reason."""
-    runs = {name.rpartition("/")[0] for name in files if _file_of(name) == RUN_JSON}
+    ends = (name.rpartition("/") for name in files if name.endswith(RUN_JSON))
+    runs = {folder for folder, _, file in ends if file == RUN_JSON}
     why_folder = lru_cache(maxsize=None)(partial(_why_folder_is_left, runs))
     taken: list[str] = []
     left: Counter[str] = Counter()
     for name in sorted(files):
         if files[name] is NOT_SEEN:
-            why = LINKS
+            why = _LINK
         elif not is_picture(name):
-            why = NO_PICTURE
+            why = _NO_PICTURE
         else:
             why = why_folder(name.rpartition("/")[0])
         if why:
@@ -349,25 +351,24 @@ def _why_folder_is_left(runs: Container[str], folder: str) -> str:
     """Why pictures in a folder are no tiles, nothing where they are."""
     parts = folder.split("/")
     if any("/".join(parts[:n]) in runs for n in range(len(parts) + 1)):
-        return "lie in run directories"
+        return _IN_RUN
     if any(part.startswith(".") or part == _THUMBNAILS for part in parts):
-        return "lie in hidden folders"
+        return _HIDDEN
     return ""
-
-
-def _file_of(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 def _in_words(path: str, left: Mapping[str, int]) -> list[str]:
     """Sentences on what is left alone below a folder."""
-    said = [f"{n} {why}" for why, n in left.items() if n and why != LINKS]
+    links = left.get(_LINK, 0)
+    others = {why: n for why, n in left.items() if n and why != _LINK}
+    said = [f"{n} {why if n > 1 else _OF_ONE[why]}" for why, n in others.items()]
     found = []
     if said:
         found = [f"of the files below {path} are left alone: {', '.join(said)}"]
-    if n := left.get(LINKS):
-        links = "1 link leads" if n == 1 else f"{n} links lead"
-        found.append(f"{links} out of {path} and are not followed")
+    if links:
+        many = f"{links} links lead out of {path} and are not followed"
+        one = f"1 link leads out of {path} and is not followed"
+        found.append(many if links > 1 else one)
     return found
 
 
@@ -381,35 +382,24 @@ def _no_picture(
         f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)})"
         f"{f'; its files by ending: {kinds}' if kinds else ', and no file at all'}"
     )
-    others = {why: n for why, n in left.items() if why != NO_PICTURE}
+    others = {why: n for why, n in left.items() if why != _NO_PICTURE}
     return "; ".join([message, *_in_words(path, others)])
 
 
 def list_pictures(source: PicturesRequest | Source) -> Listing:
-    """A slide's pictures as they are now.
+    """A slide's pictures; a folder is listed once for all its slides.
+
+    That is when this process first asks, or asks after `forget_listings`.
 
     Raises:
         StorageError: The folder is not there, or cannot be listed.
     """
-    return _by_slide(source.uri, source.pattern).get(_key(source), Listing())
+    return _held(source.uri, source.pattern).get(_key(source), Listing())
 
 
-def planned_pictures(source: Source) -> Listing:
-    """A slide's pictures as it was planned.
-
-    A folder is listed once by a worker, and by another process until the next search.
-
-    Raises:
-        StorageError: They have changed, or the folder cannot be listed.
-    """
-    found = _held(source.uri, source.pattern).get(_key(source), Listing())
-    if found.stat != source.stat:
-        message = (
-            f"the pictures of slide {source.slide!r} in {source.uri!r} have changed "
-            "since they were listed: run again"
-        )
-        raise StorageError(message)
-    return found
+def forget_listings() -> None:
+    """Folders are to be listed anew."""
+    _held.cache_clear()
 
 
 def _key(source: PicturesRequest | Source) -> str:
@@ -439,7 +429,7 @@ def _by_slide(
     return {s: Listing(some, [files[n] for n in some]) for s, some in groups.items()}
 
 
-_held = lru_cache(maxsize=4)(_by_slide)
+_held = lru_cache(maxsize=32)(_by_slide)
 
 
 def moved_folders(

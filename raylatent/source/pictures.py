@@ -20,9 +20,9 @@ from raylatent.source.picture_folders import (
     Pattern,
     PicturesRequest,
     find_pictures,
+    forget_listings,
     list_pictures,
     moved_folders,
-    planned_pictures,
 )
 from raylatent.source.protocol import (
     Chunk,
@@ -245,6 +245,10 @@ class PictureFolders(Kind):
         names = request.listing.names
         return Listing(names, look_at([f"{request.uri}/{n}" for n in names])).stat
 
+    def look_again(self) -> None:
+        """Folders are listed anew."""
+        forget_listings()
+
     def glimpse(self, request: PicturesRequest) -> PicturesRequest:
         """Its first picture."""
         return replace(request, listing=request.listing.part(0, 1))
@@ -260,9 +264,15 @@ class PictureFolders(Kind):
 
     def load(self, run: RunDirectory, plan: UnitPlan) -> PictureUnit:  # noqa: ARG002
         """The unit with the names of its pictures."""
-        listing = planned_pictures(plan.source)
+        source, listing = plan.source, list_pictures(plan.source)
+        if listing.stat != source.stat:
+            message = (
+                f"the pictures of slide {source.slide!r} in {source.uri!r} have changed "
+                "since they were listed: run again"
+            )
+            raise StorageError(message)
         return PictureUnit(
-            source=plan.source,
+            source=source,
             unit=plan.unit,
             first=plan.first,
             listing=listing.part(plan.first, plan.last),

@@ -233,6 +233,9 @@ class Kind(ABC):
             StorageError: It is not there.
         """
 
+    def look_again(self) -> None:  # noqa: B027  (most hold nothing)
+        """Forget what `stat` and `differs` have seen of sources of the plan."""
+
     def glimpse(self, request: Any) -> Request:  # noqa: ANN401  (its own)
         """The same, with as little as shows whether a node sees the source."""
         found: Request = request

@@ -34,7 +34,7 @@ from raylatent.source.grids import (
     own_size,
 )
 from raylatent.source.names import match
-from raylatent.source.picture import MAX_BYTES
+from raylatent.source.picture import MAX_BYTES, MAX_SIDE_PX
 from raylatent.source.protocol import Chunk, Config, Kind, SourceTile, Unit
 from raylatent.source.slides import SLIDE_SUFFIXES, find_slides, slide_name, slide_stat
 from raylatent.source.tissue import TissueOptions, is_dark_field
@@ -47,13 +47,14 @@ from raylatent.source.wsi import (
     TileOptions,
     detect_format,
     draw_tiles,
+    longer_side,
     open_grid,
     parse_tile_um,
     select_tiles,
     thumbnail,
 )
 from raylatent.source.wsi.chosen import SlideTile, tile_at
-from raylatent.source.wsi.geometry import FileSize, mpp_of, remarks_on_mpp
+from raylatent.source.wsi.geometry import GENERIC, FileSize, mpp_of, remarks_on_mpp
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.storage import NOT_SEEN, FileStat, file_stat, is_uri
 
@@ -61,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 SLIDES = "slides"
 _THUMB_QUALITY = 85
+_TRIED_TIFFS = 16  # of a folder, for what they are
 TIFF_SUFFIXES = (".tif", ".tiff")
 _TO_BE_SAID_PX = 1  # until the model is known, see SlideRequest.by_model
 
@@ -347,8 +349,13 @@ class WholeSlides(Kind):
     has_grid: ClassVar[bool] = True
 
     def holds(self, files: Sequence[str]) -> bool:
-        """Whether one is a slide; a TIFF that is none may be a tile."""
-        return any(map(_is_slide, files))
+        """Whether one is a slide; some of the TIFFs are looked at, which may be tiles."""
+        named = [file for file in files if _is_called_slide(file)]
+        tiffs = [file for file in named if file.lower().endswith(TIFF_SUFFIXES)]
+        if len(named) > len(tiffs) or (tiffs and len(files) == 1):
+            return bool(named)
+        some = tiffs[:: max(1, len(tiffs) // _TRIED_TIFFS)]
+        return any(map(_is_no_tile, some[:_TRIED_TIFFS]))
 
     def find(self, config: Config) -> dict[str, SlideRequest]:
         """The slides of `--slides`, and what is asked of their tiles."""
@@ -430,16 +437,18 @@ class WholeSlides(Kind):
         return tile_at(source, uri, row[schema.LOC_X], row[schema.LOC_Y], icc=icc)
 
 
-def _is_slide(file: str) -> bool:
-    """Whether a file is a slide, one called as a TIFF only if OpenSlide knows it."""
+def _is_called_slide(file: str) -> bool:
     name = file.rsplit("/", 1)[-1].lower()
-    if name.startswith("._") or not name.endswith(SLIDE_SUFFIXES):
-        return False
-    if not name.endswith(TIFF_SUFFIXES):
-        return True
-    if is_uri(file):
-        return file_stat(file).size > MAX_BYTES
-    return detect_format(file) is not None
+    return not name.startswith("._") and name.endswith(SLIDE_SUFFIXES)
+
+
+def _is_no_tile(file: str) -> bool:
+    """Whether a TIFF is a slide: a scanner's, or too large for a tile."""
+    large = file_stat(file).size > MAX_BYTES
+    if large or is_uri(file):
+        return large
+    kind = detect_format(file)  # a tile that is stored in squares is a generic one
+    return kind is not None and (kind != GENERIC or longer_side(file) > MAX_SIDE_PX)
 
 
 def _of_tile(request: SlideRequest) -> str:

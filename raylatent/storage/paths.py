@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -308,8 +307,7 @@ def list_stats(
         return None
     filesystem, path = resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
-        inside = os.path.realpath(path if within is None else within)
-        return retry(lambda: _stats_inside(path, inside), f"list {uri}")
+        return retry(lambda: _stats_inside(path, within or path), f"list {uri}")
     inner = fsspec_of(filesystem)
     if inner is not None:
         every = retry(lambda: inner.find(path, detail=True), f"list {uri}")
@@ -352,29 +350,52 @@ def look_at(uris: Sequence[str]) -> list[FileStat]:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether a local path lies in a folder once links are followed."""
-    real = os.path.realpath(folder)
-    return f"{os.path.realpath(path)}/".startswith(f"{real.rstrip('/')}/")
+    """Whether a local path lies in a folder, or is it, once links are followed."""
+    real, inside = os.path.realpath(path), os.path.realpath(folder)
+    return f"{real}/".startswith(f"{inside.rstrip('/')}/")
 
 
-def _stats_inside(root: str, inside: str) -> dict[str, FileStat]:
+def _stats_inside(root: str, within: str) -> dict[str, FileStat]:
+    """See `list_stats`; what a folder holds is the same from whichever it is listed.
+
+    Links to folders are followed, but those in what a link leads to, or to a folder that
+    the link lies in.
+    """
     found: dict[str, FileStat] = {}
-    if not is_inside(root, inside):
-        return found
-    for name in _walk(root, inside):
-        path = Path(f"{root}/{name}")
+    start, inside = os.path.realpath(root), os.path.realpath(within)
+    ahead = [("", start, start != inside and Path(root).is_symlink())]
+    while ahead and is_inside(start, inside):
+        folder, real, linked = ahead.pop()
         try:
-            out = path.is_symlink() and not is_inside(str(path), inside)
-            status = None if out else path.stat()
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ELOOP}:
-                raise
-            status = None  # a link to nothing, or deleted since
-        if status is None:
-            found[name] = NOT_SEEN
-        elif stat.S_ISREG(status.st_mode):
-            found[name] = FileStat(size=status.st_size, mtime_ns=status.st_mtime_ns)
+            entries = list(os.scandir(real))
+        except FileNotFoundError:  # deleted since it was listed
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            target = entry.path
+            if entry.is_symlink():
+                target = os.path.realpath(target)
+                if not is_inside(target, inside):
+                    found[name] = NOT_SEEN
+                elif not Path(target).is_dir():
+                    found[name] = _stat_of(target)
+                elif not linked and not f"{real}/".startswith(f"{target}/"):
+                    ahead.append((name, target, True))
+            elif entry.is_dir():
+                ahead.append((name, target, linked))
+            elif entry.is_file():
+                found[name] = _stat_of(target)
     return found
+
+
+def _stat_of(path: str) -> FileStat:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ELOOP}:
+            raise
+        return NOT_SEEN  # a link to nothing, or deleted since
+    return FileStat(size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
 def list_below(filesystem: pafs.FileSystem, root: str) -> list[str]:
@@ -404,11 +425,8 @@ def sizes_below(filesystem: pafs.FileSystem, root: str) -> dict[str, int]:
     }
 
 
-def _walk(root: str, inside: str | None = None) -> Iterator[str]:
-    """Files below a local folder; each folder once, whatever links lead to it.
-
-    Links to folders that are not in `inside`, if that is given, are not followed.
-    """
+def _walk(root: str) -> Iterator[str]:
+    """Files below a local folder; each folder once, whatever links lead to it."""
     seen: set[tuple[int, int]] = set()
     ahead = [""]
     while ahead:
@@ -421,10 +439,7 @@ def _walk(root: str, inside: str | None = None) -> Iterator[str]:
             with os.scandir(f"{root}/{folder}") as entries:
                 for entry in sorted(entries, key=lambda e: e.name, reverse=True):
                     name = f"{folder}/{entry.name}" if folder else entry.name
-                    out = inside is not None and entry.is_symlink()
-                    if out and not is_inside(entry.path, inside or ""):
-                        yield name
-                    elif _is_folder(entry):
+                    if _is_folder(entry):
                         ahead.append(name)
                     elif entry.is_symlink() or entry.is_file():
                         yield name  # also a link to nothing: opening it says so

@@ -34,7 +34,7 @@ from raylatent.montage.points import (
 from raylatent.run import RunDirectory
 from raylatent.source.find import find_tfrecords, slide_name
 from raylatent.source.index import TFRecordIndex, index_tfrecord
-from raylatent.source.kinds import kind_of, moved_sources
+from raylatent.source.kinds import kind_of, look_again, moved_sources
 from raylatent.source.names import (
     labels_given,
     match,
@@ -428,6 +428,7 @@ def source_places(
         source.source: Located(source, moved.get(source.slide, source.uri), icc)
         for source in sources
     }
+    look_again(new_token())
     other = [
         one.source.slide
         for one in found.values()

@@ -1,4 +1,4 @@
-"""Records read and decoded by other processes, into memory that is shared with them.
+"""Encoded tiles read and decoded by other processes, into memory that is shared with them.
 
 Threads of one interpreter hand on some 3,500 tiles a second, however many cores there are
 (16 cores, 224 px): less than a GPU takes.

@@ -1,26 +1,32 @@
 """Folders of pictures: which slides they are of, their order, and what changes them."""
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from raylatent.montage.sources import source_places
 
 from raylatent import schema
 from raylatent.errors import ConfigError, ContentError, SourceError, StorageError
-from raylatent.source.kinds import KINDS, find_sources, first_tile_px, sorted_paths
-from raylatent.source.picture_folders import (
-    FLAT,
-    Listing,
-    Pattern,
-    find_pictures,
-    list_pictures,
+from raylatent.source import picture_folders
+from raylatent.source.kinds import (
+    KINDS,
+    find_sources,
+    first_tile_px,
+    look_again,
+    sorted_paths,
 )
+from raylatent.source.picture_folders import FLAT, Listing, Pattern, find_pictures
 from raylatent.source.pictures import PictureFolders, read_again
-from raylatent.source.units import number_sources
+from raylatent.source.units import number_sources, sources_table
+from raylatent.source.wsi import detect_format
 from raylatent.storage import FileStat, list_stats
 
 KIND = PictureFolders()
@@ -34,6 +40,12 @@ def put(folder, *names, side=8):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (side, side), (i, 2 * i, 255 - i)).save(path)
     return str(folder)
+
+
+def list_pictures(source):
+    """A slide's pictures as they are now."""
+    picture_folders.forget_listings()
+    return picture_folders.list_pictures(source)
 
 
 def units_of(request, unit_tiles=100):
@@ -324,6 +336,34 @@ def test_pictures_given_as_tfrecords_or_slides_are_told_where_they_belong(tmp_pa
             find_sources(config)
 
 
+def test_a_picture_given_as_a_tfrecord_is_told_where_it_belongs(tmp_path):
+    root = put(tmp_path, "s/1.png", "s/2.tif")
+    for name in ("1.png", "2.tif"):
+        config = SimpleNamespace(tfrecords=(f"{root}/s/{name}",), annotations="")
+        with pytest.raises(SourceError, match=f"is a picture, no .* --tiles {root}/s"):
+            find_sources(config)
+
+
+def test_tiles_that_are_stored_in_squares_are_no_slides(tmp_path, monkeypatch):
+    """OpenSlide opens them; a folder of many is known by a few of them."""
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    (tmp_path / "s").mkdir()
+    for i in range(40):
+        tifffile.imwrite(tmp_path / "s" / f"{i}.tif", pixels, tile=(64, 64))
+    assert detect_format(str(tmp_path / "s" / "0.tif")) == "generic-tiff"
+    looked = []
+    monkeypatch.setattr(
+        "raylatent.source.whole_slides.detect_format",
+        lambda path: looked.append(path) or detect_format(path),
+    )
+    assert list(sorted_paths([str(tmp_path)])) == ["tiles"]
+    assert len(looked) == 16
+    assert list(sorted_paths([str(tmp_path / "s" / "0.tif")])) == ["slides"]
+    large = np.zeros((16, 8200, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "s" / "0.tif", large, tile=(16, 64), compression="zlib")
+    assert list(sorted_paths([str(tmp_path)])) == ["slides"]
+
+
 def test_a_slide_is_given_once(tmp_path):
     root = put(tmp_path, "a/1.png", "b/1.png")
     records = tmp_path / "a.tfrecords"
@@ -359,7 +399,9 @@ def test_runs_and_hidden_folders_below_are_left_alone(tmp_path, caplog, pattern)
     assert "2 lie in run directories" in caplog.text
     assert "3 lie in hidden folders" in caplog.text
     assert list_pictures(found["s"]) == found["s"].listing
-    with pytest.raises(SourceError, match=r"holds no picture .* 1 lie in run direct"):
+    with pytest.raises(
+        SourceError, match=r"holds no picture .* 1 lies in a run direct"
+    ):
         find_pictures([f"{root}/run"])
 
 
@@ -377,6 +419,27 @@ def test_links_between_slides_are_tiles_of_both(tmp_path):
     KIND.refuse_changed(unit)
 
 
+def test_linked_folders_are_the_same_from_wherever_they_are_listed(tmp_path):
+    """Else a slide would seem changed to a worker, which lists its folder only."""
+    root = put(tmp_path / "t", "a/1.png", "b/2.png", "c/deep/3.png")
+    (tmp_path / "given").symlink_to(root)
+    for link, target in (
+        *(("a/to_b", "b"), ("c/to_a", "a"), ("b/up", "."), ("c/deep/up", "c")),
+        *(("d", "b"), ("c/to_c", "c/deep")),
+    ):
+        Path(root, link).symlink_to(f"{root}/{target}")
+    for folder in (root, str(tmp_path / "given")):
+        found = find_pictures([folder])
+        assert {s: [*one.listing.names] for s, one in found.items()} == {
+            "a": ["1.png", "to_b/2.png"],
+            "b": ["2.png"],
+            "c": ["deep/3.png", "to_a/1.png", "to_c/3.png"],
+            "d": ["2.png"],
+        }
+        for request in found.values():
+            assert list_pictures(request) == request.listing
+
+
 def test_links_that_are_not_followed_are_counted(tmp_path, caplog):
     outside = put(tmp_path / "outside", "1.png", "2.png", "deep/3.png")
     root = put(tmp_path / "root", "s/1.png")
@@ -388,7 +451,7 @@ def test_links_that_are_not_followed_are_counted(tmp_path, caplog):
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "folder").symlink_to(outside)
     with pytest.raises(
-        SourceError, match=r"no file at all; 1 link leads out of .*only"
+        SourceError, match=r"no file at all; 1 link leads out of .*only and is not"
     ):
         find_pictures([str(tmp_path / "only")])
 
@@ -418,7 +481,11 @@ def test_a_folder_is_listed_once_however_many_slides(tmp_path, monkeypatch, n_sl
     assert listed == [root, root]  # what a worker finds is its own
     sources = {slide: several[0].source for slide, several in plans.items()}
     assert KIND.moved([root], sources) == dict.fromkeys(sources, root)
-    assert len(listed) <= 3
+    look_again(root)
+    for source in sources.values():
+        assert KIND.stat(source) == source.stat
+        assert not KIND.differs(source, root)
+    assert listed == [root] * 3
 
 
 def test_files_that_are_no_pictures_may_have_any_name(tmp_path):
@@ -488,14 +555,24 @@ def test_a_chosen_tile_is_no_link_out_of_the_folder(tmp_path):
     assert "is a link out of" in found[1]
 
 
-def test_that_pictures_are_not_those_of_the_run_is_known(tmp_path):
-    root = put(tmp_path / "t", "s/1.png", "s/2.png")
-    (request,) = find_pictures([root]).values()
-    source, _ = KIND.index(None, "s", request, 1)
-    assert not KIND.differs(source, source.uri)
-    copy = put(tmp_path / "copy", "1.png", "2.png")
-    assert not KIND.differs(source, copy)  # only the times differ
-    os.utime(f"{root}/s/1.png", ns=(1, 1))
-    assert KIND.differs(source, source.uri)
-    put(tmp_path / "copy", "3.png")
-    assert KIND.differs(source, copy)
+def test_that_pictures_are_not_those_of_the_run_is_said_once(tmp_path, caplog):
+    root = put(tmp_path / "t", *(f"s{i}/{k}.png" for i in range(7) for k in range(2)))
+    found = find_pictures([root])
+    planned = [KIND.index(None, slide, one, 1)[0] for slide, one in found.items()]
+    run = SimpleNamespace(
+        sources=lambda: sources_table(number_sources(planned, {})),
+        settings=dict,
+    )
+    assert len(source_places(run)) == 7
+    copy = shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert source_places(run, [str(copy)])[0].uri == f"{copy}/s0"
+    assert caplog.text == ""  # only the times of a copy differ
+    for i in range(6):
+        os.utime(f"{root}/s{i}/1.png", ns=(1, 1))
+    put(copy, "s6/3.png")
+    source_places(run)
+    source_places(run, [str(copy)])
+    first, second = caplog.messages
+    assert "the tiles of 6 slides have changed since the run" in first
+    assert first.endswith("s0, s1, s2, s3, s4 and 1 more")
+    assert second.endswith("those of its rows: s6")

@@ -3,11 +3,17 @@
 import pytest
 
 from raylatent.errors import StorageError
-from raylatent.source.picture_folders import find_pictures, list_pictures
+from raylatent.source.picture_folders import find_pictures
 from raylatent.source.pictures import PictureFolders
 from raylatent.tiles.fetch import stored_tiles
 from tests.faults.disturbed import bucket, s3  # noqa: F401  (fixtures)
-from tests.source.test_pictures import CLASS_FOLDERS, put, tiles_of, units_of
+from tests.source.test_pictures import (
+    CLASS_FOLDERS,
+    list_pictures,
+    put,
+    tiles_of,
+    units_of,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -100,7 +100,9 @@ def test_a_dicom_slide_is_found_by_its_folder(test_data):
 def test_a_slide_that_is_gone_says_what_to_do(tmp_path):
     gone = dict(stored_tiles([tile(str(tmp_path / "gone.tif"), 0, 0)], 16))
     assert gone[0].startswith("no such slide")
-    with pytest.raises(MapError, match=r"gone\.tif; if .*slides were moved, say where"):
+    with pytest.raises(
+        MapError, match=r"gone\.tif; if .*pictures were moved, say where"
+    ):
         say_failed(gone, 1)
 
 

@@ -7,7 +7,7 @@ from raylatent.source.wsi.geometry import (
     parse_tile_um,
     size_name,
 )
-from raylatent.source.wsi.handle import READER, SlideHandle, detect_format
+from raylatent.source.wsi.handle import READER, SlideHandle, detect_format, longer_side
 from raylatent.source.wsi.regions import Region, TileReader
 from raylatent.source.wsi.selection import (
     draw_tiles,
@@ -31,6 +31,7 @@ __all__ = [
     "draw_tiles",
     "filter_tiles",
     "geometry_of",
+    "longer_side",
     "open_grid",
     "parse_tile_um",
     "scaled",

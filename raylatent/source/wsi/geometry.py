@@ -18,7 +18,7 @@ from raylatent.errors import ConfigError, MissingMPPError, SourceError
 _UM_X = 10.0  # µm a pixel times magnification: 40x is 0.25 µm a pixel, 10x is 1
 _UM = {"inch": 25_400.0, "centimeter": 10_000.0}
 _PRINTER_UM = 20.0  # 1,200 dots an inch are 21 µm; no scanner is as coarse as printers
-_GENERIC = "generic-tiff"
+GENERIC = "generic-tiff"
 _SQUARE = 0.05  # x and y may differ by this share
 _SAME = 0.01  # what the user's number may differ by without a line
 _FEW = 0.03  # likewise of --mpp, which is one for many slides
@@ -74,7 +74,7 @@ def file_size(properties: Mapping[str, str]) -> FileSize:
     FileSize(x=None, y=None, power=None)
     """
     x, y = (_number(properties, f"openslide.mpp-{axis}") for axis in "xy")
-    generic = properties.get("openslide.vendor") == _GENERIC
+    generic = properties.get("openslide.vendor") == GENERIC
     unit = _UM.get(properties.get("tiff.ResolutionUnit", ""))
     if x is None and y is None and unit is not None:
         dots = (_number(properties, f"tiff.{axis}Resolution") for axis in "XY")

@@ -60,6 +60,15 @@ def detect_format(path: str) -> str | None:
     return found
 
 
+def longer_side(path: str) -> int:
+    """Pixels of a slide's level 0 along its longer side, 0 for no slide."""
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return int(max(slide.dimensions))
+    except _ERRORS:
+        return 0
+
+
 class SlideHandle:
     """An open slide. Threads may read from it at once.
 
