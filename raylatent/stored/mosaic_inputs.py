@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
+from raylatent.claim import new_token
 from raylatent.errors import MapError, SourceError, StorageError
 from raylatent.montage.points import (
     HeldParts,
