@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,10 +23,10 @@ from raylatent.montage import inputs, render
 from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
 from raylatent.montage.grid import Grid
 from raylatent.montage.inputs import Labels
-from raylatent.montage.points import Rule, select_of
+from raylatent.montage.points import Rule, StoredPoints, select_of
 from raylatent.montage.render import Look
 from raylatent.montage.sources import TFRecords
-from raylatent.run.manifest import relisted
+from raylatent.run.manifest import put_listed, relisted, run_of_folder
 from raylatent.seal import (
     DIGEST,
     FILES,
@@ -67,7 +67,8 @@ class Mosaic:
             (there `first` is the first row, and ties go to the lowest).
         tile_select: Slideflow's word for `select`; its `centroid` is `medoid`.
         cell_px: Side of a cell in pixels.
-        labels: A label for each point, or a dict of slide to label.
+        labels: A label for each point, or a dict of slide to label; of a map by default
+            those set on it, False for none.
         features: Activations, shape (n, d), for `medoid`. Of a map of a run, its own.
         seed: Of the hash for ties.
         max_dist: Leave cells empty that have no point nearer to their center than this,
@@ -100,7 +101,7 @@ class Mosaic:
         *,
         tile_select: str | None = None,
         cell_px: int = MosaicConfig.cell_px,
-        labels: Labels | None = None,
+        labels: Labels | Literal[False] | None = None,
         features: ArrayLike | None = None,
         seed: int = Rule.seed,
         max_dist: float | None = None,
@@ -110,6 +111,10 @@ class Mosaic:
         # (Statically: a map reads its points when they are asked for.)
         of_map = inspect.getattr_static(images, "points", None) is not None
         self.slide_map: Any = images if of_map else None
+        own = isinstance(images, StoredPoints)
+        self._map: StoredPoints | None = (
+            images if own else getattr(images, "_stored", None)
+        )
         if hasattr(images, "_for_mosaic"):
             images, labels, features = images._for_mosaic(labels, features, select)
         given = inputs.from_any(images, coords, tfrecords)
@@ -121,12 +126,12 @@ class Mosaic:
             seed=seed,
             max_dist=max_dist,
         )
-        self._labeled = labels is not None
-        self._parts = given.parts(labels, features)
+        self._parts = given.parts(None if labels is False else labels, features)
         chosen = choose_cells(self._parts, grid, num_tiles_x, self._rule)
         self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
         self.cells = finish_cells(self.grid, self._chosen)
         self._coloring = render.Coloring.of(self._chosen)
+        self._labeled = self._chosen.tally.labels is not None
         self.failed: dict[int, str] = {}
         self._check_chosen()
         self._arrays = given.arrays
@@ -232,34 +237,26 @@ class Mosaic:
         if kind is None:
             self._export(uri, look)
         else:
-            picture, _ = self._picture(look)
-            _write(uri, _encoded(picture, kind))
+            picture = _encoded(self._picture(look)[0], kind)
+            put_listed(uri, lambda: _write(uri, picture))
             logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
-    def export(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        of_map: Mapping[str, object] | None = None,
-    ) -> None:
+    def export(self, folder: str | os.PathLike[str]) -> None:
         """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder.
 
         Args:
             folder: A folder or URI, whatever it is called.
-            of_map: What mosaic.json says of the map that was drawn.
         """
-        about = {} if of_map is None else {"map": of_map}
-        self._export(absolute(folder), self._look, about)
+        self._export(absolute(folder), self._look)
 
-    def _export(
-        self, uri: str, look: Look, about: Mapping[str, object] | None = None
-    ) -> None:
+    def _export(self, uri: str, look: Look) -> None:
         """Put `mosaic.png` and `cells.parquet` in place, then what describes them."""
         picture, drawn = self._picture(look)
         png = _encoded(picture, "PNG")
         cells = bytes(memoryview(sealed_parquet(self.cells)))
         files = {"mosaic.png": content_digest(png), "cells.parquet": seal_in(cells)}
-        told = sealed_json({**self._described(drawn), **(about or {}), FILES: files})
+        about = {**self._described(drawn), **self._of_map(uri), FILES: files}
+        told = sealed_json(about)
         text = json.dumps(told, indent=1, ensure_ascii=False)
         with relisted(uri) as digests:
             Store(uri).delete(
@@ -269,6 +266,13 @@ class Mosaic:
             _write(f"{uri}/cells.parquet", cells)
             _write(f"{uri}/mosaic.json", text.encode("utf-8", "replace"))
             digests.update({**files, "mosaic.json": told[DIGEST]})
+
+    def _of_map(self, uri: str) -> dict[str, object]:
+        """Which map was drawn, for a folder in the run that has this map."""
+        folder, of_map = run_of_folder(uri), self._map
+        if folder is None or of_map is None or folder[0].uri != of_map.run.uri:
+            return {}
+        return {"map": {"name": of_map.name, DIGEST: of_map.info[DIGEST]}}
 
     def _described(self, look: Look) -> dict[str, object]:
         """What mosaic.json holds: parameters, counts, failures, grid, versions."""
@@ -345,7 +349,8 @@ class Mosaic:
         writer.writerow(["slide", "index"])
         columns = (self.cells[name].to_pylist() for name in (schema.SLIDE, number))
         writer.writerows(zip(*columns, strict=True))
-        _write(absolute(path), text.getvalue().encode("utf-8", "surrogateescape"))
+        uri, data = absolute(path), text.getvalue().encode("utf-8", "surrogateescape")
+        put_listed(uri, lambda: _write(uri, data))
 
     def _styled(self, given: Mapping[str, Any]) -> Look:
         """The look that a method's arguments ask for."""
@@ -421,10 +426,11 @@ def picture_format(uri: str) -> str | None:
     return PICTURES.get(suffix)
 
 
-def _write(uri: str, data: bytes) -> None:
-    """Put one file in place in one step."""
+def _write(uri: str, data: bytes) -> str:
+    """Put one file in place in one step; its digest."""
     folder, name = uri.rsplit("/", 1)
     Store(folder or "/").write(name, data)
+    return content_digest(data)
 
 
 def _encoded(picture: Image.Image, kind: str) -> bytes:

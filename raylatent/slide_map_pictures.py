@@ -18,6 +18,7 @@ from raylatent.mapping.density import Labels, density
 from raylatent.mapping.labels import colors_by_name, scale_of
 from raylatent.mapping.pictures import save_multiples
 from raylatent.mapping.plot import MapStyle, is_picture
+from raylatent.run.manifest import put_listed
 from raylatent.storage import Store, absolute
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ class SlideMapPictures(ABC):
         given = dict(locals())
         uri = absolute(path)
         if is_picture(uri):
-            xy, labels, style = self._drawn(subsample, _style(given))
-            drawing.save_map(uri, xy, labels, style, dpi=dpi)
+            drawn = self._drawn(subsample, _style(given))
+            put_listed(uri, lambda: drawing.save_map(uri, *drawn, dpi=dpi))
             return
         own = inspect.signature(self.save).parameters.values()
         changed = [p.name for p in own if given[p.name] is not p.default]
@@ -153,8 +154,9 @@ class SlideMapPictures(ABC):
         Raises:
             MapError: Another ending.
         """
-        xy, labels, style = self._drawn(subsample, _style(dict(locals())))
-        drawing.save_map(os.fspath(filename), xy, labels, style, dpi=dpi)
+        uri = absolute(filename)
+        drawn = self._drawn(subsample, _style(dict(locals())))
+        put_listed(uri, lambda: drawing.save_map(uri, *drawn, dpi=dpi))
 
     def save_by_label(
         self, filename: str | os.PathLike[str], *, dpi: int = 200
@@ -183,7 +185,8 @@ class SlideMapPictures(ABC):
             for value, none in zip(values, missing, strict=True)
         )
         part = (self._xy(), Labels.of(names))
-        save_multiples(os.fspath(filename), density(lambda: [part]), dpi=dpi)
+        uri, counted = absolute(filename), density(lambda: [part])
+        put_listed(uri, lambda: save_multiples(uri, counted, dpi=dpi))
 
     def _xy(self) -> NDArray[np.float64]:
         return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)

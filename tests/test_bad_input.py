@@ -14,7 +14,7 @@ from raylatent import cli
 
 
 @pytest.fixture
-def refused(capfd, ray_session):  # noqa: ARG001  (else each would start a Ray ahead)
+def refused(capfd, ray_session):
     """refused(argv, *words): exit code 2, and one line on stderr with these words."""
 
     def check(argv, *words, code=2):

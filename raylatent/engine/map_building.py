@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.claim import Claim, new_token
+from raylatent.config.options import plain_name
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.connection import connect
 from raylatent.engine.placement import place_rows
@@ -31,7 +32,6 @@ from raylatent.run.arrays import Promised
 from raylatent.run.layout import manifest_of
 from raylatent.run.manifest import relisted
 from raylatent.run.verification import mismatch, read_states
-from raylatent.seal import DIGEST
 from raylatent.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -65,10 +65,12 @@ def build_map(
         The map's folder, `<out>/maps/<name>`.
 
     Raises:
+        ConfigError: The name is not that of one folder.
         RunError: There is no run, it has no rows, or lacks rows that no recorded
             error explains.
         MapError: There is no such layer, or the rows cannot be mapped.
     """
+    plain_name("name=", name)
     refuse_temporary_copy("--out", [out])
     run = RunDirectory(out, writer=new_token())
     layer = _layer_of(run, layer)
@@ -244,31 +246,6 @@ def _say_replaced(store: Store, params: MapParameters, about: dict[str, str]) ->
         changed.append("the run's rows have changed")
     why = "; ".join(changed) or "it is broken"
     logger.warning("the map %s is replaced: %s", store.uri, why)
-
-
-def check_map_is_current(run: RunDirectory, folder: str) -> str:
-    """Refuse a map of rows that the run no longer has; the parts' footers are read.
-
-    Args:
-        run: The run.
-        folder: The map's folder; a map that does not tell its rows is let pass.
-
-    Returns:
-        The digest of map.json.
-
-    Raises:
-        MapError: There is no map, or it is of other rows.
-    """
-    info = read_info(Store(folder))
-    if info.get("rows") is not None:
-        parts = [part for part in run.footers(run.slides()) if part.rows]
-        if info["rows"] != rows_digest(parts):
-            message = (
-                f"the map {folder} is of other rows than the run has now: run "
-                "`raylatent map` again"
-            )
-            raise MapError(message)
-    return str(info[DIGEST])
 
 
 def _check_complete(run: RunDirectory, parts: Sequence[Part]) -> None:

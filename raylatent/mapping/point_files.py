@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +16,20 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.parts import is_part, part_name, read_part, slide_of, write_part
 from raylatent.run import Part, RunDirectory
+from raylatent.seal import content_digest
 from raylatent.storage import Store
 from raylatent.tiles.ahead import in_order
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 POINTS_FOLDER = "points"
+POINTS_DIGEST = "points_digest"
+"""The key of map.json by which a map that Python saved tells its points from others."""
 MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
 """Points of several slides: `schema.POINTS` after the slide."""
 
+_TILE = (schema.SLIDE, schema.TILE_INDEX)
 _ORDER = [(schema.SLIDE, "ascending"), (schema.TILE_INDEX, "ascending")]
 _PART_ROWS = 1_000_000
 _THREADS = 8  # a part is small: on an object store reading it is mostly waiting
@@ -62,8 +70,39 @@ def check_points(points: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(table, sort_keys=_ORDER))
 
 
-def write_points(store: Store, points: pa.Table) -> None:
+def rows_of(points: pa.Table, data: "pd.DataFrame") -> NDArray[np.int64]:
+    """Which of the points each row of a table is: by its index, else by its tile.
+
+    The index says nothing any more once rows were sorted or merged without it.
+
+    Raises:
+        MapError: A row is of no point, or does not tell its tile.
+    """
+    import pandas as pd  # noqa: PLC0415  (slow)
+
+    lost = [name for name in _TILE if name not in data.columns]
+    if lost:
+        message = f"data has no column {lost[0]!r} any more, which tells its tiles"
+        raise MapError(message)
+    known, given = points.select(_TILE).to_pandas(), data[[*_TILE]]
+    rows = given.index
+    if rows.dtype.kind == "i" and rows.isin(known.index).all():
+        own = known.take(rows)
+        if all(np.array_equal(own[name], given[name]) for name in _TILE):
+            return np.asarray(rows, np.int64)
+    row_of = pd.Series(known.index, pd.MultiIndex.from_frame(known))
+    found = row_of[~row_of.index.duplicated()].reindex(pd.MultiIndex.from_frame(given))
+    if n_lost := int(found.isna().sum()):
+        message = f"{n_lost} rows of data are tiles that the map lacks"
+        raise MapError(message)
+    return np.asarray(found, np.int64)
+
+
+def write_points(store: Store, points: pa.Table) -> str:
     """Write points in any order, each part in one step, after the old ones left.
+
+    Returns:
+        A digest of all of them.
 
     Raises:
         StorageError: A part could not be written.
@@ -71,15 +110,19 @@ def write_points(store: Store, points: pa.Table) -> None:
     for name in store.list(POINTS_FOLDER):
         if _PART.fullmatch(name):
             store.delete(name)
+    seals = []
     for slide, rows in by_slide(check_points(points)):
         table = rows.select(schema.POINTS.names).cast(schema.POINTS)
         for unit, start in enumerate(range(0, table.num_rows, _PART_ROWS)):
-            write_part(
-                store,
-                part_name(POINTS_FOLDER, slide, unit),
-                table.slice(start, _PART_ROWS),
-                {schema.FOOTER_SLIDE: slide},
+            seals.append(
+                write_part(
+                    store,
+                    part_name(POINTS_FOLDER, slide, unit),
+                    table.slice(start, _PART_ROWS),
+                    {schema.FOOTER_SLIDE: slide},
+                )
             )
+    return content_digest("".join(seals).encode())
 
 
 def read_points(store: Store) -> pa.Table:

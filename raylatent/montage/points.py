@@ -17,6 +17,7 @@ from raylatent.errors import MapError
 from raylatent.mapping.fitted_map import read_info
 from raylatent.mapping.point_files import iter_points, points_parts, read_vectors
 from raylatent.montage.grid import Grid
+from raylatent.parts import rows_digest
 from raylatent.run import Part, RunDirectory
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
@@ -247,6 +248,11 @@ class StoredPoints:
         self.run = run
         self._layer = layer
 
+    @property
+    def name(self) -> str:
+        """The map's name, which is that of its folder."""
+        return self.store.uri.rpartition("/")[2]
+
     def __reduce__(self) -> tuple[type["StoredPoints"], tuple[object, ...]]:
         """The same points, whatever was kept of them, for another process."""
         given = (self.store.uri, RunDirectory(self.run.uri), self._layer)
@@ -280,6 +286,25 @@ class StoredPoints:
             raise MapError(message)
         return self.store
 
+    def check_rows(self) -> None:
+        """Refuse a map of rows that the run no longer has; the parts' footers are read.
+
+        A map that does not tell its rows is let pass.
+
+        Raises:
+            MapError: The map is of other rows.
+        """
+        told = self.info.get("rows")
+        if told is None:
+            return
+        parts = [part for part in self.run.footers(self.run.slides()) if part.rows]
+        if told != rows_digest(parts):
+            message = (
+                f"the map {self.store.uri} is of other rows than the run has now: run "
+                "`raylatent map` again"
+            )
+            raise MapError(message)
+
     @cached_property
     def part_names(self) -> list[tuple[str, str]]:
         """Slide and name of each part, in order."""
@@ -292,14 +317,8 @@ class StoredPoints:
 
     @cached_property
     def layer(self) -> str:
-        """The layer that was mapped."""
-        told = self._layer or self.info.get("layer")
-        return str(told or next(iter(self.run.layers())))
-
-    @property
-    def has_tile_labels(self) -> bool:
-        """Whether tiles have labels of their own."""
-        return self.run.has_tile_labels
+        """The layer that was mapped; MapError as of `only_layer`."""
+        return str(self._layer or self.info.get("layer") or only_layer(self.run))
 
     @property
     def slides(self) -> list[str]:
@@ -341,8 +360,14 @@ class StoredParts(Parts):
     label: Label | None = None
 
     def read(self, *columns: str) -> Iterator[Points]:
-        """All points, see `Parts`."""
-        return self.some(self.stored.part_names, columns)
+        """All points, see `Parts`.
+
+        Raises:
+            MapError: Another map has taken the place of this one, before or meanwhile.
+        """
+        self.stored.same()
+        yield from self.some(self.stored.part_names, columns)
+        self.stored.same()
 
     def some(
         self, names: Sequence[tuple[str, str]], columns: Iterable[str], first: int = 0
@@ -374,6 +399,15 @@ class StoredParts(Parts):
                 knn_distance=knn_distances(table),
             )
             first += n
+
+
+def only_layer(run: RunDirectory) -> str:
+    """The layer of a run; MapError where it has several, of which none was told."""
+    layers = list(run.layers())
+    if len(layers) != 1:
+        message = f"say which layer was mapped, layer=: the run has {layers}"
+        raise MapError(message)
+    return layers[0]
 
 
 def tile_labels(points: pa.Table) -> pa.StringArray:

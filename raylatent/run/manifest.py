@@ -11,7 +11,7 @@ is done is decided by the parts alone.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -135,6 +135,17 @@ def read_manifest(store: Store, name: str) -> Files:
     return {path: Listed(size, digest) for path, size, digest in rows}
 
 
+def run_of_folder(folder: str) -> tuple[Store, str] | None:
+    """The run that a map's or mosaic's folder is in, and the name of its manifest.
+
+    None where it is in no run.
+    """
+    place = manifest_of_folder(folder)
+    if place is None or not Store(place[0]).exists(RUN_JSON):
+        return None
+    return Store(place[0]), place[1]
+
+
 @contextmanager
 def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
     """The manifest of a map or mosaic while some of its files are written anew.
@@ -150,11 +161,11 @@ def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
         Digests by the name of a file in the folder, to be filled in.
     """
     digests: dict[str, str] = {}
-    place = manifest_of_folder(folder)
-    if place is None or not Store(place[0]).exists(RUN_JSON):
+    place = run_of_folder(folder)
+    if place is None:
         yield digests
         return
-    store, manifest = Store(place[0]), place[1]
+    store, manifest = place
     before: Files = {}
     if store.exists(manifest):
         with suppress(BrokenPartError):
@@ -165,6 +176,18 @@ def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
     known = {} if anew else {path: one.digest for path, one in before.items()}
     known |= {f"{own}/{name}": digest for name, digest in digests.items()}
     _put_manifest(store, manifest, _list_files(store, [own], (), known))
+
+
+def put_listed(uri: str, write: Callable[[], str]) -> None:
+    """Write a picture or table, which is listed anew if it is of a run's map or mosaic.
+
+    Args:
+        uri: The file.
+        write: Writes it, and gives its digest.
+    """
+    folder, name = uri.rsplit("/", 1)
+    with relisted(folder) as digests:
+        digests[name] = write()
 
 
 def put_run_manifest(run: RunDirectory, digests: Mapping[str, str]) -> None:

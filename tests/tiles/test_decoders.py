@@ -141,9 +141,7 @@ def test_processes_that_die_again_and_again_are_said(tmp_path, monkeypatch):
     )
     mine = Decoders(1)
     try:
-        with pytest.raises(
-            StorageError, match="died twice of the 7 tiles from 0 on"
-        ):
+        with pytest.raises(StorageError, match="died twice of the 7 tiles from 0 on"):
             apart(records_unit(tmp_path, noise(9)), mine)
     finally:
         mine.close()
