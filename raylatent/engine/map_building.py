@@ -98,7 +98,7 @@ def build_map(
         if not started_here:
             check_visibility(run.store)
         if fitted is not None:
-            with relisted(store.uri) as digests:
+            with relisted(store.uri, claimed=True) as digests:
                 for file in strays:
                     run.store.delete(file)
                 digests.update(_own_names(place(broken, fitted)[1], name))
@@ -108,7 +108,7 @@ def build_map(
             about |= {"quality": measured(fitted, rows, held)}
             claim.check()
             # From here on, and until map.json is back, there is no map of this name.
-            with relisted(store.uri, anew=True) as digests:
+            with relisted(store.uri, anew=True, claimed=True) as digests:
                 for file in _OWN_FILES:
                     store.delete(file)
                 store.delete_folder(POINTS_FOLDER)

@@ -13,13 +13,14 @@ is done is decided by the parts alone.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from raylatent import schema
+from raylatent.claim import Claim, new_token
 from raylatent.errors import BrokenPartError
 from raylatent.parts import check_part, read_footer, write_part
 from raylatent.run import layout
@@ -147,18 +148,25 @@ def run_of_folder(folder: str) -> tuple[Store, str] | None:
 
 
 @contextmanager
-def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
+def relisted(
+    folder: str, *, anew: bool = False, claimed: bool = False
+) -> Iterator[dict[str, str]]:
     """The manifest of a map or mosaic while some of its files are written anew.
 
     It is deleted before, and put in place at the end of the block, which gives the
-    digests of what it wrote. Outside of a run there is none.
+    digests of what it wrote; meanwhile the run is claimed. Outside of a run there is
+    neither.
 
     Args:
         folder: Of the map or mosaic.
         anew: Whether all files are, so that nothing of the manifest before holds.
+        claimed: Whether the caller holds the claim on the run.
 
     Yields:
         Digests by the name of a file in the folder, to be filled in.
+
+    Raises:
+        ClaimError: Another driver works on the run.
     """
     digests: dict[str, str] = {}
     place = run_of_folder(folder)
@@ -166,16 +174,17 @@ def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
         yield digests
         return
     store, manifest = place
-    before: Files = {}
-    if store.exists(manifest):
-        with suppress(BrokenPartError):
-            before = read_manifest(store, manifest)
-        store.delete(manifest)
-    yield digests
-    own = folder.removeprefix(f"{store.uri}/")
-    known = {} if anew else {path: one.digest for path, one in before.items()}
-    known |= {f"{own}/{name}": digest for name, digest in digests.items()}
-    _put_manifest(store, manifest, _list_files(store, [own], (), known))
+    with nullcontext() if claimed else Claim(store, new_token()):
+        before: Files = {}
+        if store.exists(manifest):
+            with suppress(BrokenPartError):
+                before = read_manifest(store, manifest)
+            store.delete(manifest)
+        yield digests
+        own = folder.removeprefix(f"{store.uri}/")
+        known = {} if anew else {path: one.digest for path, one in before.items()}
+        known |= {f"{own}/{name}": digest for name, digest in digests.items()}
+        _put_manifest(store, manifest, _list_files(store, [own], (), known))
 
 
 def put_listed(uri: str, write: Callable[[], str]) -> None:

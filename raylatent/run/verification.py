@@ -23,6 +23,7 @@ from raylatent.run.manifest import Files, digest_of_file, told_digests
 from raylatent.run.settings import RUN_JSON
 from raylatent.seal import DIGEST, FILES, json_holds, parse_json
 from raylatent.storage import Store
+from raylatent.terminal import visible
 
 BROKEN = "broken"  # bytes are not those that were written
 MISSING = "missing"  # what was there once
@@ -57,8 +58,7 @@ class Finding:
 
     def __str__(self) -> str:
         """In one line, without what would move a terminal's cursor."""
-        name = self.name if self.name.isprintable() else ascii(self.name)
-        return f"{self.kind}: {name}: {self.says}"
+        return visible(f"{self.kind}: {self.name}: {self.says}")
 
 
 @dataclass(frozen=True, kw_only=True)
