@@ -16,6 +16,7 @@ from raylatent.mapping.labels import colors_by_name
 from raylatent.mapping.parameters import MapParameters
 from raylatent.mapping.point_files import read_points
 from raylatent.montage import cells
+from raylatent.montage import points as stored_points
 from raylatent.montage.points import HeldParts, StoredParts
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, rows_digest
@@ -422,6 +423,23 @@ def test_frames_of_tile_labels_are_seen_in_stored_and_in_held_mosaics(
     assert labels_of(Mosaic(held, **MOSAIC)) == {"p", "q", "r"}
     del held.data["label"]
     assert labels_of(held.generate_mosaic(**MOSAIC)) == set()
+
+
+def test_too_many_labels_of_tiles_are_not_counted(run_and_points, monkeypatch, caplog):
+    run, points = tile_labels_of(*run_and_points)
+    opened = SlideMap.load(write_map(run, points))
+    monkeypatch.setattr(stored_points, "_BLOCK_ROWS", 1)
+    monkeypatch.setattr(cells, "MOST_LABELS", 3)
+    assert labels_of(opened.generate_mosaic(**MOSAIC)) == {"p", "q", "r"}
+    monkeypatch.setattr(cells, "MOST_LABELS", 2)
+    made = opened.generate_mosaic(**MOSAIC)
+    assert is_stored(made)
+    assert labels_of(made) == set()
+    assert made.cells["label_counts"].null_count == len(made.cells)
+    assert "labels of their own, which are drawn in no colors" in caplog.text
+    opened.label_by_slide()  # as many as there are slides
+    monkeypatch.setattr(cells, "MOST_LABELS", 1)
+    assert labels_of(opened.generate_mosaic(**MOSAIC)) == {"a", "b"}
 
 
 def labels_of(mosaic):

@@ -36,7 +36,14 @@ from raylatent.mapping.density import (
     means,
     show_cells,
 )
-from raylatent.mapping.labels import colors_by_name, numbers_of, scale_of, shown
+from raylatent.mapping.labels import (
+    MOST_LABELS,
+    colors_by_name,
+    numbers_of,
+    say_too_many_labels,
+    scale_of,
+    shown,
+)
 from raylatent.mapping.plot import PICTURES, save_figure
 from raylatent.mapping.point_files import (
     iter_places,
@@ -82,8 +89,13 @@ class TileLabels:
 
     @classmethod
     def of(cls, store: Store) -> "TileLabels | None":
-        """Those of a map in its folder, None where no tile has one."""
-        names = tile_label_names(store, points_parts(store))
+        """Those of a map in its folder, None where no tile has one.
+
+        Of too many there is none as well, which is said.
+        """
+        names = tile_label_names(store, points_parts(store), MOST_LABELS)
+        if names is None:
+            say_too_many_labels()
         return cls(names) if names else None
 
 

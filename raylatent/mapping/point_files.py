@@ -171,16 +171,21 @@ def iter_points(
         yield check_points(pa.concat_tables(tables))
 
 
-def tile_label_names(store: Store, parts: Sequence[tuple[str, str]]) -> list[str]:
-    """All labels that tiles have of their own, sorted.
+def tile_label_names(
+    store: Store, parts: Sequence[tuple[str, str]], most: int
+) -> list[str] | None:
+    """All labels that tiles have of their own, sorted; None where they are too many.
 
     Args:
         store: The map's folder.
         parts: Of `points_parts`.
+        most: Labels that are not too many.
     """
     found: set[str] = set()
     for labels in _columns_ahead(store, parts, (schema.LABEL,)):
         found.update(pc.unique(labels[schema.LABEL]).drop_null().to_pylist())
+        if len(found) > most:
+            return None
     return sorted(found)
 
 
@@ -192,11 +197,15 @@ def iter_tile_labels(
     Args:
         store: The map's folder.
         parts: Of `points_parts`.
+
+    Raises:
+        MapError: A place is not finite.
     """
-    columns = (schema.X, schema.Y, schema.LABEL)
-    for table in _columns_ahead(store, parts, columns):
-        if table.num_rows:
-            yield schema.places(table), table[schema.LABEL].to_pylist()
+    tables = _columns_ahead(store, parts, (schema.X, schema.Y, schema.LABEL))
+    for (_, name), table in zip(parts, tables, strict=True):
+        xy = _finite_places(store, name, table)
+        if len(xy):
+            yield xy, table[schema.LABEL].to_pylist()
 
 
 def iter_places(
@@ -211,10 +220,9 @@ def iter_places(
     """
     blocks: list[NDArray[np.float64]] = []
     runs: list[tuple[str, int]] = []
-    for (slide, name), xy in zip(parts, _places_ahead(store, parts), strict=True):
-        if not np.isfinite(xy).all():
-            message = f"{store.uri}/{name} has points without a finite place"
-            raise MapError(message)
+    tables = _columns_ahead(store, parts, (schema.X, schema.Y))
+    for (slide, name), table in zip(parts, tables, strict=True):
+        xy = _finite_places(store, name, table)
         if len(xy):
             blocks.append(xy)
             runs.append((slide, len(xy)))
@@ -225,11 +233,12 @@ def iter_places(
         yield np.concatenate(blocks), runs
 
 
-def _places_ahead(
-    store: Store, parts: Sequence[tuple[str, str]]
-) -> Iterator[NDArray[np.float64]]:
-    for table in _columns_ahead(store, parts, (schema.X, schema.Y)):
-        yield schema.places(table)
+def _finite_places(store: Store, name: str, table: pa.Table) -> NDArray[np.float64]:
+    xy = schema.places(table)
+    if not np.isfinite(xy).all():
+        message = f"{store.uri}/{name} has points without a finite place"
+        raise MapError(message)
+    return xy
 
 
 def _columns_ahead(

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.annotations import tidy
 from raylatent.errors import MapError, StorageError
+from raylatent.mapping.labels import MOST_LABELS
 from raylatent.mapping.point_files import read_vectors
 from raylatent.montage.points import (
     HeldParts,
@@ -54,7 +55,6 @@ from raylatent.tiles.fetch import check_array
 logger = logging.getLogger(__name__)
 
 MAX_FEATURE_BYTES = 4 << 30
-_MOST_NUMBERS = 1_000
 
 Labels = SlideLabels | Sequence[object]
 Frames = Callable[[pa.Table], list[Place]]
@@ -421,7 +421,7 @@ def label_words(values: "pd.Series[Any] | None") -> list[object] | None:
     """
     if values is None:
         return None
-    if pd.api.types.is_float_dtype(values) and values.nunique() > _MOST_NUMBERS:
+    if pd.api.types.is_float_dtype(values) and values.nunique() > MOST_LABELS:
         return None
     return list(values.astype(object).where(values.notna(), None))
 

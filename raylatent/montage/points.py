@@ -191,6 +191,11 @@ def coded(
 class Parts(ABC):
     """Points that may be gone through again and again."""
 
+    @property
+    def labels_of_tiles(self) -> bool:
+        """Whether labels are the tiles' own, of which there may be any number."""
+        return False
+
     @abstractmethod
     def read(self, *columns: str) -> Iterable[Points]:
         """All points in parts, with these of their columns if they have them."""
@@ -358,6 +363,11 @@ class StoredParts(Parts):
 
     stored: StoredPoints
     label: Label | None = None
+
+    @property
+    def labels_of_tiles(self) -> bool:
+        """See `Parts`."""
+        return self.label is tile_labels
 
     def read(self, *columns: str) -> Iterator[Points]:
         """All points, see `Parts`.
