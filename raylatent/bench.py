@@ -320,15 +320,16 @@ def run_bench(config: BenchConfig, spec: ModelSpec) -> BenchReport:
 def _some_of(job: Job, config: BenchConfig, share: Pool, out: str) -> Job:
     """The job on some of its sources, in units that take half of the seconds at most.
 
-    All sources are indexed where `--tiles` does not say how many tiles the job has.
+    All sources are indexed where `--job-tiles` does not say how many tiles the job has.
     """
     inputs = job.inputs
     if config.job_tiles is not None:
-        with_grid = list(inputs.with_grid.items())
-        files = [one for one in inputs.requests.items() if one not in with_grid]
+        with_grid = inputs.with_grid
+        files = [one for one in inputs.requests.items() if one[0] not in with_grid]
+        slides = list(with_grid.items())
         inputs = replace(
             inputs,
-            requests=dict(spread(files, _FILES)) | dict(spread(with_grid, _SLIDES)),
+            requests=dict(spread(files, _FILES)) | dict(spread(slides, _SLIDES)),
         )
     if not share.num_gpus and job.features.device.type == "cpu":
         features = job.features

@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from raylatent import schema
 from raylatent.annotations import MPP_COLUMN, read_annotations, read_labels
 from raylatent.arguments import option_values, with_options
 from raylatent.config import ActivationsConfig, AtlasConfig, MapConfig, MosaicConfig
@@ -18,7 +19,6 @@ from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.run import MAPS, MOSAICS, RunDirectory
-from raylatent.seal import DIGEST
 from raylatent.source.kinds import find_sources
 from raylatent.source.names import match_said
 from raylatent.storage import Store, is_uri
@@ -181,7 +181,7 @@ def atlas(  # noqa: D417, PLR0913  (the verb's options)
     spec = model_spec(given.pop("model"), allow_pickle=allow_pickle)
     spec = with_overrides(spec, mean=mean, std=std)
     if isinstance(umap, Mapping):
-        given["umap"] = [f"{name}={json.dumps(value)}" for name, value in umap.items()]
+        given["umap"] = [f"{name}={_as_json(name, umap[name])}" for name in umap]
     options = option_values(AtlasConfig, given)
     done = run_atlas(AtlasConfig(model=spec.name, **options), spec)
     report = done.report
@@ -229,6 +229,7 @@ def run_atlas(
         say(report)
     if not report.n_rows:
         return Outcome(report)
+    config = replace(config, out=report.run)  # in which {fingerprint} was filled in
     if len(config.layers) > 1 and not config.layer:
         config = replace(config, layer=config.layers[0])
     if labels is None:
@@ -320,28 +321,27 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     run = RunDirectory.open(config.out)
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
     from raylatent.stored.map_pictures import labels_on_map  # noqa: PLC0415
-    from raylatent.stored.maps import read_info  # noqa: PLC0415
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"
-    digest = read_info(Store(of_map))[DIGEST]
     slide_map = SlideMap.load(of_map, run=run, stall_timeout_s=config.stall_timeout_s)
-    of_slides: Mapping[str, str | None] | None = None
+    shown: Literal[False] | None = None  # None: as the map is labeled
     if labels is not None:
-        of_slides = labels_on_map(
-            slide_map.slides, _labeled(labels, run.slides(), config)
-        )
-    if of_slides is not None:  # which have none is said: that they have none is known
-        of_slides = {slide: of_slides.get(slide) for slide in slide_map.slides}
+        given = _labeled(labels, run.slides(), config)
+        of_slides = labels_on_map(slide_map.slides, given)
+        if of_slides is None:
+            shown = False
+        else:
+            slide_map.label(schema.SLIDE, of_slides.get)
     mosaic = slide_map.generate_mosaic(
         tfrecords=[config.source_root] if config.source_root else None,
         num_tiles_x=config.num_tiles_x,
         select=config.select,
         grid=config.grid,
         cell_px=config.cell_px,
-        labels=of_slides,
+        labels=shown,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
-    mosaic.export(folder, of_map={"name": config.map, "digest": digest})
+    mosaic.export(folder)
     return mosaic, folder
 
 
@@ -366,6 +366,18 @@ def map_parameters(config: MapConfig) -> MapParameters:
         placement=config.placement,
         **values,
     )
+
+
+def _as_json(name: str, value: object) -> str:
+    """A UMAP argument as `--umap` takes it; numpy's numbers are numbers."""
+    try:
+        return json.dumps(value, default=lambda one: one.item())
+    except (AttributeError, TypeError, ValueError) as error:
+        message = (
+            f"umap={{{name!r}: ...}} is a {type(value).__name__}: give numbers, words, "
+            "or lists and dicts of them"
+        )
+        raise ConfigError(message) from error
 
 
 def _part(config: AtlasConfig, kind: type[Any]) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,8 +23,10 @@ from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
 from raylatent.montage.grid import Grid
 from raylatent.montage.points import Labels, Rule, select_of
 from raylatent.montage.render import Look
+from raylatent.seal import DIGEST
 from raylatent.storage import absolute
-from raylatent.storage.store import write_file
+from raylatent.stored.manifest import put_listed, run_of_folder
+from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.mosaic_inputs import TFRecords, from_any
 from raylatent.stored.mosaics import encoded, export_mosaic, picture_format
 from raylatent.tiles.fetch import Tile, array_tiles, stored_tiles
@@ -55,7 +57,8 @@ class Mosaic:
             (there `first` is the first row, and ties go to the lowest).
         tile_select: Slideflow's word for `select`; its `centroid` is `medoid`.
         cell_px: Side of a cell in pixels.
-        labels: A label for each point, or a dict of slide to label.
+        labels: A label for each point, or a dict of slide to label; of a map by default
+            those set on it, False for none.
         features: Activations, shape (n, d), for `medoid`. Of a map of a run, its own.
         seed: Of the hash for ties.
         max_dist: Leave cells empty that have no point nearer to their center than this,
@@ -88,7 +91,7 @@ class Mosaic:
         *,
         tile_select: str | None = None,
         cell_px: int = MosaicConfig.cell_px,
-        labels: Labels | None = None,
+        labels: Labels | Literal[False] | None = None,
         features: ArrayLike | None = None,
         seed: int = Rule.seed,
         max_dist: float | None = None,
@@ -98,6 +101,10 @@ class Mosaic:
         # (Statically: a map reads its points when they are asked for.)
         of_map = inspect.getattr_static(images, "points", None) is not None
         self.slide_map: Any = images if of_map else None
+        own = isinstance(images, StoredPoints)
+        self._map: StoredPoints | None = (
+            images if own else getattr(images, "_stored", None)
+        )
         if hasattr(images, "_for_mosaic"):
             images, labels, features = images._for_mosaic(labels, features, select)
         given = from_any(images, coords, tfrecords)
@@ -109,12 +116,12 @@ class Mosaic:
             seed=seed,
             max_dist=max_dist,
         )
-        self._labeled = labels is not None
-        self._parts = given.parts(labels, features)
+        self._parts = given.parts(None if labels is False else labels, features)
         chosen = choose_cells(self._parts, grid, num_tiles_x, self._rule)
         self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
         self.cells = finish_cells(self.grid, self._chosen)
         self._coloring = render.Coloring.of(self._chosen)
+        self._labeled = self._chosen.tally.labels is not None
         self.failed: dict[int, str] = {}
         self._check_chosen()
         self._arrays = given.arrays
@@ -220,33 +227,29 @@ class Mosaic:
         if kind is None:
             self._export(uri, look)
         else:
-            picture, _ = self._picture(look)
-            write_file(uri, encoded(picture, kind))
+            put_listed(uri, encoded(self._picture(look)[0], kind))
             logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
-    def export(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        of_map: Mapping[str, object] | None = None,
-    ) -> None:
+    def export(self, folder: str | os.PathLike[str]) -> None:
         """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder.
 
         Args:
             folder: A folder or URI, whatever it is called.
-            of_map: What mosaic.json says of the map that was drawn.
         """
-        about = {} if of_map is None else {"map": of_map}
-        self._export(absolute(folder), self._look, about)
+        self._export(absolute(folder), self._look)
 
-    def _export(
-        self, uri: str, look: Look, about: Mapping[str, object] | None = None
-    ) -> None:
+    def _export(self, uri: str, look: Look) -> None:
         """Put `mosaic.png` and `cells.parquet` in place, then what describes them."""
         picture, drawn = self._picture(look)
-        export_mosaic(
-            uri, picture, self.cells, {**self._described(drawn), **(about or {})}
-        )
+        about = {**self._described(drawn), **self._of_map(uri)}
+        export_mosaic(uri, picture, self.cells, about)
+
+    def _of_map(self, uri: str) -> dict[str, object]:
+        """Which map was drawn, for a folder in the run that has this map."""
+        folder, of_map = run_of_folder(uri), self._map
+        if folder is None or of_map is None or folder[0].uri != of_map.run.uri:
+            return {}
+        return {"map": {"name": of_map.name, DIGEST: of_map.info[DIGEST]}}
 
     def _described(self, look: Look) -> dict[str, object]:
         """What mosaic.json holds: parameters, counts, failures, grid, versions."""
@@ -323,7 +326,8 @@ class Mosaic:
         writer.writerow(["slide", "index"])
         columns = (self.cells[name].to_pylist() for name in (schema.SLIDE, number))
         writer.writerows(zip(*columns, strict=True))
-        write_file(absolute(path), text.getvalue().encode("utf-8", "surrogateescape"))
+        data = text.getvalue().encode("utf-8", "surrogateescape")
+        put_listed(absolute(path), data)
 
     def _styled(self, given: Mapping[str, Any]) -> Look:
         """The look that a method's arguments ask for."""

@@ -2,10 +2,10 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from raylatent.errors import MapError
 from raylatent.mapping import statistics
 from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
 from raylatent.mapping.statistics import with_counts
-from raylatent.montage.points import Labels, Rule, are_by_slide, label_words
+from raylatent.montage.points import Label, Labels, Rule, are_by_slide, label_words
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
 from raylatent.slide_map_pictures import LABEL, SlideMapPictures
@@ -30,14 +30,19 @@ from raylatent.source.names import (
     unmatched,
 )
 from raylatent.storage import Store
-from raylatent.stored.manifest import relisted
+from raylatent.stored.manifest import relisted, run_of_folder
+from raylatent.stored.map_pictures import PICTURE_FILES
 from raylatent.stored.map_points import (
+    POINTS_DIGEST,
     StoredPoints,
     check_points,
     has_predictions,
+    only_layer,
     points_parts,
     read_points,
     read_vectors,
+    rows_of,
+    tile_labels,
     write_points,
 )
 from raylatent.stored.maps import MAP_JSON, load_map, read_info, save_map, write_info
@@ -196,16 +201,20 @@ class SlideMap(SlideMapPictures):
     def _save_map(self, store: Store) -> None:
         # Read before the folder changes, which may be the one that they are in.
         points, fitted, _ = self.points, self.fitted, self.data
-        layer = {} if self._layer is None else {"layer": self._layer}
+        about: dict[str, Any] = {} if self._layer is None else {"layer": self._layer}
         with relisted(store.uri, anew=True):
             store.delete(MAP_JSON)
-            write_points(store, points)
+            if run_of_folder(store.uri) is not None:  # else they may be somebody's
+                for picture in PICTURE_FILES:
+                    store.delete(picture)
+            # By this a reader sees that other points were put there.
+            about[POINTS_DIGEST] = write_points(store, points)
             if fitted is not None:
-                save_map(store, with_counts(fitted, points).with_info(**layer))
+                save_map(store, with_counts(fitted, points).with_info(**about))
             else:
-                versions = library_versions()
-                about = {"format_version": FORMAT_VERSION, "versions": versions}
-                write_info(store, {**about, **layer})
+                about |= {"format_version": FORMAT_VERSION}
+                about |= {"points": {"rows": points.num_rows}}
+                write_info(store, {**about, "versions": library_versions()})
 
     @cached_property
     def fitted(self) -> FittedMap | None:
@@ -244,12 +253,15 @@ class SlideMap(SlideMapPictures):
         """The points with their full reference, row for row those of `data`."""
         if not self._is_read() or self._has_all_rows():
             return self._points
-        return self._points.take(pa.array(self.data.index.to_numpy()))
+        return self._points.take(pa.array(self._rows()))
 
     def _has_all_rows(self) -> bool:
         """Whether `data` has all points in their order."""
-        rows = self.data.index.to_numpy()
-        return np.array_equal(rows, np.arange(self._points.num_rows))
+        return np.array_equal(self._rows(), np.arange(self._points.num_rows))
+
+    def _rows(self) -> NDArray[np.int64]:
+        """Which of the points each row of `data` is."""
+        return rows_of(self._points, self.data)
 
     @property
     def x(self) -> NDArray[np.float32]:
@@ -294,7 +306,11 @@ class SlideMap(SlideMapPictures):
             logger.warning("no tile is of %s", ", ".join(map(repr, lost[:5])))
         self.data = kept.copy()
 
-    def label(self, meta: str, translate: Mapping[Any, Any] | None = None) -> None:
+    def label(
+        self,
+        meta: str,
+        translate: Mapping[Any, Any] | Callable[[Any], Any] | None = None,
+    ) -> None:
         """Label by a column of `data`, its values translated if asked.
 
         Raises:
@@ -332,11 +348,7 @@ class SlideMap(SlideMapPictures):
     def layer(self) -> str:
         """The layer that was mapped; MapError if the run has several, and none told."""
         if self._layer is None:
-            layers = list(self._run().layers())
-            if len(layers) != 1:
-                message = f"say which layer was mapped, layer=: the run has {layers}"
-                raise MapError(message)
-            self._layer = layers[0]
+            self._layer = only_layer(self._run())
         return self._layer
 
     def activations(self) -> NDArray[np.floating]:
@@ -432,7 +444,7 @@ class SlideMap(SlideMapPictures):
         grid: str = MosaicConfig.grid,
         tile_select: str | None = None,
         cell_px: int = MosaicConfig.cell_px,
-        labels: Labels | None = None,
+        labels: Labels | Literal[False] | None = None,
         features: ArrayLike | None = None,
         seed: int = Rule.seed,
         max_dist: float | None = None,
@@ -445,7 +457,7 @@ class SlideMap(SlideMapPictures):
 
         Arguments are those of `Mosaic`. `tfrecords` defaults to the run's sources, and may
         be folders that its TFRecords and slides were moved to; `labels` to those set
-        here, if they are words or at most 1,000 numbers; `features` to the activations
+        here, if they are words or at most 1,000 numbers (False: none); `features` to the activations
         where `select` needs them: in memory all are read at once, up to 4 GiB.
 
         Raises:
@@ -454,9 +466,6 @@ class SlideMap(SlideMapPictures):
         """
         given = dict(locals())
         del given["self"]
-        stored = features is None and self._is_stored()
-        if labels is None:
-            given["labels"] = self._labels_set(by_slide=stored)
         if self.run is not None:
             given["tfrecords"] = where(self.run, tfrecords, self.slides)
         return Mosaic(self, **given)
@@ -469,13 +478,20 @@ class SlideMap(SlideMapPictures):
             return self._stored is not None
         return self._has_all_rows() and self._stored.is_same()
 
-    def _labels_set(self, *, by_slide: bool) -> Labels | None:
-        """Labels as frames show them, by slide if asked and possible; None without."""
-        if by_slide and self._is_labeled_by_slide():
+    def _labels_set(self, *, stored: bool) -> Labels | Label | None:
+        """Labels as frames show them; None without.
+
+        Args:
+            stored: Whether labels by slide, or those in the folder, are wanted if these
+                are the ones.
+        """
+        if stored and self._is_labeled_by_slide():
             words = label_words(self._by_slide)
-            return words and dict(zip(self.slides, words, strict=True))
-        if by_slide and not self._is_read():
+            if words is not None:
+                return dict(zip(self.slides, words, strict=True))
             return None
+        if stored and not self._is_read():
+            return tile_labels if self._run().has_tile_labels else None
         return label_words(self.data.get(LABEL))
 
     def _is_labeled_by_slide(self) -> bool:
@@ -489,15 +505,18 @@ class SlideMap(SlideMapPictures):
         return bool(column.equals(self.data[schema.SLIDE].map(own)))
 
     def _for_mosaic(
-        self, labels: Labels | None, features: ArrayLike | None, select: str
-    ) -> tuple["SlideMap | StoredPoints", Labels | None, ArrayLike | None]:
+        self,
+        labels: Labels | Literal[False] | None,
+        features: ArrayLike | None,
+        select: str,
+    ) -> tuple["SlideMap | StoredPoints", Labels | Label | None, ArrayLike | None]:
         """What a mosaic of this map is made of: its points, labels and features.
 
         The points are those in the map's folder if they are all of them and their labels
-        are by slide, else those in memory.
+        are by slide or in the folder too, else those in memory.
 
         Args:
-            labels: As given, by slide or one for each point.
+            labels: As given, by slide or one for each point; None: those set here.
             features: As given.
             select: `medoid` needs features.
 
@@ -506,27 +525,31 @@ class SlideMap(SlideMapPictures):
                 than the run has now.
         """
         run, slides = self.run, self.slides
-        by_slide = labels is None or are_by_slide(labels, slides)
-        stored = self._stored if by_slide and features is None else None
-        if stored is not None and self._is_stored():
-            told = isinstance(labels, Mapping) and set(slides) <= set(labels)
-            if labels is not None and not told:
-                labels = labels_of_slides(labels, slides)
-            return self._clustered(stored), labels, None
+        stored = self._stored if features is None and self._is_stored() else None
+        shown: Labels | Label | None = None if labels is False else labels
+        if labels is None:
+            shown = self._labels_set(stored=stored is not None)
+        elif stored is not None and shown is not None and are_by_slide(shown, slides):
+            shown = labels_of_slides(shown, slides)
+        if self._stored is not None:
+            self._stored.check_rows()
+        if stored is not None and (
+            shown is None or callable(shown) or are_by_slide(shown, slides)
+        ):
+            return self._clustered(stored), shown, None
         if run is not None and select == "medoid" and features is None:
             check_feature_bytes(run, self.layer, len(self.data))
             features = self.activations()
-        return self, labels, features
+        return self, shown, features
 
     def _clustered(self, stored: StoredPoints) -> StoredPoints:
         """The stored points, gone through by the cluster if there are many parts."""
-        from raylatent.engine import map_building  # noqa: PLC0415  (ray: slow)
-        from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415
+        from raylatent.engine.cells import ClusterPoints  # noqa: PLC0415  (ray: slow)
 
-        uri = stored.same().uri
-        map_building.check_map_is_current(stored.run, uri)
-        most_s = self._stall_timeout_s
-        return ClusterPoints(uri, stored.run, self._layer, stall_timeout_s=most_s)
+        uri, most_s = stored.same().uri, self._stall_timeout_s
+        found = ClusterPoints(uri, stored.run, self._layer, stall_timeout_s=most_s)
+        found.info, found.part_names = stored.info, stored.part_names
+        return found
 
     def _run(self) -> RunDirectory:
         if self.run is None:
@@ -535,11 +558,14 @@ class SlideMap(SlideMapPictures):
         return self.run
 
     def _read(self, column: str) -> NDArray[np.floating]:
+        if self._stored is not None:
+            self._stored.check_rows()
         return read_vectors(self._run(), self.points, column)
 
 
 def _translated(
-    values: "pd.Series[Any]", translate: Mapping[Any, Any] | None
+    values: "pd.Series[Any]",
+    translate: Mapping[Any, Any] | Callable[[Any], Any] | None,
 ) -> "pd.Series[Any]":
     """Values as labels, translated if asked; whole numbers stay whole."""
     labels = values if translate is None else values.map(translate)

@@ -18,7 +18,7 @@ from raylatent.mapping.density import Labels, density
 from raylatent.mapping.labels import colors_by_name, scale_of
 from raylatent.mapping.plot import MapStyle, is_picture
 from raylatent.storage import Store, absolute
-from raylatent.stored.map_pictures import save_picture
+from raylatent.stored.manifest import put_listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ class SlideMapPictures(ABC):
         uri = absolute(path)
         if is_picture(uri):
             xy, labels, style = self._drawn(subsample, _style(given))
-            save_picture(uri, drawing.map_file, xy, labels, style, dpi=dpi)
+            put_listed(uri, drawing.map_file(uri, xy, labels, style, dpi=dpi))
             return
         own = inspect.signature(self.save).parameters.values()
         changed = [p.name for p in own if given[p.name] is not p.default]
@@ -154,8 +154,8 @@ class SlideMapPictures(ABC):
             MapError: Another ending.
         """
         xy, labels, style = self._drawn(subsample, _style(dict(locals())))
-        path = os.fspath(filename)
-        save_picture(path, drawing.map_file, xy, labels, style, dpi=dpi)
+        uri = absolute(filename)
+        put_listed(uri, drawing.map_file(uri, xy, labels, style, dpi=dpi))
 
     def save_by_label(
         self, filename: str | os.PathLike[str], *, dpi: int = 200
@@ -184,8 +184,8 @@ class SlideMapPictures(ABC):
             for value, none in zip(values, missing, strict=True)
         )
         part = (self._xy(), Labels.of(names))
-        counted, path = density(lambda: [part]), os.fspath(filename)
-        save_picture(path, drawing.multiples_file, counted, dpi=dpi)
+        uri, counted = absolute(filename), density(lambda: [part])
+        put_listed(uri, drawing.multiples_file(uri, counted, dpi=dpi))
 
     def _xy(self) -> NDArray[np.float64]:
         return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)

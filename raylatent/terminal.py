@@ -6,6 +6,7 @@ import shutil
 import sys
 from contextlib import suppress
 from typing import TextIO, TypeGuard
+from unicodedata import category
 
 from raylatent.errors import StorageError
 
@@ -15,8 +16,20 @@ _CLEAR = "\r\x1b[K"
 _over: set[int] = set()  # streams whose last line is drawn over
 
 
+def visible(text: str) -> str:
+    r"""A text in one line, without what would move a terminal's cursor.
+
+    >>> visible("maps/a\nverified \x1b[2K")
+    'maps/a\\nverified \\x1b[2K'
+    """
+    return "".join(
+        char if char.isprintable() or category(char) == "Zs" else ascii(char)[1:-1]
+        for char in text
+    )
+
+
 def write_line(text: str, stream: TextIO | None = None) -> None:
-    """A line, at once.
+    """A line, at once, and as `visible` makes it: names in it are not ours.
 
     That its reader has gone away, as `| head` does, ends no work.
 
@@ -27,7 +40,7 @@ def write_line(text: str, stream: TextIO | None = None) -> None:
     Raises:
         StorageError: Stdout cannot be written for another reason, as a full disk.
     """
-    _write(f"{text}\n", sys.stderr if stream is None else stream)
+    _write(f"{visible(text)}\n", sys.stderr if stream is None else stream)
 
 
 def draw_over(text: str, stream: TextIO) -> None:
@@ -37,7 +50,7 @@ def draw_over(text: str, stream: TextIO) -> None:
         text: Without its end.
         stream: A terminal.
     """
-    _write(f"{_CLEAR}{text[: columns(stream) - 1]}", stream)
+    _write(f"{_CLEAR}{visible(text)[: columns(stream) - 1]}", stream)
     _over.add(id(stream))
 
 

@@ -52,6 +52,7 @@ def test_handles_of_what_it_made(ray_session, small_project, small_model, tmp_pa
     labels, _ = sf.Project(small_project).dataset().labels("subtype", format="name")
     drawn = made.slide_map.generate_mosaic(num_tiles_x=8, labels=labels, cell_px=24)
     assert drawn.cells.equals(cells)
+    assert set(made.slide_map.data["label"]) == set(labels.values())
     assert Path(made.picture).read_bytes().startswith(b"\x89PNG")
     assert Path(made.map_folder, "umap_by_label.png").exists()
     again = sf.atlas(
@@ -104,6 +105,47 @@ def test_what_makes_no_sense_is_refused(small_model):
         sf.atlas(tfrecords="t", model=str(small_model), out="run", mean=[0.5])
     with pytest.raises(ConfigError, match="batch_size is '32'"):
         sf.atlas(tfrecords="t", model=str(small_model), out="run", batch_size="32")
+
+
+@pytest.mark.parametrize("value", [len, np.zeros(3), {1}, {"p": object()}])
+def test_umap_arguments_that_are_no_values_are_refused(small_model, value):
+    with pytest.raises(ConfigError, match=r"umap={'spread': ...} is a .*: give"):
+        sf.atlas(tfrecords="t", model=str(small_model), out="r", umap={"spread": value})
+
+
+@pytest.fixture
+def small_job(monkeypatch):
+    """What maps and mosaics are asked of `run_atlas`; no tile is computed."""
+    from types import SimpleNamespace
+
+    from raylatent import main_job
+
+    asked = {}
+    report = SimpleNamespace(n_rows=1, failed=[], run="/runs/x-0123")
+    monkeypatch.setattr(main_job, "run_activations", lambda config, spec: report)
+    monkeypatch.setattr(main_job, "run_map", lambda config: asked.update(map=config))
+    monkeypatch.setattr(
+        main_job, "run_mosaic", lambda config: asked.update(mosaic=config)
+    )
+    return asked
+
+
+def test_numbers_of_numpy_are_umap_arguments(small_job, small_model):
+    given = {"spread": np.float32(1.5), "n_epochs": np.int64(30), "verbose": np.True_}
+    given["metric_kwds"] = {"p": np.float32(2)}
+    with pytest.raises(IncompleteError):  # nothing is made
+        sf.atlas(tfrecords="t", model=str(small_model), out="run", umap=given)
+    assert small_job["map"].umap == (
+        *("spread=1.5", "n_epochs=30", "verbose=true"),
+        'metric_kwds={"p": 2.0}',
+    )
+
+
+def test_a_run_that_is_called_by_its_fingerprint_is_mapped_and_drawn(small_job):
+    from raylatent.main_job import run_atlas
+
+    run_atlas(AtlasConfig(tfrecords=("t",), model="m", out="/runs/x-{fingerprint}"))
+    assert {config.out for config in small_job.values()} == {"/runs/x-0123"}
 
 
 def test_slides_that_failed_are_said_before_the_map_can_fail(monkeypatch, capsys):

@@ -9,11 +9,9 @@ import torch
 
 from raylatent import schema
 from raylatent.dataset_features import DatasetFeatures
-from raylatent.engine.map_building import (
-    _check_complete,
-    check_map_is_current,
-)
+from raylatent.engine.map_building import _check_complete
 from raylatent.errors import BrokenPartError, MapError, RunError
+from raylatent.montage.points import StoredPoints
 from raylatent.parts import part_name, rows_digest, write_part
 from raylatent.run import RunDirectory
 from raylatent.seal import sealed_json
@@ -142,7 +140,7 @@ def test_a_map_of_other_rows_is_refused(run):
     info = {"format_version": 1, "rows": rows_digest(parts)}
     run.store.write("maps/default/map.json", json.dumps(sealed_json(info)).encode())
     folder = f"{run.uri}/maps/default"
-    check_map_is_current(of(run), folder)
+    StoredPoints(folder, of(run)).check_rows()
     write_unit(run, "A", 2, [8])
     with pytest.raises(MapError, match="of other rows than the run has now"):
-        check_map_is_current(of(run), folder)
+        StoredPoints(folder, of(run)).check_rows()

@@ -54,6 +54,14 @@ def test_work_goes_on_without_a_reader(tmp_path):
     assert done.exists()
 
 
+def test_what_moves_the_cursor_is_written_out():
+    stream = io.StringIO()
+    write_line("maps/a\nverified \x1b[2K\r\u202e\udcff、\u3000é", stream)
+    assert stream.getvalue() == (
+        "maps/a\\nverified \\x1b[2K\\r\\u202e\\udcff、\u3000é\n"
+    )
+
+
 def test_a_full_disk_is_an_error():
     assert ended_with(["--help"], 1, program=f"import os\n{FULL}{CALL}") == [
         "raylatent: error: the standard output cannot be written: No space left on device"

@@ -5,6 +5,7 @@ import os
 import shutil
 import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -13,14 +14,25 @@ from raylatent import cli, schema
 from raylatent.claim import Claim
 from raylatent.config import VerifyConfig
 from raylatent.engine import verify
-from raylatent.errors import ConfigError, RunError, SourceError, StorageError
+from raylatent.errors import (
+    ClaimError,
+    ConfigError,
+    RunError,
+    SourceError,
+    StorageError,
+)
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.seal import content_digest, sealed_json, sealed_parquet
 from raylatent.slide_map import SlideMap
 from raylatent.source import tfrecords
 from raylatent.storage import Store
-from raylatent.stored.manifest import put_run_manifest, read_manifest, told_digests
+from raylatent.stored.manifest import (
+    put_run_manifest,
+    read_manifest,
+    relisted,
+    told_digests,
+)
 from raylatent.stored.verification import BROKEN, FOREIGN, INCOMPLETE, MISSING, WRONG
 from tests.tampering import (
     NEEDS_THE_MANIFEST,
@@ -170,6 +182,7 @@ def test_what_python_saves_into_a_run_is_listed(made, verify_here):
     slide_map = SlideMap.load(folder)
     slide_map.save(folder)
     slide_map.save(f"{made.out}/maps/copy")
+    assert not list(Path(folder).glob("umap*"))  # pictures of the map before
     slide_map.save(f"{folder}/mine.png")
     mosaic = slide_map.generate_mosaic(num_tiles_x=3, cell_px=16)
     mosaic.save(f"{made.out}/mosaics/default")
@@ -180,6 +193,76 @@ def test_what_python_saves_into_a_run_is_listed(made, verify_here):
         f"manifest/{name}.parquet"
         for name in ("activations", "map-copy", "map-default", "mosaic-default")
     ]
+
+
+def test_pictures_that_python_draws_anew_are_listed_anew(made, verify_here):
+    folder = f"{made.out}/maps/default"
+    slide_map = SlideMap.load(folder)
+    slide_map.label_by_slide({"a": "x", "b é": "y", "c": "y"})
+    slide_map.save(f"{folder}/umap.png", s=9)
+    slide_map.save_plot(f"{folder}/umap.svg")
+    slide_map.save_by_label(f"{folder}/umap_by_label.png")
+    mosaic = slide_map.generate_mosaic(num_tiles_x=3, cell_px=16)
+    mosaic.save(f"{made.out}/mosaics/default/mosaic.png")
+    mosaic.save_report(f"{made.out}/mosaics/default/tiles.csv")
+    report = verify_here(made.out)
+    assert report.findings == report.notes == []
+    drawn = ("maps/default/umap.png", "maps/default/umap.svg")
+    drawn += ("maps/default/umap_by_label.png", "mosaics/default/tiles.csv")
+    assert {*drawn} <= report.listed.keys()
+
+
+def test_a_mosaic_that_python_saved_is_known_to_be_of_another_map(made, verify_here):
+    slide_map = SlideMap.load(f"{made.out}/maps/default")
+    mosaic = slide_map.generate_mosaic(num_tiles_x=3, cell_px=16)
+    slide_map.filter(["a"])
+    of_some = slide_map.generate_mosaic(num_tiles_x=3, cell_px=16)
+    mosaic.save(f"{made.out}/mosaics/mine")
+    of_some.save(f"{made.out}/mosaics/some")
+    mosaic.save(f"{made.out}/elsewhere")
+    assert "map" not in json.loads((made.out / "elsewhere/mosaic.json").read_bytes())
+    assert verify_here(made.out).notes == []
+    slide_map.save(f"{made.out}/maps/default")
+    notes = " ".join(verify_here(made.out).notes)
+    for name in ("default", "mine", "some"):
+        assert f"the mosaic {name} is of another map than there is now" in notes
+
+
+def test_while_a_map_or_mosaic_is_written_nothing_is_lacking(made, verify_here):
+    folder = f"{made.out}/mosaics/default"
+    mosaic = SlideMap.load(f"{made.out}/maps/default").generate_mosaic(num_tiles_x=3)
+    with relisted(folder):
+        (made.out / "mosaics/default/mosaic.json").unlink()
+        report = verify_here(made.out)
+        assert report.findings == []
+        assert str(os.getpid()) in report.worked_on_by
+        for write in (
+            lambda: mosaic.save(folder),
+            lambda: mosaic.slide_map.save(f"{made.out}/maps/default"),
+            lambda: mosaic.slide_map.save(f"{made.out}/maps/default/umap.png"),
+        ):
+            with pytest.raises(ClaimError, match="is being worked on by"):
+                write()
+    mosaic.save(folder)
+    assert verify_here(made.out).findings == []
+
+
+def test_names_and_footers_cannot_draw_on_the_terminal(made, verify_here, capsys):
+    table = read_part(Store(made.out), f"{A}1.parquet", None)
+    _, footer = read_footer(Store(made.out), f"{A}1.parquet")
+    lie = {**footer, schema.FOOTER_SLIDE: "a\nverified  /run\x1b[2K"}
+    write_part(Store(made.out), f"{A}1.parquet", table, lie)
+    odd = made.out / "maps/a\nverified  run"
+    shutil.copytree(made.out / "maps/default", odd)
+    shutil.copytree(made.out / "mosaics/default", made.out / "mosaics/m\nverified  run")
+    report = verify_here(made.out)
+    assert report.findings
+    assert all(str(finding).isprintable() for finding in report.findings)
+    assert cli.main(["verify", str(made.out)]) == 1
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert not any(line.startswith("verified") for line in said.out.splitlines())
+    assert "map       a\\nverified  run, 96 points" in said.out
 
 
 def test_a_manifest_is_that_of_the_files(made):

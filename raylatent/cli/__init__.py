@@ -51,7 +51,9 @@ def run() -> NoReturn:
 
 def _main(given: list[str]) -> int:
     if given and given[0] in {"-h", "--help", "--version"}:
-        say(f"{PROG} {__version__}" if given[0] == "--version" else _usage())
+        text = f"{PROG} {__version__}" if given[0] == "--version" else _usage()
+        for line in text.splitlines():
+            say(line)
         return 0
     if not given or given[0] not in VERBS:
         return fail(f"error: {_no_verb(given)} ({PROG} --help)", 2)

@@ -83,7 +83,7 @@ def _say_slides(report: "RunReport", what: str) -> None:
         say(f"resized   {n_resized:,} tiles of another size (--no-resize refuses them)")
     empty = [s.slide for s in report.slides if not s.n_indexed and s.error is None]
     for slide in empty[:_SHOWN]:
-        say(f"no tiles  {slide if slide.isprintable() else ascii(slide)}")
+        say(f"no tiles  {slide}")
     if len(empty) > _SHOWN:
         say(f"no tiles  in {len(empty) - _SHOWN} more slides, see report.json")
     for failed in report.failed[:_SHOWN]:

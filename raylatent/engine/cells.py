@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 
 import ray
 
-from raylatent.claim import new_token
+from raylatent.engine.checking import check_seen
 from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, gather, pool
 from raylatent.engine.connection import connect
-from raylatent.engine.visibility import check_visibility
 from raylatent.montage.points import Label, Points, fold
 from raylatent.parts import read_footer
 from raylatent.run import RunDirectory
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredParts, StoredPoints
+from raylatent.stored.maps import MAP_JSON
 
 T = TypeVar("T")
 
@@ -63,8 +63,7 @@ class ClusterPoints(StoredPoints):
         here = StoredParts(stored=self, label=label)
         if len(self.part_names) <= self._few_parts:
             return here
-        if not connect():
-            check_visibility(Store(self.run.uri, writer=new_token()))
+        connect()
         share = pool(None, 0)
         return ClusterParts(
             stored=self,
@@ -95,7 +94,12 @@ class ClusterParts(StoredParts):
         merge: Callable[[T, T], T],
         columns: Iterable[str] = (),
     ) -> T:
-        """Groups side by side; their results are merged as they come."""
+        """Groups side by side; their results are merged as they come.
+
+        Raises:
+            MapError: Another map has taken the place of this one, before or meanwhile.
+        """
+        self.stored.same()
         parts = ray.put(StoredParts(stored=self.stored, label=self.label))
         shared = ray.put((work, merge, tuple(columns)))
         found = self._tasks(
@@ -108,6 +112,7 @@ class ClusterParts(StoredParts):
         whole: T = next(found)
         for result in found:
             whole = merge(whole, result)
+        self.stored.same()
         return whole
 
     @cached_property
@@ -148,6 +153,7 @@ def group(names: Names, n_tasks: int) -> list[Names]:
 
 def count_rows(store: Store, names: Names) -> int:
     """Rows of some parts, as their footers say."""
+    check_seen(store, MAP_JSON)
     return sum(read_footer(store, name)[0] for _, name in names)
 
 
@@ -158,5 +164,6 @@ def fold_group(
     first: int,
 ) -> T:
     """What a group of parts says; its first point has the number `first`."""
+    check_seen(parts.stored.store, MAP_JSON)
     work, merge, columns = shared
     return fold(parts.some(names, columns, first), work, merge)

@@ -47,10 +47,23 @@ def read_files(
 
 def read_here(store: Store, proof: str, names: Sequence[str]) -> list[FileState]:
     """Read some files; the run must be where this node sees it: a task's work."""
+    check_seen(store, proof)
+    return read_states(store, names)
+
+
+def check_seen(store: Store, proof: str) -> None:
+    """Refuse to read a folder that this node does not see; nothing is written there.
+
+    Args:
+        store: The folder.
+        proof: A file that is in it.
+
+    Raises:
+        VisibilityError: It is not.
+    """
     if not store.exists(proof):
         message = (
             f"node {platform.node()} does not see {store.uri}: use a path that all "
             "nodes share, or a URI such as s3://bucket/folder"
         )
         raise VisibilityError(message)
-    return read_states(store, names)

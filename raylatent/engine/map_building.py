@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.claim import Claim, new_token
+from raylatent.config.options import plain_name
 from raylatent.engine.cluster import STALL_TIMEOUT_S
 from raylatent.engine.connection import connect
 from raylatent.engine.placement import place_rows
@@ -26,7 +27,6 @@ from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.run.layout import manifest_of
-from raylatent.seal import DIGEST
 from raylatent.storage import Store
 from raylatent.stored.arrays import Promised
 from raylatent.stored.manifest import relisted
@@ -66,10 +66,12 @@ def build_map(
         The map's folder, `<out>/maps/<name>`.
 
     Raises:
+        ConfigError: The name is not that of one folder.
         RunError: There is no run, it has no rows, or lacks rows that no recorded
             error explains.
         MapError: There is no such layer, or the rows cannot be mapped.
     """
+    plain_name("name=", name)
     refuse_temporary_copy("--out", [out])
     run = RunDirectory(out, writer=new_token())
     layer = _layer_of(run, layer)
@@ -97,7 +99,7 @@ def build_map(
         if not started_here:
             check_visibility(run.store)
         if fitted is not None:
-            with relisted(store.uri) as digests:
+            with relisted(store.uri, claimed=True) as digests:
                 for file in strays:
                     run.store.delete(file)
                 digests.update(_own_names(place(broken, fitted)[1], name))
@@ -107,7 +109,7 @@ def build_map(
             about |= {"quality": measured(fitted, rows, held)}
             claim.check()
             # From here on, and until map.json is back, there is no map of this name.
-            with relisted(store.uri, anew=True) as digests:
+            with relisted(store.uri, anew=True, claimed=True) as digests:
                 for file in _OWN_FILES:
                     store.delete(file)
                 store.delete_folder(POINTS_FOLDER)
@@ -245,31 +247,6 @@ def _say_replaced(store: Store, params: MapParameters, about: dict[str, str]) ->
         changed.append("the run's rows have changed")
     why = "; ".join(changed) or "it is broken"
     logger.warning("the map %s is replaced: %s", store.uri, why)
-
-
-def check_map_is_current(run: RunDirectory, folder: str) -> str:
-    """Refuse a map of rows that the run no longer has; the parts' footers are read.
-
-    Args:
-        run: The run.
-        folder: The map's folder; a map that does not tell its rows is let pass.
-
-    Returns:
-        The digest of map.json.
-
-    Raises:
-        MapError: There is no map, or it is of other rows.
-    """
-    info = read_info(Store(folder))
-    if info.get("rows") is not None:
-        parts = [part for part in run.footers(run.slides()) if part.rows]
-        if info["rows"] != rows_digest(parts):
-            message = (
-                f"the map {folder} is of other rows than the run has now: run "
-                "`raylatent map` again"
-            )
-            raise MapError(message)
-    return str(info[DIGEST])
 
 
 def _check_complete(run: RunDirectory, parts: Sequence[Part]) -> None:

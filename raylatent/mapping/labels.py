@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 CMAP = "viridis"
 
 _MOST_CLASSES = 12
+MOST_LABELS = 1_000
+"""Labels that tiles may have of their own: more tell no tile from another."""
 _LAST_CODE = 30  # of classes that are called by whole numbers
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/: told apart by the color-blind.
 OKABE_ITO = (
@@ -140,6 +142,15 @@ def numbers_of(labels: Iterable[object]) -> list[float]:
             raise MapError(message)
         found.append(value)
     return found
+
+
+def say_too_many_labels() -> None:
+    """Say that labels of tiles color nothing."""
+    logger.warning(
+        "tiles have more than %d labels of their own, which are drawn in no colors: "
+        "is the group `label` of --tiles-pattern another one for each tile?",
+        MOST_LABELS,
+    )
 
 
 def category_colors(n: int) -> list[str]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
 from raylatent.montage.grid import Bounds, Grid, make_grid
 from raylatent.montage.points import (
     FEATURES,
@@ -394,15 +395,42 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
     """
     medoid = rule.select == "medoid"
     features = [FEATURES] if medoid else []
-    bounds = parts.fold(_bounds, Bounds.merge)
+    labels = [LABELS]
+    if parts.labels_of_tiles:
+        bounds, names = parts.fold(_bounds_and_labels, _merge_both, labels)
+        if names is None:
+            say_too_many_labels()
+            labels = []
+    else:
+        bounds = parts.fold(_bounds, Bounds.merge)
     grid = make_grid(kind, bounds, num_tiles_x)
     sums = None
     if medoid:
         sums = parts.fold(partial(partial_sums, grid=grid), merge_sums, features)
     pick = partial(partial_cells, grid=grid, rule=rule, sums=sums)
-    cells = parts.fold(pick, merge_cells, [*features, PREDICTIONS, LABELS])
+    cells = parts.fold(pick, merge_cells, [*features, PREDICTIONS, *labels])
     return Chosen(grid=grid, bounds=bounds, cells=cells)
 
 
 def _bounds(points: Points) -> Bounds:
     return Bounds.of(points.xy)
+
+
+Names = frozenset[str] | None
+"""Labels of points; None where they are too many to color them."""
+
+
+def _bounds_and_labels(points: Points) -> tuple[Bounds, Names]:
+    names = pc.unique(points.labels).drop_null().to_pylist()
+    return _bounds(points), _few(frozenset(names))
+
+
+def _merge_both(
+    a: tuple[Bounds, Names], b: tuple[Bounds, Names]
+) -> tuple[Bounds, Names]:
+    names = None if a[1] is None or b[1] is None else _few(a[1] | b[1])
+    return Bounds.merge(a[0], b[0]), names
+
+
+def _few(names: frozenset[str]) -> Names:
+    return names if len(names) <= MOST_LABELS else None

@@ -16,6 +16,7 @@ from raylatent import schema
 from raylatent.annotations import tidy
 from raylatent.config import SELECTS
 from raylatent.errors import MapError
+from raylatent.mapping.labels import MOST_LABELS
 from raylatent.montage.grid import Grid
 from raylatent.source.names import SlideLabels, is_table, labels_of_slides, match
 
@@ -25,7 +26,6 @@ LABELS = "labels"
 
 T = TypeVar("T")
 
-_MOST_NUMBERS = 1_000
 
 Labels = SlideLabels | Sequence[object]
 """By slide, or one for each point."""
@@ -190,6 +190,11 @@ def coded(
 class Parts(ABC):
     """Points that may be gone through again and again."""
 
+    @property
+    def labels_of_tiles(self) -> bool:
+        """Whether labels are the tiles' own, of which there may be any number."""
+        return False
+
     @abstractmethod
     def read(self, *columns: str) -> Iterable[Points]:
         """All points in parts, with these of their columns if they have them."""
@@ -339,6 +344,6 @@ def label_words(values: "pd.Series[Any] | None") -> list[object] | None:
     """
     if values is None:
         return None
-    if pd.api.types.is_float_dtype(values) and values.nunique() > _MOST_NUMBERS:
+    if pd.api.types.is_float_dtype(values) and values.nunique() > MOST_LABELS:
         return None
     return list(values.astype(object).where(values.notna(), None))

@@ -9,7 +9,8 @@
 - `removed/`: rows of slides that a later run no longer names
 - `tiles/`, `finished/`: of extract-tiles: slides under way, and those that are whole
 - `report.json`, `slides.html`, `maps/<name>/`, `mosaics/<name>/`
-- `manifest/<verb>.parquet`: path, size and digest of each file that a verb left
+- `manifest/<verb>.parquet`: path, size and digest of each file that a verb left, but
+  for `slides.html`
 """
 
 import re

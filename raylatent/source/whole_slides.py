@@ -204,8 +204,12 @@ def source_of_slide(
     )
 
 
-def failed_slide(slide: str, request: SlideRequest, error: str) -> Source:
-    """A slide that cannot be worked on."""
+def failed_slide(
+    run: RunDirectory, slide: str, request: SlideRequest, error: str
+) -> Source:
+    """A slide that cannot be worked on; a picture is there only beside its grid."""
+    if not run.store.exists(run.grid_part(slide)):
+        run.store.delete(run.thumbnail(slide))
     return Source(
         source=0,
         slide=slide,
@@ -228,18 +232,19 @@ def index_slide(
     try:
         opened = open_slide(slide, request)
     except (SourceError, StorageError) as error:
-        return failed_slide(slide, request, f"{error}{_of_tile(request)}"), []
+        return failed_slide(run, slide, request, f"{error}{_of_tile(request)}"), []
     table = _stored_grid(run, opened)  # what fails of the run is not the slide's fault
     if table is None:
         try:
             table = detect_tiles(opened, request)
             picture, remarks = _look(opened, table, request)
         except StorageError as error:
-            return failed_slide(slide, request, str(error)), []
+            return failed_slide(run, slide, request, str(error)), []
         except ContentError as error:
             complaint = f"slide {slide} cannot be read: {error}"
-            return failed_slide(slide, request, complaint), []
-        # The picture first: a grid that is there is complete.
+            return failed_slide(run, slide, request, complaint), []
+        # The picture first: a grid that is there is complete, and of this picture.
+        run.store.delete(run.grid_part(slide))
         run.store.write(run.thumbnail(slide), picture)
         footer = {
             **opened.footer,

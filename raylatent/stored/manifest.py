@@ -13,21 +13,22 @@ is done is decided by the parts alone.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from raylatent import schema
+from raylatent.claim import Claim, new_token
 from raylatent.errors import BrokenPartError
 from raylatent.parts import check_part, read_footer, write_part
 from raylatent.run import layout
 from raylatent.run.directory import RunDirectory
 from raylatent.run.layout import is_inside, is_ours, manifest_of, manifest_of_folder
 from raylatent.run.settings import RUN_JSON
-from raylatent.seal import DIGEST, FILES, content_hasher, parse_json
-from raylatent.storage import Store, retry
+from raylatent.seal import DIGEST, FILES, content_digest, content_hasher, parse_json
+from raylatent.storage import Store, retry, write_file
 
 _THREADS = 16
 _CHUNK = 16 << 20  # bytes of a large file that are held
@@ -135,36 +136,68 @@ def read_manifest(store: Store, name: str) -> Files:
     return {path: Listed(size, digest) for path, size, digest in rows}
 
 
+def run_of_folder(folder: str) -> tuple[Store, str] | None:
+    """The run that a map's or mosaic's folder is in, and the name of its manifest.
+
+    None where it is in no run.
+    """
+    place = manifest_of_folder(folder)
+    if place is None or not Store(place[0]).exists(RUN_JSON):
+        return None
+    return Store(place[0]), place[1]
+
+
 @contextmanager
-def relisted(folder: str, *, anew: bool = False) -> Iterator[dict[str, str]]:
+def relisted(
+    folder: str, *, anew: bool = False, claimed: bool = False
+) -> Iterator[dict[str, str]]:
     """The manifest of a map or mosaic while some of its files are written anew.
 
     It is deleted before, and put in place at the end of the block, which gives the
-    digests of what it wrote. Outside of a run there is none.
+    digests of what it wrote; meanwhile the run is claimed. Outside of a run there is
+    neither.
 
     Args:
         folder: Of the map or mosaic.
         anew: Whether all files are, so that nothing of the manifest before holds.
+        claimed: Whether the caller holds the claim on the run.
 
     Yields:
         Digests by the name of a file in the folder, to be filled in.
+
+    Raises:
+        ClaimError: Another driver works on the run.
     """
     digests: dict[str, str] = {}
-    place = manifest_of_folder(folder)
-    if place is None or not Store(place[0]).exists(RUN_JSON):
+    place = run_of_folder(folder)
+    if place is None:
         yield digests
         return
-    store, manifest = Store(place[0]), place[1]
-    before: Files = {}
-    if store.exists(manifest):
-        with suppress(BrokenPartError):
-            before = read_manifest(store, manifest)
-        store.delete(manifest)
-    yield digests
-    own = folder.removeprefix(f"{store.uri}/")
-    known = {} if anew else {path: one.digest for path, one in before.items()}
-    known |= {f"{own}/{name}": digest for name, digest in digests.items()}
-    _put_manifest(store, manifest, _list_files(store, [own], (), known))
+    store, manifest = place
+    with nullcontext() if claimed else Claim(store, new_token()):
+        before: Files = {}
+        if store.exists(manifest):
+            with suppress(BrokenPartError):
+                before = read_manifest(store, manifest)
+            store.delete(manifest)
+        yield digests
+        own = folder.removeprefix(f"{store.uri}/")
+        known = {} if anew else {path: one.digest for path, one in before.items()}
+        known |= {f"{own}/{name}": digest for name, digest in digests.items()}
+        _put_manifest(store, manifest, _list_files(store, [own], (), known))
+
+
+def put_listed(uri: str, data: bytes) -> None:
+    """Write a picture or table, which is listed anew if it is of a run's map or mosaic.
+
+    Args:
+        uri: The file.
+        data: Its content.
+    """
+    folder, name = uri.rsplit("/", 1)
+    with relisted(folder) as digests:
+        write_file(uri, data)
+        digests[name] = content_digest(data)
 
 
 def put_run_manifest(run: RunDirectory, digests: Mapping[str, str]) -> None:

@@ -27,7 +27,12 @@ from raylatent.mapping.density import (
     density,
     means,
 )
-from raylatent.mapping.labels import numbers_of, scale_of
+from raylatent.mapping.labels import (
+    MOST_LABELS,
+    numbers_of,
+    say_too_many_labels,
+    scale_of,
+)
 from raylatent.mapping.plot import PICTURES
 from raylatent.seal import content_digest
 from raylatent.storage import Store, absolute, write_file
@@ -61,8 +66,13 @@ class TileLabels:
 
     @classmethod
     def of(cls, store: Store) -> "TileLabels | None":
-        """Those of a map in its folder, None where no tile has one."""
-        names = tile_label_names(store, points_parts(store))
+        """Those of a map in its folder, None where no tile has one.
+
+        Of too many there is none as well, which is said.
+        """
+        names = tile_label_names(store, points_parts(store), MOST_LABELS)
+        if names is None:
+            say_too_many_labels()
         return cls(names) if names else None
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,17 +29,30 @@ from raylatent.montage.points import (
     as_reference,
     knn_distances,
 )
-from raylatent.parts import is_part, part_name, read_part, slide_of, write_part
+from raylatent.parts import (
+    is_part,
+    part_name,
+    read_part,
+    rows_digest,
+    slide_of,
+    write_part,
+)
 from raylatent.run import Part, RunDirectory
-from raylatent.seal import DIGEST
+from raylatent.seal import DIGEST, content_digest
 from raylatent.storage import Store
 from raylatent.stored.maps import read_info
 from raylatent.tiles.ahead import in_order
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 POINTS_FOLDER = "points"
+POINTS_DIGEST = "points_digest"
+"""The key of map.json by which a map that Python saved tells its points from others."""
 MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])
 """Points of several slides: `schema.POINTS` after the slide."""
 
+_TILE = (schema.SLIDE, schema.TILE_INDEX)
 _ORDER = [(schema.SLIDE, "ascending"), (schema.TILE_INDEX, "ascending")]
 _PART_ROWS = 1_000_000
 _BLOCK_ROWS = 1 << 16
@@ -82,8 +95,39 @@ def check_points(points: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(table, sort_keys=_ORDER))
 
 
-def write_points(store: Store, points: pa.Table) -> None:
+def rows_of(points: pa.Table, data: "pd.DataFrame") -> NDArray[np.int64]:
+    """Which of the points each row of a table is: by its index, else by its tile.
+
+    The index says nothing any more once rows were sorted or merged without it.
+
+    Raises:
+        MapError: A row is of no point, or does not tell its tile.
+    """
+    import pandas as pd  # noqa: PLC0415  (slow)
+
+    lost = [name for name in _TILE if name not in data.columns]
+    if lost:
+        message = f"data has no column {lost[0]!r} any more, which tells its tiles"
+        raise MapError(message)
+    known, given = points.select(_TILE).to_pandas(), data[[*_TILE]]
+    rows = given.index
+    if rows.dtype.kind == "i" and rows.isin(known.index).all():
+        own = known.take(rows)
+        if all(np.array_equal(own[name], given[name]) for name in _TILE):
+            return np.asarray(rows, np.int64)
+    row_of = pd.Series(known.index, pd.MultiIndex.from_frame(known))
+    found = row_of[~row_of.index.duplicated()].reindex(pd.MultiIndex.from_frame(given))
+    if n_lost := int(found.isna().sum()):
+        message = f"{n_lost} rows of data are tiles that the map lacks"
+        raise MapError(message)
+    return np.asarray(found, np.int64)
+
+
+def write_points(store: Store, points: pa.Table) -> str:
     """Write points in any order, each part in one step, after the old ones left.
+
+    Returns:
+        A digest of all of them.
 
     Raises:
         StorageError: A part could not be written.
@@ -91,15 +135,19 @@ def write_points(store: Store, points: pa.Table) -> None:
     for name in store.list(POINTS_FOLDER):
         if _PART.fullmatch(name):
             store.delete(name)
+    seals = []
     for slide, rows in by_slide(check_points(points)):
         table = rows.select(schema.POINTS.names).cast(schema.POINTS)
         for unit, start in enumerate(range(0, table.num_rows, _PART_ROWS)):
-            write_part(
-                store,
-                part_name(POINTS_FOLDER, slide, unit),
-                table.slice(start, _PART_ROWS),
-                {schema.FOOTER_SLIDE: slide},
+            seals.append(
+                write_part(
+                    store,
+                    part_name(POINTS_FOLDER, slide, unit),
+                    table.slice(start, _PART_ROWS),
+                    {schema.FOOTER_SLIDE: slide},
+                )
             )
+    return content_digest("".join(seals).encode())
 
 
 def read_points(store: Store) -> pa.Table:
@@ -148,16 +196,21 @@ def iter_points(
         yield check_points(pa.concat_tables(tables))
 
 
-def tile_label_names(store: Store, parts: Sequence[tuple[str, str]]) -> list[str]:
-    """All labels that tiles have of their own, sorted.
+def tile_label_names(
+    store: Store, parts: Sequence[tuple[str, str]], most: int
+) -> list[str] | None:
+    """All labels that tiles have of their own, sorted; None where they are too many.
 
     Args:
         store: The map's folder.
         parts: Of `points_parts`.
+        most: Labels that are not too many.
     """
     found: set[str] = set()
     for labels in _columns_ahead(store, parts, (schema.LABEL,)):
         found.update(pc.unique(labels[schema.LABEL]).drop_null().to_pylist())
+        if len(found) > most:
+            return None
     return sorted(found)
 
 
@@ -169,11 +222,15 @@ def iter_tile_labels(
     Args:
         store: The map's folder.
         parts: Of `points_parts`.
+
+    Raises:
+        MapError: A place is not finite.
     """
-    columns = (schema.X, schema.Y, schema.LABEL)
-    for table in _columns_ahead(store, parts, columns):
-        if table.num_rows:
-            yield schema.places(table), table[schema.LABEL].to_pylist()
+    tables = _columns_ahead(store, parts, (schema.X, schema.Y, schema.LABEL))
+    for (_, name), table in zip(parts, tables, strict=True):
+        xy = _finite_places(store, name, table)
+        if len(xy):
+            yield xy, table[schema.LABEL].to_pylist()
 
 
 def iter_places(
@@ -188,10 +245,9 @@ def iter_places(
     """
     blocks: list[NDArray[np.float64]] = []
     runs: list[tuple[str, int]] = []
-    for (slide, name), xy in zip(parts, _places_ahead(store, parts), strict=True):
-        if not np.isfinite(xy).all():
-            message = f"{store.uri}/{name} has points without a finite place"
-            raise MapError(message)
+    tables = _columns_ahead(store, parts, (schema.X, schema.Y))
+    for (slide, name), table in zip(parts, tables, strict=True):
+        xy = _finite_places(store, name, table)
         if len(xy):
             blocks.append(xy)
             runs.append((slide, len(xy)))
@@ -202,11 +258,12 @@ def iter_places(
         yield np.concatenate(blocks), runs
 
 
-def _places_ahead(
-    store: Store, parts: Sequence[tuple[str, str]]
-) -> Iterator[NDArray[np.float64]]:
-    for table in _columns_ahead(store, parts, (schema.X, schema.Y)):
-        yield schema.places(table)
+def _finite_places(store: Store, name: str, table: pa.Table) -> NDArray[np.float64]:
+    xy = schema.places(table)
+    if not np.isfinite(xy).all():
+        message = f"{store.uri}/{name} has points without a finite place"
+        raise MapError(message)
+    return xy
 
 
 def _columns_ahead(
@@ -327,6 +384,11 @@ class StoredPoints:
         self.run = run
         self._layer = layer
 
+    @property
+    def name(self) -> str:
+        """The map's name, which is that of its folder."""
+        return self.store.uri.rpartition("/")[2]
+
     def __reduce__(self) -> tuple[type["StoredPoints"], tuple[object, ...]]:
         """The same points, whatever was kept of them, for another process."""
         given = (self.store.uri, RunDirectory(self.run.uri), self._layer)
@@ -360,6 +422,25 @@ class StoredPoints:
             raise MapError(message)
         return self.store
 
+    def check_rows(self) -> None:
+        """Refuse a map of rows that the run no longer has; the parts' footers are read.
+
+        A map that does not tell its rows is let pass.
+
+        Raises:
+            MapError: The map is of other rows.
+        """
+        told = self.info.get("rows")
+        if told is None:
+            return
+        parts = [part for part in self.run.footers(self.run.slides()) if part.rows]
+        if told != rows_digest(parts):
+            message = (
+                f"the map {self.store.uri} is of other rows than the run has now: run "
+                "`raylatent map` again"
+            )
+            raise MapError(message)
+
     @cached_property
     def part_names(self) -> list[tuple[str, str]]:
         """Slide and name of each part, in order."""
@@ -372,14 +453,8 @@ class StoredPoints:
 
     @cached_property
     def layer(self) -> str:
-        """The layer that was mapped."""
-        told = self._layer or self.info.get("layer")
-        return str(told or next(iter(self.run.layers())))
-
-    @property
-    def has_tile_labels(self) -> bool:
-        """Whether tiles have labels of their own."""
-        return self.run.has_tile_labels
+        """The layer that was mapped; MapError as of `only_layer`."""
+        return str(self._layer or self.info.get("layer") or only_layer(self.run))
 
     @property
     def slides(self) -> list[str]:
@@ -420,9 +495,20 @@ class StoredParts(Parts):
     stored: StoredPoints
     label: Label | None = None
 
+    @property
+    def labels_of_tiles(self) -> bool:
+        """See `Parts`."""
+        return self.label is tile_labels
+
     def read(self, *columns: str) -> Iterator[Points]:
-        """All points, see `Parts`."""
-        return self.some(self.stored.part_names, columns)
+        """All points, see `Parts`.
+
+        Raises:
+            MapError: Another map has taken the place of this one, before or meanwhile.
+        """
+        self.stored.same()
+        yield from self.some(self.stored.part_names, columns)
+        self.stored.same()
 
     def some(
         self, names: Sequence[tuple[str, str]], columns: Iterable[str], first: int = 0
@@ -454,6 +540,15 @@ class StoredParts(Parts):
                 knn_distance=knn_distances(table),
             )
             first += n
+
+
+def only_layer(run: RunDirectory) -> str:
+    """The layer of a run; MapError where it has several, of which none was told."""
+    layers = list(run.layers())
+    if len(layers) != 1:
+        message = f"say which layer was mapped, layer=: the run has {layers}"
+        raise MapError(message)
+    return layers[0]
 
 
 def tile_labels(points: pa.Table) -> pa.StringArray:

@@ -21,6 +21,7 @@ from raylatent.claim import new_token
 from raylatent.errors import MapError, SourceError, StorageError
 from raylatent.montage.points import (
     HeldParts,
+    Label,
     Labels,
     Parts,
     Points,
@@ -49,7 +50,6 @@ from raylatent.stored.map_points import (
     StoredPoints,
     has_predictions,
     read_vectors,
-    tile_labels,
 )
 from raylatent.tiles.fetch import check_array
 
@@ -102,18 +102,20 @@ class Inputs:
     measures: Mapping[str, Any] = field(default_factory=dict)
     stored: StoredPoints | None = None
 
-    def parts(self, labels: Labels | None, features: ArrayLike | None) -> Parts:
+    def parts(self, labels: Labels | Label | None, features: ArrayLike | None) -> Parts:
         """The points with labels and features (n, d), in parts."""
         if self.stored is not None:
             if features is not None:
                 message = "stored points take labels by slide, and no features"
                 raise MapError(message)
-            if labels is None:
-                own = tile_labels if self.stored.has_tile_labels else None
-                return self.stored.labeled(own)
+            if labels is None or callable(labels):
+                return self.stored.labeled(labels)
             # Which slides have none was said by whoever read the labels.
             by_slide = match(labels_given(labels).items(), self.stored.slides)
             return self.stored.labeled(partial(labels_of_points, by_slide))
+        if callable(labels):
+            message = "labels are a function: give them by slide, or one for each image"
+            raise MapError(message)
         n = len(self.xy)
         slides = None if self.reference is None else self.reference[schema.SLIDE]
         points = Points.of(

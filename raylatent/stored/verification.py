@@ -26,6 +26,7 @@ from raylatent.storage import Store
 from raylatent.stored.manifest import Files, digest_of_file, told_digests
 from raylatent.stored.maps import MAP_JSON
 from raylatent.stored.mosaics import MOSAIC_JSON
+from raylatent.terminal import visible
 
 BROKEN = "broken"  # bytes are not those that were written
 MISSING = "missing"  # what was there once
@@ -59,8 +60,7 @@ class Finding:
 
     def __str__(self) -> str:
         """In one line, without what would move a terminal's cursor."""
-        name = self.name if self.name.isprintable() else ascii(self.name)
-        return f"{self.kind}: {name}: {self.says}"
+        return visible(f"{self.kind}: {self.name}: {self.says}")
 
 
 @dataclass(frozen=True, kw_only=True)

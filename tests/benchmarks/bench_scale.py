@@ -38,7 +38,7 @@ STAGES = {
         "plot": "raylatent.stored.map_pictures.save_stored_map",
     },
     "mosaic": {
-        "check": "raylatent.engine.map_building.check_map_is_current",
+        "check": "raylatent.montage.points.StoredPoints.check_rows",
         "draw": "raylatent.mosaic.Mosaic.export",
     },
 }

@@ -7,11 +7,18 @@ import pytest
 
 from raylatent import schema
 from raylatent.engine import cells as on_cluster
-from raylatent.engine.cells import ClusterParts, ClusterPoints, group
-from raylatent.errors import BrokenPartError
+from raylatent.engine.cells import (
+    ClusterParts,
+    ClusterPoints,
+    count_rows,
+    fold_group,
+    group,
+)
+from raylatent.errors import BrokenPartError, VisibilityError
 from raylatent.montage.cells import choose_cells, finish_cells
 from raylatent.montage.points import HeldParts, Rule, labels_of_points
 from raylatent.slide_map import SlideMap
+from raylatent.storage import Store
 from raylatent.stored import map_points as stored_points
 from raylatent.stored.map_points import StoredPoints
 from tests.stored_maps import write_map, write_run
@@ -120,6 +127,29 @@ def test_a_broken_part_is_named(run_and_points, tmp_path, ray_session):
     broken.write_bytes(data)
     with pytest.raises(BrokenPartError, match="slide=b/000000"):
         cells_of(ClusterPoints(folder, run, few_parts=0))
+
+
+def test_nothing_is_written_into_a_run_that_is_only_read(
+    run_and_points, folder, ray_session, monkeypatch
+):
+    def refused(*arguments):
+        raise AssertionError
+
+    run, _ = run_and_points
+    plain = cells_of(StoredPoints(folder, run))
+    for name in ("write", "create", "delete"):
+        monkeypatch.setattr(Store, name, refused)
+    assert cells_of(ClusterPoints(folder, run, few_parts=0)).equals(plain)
+
+
+def test_a_node_that_does_not_see_the_map_says_so(tmp_path):
+    run, points = write_run(tmp_path / "run", {"a": 3})
+    parts = StoredPoints(write_map(run, points), run).labeled(None)
+    run.store.delete("maps/default/map.json")
+    with pytest.raises(VisibilityError, match=r"does not see .*/maps/default: use a"):
+        fold_group(parts, (len, max, ()), parts.stored.part_names, 0)
+    with pytest.raises(VisibilityError, match=r"does not see .*/maps/default: use a"):
+        count_rows(parts.stored.store, parts.stored.part_names)
 
 
 def test_groups_are_all_parts_in_order():

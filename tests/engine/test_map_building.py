@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from raylatent.engine.map_building import build_map, say_fit
+from raylatent.errors import ConfigError
 from raylatent.mapping.parameters import MapParameters
 from raylatent.storage import Store
 from raylatent.stored.manifest import read_manifest
 from raylatent.stored.maps import load_map
+from tests.stored_maps import write_run
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,16 @@ def test_more_neighbors_than_there_are_is_said(caplog):
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "a\nb"])
+def test_a_name_that_is_a_path_is_refused(tmp_path, name):
+    run, _ = write_run(tmp_path / "run", {"a": 3})
+    with pytest.raises(
+        ConfigError, match=r"name= is .*: it must be a plain folder name"
+    ):
+        build_map(run.uri, MapParameters(), name=name)
+    assert not run.store.list("maps")
+
+
 def test_pictures_stay_listed_when_points_are_mended(made, in_process, verify_here):
     store = Store(made.out)
     params = load_map(store.child("maps/default")).parameters

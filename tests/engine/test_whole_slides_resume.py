@@ -273,6 +273,37 @@ def test_tissue_is_looked_for_once(tmp_path, made, monkeypatch):
     assert len(looked) == 2
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_picture_whose_grid_was_never_written_goes_with_the_slide(
+    tmp_path, made, monkeypatch, before
+):
+    run = RunDirectory(str(tmp_path / "run"))
+    path = tmp_path / "a.tif"
+    shutil.copy(made / "a.tif", path)
+    request = SlideRequest(
+        uri=str(path),
+        tiles=TileOptions(tile_px=96, tile_um="48"),
+        tissue=TissueOptions(),
+    )
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    if before:  # it was another slide
+        whole_slides.index_slide(run, "a", request, 12)
+        os.utime(path, ns=(7, 7))
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_slides, "write_part", killed)
+        with pytest.raises(KeyboardInterrupt):
+            whole_slides.index_slide(run, "a", request, 12)
+    assert run.store.list("thumbnails")
+    path.write_bytes(b"no slide")
+    source, units = whole_slides.index_slide(run, "a", request, 12)
+    assert source.error
+    assert not units
+    assert run.store.list("thumbnails") == run.store.list("grids") == []
+
+
 def test_the_report_is_that_of_the_whole_run(out, again, slides):
     before = json.loads((out / "report.json").read_text())
     again()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from raylatent import schema
 from raylatent.errors import SourceError, StorageError
 from raylatent.parts import read_footer, read_part, write_part
+from raylatent.run import RunDirectory
 from raylatent.source import tissue
 from raylatent.source.grids import (
     geometry_from_footer,
@@ -189,7 +190,8 @@ def test_a_slide_that_cannot_be_worked_on_says_why(tmp_path):
     )
     with pytest.raises(SourceError, match="slide s cannot be opened"):
         open_slide("s", request)
-    failed = failed_slide("s", request, "it is no slide")
+    run = RunDirectory(str(tmp_path / "run"))
+    failed = failed_slide(run, "s", request, "it is no slide")
     assert (failed.n_indexed, failed.error) == (0, "it is no slide")
     assert failed.kind == "slides"
     assert sources_from_table(sources_table([failed])) == [failed]

@@ -3,17 +3,22 @@
 import re
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping import plot
 from raylatent.mapping.density import Labels, binned, coarser, density, extent_by, means
+from raylatent.parts import part_name, read_part, write_part
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
+from raylatent.stored import map_pictures
 from raylatent.stored.map_pictures import (
+    TileLabels,
     _numbers,
     labels_on_map,
     save_picture,
@@ -88,6 +93,59 @@ def test_numbers_as_labels_are_words(store, monkeypatch, labels, max_dots):
     texts = re.findall(r">([^<>]+)</text>", store.read("umap.svg").decode())
     no_label = ["(no label)"] if "b" not in labels else []
     assert texts[-len(labels) - len(no_label) :] == [*labels.values(), *no_label]
+
+
+def with_tile_labels(tmp_path, names):
+    """A map whose tiles have these labels of their own, in turn; its folder."""
+    run, points = write_run(tmp_path / "run", ROWS)
+    for slide, table in points.items():
+        own = pa.array([names[i % len(names)] for i in range(len(table))], pa.string())
+        at = table.column_names.index("label")
+        points[slide] = table.set_column(at, table.schema.field("label"), own)
+    return Store(write_map(run, points))
+
+
+@pytest.mark.parametrize("max_dots", [10, 1000])
+@pytest.mark.parametrize(
+    "names", [["p", "q"], ["p", None], [str(n) for n in range(40, 55)]]
+)
+def test_labels_of_tiles_color_dots_and_counts(tmp_path, monkeypatch, names, max_dots):
+    monkeypatch.setattr(plot, "MAX_DOTS", max_dots)
+    store = with_tile_labels(tmp_path, names)
+    labels = TileLabels.of(store)
+    assert labels.names == sorted({*names} - {None})
+    by_label, _ = save_pictures(store, labels, n_points=50, kinds=["svg"])
+    texts = re.findall(r">([^<>]+)</text>", store.read("umap.svg").decode())
+    assert bool(by_label) == (len(names) == 2)
+    assert ("(no label)" in texts) == (None in names)
+    if by_label:
+        assert {*names} - {None} <= {*texts}
+    else:  # a scale, of which the same ends are told
+        counted = means(_numbers(store, labels))
+        assert counted.ends == (40.0, 54.0)
+        own = [float(names[i % 15]) for n in ROWS.values() for i in range(n)]
+        assert counted.total.sum() == sum(own)
+        assert counted.labeled.sum() == 50
+
+
+def test_a_place_that_is_not_finite_is_refused_beside_labels(tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "MAX_DOTS", 10)
+    store = with_tile_labels(tmp_path, "pq")
+    name = part_name("points", "b", 0)
+    table = read_part(store, name, schema.POINTS.names)
+    at = table.column_names.index("x")
+    nan = pa.array(np.full(len(table), np.nan, np.float32))
+    write_part(store, name, table.set_column(at, table.schema.field("x"), nan), {})
+    with pytest.raises(MapError, match=r"slide=b/000000\.parquet has points without"):
+        save_pictures(store, TileLabels.of(store), n_points=50)
+
+
+def test_too_many_labels_of_tiles_color_nothing(tmp_path, monkeypatch, caplog):
+    store = with_tile_labels(tmp_path, [f"t{i}" for i in range(30)])
+    assert len(TileLabels.of(store).names) == 30
+    monkeypatch.setattr(map_pictures, "MOST_LABELS", 29)
+    assert TileLabels.of(store) is None
+    assert "labels of their own, which are drawn in no colors" in caplog.text
 
 
 def some(seed=0, n=500, n_labels=3):
