@@ -11,7 +11,6 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from raylatent.montage.sources import source_places
 
 from raylatent import schema
 from raylatent.errors import ConfigError, ContentError, SourceError, StorageError
@@ -28,6 +27,7 @@ from raylatent.source.pictures import PictureFolders, read_again
 from raylatent.source.units import number_sources, sources_table
 from raylatent.source.wsi import detect_format
 from raylatent.storage import FileStat, list_stats
+from raylatent.stored.mosaic_inputs import source_places
 
 KIND = PictureFolders()
 CLASS_FOLDERS = r"(?P<label>[^/]+)/(?P<slide>[^/_]+)_x(?P<x>-?\d+)_y(?P<y>-?\d+)\.png$"
