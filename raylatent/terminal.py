@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -11,6 +12,8 @@ from raylatent.errors import StorageError
 
 _GONE = frozenset({errno.EPIPE, errno.EIO})  # `| head`, a terminal that was closed
 
+# What a terminal would obey, and what cannot be written: names of files may have them.
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _CLEAR = "\r\x1b[K"
 _over: set[int] = set()  # streams whose last line is drawn over
 
@@ -27,7 +30,7 @@ def write_line(text: str, stream: TextIO | None = None) -> None:
     Raises:
         StorageError: Stdout cannot be written for another reason, as a full disk.
     """
-    _write(f"{text}\n", sys.stderr if stream is None else stream)
+    _write(f"{_shown(text)}\n", sys.stderr if stream is None else stream)
 
 
 def draw_over(text: str, stream: TextIO) -> None:
@@ -37,7 +40,7 @@ def draw_over(text: str, stream: TextIO) -> None:
         text: Without its end.
         stream: A terminal.
     """
-    _write(f"{_CLEAR}{text[: columns(stream) - 1]}", stream)
+    _write(f"{_CLEAR}{_shown(text)[: columns(stream) - 1]}", stream)
     _over.add(id(stream))
 
 
@@ -58,6 +61,10 @@ def is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:
 def flush(stream: TextIO | None) -> None:
     """Write what is left, so that Python need not complain when it ends."""
     _write("", stream)
+
+
+def _shown(text: str) -> str:
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _write(text: str, stream: TextIO | None) -> None:

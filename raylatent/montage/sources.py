@@ -1,4 +1,4 @@
-"""Where a mosaic's TFRecords and whole slides are, by slide or by source id."""
+"""Where a mosaic's tiles are, by slide or by source id."""
 
 import logging
 import os
