@@ -133,7 +133,10 @@ def test_patterns_of_public_sets_find_what_the_names_tell():
     patterns = re.findall(r"--tiles-pattern '(.+)'", text)
     names = re.findall(r"`(\w+/\S+\.(?:jpg|tif))`", text)
     found = [
-        tuple(Pattern.of(pattern).group(name, group) for group in ("label", "slide"))
+        (
+            Pattern.of(pattern).group(name, "label"),
+            *Pattern.of(pattern).by_slide([name], ""),
+        )
         for pattern, name in zip(patterns, names, strict=True)
     ]
-    assert found == [("NORM", "TCGA-ADVTWHRS"), ("TUMOR", "CRC-Prim-HE-01_015")]
+    assert found == [("TUMOR", "CRC-Prim-HE-01_015"), ("NORM", "NORM")]
