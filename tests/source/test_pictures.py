@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -574,3 +575,12 @@ def test_that_pictures_are_not_those_of_the_run_is_said_once(tmp_path, caplog):
     assert "the tiles of 6 slides have changed since the run" in first
     assert first.endswith("s0, s1, s2, s3, s4 and 1 more")
     assert second.endswith("those of its rows: s6")
+
+
+def test_a_picture_of_the_same_size_in_a_store_is_another_one():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/same/s/1.png", b"one")
+    memory.pipe("/same/s/2.png", b"two")
+    (request,) = find_pictures(["memory://same"]).values()
+    assert not changed_by(request, lambda: None)
+    assert changed_by(request, lambda: memory.pipe("/same/s/1.png", b"new"))
