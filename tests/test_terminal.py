@@ -100,3 +100,11 @@ def test_a_terminal_that_was_closed_is_no_error():
         os.close(leader)
         write_line("nobody reads it", stream)
         draw_over("nor this", stream)
+
+
+def test_names_of_files_are_shown_and_not_obeyed():
+    stream = io.StringIO()
+    write_line("a\x1b[2J\x9b1m\r\x07.png \udcff é\tline\nline", stream)
+    draw_over("b\x1b]0;x\x07", stream)
+    lines = r"a\x1b[2J\x9b1m\r\x07.png \udcff é" + "\tline\nline\n"
+    assert stream.getvalue() == lines + "\r\x1b[K" + r"b\x1b]0;x\x07"

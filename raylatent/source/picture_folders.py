@@ -336,10 +336,9 @@ def _taken(files: Mapping[str, FileStat]) -> tuple[list[str], Counter[str]]:
     for name in sorted(files):
         if files[name] is NOT_SEEN:
             why = _LINK
-        elif not is_picture(name):
-            why = _NO_PICTURE
         else:
             why = why_folder(name.rpartition("/")[0])
+            why = why or ("" if is_picture(name) else _NO_PICTURE)
         if why:
             left[why] += 1
         else:
@@ -348,7 +347,7 @@ def _taken(files: Mapping[str, FileStat]) -> tuple[list[str], Counter[str]]:
 
 
 def _why_folder_is_left(runs: Container[str], folder: str) -> str:
-    """Why pictures in a folder are no tiles, nothing where they are."""
+    """Why pictures in a folder are no tiles, empty where they are."""
     parts = folder.split("/")
     if any("/".join(parts[:n]) in runs for n in range(len(parts) + 1)):
         return _IN_RUN

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -258,7 +258,7 @@ def _as_told(told: Mapping[str, Any], uri: str) -> FileStat:
     if mark is None:
         _say_no_mark("//".join(uri.split("/")[:3:2]))
     if isinstance(mark, datetime):  # in a listing it may be a number
-        mark = mark.timestamp()
+        mark = mark.replace(tzinfo=mark.tzinfo or UTC).timestamp()
     tag = None if mark is None else str(mark)
     return FileStat(size=told.get("size") or 0, mtime_ns=None, etag=tag)
 
@@ -344,7 +344,9 @@ def look_at(uris: Sequence[str]) -> list[FileStat]:
     for uri in uris:
         try:
             found.append(file_stat(uri))
-        except StorageError:
+        except StorageError as error:
+            if error.__cause__ is not None:  # storage failed
+                raise
             found.append(NOT_SEEN)
     return found
 

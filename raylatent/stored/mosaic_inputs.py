@@ -6,6 +6,7 @@ The TFRecords and slides that hold its tiles are found by slide or by source id.
 import logging
 import os
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -54,6 +55,8 @@ from raylatent.stored.map_points import (
 from raylatent.tiles.fetch import check_array
 
 logger = logging.getLogger(__name__)
+
+_AT_ONCE = 8  # folders that are listed
 
 MAX_FEATURE_BYTES = 4 << 30
 
@@ -431,12 +434,7 @@ def source_places(
         source.source: Located(source, moved.get(source.slide, source.uri), icc)
         for source in sources
     }
-    look_again(new_token())
-    other = [
-        one.source.slide
-        for one in found.values()
-        if kind_of(one.source).differs(one.source, one.uri)
-    ]
+    other = _changed(found.values())
     if other:
         logger.warning(
             "the tiles of %d slides have changed since the run: what is drawn may be "
@@ -444,6 +442,23 @@ def source_places(
             *(len(other), few(other)),
         )
     return {**found}
+
+
+def _changed(found: Iterable[Located]) -> list[str]:
+    """Slides whose tiles may be others than those of the rows."""
+    look_again(new_token())
+    places: dict[str, list[Located]] = {}
+    for one in found:
+        places.setdefault(one.uri, []).append(one)
+
+    def of_place(some: list[Located]) -> list[str]:
+        differs = (kind_of(one.source).differs(one.source, one.uri) for one in some)
+        return [
+            one.source.slide for one, other in zip(some, differs, strict=True) if other
+        ]
+
+    with ThreadPoolExecutor(_AT_ONCE, "sources") as pool:
+        return [slide for some in pool.map(of_place, places.values()) for slide in some]
 
 
 def _below(roots: Sequence[str], sources: Sequence[Source]) -> dict[str, str]:

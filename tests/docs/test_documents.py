@@ -124,3 +124,19 @@ def test_the_documents_build_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "DatasetFeatures" in (tmp_path / "reference.html").read_text("utf-8")
     assert "atlas" in (tmp_path / "verbs.html").read_text("utf-8")
+
+
+def test_patterns_of_public_sets_find_what_the_names_tell():
+    from raylatent.source.picture_folders import Pattern
+
+    text = (DOCS / "sources.md").read_text(encoding="utf-8")
+    patterns = re.findall(r"--tiles-pattern '(.+)'", text)
+    names = re.findall(r"`(\w+/\S+\.(?:jpg|tif))`", text)
+    found = [
+        (
+            Pattern.of(pattern).group(name, "label"),
+            *Pattern.of(pattern).by_slide([name], ""),
+        )
+        for pattern, name in zip(patterns, names, strict=True)
+    ]
+    assert found == [("TUMOR", "CRC-Prim-HE-01_015"), ("NORM", "NORM")]

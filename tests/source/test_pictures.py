@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -396,12 +397,10 @@ def test_runs_and_hidden_folders_below_are_left_alone(tmp_path, caplog, pattern)
     assert {s: [*one.listing.names] for s, one in found.items()} == {
         "s": ["1.png" if pattern is None else "s/1.png"]
     }
-    assert "2 lie in run directories" in caplog.text
+    assert "4 lie in run directories" in caplog.text
     assert "3 lie in hidden folders" in caplog.text
     assert list_pictures(found["s"]) == found["s"].listing
-    with pytest.raises(
-        SourceError, match=r"holds no picture .* 1 lies in a run direct"
-    ):
+    with pytest.raises(SourceError, match=r"holds no picture .* 2 lie in run direct"):
         find_pictures([f"{root}/run"])
 
 
@@ -576,3 +575,12 @@ def test_that_pictures_are_not_those_of_the_run_is_said_once(tmp_path, caplog):
     assert "the tiles of 6 slides have changed since the run" in first
     assert first.endswith("s0, s1, s2, s3, s4 and 1 more")
     assert second.endswith("those of its rows: s6")
+
+
+def test_a_picture_of_the_same_size_in_a_store_is_another_one():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/same/s/1.png", b"one")
+    memory.pipe("/same/s/2.png", b"two")
+    (request,) = find_pictures(["memory://same"]).values()
+    assert not changed_by(request, lambda: None)
+    assert changed_by(request, lambda: memory.pipe("/same/s/1.png", b"new"))
