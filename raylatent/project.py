@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from raylatent.annotations import Row, read_annotations
 from raylatent.arguments import option_values, with_options
@@ -239,7 +239,7 @@ class Project:
         grid: str = MosaicConfig.grid,
         tile_select: str | None = None,
         cell_px: int = MosaicConfig.cell_px,
-        labels: Labels | None = None,
+        labels: Labels | Literal[False] | None = None,
         seed: int = Rule.seed,
         max_dist: float | None = None,
     ) -> Mosaic:

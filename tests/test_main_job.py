@@ -103,6 +103,9 @@ def test_a_slide_that_fails_is_raised_when_all_is_drawn(
 def test_what_makes_no_sense_is_refused(small_model):
     with pytest.raises(ModelError, match="mean and std take 3 numbers"):
         sf.atlas(tfrecords="t", model=str(small_model), out="run", mean=[0.5])
+    for names in ({"map": "../x"}, {"mosaic": "a/b"}):
+        with pytest.raises(ConfigError, match="must be a plain folder name"):
+            sf.atlas(tfrecords="t", model=str(small_model), out="run", **names)
     with pytest.raises(ConfigError, match="batch_size is '32'"):
         sf.atlas(tfrecords="t", model=str(small_model), out="run", batch_size="32")
 

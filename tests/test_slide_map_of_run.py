@@ -9,7 +9,9 @@ from PIL import Image, ImageColor
 
 from raylatent import mosaic as mosaic_module
 from raylatent import slide_map as module
+from raylatent.config import MosaicConfig
 from raylatent.errors import AnnotationsError, MapError
+from raylatent.main_job import run_mosaic
 from raylatent.mapping.fit import fit_map
 from raylatent.mapping.labels import colors_by_name
 from raylatent.mapping.parameters import MapParameters
@@ -22,6 +24,7 @@ from raylatent.seal import sealed_json
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
 from raylatent.stored import map_points as stored_points
+from raylatent.stored import mosaic_inputs as inputs
 from raylatent.stored.map_points import StoredParts, read_points
 from raylatent.stored.maps import read_info, write_info
 from tests.stored_maps import LAYER, write_map, write_run
@@ -286,6 +289,24 @@ def test_a_map_of_points_alone_that_was_replaced_by_as_many_is_noticed(
         again.x  # noqa: B018
 
 
+def test_a_fitted_map_of_as_many_other_tiles_is_noticed(slide_map, folder):
+    fitted = fit_map(slide_map.activations(), MapParameters(n_neighbors=5))
+    fitted = fitted.with_info(points={"rows": 80})
+    points = slide_map.points
+
+    def saved(slide):
+        some = SlideMap(points, fitted=fitted, run=slide_map.run, layer=LAYER)
+        some.data = some.data[some.data["slide"] == slide].head(30)
+        some.save(folder)
+        return SlideMap.load(folder)
+
+    opened = saved("a")
+    assert len(opened) == 30
+    assert len(saved("b")) == 30
+    with pytest.raises(MapError, match="was replaced since it was opened"):
+        opened.generate_mosaic(**MOSAIC)
+
+
 def test_a_mosaic_goes_on_with_the_map_that_it_was_made_of_or_not_at_all(
     run_and_points,
 ):
@@ -423,6 +444,38 @@ def test_frames_of_tile_labels_are_seen_in_stored_and_in_held_mosaics(
     assert labels_of(Mosaic(held, **MOSAIC)) == {"p", "q", "r"}
     del held.data["label"]
     assert labels_of(held.generate_mosaic(**MOSAIC)) == set()
+
+
+@pytest.fixture
+def mosaic_of(pictures_of_tiles, monkeypatch, tmp_path):
+    """Draw with `raylatent mosaic` by an annotations file of some slides."""
+
+    def drawn(run, slides):
+        lines = [f"{slide},x\n" for slide in slides]
+        (tmp_path / "a.csv").write_text("".join(["slide,kind\n", *lines]))
+        options = {"annotations": str(tmp_path / "a.csv"), "label": "kind"}
+        made, _ = run_mosaic(
+            MosaicConfig(out=run.uri, num_tiles_x=4, cell_px=16, **options)
+        )
+        return made
+
+    monkeypatch.setattr(RunDirectory, "slides", lambda _: [*ROWS, "c"])
+    monkeypatch.setattr(module, "where", lambda *_: MOSAIC["tfrecords"])
+    monkeypatch.setattr(inputs, "where", lambda *_: MOSAIC["tfrecords"])
+    return drawn
+
+
+def test_labels_of_slides_without_tiles_do_not_make_room_for_those_of_tiles(
+    run_and_points, mosaic_of, caplog
+):
+    run, points = tile_labels_of(*run_and_points)
+    write_map(run, points)
+    made = mosaic_of(run, ["c"])
+    assert labels_of(made) == set()
+    assert "no slide that has a label has tiles" in caplog.text
+    made = mosaic_of(run, ["a", "c"])
+    assert labels_of(made) == {"x"}
+    assert made.slide_map.data["label"].dropna().unique().tolist() == ["x"]
 
 
 def test_too_many_labels_of_tiles_are_not_counted(run_and_points, monkeypatch, caplog):

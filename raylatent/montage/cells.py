@@ -400,6 +400,7 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
         bounds, names = parts.fold(_bounds_and_labels, _merge_both, labels)
         if names is None:
             say_too_many_labels()
+        if not names:
             labels = []
     else:
         bounds = parts.fold(_bounds, Bounds.merge)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from raylatent import schema
@@ -20,7 +21,7 @@ from raylatent.montage.points import HeldParts, Rule, labels_of_points
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
 from raylatent.stored import map_points as stored_points
-from raylatent.stored.map_points import StoredPoints
+from raylatent.stored.map_points import StoredPoints, tile_labels
 from tests.stored_maps import write_map, write_run
 
 pytestmark = [pytest.mark.ray]
@@ -75,6 +76,27 @@ def test_cells_are_those_of_the_plain_loop(
     whole = [(slide, i) for slide in sorted(points) for i in range(SLIDES[slide])]
     for cell in plain.to_pylist():
         assert whole[cell["index"]] == (cell["slide"], cell["tile_index"])
+
+
+def test_labels_of_tiles_are_those_of_the_plain_loop(
+    run_and_points, ray_session, monkeypatch
+):
+    run, points = run_and_points
+    labeled = {}
+    for slide, table in points.items():
+        own = pa.array([("p", "q", None)[i % 3] for i in range(len(table))])
+        at = table.column_names.index("label")
+        labeled[slide] = table.set_column(at, table.schema.field("label"), own)
+    folder = write_map(run, labeled, "labeled")
+    monkeypatch.setattr(on_cluster, "_MOST_TOGETHER", 3)
+
+    def found(points):
+        chosen = choose_cells(points.labeled(tile_labels), "square", NX, Rule())
+        return finish_cells(chosen.grid, chosen.cells)
+
+    plain = found(StoredPoints(folder, run))
+    assert {n for own in plain["label_counts"] for n, _ in own.as_py()} == {"p", "q"}
+    assert found(ClusterPoints(folder, run, few_parts=0)).equals(plain)
 
 
 def test_a_map_that_is_opened_in_python_goes_through_the_cluster(
