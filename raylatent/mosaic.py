@@ -20,8 +20,9 @@ from raylatent.mapping.fitted_map import library_versions
 from raylatent.mapping.labels import Entries
 from raylatent.montage import render
 from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
+from raylatent.montage.columns import Labels
 from raylatent.montage.grid import Grid
-from raylatent.montage.points import Labels, Rule, select_of
+from raylatent.montage.points import Rule, select_of
 from raylatent.montage.render import Look
 from raylatent.storage import absolute
 from raylatent.storage.store import write_file

@@ -18,7 +18,8 @@ from raylatent.dataset_features import DatasetFeatures
 from raylatent.engine.extraction import extract_tiles
 from raylatent.errors import SourceError
 from raylatent.model.spec import model_spec
-from raylatent.montage.points import Labels, Rule
+from raylatent.montage.columns import Labels
+from raylatent.montage.points import Rule
 from raylatent.mosaic import Mosaic
 from raylatent.source.find import choose_size, find_tfrecords, size_folders
 from raylatent.source.slides import find_slides

@@ -18,7 +18,8 @@ from raylatent.errors import MapError
 from raylatent.mapping import statistics
 from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
 from raylatent.mapping.statistics import with_counts
-from raylatent.montage.points import Labels, Rule, are_by_slide, label_words
+from raylatent.montage.columns import Labels, are_by_slide, label_words
+from raylatent.montage.points import Rule
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
 from raylatent.slide_map_pictures import LABEL, SlideMapPictures

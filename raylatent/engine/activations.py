@@ -19,7 +19,6 @@ from raylatent.engine.actors import (
     DriverModel,
     PackedSpec,
 )
-from raylatent.engine.affinity import start_queue
 from raylatent.engine.cluster import UNITS_AT_ONCE_ON_GPU, Pool, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.done import Inputs
@@ -34,6 +33,7 @@ from raylatent.engine.report import (
     write_report,
 )
 from raylatent.engine.stream import Advice, stream
+from raylatent.engine.unit_actor import start_queue
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, ModelError, PassError, RunError
 from raylatent.mapping.fitted_map import library_versions
@@ -61,7 +61,7 @@ from raylatent.source.kinds import (
 )
 from raylatent.source.wsi import READER
 from raylatent.stored.manifest import put_run_manifest
-from raylatent.tiles.decode import DECODER
+from raylatent.tiles.tile import DECODER
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from raylatent.model.spec import ModelSpec, failing_attribute
 from raylatent.run import entry_differences, shortened
 from raylatent.source.protocol import Unit
 from raylatent.storage import reason
-from raylatent.tiles.decode import DECODER
 from raylatent.tiles.decoders import Decoders
+from raylatent.tiles.tile import DECODER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A mosaic's cells chosen by the cluster: points in groups of parts, results merged.
 
-`ClusterPoints` is the twin of `montage.points.StoredPoints`: the same points, gone through
-by tasks. What they say merges to the same bits, however they are grouped.
+`ClusterPoints` is the twin of `stored.map_points.StoredPoints`: tasks go through the
+same points. What they say merges to the same bits, however they are grouped.
 """
 
 from collections import deque

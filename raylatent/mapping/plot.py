@@ -140,7 +140,7 @@ class MapStyle:
         ylim: Limits of y.
         cmap: Label to color, or the name of a colormap.
         categorical: Whether labels are categories; `auto` takes numbers for a scale as
-            `scale.scale_of` says.
+            `labels.scale_of` says.
         legend: Title of the legend or color bar.
         loc: Place of the legend, outside on the right by default.
         ncol: Columns of the legend.

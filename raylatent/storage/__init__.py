@@ -4,7 +4,6 @@ Nothing is ever visible half-written: a file is put in place in one step, locall
 writing aside and renaming, on an object store by one PUT.
 """
 
-from raylatent.storage.local import ASIDE_SUFFIX
 from raylatent.storage.paths import (
     NOT_SEEN,
     FileStat,
@@ -15,10 +14,9 @@ from raylatent.storage.paths import (
     list_stats,
     open_input,
     reason,
-    resolve,
     retry,
 )
-from raylatent.storage.store import Store, write_file
+from raylatent.storage.store import ASIDE_SUFFIX, Store, write_file
 
 __all__ = [
     "ASIDE_SUFFIX",
@@ -32,7 +30,6 @@ __all__ = [
     "list_stats",
     "open_input",
     "reason",
-    "resolve",
     "retry",
     "write_file",
 ]

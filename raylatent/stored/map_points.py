@@ -34,7 +34,7 @@ from raylatent.run import Part, RunDirectory
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
 from raylatent.stored.maps import read_info
-from raylatent.tiles.ahead import in_order
+from raylatent.tiles.threads import in_order
 
 POINTS_FOLDER = "points"
 MAP_POINTS = pa.schema([pa.field(schema.SLIDE, pa.string()), *schema.POINTS])

@@ -18,18 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError, SourceError, StorageError
-from raylatent.montage.points import (
-    HeldParts,
+from raylatent.montage.columns import (
     Labels,
-    Parts,
-    Points,
-    as_reference,
     as_xy,
     feature_array,
-    knn_distances,
     label_array,
     labels_of_points,
     prediction_array,
+)
+from raylatent.montage.points import (
+    HeldParts,
+    Parts,
+    Points,
+    as_reference,
+    knn_distances,
 )
 from raylatent.run import RunDirectory
 from raylatent.source.find import find_tfrecords, slide_name
@@ -39,10 +41,9 @@ from raylatent.source.names import (
     labels_given,
     match,
 )
-from raylatent.source.protocol import Place
+from raylatent.source.protocol import Place, Source, sources_from_table
 from raylatent.source.record import SUFFIXES
 from raylatent.source.tfrecords import TFRECORDS, Frame, frame_of, tfrecords_below
-from raylatent.source.units import Source, sources_from_table
 from raylatent.storage import absolute
 from raylatent.stored.map_points import (
     StoredPoints,

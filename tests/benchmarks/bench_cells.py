@@ -62,7 +62,8 @@ def child(folder, verb, plain):
     from raylatent.engine.cells import ClusterPoints
     from raylatent.mapping.density import density
     from raylatent.montage.cells import choose_cells, finish_cells
-    from raylatent.montage.points import Rule, labels_of
+    from raylatent.montage.columns import labels_of
+    from raylatent.montage.points import Rule
     from raylatent.run import RunDirectory
     from raylatent.storage import Store
     from raylatent.stored.map_pictures import _blocks

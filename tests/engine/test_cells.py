@@ -10,9 +10,10 @@ from raylatent.engine import cells as on_cluster
 from raylatent.engine.cells import ClusterParts, ClusterPoints, group
 from raylatent.errors import BrokenPartError
 from raylatent.montage.cells import choose_cells, finish_cells
-from raylatent.montage.points import HeldParts, Rule, labels_of_points
+from raylatent.montage.columns import labels_of_points
+from raylatent.montage.points import HeldParts, Rule
 from raylatent.slide_map import SlideMap
-from raylatent.stored import map_points as stored_points
+from raylatent.stored import map_points
 from raylatent.stored.map_points import StoredPoints
 from tests.stored_maps import write_map, write_run
 
@@ -62,7 +63,7 @@ def test_cells_are_those_of_the_plain_loop(
         clustered = ClusterPoints(where, run, few_parts=0)
         assert isinstance(clustered.labeled(None), ClusterParts)
         assert cells_of(clustered, grid, select).equals(plain)
-    monkeypatch.setattr(stored_points, "_BLOCK_ROWS", 13)
+    monkeypatch.setattr(map_points, "_BLOCK_ROWS", 13)
     assert cells_of(StoredPoints(other_folder, run), grid, select).equals(plain)
     # The index says which of all points, in their order.
     whole = [(slide, i) for slide in sorted(points) for i in range(SLIDES[slide])]

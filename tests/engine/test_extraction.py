@@ -10,7 +10,7 @@ from raylatent.source.filebytes import iter_records
 from raylatent.source.index import frames_from, index_tfrecord
 from raylatent.source.record import parse_example
 from raylatent.source.wsi import WSI
-from raylatent.tiles.decode import decode_image
+from raylatent.tiles.tile import decode_image
 from tests.engine import slide_files
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]

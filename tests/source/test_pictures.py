@@ -20,7 +20,7 @@ from raylatent.source.pictures import (
     find_pictures,
     list_pictures,
 )
-from raylatent.source.units import number_sources
+from raylatent.source.protocol import number_sources
 
 KIND = PictureFolders()
 CLASS_FOLDERS = r"(?P<label>[^/]+)/(?P<slide>[^/_]+)_x(?P<x>-?\d+)_y(?P<y>-?\d+)\.png$"

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from raylatent.errors import MapError, SourceError
-from raylatent.montage.points import as_xy, feature_array, label_array
+from raylatent.montage.columns import as_xy, feature_array, label_array
 from raylatent.stored.mosaic_inputs import from_any, from_images, from_table
 
 

@@ -13,8 +13,8 @@ from raylatent.source.index import index_tfrecord
 from raylatent.source.record import TileRecord, parse_example
 from raylatent.source.tfrecords import Frame, frame_of
 from raylatent.source.write import write_tfrecord
-from raylatent.tiles.decode import decode_image
 from raylatent.tiles.fetch import array_tiles, check_array, fit_tile, stored_tiles
+from raylatent.tiles.tile import decode_image
 
 
 def png(pixels):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from raylatent.errors import ContentError
 from raylatent.source.picture import MAX_SCANS
-from raylatent.tiles.decode import decode_image
+from raylatent.tiles.tile import decode_image
 
 GENERATOR = np.random.default_rng(0)
 NOISE = GENERATOR.integers(0, 256, (40, 48, 3), np.uint8)

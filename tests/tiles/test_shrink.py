@@ -10,8 +10,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from raylatent.errors import ContentError
-from raylatent.tiles.decode import decode_image
 from raylatent.tiles.fetch import fit_tile, shrunk
+from raylatent.tiles.tile import decode_image
 
 
 def picture(height, width, seed=0):

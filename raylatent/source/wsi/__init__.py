@@ -8,14 +8,12 @@ from raylatent.source.wsi.geometry import (
     size_name,
 )
 from raylatent.source.wsi.handle import READER, SlideHandle, detect_format
-from raylatent.source.wsi.regions import Region, TileReader
+from raylatent.source.wsi.regions import Region
 from raylatent.source.wsi.selection import (
     draw_tiles,
     filter_tiles,
-    scaled,
     select_tiles,
     thumbnail,
-    whole,
 )
 from raylatent.source.wsi.wsi import WSI, open_grid
 
@@ -26,16 +24,13 @@ __all__ = [
     "Region",
     "SlideHandle",
     "TileOptions",
-    "TileReader",
     "detect_format",
     "draw_tiles",
     "filter_tiles",
     "geometry_of",
     "open_grid",
     "parse_tile_um",
-    "scaled",
     "select_tiles",
     "size_name",
     "thumbnail",
-    "whole",
 ]
