@@ -21,21 +21,19 @@ from raylatent.config import BenchConfig
 from raylatent.engine.activations import Job, prepare, run_job
 from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import Pool, alive_nodes, pool
-from raylatent.engine.connection import connect
-from raylatent.engine.local_ray import usable_cores
+from raylatent.engine.connection import connect, usable_cores
 from raylatent.engine.placement import place_rows
 from raylatent.engine.progress import Pace, duration
 from raylatent.engine.report import RunReport, SlideReport, run_rates
 from raylatent.errors import IncompleteError, MapError
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
-from raylatent.mapping.fitted_map import FittedMap
-from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.fitted_map import FittedMap, MapParameters
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.model.spec import ModelSpec
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, MOSAICS, Part, RunDirectory
-from raylatent.run.litter import remove_scratch, scratch
+from raylatent.run.directory import remove_scratch, scratch
 from raylatent.storage import Store
 from raylatent.stored.map_points import POINTS_FOLDER
 from raylatent.stored.maps import save_map

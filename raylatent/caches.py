@@ -1,7 +1,7 @@
 """Folders in which numba and matplotlib keep things, where their own cannot be written.
 
 So it is in containers and read-only environments: numba, and with it umap-learn, refuses
-to be imported there, and matplotlib warns.
+to be imported there, and matplotlib warns. Inner loops are compiled with it: `kernel`.
 """
 
 import atexit
@@ -10,9 +10,13 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from raylatent.errors import StorageError
+
+F = TypeVar("F", bound=Callable[..., object])
 
 _COMPILED = ("umap", "pynndescent", "raylatent")  # packages that numba compiles
 _PROBE_BYTES = 1 << 20  # a quota may be used up
@@ -86,3 +90,16 @@ def _writable(folder: str | Path | None) -> bool:
     except OSError:
         return False
     return True
+
+
+def kernel(function: F) -> F:
+    """Compile for use without the interpreter's lock, and keep the machine code.
+
+    It is kept beside the source or in the user's cache; where neither can be written,
+    for as long as the process lasts. Importing numba takes a while.
+    """
+    use_private_caches()
+    import numba  # noqa: PLC0415  (slow)
+
+    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return cast("F", compiled)

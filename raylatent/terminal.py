@@ -14,6 +14,7 @@ _GONE = frozenset({errno.EPIPE, errno.EIO})  # `| head`, a terminal that was clo
 
 _CLEAR = "\r\x1b[K"
 _over: set[int] = set()  # streams whose last line is drawn over
+PROG = "raylatent"
 
 
 def visible(text: str) -> str:
@@ -95,3 +96,19 @@ def _discard(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def fail(text: str, code: int) -> int:
+    """Say in one line on stderr what is wrong; gives the exit code back."""
+    write_line(f"{PROG}: {' '.join(text.split())}")
+    return code
+
+
+def say(text: str) -> None:
+    """A line on stdout, at once.
+
+    Raises:
+        StorageError: Stdout cannot be written, and not for want of a reader.
+    """
+    if sys.stdout is not None:
+        write_line(text, sys.stdout)

@@ -6,7 +6,7 @@ import pytest
 
 from raylatent.claim import Claim
 from raylatent.run import RunDirectory, remove_litter
-from raylatent.run.litter import remove_scratch, scratch
+from raylatent.run.directory import remove_scratch, scratch
 from raylatent.storage import Store
 
 HEX = "0" * 32

@@ -17,7 +17,7 @@ from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.seal import sealed_json
 from raylatent.slide_map import SlideMap
-from raylatent.stored import map_points as point_files
+from raylatent.stored import map_points
 from raylatent.stored.map_points import MAP_POINTS
 
 SIZES = {"007": 40, "a b": 25, "x=1%2F": 30}
@@ -84,7 +84,7 @@ def make_map(**keywords):
 @pytest.fixture(scope="module")
 def fitted():
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.parameters import MapParameters
+    from raylatent.mapping.fitted_map import MapParameters
 
     rows = np.random.default_rng(0).normal(size=(5, N_FEATURES))
     return fit_map(rows, MapParameters())
@@ -197,7 +197,7 @@ def test_only_the_parts_of_the_tiles_are_read(run, monkeypatch):
         read.append(name)
         return read_part(store, name, columns)
 
-    monkeypatch.setattr(point_files, "read_part", noted)
+    monkeypatch.setattr(map_points, "read_part", noted)
     of_second = SlideMap.from_xy([1], [1], ["007"], [35], run=run)
     expected = tile_vectors("007", 40, N_FEATURES)[[35]]
     np.testing.assert_array_equal(of_second.activations(), expected)
@@ -274,15 +274,15 @@ def test_mosaic_is_of_this_maps_points(small_tfrecords):
 
 
 def test_medoid_of_too_many_features_is_refused(run, monkeypatch):
-    from raylatent.stored import mosaic_inputs as inputs
+    from raylatent.stored import mosaic_inputs
 
-    monkeypatch.setattr(inputs, "MAX_FEATURE_BYTES", N * N_FEATURES * 4)
-    inputs.check_feature_bytes(run, "postconv", N)
+    monkeypatch.setattr(mosaic_inputs, "MAX_FEATURE_BYTES", N * N_FEATURES * 4)
+    mosaic_inputs.check_feature_bytes(run, "postconv", N)
     with pytest.raises(
         MapError, match=r"GiB of features \(96 tiles\).*'nearest' needs"
     ):
-        inputs.check_feature_bytes(run, "postconv", N + 1)
-    monkeypatch.setattr(inputs, "MAX_FEATURE_BYTES", 1)
+        mosaic_inputs.check_feature_bytes(run, "postconv", N + 1)
+    monkeypatch.setattr(mosaic_inputs, "MAX_FEATURE_BYTES", 1)
     slide_map = make_map(run=run)
     with pytest.raises(MapError, match="'nearest' needs none"):
         slide_map.generate_mosaic(tfrecords={}, select="medoid")

@@ -33,7 +33,7 @@ def test_work_goes_on_without_a_reader(tmp_path):
     program = (
         "import logging, sys, time\n"
         "from raylatent import cli\n"
-        "from raylatent.cli.saying import fail, say\n"
+        "from raylatent.terminal import fail, say\n"
         "from raylatent.cli.verbs import VERBS\n"
         "from raylatent.engine.progress import Progress\n"
         "def work(config):\n"

@@ -76,13 +76,13 @@ def made(finished_run, tmp_path):
 def verify_here(monkeypatch):
     """Verify a run in this process, what the driver does and what its tasks do."""
     from raylatent.config import VerifyConfig
-    from raylatent.engine import checking, verify
+    from raylatent.engine import done, verify
 
     def spread(work, batches):
         return (work(*arguments) for arguments in batches)
 
     monkeypatch.setattr(verify, "spread", spread)
-    monkeypatch.setattr(checking, "spread", spread)
+    monkeypatch.setattr(done, "spread", spread)
 
     def run(out, **options):
         return verify.verify_run(VerifyConfig(run=str(out), **options))

@@ -15,10 +15,9 @@ from typing import NoReturn, TypeVar
 from raylatent import __version__
 from raylatent.arguments import CommandLineError, parse
 from raylatent.cli.interrupts import INTERRUPTED, Interrupts
-from raylatent.cli.saying import PROG, fail, say
 from raylatent.cli.verbs import VERBS
 from raylatent.errors import ConfigError, RaylatentError, StorageError
-from raylatent.terminal import flush, write_line
+from raylatent.terminal import PROG, fail, flush, say, write_line
 
 _AGAIN = "the same command again goes on from here"
 

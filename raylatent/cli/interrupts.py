@@ -8,8 +8,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from raylatent.cli.saying import PROG
-from raylatent.terminal import write_line
+from raylatent.terminal import PROG, write_line
 
 INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

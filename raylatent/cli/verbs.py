@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from raylatent.claim import new_token
-from raylatent.cli.saying import fail, say
-from raylatent.cli.verify import verify
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
@@ -20,16 +18,19 @@ from raylatent.config import (
     VerifyConfig,
 )
 from raylatent.storage import Store, absolute
+from raylatent.terminal import fail, say
 
 if TYPE_CHECKING:
     from raylatent.engine.report import RunReport
     from raylatent.main_job import StoredMap
     from raylatent.mosaic import Mosaic
+    from raylatent.stored.verification import Verification
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 20  # slides that are named; report.json has all
 _WIDE, _NARROW, _NARROWEST = 2.0, 1.2, 5  # cells across, in roots of the tiles
+_FINDINGS_SHOWN = 50
 
 
 def _atlas(config: AtlasConfig) -> int:
@@ -169,6 +170,45 @@ def _new_file(file: str) -> tuple[Store, str]:
     store.write(probe, b"")
     store.delete(probe)
     return store, name
+
+
+def verify(config: VerifyConfig) -> int:
+    """Check a run, and say what was found; the exit code."""
+    from raylatent.engine.verify import verify_run  # noqa: PLC0415  (ray: slow)
+
+    report = verify_run(config)
+    _say_counts(report)
+    for note in report.notes[:_FINDINGS_SHOWN]:
+        fail(f"note: {note}", 0)
+    if len(report.notes) > _FINDINGS_SHOWN:
+        fail(f"note: and {len(report.notes) - _FINDINGS_SHOWN} more of these", 0)
+    for finding in report.findings[:_FINDINGS_SHOWN]:
+        fail(str(finding), 1)
+    if len(report.findings) > _FINDINGS_SHOWN:
+        fail(f"and {len(report.findings) - _FINDINGS_SHOWN} more things are wrong", 1)
+    if report.findings:
+        return 1
+    if report.worked_on_by is not None:
+        return fail(f"unfinished: {report.worked_on_by} works on {report.run}", 1)
+    say(f"verified  {report.run}")
+    return 0
+
+
+def _say_counts(report: "Verification") -> None:
+    counts = report.counts
+    say(
+        f"slides    {counts['slides']:,}, {counts['rows']:,} rows, "
+        f"{counts['quarantined']:,} tiles quarantined, {counts['missing']:,} missing"
+    )
+    say(f"parts     {counts['parts']:,}, {counts['bytes']:,} bytes checked")
+    for name, n_points in report.points.items():
+        say(f"map       {name}, {n_points:,} points")
+    for name in report.mosaics:
+        say(f"mosaic    {name}")
+    if report.sources:
+        states = (f"{n:,} {state}" for state, n in report.sources.most_common())
+        records = f", {n:,} records checked" if (n := counts["records"]) else ""
+        say(f"sources   {', '.join(states)}{records}")
 
 
 VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {

@@ -4,11 +4,8 @@ The same classes serve `raylatent <verb>`, `jobs/*.py` and Python. `option` hold
 the command line needs to know of a field.
 """
 
-from raylatent.config.options import MAX_NAME_BYTES, RunConfig, flag, option
 from raylatent.config.verbs import (
-    DTYPES,
     GRIDS,
-    IMAGE_FORMATS,
     MIN_BATCH,
     PLACEMENTS,
     POOLINGS,
@@ -27,10 +24,7 @@ from raylatent.config.verbs import (
 )
 
 __all__ = [
-    "DTYPES",
     "GRIDS",
-    "IMAGE_FORMATS",
-    "MAX_NAME_BYTES",
     "MIN_BATCH",
     "PLACEMENTS",
     "POOLINGS",
@@ -44,9 +38,6 @@ __all__ = [
     "LayersConfig",
     "MapConfig",
     "MosaicConfig",
-    "RunConfig",
     "SlidesConfig",
     "VerifyConfig",
-    "flag",
-    "option",
 ]

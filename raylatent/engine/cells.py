@@ -1,7 +1,7 @@
 """A mosaic's cells chosen by the cluster: points in groups of parts, results merged.
 
-`ClusterPoints` is the twin of `montage.points.StoredPoints`: the same points, gone through
-by tasks. What they say merges to the same bits, however they are grouped.
+`ClusterPoints` is the twin of `stored.map_points.StoredPoints`: tasks go through the
+same points. What they say merges to the same bits, however they are grouped.
 """
 
 from collections import deque
@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import ray
 
-from raylatent.engine.checking import check_seen
 from raylatent.engine.cluster import STALL_TIMEOUT_S, Pool, gather, pool
 from raylatent.engine.connection import connect
+from raylatent.engine.done import check_seen
 from raylatent.montage.points import Label, Points, fold
 from raylatent.parts import read_footer
 from raylatent.run import RunDirectory

@@ -1,7 +1,11 @@
-"""What is done: which parts of a run are valid, and of sources that have not changed."""
+"""What is done: which parts of a run are valid, and of sources that have not changed.
+
+Files are read whole by the cluster before a re-run keeps them, and to verify a run.
+"""
 
 import json
 import logging
+import platform
 import re
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
@@ -12,17 +16,18 @@ from functools import cached_property
 import pyarrow as pa
 
 from raylatent import schema
-from raylatent.engine.checking import read_files
-from raylatent.engine.cluster import STALL_TIMEOUT_S
+from raylatent.engine.cluster import STALL_TIMEOUT_S, spread
+from raylatent.engine.progress import Progress
 from raylatent.engine.unit_actor import source_footer
-from raylatent.errors import StorageError
+from raylatent.errors import StorageError, VisibilityError
 from raylatent.parts import is_part, read_footer, slide_of, unit_of
 from raylatent.run import GRIDS, QUARANTINE, THUMBNAILS, Part, RunDirectory
+from raylatent.run.settings import RUN_JSON
 from raylatent.seal import parse_json
 from raylatent.source.kinds import kind_of
-from raylatent.source.protocol import Request
-from raylatent.source.units import Source, UnitPlan
-from raylatent.stored.verification import FileState, mismatch
+from raylatent.source.protocol import Request, Source, UnitPlan
+from raylatent.storage.store import Store
+from raylatent.stored.verification import FileState, mismatch, read_states
 
 _OF_QUARANTINE = (
     schema.FOOTER_FINGERPRINT,
@@ -35,6 +40,7 @@ _OF_QUARANTINE = (
 _NUMBERED = re.compile(r"[a-z]+/slide=[^/]+/[0-9]+\.parquet")
 
 logger = logging.getLogger(__name__)
+_FILES_TOGETHER = 32  # files that a task reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,3 +320,61 @@ def _grid_complaint(
     if thumbnail is None or thumbnail.digest != digest:
         return "its picture is not the one that was made with it"
     return None
+
+
+def read_files(
+    store: Store,
+    names: Sequence[str],
+    *,
+    what: str,
+    unit: str,
+    proof: str = RUN_JSON,
+) -> dict[str, FileState]:
+    """Files of a run as they are; those that are not there are left out.
+
+    Args:
+        store: The run directory.
+        names: The files.
+        what: Begins the line that shows progress.
+        unit: What the files are called in it.
+        proof: A file of the run, by which a node shows that it sees the run.
+
+    Raises:
+        VisibilityError: A node does not see the run directory.
+        StorageError: A file cannot be read, after retries.
+    """
+    store = Store(store.uri, writer=store.writer)
+    batches = [
+        names[i : i + _FILES_TOGETHER] for i in range(0, len(names), _FILES_TOGETHER)
+    ]
+    states: dict[str, FileState] = {}
+    with Progress(what, len(names), unit=unit) as progress:
+        arguments = [(store, proof, batch) for batch in batches]
+        for batch, found in zip(batches, spread(read_here, arguments), strict=True):
+            progress.add(len(batch))
+            states |= {state.name: state for state in found}
+    return states
+
+
+def read_here(store: Store, proof: str, names: Sequence[str]) -> list[FileState]:
+    """Read some files; the run must be where this node sees it: a task's work."""
+    check_seen(store, proof)
+    return read_states(store, names)
+
+
+def check_seen(store: Store, proof: str) -> None:
+    """Refuse to read a folder that this node does not see; nothing is written there.
+
+    Args:
+        store: The folder.
+        proof: A file that is in it.
+
+    Raises:
+        VisibilityError: It is not.
+    """
+    if not store.exists(proof):
+        message = (
+            f"node {platform.node()} does not see {store.uri}: use a path that all "
+            "nodes share, or a URI such as s3://bucket/folder"
+        )
+        raise VisibilityError(message)

@@ -18,7 +18,6 @@ import ray
 from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.config import UNIT_TILES, ExtractTilesConfig
-from raylatent.engine.affinity import start_queue
 from raylatent.engine.cluster import READ_CPUS, Pool, gather, pool
 from raylatent.engine.connection import connect
 from raylatent.engine.done import Inputs
@@ -49,6 +48,7 @@ from raylatent.engine.unit_actor import (
     UnitResult,
     WorkOptions,
     check_reader,
+    start_queue,
 )
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError

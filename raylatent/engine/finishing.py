@@ -9,15 +9,13 @@ from typing import Any
 
 from raylatent import schema
 from raylatent.claim import refuse_taken
-from raylatent.engine.checking import read_files
-from raylatent.engine.done import is_unchanged, same_source
+from raylatent.engine.done import is_unchanged, read_files, same_source
 from raylatent.errors import SourceError, StorageError
 from raylatent.parts import Part, partition_folder, read_part
 from raylatent.run import QUARANTINE, REMOVED, TILES, ExtractionDirectory
 from raylatent.seal import FILES, content_digest, json_holds, parse_json, sealed_json
-from raylatent.source.protocol import Request
+from raylatent.source.protocol import Request, Source
 from raylatent.source.record import TileRecord
-from raylatent.source.units import Source
 from raylatent.source.write import SUFFIX, put_tfrecord
 from raylatent.storage import FileStat
 

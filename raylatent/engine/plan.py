@@ -35,8 +35,8 @@ from raylatent.run import (
     RunDirectory,
 )
 from raylatent.source.kinds import KINDS, kind_of
-from raylatent.source.protocol import Request
-from raylatent.source.units import (
+from raylatent.source.protocol import (
+    Request,
     Source,
     UnitPlan,
     number_sources,

@@ -17,10 +17,9 @@ from raylatent.parts import read_part
 from raylatent.run import REPORT, Part, RunDirectory
 from raylatent.run.layout import SLIDES_PAGE
 from raylatent.seal import content_digest, sealed_json
-from raylatent.source.grids import left_out
 from raylatent.source.kinds import kind_of
-from raylatent.source.protocol import Request
-from raylatent.source.units import Source
+from raylatent.source.protocol import Request, Source
+from raylatent.source.wsi.selection import left_out
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,14 @@ import ray
 from ray import cloudpickle
 from ray.experimental import internal_kv
 
-from raylatent.engine.cluster import AGAIN, STALL_TIMEOUT_S, Pool, alive_nodes
-from raylatent.engine.failures import CarriedError, as_ours
+from raylatent.engine.cluster import (
+    AGAIN,
+    STALL_TIMEOUT_S,
+    CarriedError,
+    Pool,
+    alive_nodes,
+    as_ours,
+)
 from raylatent.engine.progress import duration
 from raylatent.errors import IncompleteError
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from raylatent import schema
 from raylatent.claim import CLAIM, new_token, worker_of
 from raylatent.config import VerifyConfig
-from raylatent.engine.checking import read_files
 from raylatent.engine.cluster import spread
+from raylatent.engine.done import read_files
 from raylatent.engine.plan import read_plan
 from raylatent.engine.unit_actor import source_footer
 from raylatent.engine.visibility import refuse_temporary_copy
@@ -35,12 +35,12 @@ from raylatent.run import (
     ExtractionDirectory,
     RunDirectory,
 )
+from raylatent.run.directory import TEMPORARY, temporary_files
 from raylatent.run.layout import FOLDERS, MANIFESTS, is_ours, manifest_of
-from raylatent.run.litter import TEMPORARY, temporary_files
 from raylatent.run.settings import CLEARING, parse_settings
 from raylatent.source.filebytes import iter_records
 from raylatent.source.kinds import kind_of, look_again, moved_sources
-from raylatent.source.units import Source
+from raylatent.source.protocol import Source
 from raylatent.storage import FileStat, Store
 from raylatent.stored.manifest import read_manifest, told_digests
 from raylatent.stored.verification import (

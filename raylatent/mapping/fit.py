@@ -13,16 +13,17 @@ from raylatent.mapping.fitted_map import (
     LOWER_PERCENTILE,
     MARGIN,
     ROW_ENGINE,
+    ROW_METRICS,
     UMAP_ENGINE,
     UPPER_PERCENTILE,
     FittedMap,
     Frame,
+    MapParameters,
     check_features,
     fit_frame,
     library_versions,
     normalize,
 )
-from raylatent.mapping.parameters import ROW_METRICS, MapParameters
 from raylatent.mapping.umap_learn import (
     make_umap,
     metric_distances,

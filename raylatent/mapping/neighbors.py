@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.kernel import kernel
+from raylatent.caches import kernel
 from raylatent.mapping.sample_index import (
     LANE_SUMS,
     MOST_ROWS,

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.kernel import kernel
+from raylatent.caches import kernel
 from raylatent.mapping.neighbors import metric_distance, nearest
 from raylatent.mapping.sample_index import Projection, Sample, Screen
 

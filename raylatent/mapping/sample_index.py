@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raylatent.kernel import kernel
+from raylatent.caches import kernel
 
 _ROWS = 4  # that share a look at the components, and features
 

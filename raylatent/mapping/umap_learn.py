@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raylatent.caches import use_private_caches
 from raylatent.errors import MapError
-from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.fitted_map import MapParameters
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from raylatent.errors import ModelError
 from raylatent.model.features import Activations, Features
-from raylatent.tiles.ahead import ahead
-from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import SharedPixels
+from raylatent.tiles.threads import Clock, ahead
 
 _READY = 1  # buffers that are filled before the device asks for them
 

@@ -16,9 +16,9 @@ from raylatent.model.devices import Buffer, Lane
 from raylatent.model.layer_checks import Constants, Spread
 from raylatent.source.protocol import Unit
 from raylatent.source.wsi.regions import SlideCache
-from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders, SharedPixels, decode_into
 from raylatent.tiles.stream import Threads, unit_tiles
+from raylatent.tiles.threads import Clock
 from raylatent.tiles.tile import Side, Tile, reference_table, split_off_broken
 
 _DTYPES = {"float32": np.float32, "float16": np.float16}

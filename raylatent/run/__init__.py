@@ -1,7 +1,12 @@
 """The run directory: its layout, what is in it, and what is done."""
 
 from raylatent.parts import Part
-from raylatent.run.directory import ExtractionDirectory, RunDirectory, read
+from raylatent.run.directory import (
+    ExtractionDirectory,
+    RunDirectory,
+    read,
+    remove_litter,
+)
 from raylatent.run.layout import (
     ACTIVATIONS,
     FINISHED,
@@ -15,7 +20,6 @@ from raylatent.run.layout import (
     THUMBNAILS,
     TILES,
 )
-from raylatent.run.litter import remove_litter
 from raylatent.run.settings import (
     IDENTITY,
     OUTPUTS,

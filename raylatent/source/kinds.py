@@ -8,9 +8,8 @@ from raylatent.errors import ConfigError, IncompleteError, SourceError, StorageE
 from raylatent.parts import escape_partition
 from raylatent.source.names import match
 from raylatent.source.pictures import PictureFolders
-from raylatent.source.protocol import Config, Kind, Request
+from raylatent.source.protocol import Config, Kind, Request, Source
 from raylatent.source.tfrecords import TFRecords
-from raylatent.source.units import Source
 from raylatent.source.whole_slides import WholeSlides
 from raylatent.storage import list_files
 

@@ -19,7 +19,7 @@ from raylatent.errors import ConfigError, SourceError, StorageError
 from raylatent.run import RUN_JSON
 from raylatent.source.find import add, not_utf8
 from raylatent.source.picture import PICTURE_SUFFIXES, is_picture
-from raylatent.source.units import Source
+from raylatent.source.protocol import Source
 from raylatent.storage import (
     NOT_SEEN,
     FileStat,

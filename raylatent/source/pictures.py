@@ -31,10 +31,11 @@ from raylatent.source.protocol import (
     Group,
     Kind,
     PlaceReader,
+    Source,
     SourceTile,
     Unit,
+    UnitPlan,
 )
-from raylatent.source.units import Source, UnitPlan
 from raylatent.storage import (
     NOT_SEEN,
     FileStat,

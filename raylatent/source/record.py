@@ -24,7 +24,6 @@ from raylatent.storage import reason
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
 MAX_FRAME_BYTES = (1 << 31) - 1  # a frame's length is an int32 column
-MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - FRAME_BYTES
 SUFFIXES = (".tfrecords", ".tfrecord")
 _SHOWN = 40  # characters of a name in a message
 _INT32 = range(-(1 << 31), 1 << 31)

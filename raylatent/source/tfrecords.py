@@ -36,11 +36,12 @@ from raylatent.source.protocol import (
     Content,
     Group,
     Kind,
+    Source,
     SourceTile,
     Unit,
+    UnitPlan,
 )
 from raylatent.source.record import SUFFIXES, parse_example
-from raylatent.source.units import Source, UnitPlan
 from raylatent.storage import NOT_SEEN, FileStat, file_stat
 
 TFRECORDS = "tfrecords"

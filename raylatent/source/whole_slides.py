@@ -26,19 +26,19 @@ from raylatent.parts import check_part, read_footer, read_part, write_part
 from raylatent.run import REMOVED, RunDirectory
 from raylatent.seal import content_digest
 from raylatent.source.find import below
-from raylatent.source.grids import (
-    geometry_from_footer,
-    grid_footer,
-    grid_table,
-    kept_tiles,
-    own_size,
-)
 from raylatent.source.names import match
 from raylatent.source.picture import MAX_BYTES, MAX_SIDE_PX
-from raylatent.source.protocol import Chunk, Config, Kind, SourceTile, Unit
+from raylatent.source.protocol import (
+    Chunk,
+    Config,
+    Kind,
+    Source,
+    SourceTile,
+    Unit,
+    UnitPlan,
+)
 from raylatent.source.slides import SLIDE_SUFFIXES, find_slides, slide_name, slide_stat
 from raylatent.source.tissue import TissueOptions, is_dark_field
-from raylatent.source.units import Source, UnitPlan
 from raylatent.source.wsi import (
     READER,
     Geometry,
@@ -53,9 +53,15 @@ from raylatent.source.wsi import (
     select_tiles,
     thumbnail,
 )
-from raylatent.source.wsi.chosen import SlideTile, tile_at
 from raylatent.source.wsi.geometry import GENERIC, FileSize, mpp_of, remarks_on_mpp
-from raylatent.source.wsi.regions import SlideCache
+from raylatent.source.wsi.regions import SlideCache, SlideTile, tile_at
+from raylatent.source.wsi.selection import (
+    geometry_from_footer,
+    grid_footer,
+    grid_table,
+    kept_tiles,
+    own_size,
+)
 from raylatent.storage import NOT_SEEN, FileStat, file_stat, is_uri
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,6 @@ Nothing is ever visible half-written: a file is put in place in one step, locall
 writing aside and renaming, on an object store by one PUT.
 """
 
-from raylatent.storage.local import ASIDE_SUFFIX
 from raylatent.storage.paths import (
     NOT_SEEN,
     FileStat,
@@ -18,10 +17,9 @@ from raylatent.storage.paths import (
     look_at,
     open_input,
     reason,
-    resolve,
     retry,
 )
-from raylatent.storage.store import Store, write_file
+from raylatent.storage.store import ASIDE_SUFFIX, Store, write_file
 
 __all__ = [
     "ASIDE_SUFFIX",
@@ -38,7 +36,6 @@ __all__ = [
     "look_at",
     "open_input",
     "reason",
-    "resolve",
     "retry",
     "write_file",
 ]

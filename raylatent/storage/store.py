@@ -1,8 +1,10 @@
 """Files below one root; what is written is put in place in one step."""
 
+import errno
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,8 +15,6 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raylatent.errors import RunError, StorageError
-from raylatent.storage import local
-from raylatent.storage.local import ASIDE_SUFFIX
 from raylatent.storage.paths import (
     absolute,
     failure,
@@ -31,6 +31,8 @@ _SETTLE_S = 0.3  # between writing a file that others may write too and reading 
 
 T = TypeVar("T")
 Names: TypeAlias = list[str]  # the class below has a method called list
+ASIDE_SUFFIX = ".aside"
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 
 
 class Store:
@@ -146,7 +148,7 @@ class Store:
             raise
 
     def _put_local(self, name: str, data: bytes | pa.Buffer) -> None:
-        local.put(Path(self.path(name)), self.writer, data)
+        _put(Path(self.path(name)), self.writer, data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Callable[[bytes], None]]:
@@ -161,7 +163,7 @@ class Store:
         what = f"write {self.uri}/{name}"
         if self.is_local:
             target = Path(self.path(name))
-            aside = self._below_root(lambda: local.aside(target, self.writer), what)
+            aside = self._below_root(lambda: _aside(target, self.writer), what)
             put: Callable[[], object] = partial(aside.replace, target)
         else:
             aside = Path(tempfile.mkdtemp(prefix="raylatent-")) / "content"
@@ -212,7 +214,7 @@ class Store:
             time.sleep(_SETTLE_S)
             return self.read(name) == data
         return self._below_root(
-            lambda: local.create(Path(self.path(name)), self.writer, data),
+            lambda: _create(Path(self.path(name)), self.writer, data),
             f"write {self.uri}/{name}",
         )
 
@@ -317,3 +319,50 @@ def write_file(uri: str, data: bytes | pa.Buffer) -> None:
     """
     folder, name = uri.rsplit("/", 1)
     Store(folder or "/").write(name, data)
+
+
+def _aside(target: Path, writer: str) -> Path:
+    """Where to write a file before it shows, a name of its own; its folder is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.parent / f".{writer}-{uuid.uuid4().hex}{ASIDE_SUFFIX}"
+
+
+def _put(target: Path, writer: str, data: bytes | pa.Buffer) -> None:
+    """Write a file, replacing what is there."""
+    being_written = _aside(target, writer)
+    try:
+        with being_written.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        being_written.replace(target)
+    except BaseException:
+        being_written.unlink(missing_ok=True)
+        raise
+
+
+def _create(target: Path, writer: str, data: bytes) -> bool:
+    """Write a file unless there is one; False where there is."""
+    being_written = _aside(target, writer)
+    try:
+        being_written.write_bytes(data)
+        os.link(being_written, target)  # fails where there is one; only then it shows
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_exclusive(target, data)
+    finally:
+        being_written.unlink(missing_ok=True)
+    return True
+
+
+def _create_exclusive(target: Path, data: bytes) -> bool:
+    """For file systems without links; a reader may see the file before its content."""
+    try:
+        with target.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True

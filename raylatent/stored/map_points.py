@@ -41,7 +41,7 @@ from raylatent.run import Part, RunDirectory
 from raylatent.seal import DIGEST, content_digest
 from raylatent.storage import Store
 from raylatent.stored.maps import read_info
-from raylatent.tiles.ahead import in_order
+from raylatent.tiles.threads import in_order
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -42,10 +42,9 @@ from raylatent.source.names import (
     labels_given,
     match,
 )
-from raylatent.source.protocol import Place
+from raylatent.source.protocol import Place, Source, sources_from_table
 from raylatent.source.record import SUFFIXES
 from raylatent.source.tfrecords import TFRECORDS, Frame, frame_of, tfrecords_below
-from raylatent.source.units import Source, sources_from_table
 from raylatent.storage import absolute
 from raylatent.stored.map_points import (
     StoredPoints,

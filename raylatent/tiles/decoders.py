@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from raylatent.errors import RaylatentError, StorageError
 from raylatent.source.protocol import Unit
 from raylatent.storage import reason
-from raylatent.tiles.clock import Clock
+from raylatent.tiles.threads import Clock
 from raylatent.tiles.tile import Side, Tile, chunk_tiles
 
 _numbers = itertools.count()

@@ -9,8 +9,8 @@ from raylatent import schema
 from raylatent.source.whole_slides import SlideUnit
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi.regions import SlideCache
-from raylatent.tiles.ahead import in_order
 from raylatent.tiles.stream import Threads, unit_tiles
+from raylatent.tiles.threads import in_order
 from raylatent.tiles.tile import Side, Tile, reference_table, split_off_broken
 
 _AHEAD_TILES = 64  # encoded before they are asked for

@@ -19,8 +19,8 @@ from PIL import Image
 from raylatent.errors import ContentError, MapError
 from raylatent.source.picture import FORMATS, MAX_SCANS, MAX_SIDE_PX, n_scans
 from raylatent.source.protocol import Content, Place, PlaceReader
-from raylatent.tiles.ahead import in_order
 from raylatent.tiles.decode import decode_image
+from raylatent.tiles.threads import in_order
 
 _MARGIN = 1.25  # decoded at least so much larger: 45 dB from decoding it whole
 _EIGHTHS = 8

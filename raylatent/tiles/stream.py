@@ -12,9 +12,8 @@ from functools import partial
 
 from raylatent.source.protocol import Chunk, Unit
 from raylatent.source.wsi.regions import SlideCache
-from raylatent.tiles.ahead import in_order
-from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders
+from raylatent.tiles.threads import Clock, in_order
 from raylatent.tiles.tile import Side, Tile, chunk_tiles
 
 _AHEAD_BYTES = 128 << 20

@@ -15,8 +15,8 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import ContentError
 from raylatent.source.protocol import Chunk, SourceTile, Unit
-from raylatent.tiles.clock import Clock
 from raylatent.tiles.decode import decode_image
+from raylatent.tiles.threads import Clock
 
 
 @dataclass(frozen=True)

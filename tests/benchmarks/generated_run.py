@@ -41,7 +41,7 @@ def write_run(folder, n_rows, n_slides, unit_tiles):
     """A run of so many rows; a CSV of labels beside it."""
     from raylatent import schema
     from raylatent.run import RunDirectory
-    from raylatent.source.units import Source, sources_table
+    from raylatent.source.protocol import Source, sources_table
     from raylatent.storage import file_stat
 
     folder.mkdir(parents=True)

@@ -66,8 +66,8 @@ def plain_loop():
     from raylatent.model.rows import RowOptions, unit_rows
     from raylatent.model.spec import model_spec
     from raylatent.source.find import find_tfrecords
+    from raylatent.source.protocol import number_sources
     from raylatent.source.tfrecords import index_source, load_unit, unit_plans
-    from raylatent.source.units import number_sources
     from raylatent.tiles.stream import Threads
 
     def run(model, tfrecords, *, threads=1, tile_px=96, ids=None, **options):

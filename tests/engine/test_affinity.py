@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.engine.affinity import SlideQueue
-from raylatent.source.units import Source, UnitPlan
+from raylatent.engine.unit_actor import SlideQueue
+from raylatent.source.protocol import Source, UnitPlan
 from raylatent.storage import FileStat
 
 

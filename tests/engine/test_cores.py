@@ -9,7 +9,7 @@ import pytest
 
 from raylatent.engine import activations, cluster
 from raylatent.engine.cluster import Pool, threads_here, threads_of
-from raylatent.engine.local_ray import usable_cores
+from raylatent.engine.connection import usable_cores
 from raylatent.engine.stream import stream
 
 

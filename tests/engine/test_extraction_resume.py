@@ -11,7 +11,7 @@ from raylatent.engine.finishing import finish_slide
 from raylatent.errors import ClaimError, FingerprintError
 from raylatent.run import ExtractionDirectory
 from raylatent.source.index import index_tfrecord
-from raylatent.source.units import sources_from_table
+from raylatent.source.protocol import sources_from_table
 from tests.engine import slide_files
 from tests.tampering import reseal
 

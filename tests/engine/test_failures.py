@@ -4,7 +4,7 @@ import pytest
 from ray.data.exceptions import SystemException
 from ray.exceptions import ActorDiedError, NodeDiedError, RayError
 
-from raylatent.engine.failures import as_ours
+from raylatent.engine.cluster import as_ours
 from raylatent.errors import IncompleteError, StorageError
 
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: {}\n"

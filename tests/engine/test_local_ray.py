@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from ray._private import ray_constants
 
-from raylatent.engine import local_ray
-from raylatent.engine.local_ray import (
+from raylatent.engine import connection
+from raylatent.engine.connection import (
     started_by_uv_is_ignored,
     temporary_folder,
     token,
@@ -25,7 +25,7 @@ def registered(monkeypatch):
     """What is to be done when the process ends; done at the end of the test."""
     found = []
     monkeypatch.setattr(
-        local_ray.atexit,
+        connection.atexit,
         "register",
         lambda action, *given, **more: found.append((action, given, more)),
     )
@@ -38,7 +38,7 @@ def registered(monkeypatch):
 @pytest.mark.parametrize("n_bytes", [39, 40, 90, 220])
 def test_names_are_short_enough_for_sockets(monkeypatch, registered, variable, n_bytes):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    base = local_ray.tempfile.mkdtemp(prefix="t", dir="/tmp")  # noqa: S108
+    base = connection.tempfile.mkdtemp(prefix="t", dir="/tmp")  # noqa: S108
     given = Path(base) / ("x" * (n_bytes - len(base) - 1))
     monkeypatch.setenv(variable, str(given))
     folder = Path(temporary_folder())
@@ -51,7 +51,7 @@ def test_names_are_short_enough_for_sockets(monkeypatch, registered, variable, n
     assert (folder == given / "ray") != linked
     if linked:  # nobody else can put a folder of his in its place
         assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
-    local_ray.shutil.rmtree(base)
+    connection.shutil.rmtree(base)
 
 
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
 def test_without_tmp_the_variable_to_set_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 100)))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(local_ray, "_SHORT", tmp_path / "missing")
+    monkeypatch.setattr(connection, "_SHORT", tmp_path / "missing")
     with pytest.raises(ConfigError, match=r"TMPDIR=.* too long .* set RAY_TMPDIR"):
         temporary_folder()
 
@@ -110,9 +110,9 @@ def test_what_is_there_already_is_used(auth, tmp_path):
 def test_few_open_files_are_said(monkeypatch, caplog):
     caplog.set_level("WARNING", "raylatent")
     monkeypatch.setattr(logging.getLogger("raylatent"), "propagate", True)
-    limit = local_ray.resource.RLIM_INFINITY
+    limit = connection.resource.RLIM_INFINITY
     for most in (limit, 65536, 64):
-        monkeypatch.setattr(local_ray.resource, "getrlimit", lambda _, n=most: (32, n))
+        monkeypatch.setattr(connection.resource, "getrlimit", lambda _, n=most: (32, n))
         warn_of_few_files()
     (said,) = caplog.messages
     assert said.startswith("at most 64 files may be open at once (ulimit -n)")

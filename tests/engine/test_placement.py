@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from raylatent import schema
 from raylatent.claim import Claim
-from raylatent.engine import map_building, placement, sampling
+from raylatent.engine import map_building, placement
 from raylatent.engine.map_building import build_map
 from raylatent.engine.placement import place_part, place_rows, together
 from raylatent.errors import ClaimError, MapError, RunError
-from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.fitted_map import MapParameters
 from raylatent.mapping.sample import finish
 from raylatent.parts import part_name, read_footer, read_part
 from raylatent.run import Part, RunDirectory
@@ -236,7 +236,7 @@ def test_a_stream_item_may_hold_several_parts(out, in_process, monkeypatch):
 def test_a_sketch_does_not_depend_on_how_parts_are_merged(out, monkeypatch, size):
     run = RunDirectory.open(str(out))
     parts = run.footers()
-    whole = sampling.sketch_parts(run.store, parts, 3, 20)
-    monkeypatch.setattr(sampling, "_PARTS_TOGETHER", size)
-    found = sampling.sketch_parts(run.store, parts, 3, 20)
+    whole = map_building.sketch_parts(run.store, parts, 3, 20)
+    monkeypatch.setattr(map_building, "_PARTS_TOGETHER", size)
+    found = map_building.sketch_parts(run.store, parts, 3, 20)
     assert finish(found, 20).equals(finish(whole, 20))

@@ -4,7 +4,7 @@ import pytest
 
 from raylatent.engine.plan import Plan, refuse_nothing
 from raylatent.errors import IncompleteError
-from raylatent.source.units import Source
+from raylatent.source.protocol import Source
 from raylatent.storage import NOT_SEEN
 
 

@@ -13,10 +13,10 @@ from raylatent import schema
 from raylatent.engine.report import RunReport, Tally, bound_by
 from raylatent.engine.unit_actor import UnitResult, manifest, undone
 from raylatent.model.layer_checks import constant_layers
+from raylatent.source.protocol import Source
 from raylatent.source.tfrecords import RecordUnit
-from raylatent.source.units import Source
 from raylatent.storage import FileStat
-from raylatent.tiles.clock import Clock
+from raylatent.tiles.threads import Clock
 
 
 def report_of(**seconds):

@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from raylatent.engine import sampling
-from raylatent.mapping.parameters import MapParameters
+from raylatent.engine import map_building
+from raylatent.mapping.fitted_map import MapParameters
 
 
 @pytest.mark.parametrize(
@@ -13,4 +13,4 @@ def test_a_sample_is_drawn_no_larger_than_it_may_be(shape, size):
     """Cut after it is drawn, it would lose the half that stands for each slide."""
     run = SimpleNamespace(layers=lambda: {"layer": shape})
     params = MapParameters(sample=20_000)
-    assert sampling._sample_size(run, "layer", params) == size
+    assert map_building._sample_size(run, "layer", params) == size

@@ -18,10 +18,10 @@ from raylatent.engine.report import (
 )
 from raylatent.parts import write_part
 from raylatent.run import RunDirectory
-from raylatent.source.grids import grid_table
+from raylatent.source.protocol import Source
 from raylatent.source.tissue import REASONS
-from raylatent.source.units import Source
 from raylatent.source.wsi import Geometry
+from raylatent.source.wsi.selection import grid_table
 from raylatent.storage import FileStat
 
 ODD = "<b>&x"

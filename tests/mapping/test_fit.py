@@ -11,8 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import MapError
 from raylatent.mapping.fit import fit_map, principal_components
-from raylatent.mapping.fitted_map import fit_frame, normalize
-from raylatent.mapping.parameters import MapParameters
+from raylatent.mapping.fitted_map import MapParameters, fit_frame, normalize
 from raylatent.storage import Store
 from raylatent.stored.maps import load_map, save_map
 

@@ -10,7 +10,7 @@ from torch import nn
 from raylatent.errors import ModelError
 from raylatent.model.devices import CpuLane, CudaLane, lane_of
 from raylatent.model.features import Features
-from raylatent.tiles.clock import Clock
+from raylatent.tiles.threads import Clock
 from tests.model.fake_cuda import FakeCuda
 
 PX = 24

@@ -19,7 +19,7 @@ from raylatent.model.forward_pass import (
 )
 from raylatent.model.layers import LayerCapture, by_own_names, layer_names
 from raylatent.model.postconv import Target
-from raylatent.tiles.clock import Clock
+from raylatent.tiles.threads import Clock
 
 N, PX = 3, 8
 

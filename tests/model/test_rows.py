@@ -19,9 +19,9 @@ from raylatent.model import Features
 from raylatent.model.devices import CudaLane, lane_of
 from raylatent.model.rows import RowOptions, unit_rows
 from raylatent.source.index import index_tfrecord
+from raylatent.source.protocol import Source
 from raylatent.source.record import TileRecord
 from raylatent.source.tfrecords import RecordUnit
-from raylatent.source.units import Source
 from raylatent.source.write import write_tfrecord
 from raylatent.storage import file_stat
 from raylatent.tiles.decoders import Decoders

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from raylatent.errors import ContentError, SourceError
-from raylatent.source import filebytes, resync
+from raylatent.source import filebytes
+from raylatent.source import index as module
 from raylatent.source.filebytes import read_records
 from raylatent.source.index import frames_from, index_tfrecord
 from raylatent.source.record import frame, masked_crc
@@ -127,7 +128,7 @@ def test_a_file_full_of_what_looks_like_headers_is_given_up(tmp_path, monkeypatc
     path = tmp_path / "s.tfrecords"
     index = check(path, content)
     assert len(index) == 2
-    monkeypatch.setattr(resync, "_MAX_CHECKS", 50)
+    monkeypatch.setattr(module, "_MAX_CHECKS", 50)
     path.write_bytes(content)
     with pytest.raises(SourceError, match="is no TFRecord"):
         index_tfrecord(str(path))

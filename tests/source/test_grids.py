@@ -13,16 +13,8 @@ from raylatent.errors import SourceError, StorageError
 from raylatent.parts import read_footer, read_part, write_part
 from raylatent.run import RunDirectory
 from raylatent.source import tissue
-from raylatent.source.grids import (
-    geometry_from_footer,
-    grid_footer,
-    grid_table,
-    kept_tiles,
-    left_out,
-    own_size,
-)
+from raylatent.source.protocol import sources_from_table, sources_table
 from raylatent.source.tissue import TissueOptions
-from raylatent.source.units import sources_from_table, sources_table
 from raylatent.source.whole_slides import (
     OpenedSlide,
     SlideRequest,
@@ -34,6 +26,14 @@ from raylatent.source.whole_slides import (
 )
 from raylatent.source.wsi import Geometry, TileOptions
 from raylatent.source.wsi.geometry import FileSize
+from raylatent.source.wsi.selection import (
+    geometry_from_footer,
+    grid_footer,
+    grid_table,
+    kept_tiles,
+    left_out,
+    own_size,
+)
 from raylatent.storage import FileStat, Store
 from tests.engine import slide_files
 

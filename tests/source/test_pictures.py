@@ -25,7 +25,7 @@ from raylatent.source.kinds import (
 )
 from raylatent.source.picture_folders import FLAT, Listing, Pattern, find_pictures
 from raylatent.source.pictures import PictureFolders, read_again
-from raylatent.source.units import number_sources, sources_table
+from raylatent.source.protocol import number_sources, sources_table
 from raylatent.source.wsi import detect_format
 from raylatent.storage import FileStat, list_stats
 from raylatent.stored.mosaic_inputs import source_places

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from raylatent.source import filebytes, resync
+from raylatent.source import filebytes
+from raylatent.source import index as module
 from raylatent.source.record import FRAME_BYTES
 from tests.source.frames import check, frames_of, remove, write_frames, write_sidecar
 
@@ -91,9 +92,9 @@ def test_reading_by_pieces_changes_nothing(tmp_path, contents, hits, n_bytes):
         content = damaged(content, hit)
     index = check(path, content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resync, "_FIRST_CHUNK_BYTES", n_bytes)
-        patch.setattr(resync, "_CHUNK_BYTES", n_bytes)
-        patch.setattr(resync, "_BLOCK", max(1, n_bytes // 3))
+        patch.setattr(module, "_FIRST_SEARCHED_BYTES", n_bytes)
+        patch.setattr(module, "_SEARCHED_BYTES", n_bytes)
+        patch.setattr(module, "_BLOCK", max(1, n_bytes // 3))
         patch.setattr(filebytes, "_WINDOW_BYTES", n_bytes + 12)
         patch.setattr(filebytes, "_CHUNK_BYTES", n_bytes)
         patch.setattr(filebytes, "_CHUNK_BYTES", n_bytes + 12)
@@ -113,7 +114,7 @@ def test_what_is_too_long_for_one_frame_is_several(tmp_path, contents, hits, mos
     for hit in hits:
         content = damaged(content, hit)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resync, "MAX_FRAME_BYTES", most)
+        patch.setattr(module, "MAX_FRAME_BYTES", most)
         index = check(path, content)
     if index is not None:
         assert (index.lengths <= most).all()

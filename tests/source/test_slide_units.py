@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.source.units import Source
+from raylatent.source.protocol import Source
 from raylatent.source.whole_slides import slide_unit_plans
 from raylatent.storage import FileStat
 

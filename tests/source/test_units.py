@@ -11,14 +11,14 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import StorageError
-from raylatent.source.record import TileRecord, frame
-from raylatent.source.tfrecords import index_source, load_unit, unit_plans
-from raylatent.source.units import (
+from raylatent.source.protocol import (
     Source,
     number_sources,
     sources_from_table,
     sources_table,
 )
+from raylatent.source.record import TileRecord, frame
+from raylatent.source.tfrecords import index_source, load_unit, unit_plans
 from raylatent.source.write import example, write_tfrecord
 from raylatent.storage import FileStat
 from tests.source.frames import write_sidecar

@@ -11,8 +11,7 @@ from raylatent.mosaic import Mosaic
 from raylatent.parts import write_part
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
-from raylatent.stored import map_pictures as pictures
-from raylatent.stored import map_points as stored_points
+from raylatent.stored import map_pictures, map_points
 from raylatent.stored.map_points import (
     StoredPoints,
     iter_places,
@@ -33,8 +32,8 @@ def map_folder(small_dts, small_map):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of one or a few slides."""
-    monkeypatch.setattr(stored_points, "_BLOCK_ROWS", 20)
-    monkeypatch.setattr(pictures, "_BLOCK_ROWS", 20)
+    monkeypatch.setattr(map_points, "_BLOCK_ROWS", 20)
+    monkeypatch.setattr(map_pictures, "_BLOCK_ROWS", 20)
 
 
 def test_blocks_are_the_whole(map_folder):
@@ -94,7 +93,7 @@ def test_a_plot(
         of_map.data["label"] = of_map.data["slide"].map(labels.get).astype(object)
     of_map.save_plot(tmp_path / "held.png", max_dots=max_dots)
     store, path = Store(map_folder), str(tmp_path / "stored.png")
-    pictures.save_stored_map(store, [path], labels, n_points=n)
+    map_pictures.save_stored_map(store, [path], labels, n_points=n)
     held, stored = Image.open(tmp_path / "held.png"), Image.open(path)
     assert np.array_equal(held, stored)
 
@@ -104,7 +103,7 @@ def test_counts_in_a_vector_picture(map_folder, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(plot, "MAX_DOTS", 10)
     path = tmp_path / f"map.{suffix}"
     n = len(SlideMap.load(map_folder))
-    pictures.save_stored_map(Store(map_folder), [str(path)], None, n_points=n)
+    map_pictures.save_stored_map(Store(map_folder), [str(path)], None, n_points=n)
     image = {"pdf": b"/Subtype /Image", "svg": b"<image"}[suffix]
     assert image in path.read_bytes()
 

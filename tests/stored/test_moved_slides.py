@@ -14,9 +14,9 @@ from PIL import Image
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.montage.render import say_failed
-from raylatent.source.units import Source
-from raylatent.source.wsi import SlideHandle, chosen
-from raylatent.source.wsi.chosen import SlideTile, tile_at
+from raylatent.source.protocol import Source
+from raylatent.source.wsi import SlideHandle, regions
+from raylatent.source.wsi.regions import SlideTile, tile_at
 from raylatent.storage import FileStat
 from raylatent.stored.mosaic_inputs import where
 from raylatent.tiles.fetch import stored_tiles
@@ -110,7 +110,7 @@ def test_a_slide_that_the_system_refuses_is_a_reason(moved, monkeypatch):
     def refused(uri):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(chosen, "local_slide", refused)
+    monkeypatch.setattr(regions, "local_slide", refused)
     found = dict(stored_tiles([tile(moved[1], 0, 0)], 16))
     assert found == {0: f"cannot open {moved[1]}: [Errno 13] Permission denied"}
 
@@ -134,7 +134,7 @@ def test_each_slide_is_opened_once_and_few_are_open(tmp_path, monkeypatch, n_thr
             with lock:
                 n_open -= 1
 
-    monkeypatch.setattr(chosen, "SlideHandle", Counted)
+    monkeypatch.setattr(regions, "SlideHandle", Counted)
     paths = [write_slide(tmp_path / f"{i}.tif", quadrants()) for i in range(12)]
     gone = str(tmp_path / "5.svs")
     places = [tile(p, 8 * i, 8 * i) for i in range(30) for p in [*paths, gone]]
@@ -147,13 +147,13 @@ def test_each_slide_is_opened_once_and_few_are_open(tmp_path, monkeypatch, n_thr
 
 def test_tiles_are_not_read_larger_than_the_model_got_them(moved, monkeypatch):
     asked = []
-    real = chosen.TileReader
+    real = regions.TileReader
 
     def reader(handle, geometry):
         asked.append(geometry.tile_px)
         return real(handle, geometry)
 
-    monkeypatch.setattr(chosen, "TileReader", reader)
+    monkeypatch.setattr(regions, "TileReader", reader)
     place = tile(moved[1], 32, 32, tile_px=32)
     for cell_px in (16, 32, 100):
         ((_, shown),) = stored_tiles([place], cell_px)

@@ -11,11 +11,11 @@ from PIL import Image, ImageCms
 from raylatent import schema
 from raylatent.errors import MapError, SourceError
 from raylatent.mosaic import Mosaic
+from raylatent.source.protocol import Source, sources_table
 from raylatent.source.record import TileRecord
 from raylatent.source.tfrecords import Frame
-from raylatent.source.units import Source, sources_table
 from raylatent.source.write import write_tfrecord
-from raylatent.source.wsi.chosen import SlideTile, tile_at
+from raylatent.source.wsi.regions import SlideTile, tile_at
 from raylatent.storage import FileStat
 from raylatent.stored.mosaic_inputs import Located, from_table, source_places, where
 from raylatent.tiles.fetch import stored_tiles

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from raylatent.errors import StorageError
-from raylatent.tiles.ahead import in_order
+from raylatent.tiles.threads import in_order
 
 
 def test_results_come_in_order_and_only_so_many_jobs_are_under_way():

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from raylatent.tiles.clock import Clock
+from raylatent.tiles.threads import Clock
 
 
 def test_waiting_takes_no_cpu():

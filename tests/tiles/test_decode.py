@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raylatent.errors import ContentError, StorageError
-from raylatent.source.picture import FILE_FORMATS
-from raylatent.tiles.decode import MAX_SIDE_PX, decode_image
+from raylatent.source.picture import FILE_FORMATS, MAX_SIDE_PX
+from raylatent.tiles.decode import decode_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 SMOOTH = np.stack(

@@ -16,9 +16,9 @@ from raylatent.source.tfrecords import index_source, load_unit, unit_plans
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi.regions import SlideCache
 from raylatent.tiles import decoders as module
-from raylatent.tiles.clock import Clock
 from raylatent.tiles.decoders import Decoders, SharedPixels, decode_into
 from raylatent.tiles.stream import Threads, unit_tiles
+from raylatent.tiles.threads import Clock
 from raylatent.tiles.tile import Side
 from tests.tiles.test_stream import records_unit
 

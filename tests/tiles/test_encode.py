@@ -8,7 +8,6 @@ import pytest
 
 from raylatent import schema
 from raylatent.errors import ContentError
-from raylatent.source.grids import kept_tiles
 from raylatent.source.tissue import TissueOptions
 from raylatent.source.whole_slides import (
     SlideRequest,
@@ -20,6 +19,7 @@ from raylatent.source.whole_slides import (
 from raylatent.source.write import encode_tile
 from raylatent.source.wsi import TileOptions
 from raylatent.source.wsi.regions import SlideCache
+from raylatent.source.wsi.selection import kept_tiles
 from raylatent.tiles.decode import decode_image
 from raylatent.tiles.encode import Picture, encoded_unit
 from raylatent.tiles.stream import Threads

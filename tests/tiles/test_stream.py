@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from raylatent.errors import ContentError, StorageError
-from raylatent.source.grids import kept_tiles
 from raylatent.source.record import TileRecord
 from raylatent.source.tfrecords import index_source, load_unit, unit_plans
 from raylatent.source.tissue import TissueOptions
@@ -23,6 +22,7 @@ from raylatent.source.whole_slides import (
 from raylatent.source.write import encode_tile, write_tfrecord
 from raylatent.source.wsi import TileOptions
 from raylatent.source.wsi.regions import SlideCache
+from raylatent.source.wsi.selection import kept_tiles
 from raylatent.tiles.stream import Threads, unit_tiles
 from raylatent.tiles.tile import Side
 from tests.engine import slide_files

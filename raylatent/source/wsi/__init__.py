@@ -8,14 +8,12 @@ from raylatent.source.wsi.geometry import (
     size_name,
 )
 from raylatent.source.wsi.handle import READER, SlideHandle, detect_format, longer_side
-from raylatent.source.wsi.regions import Region, TileReader
+from raylatent.source.wsi.regions import Region
 from raylatent.source.wsi.selection import (
     draw_tiles,
     filter_tiles,
-    scaled,
     select_tiles,
     thumbnail,
-    whole,
 )
 from raylatent.source.wsi.wsi import WSI, open_grid
 
@@ -26,7 +24,6 @@ __all__ = [
     "Region",
     "SlideHandle",
     "TileOptions",
-    "TileReader",
     "detect_format",
     "draw_tiles",
     "filter_tiles",
@@ -34,9 +31,7 @@ __all__ = [
     "longer_side",
     "open_grid",
     "parse_tile_um",
-    "scaled",
     "select_tiles",
     "size_name",
     "thumbnail",
-    "whole",
 ]

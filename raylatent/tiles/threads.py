@@ -1,9 +1,11 @@
-"""Work done ahead of who asks for its results, which come in order."""
+"""Work of several threads: done ahead of who asks for its results, and timed by stage."""
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import repeat
 from typing import TypeVar, cast
@@ -55,3 +57,43 @@ def ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
             if item is _END:
                 return
             yield cast("T", item)
+
+
+class Clock:
+    """Seconds by stage, summed over all threads that work on it.
+
+    Args:
+        stages: Their names.
+
+    Attributes:
+        seconds: By stage; those of several threads at once count each.
+        cpu: CPU seconds of those threads, of what `timed` counts.
+
+    >>> clock = Clock("read", "decode")
+    >>> with clock.timed("read"):
+    ...     pass
+    >>> clock.seconds["read"] > clock.seconds["decode"]
+    True
+    """
+
+    def __init__(self, *stages: str) -> None:
+        """See the class."""
+        self.seconds = dict.fromkeys(stages, 0.0)
+        self.cpu = dict.fromkeys(stages, 0.0)
+        self._lock = threading.Lock()
+
+    def add(self, stage: str, seconds: float, cpu: float = 0.0) -> None:
+        """Count seconds of a stage, and CPU seconds."""
+        with self._lock:
+            self.seconds[stage] += seconds
+            self.cpu[stage] += cpu
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count what is done in this context."""
+        started, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            took, used = time.perf_counter() - started, time.thread_time() - cpu
+            self.add(stage, took, used)
