@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
@@ -24,6 +25,7 @@ from raylatent.mapping.fitted_map import (
     read_info,
     write_info,
 )
+from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
 from raylatent.mapping.pictures import PICTURE_FILES
 from raylatent.mapping.point_files import (
     POINTS_DIGEST,
@@ -254,7 +256,10 @@ class SlideMap(SlideMapPictures):
         """
         frame: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
         own = self._points[schema.LABEL]
-        if own.null_count < len(own):
+        n_labels = pc.count_distinct(own).as_py()
+        if n_labels > MOST_LABELS:
+            say_too_many_labels()
+        elif n_labels:
             frame[LABEL] = own.to_pandas()
         if self._by_slide is not None:
             frame[LABEL] = frame[schema.SLIDE].map(self._by_slide)
