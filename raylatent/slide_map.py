@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from raylatent import schema
@@ -17,6 +18,7 @@ from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
 from raylatent.mapping import statistics
 from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
+from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
 from raylatent.mapping.statistics import with_counts
 from raylatent.montage.points import Label, Labels, Rule, are_by_slide, label_words
 from raylatent.mosaic import Mosaic
@@ -239,7 +241,10 @@ class SlideMap(SlideMapPictures):
         """
         frame: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
         own = self._points[schema.LABEL]
-        if own.null_count < len(own):
+        n_labels = pc.count_distinct(own).as_py()
+        if n_labels > MOST_LABELS:
+            say_too_many_labels()
+        elif n_labels:
             frame[LABEL] = own.to_pandas()
         if self._by_slide is not None:
             frame[LABEL] = frame[schema.SLIDE].map(self._by_slide)

@@ -490,6 +490,10 @@ def test_too_many_labels_of_tiles_are_not_counted(run_and_points, monkeypatch, c
     assert labels_of(made) == set()
     assert made.cells["label_counts"].null_count == len(made.cells)
     assert "labels of their own, which are drawn in no colors" in caplog.text
+    monkeypatch.setattr(module, "MOST_LABELS", 2)
+    held = SlideMap.load(opened._stored.store.uri)
+    assert "label" not in held.data
+    assert held.generate_mosaic(**MOSAIC).cells.equals(made.cells)
     opened.label_by_slide()  # as many as there are slides
     monkeypatch.setattr(cells, "MOST_LABELS", 1)
     assert labels_of(opened.generate_mosaic(**MOSAIC)) == {"a", "b"}
