@@ -291,8 +291,15 @@ def test_a_map_of_points_alone_that_was_replaced_by_as_many_is_noticed(
 
 def test_a_fitted_map_of_as_many_other_tiles_is_noticed(slide_map, folder):
     fitted = fit_map(slide_map.activations(), MapParameters(n_neighbors=5))
-    fitted = fitted.with_info(points={"rows": 80})
+    # No point is outside of the frame or novel: all counts are the same.
+    frame = {"lower": [-1e6, -1e6], "upper": [1e6, 1e6]}
+    fitted = fitted.with_info(points={"rows": 80}, frame=frame)
     points = slide_map.points
+    points = points.set_column(
+        points.column_names.index("knn_distance"),
+        points.schema.field("knn_distance"),
+        pa.array(np.zeros(80, np.float32)),
+    )
 
     def saved(slide):
         some = SlideMap(points, fitted=fitted, run=slide_map.run, layer=LAYER)
