@@ -22,7 +22,7 @@ from raylatent.engine.activations import Job, prepare, run_job
 from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import Pool, alive_nodes, pool
 from raylatent.engine.connection import connect, usable_cores
-from raylatent.engine.placement import place_rows
+from raylatent.engine.map_rows import place_rows
 from raylatent.engine.progress import Pace, duration
 from raylatent.engine.report import RunReport, SlideReport, run_rates
 from raylatent.errors import IncompleteError, MapError

@@ -20,7 +20,7 @@ from raylatent.engine.actors import (
     DriverModel,
     PackedSpec,
 )
-from raylatent.engine.cluster import UNITS_AT_ONCE_ON_GPU, Pool, pool
+from raylatent.engine.cluster import UNITS_AT_ONCE_ON_GPU, Pool, pool, start_queue
 from raylatent.engine.connection import connect
 from raylatent.engine.done import Inputs
 from raylatent.engine.plan import Plan, make_plan, refuse_nothing
@@ -34,7 +34,6 @@ from raylatent.engine.report import (
     write_report,
 )
 from raylatent.engine.stream import Advice, stream
-from raylatent.engine.unit_actor import start_queue
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, ModelError, PassError, RunError
 from raylatent.mapping.fitted_map import library_versions

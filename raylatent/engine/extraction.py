@@ -18,7 +18,7 @@ import ray
 from raylatent import schema
 from raylatent.claim import Claim, new_token
 from raylatent.config import UNIT_TILES, ExtractTilesConfig
-from raylatent.engine.cluster import READ_CPUS, Pool, gather, pool
+from raylatent.engine.cluster import READ_CPUS, Pool, gather, pool, start_queue
 from raylatent.engine.connection import connect
 from raylatent.engine.done import Inputs
 from raylatent.engine.finishing import (
@@ -43,13 +43,7 @@ from raylatent.engine.report import (
     write_report,
 )
 from raylatent.engine.stream import Advice, Row, stream
-from raylatent.engine.unit_actor import (
-    UnitActor,
-    UnitResult,
-    WorkOptions,
-    check_reader,
-    start_queue,
-)
+from raylatent.engine.unit_actor import UnitActor, UnitResult, WorkOptions, check_reader
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import ConfigError, SourceError
 from raylatent.run import ExtractionDirectory, remove_litter

@@ -183,7 +183,7 @@ def assert_same(small_model, plain_loop, assert_rows):
 @pytest.fixture
 def in_process(ray_session, monkeypatch):
     """Actors run in the driver, one unit after another: what the driver does is real."""
-    from raylatent.engine import activations, extraction, placement
+    from raylatent.engine import activations, extraction, map_rows
 
     def stream(name, items, actor, arguments, share, **options):
         if items:
@@ -191,7 +191,7 @@ def in_process(ray_session, monkeypatch):
             for item in items:
                 yield from worker(item).to_pylist()
 
-    for module in (activations, extraction, placement):
+    for module in (activations, extraction, map_rows):
         monkeypatch.setattr(module, "stream", stream)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raylatent.engine.unit_actor import SlideQueue
+from raylatent.engine.cluster import SlideQueue
 from raylatent.source.protocol import Source, UnitPlan
 from raylatent.storage import FileStat
 

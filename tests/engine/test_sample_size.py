@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from raylatent.engine import map_building
+from raylatent.engine import map_rows
 from raylatent.mapping.fitted_map import MapParameters
 
 
@@ -13,4 +13,4 @@ def test_a_sample_is_drawn_no_larger_than_it_may_be(shape, size):
     """Cut after it is drawn, it would lose the half that stands for each slide."""
     run = SimpleNamespace(layers=lambda: {"layer": shape})
     params = MapParameters(sample=20_000)
-    assert map_building._sample_size(run, "layer", params) == size
+    assert map_rows._sample_size(run, "layer", params) == size

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from raylatent import schema
 from raylatent.claim import Claim
-from raylatent.engine import map_building, placement
+from raylatent.engine import map_building, map_rows
 from raylatent.engine.map_building import build_map
-from raylatent.engine.placement import place_part, place_rows, together
+from raylatent.engine.map_rows import place_part, place_rows, together
 from raylatent.errors import ClaimError, MapError, RunError
 from raylatent.mapping.fitted_map import MapParameters
 from raylatent.mapping.sample import finish
@@ -46,7 +46,7 @@ def real_stream(monkeypatch, in_process):
     """After `in_process`: Ray's own actors again."""
     from raylatent.engine.stream import stream
 
-    monkeypatch.setattr(placement, "stream", stream)
+    monkeypatch.setattr(map_rows, "stream", stream)
 
 
 def points_of(out, parts):
@@ -70,11 +70,11 @@ def test_placing_with_one_and_four_actors_is_the_plain_loop(
         for part in parts
     }
     assert sum(map(len, expected.values())) == 93
-    share_of = placement.pool
+    share_of = map_rows.pool
     for n_actors in (1, 4):
         run.store.delete_folder("maps/default/points")
         monkeypatch.setattr(
-            placement,
+            map_rows,
             "pool",
             lambda actors, gpus, n=n_actors: replace(
                 share_of((n, n), gpus), num_cpus=0.2
@@ -96,7 +96,7 @@ def test_placing_with_one_and_four_actors_is_the_plain_loop(
 def build_map_in_driver(out, monkeypatch):
     """A map, its rows placed in this process."""
     with monkeypatch.context() as patch:
-        patch.setattr(placement, "stream", here)
+        patch.setattr(map_rows, "stream", here)
         build_map(str(out), PARAMETERS)
     return out
 
@@ -210,11 +210,11 @@ def test_parts_go_together_in_order(sizes, n_actors):
 def test_a_stream_item_may_hold_several_parts(out, in_process, monkeypatch):
     """However parts are put together, the points are the same."""
     expected = {}
-    share = placement.pool(None, 0)
+    share = map_rows.pool(None, 0)
     for n_actors in (1, 100):
-        monkeypatch.setattr(placement, "_ITEMS_EACH", 1)
+        monkeypatch.setattr(map_rows, "_ITEMS_EACH", 1)
         monkeypatch.setattr(
-            placement, "pool", lambda *_, n=n_actors: replace(share, largest=n)
+            map_rows, "pool", lambda *_, n=n_actors: replace(share, largest=n)
         )
         seen = []
 
@@ -222,7 +222,7 @@ def test_a_stream_item_may_hold_several_parts(out, in_process, monkeypatch):
             seen += items
             yield from here(name, items, *rest, **options)
 
-        monkeypatch.setattr(placement, "stream", counted)
+        monkeypatch.setattr(map_rows, "stream", counted)
         build_map(str(out), PARAMETERS)
         parts = RunDirectory.open(str(out)).footers()
         assert len(seen) == {1: 1, 100: len(parts)}[n_actors]
@@ -236,7 +236,7 @@ def test_a_stream_item_may_hold_several_parts(out, in_process, monkeypatch):
 def test_a_sketch_does_not_depend_on_how_parts_are_merged(out, monkeypatch, size):
     run = RunDirectory.open(str(out))
     parts = run.footers()
-    whole = map_building.sketch_parts(run.store, parts, 3, 20)
-    monkeypatch.setattr(map_building, "_PARTS_TOGETHER", size)
-    found = map_building.sketch_parts(run.store, parts, 3, 20)
+    whole = map_rows.sketch_parts(run.store, parts, 3, 20)
+    monkeypatch.setattr(map_rows, "_PARTS_TOGETHER", size)
+    found = map_rows.sketch_parts(run.store, parts, 3, 20)
     assert finish(found, 20).equals(finish(whole, 20))
