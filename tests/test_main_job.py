@@ -125,7 +125,7 @@ def small_job(monkeypatch):
 
     asked = {}
     report = SimpleNamespace(n_rows=1, failed=[], run="/runs/x-0123")
-    monkeypatch.setattr(main_job, "run_activations", lambda config, spec: report)
+    monkeypatch.setattr(main_job, "run_activations", lambda *_: report)
     monkeypatch.setattr(main_job, "run_map", lambda config: asked.update(map=config))
     monkeypatch.setattr(
         main_job, "run_mosaic", lambda config: asked.update(mosaic=config)
@@ -191,7 +191,7 @@ def test_sources_are_found_once(monkeypatch, caplog, small_model, tmp_path):
         raise ConfigError(message)
 
     monkeypatch.setattr(activations, "_tried", refused)
-    monkeypatch.setattr(main_job, "_ray_ahead", lambda _: main_job.nullcontext())
+    monkeypatch.setattr(main_job, "_start_ray_ahead", lambda _: None)
     with pytest.raises(ConfigError, match="as far as this"):
         sf.atlas(
             tiles=folder.parent,

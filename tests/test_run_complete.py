@@ -11,10 +11,10 @@ from raylatent import schema
 from raylatent.dataset_features import DatasetFeatures
 from raylatent.engine.map_building import _check_complete
 from raylatent.errors import BrokenPartError, MapError, RunError
-from raylatent.montage.points import StoredPoints
 from raylatent.parts import part_name, rows_digest, write_part
 from raylatent.run import RunDirectory
 from raylatent.seal import sealed_json
+from raylatent.stored.map_points import StoredPoints
 
 UNIT = 4
 

@@ -106,5 +106,5 @@ def test_names_of_files_are_shown_and_not_obeyed():
     stream = io.StringIO()
     write_line("a\x1b[2J\x9b1m\r\x07.png \udcff é\tline\nline", stream)
     draw_over("b\x1b]0;x\x07", stream)
-    lines = r"a\x1b[2J\x9b1m\r\x07.png \udcff é" + "\tline\nline\n"
+    lines = r"a\x1b[2J\x9b1m\r\x07.png \udcff é\tline\nline" + "\n"
     assert stream.getvalue() == lines + "\r\x1b[K" + r"b\x1b]0;x\x07"

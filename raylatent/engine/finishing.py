@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raylatent import schema
@@ -110,10 +110,7 @@ def _as_json(finished: Finished, fingerprint: str) -> bytes:
         "tfrecord": finished.tfrecord,
         "size": finished.size,
         "tiles": finished.tiles,
-        "source": {
-            name: vars(value) if isinstance(value, FileStat) else value
-            for name, value in vars(finished.source).items()
-        },
+        "source": asdict(finished.source),
         FILES: dict(finished.files),
     }
     return json.dumps(sealed_json(about), indent=1).encode()

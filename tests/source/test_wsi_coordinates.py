@@ -29,6 +29,7 @@ SLIDES = {
     "jpeg tiles, odd sizes": (ODD, "jpeg", RGB_JPEG),
 }
 JPEG_NOISE = (2, 0.2)  # how far colors may be off, and their mean over a tile
+MANY = 8  # columns or rows over which errors are evened out
 SHIFT_NOISE = (3, 1)  # OpenSlide shifts by less than a pixel, rounding down
 
 
@@ -133,7 +134,9 @@ def assert_is_where_it_says(tiles, x, y, wsi, sizes, is_jpeg):
         step = 0.1 if as_it_is and is_whole else 0.5  # colors are whole numbers
         n = inside.sum(axis=(1, 2))
         mean = off.sum(axis=(1, 2)) / np.maximum(n, 1)
-        assert (np.abs(mean)[n >= 100] <= near + step + bias).all()
+        # Of few columns or rows each pixel's error is that of all.
+        many = (n >= 100) & (on_slide[channel].sum(axis=1) >= MANY)
+        assert (np.abs(mean)[many] <= near + step + bias).all()
 
 
 @settings(deadline=None, max_examples=30)
