@@ -74,6 +74,7 @@ def test_a_signal_ends_a_verb_in_order(started, number, body):
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_code_that_drops_the_interruption_does_not_keep_the_process(started):
     process = started(DROPS_IT)
     process.send_signal(signal.SIGTERM)

@@ -172,6 +172,7 @@ def test_a_map_that_is_saved_where_it_is_keeps_its_points(slide_map, folder):
     assert slide_map.points.equals(expected)
 
 
+@pytest.mark.slow
 def test_a_filtered_map_tells_of_its_own_points(slide_map, tmp_path):
     fitted = fit_map(slide_map.activations(), MapParameters(n_neighbors=5))
     counts = {"rows": 80, "outside": 1, "novel": 9}

@@ -36,6 +36,7 @@ def play(store, seed, n_actions):
     assert {name: store.read(name) for name in store.list()} == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seed",
     [
@@ -62,6 +63,7 @@ def hurried(monkeypatch):
     paths._remote_filesystem.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_store_that_stops_for_a_while(s3, bucket, hurried, campaign):
     store = Store(f"s3://{bucket}/run")
     store.write("a", b"x")

@@ -32,6 +32,7 @@ def test_fit_repeats_whatever_the_blas_threads(fitted, fit_rows):
         assert values.tobytes() == again.arrays[name].tobytes()
 
 
+@pytest.mark.slow
 def test_classes_are_apart_on_the_map(fitted, fit_rows, new_rows):
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -186,6 +187,7 @@ def test_a_sample_too_large_is_cut_and_told(monkeypatch, blobs):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_metric_that_gives_nan_is_refused(monkeypatch):
     rows = np.random.default_rng(0).random((40, 8), np.float32)
     # umap-learn's mahalanobis takes what is in memory for the covariance.
@@ -204,6 +206,7 @@ def test_nan_is_no_argument_of_a_metric():
         MapParameters.of(metric="minkowski", metric_kwds={"p": float("nan")})
 
 
+@pytest.mark.slow
 def test_umap_learns_own_transform_is_an_option(fit_rows, new_rows):
     params = MapParameters.of(n_neighbors=15, placement="umap-learn")
     fitted = fit_map(fit_rows[0], params)

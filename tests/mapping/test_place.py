@@ -220,6 +220,7 @@ def test_novelty_outside_the_components_counts():
     assert (fitted.place(moved)[1] >= 100.0).all()
 
 
+@pytest.mark.slow
 def test_a_large_sample_of_equal_rows_is_looked_at_by_few():
     """Where all are as near, all are candidates: their number is bounded."""
     from raylatent.mapping import neighbors as module

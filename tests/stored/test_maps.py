@@ -37,6 +37,7 @@ def test_broken_folders_are_told(tmp_path, fitted):
         load_map(store)
 
 
+@pytest.mark.slow
 def test_what_each_engine_needs_is_what_is_saved(fitted, manhattan):
     from raylatent.mapping.sample_index import Projection, Sample
     from raylatent.stored import maps as module
