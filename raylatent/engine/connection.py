@@ -118,7 +118,7 @@ def end_soon(code: int) -> None:
     """The process is about to end: a local Ray is not waited for.
 
     An orderly end takes Ray seconds, in which there is nothing left to do. Its
-    processes end with this one, as they do when it is killed.
+    processes are killed with this one.
 
     Args:
         code: The exit code of the process.
@@ -128,9 +128,24 @@ def end_soon(code: int) -> None:
 
 
 def _end_at_once() -> None:
-    """What is registered before this, as Ray's own end is, does not run."""
+    """What is registered before this, as Ray's own end is, does not run.
+
+    Ray's agents would stay for a minute after it, and hold their ports.
+    """
     if _ends_with is not None:
+        for pid in _descendants(os.getpid()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         os._exit(_ends_with)
+
+
+def _descendants(pid: int, processes: Path = Path("/proc")) -> list[int]:
+    """Processes that a process started, and what those started; none without /proc."""
+    found: list[int] = []
+    for file in processes.glob(f"{pid}/task/*/children"):
+        with suppress(OSError):  # which has ended
+            found += map(int, file.read_text().split())
+    return [*found, *(one for child in found for one in _descendants(child, processes))]
 
 
 def _leave(outcome: "Future[str]") -> None:

@@ -81,7 +81,9 @@ def child(began, seen, argv):
             time.sleep(EVERY_S)
             took = time.time() - last
             counts[stage_of(sys._current_frames()[main])] += took
-            seen.write_text(json.dumps({**counts, "until": last + took}))
+            part = seen.with_suffix(".part")  # the process may end at any time
+            part.write_text(json.dumps({**counts, "until": last + took}))
+            part.replace(seen)
 
     threading.Thread(target=look, daemon=True).start()
     from raylatent import cli

@@ -227,15 +227,18 @@ def test_threads_that_connect_at_once_start_one_ray(no_ray, monkeypatch):
 @pytest.mark.parametrize("soon", [True, False])
 def test_a_process_that_ends_waits_for_ray_only_where_it_was_not_told(soon):
     code = f"""
-import atexit
+import atexit, subprocess, sys
 from raylatent.engine import connection
 atexit.register(print, "Ray's own end", flush=True)
 connection._begin = lambda **_: connection.Future()
 connection._SAY_AFTER_S = 0.1
 connection.start_ahead()
-atexit.register(print, "a folder is removed", flush=True)
+own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+atexit.register(lambda: print("a folder is removed", flush=True))
 if {soon}:
     connection.end_soon(3)
+else:
+    own.kill()
 raise SystemExit(3)
 """
     done = subprocess.run(  # noqa: S603
