@@ -119,13 +119,14 @@ def make_plan(
     if not before:
         ids = ids_of_parts(run, list(uris), ids)
     sources = number_sources(sources, ids)
-    if _to_do(sources, plans, parts)[0]:
+    todo, valid = _to_do(sources, plans, parts)
+    if todo:
         check_cluster()
     run.unlist()
     removed = _move(run, before, away, sources)
-    returning = set(away) & set(uris)
-    parts = defaultdict(list, {**parts, **_parts(run, returning, inputs)})
-    todo, valid = _to_do(sources, plans, parts)
+    if returning := set(away) & set(uris):  # what they have is known once it is back
+        parts |= _parts(run, returning, inputs)
+        todo, valid = _to_do(sources, plans, parts)
     lost = {source.slide for source in sources if _is_lost(source)}
     n_units = {slide: len(units) for slide, units in plans.items() if slide not in lost}
     n_units |= {s: len(same_source(kept[s], parts[s])) for s in kept}
