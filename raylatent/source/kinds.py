@@ -124,7 +124,11 @@ def first_tile_px(requests: Mapping[str, Request]) -> int:
 
 @lru_cache(maxsize=1)
 def look_again(token: str) -> None:  # noqa: ARG001  (it is remembered)
-    """Sources of the plan are looked at anew, once for each token in a row."""
+    """Forget what was listed of folders, so that they are looked at as they are now.
+
+    Args:
+        token: Of an invocation: a process that does several of its tasks forgets once.
+    """
     for kind in KINDS.values():
         kind.look_again()
 
