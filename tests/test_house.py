@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 600
 MAX_FUNCTION_LINES = 50
 # What the package has now: lower them when it shrinks.
-FILES, LINES = 131, 37_250
+FILES, LINES = 130, 37_250
 
 
 def python_files(*folders):

@@ -6,10 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from raylatent import schema
 from raylatent.claim import CLAIM, new_token, worker_of
 from raylatent.config import VerifyConfig
 from raylatent.engine.cluster import spread
@@ -19,7 +15,6 @@ from raylatent.engine.unit_actor import source_footer
 from raylatent.engine.visibility import refuse_temporary_copy
 from raylatent.errors import (
     BrokenPartError,
-    ContentError,
     RunError,
     StorageError,
     VersionError,
@@ -38,7 +33,6 @@ from raylatent.run import (
 from raylatent.run.directory import TEMPORARY, temporary_files
 from raylatent.run.layout import FOLDERS, MANIFESTS, is_ours, manifest_of
 from raylatent.run.settings import CLEARING, parse_settings
-from raylatent.source.filebytes import iter_records
 from raylatent.source.kinds import kind_of, look_again, moved_sources
 from raylatent.source.protocol import Source
 from raylatent.storage import FileStat, Store
@@ -211,9 +205,7 @@ def _check_sources(
         SourceCheck(
             source=source,
             uri=where.get(source.slide),
-            parts=()
-            if kind_of(source).has_grid
-            else tuple(parts.get(source.slide, ())),
+            parts=tuple(parts.get(source.slide, ()) if kind_of(source).frame else ()),
         )
         for source in sources
     ]
@@ -256,7 +248,7 @@ def check_sources(
             where = f"the source of slide {check.source.slide!r}"
             findings.append(Finding(MISSING, where, "it is not below --source-root"))
         elif check.uri is not None and check.parts:
-            n_records, wrong = _check_records(store, check.uri, check.parts)
+            n_records, wrong = _check_records(store, check, check.uri)
             counts[_RECORDS] += n_records
             findings += wrong
     return counts, findings
@@ -281,16 +273,15 @@ def _answers(error: StorageError) -> bool:
 
 
 def _check_records(
-    store: Store, uri: str, parts: Sequence[str]
+    store: Store, check: SourceCheck, uri: str
 ) -> tuple[int, list[Finding]]:
     """Check the frame of each record that rows refer to; how many, and what is wrong."""
-    n_records = 0
+    kind, n_records = kind_of(check.source), 0
     broken: list[str] = []
-    for name in parts:
-        table = read_part(store, name, [schema.OFFSET, schema.LENGTH])
-        frames = table.filter(table[schema.OFFSET].is_valid())
+    for name in check.parts:
+        frames = read_part(store, name, kind.frame).drop_null()
         try:
-            broken += _broken_records(uri, frames)
+            broken += kind.broken(uri, frames)
         except StorageError as error:
             if not _answers(error):
                 raise
@@ -300,19 +291,6 @@ def _check_records(
     if len(broken) > _NAMED:
         broken[_NAMED:] = [f"{len(broken) - _NAMED} more records are broken"]
     return n_records, [Finding(BROKEN, uri, says) for says in broken]
-
-
-def _broken_records(uri: str, frames: pa.Table) -> list[str]:
-    """Which records' frames are not what they were, and why."""
-    offsets = frames[schema.OFFSET].to_numpy()
-    lengths = frames[schema.LENGTH].to_numpy()
-    order = np.argsort(offsets, kind="stable")
-    payloads = iter_records(uri, offsets[order], lengths[order])
-    return [
-        f"the record at byte {offsets[i]}: {payload}"
-        for i, payload in zip(order, payloads, strict=True)
-        if isinstance(payload, ContentError)
-    ]
 
 
 def _note_failed(found: Verification) -> None:

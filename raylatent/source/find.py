@@ -1,21 +1,45 @@
-"""Which slides there are: TFRecord files by their stem, and searching for sources.
+"""Which slides there are: TFRecord files by their stem, and searching folders.
 
 Folders of one tile size are called `<tile_px>px_<tile_um>um`, as Slideflow has it.
 """
 
 import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from raylatent.errors import SourceError, StorageError
-from raylatent.source.picture import is_picture
+from raylatent.run import RUN_JSON
+from raylatent.source.picture import PICTURE_SUFFIXES, is_picture
 from raylatent.source.record import without_ending
-from raylatent.storage import Store, absolute, is_uri, list_files
+from raylatent.storage import (
+    NOT_SEEN,
+    FileStat,
+    Store,
+    absolute,
+    is_uri,
+    list_files,
+    list_stats,
+)
 
 logger = logging.getLogger(__name__)
 
+# Why files in a folder of pictures are left alone: of several, and of one.
+NO_FIT = "do not fit the pattern"
+_NO_PICTURE = "are no pictures"
+_IN_RUN = "lie in run directories"
+_HIDDEN = "lie in hidden folders"
+_LINK = "lead out of the folder"
+_OF_ONE = {
+    _NO_PICTURE: "is no picture",
+    _IN_RUN: "lies in a run directory",
+    _HIDDEN: "lies in a hidden folder",
+    NO_FIT: "does not fit the pattern",
+}
+_THUMBNAILS = "@eaDir"  # of a Synology store
 _COMPRESSED = frozenset({"gz", "gzip", "zlib", "bz2", "xz", "zst", "zip"})
 _FOLDER = re.compile(r"^(\d+)px_(.+)$")
 _FOLDER_UM = re.compile(r"^\d+px_(\d+(?:\.\d+)?)um$", re.IGNORECASE)
@@ -205,6 +229,119 @@ def slide_name(file: str) -> str:
     name = file.rsplit("/", 1)[-1]
     stem = without_ending(name)
     return name if stem is None else stem
+
+
+def folder_uri(path: str) -> str:
+    """The URI or absolute path of a folder, whose last part is its name.
+
+    Raises:
+        SourceError: It has no name.
+    """
+    uri = absolute(path).rstrip("/")
+    if not is_uri(uri) and ".." in uri.split("/"):
+        uri = os.path.realpath(uri).rstrip("/")
+    if not uri:
+        message = f"{path} is the whole file system: give a folder of pictures"
+        raise SourceError(message)
+    return uri
+
+
+def refuse_nested(roots: Mapping[str, str]) -> None:
+    """Refuse a folder in another one that is given: its pictures would be taken twice."""
+    real = {
+        p: uri if is_uri(uri) else os.path.realpath(uri) for p, uri in roots.items()
+    }
+    for path, inner in real.items():
+        for other, outer in real.items():
+            if inner.startswith(f"{outer}/"):
+                message = (
+                    f"{path} lies in {other}, all of whose pictures are taken: give one "
+                    "of them"
+                )
+                raise SourceError(message)
+
+
+def files_below(path: str, uri: str) -> dict[str, FileStat]:
+    """All files below a folder.
+
+    Raises:
+        SourceError: There is no such folder.
+    """
+    try:
+        found = list_stats(uri)
+    except StorageError as error:
+        message = f"{path} cannot be searched: {error}"
+        raise SourceError(message) from error
+    if found is None:
+        message = f"no such folder: {path}"
+        if list_files(path) is not None:
+            folder = path.rstrip("/").rpartition("/")[0] or "."
+            message = (
+                f"{path} is a file: --tiles takes folders of pictures, as {folder}"
+            )
+        raise SourceError(message)
+    return found
+
+
+def pictures_among(
+    files: Mapping[str, FileStat],
+) -> tuple[list[str], dict[str, list[str]]]:
+    """The pictures among files, sorted, and the others by why they are left alone."""
+    ends = (name.rpartition("/") for name in files if name.endswith(RUN_JSON))
+    runs = {folder for folder, _, file in ends if file == RUN_JSON}
+    why_folder = lru_cache(maxsize=None)(partial(_why_folder_is_left, runs))
+    taken: list[str] = []
+    left: dict[str, list[str]] = {}
+    for name in sorted(files):
+        if files[name] is NOT_SEEN:
+            why = _LINK
+        else:
+            why = why_folder(name.rpartition("/")[0])
+            why = why or ("" if is_picture(name) else _NO_PICTURE)
+        (left.setdefault(why, []) if why else taken).append(name)
+    return taken, left
+
+
+def _why_folder_is_left(runs: Container[str], folder: str) -> str:
+    """Why pictures in a folder are no tiles, empty where they are."""
+    parts = folder.split("/")
+    if any("/".join(parts[:n]) in runs for n in range(len(parts) + 1)):
+        return _IN_RUN
+    if any(part.startswith(".") or part == _THUMBNAILS for part in parts):
+        return _HIDDEN
+    return ""
+
+
+def left_in_words(path: str, left: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sentences on what is left alone below a folder, each with one of the names."""
+    links = left.get(_LINK, ())
+    others = {why: names for why, names in left.items() if names and why != _LINK}
+    said = [
+        f"{len(names)} {why}, as {names[0]!r}"
+        if len(names) > 1
+        else f"1 {_OF_ONE[why]}, {names[0]!r}"
+        for why, names in others.items()
+    ]
+    found = []
+    if said:
+        found = [f"of the files below {path} are left alone: {'; '.join(said)}"]
+    if links:
+        many = f"{len(links)} links lead out of {path} and are not followed"
+        one = f"1 link leads out of {path} and is not followed"
+        found.append(f"{many if len(links) > 1 else one}, as {links[0]!r}")
+    return found
+
+
+def no_picture(
+    path: str, files: Mapping[str, FileStat], left: Mapping[str, Sequence[str]]
+) -> str:
+    """The sentence on a folder which holds no picture that is taken."""
+    there = sorted(name for name, one in files.items() if one is not NOT_SEEN)
+    message = (
+        f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)}){_instead(there)}"
+    )
+    others = {why: names for why, names in left.items() if why != _NO_PICTURE}
+    return "; ".join([message, *left_in_words(path, others)])
 
 
 def size_folders(folder: str) -> list[str]:

@@ -1,14 +1,19 @@
-"""What people call slides: the names they write, matched to the slides there are."""
+"""What people call slides: the names they write, and what paths of tiles tell.
+
+Names are matched to the slides that there are.
+"""
 
 import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from raylatent.annotations import SLIDE_COLUMN, say_odd_labels, tidy
-from raylatent.errors import AnnotationsError
+from raylatent.errors import AnnotationsError, ConfigError, SourceError
 from raylatent.source.record import SUFFIXES
 from raylatent.source.slides import SLIDE_SUFFIXES
 
@@ -23,6 +28,9 @@ V = TypeVar("V")
 SlideLabels = Union[Mapping[str, Any], "pd.Series", "pd.DataFrame", "pa.Table"]
 """Labels by slide, see `labels_given`."""
 
+GROUPS = ("slide", "label", "x", "y")
+"""Of a pattern."""
+_INT32 = range(-(1 << 31), 1 << 31)
 _SHOWN = 3
 _MOST_COMPARED = 2_000  # names in which near ones are looked for
 
@@ -252,3 +260,100 @@ def _items(labels: Any) -> Iterable[tuple[Any, Any]]:  # noqa: ANN401
         )
         raise AnnotationsError(message)
     return list(frame.iloc[:, 0].items())
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What tells a slide's pictures, and their labels and places, from their paths.
+
+    Attributes:
+        regex: None: every picture, and nothing is told of it.
+    """
+
+    regex: "re.Pattern[str] | None"
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def of(cls, text: str | None, what: str = "--tiles-pattern") -> "Pattern":
+        """A regular expression with some of the groups `slide`, `label`, `x`, `y`.
+
+        Args:
+            text: The expression.
+            what: It is, for messages.
+
+        Raises:
+            ConfigError: It is none, or has other groups, or only one of `x` and `y`.
+        """
+        if text is None:
+            return cls(None)
+        try:
+            regex = re.compile(text)
+        except re.error as error:
+            message = f"{what} {text!r} is no regular expression: {error}"
+            raise ConfigError(message) from error
+        foreign = sorted(set(regex.groupindex) - set(GROUPS))
+        if foreign:
+            message = (
+                f"{what} has a group {foreign[0]!r}: the groups are "
+                f"{', '.join(GROUPS)}, as (?P<slide>...)"
+            )
+            raise ConfigError(message)
+        if len({"x", "y"} & set(regex.groupindex)) == 1:
+            message = (
+                f"{what} {text!r} has one of the groups x and y: a place needs both"
+            )
+            raise ConfigError(message)
+        return cls(regex)
+
+    def has(self, group: str) -> bool:
+        """Whether there is such a group."""
+        return self.regex is not None and group in self.regex.groupindex
+
+    def group(self, name: str, group: str) -> str | None:
+        """What a group finds in a path, None where it finds nothing."""
+        match = self.regex.search(name) if self.regex and self.has(group) else None
+        return None if match is None else match[group] or None
+
+    def places(self, name: str) -> tuple[int | None, int | None]:
+        """Center of a tile in level-0 pixels, x and y, where its path tells both.
+
+        Raises:
+            SourceError: It is no integer of 32 bits.
+        """
+        found: list[int | None] = []
+        for axis in "xy":
+            text = self.group(name, axis)
+            if text is not None and not (
+                re.fullmatch(r"[+-]?[0-9]+", text) and int(text) in _INT32
+            ):
+                message = (
+                    f"--tiles-pattern finds {axis}={text!r} in {name!r}, which is no "
+                    "whole number of level-0 pixels"
+                )
+                raise SourceError(message)
+            found.append(None if text is None else int(text))
+        return (None, None) if None in found else (found[0], found[1])
+
+    def by_slide(
+        self, names: Sequence[str], folder: str
+    ) -> dict[str | None, list[str]]:
+        """Pictures of each slide, see `slide_of`; those that do not fit are left out.
+
+        Of None are those in which the pattern finds no slide.
+        """
+        found: dict[str | None, list[str]] = {}
+        for name in names:
+            if self.regex is None or self.regex.search(name) is not None:
+                found.setdefault(self.slide_of(name, folder), []).append(name)
+        return found
+
+    def slide_of(self, name: str, folder: str) -> str | None:
+        """The slide of a picture that fits, None where the pattern finds none.
+
+        Args:
+            name: Its path below the folder.
+            folder: The folder's own name, that of a slide whose pictures lie in it.
+        """
+        if self.has("slide"):
+            return self.group(name, "slide")
+        return name.partition("/")[0] if "/" in name else folder

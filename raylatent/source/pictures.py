@@ -1,9 +1,15 @@
-"""Folders of pictures as a kind of source: a picture is a tile."""
+"""Folders of pictures as a kind of source: a picture is a tile.
 
+A slide is the first folder below the one that is given, or what a regular expression
+finds in the paths. Pictures are in the order of their paths.
+"""
+
+import hashlib
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
@@ -12,18 +18,19 @@ from raylatent import schema
 from raylatent.annotations import tidy
 from raylatent.errors import ContentError, MapError, SourceError, StorageError
 from raylatent.run import TILE_LABELS, RunDirectory
-from raylatent.source.picture import FILE_FORMATS, MAX_BYTES, is_picture, open_image
-from raylatent.source.picture_folders import (
-    FLAT,
-    TILES,
-    Listing,
-    Pattern,
-    PicturesRequest,
-    find_pictures,
-    forget_listings,
-    list_pictures,
-    moved_folders,
+from raylatent.source.find import (
+    NO_FIT,
+    add,
+    files_below,
+    folder_uri,
+    left_in_words,
+    no_picture,
+    not_utf8,
+    pictures_among,
+    refuse_nested,
 )
+from raylatent.source.names import Pattern
+from raylatent.source.picture import FILE_FORMATS, MAX_BYTES, is_picture, open_image
 from raylatent.source.protocol import (
     Chunk,
     Config,
@@ -39,16 +46,222 @@ from raylatent.source.protocol import (
 from raylatent.storage import (
     NOT_SEEN,
     FileStat,
+    is_folder,
     is_inside,
     is_uri,
+    list_files,
     list_stats,
     look_at,
     open_input,
     retry,
 )
 
+logger = logging.getLogger(__name__)
+
+TILES = "tiles"
+FLAT = r"^[^/]+$"  # what lies in a folder itself
+_IN_PLAN = "the pattern in sources.parquet"
 _CHUNK_PICTURES = 8
 _PROBED = 64  # pictures that are tried for the side of a tile
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures of one slide, by path.
+
+    Attributes:
+        names: Paths below the folder, sorted.
+        stats: Size, time and tag of each.
+    """
+
+    names: Sequence[str] = ()
+    stats: Sequence[FileStat] = ()
+
+    @cached_property
+    def stat(self) -> FileStat:
+        """What tells whether a picture was added, changed, renamed or deleted."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, one in zip(self.names, self.stats, strict=True):
+            about = f"\0{one.size}\0{one.mtime_ns}\0{one.etag}\0"
+            digest.update(name.encode("utf-8", "surrogateescape") + about.encode())
+        return FileStat(
+            size=sum(one.size for one in self.stats),
+            mtime_ns=max((s.mtime_ns for s in self.stats if s.mtime_ns), default=None),
+            etag=digest.hexdigest(),
+        )
+
+    def part(self, start: int, stop: int) -> "Listing":
+        """Pictures [start, stop)."""
+        return Listing(self.names[start:stop], self.stats[start:stop])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesRequest:
+    """A slide's pictures as an invocation names and finds them.
+
+    Attributes:
+        slide: The slide's name.
+        uri: The folder.
+        pattern: See Source.
+        listing: The pictures.
+    """
+
+    slide: str
+    uri: str
+    pattern: str | None = None
+    listing: Listing = field(default=Listing(), compare=False, repr=False)
+    kind: ClassVar[str] = TILES
+
+    def sized(self, tile_px: int) -> Self:  # noqa: ARG002  (pictures tell)
+        """The same."""
+        return self
+
+
+def find_pictures(
+    paths: Sequence[str], pattern: str | None = None
+) -> dict[str, PicturesRequest]:
+    """Slides and their pictures, sorted by name; each folder is listed once.
+
+    Args:
+        paths: Folders or URIs of such.
+        pattern: Finds the slide, and more, in paths below a folder; None: a slide is
+            the first folder below, or the folder itself.
+
+    Raises:
+        ConfigError: The pattern makes no sense.
+        SourceError: A folder is not there, lies in another or holds no picture, the
+            pattern fits none, or two slides have one name.
+    """
+    forget_listings()
+    roots = {path: folder_uri(path) for path in paths}
+    refuse_nested(roots)
+    places: dict[str, str] = {}
+    found: dict[str, PicturesRequest] = {}
+    for path, uri in roots.items():
+        for request in _slides_of(path, uri, pattern):
+            add(places, request.slide, request.uri)
+            found[request.slide] = request
+    return dict(sorted(found.items()))
+
+
+def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest]:
+    find, own = Pattern.of(pattern), uri.rsplit("/", 1)[-1]
+    files = files_below(path, uri)
+    names, left = pictures_among(files)
+    if not names:
+        raise SourceError(no_picture(path, files, left))
+    groups = find.by_slide(names, "" if pattern is None else own)
+    fitting = {name for some in groups.values() for name in some}
+    left[NO_FIT] = [name for name in names if name not in fitting]
+    if not groups:
+        message = (
+            f"--tiles-pattern {pattern!r} fits no picture below {path}: the first is "
+            f"{names[0]!r}"
+        )
+        raise SourceError(message)
+    for words in left_in_words(path, left):
+        logger.warning("%s", words)
+    found = []
+    for slide, some in groups.items():
+        if slide is None:
+            message = f"--tiles-pattern {pattern!r} finds no slide in {some[0]!r}"
+            raise SourceError(message)
+        for name in some:
+            if not_utf8(name):
+                message = (
+                    f"the name of {name!r} below {path} is not in UTF-8: rename it"
+                )
+                raise SourceError(message)
+            find.places(name)  # which must be numbers
+        listing = Listing(some, [files[name] for name in some])
+        request = PicturesRequest(
+            slide=slide or own, uri=uri, pattern=pattern, listing=listing
+        )
+        if pattern is None and not slide:
+            request = replace(request, pattern=FLAT)
+        elif pattern is None:
+            inside = [name.partition("/")[2] for name in some]
+            listing = replace(listing, names=inside)
+            request = replace(request, uri=f"{uri}/{slide}", listing=listing)
+        found.append(request)
+    return found
+
+
+def list_pictures(source: PicturesRequest | Source) -> Listing:
+    """A slide's pictures; a folder is listed once for all its slides.
+
+    That is when this process first asks, or asks after `forget_listings`.
+
+    Raises:
+        StorageError: The folder is not there, or cannot be listed.
+    """
+    return _held(source.uri, source.pattern).get(_key(source), Listing())
+
+
+def forget_listings() -> None:
+    """Folders are to be listed anew."""
+    _held.cache_clear()
+
+
+def _key(source: PicturesRequest | Source) -> str:
+    return source.uri.rsplit("/", 1)[-1] if source.pattern is None else source.slide
+
+
+def _by_slide(
+    uri: str, pattern: str | None, own: str | None = None
+) -> dict[str | None, Listing]:
+    """Pictures below a source's folder by slide.
+
+    Args:
+        uri: The folder.
+        pattern: See Source: without one it is a slide's, below the one that was given.
+        own: The slide whose pictures lie in the folder itself (default: its name).
+    """
+    find = Pattern.of(pattern, _IN_PLAN)
+    given = uri.rpartition("/")[0] if pattern is None else uri
+    files = list_stats(uri, given or "/")
+    if files is None:
+        message = f"no such folder: {uri}"
+        raise StorageError(message)
+    names, _ = pictures_among(files)
+    own = own or uri.rsplit("/", 1)[-1]
+    every = pattern is None
+    groups = {own: names} if every else find.by_slide(names, own)
+    return {s: Listing(some, [files[n] for n in some]) for s, some in groups.items()}
+
+
+_held = lru_cache(maxsize=32)(_by_slide)
+
+
+def moved_folders(
+    roots: Sequence[str], sources: Mapping[str, Source]
+) -> dict[str, str]:
+    """Folders of slides below other folders: by their names, or by what they hold.
+
+    Raises:
+        SourceError: A root is not there.
+    """
+    uris = [folder_uri(root) for root in roots]
+    for root, uri in zip(roots, uris, strict=True):
+        if not is_folder(uri) and list_files(uri) is None:
+            message = f"no such file or folder: {root}"
+            raise SourceError(message)
+    is_there, by_slide = lru_cache(None)(is_folder), lru_cache(None)(_by_slide)
+    found: dict[str, str] = {}
+    for slide, source in sources.items():
+        own = source.uri.rsplit("/", 1)[-1]
+        places = [uri for uri in uris if uri.rsplit("/", 1)[-1] == own]
+        places = [u for u in (*places, *(f"{u}/{own}" for u in uris)) if is_there(u)]
+        if len(places) != 1:
+            given = source.pattern is not None  # which may have a new name
+            among = places or [uri for uri in uris if given and is_there(uri)]
+            key = own if source.pattern is None else slide
+            listed = {u: by_slide(u, source.pattern, own).get(key) for u in among}
+            n = {u: len(one.names) for u, one in listed.items() if one is not None}
+            places = sorted(filter(n.get, n), key=lambda u: n[u] != source.n_indexed)
+        if places:
+            found[slide] = places[0]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +289,7 @@ class PictureUnit(Unit):
             )
 
     def _tiles(self, positions: Sequence[int]) -> Iterator[SourceTile]:
-        find = Pattern.planned(self.source)
+        find = _planned(self.source)
         for i in positions:
             name = self.listing.names[i]
             uri = f"{self.source.uri}/{name}"
@@ -91,7 +304,7 @@ class PictureUnit(Unit):
 
     def columns(self) -> dict[str, pa.Array]:
         """Paths, and the labels that they tell, as labels are compared everywhere."""
-        find = Pattern.planned(self.source)
+        find = _planned(self.source)
         told = (find.group(name, "label") for name in self.listing.names)
         labels = [None if label is None else tidy(label) or None for label in told]
         return {
@@ -333,3 +546,7 @@ class PictureFolders(Kind):
 
 def _pattern_of(config: Config) -> str | None:
     return getattr(config, "tiles_pattern", "") or None
+
+
+def _planned(source: Source) -> Pattern:
+    return Pattern.of(source.pattern, _IN_PLAN)

@@ -310,10 +310,13 @@ class Kind(ABC):
         name: In sources.parquet; the option that names such sources is `--<name>`.
         has_grid: Whether tiles are cut out of a slide by a grid that the run keeps. It
             takes a core to decide the grid, and the slide is costly to open.
+        frame: Columns of the rows that tell where a tile's bytes are in the source,
+            where these have checksums; else none.
     """
 
     name: ClassVar[str]
     has_grid: ClassVar[bool] = False
+    frame: ClassVar[Sequence[str]] = ()
 
     @abstractmethod
     def holds(self, files: Sequence[str]) -> bool:
@@ -422,6 +425,18 @@ class Kind(ABC):
     def differs(self, source: Source, uri: str) -> bool:  # noqa: ARG002
         """Whether tiles found again may be others than those of the rows."""
         return False
+
+    def broken(self, uri: str, frames: pa.Table) -> list[str]:  # noqa: ARG002
+        """Which tiles' bytes are not what their checksums say, and why.
+
+        Args:
+            uri: Where the source is now.
+            frames: The columns `frame` of rows.
+
+        Raises:
+            StorageError: The source cannot be read, or ends too early.
+        """
+        return []
 
     @abstractmethod
     def place(

@@ -294,6 +294,7 @@ class TFRecords(Kind):
     """TFRecord files, see `source.protocol.Kind`."""
 
     name: ClassVar[str] = TFRECORDS
+    frame: ClassVar[Sequence[str]] = (schema.OFFSET, schema.LENGTH)
 
     def holds(self, files: Sequence[str]) -> bool:
         """Whether one is called as a TFRecord."""
@@ -349,6 +350,17 @@ class TFRecords(Kind):
     ) -> dict[str, str]:
         """Files of these slides below other folders."""
         return tfrecords_below(roots, sources, may_lack=True)
+
+    def broken(self, uri: str, frames: pa.Table) -> list[str]:
+        """Which records' frames are not what they were, and why."""
+        offsets, lengths = (frames[name].to_numpy() for name in self.frame)
+        order = np.argsort(offsets, kind="stable")
+        payloads = iter_records(uri, offsets[order], lengths[order])
+        return [
+            f"the record at byte {offsets[i]}: {payload}"
+            for i, payload in zip(order, payloads, strict=True)
+            if isinstance(payload, ContentError)
+        ]
 
     def place(
         self,

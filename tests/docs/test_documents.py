@@ -127,7 +127,7 @@ def test_the_documents_build_without_a_warning(tmp_path):
 
 
 def test_patterns_of_public_sets_find_what_the_names_tell():
-    from raylatent.source.picture_folders import Pattern
+    from raylatent.source.names import Pattern
 
     text = (DOCS / "sources.md").read_text(encoding="utf-8")
     patterns = re.findall(r"--tiles-pattern '(.+)'", text)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import ConfigError, ContentError, SourceError, StorageError
-from raylatent.source import picture_folders
+from raylatent.source import pictures
 from raylatent.source.kinds import (
     KINDS,
     find_sources,
@@ -23,8 +23,14 @@ from raylatent.source.kinds import (
     look_again,
     sorted_paths,
 )
-from raylatent.source.picture_folders import FLAT, Listing, Pattern, find_pictures
-from raylatent.source.pictures import PictureFolders, read_again
+from raylatent.source.names import Pattern
+from raylatent.source.pictures import (
+    FLAT,
+    Listing,
+    PictureFolders,
+    find_pictures,
+    read_again,
+)
 from raylatent.source.protocol import number_sources, sources_table
 from raylatent.source.wsi import detect_format
 from raylatent.storage import FileStat, list_stats
@@ -45,8 +51,8 @@ def put(folder, *names, side=8):
 
 def list_pictures(source):
     """A slide's pictures as they are now."""
-    picture_folders.forget_listings()
-    return picture_folders.list_pictures(source)
+    pictures.forget_listings()
+    return pictures.list_pictures(source)
 
 
 def units_of(request, unit_tiles=100):
@@ -154,7 +160,17 @@ def test_what_is_no_picture_is_left_alone_and_counted(tmp_path, caplog):
     (tmp_path / "s" / "labels.csv").write_text("x")
     (request,) = find_pictures([root]).values()
     assert list_pictures(request).names == ["1.png"]
-    assert f"below {root} are left alone: 3 are no pictures" in caplog.text
+    assert f"below {root} are left alone: 3 are no pictures, as 's/." in caplog.text
+
+
+def test_a_line_names_a_picture_that_the_pattern_does_not_fit(tmp_path, caplog):
+    root = put(tmp_path, "a_1.png", "b.png", "c.png")
+    (request,) = find_pictures([root], r"(?P<slide>\w)_\d").values()
+    assert request.listing.names == ["a_1.png"]
+    assert "are left alone: 2 do not fit the pattern, as 'b.png'" in caplog.text
+    caplog.clear()
+    find_pictures([root], r"(?P<slide>[ab])")
+    assert "are left alone: 1 does not fit the pattern, 'c.png'" in caplog.text
 
 
 def test_links_are_not_followed_out_of_the_folder(tmp_path):
@@ -465,7 +481,7 @@ def test_a_folder_is_listed_once_however_many_slides(tmp_path, monkeypatch, n_sl
         listed.append(uri)
         return list_stats(uri, within)
 
-    monkeypatch.setattr("raylatent.source.picture_folders.list_stats", counted)
+    monkeypatch.setattr("raylatent.source.find.list_stats", counted)
     monkeypatch.setattr("raylatent.source.pictures.list_stats", counted)
     found = find_pictures([root], pattern)
     plans = {}

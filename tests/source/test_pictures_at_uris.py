@@ -3,8 +3,7 @@
 import pytest
 
 from raylatent.errors import StorageError
-from raylatent.source.picture_folders import find_pictures
-from raylatent.source.pictures import PictureFolders
+from raylatent.source.pictures import PictureFolders, find_pictures
 from raylatent.tiles.fetch import stored_tiles
 from tests.faults.disturbed import bucket, s3  # noqa: F401  (fixtures)
 from tests.source.test_pictures import (
