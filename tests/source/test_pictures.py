@@ -574,10 +574,8 @@ def test_that_pictures_are_not_those_of_the_run_is_said_once(tmp_path, caplog):
     root = put(tmp_path / "t", *(f"s{i}/{k}.png" for i in range(7) for k in range(2)))
     found = find_pictures([root])
     planned = [KIND.index(None, slide, one, 1)[0] for slide, one in found.items()]
-    run = SimpleNamespace(
-        sources=lambda: sources_table(number_sources(planned, {})),
-        settings=dict,
-    )
+    table = sources_table(number_sources(planned, {}))
+    run = SimpleNamespace(sources=lambda: table, settings=dict)
     assert len(source_places(run)) == 7
     copy = shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
     assert source_places(run, [str(copy)])[0].uri == f"{copy}/s0"
