@@ -50,8 +50,8 @@ class DatasetFeatures:
     Args:
         model: A model folder, `timm:NAME`, `hf-hub:REPO@REVISION`, an nn.Module or a
             ModelSpec.
-        dataset: A Dataset, or files and folders of TFRecords or of whole slides
-            (beside `tile_um=`), of whatever kind each path is.
+        dataset: A Dataset, or files and folders of TFRecords, of whole slides (beside
+            `tile_um=`) or of pictures that are tiles, of whatever kind each path is.
         layers: Names of layers, or `postconv`.
         outdir: The run directory; default in the dataset's project.
         layer: The same as `layers`.
@@ -63,6 +63,7 @@ class DatasetFeatures:
         std: Of each channel, where the model does not say.
         classes: Names or number of the classes, where the model does not say.
         slides: Whole slides, folders of them or URIs; by default the dataset's.
+        tiles: Folders of pictures that are tiles; by default the dataset's.
         tile_um: Side of the slides' tiles in micrometers, or a magnification as `10x`; by
             default the dataset's.
         annotations: A CSV with a `slide` column; by default the project's.
@@ -88,6 +89,8 @@ class DatasetFeatures:
         std: Sequence[float] | float | None = None,
         classes: Sequence[str] | int | None = None,
         slides: Paths | None = None,
+        tiles: Paths | None = None,
+        tiles_pattern: str = ActivationsConfig.tiles_pattern,
         tile_um: str | float | None = None,
         stride_div: float = ActivationsConfig.stride_div,
         mpp: float | None = None,

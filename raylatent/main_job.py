@@ -107,6 +107,8 @@ def atlas(  # noqa: D417, PLR0913  (the verb's options)
     model: object,
     tfrecords: PathLike | Sequence[PathLike] = (),
     slides: PathLike | Sequence[PathLike] = (),
+    tiles: PathLike | Sequence[PathLike] = (),
+    tiles_pattern: str = "",
     layers: str | Sequence[str] = AtlasConfig.layers,
     annotations: PathLike = "",
     label: str = "",

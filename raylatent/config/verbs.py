@@ -151,10 +151,23 @@ class SlidesConfig(WorkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationsConfig(SlidesConfig):
-    """Tiles of slides or TFRecords, and a model, to Parquet."""
+    """Tiles of slides, TFRecords or pictures, and a model, to Parquet."""
 
     tfrecords: tuple[str, ...] = option(
         (), "TFRecord files, folders or URIs", metavar="PATH", many=True
+    )
+    tiles: tuple[str, ...] = option(
+        (),
+        "folders of pictures (PNG, JPEG, TIFF), each a tile, or URIs; a slide is the "
+        "first folder below",
+        metavar="FOLDER",
+        many=True,
+    )
+    tiles_pattern: str = option(
+        "",
+        "with --tiles: a regular expression that finds (?P<slide>...), (?P<label>...), "
+        "(?P<x>...) and (?P<y>...), or some of them, in a picture's path below FOLDER",
+        metavar="REGEX",
     )
     model: str = option(
         "", "model folder, timm:NAME or hf-hub:REPO@REVISION", metavar="SPEC"
@@ -201,6 +214,9 @@ class ActivationsConfig(SlidesConfig):
         if self.num_gpus is not None:
             number_from("--num-gpus", self.num_gpus, 0)
         names("--layers", self.layers)
+        if self.tiles_pattern and not self.tiles:
+            message = "--tiles-pattern needs --tiles FOLDER..."
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +306,7 @@ class MosaicConfig(NamedMapConfig):
     cell_px: int = option(100, "side of a cell in pixels", metavar="N")
     source_root: str = option(
         "",
-        "where the TFRecords or slides are now, if they were moved",
+        "where the TFRecords, slides or pictures are now, if they were moved",
         metavar="PATH",
     )
 
@@ -318,7 +334,7 @@ class AtlasConfig(ActivationsConfig, MapConfig, MosaicConfig):
                 f"--layer {self.layer} is not among --layers {' '.join(self.layers)}"
             )
             raise ConfigError(message)
-        if self.demo and (self.tfrecords or self.slides or self.model):
+        if self.demo and (self.tfrecords or self.slides or self.tiles or self.model):
             message = "--demo brings its own tiles and model: leave yours out"
             raise ConfigError(message)
 

@@ -7,12 +7,15 @@ from typing import Any
 from raylatent.errors import ConfigError, IncompleteError, SourceError, StorageError
 from raylatent.parts import escape_partition
 from raylatent.source.names import match
+from raylatent.source.pictures import PictureFolders
 from raylatent.source.protocol import Config, Kind, Request, Source
 from raylatent.source.tfrecords import TFRecords
 from raylatent.source.whole_slides import WholeSlides
 from raylatent.storage import list_files
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (TFRecords(), WholeSlides())}
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (TFRecords(), WholeSlides(), PictureFolders())
+}
 
 
 def kind_of(source: Source | Request) -> Kind:
