@@ -27,8 +27,9 @@ from raylatent.engine.progress import Pace, duration
 from raylatent.engine.report import RunReport, SlideReport, run_rates
 from raylatent.errors import IncompleteError, MapError
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES, fit_map
-from raylatent.mapping.fitted_map import FittedMap, MapParameters
+from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.model.spec import ModelSpec
 from raylatent.mosaic import Mosaic
 from raylatent.parts import part_name, read_part, write_part

@@ -11,7 +11,7 @@ from raylatent.dataset import Dataset, Paths, inputs_of, refuse_failed
 from raylatent.engine.activations import compute_activations
 from raylatent.engine.map_building import build_map
 from raylatent.errors import ConfigError, MapError, RunError
-from raylatent.mapping.fitted_map import MapParameters
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.model.layers import layer_names
 from raylatent.model.spec import model_spec, with_overrides
 from raylatent.run import RunDirectory

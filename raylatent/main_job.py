@@ -17,7 +17,7 @@ from raylatent.arguments import option_values, with_options
 from raylatent.config import ActivationsConfig, AtlasConfig, MapConfig, MosaicConfig
 from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
-from raylatent.mapping.fitted_map import MapParameters
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.run import MAPS, MOSAICS, RunDirectory
 from raylatent.source.kinds import find_sources
 from raylatent.source.names import match_said

@@ -40,7 +40,7 @@ def new_rows():
 @pytest.fixture(scope="session")
 def fitted(fit_rows):
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.fitted_map import MapParameters
+    from raylatent.mapping.umap_learn import MapParameters
 
     return fit_map(fit_rows[0], MapParameters(n_neighbors=15))
 
@@ -48,6 +48,6 @@ def fitted(fit_rows):
 @pytest.fixture(scope="session")
 def manhattan(fit_rows):
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.fitted_map import MapParameters
+    from raylatent.mapping.umap_learn import MapParameters
 
     return fit_map(fit_rows[0], MapParameters(n_neighbors=15, metric="manhattan"))

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import raylatent as sf
-from raylatent.mapping.fitted_map import MapParameters
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.source.record import TileRecord
 from raylatent.source.write import write_tfrecord
 

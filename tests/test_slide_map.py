@@ -84,7 +84,7 @@ def make_map(**keywords):
 @pytest.fixture(scope="module")
 def fitted():
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.fitted_map import MapParameters
+    from raylatent.mapping.umap_learn import MapParameters
 
     rows = np.random.default_rng(0).normal(size=(5, N_FEATURES))
     return fit_map(rows, MapParameters())

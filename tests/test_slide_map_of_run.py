@@ -13,8 +13,8 @@ from raylatent.config import MosaicConfig
 from raylatent.errors import AnnotationsError, MapError
 from raylatent.main_job import run_mosaic
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.fitted_map import MapParameters
 from raylatent.mapping.labels import colors_by_name
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.montage import cells
 from raylatent.montage.points import HeldParts
 from raylatent.mosaic import Mosaic

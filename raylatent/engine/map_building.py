@@ -20,8 +20,9 @@ from raylatent.engine.progress import still_working
 from raylatent.engine.visibility import check_visibility, refuse_temporary_copy
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.fitted_map import FittedMap, MapParameters
+from raylatent.mapping.fitted_map import FittedMap
 from raylatent.mapping.statistics import QUALITY_ROWS, measured
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
 from raylatent.run.layout import manifest_of

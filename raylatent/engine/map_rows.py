@@ -28,8 +28,9 @@ from raylatent.engine.progress import Pace, Progress
 from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError, RunError
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES
-from raylatent.mapping.fitted_map import MODEL_NPZ, FittedMap, MapParameters
+from raylatent.mapping.fitted_map import MODEL_NPZ, FittedMap
 from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, Part, RunDirectory
 from raylatent.seal import FILES

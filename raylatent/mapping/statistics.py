@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.mapping.fitted_map import ROW_METRICS, FittedMap, normalize
+from raylatent.mapping.fitted_map import FittedMap, normalize
+from raylatent.mapping.umap_learn import ROW_METRICS
 
 QUALITY_ROWS = 1_000
 """Rows beside the sample on which a map is measured."""

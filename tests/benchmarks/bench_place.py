@@ -41,7 +41,7 @@ def fit(n_sample):
     import umap
 
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.fitted_map import MapParameters
+    from raylatent.mapping.umap_learn import MapParameters
 
     rows = activations(n_sample, 0)
     params = MapParameters.of(n_neighbors=NEIGHBORS, seed=0)

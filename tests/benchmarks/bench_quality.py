@@ -17,9 +17,10 @@ import warnings
 import numpy as np
 
 from raylatent.mapping.fit import fit_map
-from raylatent.mapping.fitted_map import MapParameters, normalize
+from raylatent.mapping.fitted_map import normalize
 from raylatent.mapping.sample_index import project
 from raylatent.mapping.statistics import quality
+from raylatent.mapping.umap_learn import MapParameters
 
 NEIGHBORS = 15
 EPOCHS = 30

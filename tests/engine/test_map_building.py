@@ -7,7 +7,7 @@ import pytest
 
 from raylatent.engine.map_building import build_map, say_fit
 from raylatent.errors import ConfigError
-from raylatent.mapping.fitted_map import MapParameters
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.storage import Store
 from raylatent.stored.manifest import read_manifest
 from raylatent.stored.maps import load_map

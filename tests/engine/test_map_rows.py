@@ -14,8 +14,8 @@ from raylatent.engine import map_building, map_rows
 from raylatent.engine.map_building import build_map
 from raylatent.engine.map_rows import place_part, place_rows, together
 from raylatent.errors import ClaimError, MapError, RunError
-from raylatent.mapping.fitted_map import MapParameters
 from raylatent.mapping.sample import finish
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.parts import part_name, read_footer, read_part
 from raylatent.run import Part, RunDirectory
 from raylatent.stored.maps import load_map

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from raylatent.engine import map_rows
-from raylatent.mapping.fitted_map import MapParameters
+from raylatent.mapping.umap_learn import MapParameters
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from raylatent.errors import MapError
 from raylatent.mapping.fit import fit_map, principal_components
-from raylatent.mapping.fitted_map import MapParameters, fit_frame, normalize
+from raylatent.mapping.fitted_map import fit_frame, normalize
+from raylatent.mapping.umap_learn import MapParameters
 from raylatent.storage import Store
 from raylatent.stored.maps import load_map, save_map
 

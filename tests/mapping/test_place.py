@@ -54,7 +54,7 @@ def test_sample_rows_keep_their_places(fitted, fit_rows):
 
 def test_equal_sample_rows_send_a_row_to_the_first(blobs):
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.fitted_map import MapParameters
+    from raylatent.mapping.umap_learn import MapParameters
 
     rows = blobs(40)[0]
     rows[[9, 21, 33]] = rows[4]
@@ -209,7 +209,7 @@ def test_unlike_rows_are_told_by_their_distance(fitted, new_rows):
 def test_novelty_outside_the_components_counts():
     """Rows that differ only where the sample does not vary are far, not near."""
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.fitted_map import MapParameters
+    from raylatent.mapping.umap_learn import MapParameters
 
     rng = np.random.default_rng(0)
     rows = np.zeros((60, 8), np.float32)

@@ -74,7 +74,7 @@ def test_a_map_tells_its_quality(fitted, fit_rows, new_rows):
 
 def test_a_map_of_few_rows_has_no_quality():
     from raylatent.mapping.fit import fit_map
-    from raylatent.mapping.fitted_map import MapParameters
+    from raylatent.mapping.umap_learn import MapParameters
 
     rows = np.eye(3, dtype=np.float32)
     fitted = fit_map(rows, MapParameters())
