@@ -1,7 +1,7 @@
 r"""How fast a job is on this cluster, what binds it, and how long all of it will take.
 
     python jobs/bench.py --tfrecords tfrecords/299px_302um --model model/ \
-        --out out/run --tiles 100000000
+        --out out/run --job-tiles 100000000
 
 Takes the options of jobs/activations.py. The job is done on some of the user's own tiles,
 in a folder below RUN that is removed at the end: activations for a while, then a map as

@@ -147,6 +147,7 @@ class BenchReport:
         return {
             "cluster": self.cluster,
             "measured_tiles": run.counts["tiles"],
+            "bad_tiles": self._bad,
             "unreadable": {slide.slide: slide.error for slide in self._unreadable},
             "tiles_per_s": self.tiles_per_s,
             "seconds_by_stage": {stage: run.seconds[stage] for stage in _STAGES},
@@ -165,6 +166,8 @@ class BenchReport:
         actors = f"actors {on['actors']:g}, threads of each {on['threads']:g}"
         nodes = f"nodes {on['nodes']:g}, CPUs {on['cpus']:g}, GPUs {on['gpus']:g}"
         pairs = [("measured", f"{done:,} tiles; {actors}; {nodes}")]
+        if bad := self._bad:
+            pairs.append(("bad", f"{bad:,} of these tiles, which the rates count too"))
         if lost := self._unreadable:
             of = f"{len(lost)} of {len(self.run.slides)} slides cannot be read"
             first = f"as {lost[0].slide!r}: {lost[0].error}"
@@ -192,6 +195,10 @@ class BenchReport:
         return [
             slide for slide in self.run.slides if slide.error and not slide.n_indexed
         ]
+
+    @property
+    def _bad(self) -> int:
+        return sum(slide.quarantined for slide in self.run.slides)
 
     @property
     def _rates(self) -> dict[str, dict[str, float | str]]:

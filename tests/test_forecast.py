@@ -1,12 +1,15 @@
 """The arithmetic of a benchmark: forecast, and what to add."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylatent import bench
 from raylatent.bench import BenchReport, MapRates, what_to_add
+from raylatent.engine.cluster import Pool
 from raylatent.engine.report import RunReport, SlideReport
 
 CPUS = {
@@ -105,6 +108,33 @@ def test_actors_without_a_unit_do_nothing():
     found = {n: report(tiles=2048, units=n).forecast["activations"] for n in (1, 8, 90)}
     assert found[1] == pytest.approx(2048 / 50)
     assert found[8] == found[90] == pytest.approx(2048 / 400)
+
+
+def test_bad_tiles_are_told():
+    assert not [line for line in report().lines() if line.startswith("bad")]
+    slides = [replace(report().run.slides[0], slide=s, quarantined=7) for s in "ab"]
+    found = report(run=replace(run(forward=9), slides=slides))
+    (line,) = (line for line in found.lines() if line.startswith("bad"))
+    assert line == "bad       14 of these tiles, which the rates count too"
+    assert found.as_json()["bad_tiles"] == 14
+
+
+@pytest.mark.parametrize(("gpus", "wait", "forward"), [(0, 15, 5), (1, 15, 20)])
+def test_no_actor_is_faster_than_its_own_clocks(monkeypatch, gpus, wait, forward):
+    """1,000 tiles take an actor 20 s: two of them do 100 tiles/s, whatever the pace says.
+
+    With a GPU units share the device, and the time of the model alone counts.
+    """
+    node = {"CPU": 2.0, "GPU": 2.0 * gpus}
+    monkeypatch.setattr(bench, "alive_nodes", lambda: [{"Resources": node}])
+    done = run(wait=wait, forward=forward, transfer=0, write=0, wall=30)
+    pool = Pool(smallest=2, largest=2, num_cpus=1, num_gpus=gpus, threads=1)
+    job = SimpleNamespace(
+        inputs=SimpleNamespace(unit_tiles=10), config=SimpleNamespace(dtype="float32")
+    )
+    for pace, per_s in ((10_000, 100), (80, 80), (None, 100)):
+        found = bench._found(done, SimpleNamespace(per_s=pace), pool, job, 5000)
+        assert found.tiles_per_s == pytest.approx(per_s)
 
 
 def test_what_was_not_measured_is_not_forecast():

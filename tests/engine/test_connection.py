@@ -265,6 +265,26 @@ def test_a_ray_of_our_own_is_known_again(no_ray, monkeypatch):
     assert not connect()
 
 
+def test_only_the_level_line_is_kept_from_stderr():
+    """All else is passed on, also when the process is killed at once."""
+    program = (
+        "import os, signal\n"
+        "from raylatent.engine.connection import without_level_line\n"
+        "os.write(2, b'before\\n')\n"
+        "with without_level_line():\n"
+        "    os.write(2, b'[I] Set ray log level from environment variable X to 3\\n')\n"
+        "    os.write(2, b'first\\n')\n"
+        "os.write(2, b'between\\n')\n"
+        "with without_level_line():\n"
+        "    os.write(2, b'last words\\n')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert ended.stderr == "before\nfirst\nbetween\nlast words\n"
+
+
 @pytest.mark.ray
 def test_a_process_that_was_forked_from_one_that_uses_ray_is_told_so(ray_session):
     """Ray's client of the parent is there, and would wait for ever."""

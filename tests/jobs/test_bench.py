@@ -10,6 +10,7 @@ import pytest
 
 from raylatent import bench
 from raylatent.config import BenchConfig
+from raylatent.engine import activations
 from raylatent.errors import ConfigError, SourceError
 from raylatent.source.kinds import find_sources
 from tests.jobs.test_jobs import JOBS, job, lines_of
@@ -52,6 +53,28 @@ def test_a_forecast_for_more_tiles_leaves_a_run_alone(
     assert job("bench")(*argv, *more) == 0
     assert "500 tiles" in lines_of(capfd.readouterr().out)["job"]
     assert sorted(finished_run.out.rglob("*")) == before
+
+
+@pytest.mark.ray
+def test_the_first_units_of_all_tfrecords_come_in_turn(
+    ray_session, small_tfrecords, small_model, tmp_path, monkeypatch
+):
+    """So that the tiles which are measured are a sample of all of them."""
+    sent = []
+
+    def stream(name, items, *arguments, **more):
+        sent.extend((unit.source.slide, unit.unit) for unit in items)
+        return real(name, items, *arguments, **more)
+
+    real = activations.stream
+    monkeypatch.setattr(activations, "stream", stream)
+    argv = ["--tfrecords", small_tfrecords, "--model", small_model]
+    more = ["--out", tmp_path / "run", "--unit-tiles", "16", "--batch-size", "16"]
+    assert job("bench")(*argv, *more, "--seconds", "0.1") == 0
+    numbers = [unit for _, unit in sent]
+    assert numbers == sorted(numbers)
+    assert len({slide for slide, unit in sent if unit == 0}) > 1
+    assert max(numbers) > 0
 
 
 @pytest.mark.ray
