@@ -3,7 +3,7 @@
 import logging
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -51,7 +51,14 @@ from raylatent.model.layer_checks import (
 from raylatent.model.rows import RowOptions
 from raylatent.model.sample_tiles import other_outputs
 from raylatent.model.spec import ModelSpec
-from raylatent.run import IDENTITY, OUTPUTS, RunDirectory, fingerprint, remove_litter
+from raylatent.run import (
+    IDENTITY,
+    OUTPUTS,
+    Part,
+    RunDirectory,
+    fingerprint,
+    remove_litter,
+)
 from raylatent.source.kinds import (
     fields_of,
     find_sources,
@@ -163,31 +170,31 @@ def run_job(job: Job, *, pace: Pace | None = None) -> RunReport:
         if plan.units:
             tally = _run_units(job, run, plan, share(), claim, pace or Pace())
             gpus = share().num_gpus
-        seconds = {**tally.seconds, "wall": time.monotonic() - started}
+        wall_s = time.monotonic() - started
         run.refresh()
         parts = run.footers(known=plan.kept)
         slides = audit(run, parts, plan.sources, tally.undone, config.max_bad_fraction)
-        slides = with_grids(run, slides, job.inputs.with_grid, remarks)
         report = RunReport(
             run=run.uri,
-            slides=slides,
+            slides=with_grids(run, slides, job.inputs.with_grid, remarks),
             removed=plan.removed,
             counts=tally.counts,
-            seconds=seconds,
+            seconds={**tally.seconds, "wall": wall_s},
             cpu=tally.cpu,
             gpus=gpus,
             constant=constant_layers(job.features.layers, tally.constants, tally.rows),
         )
         for layer in report.constant:
             logger.warning("%s", layer)
-        digests = {
-            part.name: part.footer[schema.FOOTER_SEAL]
-            for part in parts
-            if schema.FOOTER_SEAL in part.footer
-        }
-        put_run_manifest(run, digests | write_report(run, report))
+        put_run_manifest(run, _digests(parts) | write_report(run, report))
         remove_litter(run)
     return report
+
+
+def _digests(parts: Sequence[Part]) -> dict[str, str]:
+    """Of parts by name, as their footers tell them."""
+    seal = schema.FOOTER_SEAL
+    return {part.name: part.footer[seal] for part in parts if seal in part.footer}
 
 
 def prepare(

@@ -147,9 +147,8 @@ def extract_tiles(config: ExtractTilesConfig) -> RunReport:
         refuse_nothing(plan)
         remarks = _announce(run, plan, finished, requests)
         started = time.monotonic()
-        undone, counts, seconds = _run_units(
-            _Job(run, plan, share, claim), config, finished
-        )
+        work = _Job(run, plan, share, claim)
+        undone, counts, seconds = _run_units(work, config, finished)
         seconds["wall"] = time.monotonic() - started
         digests = write_record_counts(run, finished)
         slides = [

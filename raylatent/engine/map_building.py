@@ -83,10 +83,7 @@ def build_map(
         broken = unsound_points(run.store, name, parts, fitted)
         strays = stray_points(run.store, name, parts)
     if fitted is not None and not broken and not strays:
-        logger.info("the map %s is there already", store.uri)
-        if not run.store.exists(manifest_of("map", name)):
-            with relisted(store.uri):
-                pass  # nothing but listed
+        _keep(run, store, name)
         return store.uri
     if fitted is None:
         _say_replaced(store, params, about)
@@ -102,21 +99,32 @@ def build_map(
                 for file in strays:
                     run.store.delete(file)
                 digests.update(_own_names(place(broken, fitted)[1], name))
-        else:
-            rows, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
-            fitted = _fit(rows, layer, params)
-            about |= {"quality": measured(fitted, rows, held)}
+            return store.uri
+        rows, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
+        fitted = _fit(rows, layer, params)
+        about |= {"quality": measured(fitted, rows, held)}
+        claim.check()
+        # From here on, and until map.json is back, there is no map of this name.
+        with relisted(store.uri, anew=True, claimed=True) as digests:
+            _delete_map(store)
+            counts, of_points = place(parts, fitted)
             claim.check()
-            # From here on, and until map.json is back, there is no map of this name.
-            with relisted(store.uri, anew=True, claimed=True) as digests:
-                for file in _OWN_FILES:
-                    store.delete(file)
-                store.delete_folder(POINTS_FOLDER)
-                counts, of_points = place(parts, fitted)
-                claim.check()
-                save_map(store, fitted.with_info(**about, points=counts))
-                digests.update(_own_names(of_points, name))
+            save_map(store, fitted.with_info(**about, points=counts))
+            digests.update(_own_names(of_points, name))
     return store.uri
+
+
+def _keep(run: RunDirectory, store: Store, name: str) -> None:
+    logger.info("the map %s is there already", store.uri)
+    if not run.store.exists(manifest_of("map", name)):
+        with relisted(store.uri):
+            pass  # nothing but listed
+
+
+def _delete_map(store: Store) -> None:
+    for file in _OWN_FILES:
+        store.delete(file)
+    store.delete_folder(POINTS_FOLDER)
 
 
 def _own_names(digests: Mapping[str, str], name: str) -> dict[str, str]:

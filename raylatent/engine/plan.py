@@ -105,16 +105,8 @@ def make_plan(
     _bring_grids_back(run, set(away) & set(uris))
     nodes: dict[str, str] = {}
     found = _index(run, inputs, lacking, nodes)
-    plans: dict[str, Sequence[UnitPlan]] = {}
     sources = [replace(kept[s], uri=uri) for s, uri in uris.items() if s in kept]
-    for slide, (source, units) in found.items():
-        old = before.get(slide) or away.get(slide)
-        if _is_lost(source) and old is not None:
-            sources.append(replace(old, error=source.error))  # its rows stay
-        else:
-            sources.append(source)
-            plans[slide] = units
-    sources.sort(key=lambda source: source.slide)  # as sources are found
+    plans = _take_found(found, {**away, **before}, sources)
     ids = {slide: source.source for slide, source in {**away, **before}.items()}
     if not before:
         ids = ids_of_parts(run, list(uris), ids)
@@ -142,6 +134,27 @@ def make_plan(
         nodes=nodes,
         kept=valid,
     )
+
+
+def _take_found(
+    found: Mapping[str, tuple[Source, Sequence[UnitPlan]]],
+    known: Mapping[str, Source],
+    sources: list[Source],
+) -> dict[str, Sequence[UnitPlan]]:
+    """Add what was found to the sources, in order of slide; the units by slide.
+
+    Of what is lost, and was known, the source stays as it was, with its rows.
+    """
+    plans: dict[str, Sequence[UnitPlan]] = {}
+    for slide, (source, units) in found.items():
+        old = known.get(slide)
+        if _is_lost(source) and old is not None:
+            sources.append(replace(old, error=source.error))
+        else:
+            sources.append(source)
+            plans[slide] = units
+    sources.sort(key=lambda source: source.slide)
+    return plans
 
 
 def _to_do(

@@ -54,7 +54,7 @@ def save_map(store: Store, fitted: FittedMap) -> None:
 
 
 def load_map(store: Store) -> FittedMap:
-    """Open what `save_map` wrote, in this or an earlier version.
+    """Open what `save_map` wrote.
 
     Raises:
         MapError: There is no map, or of a later format, or without a model.
