@@ -198,7 +198,7 @@ class BenchReport:
 
     @property
     def _bad(self) -> int:
-        return sum(slide.quarantined for slide in self.run.slides)
+        return self.run.counts["quarantined"]
 
     @property
     def _rates(self) -> dict[str, dict[str, float | str]]:

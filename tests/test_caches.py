@@ -108,8 +108,7 @@ def test_umap_works_after_the_user_imported_numba(tmp_path):
         "import numba.core.caching as caching\n"
         "first = caching.CacheImpl._locator_classes\n"
         "first[:] = [c for c in first if 'InTree' not in c.__name__]\n"
-        "from raylatent.mapping.umap_learn import make_umap\n"
-        "from raylatent.mapping.umap_learn import MapParameters\n"
+        "from raylatent.mapping.umap_learn import MapParameters, make_umap\n"
         "make_umap(MapParameters.of(n_neighbors=5))\n"
         "print('made')\n"
     )

@@ -52,7 +52,7 @@ def run(*, gpus=0.0, cpu=None, left_out=None, **seconds):
         run="run",
         slides=[slide],
         removed=[],
-        counts={"tiles": 1000},
+        counts={"tiles": 1000, "quarantined": 0},
         seconds=took | seconds,
         cpu=used,
         gpus=gpus,
@@ -112,8 +112,8 @@ def test_actors_without_a_unit_do_nothing():
 
 def test_bad_tiles_are_told():
     assert not [line for line in report().lines() if line.startswith("bad")]
-    slides = [replace(report().run.slides[0], slide=s, quarantined=7) for s in "ab"]
-    found = report(run=replace(run(forward=9), slides=slides))
+    counts = {"tiles": 1000, "quarantined": 14}
+    found = report(run=replace(run(forward=9), counts=counts))
     (line,) = (line for line in found.lines() if line.startswith("bad"))
     assert line == "bad       14 of these tiles, which the rates count too"
     assert found.as_json()["bad_tiles"] == 14

@@ -10,7 +10,7 @@ from raylatent import errors
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 600
 MAX_FUNCTION_LINES = 50
-MANY_OPTIONS = 20
+OF_ALL_OPTIONS = {"atlas", "__init__"}  # of DatasetFeatures
 # What the package has now: lower them when it shrinks.
 FILES, LINES = 130, 37_300
 
@@ -38,7 +38,7 @@ def function_lines(tree):
             body = node.body
             has_docstring = ast.get_docstring(node) is not None
             own = body[1:] if has_docstring else body
-            if len(node.args.kwonlyargs) > MANY_OPTIONS:
+            if own and node.name in OF_ALL_OPTIONS and len(node.args.kwonlyargs) > 20:
                 n = node.end_lineno - own[0].lineno + 1
             else:
                 n = node.end_lineno - node.lineno + 1

@@ -153,9 +153,7 @@ def run_job(job: Job, *, pace: Pace | None = None) -> RunReport:
     @cache
     def check_cluster() -> None:
         _begin(job, run, _device(share()))
-        if connect():
-            ray.remote(num_cpus=0)(_import_ahead).remote()
-        else:
+        if not connect():
             check_visibility(run.store, list(job.inputs.requests.values()), job.spec)
 
     with Claim(run.store, run.store.writer) as claim:
@@ -276,11 +274,6 @@ def _tried(config: ActivationsConfig, spec: ModelSpec, *, with_preds: bool) -> F
             error,
         )
         return features(device="cuda")
-
-
-def _import_ahead() -> None:
-    """What a worker does while the driver plans: it imports what an actor needs."""
-    import raylatent.engine.actors  # noqa: F401, PLC0415
 
 
 def _device_of_run(config: ActivationsConfig) -> str | None:

@@ -105,8 +105,8 @@ def make_plan(
     _bring_grids_back(run, set(away) & set(uris))
     nodes: dict[str, str] = {}
     found = _index(run, inputs, lacking, nodes)
-    sources = [replace(kept[s], uri=uri) for s, uri in uris.items() if s in kept]
-    plans = _take_found(found, {**away, **before}, sources)
+    known = [replace(kept[s], uri=uri) for s, uri in uris.items() if s in kept]
+    sources, plans = _with_found(known, found, {**away, **before})
     ids = {slide: source.source for slide, source in {**away, **before}.items()}
     if not before:
         ids = ids_of_parts(run, list(uris), ids)
@@ -136,25 +136,26 @@ def make_plan(
     )
 
 
-def _take_found(
+def _with_found(
+    known: Sequence[Source],
     found: Mapping[str, tuple[Source, Sequence[UnitPlan]]],
-    known: Mapping[str, Source],
-    sources: list[Source],
-) -> dict[str, Sequence[UnitPlan]]:
-    """Add what was found to the sources, in order of slide; the units by slide.
+    before: Mapping[str, Source],
+) -> tuple[list[Source], dict[str, Sequence[UnitPlan]]]:
+    """Known sources and those that were found, in order of slide; units of these.
 
-    Of what is lost, and was known, the source stays as it was, with its rows.
+    What is lost, and was there before, stays as it was, with its rows.
     """
+    sources = list(known)
     plans: dict[str, Sequence[UnitPlan]] = {}
     for slide, (source, units) in found.items():
-        old = known.get(slide)
+        old = before.get(slide)
         if _is_lost(source) and old is not None:
             sources.append(replace(old, error=source.error))
         else:
             sources.append(source)
             plans[slide] = units
     sources.sort(key=lambda source: source.slide)
-    return plans
+    return sources, plans
 
 
 def _to_do(

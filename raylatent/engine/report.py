@@ -24,6 +24,7 @@ from raylatent.source.wsi.selection import left_out
 logger = logging.getLogger(__name__)
 
 _COUNTS = {
+    "quarantined": schema.QUARANTINED,
     "resized": schema.RESIZED,
     "other_slide": schema.OTHER_SLIDE,
     "smaller_batch": schema.SMALLER_BATCH,
@@ -289,8 +290,8 @@ class Tally:
 
     Attributes:
         rows: Of activations.
-        counts: Tiles, and how many of them were resized, of other slides, or went
-            through the model in smaller batches than asked for.
+        counts: Tiles, and how many of them were quarantined, resized, of other slides, or
+            went through the model in smaller batches than asked for.
         seconds: By stage: of the threads that read and decode, of the actors that
             transfer, run the model and write; `wait` is how long models waited for
             pixels.

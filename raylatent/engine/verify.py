@@ -279,7 +279,8 @@ def _check_records(
     kind, n_records = kind_of(check.source), 0
     broken: list[str] = []
     for name in check.parts:
-        frames = read_part(store, name, kind.frame).drop_null()
+        table = read_part(store, name, kind.frame)
+        frames = table.filter(table[kind.frame[0]].is_valid())
         try:
             broken += kind.broken(uri, frames)
         except StorageError as error:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from inspect import signature
 from typing import Any, Self
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -299,6 +298,8 @@ def _seeded_arpack(seed: int) -> Iterator[None]:
     From SciPy 1.17 on it otherwise starts again from numbers that no seed decides, as
     for the start of a map whose neighbor graph has more than four parts.
     """
+    from unittest.mock import patch  # noqa: PLC0415  (slow)
+
     from scipy.sparse import linalg  # noqa: PLC0415  (slow)
     from sklearn.manifold import _spectral_embedding  # noqa: PLC0415  (slow)
 

@@ -116,7 +116,9 @@ def search(path: str, wanted: Callable[[list[str]], list[str]], what: str) -> li
         return files
     found, files = files, wanted(files)
     if not files:
-        message = f"{path} holds no {what}{_instead(found)}: give the folder that does"
+        message = (
+            f"{path} holds no {what} ({_instead(found)}): give the folder that does"
+        )
         if any(is_picture(file) for file in found):
             message += ", or --tiles for folders of pictures that are tiles"
         raise SourceError(message)
@@ -172,9 +174,9 @@ def _instead(files: Sequence[str]) -> str:
     """In words, of what kinds a folder's files are."""
     endings = Counter(PurePosixPath(file).suffix.lower() or "no" for file in files)
     if not endings:
-        return ", and no file at all"
+        return "it has no file at all"
     kinds = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(3))
-    return f" (its files by ending: {kinds})"
+    return f"its files by ending: {kinds}"
 
 
 def _say_compressed(files: Sequence[str]) -> None:
@@ -184,7 +186,7 @@ def _say_compressed(files: Sequence[str]) -> None:
     packed = [file for file, stem in stems.items() if stem not in there]
     if packed:
         logger.warning(
-            "%d TFRecords are compressed and left out, as %s: unpack them (gunzip), "
+            "%d TFRecords are compressed and left out, as %r: unpack them (gunzip), "
             "since tiles are read from anywhere in a file",
             *(len(packed), packed[0]),
         )
@@ -327,8 +329,8 @@ def left_in_words(path: str, left: Mapping[str, Sequence[str]]) -> list[str]:
         found = [f"of the files below {path} are left alone: {'; '.join(said)}"]
     if links:
         many = f"{len(links)} links lead out of {path} and are not followed"
-        one = f"1 link leads out of {path} and is not followed"
-        found.append(f"{many if len(links) > 1 else one}, as {links[0]!r}")
+        one = f"1 link leads out of {path} and is not followed, {links[0]!r}"
+        found.append(f"{many}, as {links[0]!r}" if len(links) > 1 else one)
     return found
 
 
@@ -337,11 +339,9 @@ def no_picture(
 ) -> str:
     """The sentence on a folder which holds no picture that is taken."""
     there = sorted(name for name, one in files.items() if one is not NOT_SEEN)
-    message = (
-        f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)}){_instead(there)}"
-    )
+    message = f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)})"
     others = {why: names for why, names in left.items() if why != _NO_PICTURE}
-    return "; ".join([message, *left_in_words(path, others)])
+    return "; ".join([message, _instead(there), *left_in_words(path, others)])
 
 
 def size_folders(folder: str) -> list[str]:

@@ -7,7 +7,7 @@ finds in the paths. Pictures are in the order of their paths.
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, ClassVar, Self
@@ -151,8 +151,7 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
     if not names:
         raise SourceError(no_picture(path, files, left))
     groups = find.by_slide(names, "" if pattern is None else own)
-    fitting = {name for some in groups.values() for name in some}
-    left[NO_FIT] = [name for name in names if name not in fitting]
+    left[NO_FIT] = _not_in(groups.values(), names)
     if not groups:
         message = (
             f"--tiles-pattern {pattern!r} fits no picture below {path}: the first is "
@@ -185,6 +184,14 @@ def _slides_of(path: str, uri: str, pattern: str | None) -> list[PicturesRequest
             request = replace(request, uri=f"{uri}/{slide}", listing=listing)
         found.append(request)
     return found
+
+
+def _not_in(groups: Iterable[Sequence[str]], names: Sequence[str]) -> list[str]:
+    fitting = [name for some in groups for name in some]
+    if len(fitting) == len(names):
+        return []
+    there = set(fitting)
+    return [name for name in names if name not in there]
 
 
 def list_pictures(source: PicturesRequest | Source) -> Listing:

@@ -134,7 +134,7 @@ def test_compressed_files_are_said(tmp_path, caplog):
     assert not caplog.messages  # it is there unpacked
     (packed,) = touch(tmp_path, "b.tfrecords.GZ")
     assert find_tfrecords([str(tmp_path)]) == {"a": file}
-    assert f"1 TFRecords are compressed and left out, as {packed}" in caplog.text
+    assert f"1 TFRecords are compressed and left out, as {packed!r}" in caplog.text
     (tmp_path / "a.tfrecords").unlink()
     says = (
         r"holds no \*\.tfrecords or .*\(its files by ending: 3 \.gz\): give the folder"
