@@ -26,6 +26,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
 
 from raylatent.caches import use_private_caches
 from raylatent.engine.progress import duration
@@ -60,6 +61,8 @@ _SHORT = Path("/tmp")  # noqa: S108  (what is made there is private)
 _CGROUPS = Path("/sys/fs/cgroup")
 _OF_PROCESS = Path("/proc/self/cgroup")
 _LEVEL_LINE = "Set ray log level from environment variable"
+MONITORS = ("start_monitor", "start_log_monitor")
+"""Of Ray's `Node`: they start processes that a Ray of one machine has no use for."""
 _NO_TOKEN = frozenset({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
 
 
@@ -298,8 +301,8 @@ def _begin(**options: Any) -> "Future[str]":  # noqa: ANN401  (of several types)
 
     def stay() -> None:
         try:
-            uv = started_by_uv_is_ignored() if local else nullcontext()
-            with _own_sigterm(), without_level_line(), uv:
+            less = start_for_one_machine() if local else nullcontext()
+            with _own_sigterm(), without_level_line(), less:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
             outcome.set_exception(error)
@@ -527,19 +530,33 @@ def warn_of_few_files() -> None:
 
 
 @contextmanager
-def started_by_uv_is_ignored() -> Iterator[None]:
-    """Keep Ray from packing the current folder where `uv run` started the program.
+def start_for_one_machine() -> Iterator[None]:
+    """Keep Ray from what is of use on several machines alone.
 
-    Ray sends it to the nodes: this machine has it, with all slides that are in it. The
-    variable RAY_ENABLE_UV_RUN_RUNTIME_ENV is read when Ray is imported, which may have
-    been before.
+    Where `uv run` started the program, Ray packs the current folder, with all slides that
+    are in it, and sends it to the nodes; RAY_ENABLE_UV_RUN_RUNTIME_ENV is read when Ray is
+    imported, which may have been before. Two processes, which take a second of a core each
+    to start, watch the nodes that a cloud gives, and bring drivers the lines of workers.
     """
-    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
-    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    nothing = dict.fromkeys(MONITORS, lambda _: None)
+    with (
+        patched(ray_constants, RAY_ENABLE_UV_RUN_RUNTIME_ENV=False),
+        patched(Node, **nothing),
+    ):
+        yield
+
+
+@contextmanager
+def patched(owner: Any, **values: Any) -> Iterator[None]:  # noqa: ANN401
+    """Attributes of a module or class have other values for a while, if it has them."""
+    before = {name: getattr(owner, name) for name in values if hasattr(owner, name)}
     try:
+        for name in before:
+            setattr(owner, name, values[name])
         yield
     finally:
-        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
+        for name, value in before.items():
+            setattr(owner, name, value)
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from ray._private import ray_constants
+from ray._private.node import Node
 
 from raylatent.engine import connection
 from raylatent.engine.connection import (
-    started_by_uv_is_ignored,
+    start_for_one_machine,
     temporary_folder,
     token,
     warn_of_few_files,
@@ -118,6 +119,16 @@ def test_few_open_files_are_said(monkeypatch, caplog):
     assert said.startswith("at most 64 files may be open at once (ulimit -n)")
 
 
+def test_ray_starts_no_process_that_one_machine_does_not_need():
+    before = {name: getattr(Node, name) for name in connection.MONITORS}
+    assert before  # Ray still calls them so
+    with start_for_one_machine():
+        for name, start in before.items():
+            assert getattr(Node, name) is not start
+            assert getattr(Node, name)(None) is None
+    assert {name: getattr(Node, name) for name in connection.MONITORS} == before
+
+
 def test_uv_is_ignored_for_a_local_ray_only(monkeypatch):
     from ray._private.runtime_env import uv_runtime_env_hook
     from ray._private.worker import _maybe_modify_runtime_env
@@ -127,6 +138,6 @@ def test_uv_is_ignored_for_a_local_ray_only(monkeypatch):
     )
     monkeypatch.setattr(uv_runtime_env_hook, "hook", lambda env: {"working_dir": "."})
     monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
-    with started_by_uv_is_ignored():
+    with start_for_one_machine():
         assert _maybe_modify_runtime_env(None, False) is None
     assert _maybe_modify_runtime_env(None, False) == {"working_dir": "."}
