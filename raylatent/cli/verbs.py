@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from raylatent.config import (
     MosaicConfig,
     VerifyConfig,
 )
+from raylatent.run import MOSAICS
 from raylatent.storage import Store, absolute
 from raylatent.terminal import fail, say
 
@@ -42,7 +44,7 @@ def _atlas(config: AtlasConfig) -> int:
     if len(config.layers) > 1 and not config.layer:
         say(f"layer     {config.layers[0]} is mapped, --layer chooses another")
     _say_map(done.map)
-    _say_mosaic(*done.mosaic)
+    _say_mosaic(config, *done.mosaic)
     return 1 if done.report.failed else 0
 
 
@@ -116,17 +118,29 @@ def _say_map(made: "StoredMap") -> None:
 def _mosaic(config: MosaicConfig) -> int:
     from raylatent.main_job import run_mosaic  # noqa: PLC0415  (ray: slow)
 
-    _say_mosaic(*run_mosaic(config))
+    _say_mosaic(config, *run_mosaic(config))
     return 0
 
 
-def _say_mosaic(mosaic: "Mosaic", folder: str) -> None:
+def _say_mosaic(config: MosaicConfig, mosaic: "Mosaic", folder: str) -> None:
     say(f"cells     {mosaic.summary()}")
-    n_tiles = sum(mosaic.cells["n"].to_pylist())
-    if mosaic.num_tiles_x > _WIDE * math.sqrt(n_tiles):
-        wide = max(_NARROWEST, round(_NARROW * math.sqrt(n_tiles)))
-        say(f"hint      --num-tiles-x {wide} draws so few tiles larger")
+    side = math.sqrt(sum(mosaic.cells["n"].to_pylist()))
+    longest = max(mosaic.num_tiles_x, mosaic.num_tiles_y)
+    if longest > _WIDE * side:
+        wide = max(_NARROWEST, round(_NARROW * side * mosaic.num_tiles_x / longest))
+        say(f"hint      {_redraw(config, folder, wide)}: so few tiles are larger then")
     say(f"mosaic    {folder}/mosaic.png")
+
+
+def _redraw(config: MosaicConfig, folder: str, num_tiles_x: int) -> str:
+    """The command that draws a mosaic once more with so many cells across."""
+    run = folder.removesuffix(f"/{MOSAICS}/{config.mosaic}")
+    words = ["raylatent", "mosaic", "--out", run, "--num-tiles-x", str(num_tiles_x)]
+    for name in ("annotations", "label", "map", "mosaic", "source_root"):
+        value = getattr(config, name)
+        if value != getattr(MosaicConfig, name):
+            words += [f"--{name.replace('_', '-')}", value]
+    return shlex.join(words)
 
 
 def _layers(config: LayersConfig) -> int:

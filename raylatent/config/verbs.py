@@ -251,7 +251,10 @@ class NamedMapConfig(PatientConfig):
         super().__post_init__()
         plain_name("--map", self.map)
         if self.label and not self.annotations:
-            message = f"--label {self.label} needs --annotations CSV"
+            message = (
+                f"--label {self.label} needs --annotations CSV (labels that "
+                "--tiles-pattern finds color maps and mosaics without --label)"
+            )
             raise ConfigError(message)
 
 

@@ -24,6 +24,7 @@ from raylatent.storage import Store
 
 Array = NDArray[Any]
 BAGS_CONFIG = "bags_config.json"
+_SHOWN = 5  # slides that a message names
 
 
 class Promised:
@@ -129,9 +130,12 @@ class SlideArrays(Mapping[str, Array]):
         self._read = read
 
     def __getitem__(self, slide: str) -> Array:
-        """The slide's array; KeyError names the slide."""
+        """The slide's array; KeyError names the slide, and those that there are."""
         if slide not in self._known:
-            raise KeyError(slide)
+            there = ", ".join(map(repr, self._slides[:_SHOWN]))
+            more = len(self._slides) - _SHOWN
+            message = f"{slide!r} (slides: {there}{f' and {more} more' * (more > 0)})"
+            raise KeyError(message)
         return self._read(slide)
 
     def __contains__(self, slide: object) -> bool:
