@@ -1,7 +1,9 @@
 """Fitting maps: components, frames, samples of all kinds."""
 
 import json
+import os
 import pickle
+from itertools import product
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ ROWS = hnp.arrays(
 def test_fit_repeats_whatever_the_blas_threads(fitted, fit_rows):
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):
+    with threadpool_limits(2 if os.environ["OMP_NUM_THREADS"] == "1" else 1):
         again = fit_map(fit_rows[0], fitted.parameters)
     assert again.info == fitted.info
     for name, values in fitted.arrays.items():
@@ -63,11 +65,14 @@ def test_a_map_travels_to_workers(fitted, new_rows):
     )
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 9])
-@pytest.mark.parametrize("metric", ["cosine", "euclidean", "correlation", "manhattan"])
+@pytest.mark.parametrize(
+    ("metric", "n"),
+    [
+        *product(["cosine", "euclidean", "correlation"], [1, 2, 3, 5, 9]),
+        *product(["manhattan"], [1, 2, 3, 5]),  # of more umap-learn's own engine
+    ],
+)
 def test_few_rows_work(n, metric, blobs):
-    if metric == "manhattan" and n > 7:
-        pytest.skip("umap-learn's own engine: see the tests of manhattan")
     rows = blobs(n)[0]
     fitted = fit_map(rows, MapParameters(metric=metric))
     xy, distance = fitted.place(rows)
