@@ -116,9 +116,15 @@ def ray_session():
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def pytest_collection_finish():
-    """What all tests need stays: looking for garbage in it takes half a second each time."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What tests are made of stays: looking for garbage in it takes seconds in all."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
