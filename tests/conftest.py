@@ -9,11 +9,9 @@ import tempfile
 from pathlib import Path
 
 # Before torch, numba and matplotlib are imported by any test.
+N_THREADS = "2"
 for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(name, "2")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # One of several processes: threads that wait for each other on busy cores cost most.
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault(name, N_THREADS)
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # A cluster of the person who runs the tests is neither used nor asked for its token.
