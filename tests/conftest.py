@@ -1,5 +1,6 @@
 """Fixtures that all tests share: test data, one local Ray, hypothesis' profile."""
 
+import gc
 import json
 import os
 import shutil
@@ -111,6 +112,17 @@ def ray_session():
     yield ray
     ray.shutdown()
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What tests are made of stays: looking for garbage in it takes seconds in all."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -96,7 +96,7 @@ def test_the_second_signal_is_answered_and_the_third_ends_at_once(started):
 
 
 def test_what_is_ignored_stays_ignored(started):
-    process = started(WAITS.replace("30", "2"), "nohup")
+    process = started(WAITS.replace("30", "1"), "nohup")
     process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=30)
     assert out.startswith("in order\n")

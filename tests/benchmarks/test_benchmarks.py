@@ -9,9 +9,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_slide_reads(test_data, capsys):
+def test_slide_reads(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_slide_reads.py"))
-    argv = ["--data", str(test_data), "--side-px", "2048", "--turns", "1"]
+    argv = ["--side-px", "2048", "--turns", "1"]
     assert benchmark["main"](argv) > 0
     said = capsys.readouterr().out
     assert "ratio" in said
@@ -62,8 +62,7 @@ def test_mosaic(capsys):
 
 @pytest.mark.campaign
 @pytest.mark.timeout(600)
-def test_activations(monkeypatch, test_data, capsys):
-    monkeypatch.setenv("RAYLATENT_TEST_DATA", str(test_data))
+def test_activations(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_activations.py"))
     argv = ["--model", "cheap", "--turns", "1", "--shrink", "32", "--simplejpeg"]
     assert benchmark["main"](argv) > 0  # and the rows were compared
@@ -74,8 +73,7 @@ def test_activations(monkeypatch, test_data, capsys):
 
 
 @pytest.mark.slow
-def test_gpu_on_a_cpu(monkeypatch, test_data, capsys):
-    monkeypatch.setenv("RAYLATENT_TEST_DATA", str(test_data))
+def test_gpu_on_a_cpu(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_gpu.py"))
     argv = ["--device", "cpu", "--small", "--turns", "1", "--threads", "1"]
     assert benchmark["main"]([*argv, "--units", "2", "--unit-tiles", "40"]) > 0

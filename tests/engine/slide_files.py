@@ -35,6 +35,14 @@ def tissue(seed, *, width=WIDTH, height=HEIGHT, color=STAIN, grain=70):
     return pixels
 
 
+def fluorescence(seed):
+    """The same shape as one bright channel on a dark background."""
+    pixels = tissue(seed).min(axis=2)
+    blue = np.zeros((*pixels.shape, 3), np.uint8)
+    blue[..., 2] = np.where(pixels == WHITE, 9, pixels)
+    return blue
+
+
 def write_slide(path, seed=0, *, mpp=0.5, jpeg=False, levels=2, pixels=None, **options):
     """A tiled pyramid in TIFF that OpenSlide opens; without resolution if mpp is None."""
     if pixels is None:

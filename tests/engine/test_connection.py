@@ -61,11 +61,13 @@ def test_without_an_address_a_local_ray_is_started(no_ray, monkeypatch, address)
 
 
 def test_an_address_is_joined_as_soon_as_its_port_answers(no_ray, monkeypatch, spoken):
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 10))
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
-        threading.Timer(0.5, server.listen).start()
+        threading.Timer(0.3, server.listen).start()
         assert not connect()
     assert [one["address"] for one in no_ray] == [address]
     assert "num_cpus" not in no_ray[0]

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from raylatent.engine.report import say_remarks, slide_remarks
@@ -31,10 +30,8 @@ def request_of(path, *, qc="otsu", **tiles):
 def slides(tmp_path):
     """Stained tissue, and one channel of fluorescence."""
     bright = slide_files.write_slide(tmp_path / "bright.tif")
-    pixels = slide_files.tissue(0).min(axis=2)
-    blue = np.zeros((*pixels.shape, 3), np.uint8)
-    blue[..., 2] = np.where(pixels == slide_files.WHITE, 9, pixels)
-    dark = slide_files.write_slide(tmp_path / "dark.tif", pixels=blue)
+    pixels = slide_files.fluorescence(0)
+    dark = slide_files.write_slide(tmp_path / "dark.tif", pixels=pixels)
     return {"bright": request_of(bright), "dark": request_of(dark)}
 
 

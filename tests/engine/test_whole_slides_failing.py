@@ -10,6 +10,7 @@ from raylatent.errors import IncompleteError
 from raylatent.model.features import Features
 from raylatent.run import RunDirectory
 from tests.engine import slide_files
+from tests.source.scanner_slides import break_svs, write_dicom, write_svs
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("in_process")]
 
@@ -274,23 +275,26 @@ def test_a_slide_that_changes_while_it_is_read_is_left_undone(
     assert again.n_rows == slide_files.plain_slide(slides / "well.tif").num_tiles
 
 
-def test_real_slides_that_are_broken_or_lack_mpp_do_not_keep_the_others_from_being_done(
-    tmp_path, test_data, compute_slides
+def test_scanners_slides_that_are_broken_or_lack_mpp_do_not_keep_the_others_from_being_done(
+    tmp_path, compute_slides
 ):
-    folder = test_data / "data"
-    report = compute_slides(
-        tmp_path / "run", [folder / "slides", folder / "broken"], tile_um="112"
-    )
+    folder, pixels = tmp_path / "scanners", slide_files.tissue(1)
+    folder.mkdir()
+    write_svs(folder / "whole.svs", pixels)
+    write_svs(folder / "nobody.svs", pixels, mpp=None, jpeg2000=True)
+    write_dicom(folder / "coarse", pixels, mpp=28.97)
+    break_svs(write_svs(folder / "broken.svs", pixels[:600, :600], shrinks=()))
+    content = (folder / "whole.svs").read_bytes()
+    (folder / "cut off.svs").write_bytes(content[:1000])
+    report = compute_slides(tmp_path / "run", [folder])
     found = {slide.slide: slide for slide in report.slides}
-    assert found["CMU-1-Small-Region"].error is None
-    assert (
-        found["CMU-1-Small-Region"].rows == found["CMU-1-Small-Region"].n_indexed > 20
-    )
+    assert found["whole"].error is None
+    assert found["whole"].rows == found["whole"].n_indexed > 20
     reasons = {
-        "TCGA-CR-7395-01A-01-TS1": "does not say how many µm a pixel is",
-        "dicom-camelyon-lowres-jpeg": "28.97 µm a pixel",
-        "histolab-broken": "cannot be opened",
-        "openslide-unreadable": "cannot be read: broken region",
+        "nobody": "does not say how many µm a pixel is",
+        "coarse": "28.97 µm a pixel",
+        "cut off": "cannot be opened",
+        "broken": "cannot be read: broken region",
     }
     for slide, reason in reasons.items():
         assert reason in found[slide].error

@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import get_data_path
 from PIL import Image
 
@@ -141,12 +143,43 @@ def test_a_users_own_font_is_asked_first(no_fonts, caplog):
     plt.close("all")
 
 
-def test_a_real_font(tmp_path):
-    usable = [
-        p for p in system_fonts() if "LastResort" not in p and labels.has(p, NORMAL[0])
-    ]
-    if not usable:
-        pytest.skip("no font on this machine has Chinese characters")
+def write_font(path, characters):
+    """A font with these characters, each a square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for place in ((100, 800), (900, 800), (900, 0)):
+        pen.lineTo(place)
+    pen.closePath()
+    square = pen.glyph()
+    names = {ord(c): f"uni{ord(c):04X}" for c in characters}
+    glyphs = [".notdef", *names.values()]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(glyphs)
+    font.setupCharacterMap(names)
+    font.setupGlyf(dict.fromkeys(glyphs, square))
+    font.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 100)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return str(path)
+
+
+def assert_drawn_in_chinese(folder, caplog):
     found = fonts_for([NORMAL])
     assert not found.missing
-    slide_map(NORMAL, CANCER).save(tmp_path / "umap.png")
+    slide_map(NORMAL, CANCER).save(folder / "umap.png")
+    assert not caplog.messages
+
+
+def test_a_font_of_chinese_characters(tmp_path, monkeypatch, caplog):
+    if any(
+        "LastResort" not in path and labels.has(path, NORMAL[0])
+        for path in system_fonts()
+    ):
+        assert_drawn_in_chinese(tmp_path, caplog)  # with a font of this machine
+    font = write_font(tmp_path / "squares.ttf", NORMAL + CANCER)
+    monkeypatch.setattr(labels, "system_fonts", lambda: [font])
+    assert fonts_for([NORMAL]).paths == (default_font(), font)
+    assert_drawn_in_chinese(tmp_path, caplog)

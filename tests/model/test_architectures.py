@@ -14,9 +14,6 @@ from raylatent.model.postconv import find_postconv
 
 declare_missing_operators()
 
-timm = pytest.importorskip("timm")
-models = pytest.importorskip("torchvision.models")
-
 # Side of the tiles, the module whose output Slideflow takes, and the shape.
 SLIDEFLOW = {
     "alexnet": (64, "classifier.0", 9216),
@@ -69,12 +66,13 @@ def from_torchvision(name):
         if name in {"googlenet", "inception_v3"}
         else {}
     )
-    build = getattr(models, name)
+    build = getattr(pytest.importorskip("torchvision.models"), name)
     return build(weights=None, num_classes=N_CLASSES, **more).eval()
 
 
 def from_timm(name):
     torch.manual_seed(0)
+    timm = pytest.importorskip("timm")
     return timm.create_model(name, num_classes=N_CLASSES).eval()
 
 

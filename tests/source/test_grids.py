@@ -200,7 +200,7 @@ def test_a_slide_that_cannot_be_worked_on_says_why(tmp_path):
 @pytest.mark.parametrize("qc", ["otsu", "blur", "both"])
 def test_what_is_broken_in_the_file_neither_hides_itself_nor_other_tissue(tmp_path, qc):
     path = tmp_path / "s.tif"
-    slide_files.write_slide(path, 1, jpeg=True, width=1600, height=1300, levels=1)
+    slide_files.write_slide(path, 1, jpeg=True, width=1400, height=1100, levels=1)
     whole = slide_files.plain_slide(path, qc=qc).grid
     for row, col in [(4, 5), (4, 6), (5, 5), (5, 6)]:
         slide_files.harm(path, row=row, col=col)

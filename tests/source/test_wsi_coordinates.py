@@ -139,7 +139,7 @@ def assert_is_where_it_says(tiles, x, y, wsi, sizes, is_jpeg):
         assert (np.abs(mean)[many] <= near + step + bias).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(options=asked(), data=st.data())
 def test_tiles_hold_the_pixels_of_their_location(slide, options, data):
     path, sizes, is_jpeg = slide
@@ -155,7 +155,7 @@ def test_tiles_hold_the_pixels_of_their_location(slide, options, data):
         np.testing.assert_array_equal(wsi[row, col], tiles[i])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(options=asked(), data=st.data())
 def test_a_tile_does_not_depend_on_which_others_are_asked_for(slide, options, data):
     """Nor on their order, nor on what was read before."""
@@ -170,7 +170,7 @@ def test_a_tile_does_not_depend_on_which_others_are_asked_for(slide, options, da
     np.testing.assert_array_equal(read_all(wsi, rows, cols), wanted)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(options=asked())
 def test_the_level_read_is_the_coarsest_that_is_fine_enough(slide, options):
     path, _, _ = slide

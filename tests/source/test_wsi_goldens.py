@@ -4,6 +4,8 @@ Its grids are x first, and so are transposed here; its tissue is found on pictur
 another library resampled, so that a few cells may differ.
 """
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,8 @@ CASES = {
     "mag20x": ("wsi_b.tif", {"tile_um": "20x"}),
     "a_um96": ("wsi_a.tif", {"tile_um": 96, "mpp": 0.5}),
 }
+OF_WSI_B = ("um24", "mag20x")
+"""Cases of which Slideflow's sizes, whole grids and both kinds of tissue are known."""
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +36,15 @@ def features(goldens):
         return dict(archive)
 
 
-@pytest.fixture(params=CASES)
-def case(request, goldens):
-    """A golden's name, and its slide opened in the same way."""
-    file, options = CASES[request.param]
-    return request.param, WSI(goldens / file, tile_px=96, **options)
+@pytest.fixture
+def opened(goldens):
+    """opened(name of a case) is its slide, opened in the same way."""
+
+    def wsi(name):
+        file, options = CASES[name]
+        return WSI(goldens / file, tile_px=96, **options)
+
+    return wsi
 
 
 @pytest.fixture
@@ -44,28 +52,27 @@ def wsi_a(goldens):
     return WSI(goldens / "wsi_a.tif", tile_px=96, tile_um=96, mpp=0.5)
 
 
-def test_the_places_of_tiles(case, grids):
-    name, wsi = case
+@pytest.mark.parametrize("name", CASES)
+def test_the_places_of_tiles(name, opened, grids):
+    wsi = opened(name)
     np.testing.assert_array_equal(wsi.coord, grids[f"{name}/coord"])
     shape = (wsi.coord[:, 3].max() + 1, wsi.coord[:, 2].max() + 1)
     assert wsi.grid.shape == shape
     assert wsi.grid.all()
 
 
-def test_the_grid_and_the_centers(case, grids):
-    name, wsi = case
-    if f"{name}/grid" not in grids:
-        pytest.skip("Slideflow's grid of wsi_a is only known with its tissue")
+@pytest.mark.parametrize("name", OF_WSI_B)
+def test_the_grid_and_the_centers(name, opened, grids):
+    wsi = opened(name)
     np.testing.assert_array_equal(wsi.grid, grids[f"{name}/grid"].T)
     centers = grids[f"{name}/centers"]
     np.testing.assert_array_equal(centers[:, 2:], wsi.coord[:, 2:])
     np.testing.assert_array_equal(wsi.locations, centers[:, :2])
 
 
-def test_windows_strides_and_levels(case, grids):
-    name, wsi = case
-    if f"{name}/meta" not in grids:
-        pytest.skip("Slideflow's sizes of wsi_a were not kept")
+@pytest.mark.parametrize("name", OF_WSI_B)
+def test_windows_strides_and_levels(name, opened, grids):
+    wsi = opened(name)
     level = wsi.levels[wsi.downsample_level]
     found = [
         wsi.mpp,
@@ -79,11 +86,12 @@ def test_windows_strides_and_levels(case, grids):
     assert found == grids[f"{name}/meta"].tolist()
 
 
-@pytest.mark.parametrize("method", ["otsu", "blur"])
-def test_the_tissue(case, grids, method):
-    name, wsi = case
-    if f"{name}/grid_{method}" not in grids:
-        pytest.skip(f"there is no golden of {method} on this slide")
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*product(OF_WSI_B, ["otsu", "blur"]), ("a_um96", "otsu")],
+)
+def test_the_tissue(name, opened, grids, method):
+    wsi = opened(name)
     golden = grids[f"{name}/grid_{method}"].T
     wsi.qc(method)
     assert wsi.grid.shape == golden.shape

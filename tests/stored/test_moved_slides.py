@@ -20,6 +20,8 @@ from raylatent.source.wsi.regions import SlideTile, tile_at
 from raylatent.storage import FileStat
 from raylatent.stored.mosaic_inputs import where
 from raylatent.tiles.fetch import stored_tiles
+from tests.source.scanner_slides import write_dicom, write_svs
+from tests.source.synthetic_slides import blob
 from tests.stored.test_slide_tiles import (
     SIDE,
     WINDOW,
@@ -84,9 +86,10 @@ def test_two_of_one_name_matter_only_where_they_are_needed(moved):
     assert uris(where(run_of(), root, {"t"})) == {1: record}
 
 
-def test_a_dicom_slide_is_found_by_its_folder(test_data):
-    folder = test_data / "data" / "slides"
-    name = "dicom-camelyon-lowres-jpeg"
+def test_a_dicom_slide_is_found_by_its_folder(tmp_path):
+    folder, name = tmp_path / "slides", "of dicom"
+    write_slide(folder / "another.tif", quadrants())
+    write_dicom(folder / name, blob(900, 600), mpp=20)
     run = run_of(f"/gone/{name}")
     table = run.sources()
     named = table.set_column(1, schema.SLIDE, pa.array([name, "t"]))
@@ -176,10 +179,8 @@ def test_a_broken_region_leaves_the_others(tmp_path):
     assert isinstance(found[2], Image.Image)
 
 
-def test_tiles_of_a_real_slide(test_data):
-    slide = test_data / "data" / "slides" / "CMU-1-Small-Region.svs"
-    if not slide.exists():
-        pytest.skip(f"no {slide}")
+def test_tiles_of_a_scanners_slide(tmp_path):
+    slide = write_svs(tmp_path / "s.svs", blob(1500, 1600), shrinks=())
     source = Source(
         source=0,
         slide="s",
