@@ -61,8 +61,6 @@ _SHORT = Path("/tmp")  # noqa: S108  (what is made there is private)
 _CGROUPS = Path("/sys/fs/cgroup")
 _OF_PROCESS = Path("/proc/self/cgroup")
 _LEVEL_LINE = "Set ray log level from environment variable"
-MONITORS = ("start_monitor", "start_log_monitor")
-"""Of Ray's `Node`: they start processes that a Ray of one machine has no use for."""
 _NO_TOKEN = frozenset({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"})
 
 
@@ -535,13 +533,24 @@ def start_for_one_machine() -> Iterator[None]:
 
     Where `uv run` started the program, Ray packs the current folder, with all slides that
     are in it, and sends it to the nodes; RAY_ENABLE_UV_RUN_RUNTIME_ENV is read when Ray is
-    imported, which may have been before. Two processes, which take a second of a core each
-    to start, watch the nodes that a cloud gives, and bring drivers the lines of workers.
+    imported, which may have been before.
+
+    Processes that serve Ray's web pages (for which Ray waits a second, also without pages),
+    watch the nodes that a cloud gives, and bring drivers the lines of workers, have nothing
+    to do.
     """
-    nothing = dict.fromkeys(MONITORS, lambda _: None)
+
+    def no_pages(node: Any, **_options: object) -> None:  # noqa: ANN401
+        node._webui_url = ""
+
+    ours = {
+        "start_api_server": no_pages,
+        "start_monitor": lambda _: None,
+        "start_log_monitor": lambda _: None,
+    }
     with (
         patched(ray_constants, RAY_ENABLE_UV_RUN_RUNTIME_ENV=False),
-        patched(Node, **nothing),
+        patched(Node, **ours),
     ):
         yield
 

@@ -3,7 +3,7 @@ r"""Where the seconds of a small job go: `raylatent activations` of 800 tiles.
     python tests/benchmarks/bench_start.py [--turns 3] [--again]
 
 One TFRecord of 800 JPEG tiles of 299 px, painted, and the small network of the tests, by
-the command with a Ray of its own. A thread looks every 10 ms at what the command's main
+the command with a Ray of its own. A thread looks every 50 ms at what the command's main
 thread is doing; of the time of actors, the report says how much was work on tiles. Medians
 of some turns, in wall seconds. `--again` gives the same command once more, which has
 nothing to do and starts no Ray.
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script
 from tests.small_data import make_model_folder, painted
 
 N_TILES, TILE_PX = 800, 299
-EVERY_S = 0.01
+EVERY_S = 0.05
 STAGES = {
     "prepare": "model: load, try, identify",
     "_wait": "Ray: wait for its start",

@@ -4,6 +4,7 @@ import logging
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray._private import ray_constants
@@ -119,14 +120,15 @@ def test_few_open_files_are_said(monkeypatch, caplog):
     assert said.startswith("at most 64 files may be open at once (ulimit -n)")
 
 
-def test_ray_starts_no_process_that_one_machine_does_not_need():
-    before = {name: getattr(Node, name) for name in connection.MONITORS}
-    assert before  # Ray still calls them so
+def test_a_ray_of_one_machine_has_none_of_the_processes_that_clusters_need():
+    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    before = {name: getattr(Node, name) for name in names}  # Ray still calls them so
+    node = SimpleNamespace()
     with start_for_one_machine():
-        for name, start in before.items():
-            assert getattr(Node, name) is not start
-            assert getattr(Node, name)(None) is None
-    assert {name: getattr(Node, name) for name in connection.MONITORS} == before
+        assert Node.start_api_server(node, include_dashboard=False) is None
+        assert Node.start_monitor(node) is Node.start_log_monitor(node) is None
+    assert node._webui_url == ""
+    assert {name: getattr(Node, name) for name in names} == before
 
 
 def test_uv_is_ignored_for_a_local_ray_only(monkeypatch):
