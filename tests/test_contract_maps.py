@@ -8,6 +8,7 @@ import pytest
 
 import raylatent as sf
 from raylatent.errors import MapError
+from tests.test_readers import snippet
 
 pytestmark = pytest.mark.ray
 
@@ -40,6 +41,15 @@ def test_a_map_has_every_tile(small_map):
     assert len(small_map) == sum(N_TILES.values())
     assert small_map.data.groupby("slide").size().to_dict() == N_TILES
     assert np.isfinite(small_map.x).all()
+
+
+def test_the_documents_join_of_a_map_and_its_rows(small_map):
+    duckdb = pytest.importorskip("duckdb")
+    query = snippet("sql", "JOIN").replace("out/run", small_map.run.uri)
+    layer = next(iter(small_map.run.settings()["layers"]))
+    found = duckdb.sql(query.replace("postconv", f'"{layer}"')).fetchall()
+    assert len(found) == len(small_map)
+    assert {(x, y) for x, y, _ in found} == set(zip(small_map.x, small_map.y, strict=True))
 
 
 def test_plot(sm):

@@ -23,6 +23,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import ray
 from ray._private import ray_constants
@@ -543,29 +544,16 @@ def start_for_one_machine() -> Iterator[None]:
     def no_pages(node: Any, **_options: object) -> None:  # noqa: ANN401
         node._webui_url = ""
 
-    ours = {
+    ours: dict[str, Any] = {
         "start_api_server": no_pages,
         "start_monitor": lambda _: None,
         "start_log_monitor": lambda _: None,
     }
     with (
-        patched(ray_constants, RAY_ENABLE_UV_RUN_RUNTIME_ENV=False),
-        patched(Node, **ours),
+        patch.object(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", new=False),
+        patch.multiple(Node, create=True, **ours),
     ):
         yield
-
-
-@contextmanager
-def patched(owner: Any, **values: Any) -> Iterator[None]:  # noqa: ANN401
-    """Attributes of a module or class have other values for a while, if it has them."""
-    before = {name: getattr(owner, name) for name in values if hasattr(owner, name)}
-    try:
-        for name in before:
-            setattr(owner, name, values[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
 
 
 @contextmanager

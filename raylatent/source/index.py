@@ -459,7 +459,8 @@ def _refuse_compressed(data: FileBytes) -> None:
     kind = "gzip'ed" if start[:2] == b"\x1f\x8b" else ""
     if start[0] == 0x78 and int.from_bytes(start[:2], "big") % 31 == 0:
         kind = "compressed by zlib"
-    if kind:
+    # Bytes of a damaged record may look the same; others follow it then.
+    if kind and find_record(data, 1, min(data.size, _SEARCHED_BYTES)) is None:
         message = (
             f"{data.uri} is {kind}: tiles are read from anywhere in a TFRecord, so unpack "
             "it (gunzip), or write it without compression"

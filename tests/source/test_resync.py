@@ -68,6 +68,12 @@ def test_whole_records_survive_any_damage(tmp_path, contents, hits):
     remove(path)
 
 
+@pytest.mark.parametrize("start", [b"x", b"\x1f\x8b", b"x\x01" * 9])
+def test_a_damaged_start_that_looks_compressed_costs_one_record(tmp_path, start):
+    path = write_frames(tmp_path, [b"one", b"two"])
+    check(path, start + path.read_bytes())
+
+
 @quick
 @given(payloads, damages, st.lists(damages, min_size=1, max_size=3))
 def test_a_damaged_index_costs_nothing(tmp_path, contents, hit, others):
