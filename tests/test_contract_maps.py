@@ -49,7 +49,9 @@ def test_the_documents_join_of_a_map_and_its_rows(small_map):
     layer = next(iter(small_map.run.settings()["layers"]))
     found = duckdb.sql(query.replace("postconv", f'"{layer}"')).fetchall()
     assert len(found) == len(small_map)
-    assert {(x, y) for x, y, _ in found} == set(zip(small_map.x, small_map.y, strict=True))
+    assert {(x, y) for x, y, _ in found} == set(
+        zip(small_map.x, small_map.y, strict=True)
+    )
 
 
 def test_plot(sm):
