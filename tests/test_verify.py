@@ -443,7 +443,7 @@ def test_storage_of_sources_that_does_not_answer(made, verify_here, monkeypatch)
     assert report.findings == []
     assert report.sources == {verify.UNSEEN: 3}
     assert len(asked) == 1
-    monkeypatch.setattr(verify, "iter_records", fail)
+    monkeypatch.setattr(tfrecords, "iter_records", fail)
     with pytest.raises(StorageError, match="cannot look"):
         verify_here(made.out, source_root=str(made.sources))
 
