@@ -15,8 +15,8 @@ VENV := .venv
 OUT := out/demo
 PYTEST :=
 SEEDS := 50
-# Two processes, each with the tests of whole files.
-PARALLEL := -n 2 --dist loadfile
+# Two processes, each with the tests of whole files; those with long tests come first.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := "not ray and not cluster and not slow and not campaign"
 
 BIN := $(VENV)/bin
