@@ -8,17 +8,26 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raylatent import schema
 from raylatent.annotations import MPP_COLUMN, read_annotations, read_labels
 from raylatent.arguments import option_values, with_options
-from raylatent.config import ActivationsConfig, AtlasConfig, MapConfig, MosaicConfig
+from raylatent.config import (
+    ActivationsConfig,
+    AtlasConfig,
+    LabelConfig,
+    MapConfig,
+    MosaicConfig,
+    SelectConfig,
+)
 from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
 from raylatent.mapping.umap_learn import MapParameters
 from raylatent.run import MAPS, MOSAICS, RunDirectory
+from raylatent.seal import DIGEST
 from raylatent.source.kinds import find_sources
 from raylatent.source.names import match_said
 from raylatent.storage import Store, is_uri
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from raylatent.mosaic import Mosaic
     from raylatent.slide_map import SlideMap
     from raylatent.source.protocol import Request
+    from raylatent.stored.map_pictures import TileLabels
 
 logger = logging.getLogger(__name__)
 
@@ -291,10 +301,7 @@ def run_map(config: MapConfig) -> StoredMap:
     if labels is not None:
         labels = _labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
-    from raylatent.stored.map_pictures import (  # noqa: PLC0415
-        TileLabels,
-        save_pictures,
-    )
+    from raylatent.stored.map_pictures import save_pictures  # noqa: PLC0415
     from raylatent.stored.maps import read_info  # noqa: PLC0415
 
     folder = build_map(
@@ -309,8 +316,8 @@ def run_map(config: MapConfig) -> StoredMap:
     n_points = info["points"]["rows"]
     kinds = [kind for kind in ("png", config.vector) if kind != "none"]
     shown: Mapping[str, str] | TileLabels | None = labels
-    if labels is None and run.has_tile_labels:
-        shown = TileLabels.of(store)
+    if labels is None:
+        shown = _labels_of_tiles(run, store)
     by_label, pictures = save_pictures(store, shown, n_points=n_points, kinds=kinds)
     return StoredMap(folder, info, pictures, by_label)
 
@@ -343,6 +350,72 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
     mosaic.export(folder)
     return mosaic, folder
+
+
+def run_label(config: LabelConfig) -> tuple[list[str], Sequence[str]]:
+    """Label a map's tiles by named regions, and draw it so; labels, and pictures."""
+    from raylatent.explorer.polygon import read_polygons  # noqa: PLC0415
+    from raylatent.explorer.regions import put_regions  # noqa: PLC0415
+    from raylatent.stored.map_pictures import PICTURE, save_pictures  # noqa: PLC0415
+    from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
+
+    run = RunDirectory.open(config.run)
+    stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
+    regions = read_polygons(config.regions)
+    put_regions(stored, regions, config.regions)
+    store = stored.store
+    kinds = [end for end in ("png", "pdf", "svg") if store.exists(f"{PICTURE}.{end}")]
+    by_label, pictures = save_pictures(
+        store,
+        _labels_of_tiles(run, store),
+        n_points=stored.info["points"]["rows"],
+        kinds=kinds or ["png"],
+    )
+    return [one.name for one in regions], [*by_label, *pictures]
+
+
+def _labels_of_tiles(run: RunDirectory, store: Store) -> "TileLabels | None":
+    """The labels of a map's tiles: by its regions, else their own; None without."""
+    from raylatent.explorer.regions import region_labels  # noqa: PLC0415
+    from raylatent.stored.map_pictures import TileLabels  # noqa: PLC0415
+
+    of_regions = region_labels(store)
+    if of_regions is not None:
+        return TileLabels(of_regions.names, of_regions.of_places)
+    return TileLabels.of(store) if run.has_tile_labels else None
+
+
+def run_select(config: SelectConfig) -> int:
+    """Write the tiles of a map inside polygons; how many there are."""
+    from raylatent.explorer import exports, polygon  # noqa: PLC0415
+    from raylatent.explorer.selection import members  # noqa: PLC0415
+    from raylatent.explorer.tile_squares import say_unknown, tile_squares  # noqa: PLC0415
+    from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
+    from raylatent.stored.mosaic_inputs import source_places  # noqa: PLC0415
+
+    run = RunDirectory.open(config.run)
+    stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
+    polygons = polygon.read_polygons(config.polygon)
+    if not config.any_map:
+        polygon.check_map(polygons, stored.info[DIGEST], config.polygon)
+    polygons = polygon.named(polygons, config.region, config.polygon)
+    stored.check_rows()
+    found, located = {}, {}
+    if config.to in {"geojson", "roi"}:
+        found = tile_squares(run, config.slides, stored.slides)
+        say_unknown(found, qupath=config.to == "geojson")
+    elif config.to == "png":
+        roots = [config.source_root] if config.source_root else None
+        located = source_places(run, roots, stored.slides)
+    export = exports.Export(
+        fingerprint=run.settings()["fingerprint"],
+        regions=[one.name for one in polygons],
+        squares=found,
+        located=located,
+    )
+    where = partial(polygon.region_of, polygons)
+    tables = (table for table in members(stored, where) if table is not None)
+    return exports.WRITERS[config.to](config.out, tables, export)
 
 
 def map_parameters(config: MapConfig) -> MapParameters:

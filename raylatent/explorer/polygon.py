@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylatent.errors import MapError
+from raylatent.storage import list_files, open_input, retry
 
 MAX_BYTES = 8 << 20
 """Of a file."""
@@ -143,6 +144,22 @@ def parse_polygons(data: bytes, what: str) -> list[Polygon]:
     return polygons
 
 
+def read_polygons(path: str) -> list[Polygon]:
+    """The polygons of a file, local or at a URI; see `parse_polygons`.
+
+    Raises:
+        MapError: It is not there, or no such file.
+        StorageError: It cannot be read.
+    """
+    if not list_files(path):
+        message = f"there is no polygon file {path}"
+        raise MapError(message)
+    with open_input(path) as file:
+        # One byte more tells that it is too large.
+        data = retry(lambda: file.read(MAX_BYTES + 1), f"read {path}")
+    return parse_polygons(data, path)
+
+
 def check_map(polygons: Sequence[Polygon], digest: str, what: str) -> None:
     """Refuse polygons that were drawn on another map.
 
@@ -156,6 +173,23 @@ def check_map(polygons: Sequence[Polygon], digest: str, what: str) -> None:
             f"map's {digest[:16]!r}): draw it again, or choose --map"
         )
         raise MapError(message)
+
+
+def named(
+    polygons: Sequence[Polygon], names: Sequence[str], what: str
+) -> list[Polygon]:
+    """The polygons of these names, in the file's order; all where none is named.
+
+    Raises:
+        MapError: One is not there.
+    """
+    there = [one.name for one in polygons]
+    lost = next((name for name in names if name not in there), None)
+    if lost is not None:
+        shown = ", ".join(map(repr, there[:5]))
+        message = f"{what} has no region {lost!r}: it has {shown or 'none'}"
+        raise MapError(message)
+    return [one for one in polygons if not names or one.name in names]
 
 
 def as_json(polygons: Sequence[Polygon]) -> bytes:

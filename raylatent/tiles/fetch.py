@@ -168,7 +168,7 @@ def stored_tiles(
 
     Args:
         places: Which.
-        tile_px: Longer side of the pictures.
+        tile_px: Longer side of the pictures; 0: encoded ones stay as large as they are.
         n_threads: That read and decode; default: one a core, at most 8.
 
     Yields:
@@ -216,6 +216,8 @@ def _tile(content: Content, tile_px: int, formats: Sequence[str]) -> Tile:
             raise content
         if isinstance(content, np.ndarray):
             return fit_tile(content, tile_px)
+        if not tile_px:
+            return Image.fromarray(decode_image(bytes(content), formats))
         return shrunk(bytes(content), tile_px, formats)
     except ContentError as error:
         return f"{error.stage}: {error}"
