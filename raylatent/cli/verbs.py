@@ -12,6 +12,7 @@ from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
     BenchConfig,
+    ExploreConfig,
     ExtractTilesConfig,
     LayersConfig,
     MapConfig,
@@ -45,6 +46,8 @@ def _atlas(config: AtlasConfig) -> int:
         say(f"layer     {config.layers[0]} is mapped, --layer chooses another")
     _say_map(done.map)
     _say_mosaic(config, *done.mosaic)
+    if done.page is not None:
+        say(f"explore   {done.page}")
     return 1 if done.report.failed else 0
 
 
@@ -143,6 +146,23 @@ def _redraw(config: MosaicConfig, folder: str, num_tiles_x: int) -> str:
     return shlex.join(words)
 
 
+def _explore(config: ExploreConfig) -> int:
+    from raylatent.main_job import run_explore  # noqa: PLC0415  (ray: slow)
+
+    page, facts = run_explore(config)
+    level = facts["levels"][-1]
+    points = facts["counts"]["points"]
+    say(
+        f"levels    {len(facts['levels'])}, the deepest has {level['cells']:,} cells, "
+        f"{100 * level['cells'] / points:.3g} % of {points:,} tiles; points: "
+        f"{facts['points']}"
+    )
+    if facts["failed"]:
+        say(f"failed    {facts['failed']:,} tiles cannot be read and are gray")
+    say(f"explore   {page}")
+    return 0
+
+
 def _layers(config: LayersConfig) -> int:
     from raylatent.model.features import model_layers  # noqa: PLC0415  (torch: slow)
 
@@ -230,6 +250,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "activations": (ActivationsConfig, _activations),
     "map": (MapConfig, _map),
     "mosaic": (MosaicConfig, _mosaic),
+    "explore": (ExploreConfig, _explore),
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "layers": (LayersConfig, _layers),
     "verify": (VerifyConfig, verify),

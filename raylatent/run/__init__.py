@@ -9,6 +9,7 @@ from raylatent.run.directory import (
 )
 from raylatent.run.layout import (
     ACTIVATIONS,
+    EXPLORER,
     FINISHED,
     GRIDS,
     MAPS,
@@ -32,6 +33,7 @@ from raylatent.run.settings import (
 
 __all__ = [
     "ACTIVATIONS",
+    "EXPLORER",
     "FINISHED",
     "GRIDS",
     "IDENTITY",
