@@ -25,47 +25,6 @@ _POINT_BYTES = 18.0
 SAMPLE_POINTS = 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """The cells of an explorer.
-
-    Attributes:
-        square: Around all points.
-        bounds: Of them.
-        levels: What the points say of each level.
-        chosen: The tile of each cell of each level.
-        extent: How far it goes.
-        rule: By which tiles were chosen.
-    """
-
-    square: Square
-    bounds: Bounds
-    levels: Sequence[PartialLevel]
-    chosen: Sequence[pa.Table]
-    extent: Extent
-    rule: Rule
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiles:
-    """How tiles are found again, and drawn.
-
-    Attributes:
-        sources: By their number in sources.parquet.
-        cell_px: Side of a cell.
-        tile_px: Side of the run's tiles.
-    """
-
-    sources: dict[int, Located]
-    cell_px: int
-    tile_px: int
-
-    def places(self, table: pa.Table) -> list[Place]:
-        """Where the pixels of a table of references are."""
-        rows = table.select([*schema.REFERENCE.names]).to_pylist()
-        return [self.sources[row[schema.SOURCE]].place(row) for row in rows]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Bytes that parts of an explorer take, as a sample tells.
@@ -143,6 +102,47 @@ def extent(
     return Extent(
         finest=finest, all_points=all_points, own=own, n_bytes=used + drawn * sizes.tile
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """The cells of an explorer.
+
+    Attributes:
+        square: Around all points.
+        bounds: Of them.
+        levels: What the points say of each level.
+        chosen: The tile of each cell of each level.
+        extent: How far it goes.
+        rule: By which tiles were chosen.
+    """
+
+    square: Square
+    bounds: Bounds
+    levels: Sequence[PartialLevel]
+    chosen: Sequence[pa.Table]
+    extent: Extent
+    rule: Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How tiles are found again, and drawn.
+
+    Attributes:
+        sources: By their number in sources.parquet.
+        cell_px: Side of a cell.
+        tile_px: Side of the run's tiles.
+    """
+
+    sources: dict[int, Located]
+    cell_px: int
+    tile_px: int
+
+    def places(self, table: pa.Table) -> list[Place]:
+        """Where the pixels of a table of references are."""
+        rows = table.select([*schema.REFERENCE.names]).to_pylist()
+        return [self.sources[row[schema.SOURCE]].place(row) for row in rows]
 
 
 def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
