@@ -1,5 +1,6 @@
 """How far an explorer goes, and the cells that it has."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ _SAMPLED_LEVELS = 4  # whose tiles tell how many bytes a tile takes
 _SAMPLED_TILES = 256
 _CELL_BYTES = 70.0  # of a cell in scripts and Parquet
 _POINT_BYTES = 18.0
+_REST_BYTES = 1e6  # of the page, of thumbnails and of the smallest pictures
 SAMPLE_POINTS = 1_000_000
 
 
@@ -30,13 +32,15 @@ class Sizes:
     """Bytes that parts of an explorer take, as a sample tells.
 
     Attributes:
-        cell: Of a cell: its share of a block's picture and of the scripts.
+        cell: Of a cell in a block's picture and in the scripts, beyond an empty block.
+        block: Of an empty block's picture.
         tile: Of a tile at its own size.
         point: Of a point.
         rest: Of all that does not grow with these: page, thumbnails, DZI's levels.
     """
 
     cell: float
+    block: float
     tile: float
     point: float
     rest: float
@@ -74,34 +78,44 @@ def extent(
         sizes: Bytes.
         max_bytes: Of everything.
 
-    >>> sizes = Sizes(cell=1, tile=10, point=1, rest=0)
+    >>> sizes = Sizes(cell=1, block=0, tile=10, point=1, rest=0)
     >>> extent([4, 9, 12], 12, 5, sizes, 100)
-    Extent(finest=2, all_points=True, own=1, n_bytes=77)
+    Extent(finest=2, all_points=True, own=1, n_bytes=77.0)
     >>> extent([4, 9, 12], 12, 5, sizes, 20)
-    Extent(finest=1, all_points=False, own=0, n_bytes=18)
+    Extent(finest=1, all_points=False, own=0, n_bytes=18.0)
     """
     all_points = n_points * sizes.point <= max_bytes / 2
     wanted = next(
         (i for i, n in enumerate(counts) if n > SHOWN_SHARE * n_points), len(counts) - 1
     )
-    fixed, finest = 0.0, 0
+    fixed, finest, up_to = 0.0, 0, _up_to(counts, sizes)
     for points in (True, False) if all_points else (False,):
         fixed = sizes.rest + (n_points if points else n_sample) * sizes.point
         fitting = [
-            level
-            for level in range(wanted + 1)
-            if fixed + sum(counts[: level + 1]) * sizes.cell <= max_bytes
+            level for level in range(wanted + 1) if fixed + up_to[level] <= max_bytes
         ]
         all_points, finest = points, max(fitting, default=0)
         if fitting:
             break
-    used = fixed + sum(counts[: finest + 1]) * sizes.cell
+    used = fixed + up_to[finest]
     left = min(max_bytes / 2, max_bytes - used)
     own = sum(counts[level] * sizes.tile <= left for level in range(finest + 1))
     drawn = counts[own - 1] if own else 0  # a level has the tiles of those above
     return Extent(
         finest=finest, all_points=all_points, own=own, n_bytes=used + drawn * sizes.tile
     )
+
+
+def _up_to(counts: Sequence[int], sizes: Sizes) -> list[float]:
+    """Bytes of the cells and blocks of all levels up to each."""
+    found, total = [], 0.0
+    for level, n in enumerate(counts):
+        # A block is a cell of the level at which 8 x 8 cells are one.
+        above = level - pyramid.SIDE.bit_length() + 1
+        blocks = counts[above] if above >= 0 else min(n, 4**level)
+        total += n * sizes.cell + blocks * sizes.block
+        found.append(total)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,41 +201,32 @@ def _levels(
 
 def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule) -> Sizes:
     """What cells and tiles take, by some tiles all over the map."""
-    hashes = np.array(
-        [
-            tile_hash(rule.seed, slide, np.array([tile]))[0]
-            for slide, tile in zip(
-                chosen[schema.SLIDE].to_pylist(),
-                chosen[schema.TILE_INDEX].to_pylist(),
-                strict=True,
-            )
-        ]
-    )
-    some = chosen.take(pa.array(np.argsort(hashes, kind="stable")[:_SAMPLED_TILES]))
+    names = (schema.SLIDE, schema.TILE_INDEX)
+    columns = (chosen[name].to_pylist() for name in names)
+    hashes = [tile_hash(rule.seed, s, [i])[0] for s, i in zip(*columns, strict=True)]
+    order = np.argsort(np.array(hashes, np.uint64), kind="stable")
+    some = chosen.take(pa.array(order[:_SAMPLED_TILES]))
     fetched = dict(stored_tiles(tiles.places(some), tiles.tile_px, own_size=True))
     whole = [one for _, one in sorted(fetched.items()) if not isinstance(one, str)]
+    side, cell_px = pyramid.SIDE, tiles.cell_px
+    white = np.full((side * cell_px, side * cell_px, 3), pictures.WHITE, np.uint8)
+    block = float(len(pictures.encoded(white, pictures.QUALITY)))
     if not whole:
-        return Sizes(cell=_CELL_BYTES, tile=1.0, point=_POINT_BYTES, rest=1e6)
-    cells = np.stack([pictures.cell_of(one, tiles.cell_px) for one in whole])
+        whole = [Image.new("RGB", (1, 1))]
+    cells = np.stack([pictures.cell_of(one, cell_px) for one in whole])
     at = np.arange(len(whole))
-    side = pyramid.SIDE
-    shown = Shown(
-        rows=at // 64 * side + at // side % side, cols=at % side, since=at * 0
-    )
-    level = max(0, int(np.ceil(np.log2(max(1, len(whole) / 64)))))
-    drawn = sum(len(data) for _, data in pictures.draw(level, shown, cells, [level]))
-    sheets = range(0, len(whole), pictures.SLOTS**2)
-    own = sum(
-        len(
-            pictures.encoded(
-                pictures.sheet(whole[i : i + pictures.SLOTS**2]), pictures.OWN_QUALITY
-            )
-        )
-        for i in sheets
-    )
+    shown = Shown(rows=at // side, cols=at % side, since=np.zeros_like(at))
+    level = math.ceil(math.log2(max(1, len(whole) / side**2)))
+    drawn = [len(data) for _, data in pictures.draw(level, shown, cells, [level])]
+    together = pictures.SLOTS**2
+    own = [
+        pictures.encoded(pictures.sheet(whole[i : i + together]), pictures.OWN_QUALITY)
+        for i in range(0, len(whole), together)
+    ]
     return Sizes(
-        cell=drawn / len(whole) + _CELL_BYTES,
-        tile=own / len(whole),
+        cell=(sum(drawn) - len(drawn) * block) / len(whole) + _CELL_BYTES,
+        block=block,
+        tile=sum(map(len, own)) / len(whole),
         point=_POINT_BYTES,
-        rest=1e6,
+        rest=_REST_BYTES,
     )

@@ -337,7 +337,7 @@ def stretches(counts: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
     """Bins in runs of about so many points, [low, high).
 
     >>> stretches(np.array([3, 3, 0, 5, 1]), 6)
-    [(0, 2), (2, 5)]
+    [(0, 3), (3, 5)]
     """
     found, low, total = [], 0, 0
     for i, n in enumerate(counts.tolist()):
