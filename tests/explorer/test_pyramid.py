@@ -112,7 +112,7 @@ def test_each_level_has_every_point_once_and_a_tile_in_each_cell(places):
 @few
 @given(places)
 def test_what_is_shown_stays(places):
-    square, tables = tables_of(points_of(places))
+    _, tables = tables_of(points_of(places))
     for level, (above, below) in enumerate(pairwise(tables)):
         tiles = [
             set(
