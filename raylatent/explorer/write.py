@@ -293,9 +293,10 @@ def _thumbnails(
         if not run.store.exists(grid) or not run.store.exists(picture):
             continue
         made = json.loads(read_footer(run.store, grid)[1].get(schema.FOOTER_GRID, "{}"))
-        if "width" in made and "height" in made:
+        size = made.get("geometry", {})
+        if "width" in size and "height" in size:
             told.write(f"slides/{number}.jpg", run.store.read(picture))
-            found[slide] = (int(made["width"]), int(made["height"]))
+            found[slide] = (int(size["width"]), int(size["height"]))
     return found
 
 
