@@ -239,6 +239,8 @@ def _say_counts(report: "Verification") -> None:
         say(f"map       {name}, {n_points:,} points")
     for name in report.mosaics:
         say(f"mosaic    {name}")
+    for name in report.pages:
+        say(f"explore   {name}")
     if report.sources:
         states = (f"{n:,} {state}" for state, n in report.sources.most_common())
         records = f", {n:,} records checked" if (n := counts["records"]) else ""

@@ -10,7 +10,6 @@ from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import spread
 from raylatent.engine.progress import Progress
 from raylatent.explorer import pictures, pyramid
-from raylatent.explorer.folder import EXPLORER_JSON
 from raylatent.explorer.pictures import Shown
 from raylatent.explorer.reach import Found, Tiles, find_cells
 from raylatent.explorer.squares import Drawn, Stage, draw_square, works
@@ -21,6 +20,7 @@ from raylatent.montage.points import (
     split_ids,
 )
 from raylatent.run import MAPS, RunDirectory
+from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import sealed_json
 from raylatent.storage import Store
 from raylatent.stored.manifest import relisted

@@ -21,7 +21,6 @@ from raylatent.mapping.labels import (
 )
 
 VERSION = 1
-EXPLORER_JSON = "explorer.json"
 CELLS = "cells.parquet"
 INDEX = "index.html"
 SERVER = "server.js"

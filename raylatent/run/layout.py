@@ -31,6 +31,7 @@ REMOVED = "removed"
 MAPS = "maps"
 MOSAICS = "mosaics"
 EXPLORER = "explorer"
+EXPLORER_JSON = "explorer.json"
 MANIFESTS = "manifest"
 FOLDERS = (
     ACTIVATIONS,
