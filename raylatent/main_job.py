@@ -13,24 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raylatent import schema
-from raylatent.annotations import MPP_COLUMN, read_annotations, read_labels
+from raylatent.annotations import (
+    MPP_COLUMN,
+    SLIDE_COLUMN,
+    read_annotations,
+    read_labels,
+)
 from raylatent.arguments import option_values, with_options
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
+    ExploreConfig,
     LabelConfig,
     MapConfig,
     MosaicConfig,
+    NamedMapConfig,
+    PageConfig,
     SelectConfig,
 )
 from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
 from raylatent.mapping.umap_learn import MapParameters
-from raylatent.run import MAPS, MOSAICS, RunDirectory
+from raylatent.run import EXPLORER, MAPS, MOSAICS, RunDirectory
 from raylatent.seal import DIGEST
 from raylatent.source.kinds import find_sources
-from raylatent.source.names import match_said
-from raylatent.storage import Store, is_uri
+from raylatent.source.names import match, match_said
+from raylatent.storage import Store, absolute, is_uri
 
 if TYPE_CHECKING:
     from raylatent.dataset_features import DatasetFeatures
@@ -68,6 +76,7 @@ class Atlas:
         mosaic: The mosaic, as it is stored.
         picture: Where the mosaic's picture is.
         map_folder: Where the map is.
+        page: Where the page to walk in is, None where none was written.
     """
 
     run: str
@@ -76,6 +85,7 @@ class Atlas:
     mosaic: "Mosaic"
     picture: str
     map_folder: str
+    page: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,11 +113,13 @@ class Outcome:
         report: Of the activations.
         map: The map, None if not one tile has activations.
         mosaic: The mosaic and its folder, None in the same case.
+        page: The page, None where none was written.
     """
 
     report: "RunReport"
     map: StoredMap | None = None
     mosaic: tuple["Mosaic", str] | None = None
+    page: str | None = None
 
 
 @with_options(AtlasConfig)
@@ -164,6 +176,9 @@ def atlas(  # noqa: D417, PLR0913  (the verb's options)
     grid: str = AtlasConfig.grid,
     cell_px: int = AtlasConfig.cell_px,
     source_root: PathLike = "",
+    explorer: bool | None = None,
+    max_size: str = AtlasConfig.max_size,
+    explorer_cell_px: int = AtlasConfig.explorer_cell_px,
 ) -> Atlas:
     """Compute activations, place every tile on a map, and draw a mosaic of it.
 
@@ -211,6 +226,7 @@ def atlas(  # noqa: D417, PLR0913  (the verb's options)
         mosaic=made,
         picture=f"{folder}/mosaic.png",
         map_folder=done.map.folder,
+        page=done.page,
     )
 
 
@@ -245,7 +261,27 @@ def run_atlas(
     if labels is None:
         config = replace(config, annotations="")  # what was to be said of it is said
     made = run_map(_part(config, MapConfig))
-    return Outcome(report, made, run_mosaic(_part(config, MosaicConfig)))
+    mosaic = run_mosaic(_part(config, MosaicConfig))
+    return Outcome(report, made, mosaic, _explored(config))
+
+
+def _explored(config: AtlasConfig) -> str | None:
+    """The page of the run's map, where it is wanted and can be opened."""
+    if config.explorer is False:
+        return None
+    if is_uri(config.out):
+        logger.info(
+            "a page to walk in is written by `raylatent explore %s --out DIR`, or "
+            "shown by `raylatent serve %s`",
+            *(config.out, config.out),
+        )
+        return None
+    given = {
+        **_values(config, PageConfig),
+        "out": "",
+        "source_root": config.source_root,
+    }
+    return run_explore(ExploreConfig(run=config.out, **given))[0]
 
 
 def run_activations(
@@ -418,6 +454,58 @@ def run_select(config: SelectConfig) -> int:
     return exports.WRITERS[config.to](config.out, tables, export)
 
 
+def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
+    """Write the page of a map; where it is, and what explorer.json says."""
+    annotations = _annotations(config)
+    labels = _check_labels(config)
+    run = RunDirectory.open(config.run)
+    folder = absolute(config.out or f"{run.uri}/{EXPLORER}/{config.map}")
+    if is_uri(folder):
+        message = (
+            f"a page opens from a disk, and {folder} is none: give --out DIR, a local "
+            f"folder, or show it by `raylatent serve {config.run}`"
+        )
+        raise ConfigError(message)
+    from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
+    from raylatent.explorer.regions import region_labels  # noqa: PLC0415
+    from raylatent.explorer.write import Wanted  # noqa: PLC0415
+    from raylatent.montage.points import labels_of_points  # noqa: PLC0415
+    from raylatent.stored.map_points import tile_labels  # noqa: PLC0415
+
+    label, column = None, ""
+    if labels is not None:
+        of_slides = _labeled(labels, run.slides(), config)
+        label, column = partial(labels_of_points, of_slides), config.label
+    elif (
+        regions := region_labels(Store(f"{run.uri}/{MAPS}/{config.map}"))
+    ) is not None:
+        label, column = regions, "region"
+    elif run.has_tile_labels:
+        label, column = tile_labels, schema.LABEL
+    wanted = Wanted(
+        map=config.map,
+        label=label,
+        label_column=column,
+        annotations=match(annotations.items(), run.slides()),
+        cell_px=config.explorer_cell_px,
+        max_bytes=config.max_bytes(),
+        source_roots=[config.source_root] if config.source_root else None,
+    )
+    facts = build_explorer(run, folder, wanted)
+    return f"{folder}/index.html", facts
+
+
+def _annotations(config: ExploreConfig) -> dict[str, dict[str, str]]:
+    """Columns of the annotations by slide as it is written there."""
+    if not config.annotations:
+        return {}
+    rows = read_annotations(config.annotations)
+    return {
+        row[SLIDE_COLUMN]: {k: v for k, v in row.items() if k != SLIDE_COLUMN}
+        for row in rows
+    }
+
+
 def map_parameters(config: MapConfig) -> MapParameters:
     """What the map is asked to be; MapError names an argument that makes no sense."""
     values: dict[str, Any] = {}
@@ -455,7 +543,11 @@ def _as_json(name: str, value: object) -> str:
 
 def _part(config: AtlasConfig, kind: type[Any]) -> Any:  # noqa: ANN401
     """The configuration of one of the verbs that `atlas` is made of."""
-    return kind(**{f.name: getattr(config, f.name) for f in fields(kind)})
+    return kind(**_values(config, kind))
+
+
+def _values(config: AtlasConfig, kind: type[Any]) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in fields(kind)}
 
 
 def _demo(config: AtlasConfig) -> AtlasConfig:
@@ -476,7 +568,7 @@ def _demo(config: AtlasConfig) -> AtlasConfig:
     )
 
 
-def _check_labels(config: MapConfig | MosaicConfig) -> dict[str, str] | None:
+def _check_labels(config: NamedMapConfig) -> dict[str, str] | None:
     """Labels by slide, None where none are asked for; refused before hours of work."""
     if not config.annotations:
         return None
@@ -493,7 +585,7 @@ def _check_labels(config: MapConfig | MosaicConfig) -> dict[str, str] | None:
 
 
 def _labeled(
-    labels: Mapping[str, str], slides: Iterable[str], config: MapConfig | MosaicConfig
+    labels: Mapping[str, str], slides: Iterable[str], config: NamedMapConfig
 ) -> dict[str, str]:
     """Labels by the slides' own names; how many slides have none is said.
 

@@ -179,6 +179,7 @@ LABEL_ENTROPY = "label_entropy"
 PREDICTIONS_MEAN = "predictions_mean"
 KNN_DISTANCE_MEAN = "knn_distance_mean"
 WHY = "why"
+_PLACES = (TILE_INDEX, LOC_X, LOC_Y)
 CELLS = pa.schema(
     [
         pa.field(ROW, pa.int32(), nullable=False),  # 0 is lowest y: rows go upwards
@@ -199,6 +200,39 @@ CELLS = pa.schema(
     ]
 )
 """A mosaic's occupied cells, the tile chosen for each, and what is in them."""
+
+LEVEL = "level"
+SINCE = "since"
+TIED = "tied"
+TOP_SLIDE = "top_slide"
+TOP_SLIDE_N = "top_slide_n"
+PICTURE = "picture"
+SLOT = "slot"
+EXPLORER_CELLS = pa.schema(
+    [
+        pa.field(LEVEL, pa.int32(), nullable=False),
+        pa.field(ROW, pa.int32(), nullable=False),  # 0: the lowest
+        pa.field(COL, pa.int32(), nullable=False),
+        pa.field(N, pa.int64(), nullable=False),  # tiles in the cell
+        pa.field(N_SLIDES, pa.int64(), nullable=False),
+        pa.field(SLIDE, pa.string(), nullable=False),  # of the tile that is shown
+        *(pa.field(f.name, f.type) for f in REFERENCE if f.name in _PLACES),
+        pa.field(X, pa.float32(), nullable=False),  # of that tile, on the map
+        pa.field(Y, pa.float32(), nullable=False),
+        pa.field(WHY, pa.string(), nullable=False),
+        *(pa.field(f.name, f.type) for f in REFERENCE if f.name not in _PLACES),
+        pa.field(SINCE, pa.int32(), nullable=False),  # the first level that shows it
+        pa.field(DISTANCE, pa.float64(), nullable=False),
+        pa.field(TIED, pa.int64(), nullable=False),  # tiles that are as near
+        *(CELLS.field(name) for name in (LABEL_COUNTS, PREDICTIONS_MEAN)),
+        CELLS.field(KNN_DISTANCE_MEAN),
+        pa.field(TOP_SLIDE, pa.string(), nullable=False),  # with the most tiles
+        pa.field(TOP_SLIDE_N, pa.int64(), nullable=False),
+        pa.field(PICTURE, pa.int32()),  # that has the tile at its own size
+        pa.field(SLOT, pa.int32()),  # in that picture
+    ]
+)
+"""The cells of all levels of an explorer, by level, row and column."""
 
 # Footer keys of a part: all values are UTF-8 strings, JSON where structured.
 FOOTER_FINGERPRINT = "raylatent.fingerprint"

@@ -12,6 +12,7 @@ from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
     BenchConfig,
+    ExploreConfig,
     ExtractTilesConfig,
     LabelConfig,
     LayersConfig,
@@ -48,6 +49,8 @@ def _atlas(config: AtlasConfig) -> int:
         say(f"layer     {config.layers[0]} is mapped, --layer chooses another")
     _say_map(done.map)
     _say_mosaic(config, *done.mosaic)
+    if done.page is not None:
+        say(f"explore   {done.page}")
     return 1 if done.report.failed else 0
 
 
@@ -171,6 +174,23 @@ def _serve(config: ServeConfig) -> int:
     return 0
 
 
+def _explore(config: ExploreConfig) -> int:
+    from raylatent.main_job import run_explore  # noqa: PLC0415  (ray: slow)
+
+    page, facts = run_explore(config)
+    level = facts["levels"][-1]
+    points = facts["counts"]["points"]
+    say(
+        f"levels    {len(facts['levels'])}, the deepest has {level['cells']:,} cells, "
+        f"{100 * level['cells'] / points:.3g} % of {points:,} tiles; points: "
+        f"{facts['points']}"
+    )
+    if facts["failed"]:
+        say(f"failed    {facts['failed']:,} tiles cannot be read and are gray")
+    say(f"explore   {page}")
+    return 0
+
+
 def _layers(config: LayersConfig) -> int:
     from raylatent.model.features import model_layers  # noqa: PLC0415  (torch: slow)
 
@@ -247,6 +267,8 @@ def _say_counts(report: "Verification") -> None:
         say(f"map       {name}, {n_points:,} points")
     for name in report.mosaics:
         say(f"mosaic    {name}")
+    for name in report.pages:
+        say(f"explore   {name}")
     if report.sources:
         states = (f"{n:,} {state}" for state, n in report.sources.most_common())
         records = f", {n:,} records checked" if (n := counts["records"]) else ""
@@ -258,6 +280,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "activations": (ActivationsConfig, _activations),
     "map": (MapConfig, _map),
     "mosaic": (MosaicConfig, _mosaic),
+    "explore": (ExploreConfig, _explore),
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "select": (SelectConfig, _select),
     "label": (LabelConfig, _label),

@@ -1,5 +1,6 @@
 """One configuration class for each verb."""
 
+import re
 from dataclasses import dataclass
 
 from raylatent.config.options import (
@@ -325,9 +326,70 @@ class MosaicConfig(NamedMapConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtlasConfig(ActivationsConfig, MapConfig, MosaicConfig):
-    """Everything: activations, map, mosaic."""
+class PageConfig(NamedMapConfig):
+    """How much of a map its page holds."""
 
+    max_size: str = option(
+        "2GB", "of the page and its pictures, as 500MB or 2GB", metavar="SIZE"
+    )
+    explorer_cell_px: int = option(
+        96, "side of a cell of the page in pixels", metavar="N"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        at_least("--explorer-cell-px", self.explorer_cell_px, 16)
+        self.max_bytes()
+
+    def max_bytes(self) -> int:
+        """The bytes of `--max-size`.
+
+        >>> PageConfig(out="run", max_size="500MB").max_bytes()
+        500000000
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", self.max_size.upper())
+        if found is None or not float(found[1]):
+            message = f"--max-size is {self.max_size!r}, not a size as 500MB or 2GB"
+            raise ConfigError(message)
+        return int(float(found[1]) * 1000 ** "_KMGT".index(found[2] or "_"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig(PageConfig):
+    """A map as a page that one can walk in: it opens by double click."""
+
+    run: str = option(
+        "", "the run directory", metavar="RUN", positional=True, nargs="?"
+    )
+    out: str = option(
+        "",
+        "the folder of the page (default: RUN/explorer/<map>, where RUN is local)",
+        metavar="DIR",
+    )
+    source_root: str = option(
+        "",
+        "where the TFRecords, slides or pictures are now, if they were moved",
+        metavar="PATH",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense."""
+        super().__post_init__()
+        if not self.run:
+            message = "explore takes one run directory: raylatent explore RUN"
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasConfig(ActivationsConfig, MapConfig, MosaicConfig, PageConfig):
+    """Everything: activations, map, mosaic, and a page to walk in."""
+
+    explorer: bool | None = option(
+        None,
+        "write the page RUN/explorer/<map>/index.html (default, where RUN is local)",
+        no="--no-explorer",
+    )
     demo: bool = flag("run on the embedded demo: real tissue, real weights")
 
     def __post_init__(self) -> None:

@@ -100,8 +100,9 @@ def build_map(
                     run.store.delete(file)
                 digests.update(_own_names(place(broken, fitted)[1], name))
             return store.uri
-        rows, held = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
-        fitted = _fit(rows, layer, params)
+        sample = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
+        rows, held, keys = sample
+        fitted = _fit(rows, layer, params, keys)
         about |= {"quality": measured(fitted, rows, held)}
         claim.check()
         # From here on, and until map.json is back, there is no map of this name.
@@ -212,10 +213,15 @@ def _parts_of(run: RunDirectory) -> list[Part]:
     return parts
 
 
-def _fit(rows: NDArray[np.float32], layer: str, params: MapParameters) -> FittedMap:
+def _fit(
+    rows: NDArray[np.float32],
+    layer: str,
+    params: MapParameters,
+    keys: NDArray[np.uint64],
+) -> FittedMap:
     say_fit(rows, layer, params)
     with still_working("fitting UMAP"):
-        return fit_map(rows, params)
+        return fit_map(rows, params, keys)
 
 
 def say_fit(features: NDArray[np.float32], layer: str, params: MapParameters) -> None:

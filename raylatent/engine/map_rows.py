@@ -29,11 +29,12 @@ from raylatent.engine.stream import Advice, stream
 from raylatent.errors import MapError, RunError
 from raylatent.mapping.fit import MAX_SAMPLE_BYTES
 from raylatent.mapping.fitted_map import MODEL_NPZ, FittedMap
-from raylatent.mapping.sample import SampleSketch, finish, merge, sketch
+from raylatent.mapping.sample import KEY, SampleSketch, finish, merge, sketch
 from raylatent.mapping.umap_learn import MapParameters
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import MAPS, Part, RunDirectory
 from raylatent.seal import FILES
+from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
 from raylatent.stored.map_points import POINTS_FOLDER
 
@@ -175,7 +176,7 @@ class PlacementActor:
         self.on_unit(part.slide, part.unit)
         columns = [*schema.REFERENCE.names, self._layer]
         table = read_part(self._store, part.name, columns)
-        points, counts = place_part(table, self._fitted, self._layer)
+        points, counts = place_part(table, self._fitted, self._layer, part.slide)
         name = part_name(self._folder, part.slide, part.unit)
         refuse_taken(self._store)
         footer = {
@@ -189,13 +190,16 @@ class PlacementActor:
 
 
 def place_part(
-    table: pa.Table, fitted: FittedMap, layer: str
+    table: pa.Table, fitted: FittedMap, layer: str, slide: str
 ) -> tuple[pa.Table, dict[str, int]]:
     """Points of a part's rows, and how many are outside the frame, or novel.
 
     The pure twin of `PlacementActor`.
     """
-    xy, distance = fitted.place(schema.vectors(table, layer).astype(np.float32))
+    tiles = table[schema.TILE_INDEX].to_numpy()
+    keys = tile_hash(fitted.parameters.seed, slide, tiles)
+    rows = schema.vectors(table, layer).astype(np.float32)
+    xy, distance = fitted.place(rows, keys)
     points = pa.Table.from_arrays(
         [
             *(table[name].combine_chunks() for name in schema.REFERENCE.names),
@@ -222,7 +226,7 @@ def sample_rows(
     params: MapParameters,
     n_held: int = 0,
     stall_timeout_s: float = STALL_TIMEOUT_S,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint64]]:
     """Activations of the sample's rows, and of others, in the order of their keys.
 
     Args:
@@ -234,7 +238,7 @@ def sample_rows(
         stall_timeout_s: How long nothing may be finished.
 
     Returns:
-        float32 (n, d) and (m, d).
+        float32 (n, d) and (m, d), and the keys of the sample's rows, uint64 (n,).
     """
     size = _sample_size(run, layer, params)
     limit = size + n_held
@@ -266,7 +270,7 @@ def sample_rows(
     pairs = zip(*(sample[name].to_pylist() for name in names), strict=True)
     inside = np.zeros(len(chosen), bool)
     inside[[places[pair] for pair in pairs]] = True
-    return features[inside], features[~inside]
+    return features[inside], features[~inside], chosen[KEY].to_numpy()[inside]
 
 
 def _fetched(

@@ -26,7 +26,6 @@ from raylatent.explorer.selection import MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
 from raylatent.parts import escape_partition
-from raylatent.source.kinds import kind_of
 from raylatent.storage import Store, absolute
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles
@@ -63,7 +62,7 @@ class Export:
     fingerprint: str
     regions: Sequence[str]
     squares: Mapping[int, TileSquare] = field(default_factory=dict)
-    located: Mapping[int, Any] = field(default_factory=dict)
+    located: Mapping[int, Located] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -204,9 +203,10 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
             logger.warning("%d tiles are of no source", table.num_rows - len(rows))
         if not rows:
             continue
-        located: Located = export.located[rows[0][schema.SOURCE]]
+        located = export.located[rows[0][schema.SOURCE]]
         places = [located.place(row) for row in rows]
-        for position, tile in stored_tiles(places, own_side(located)):
+        side = located.source.tile_px or 0  # known where tiles are cut out of slides
+        for position, tile in stored_tiles(places, side, own_size=True):
             row = rows[position]
             if isinstance(tile, str):
                 about = (row[schema.TILE_INDEX], row[schema.SLIDE], tile)
@@ -216,12 +216,6 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
             store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", _png(tile))
             n += 1
     return n
-
-
-def own_side(located: Located) -> int:
-    """The side at which tiles of a source have their own size; 0: as they are encoded."""
-    known = located.source.tile_px or 0
-    return known if kind_of(located.source).has_grid else 0
 
 
 WRITERS: Mapping[str, Callable[[str, Members, Export], int]] = {

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from secrets import token_urlsafe
@@ -27,7 +27,6 @@ from raylatent import schema
 from raylatent.config import ServeConfig
 from raylatent.errors import ConfigError, MapError, RaylatentError, StorageError
 from raylatent.explorer import gate
-from raylatent.explorer.exports import own_side
 from raylatent.explorer.gate import Answer, Asked, Gate, Route
 from raylatent.explorer.polygon import (
     MAX_BYTES,
@@ -35,11 +34,13 @@ from raylatent.explorer.polygon import (
     parse_polygons,
     region_of,
 )
+from raylatent.explorer.pyramid import DEEPEST, Square
 from raylatent.explorer.selection import Where, members
 from raylatent.explorer.tile_squares import slide_files_of
+from raylatent.montage.grid import SquareGrid
 from raylatent.parts import read_part
 from raylatent.run import EXPLORER, MAPS, RunDirectory
-from raylatent.run.layout import REGIONS_JSON
+from raylatent.run.layout import EXPLORER_JSON, REGIONS_JSON
 from raylatent.seal import DIGEST, parse_json
 from raylatent.source.kinds import kind_of
 from raylatent.source.slides import local_slide
@@ -58,7 +59,6 @@ _MOST_S = 60.0  # that members are looked for
 _BODY_S = 20.0
 _RENDERS, _QUERIES = 4, 1  # at a time
 _MOST_SLIDES = 8  # held open
-_DEEPEST = 13
 _JPEG = "image/jpeg"
 _QUALITY = 90
 _TYPES = {
@@ -101,7 +101,7 @@ class Explorer:
 
     def _map_of_page(self) -> dict[str, Any]:
         """What explorer.json tells of the map."""
-        told = self.root / "explorer.json"
+        told = self.root / EXPLORER_JSON
         about = parse_json(told.read_bytes()) if told.is_file() else None
         if about is None:
             message = (
@@ -203,12 +203,13 @@ class Explorer:
         """What a polygon or the cell of a level holds; MapError if it is neither."""
         values = parse_json(body) or {}
         if "cell" in values:
-            cell, sides = values["cell"], self._map.get("side", 1.0)
+            cell, (x, y) = values["cell"], self._map["lower"]
             whole = isinstance(cell, list) and [type(v) for v in cell] == [int] * 3
-            if not whole or not 0 <= cell[0] <= _DEEPEST:
+            if not whole or not 0 <= cell[0] <= DEEPEST:
                 message = "a cell is [level, row, column]"
                 raise MapError(message)
-            return partial(_of_cell, self._map.get("lower", [0.0, 0.0]), sides, *cell)
+            square = Square(x=x, y=y, side=self._map["side"])
+            return partial(_of_cell, square.grid(cell[0]), *cell[1:])
         polygons = parse_polygons(body, "what was sent")
         check_map(polygons, self.stored.info[DIGEST], "the polygon")
         return partial(region_of, polygons)
@@ -260,9 +261,8 @@ class Explorer:
         located = self._located.get(row[schema.SOURCE])
         if located is None:
             return None
-        [(_, found)] = stored_tiles(
-            [located.place(row)], own_side(located), n_threads=1
-        )
+        place, side = located.place(row), located.source.tile_px or 0
+        [(_, found)] = stored_tiles([place], side, n_threads=1, own_size=True)
         if isinstance(found, str):
             raise StorageError(found)
         data = io.BytesIO()
@@ -320,18 +320,11 @@ class Explorer:
 
 
 def _of_cell(
-    lower: Sequence[float],
-    side: float,
-    level: int,
-    row: int,
-    col: int,
-    xy: NDArray[np.float64],
+    grid: SquareGrid, row: int, col: int, xy: NDArray[np.float64]
 ) -> NDArray[np.int32]:
     """0 for places (n, 2) in a cell of the explorer, else -1."""
-    n = 8 << level
-    cells = np.floor((xy - np.asarray(lower)) / side * n)
-    inside = (np.minimum(cells, n - 1) == [col, row]).all(axis=1)
-    return np.where(inside, 0, -1).astype(np.int32)
+    rows, cols = grid.bin(xy)
+    return np.where((rows == row) & (cols == col), 0, -1).astype(np.int32)
 
 
 def application(explorer: Explorer, rules: Gate) -> Callable[..., Awaitable[None]]:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from raylatent.errors import MapError
 from raylatent.mapping.fitted_map import (
     FORMAT_VERSION,
+    KEYS,
     LOWER_PERCENTILE,
     MARGIN,
+    NEAREST,
     ROW_ENGINE,
     UMAP_ENGINE,
     UPPER_PERCENTILE,
@@ -63,7 +65,11 @@ class _Fit:
     nearest: NDArray[np.float64]
 
 
-def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
+def fit_map(
+    features: NDArray[np.floating],
+    params: MapParameters,
+    keys: NDArray[np.uint64] | None = None,
+) -> FittedMap:
     """Fit a map on the sample's activations.
 
     The same features and parameters give the same map on one type of CPU with one
@@ -73,6 +79,7 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
         features: Activations (n, d) of the sample, ascending by key. More than
             `MAX_SAMPLE_BYTES` are cut to the first rows, and map.json says so.
         params: What the map is to be.
+        keys: Of these rows (n,), by which they are known when they are placed.
 
     Raises:
         MapError: There is no row, a value is not finite, or UMAP refuses.
@@ -112,7 +119,10 @@ def fit_map(features: NDArray[np.floating], params: MapParameters) -> FittedMap:
         },
         "placement": result.placement,
     }
-    return FittedMap(info=info, arrays=result.arrays)
+    arrays = result.arrays
+    if keys is not None:
+        arrays = {**arrays, KEYS: keys[: len(rows)]}
+    return FittedMap(info=info, arrays=arrays)
 
 
 def _check_finite(
@@ -158,6 +168,7 @@ def _fit_by_row(
         **sample._asdict(),
         "embedding": embedding,
         "stream": stream,
+        NEAREST: nearest.astype(np.float32),
     }
     placement = {
         "engine": ROW_ENGINE,

@@ -26,6 +26,8 @@ FORMAT_VERSION = 1
 MODEL_NPZ = "model.npz"
 ROW_ENGINE = "raylatent-rows"
 UMAP_ENGINE = "umap-learn"
+KEYS, NEAREST = "keys", "nearest"
+"""Of sample rows: their keys, ascending, and the distance to the closest other row."""
 
 _PACKAGES = (
     *("numpy", "numba", "scipy", "scikit-learn", "umap-learn", "pynndescent"),
@@ -147,7 +149,9 @@ class FittedMap:
         return FittedMap(info={**self.info, **values}, arrays=self.arrays)
 
     def place(
-        self, features: NDArray[np.floating]
+        self,
+        features: NDArray[np.floating],
+        keys: NDArray[np.uint64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Place rows, each by itself: no bit depends on the rows beside it.
 
@@ -156,11 +160,13 @@ class FittedMap:
 
         Args:
             features: Activations (n, n_features).
+            keys: Of the rows' tiles (n,), see `mapping.sample`: a row of the sample is
+                known by its key.
 
         Returns:
             Places float32 (n, 2), and the metric's distance in all features to the
-            closest sample row, float32 (n,): 0 for a row of the sample, which keeps
-            its place.
+            closest sample row, float32 (n,): of a row of the sample to the closest
+            other one. A row of the sample keeps its place.
 
         Raises:
             MapError: Another number of features, or values that are not finite.
@@ -174,13 +180,24 @@ class FittedMap:
             raise MapError(message)
         if not len(rows):
             return np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
+        own = self._of_sample(keys, len(rows))
         if self.info["placement"]["engine"] == UMAP_ENGINE:
-            return transform_by_umap(self._umap, self.arrays["rows"], rows)
+            return transform_by_umap(self._umap, self.arrays["rows"], rows, own)
         from raylatent.mapping.place import place_rows  # noqa: PLC0415  (numba)
 
         normalized = normalize(rows, self.info["placement"]["metric"])
         xy, distance = place_rows(normalized, *self._model)
+        known = own >= 0
+        distance[known] = self.arrays[NEAREST][own[known]] if known.any() else 0.0
         return xy, distance
+
+    def _of_sample(self, keys: NDArray[np.uint64] | None, n: int) -> NDArray[np.int64]:
+        """Which row of the sample each of n rows is, -1 where it is none."""
+        known = self.arrays.get(KEYS)
+        if keys is None or known is None:
+            return np.full(n, -1)
+        at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        return np.where(known[at] == keys, at, -1)
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:

@@ -355,11 +355,19 @@ def transform_by_umap(
     model: Any,  # noqa: ANN401
     sample: NDArray[np.float32],
     rows: NDArray[np.float32],
+    own: NDArray[np.int64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Places (n, 2) and nearest distances (n,) by umap-learn's own transform.
 
     A sample row goes ahead as sentinel: its weight of 1 sets the scale that otherwise
     would be the batch's. Rows equal to sample rows take the first one's place.
+
+    Args:
+        model: The estimator.
+        sample: Rows that it was fitted on.
+        rows: To be placed.
+        own: Which of the sample each row is (n,), whose distance does not count; -1:
+            none.
     """
     from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
 
@@ -372,11 +380,13 @@ def transform_by_umap(
     nearest = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), 512):
         distances = metric_distances(model, rows[start : start + 512], sample)
+        known = np.flatnonzero(own[start : start + 512] >= 0)
+        distances[known, own[start + known]] = np.inf
         nearest[start : start + 512] = distances.min(axis=1)
     for i, row in enumerate(rows):
         if (equal := first.get(row.tobytes())) is not None:
             xy[i] = model.embedding_[equal]
-            nearest[i] = 0.0
+            nearest[i] = nearest[i] if own[i] >= 0 else 0.0
     return xy, nearest
 
 

@@ -47,6 +47,7 @@ from raylatent.stable_hash import tile_hash
 
 CELL = "cell"
 TIED = "tied"
+PLACE_X, PLACE_Y = "place_x", "place_y"
 _HASH = "hash"
 
 
@@ -100,7 +101,8 @@ class PartialCells:
 
     Attributes:
         best: One row a cell, ascending: `cell`, `n`, `index`, `distance`, `tied` (how
-            many are as near), `hash` and the reference of the best tile so far.
+            many are as near), `hash`, the place and the reference of the best tile so
+            far.
         rule: By which it is the best.
         tally: What is in the cells.
         n_points: Points seen.
@@ -204,6 +206,8 @@ def _candidates(
         schema.DISTANCE: distance,
         TIED: ones,
         _HASH: _hashes(reference, rule),
+        PLACE_X: points.xy[rows, 0],
+        PLACE_Y: points.xy[rows, 1],
     }
     return pa.table({**own, **{n: reference[n] for n in REFERENCE.names}})
 
@@ -310,8 +314,12 @@ def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
         schema.LABEL_COUNTS: counts,
         schema.N_SLIDES: slide_numbers(ids, tally.slides),
         schema.LABEL_ENTROPY: entropies(counts),
-        schema.PREDICTIONS_MEAN: _lists(len(ids), *means_of(ids, tally.predictions)),
-        schema.KNN_DISTANCE_MEAN: _values(len(ids), *means_of(ids, tally.knn_distance)),
+        schema.PREDICTIONS_MEAN: mean_lists(
+            len(ids), *means_of(ids, tally.predictions)
+        ),
+        schema.KNN_DISTANCE_MEAN: mean_values(
+            len(ids), *means_of(ids, tally.knn_distance)
+        ),
         schema.WHY: reasons(best, partial.rule, grid.cell),
     }
     if partial.rule.select == "first":
@@ -350,14 +358,14 @@ def _reason(rule: Rule, cell: float, n: int, tied: int, distance: float) -> str:
     return f"{why}; {tied:,} are as near, this is the {last}"
 
 
-def _values(n: int, means: NDArray[np.float64], at: NDArray[np.int64]) -> pa.Array:
+def mean_values(n: int, means: NDArray[np.float64], at: NDArray[np.int64]) -> pa.Array:
     """Means (m, 1) of some of n cells, null for the others."""
     values, missing = np.zeros(n), np.ones(n, bool)
     values[at], missing[at] = means[:, 0] if len(at) else 0.0, False
     return pa.array(values, mask=missing)
 
 
-def _lists(n: int, means: NDArray[np.float64], at: NDArray[np.int64]) -> pa.Array:
+def mean_lists(n: int, means: NDArray[np.float64], at: NDArray[np.int64]) -> pa.Array:
     """Means (m, d) of some of n cells as lists, null for the others."""
     values = np.zeros((n, means.shape[1]), np.float32)
     missing = np.ones(n, bool)

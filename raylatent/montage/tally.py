@@ -224,7 +224,9 @@ class Tally:
         column = None if distance is None else distance[:, None]
         return cls(
             slides=None if reference is None else _by_slide(ids, code, reference),
-            labels=None if points.labels is None else _count(ids, code, points.labels),
+            labels=None
+            if points.labels is None
+            else counts_by_cell(ids, code, points.labels),
             predictions=_sums(ids, code, points.predictions),
             knn_distance=_sums(ids, code, column),
         )
@@ -233,7 +235,7 @@ class Tally:
         """Of both sets of points together."""
         return Tally(
             slides=_merge_slides(self.slides, other.slides),
-            labels=_merge_labels(self.labels, other.labels),
+            labels=merge_counts(self.labels, other.labels),
             predictions=_merge_sums(self.predictions, other.predictions),
             knn_distance=_merge_sums(self.knn_distance, other.knn_distance),
         )
@@ -323,7 +325,14 @@ def _merge_slides(
     return merged
 
 
-def _count(ids: Ids, code: Ids, labels: pa.Array) -> pa.Table:
+def counts_by_cell(ids: Ids, code: Ids, labels: pa.Array) -> pa.Table:
+    """How many points of each cell have each label: `cell`, `label`, `count`.
+
+    Args:
+        ids: Of the cells, ascending, shape (c,).
+        code: In which of them each point is, shape (n,).
+        labels: Of the points, n strings; null: none.
+    """
     known = np.flatnonzero(labels.is_valid().to_numpy(zero_copy_only=False))
     encoded = labels.take(pa.array(known)).dictionary_encode()
     names = encoded.dictionary
@@ -338,7 +347,8 @@ def _count(ids: Ids, code: Ids, labels: pa.Array) -> pa.Table:
     return pa.table(columns)
 
 
-def _merge_labels(a: pa.Table | None, b: pa.Table | None) -> pa.Table | None:
+def merge_counts(a: pa.Table | None, b: pa.Table | None) -> pa.Table | None:
+    """Counts of both sets of points together, see `counts_by_cell`."""
     if a is None or b is None:
         return b if a is None else a
     table = pa.concat_tables([a, b])

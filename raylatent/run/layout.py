@@ -8,7 +8,7 @@
 - `thumbnails/slide=<name>/grid.jpg`: of whole slides, with the kept tiles drawn
 - `removed/`: rows of slides that a later run no longer names
 - `tiles/`, `finished/`: of extract-tiles: slides under way, and those that are whole
-- `report.json`, `slides.html`, `maps/<name>/`, `mosaics/<name>/`
+- `report.json`, `slides.html`, `maps/<name>/`, `mosaics/<name>/`, `explorer/<map>/`
 - `manifest/<verb>.parquet`: path, size and digest of each file that a verb left, but
   for `slides.html`
 """
@@ -33,6 +33,7 @@ REMOVED = "removed"
 MAPS = "maps"
 MOSAICS = "mosaics"
 EXPLORER = "explorer"
+EXPLORER_JSON = "explorer.json"
 MANIFESTS = "manifest"
 FOLDERS = (
     ACTIVATIONS,
@@ -44,10 +45,15 @@ FOLDERS = (
     REMOVED,
     MAPS,
     MOSAICS,
+    EXPLORER,
     MANIFESTS,
 )
 
-_OUTPUTS = {MAPS: "map", MOSAICS: "mosaic"}  # folders, and the verbs that fill them
+_OUTPUTS = {
+    MAPS: "map",
+    MOSAICS: "mosaic",
+    EXPLORER: "explore",
+}  # folders, and the verbs that fill them
 _SLIDE = r"slide=[^/]+"
 _STAGES = "|".join((ACTIVATIONS, QUARANTINE, TILES, GRIDS))
 _OURS = re.compile(
@@ -58,6 +64,9 @@ _OURS = re.compile(
     rf"|{MAPS}/[^/]+/(?:map\.json|model\.npz|regions\.json|points/{_SLIDE}/[0-9]+\.parquet)"
     rf"|{MOSAICS}/[^/]+/(?:mosaic\.json|cells\.parquet)"
     rf"|(?:{MAPS}|{MOSAICS})/[^/]+/[^/]+\.(?:png|jpg|jpeg|pdf|svg|csv)"
+    rf"|{EXPLORER}/[^/]+/(?:explorer\.json|cells\.parquet|mosaic\.dzi|regions\.json"
+    r"|[a-z_]+\.(?:html|css|js)|data/(?:meta|(?:cells|points|slides)/[0-9/]+)\.js"
+    r"|(?:mosaic_files|tiles)/[0-9]+/[0-9_]+\.jpg|slides/[0-9]+\.jpg)"
     rf"|{MANIFESTS}/[^/]+\.parquet"
 )
 

@@ -207,7 +207,7 @@ def put_run_manifest(run: RunDirectory, digests: Mapping[str, str]) -> None:
         run: The run.
         digests: That the verb knows.
     """
-    others = {layout.MAPS, layout.MOSAICS, layout.MANIFESTS}
+    others = {layout.MAPS, layout.MOSAICS, layout.EXPLORER, layout.MANIFESTS}
     folders = [folder for folder in layout.FOLDERS if folder not in others]
     own = (RUN_JSON, layout.SOURCES, layout.REPORT)
     files = _list_files(run.store, folders, own, digests)

@@ -35,7 +35,14 @@ FOREIGN = "foreign"  # none of ours
 INCOMPLETE = "incomplete"  # never finished
 
 _SEALED_JSON = frozenset(
-    {RUN_JSON, layout.REPORT, MAP_JSON, MOSAIC_JSON, "record.json"}
+    {
+        RUN_JSON,
+        layout.REPORT,
+        MAP_JSON,
+        MOSAIC_JSON,
+        layout.EXPLORER_JSON,
+        "record.json",
+    }
 )
 _NOT_WRITTEN = "it is not the file that was written"
 _MANIFESTS = f"{layout.MANIFESTS}/"
@@ -183,6 +190,7 @@ class Verification:
             `records` of sources that were read.
         points: By map.
         mosaics: Names.
+        pages: Names of the maps that have one to walk in.
         sources: How many are as they were, changed, gone, cannot be looked at.
         worked_on_by: The driver that works on the run, None where none does.
     """
@@ -198,6 +206,7 @@ class Verification:
     counts: Counter[str] = field(default_factory=Counter)
     points: dict[str, int] = field(default_factory=dict)
     mosaics: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
     worked_on_by: str | None = None
     _wrong: set[str] = field(default_factory=set)
@@ -234,6 +243,7 @@ class Verification:
         self._count_tiles()
         self._compare_maps()
         self._compare_mosaics()
+        self._compare_pages()
         self._note_absent_manifests()
 
     def _compare_listed(self) -> None:
@@ -308,6 +318,7 @@ class Verification:
         for verb, folder, last in (
             ("map", layout.MAPS, MAP_JSON),
             ("mosaic", layout.MOSAICS, MOSAIC_JSON),
+            ("explore", layout.EXPLORER, layout.EXPLORER_JSON),
         ):
             for name in self._outputs(folder):
                 if self._lacks(f"{folder}/{name}/{last}"):
@@ -436,11 +447,25 @@ class Verification:
                     "`raylatent mosaic` again"
                 )
 
+    def _compare_pages(self) -> None:
+        self.pages = self._outputs(layout.EXPLORER)
+        for name in self.pages:
+            told = self._told_by(f"{layout.EXPLORER}/{name}/{layout.EXPLORER_JSON}")
+            maps = told.get("maps")
+            for one in maps if isinstance(maps, list) else ():
+                of_map = self._told_by(f"{layout.MAPS}/{one.get('name')}/{MAP_JSON}")
+                if of_map and of_map[DIGEST] != one.get("digest"):
+                    self.notes.append(
+                        f"the page of the map {name} is of another map than there is "
+                        "now: run `raylatent explore` again"
+                    )
+
     def _note_absent_manifests(self) -> None:
         """Say where only seals and counts were checked."""
         wanted = [manifest_of(self.verb)]
         wanted += [manifest_of("map", name) for name in self._outputs(layout.MAPS)]
         wanted += [manifest_of("mosaic", name) for name in self.mosaics]
+        wanted += [manifest_of("explore", name) for name in self.pages]
         self.notes += [
             f"there is no {name} that can be read: the files that it would list were "
             "checked by the seals and digests in themselves alone; the same command "

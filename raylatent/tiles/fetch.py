@@ -162,27 +162,32 @@ def array_tiles(
 
 
 def stored_tiles(
-    places: Sequence[Place], tile_px: int, *, n_threads: int | None = None
+    places: Sequence[Place],
+    tile_px: int,
+    *,
+    n_threads: int | None = None,
+    own_size: bool = False,
 ) -> Iterator[tuple[int, Tile]]:
     """Tiles found again in their sources, grouped by file, as they come.
 
     Args:
         places: Which.
-        tile_px: Longer side of the pictures; 0: encoded ones stay as large as they are.
+        tile_px: Longer side of the pictures.
         n_threads: That read and decode; default: one a core, at most 8.
+        own_size: Encoded tiles keep their size; tiles of slides are cut of `tile_px`.
 
     Yields:
         The position among `places`, and the picture or the reason why there is none.
     """
     n_threads = n_threads or min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(n_threads, "mosaic-tiles") as pool:
-        fetches = _fetches(places, tile_px)
+        fetches = _fetches(places, tile_px, own_size=own_size)
         for tiles in in_order(fetches, pool, 2 * n_threads + 1):
             yield from tiles
 
 
 def _fetches(
-    places: Sequence[Place], tile_px: int
+    places: Sequence[Place], tile_px: int, *, own_size: bool
 ) -> Iterator[Callable[[], list[tuple[int, Tile]]]]:
     """What reads a group each, to be begun in this order: file by file."""
     files: dict[tuple[str, ...], list[tuple[int, Place]]] = {}
@@ -196,27 +201,31 @@ def _fetches(
         reader = first.reader(len(starts), turns)
         for start in starts:
             some = group[start : start + first.together]
-            yield partial(_fetch, reader, some, tile_px)
+            yield partial(_fetch, reader, some, tile_px, own_size=own_size)
 
 
 def _fetch(
-    reader: PlaceReader, group: Sequence[tuple[int, Place]], tile_px: int
+    reader: PlaceReader,
+    group: Sequence[tuple[int, Place]],
+    tile_px: int,
+    *,
+    own_size: bool,
 ) -> list[tuple[int, Tile]]:
     """Read some tiles of one file, decode and shrink them."""
-    formats = group[0][1].formats
+    formats, side = group[0][1].formats, None if own_size else tile_px
     return [
-        (position, found if isinstance(found, str) else _tile(found, tile_px, formats))
+        (position, found if isinstance(found, str) else _tile(found, side, formats))
         for position, found in reader(group, tile_px)
     ]
 
 
-def _tile(content: Content, tile_px: int, formats: Sequence[str]) -> Tile:
+def _tile(content: Content, tile_px: int | None, formats: Sequence[str]) -> Tile:
     try:
         if isinstance(content, ContentError):
             raise content
         if isinstance(content, np.ndarray):
-            return fit_tile(content, tile_px)
-        if not tile_px:
+            return fit_tile(content, tile_px or max(content.shape[:2]))
+        if tile_px is None:
             return Image.fromarray(decode_image(bytes(content), formats))
         return shrunk(bytes(content), tile_px, formats)
     except ContentError as error:

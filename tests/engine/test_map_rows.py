@@ -66,7 +66,9 @@ def test_placing_with_one_and_four_actors_is_the_plain_loop(
     parts = run.footers()
     fitted = load_map(run.store.child("maps/default"))
     expected = {
-        part.name: place_part(read_part(run.store, part.name), fitted, "postconv")[0]
+        part.name: place_part(
+            read_part(run.store, part.name), fitted, "postconv", part.slide
+        )[0]
         for part in parts
     }
     assert sum(map(len, expected.values())) == 93

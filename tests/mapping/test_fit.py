@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.spatial.distance import cdist
 
 from raylatent.errors import MapError
 from raylatent.mapping.fit import fit_map, principal_components
@@ -82,6 +83,29 @@ def test_few_rows_work(n, metric, blobs):
     assert np.isfinite(more).all()
     assert (away > 0).all()
     assert fitted.info["placement"]["n_neighbors"] == max(1, n - 1)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_row_of_the_sample_is_as_novel_as_without_itself(metric, blobs):
+    """Whatever the order of rows; one that is twice in the sample is not novel."""
+    rows = blobs(80)[0].astype(np.float32)
+    rows[7] = rows[3]
+    keys = np.arange(10, 90, dtype=np.uint64)
+    fitted = fit_map(rows, MapParameters(metric=metric), keys)
+    whole = cdist(
+        rows.astype(np.float64), rows, {"manhattan": "cityblock"}.get(metric, metric)
+    )
+    np.fill_diagonal(whole, np.inf)
+    order = np.random.default_rng(0).permutation(80)
+    places, distance = fitted.place(rows[order], keys[order])
+    np.testing.assert_allclose(distance, whole.min(axis=1)[order], atol=2e-5)
+    assert distance[order == 3] == distance[order == 7] == 0
+    plain, without = fitted.place(rows[order])
+    np.testing.assert_array_equal(places, plain)
+    assert not without.any()
+    # Another tile with the same activations is as novel as they are: not at all.
+    assert fitted.place(rows[:1], np.array([1], np.uint64))[1] == 0
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "correlation"])

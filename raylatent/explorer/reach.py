@@ -1,0 +1,232 @@
+"""How far an explorer goes, and the cells that it has."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from raylatent import schema
+from raylatent.explorer import pictures, pyramid
+from raylatent.explorer.pictures import Shown
+from raylatent.explorer.pyramid import FEW_POINTS, SHOWN_SHARE, PartialLevel, Square
+from raylatent.montage.grid import Bounds
+from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Points, Rule
+from raylatent.source.protocol import Place
+from raylatent.stable_hash import tile_hash
+from raylatent.stored.mosaic_inputs import Located
+from raylatent.tiles.fetch import stored_tiles
+
+_SAMPLED_LEVELS = 4  # whose tiles tell how many bytes a tile takes
+_SAMPLED_TILES = 256
+_CELL_BYTES = 70.0  # of a cell in scripts and Parquet
+_POINT_BYTES = 18.0
+_REST_BYTES = 1e6  # of the page, of thumbnails and of the smallest pictures
+SAMPLE_POINTS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Bytes that parts of an explorer take, as a sample tells.
+
+    Attributes:
+        cell: Of a cell in a block's picture and in the scripts, beyond an empty block.
+        block: Of an empty block's picture.
+        tile: Of a tile at its own size.
+        point: Of a point.
+        rest: Of all that does not grow with these: page, thumbnails, DZI's levels.
+    """
+
+    cell: float
+    block: float
+    tile: float
+    point: float
+    rest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How far an explorer goes.
+
+    Attributes:
+        finest: The deepest level that is written.
+        all_points: Whether all points are written, or a sample.
+        own: The levels below this one have their tiles at their own size as well.
+        n_bytes: What it is to take, by the sizes of a sample.
+    """
+
+    finest: int
+    all_points: bool
+    own: int
+    n_bytes: float
+
+
+def extent(
+    counts: Sequence[int], n_points: int, n_sample: int, sizes: Sizes, max_bytes: int
+) -> Extent:
+    """What of an explorer fits: the deepest levels go first, then points.
+
+    Points go where all of them would take more than half, or level 0 would not fit
+    beside them. Tiles at their own size take what is left, at most half.
+
+    Args:
+        counts: Cells of each level.
+        n_points: Points of the map.
+        n_sample: Points of a sample.
+        sizes: Bytes.
+        max_bytes: Of everything.
+
+    >>> sizes = Sizes(cell=1, block=0, tile=10, point=1, rest=0)
+    >>> extent([4, 9, 12], 12, 5, sizes, 100)
+    Extent(finest=2, all_points=True, own=1, n_bytes=77.0)
+    >>> extent([4, 9, 12], 12, 5, sizes, 20)
+    Extent(finest=1, all_points=False, own=0, n_bytes=18.0)
+    """
+    all_points = n_points * sizes.point <= max_bytes / 2
+    wanted = next(
+        (i for i, n in enumerate(counts) if n > SHOWN_SHARE * n_points), len(counts) - 1
+    )
+    fixed, finest, up_to = 0.0, 0, _up_to(counts, sizes)
+    for points in (True, False) if all_points else (False,):
+        fixed = sizes.rest + (n_points if points else n_sample) * sizes.point
+        fitting = [
+            level for level in range(wanted + 1) if fixed + up_to[level] <= max_bytes
+        ]
+        all_points, finest = points, max(fitting, default=0)
+        if fitting:
+            break
+    used = fixed + up_to[finest]
+    left = min(max_bytes / 2, max_bytes - used)
+    own = sum(counts[level] * sizes.tile <= left for level in range(finest + 1))
+    drawn = counts[own - 1] if own else 0  # a level has the tiles of those above
+    return Extent(
+        finest=finest, all_points=all_points, own=own, n_bytes=used + drawn * sizes.tile
+    )
+
+
+def _up_to(counts: Sequence[int], sizes: Sizes) -> list[float]:
+    """Bytes of the cells and blocks of all levels up to each."""
+    found, total = [], 0.0
+    for level, n in enumerate(counts):
+        # A block is a cell of the level at which 8 x 8 cells are one.
+        above = level - pyramid.SIDE.bit_length() + 1
+        blocks = counts[above] if above >= 0 else min(n, 4**level)
+        total += n * sizes.cell + blocks * sizes.block
+        found.append(total)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """The cells of an explorer.
+
+    Attributes:
+        square: Around all points.
+        bounds: Of them.
+        levels: What the points say of each level.
+        chosen: The tile of each cell of each level.
+        extent: How far it goes.
+        rule: By which tiles were chosen.
+    """
+
+    square: Square
+    bounds: Bounds
+    levels: Sequence[PartialLevel]
+    chosen: Sequence[pa.Table]
+    extent: Extent
+    rule: Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How tiles are found again, and drawn.
+
+    Attributes:
+        sources: By their number in sources.parquet.
+        cell_px: Side of a cell.
+        tile_px: Side of the run's tiles.
+    """
+
+    sources: dict[int, Located]
+    cell_px: int
+    tile_px: int
+
+    def places(self, table: pa.Table) -> list[Place]:
+        """Where the pixels of a table of references are."""
+        rows = table.select([*schema.REFERENCE.names]).to_pylist()
+        return [self.sources[row[schema.SOURCE]].place(row) for row in rows]
+
+
+def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
+    """The levels that fit, and the tile of each cell.
+
+    Args:
+        parts: The map's points.
+        rule: By which tiles are chosen.
+        tiles: How they are found.
+        max_bytes: Of everything that is written.
+    """
+    bounds = parts.fold(_bounds, Bounds.merge)
+    square = Square.around(bounds)
+    few = bounds.n <= FEW_POINTS
+    look = partial(pyramid.occupied, square=square, few=few)
+    counts = pyramid.count_cells(parts.fold(look, pyramid.merge_occupied))
+    some = _levels(parts, square, _SAMPLED_LEVELS, rule)
+    sizes = _sizes(pyramid.choose_nested(square, some)[-1], tiles, rule)
+    most = min(SAMPLE_POINTS, bounds.n)
+    reach = extent(counts, bounds.n, most, sizes, max_bytes)
+    levels = _levels(parts, square, reach.finest + 1, rule)
+    return Found(
+        square=square,
+        bounds=bounds,
+        levels=levels,
+        chosen=pyramid.choose_nested(square, levels),
+        extent=reach,
+        rule=rule,
+    )
+
+
+def _bounds(points: Points) -> Bounds:
+    return Bounds.of(points.xy)
+
+
+def _levels(
+    parts: Parts, square: Square, n_levels: int, rule: Rule
+) -> list[PartialLevel]:
+    work = partial(pyramid.partial_levels, square=square, n_levels=n_levels, rule=rule)
+    return parts.fold(work, pyramid.merge_levels, [PREDICTIONS, LABELS])
+
+
+def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule) -> Sizes:
+    """What cells and tiles take, by some tiles all over the map."""
+    names = (schema.SLIDE, schema.TILE_INDEX)
+    columns = (chosen[name].to_pylist() for name in names)
+    hashes = [tile_hash(rule.seed, s, [i])[0] for s, i in zip(*columns, strict=True)]
+    order = np.argsort(np.array(hashes, np.uint64), kind="stable")
+    some = chosen.take(pa.array(order[:_SAMPLED_TILES]))
+    fetched = dict(stored_tiles(tiles.places(some), tiles.tile_px, own_size=True))
+    whole = [one for _, one in sorted(fetched.items()) if not isinstance(one, str)]
+    side, cell_px = pyramid.SIDE, tiles.cell_px
+    white = np.full((side * cell_px, side * cell_px, 3), pictures.WHITE, np.uint8)
+    block = float(len(pictures.encoded(white, pictures.QUALITY)))
+    if not whole:
+        whole = [Image.new("RGB", (1, 1))]
+    cells = np.stack([pictures.cell_of(one, cell_px) for one in whole])
+    at = np.arange(len(whole))
+    shown = Shown(rows=at // side, cols=at % side, since=np.zeros_like(at))
+    level = math.ceil(math.log2(max(1, len(whole) / side**2)))
+    drawn = [len(data) for _, data in pictures.draw(level, shown, cells, [level])]
+    together = pictures.SLOTS**2
+    own = [
+        pictures.encoded(pictures.sheet(whole[i : i + together]), pictures.OWN_QUALITY)
+        for i in range(0, len(whole), together)
+    ]
+    return Sizes(
+        cell=(sum(drawn) - len(drawn) * block) / len(whole) + _CELL_BYTES,
+        block=block,
+        tile=sum(map(len, own)) / len(whole),
+        point=_POINT_BYTES,
+        rest=_REST_BYTES,
+    )

@@ -1,0 +1,71 @@
+"""Data as scripts: a page that is opened from a disk can load nothing else.
+
+`raylatent.meta({...})` tells the page what there is; `raylatent.block(name, {...},
+"...")` has columns of numbers: base64 of gzip of one column after another, each of them
+with all first bytes of its values first, then all second ones, and so on (little
+endian), which shrinks to less.
+"""
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i4": "<i4", "f4": "<f4"}
+NO_U1, NO_U4, NO_I4 = 255, 0xFFFFFFFF, -(1 << 31)
+"""What stands for null in columns of these types; in f4 it is NaN."""
+_LEVEL = 6  # of gzip
+
+Columns = Mapping[str, tuple[str, NDArray[Any]]]
+"""By name the type and the values (n,) of each."""
+
+
+def meta_script(values: Mapping[str, Any]) -> bytes:
+    """The script that tells the page what there is."""
+    return f"raylatent.meta({as_json(values)});\n".encode()
+
+
+def block_script(name: str, columns: Columns) -> bytes:
+    """The script of some rows.
+
+    Args:
+        name: As the page asks for it.
+        columns: All of the same length.
+
+    >>> block_script("a", {"n": ("u1", np.arange(2))})[:52]
+    b'raylatent.block("a",{"n":2,"columns":[["n","u1"]]},"'
+    """
+    arrays = [
+        np.ascontiguousarray(values, TYPES[kind]) for kind, values in columns.values()
+    ]
+    raw = b"".join(shuffled(array) for array in arrays)
+    packed = gzip.compress(raw, _LEVEL, mtime=0)
+    about = {
+        "n": len(arrays[0]) if arrays else 0,
+        "columns": [[column, kind] for column, (kind, _) in columns.items()],
+    }
+    text = base64.b64encode(packed).decode()
+    return f'raylatent.block({as_json(name)},{as_json(about)},"{text}");\n'.encode()
+
+
+def shuffled(array: NDArray[Any]) -> bytes:
+    r"""The bytes of an array (n,): all first ones of its values, then all second ones.
+
+    >>> shuffled(np.array([1, 258], "<u2"))
+    b'\x01\x02\x00\x01'
+    """
+    return array.view(np.uint8).reshape(len(array), array.itemsize).T.tobytes()
+
+
+def as_json(value: object) -> str:
+    r"""JSON that may stand in a script, in a page, as it is; NaN is refused.
+
+    >>> as_json("</script>")
+    '"\\u003c/script>"'
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
