@@ -32,6 +32,7 @@ _NUMBER = "(0|[1-9][0-9]{0,17})"
 _ROUTES = {
     "slide": re.compile(rf"/slide/{_NUMBER}\.json"),
     "zoom": re.compile(rf"/slide/{_NUMBER}/{_NUMBER}/{_NUMBER}_{_NUMBER}\.jpg"),
+    "block": re.compile(rf"/mosaic_files/{_NUMBER}/{_NUMBER}_{_NUMBER}\.jpg"),
     "tile": re.compile(rf"/tile/{_NUMBER}/{_NUMBER}\.jpg"),
     "members": re.compile("/members"),
     "server": re.compile(r"/server\.js"),

@@ -27,7 +27,10 @@ from raylatent import schema
 from raylatent.config import ServeConfig
 from raylatent.errors import ConfigError, MapError, RaylatentError, StorageError
 from raylatent.explorer import gate
+from raylatent.explorer.deeper import DeeperLevels
+from raylatent.explorer.folder import CELLS
 from raylatent.explorer.gate import Answer, Asked, Gate, Route
+from raylatent.explorer.pictures import block_name
 from raylatent.explorer.polygon import (
     MAX_BYTES,
     check_map,
@@ -92,15 +95,17 @@ class Explorer:
         self._config = config
         folder = absolute(config.explorer or f"{self.run.uri}/{EXPLORER}/{config.map}")
         self.root = Path(folder).resolve()
-        self._map = self._map_of_page()
+        about, self._square = self._told()
+        cells = self.root / CELLS
+        self._deeper = DeeperLevels(self.stored, cells, about, self._square)
         self._renders = threading.BoundedSemaphore(_RENDERS)
         self._queries = threading.BoundedSemaphore(_QUERIES)
         self._open: OrderedDict[str, DeepZoom] = OrderedDict()
         self._lock = threading.Lock()
         self._rows = lru_cache(maxsize=4)(self._rows_of)
 
-    def _map_of_page(self) -> dict[str, Any]:
-        """What explorer.json tells of the map."""
+    def _told(self) -> tuple[dict[str, Any], Square]:
+        """What explorer.json says, and the square around the map's points."""
         told = self.root / EXPLORER_JSON
         about = parse_json(told.read_bytes()) if told.is_file() else None
         if about is None:
@@ -111,7 +116,8 @@ class Explorer:
             raise MapError(message)
         for one in about.get("maps", []):
             if one.get(DIGEST) == self.stored.info[DIGEST]:
-                return dict(one)
+                (x, y), side = one["lower"], one["side"]
+                return about, Square(x=x, y=y, side=side)
         message = (
             f"{self.root} is of another map than {self.stored.store.uri}: run `raylatent "
             f"explore {self.run.uri}` again"
@@ -203,13 +209,12 @@ class Explorer:
         """What a polygon or the cell of a level holds; MapError if it is neither."""
         values = parse_json(body) or {}
         if "cell" in values:
-            cell, (x, y) = values["cell"], self._map["lower"]
+            cell = values["cell"]
             whole = isinstance(cell, list) and [type(v) for v in cell] == [int] * 3
             if not whole or not 0 <= cell[0] <= DEEPEST:
                 message = "a cell is [level, row, column]"
                 raise MapError(message)
-            square = Square(x=x, y=y, side=self._map["side"])
-            return partial(_of_cell, square.grid(cell[0]), *cell[1:])
+            return partial(_of_cell, self._square.grid(cell[0]), *cell[1:])
         polygons = parse_polygons(body, "what was sent")
         check_map(polygons, self.stored.info[DIGEST], "the polygon")
         return partial(region_of, polygons)
@@ -245,6 +250,12 @@ class Explorer:
             return _ABSENT
         kept = {"Cache-Control": "private, max-age=3600"}
         return Answer(status=200, body=data, media_type=_JPEG, headers=kept)
+
+    def _block(self, dzi: int, col: int, row: int, _: bytes) -> Answer:
+        written = self._file(block_name(dzi, col, row))
+        if written.file is not None:
+            return written
+        return self._rendered(lambda: self._deeper.jpeg(dzi, col, row, self._located))
 
     def _tile(self, slide: int, tile: int, _: bytes) -> Answer:
         return self._rendered(partial(self._tile_jpeg, slide, tile))

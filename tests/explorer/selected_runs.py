@@ -34,10 +34,9 @@ def mapped_run(folder, slides=SLIDES, *, kind="slides", **about):
             source=number,
             slide=slide,
             kind=kind,
-            uri=f"/nowhere/{number}.svs",
             stat=FileStat(size=1, mtime_ns=1),
             n_indexed=n,
-            **about,
+            **{"uri": f"/nowhere/{number}.svs", **about},
         )
         for number, (slide, n) in enumerate(slides.items())
     ]

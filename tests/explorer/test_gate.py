@@ -84,7 +84,7 @@ def test_paths_outside_of_the_vocabulary_ask_for_nothing(path):
         ("/index.html", "file", (), "index.html"),
         ("/page.css", "file", (), "page.css"),
         ("/data/cells/7/0.js", "file", (), "data/cells/7/0.js"),
-        ("/mosaic_files/12/3_4.jpg", "file", (), "mosaic_files/12/3_4.jpg"),
+        ("/mosaic_files/12/3_4.jpg", "block", (12, 3, 4), ""),
         ("/slides/3.jpg", "file", (), "slides/3.jpg"),
         ("/tiles/1/104.jpg", "file", (), "tiles/1/104.jpg"),
         ("/slide/3.json", "slide", (3,), ""),

@@ -20,7 +20,6 @@ from raylatent.errors import ConfigError, MapError
 from raylatent.explorer import server
 from raylatent.explorer.gate import route_of
 from raylatent.explorer.polygon import MAX_BYTES
-from raylatent.source.protocol import sources_from_table, sources_table
 from tests.engine.slide_files import write_slide
 from tests.explorer.selected_runs import (
     SQUARE,
@@ -35,25 +34,28 @@ INDEX = b"<!doctype html><title>map</title>"
 WINDOW = 40
 
 
+def about_page(run):
+    """What explorer.json says of a page of one level."""
+    one = {"digest": digest_of(run), "lower": [-4.0, -4.0], "side": 8.0}
+    rule = {"select": "nearest", "ties": "hash", "seed": 0, "max_dist": None}
+    levels = [{"level": 0, "side": 8, "cells": 1}]
+    return {"maps": [one], "levels": levels, "rule": rule, "cell_px": 16}
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A run of one slide with a page of its map; the run, points by slide, the slide."""
     folder = tmp_path_factory.mktemp("served")
     slide = write_slide(folder / "s.tif", 1, width=900, height=700)
-    about = {"window_px": WINDOW, "tile_px": 32, "mpp": 0.5}
+    about = {"window_px": WINDOW, "tile_px": 32, "mpp": 0.5, "uri": str(slide)}
     run, points = mapped_run(folder / "run", {"s": 60, "t": 20}, **about)
-    sources = sources_from_table(run.sources())
-    run.write_sources(
-        sources_table([type(s)(**{**vars(s), "uri": str(slide)}) for s in sources])
-    )
     page = folder / "run" / "explorer" / "default"
     (page / "data").mkdir(parents=True)
     (page / "index.html").write_bytes(INDEX)
     (page / "data" / "meta.js").write_bytes(b"raylatent.meta({})")
     (page / "secret.txt").write_bytes(b"x")
     (page / "link.js").symlink_to(folder / "run" / "run.json")
-    one = {"digest": digest_of(run), "lower": [-4.0, -4.0], "side": 8.0}
-    (page / "explorer.json").write_text(json.dumps({"maps": [one]}))
+    (page / "explorer.json").write_text(json.dumps(about_page(run)))
     return run, points, slide
 
 
@@ -205,9 +207,7 @@ def test_pseudonyms_are_shown_and_translated_back(tmp_path):
     run, points = mapped_run(tmp_path / "run", {"a": 20, "b": 20})
     page = tmp_path / "run" / "explorer" / "default"
     (page / "data").mkdir(parents=True)
-    (page / "explorer.json").write_text(
-        json.dumps({"maps": [{"digest": digest_of(run)}]})
-    )
+    (page / "explorer.json").write_text(json.dumps(about_page(run)))
     (page / "data" / "meta.js").write_text('raylatent.meta(["p1", "p2"])')
     (tmp_path / "run" / "pseudonyms.csv").write_text("slide,pseudonym\na,p2\nb,p1\n")
     explorer = server.Explorer(ServeConfig(run=run.uri))
