@@ -4,6 +4,7 @@ They show what would have been written: the cells of the deepest level that was 
 keep their tiles, and the rule of the explorer chooses the others.
 """
 
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,7 @@ class DeeperLevels:
         self._cell_px = int(about["cell_px"])
         self._finest = int(about["levels"][-1]["level"])
         self._rule = Rule(**about["rule"])
+        self._lock = threading.Lock()
         self._held = lru_cache(maxsize=_HELD)(self._read)
 
     def jpeg(
@@ -90,7 +92,8 @@ class DeeperLevels:
             col: Likewise.
         """
         up = level - self._finest
-        points, chosen = self._held(row >> up, col >> up)
+        with self._lock:  # not read twice
+            points, chosen = self._held(row >> up, col >> up)
         if chosen is None:
             return pa.table({CELL: pa.array([], pa.int64())})
         for number in range(self._finest + 1, level + 1):

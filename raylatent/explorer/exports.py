@@ -37,7 +37,8 @@ FIRST = (
     *(schema.X, schema.Y),
 )
 """The first columns of a table of tiles."""
-TEXTS = (*FIRST, schema.KNN_DISTANCE, schema.NAME, schema.LABEL, REGION)
+TEXTS = (*FIRST, schema.KNN_DISTANCE, schema.LABEL, REGION, schema.NAME)
+"""The columns of such a table as text."""
 UNNAMED = "selection"
 """What the tiles of a polygon without name are called."""
 

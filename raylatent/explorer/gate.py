@@ -112,7 +112,7 @@ class Gate:
             return Answer(status=303, headers={"Location": "/", "Set-Cookie": crumb})
         if not any(map(self._is_token, self._crumbs(asked))):
             return _refusal(403, "open the address that was printed, with its token")
-        allowed = "POST" if asked.path == "/members" else "GET"
+        allowed = "POST" if asked.path.endswith("/members") else "GET"
         if asked.method != allowed:
             return Answer(status=405, headers={"Allow": allowed})
         return None

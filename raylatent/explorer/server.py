@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from secrets import token_urlsafe
@@ -162,18 +163,17 @@ class Explorer:
         return found
 
     def answer(self, route: Route | None, body: bytes) -> Answer:
-        """What a path asks for; never raises what is raylatent's."""
+        """What a path asks for.
+
+        Raises:
+            RaylatentError: It cannot be read.
+        """
         if route is None:
             return _ABSENT
-        try:
-            if route.kind == "file":
-                return self._file(route.file)
-            return getattr(self, f"_{route.kind}")(*route.numbers, body)
-        except RaylatentError as error:
-            logger.warning("not shown: %s", error)
-            return Answer(
-                status=500, body=b"it cannot be read: the terminal says why\n"
-            )
+        if route.kind == "file":
+            return self._file(route.file)
+        found: Answer = getattr(self, f"_{route.kind}")(*route.numbers, body)
+        return found
 
     def _file(self, name: str) -> Answer:
         path = self.root / name
@@ -330,6 +330,43 @@ class Explorer:
             return self._open[name]
 
 
+class Explorers:
+    """The explorer that a server shows, and those of the run's other maps beside it.
+
+    The page calls another one `../<map>/`, which from `/` is `/<map>/`.
+
+    Args:
+        config: What the verb takes.
+
+    Raises:
+        MapError: As of `Explorer`.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        """See the class."""
+        self._config = config
+        self._first = Explorer(config)
+        beside = [] if config.explorer else self._first.root.parent.iterdir()
+        self._names = {one.name for one in beside if (one / EXPLORER_JSON).is_file()}
+        self._others = lru_cache(maxsize=None)(self._opened)
+
+    def _opened(self, name: str) -> Explorer:
+        return Explorer(replace(self._config, map=name))
+
+    def answer(self, path: str, body: bytes) -> Answer:
+        """What a decoded path asks for; never raises what is raylatent's."""
+        first, _, rest = path.removeprefix("/").partition("/")
+        try:
+            if rest and first in self._names:
+                return self._others(first).answer(gate.route_of(f"/{rest}"), body)
+            return self._first.answer(gate.route_of(path), body)
+        except RaylatentError as error:
+            logger.warning("not shown: %s", error)
+            return Answer(
+                status=500, body=b"it cannot be read: the terminal says why\n"
+            )
+
+
 def _of_cell(
     grid: SquareGrid, row: int, col: int, xy: NDArray[np.float64]
 ) -> NDArray[np.int32]:
@@ -338,7 +375,7 @@ def _of_cell(
     return np.where((rows == row) & (cols == col), 0, -1).astype(np.int32)
 
 
-def application(explorer: Explorer, rules: Gate) -> Callable[..., Awaitable[None]]:
+def application(explorers: Explorers, rules: Gate) -> Callable[..., Awaitable[None]]:
     """The server's ASGI application."""
     from starlette.concurrency import run_in_threadpool  # noqa: PLC0415  (an extra)
     from starlette.requests import Request  # noqa: PLC0415
@@ -364,7 +401,7 @@ def application(explorer: Explorer, rules: Gate) -> Callable[..., Awaitable[None
                     body += chunk
                     if len(body) > MAX_BYTES:
                         return Answer(status=413, body=b"the polygon is too large\n")
-        return await run_in_threadpool(explorer.answer, gate.route_of(asked.path), body)
+        return await run_in_threadpool(explorers.answer, asked.path, body)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         if scope["type"] != "http":
@@ -395,7 +432,7 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: The extra is not installed, or the address cannot be listened on.
-        MapError: As of `Explorer`.
+        MapError: As of `Explorers`.
     """
     try:
         import starlette  # noqa: F401, PLC0415  (an extra)
@@ -404,7 +441,7 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
         message = "serve needs the extra serve: pip install 'raylatent[serve]'"
         raise ConfigError(message) from error
     hosts = gate.hosts_of(config.host, config.allow_host)
-    explorer = Explorer(config)
+    explorers = Explorers(config)
     listening = _listen(config.host, config.port)
     port = listening.getsockname()[1]
     token = token_urlsafe(16)  # 128 bits
@@ -418,7 +455,7 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
     shown = f"[{config.host}]" if ":" in config.host else config.host
     say(f"http://{shown}:{port}/?token={token}")
     settings = uvicorn.Config(
-        application(explorer, rules),
+        application(explorers, rules),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from raylatent import cli
 from raylatent.config import ServeConfig
 from raylatent.errors import ConfigError, MapError
 from raylatent.explorer import server
-from raylatent.explorer.gate import route_of
 from raylatent.explorer.polygon import MAX_BYTES
 from tests.engine.slide_files import write_slide
 from tests.explorer.selected_runs import (
@@ -29,14 +29,15 @@ from tests.explorer.selected_runs import (
     tiles_of,
 )
 from tests.explorer.test_gate import TRAVERSALS
+from tests.stored_maps import write_map
 
 INDEX = b"<!doctype html><title>map</title>"
 WINDOW = 40
 
 
-def about_page(run):
+def about_page(run, name="default"):
     """What explorer.json says of a page of one level."""
-    one = {"digest": digest_of(run), "lower": [-4.0, -4.0], "side": 8.0}
+    one = {"digest": digest_of(run, name), "lower": [-4.0, -4.0], "side": 8.0}
     rule = {"select": "nearest", "ties": "hash", "seed": 0, "max_dist": None}
     levels = [{"level": 0, "side": 8, "cells": 1}]
     return {"maps": [one], "levels": levels, "rule": rule, "cell_px": 16}
@@ -61,11 +62,11 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explorer(served):
-    return server.Explorer(ServeConfig(run=served[0].uri))
+    return server.Explorers(ServeConfig(run=served[0].uri))
 
 
 def get(explorer, path, body=b""):
-    return explorer.answer(route_of(path), body)
+    return explorer.answer(path, body)
 
 
 def polygon(run, **more):
@@ -123,7 +124,7 @@ def test_of_very_many_members_only_numbers_are_told(explorer, served, monkeypatc
 
 def test_time_is_bounded(explorer, served, monkeypatch):
     monkeypatch.setattr(server, "_MOST_S", -1.0)
-    answer = explorer._counted(lambda xy: np.zeros(len(xy), np.int32))
+    answer = explorer._first._counted(lambda xy: np.zeros(len(xy), np.int32))
     assert answer.status == 503
     assert b"raylatent select" in answer.body
 
@@ -194,8 +195,8 @@ def test_the_slide_is_shown_by_deep_zoom(explorer, served):
 
 def test_a_slide_that_is_gone_says_nothing_of_its_path(served, tmp_path, caplog):
     run = served[0]
-    explorer = server.Explorer(ServeConfig(run=run.uri))
-    explorer._slide_files["s"] = str(tmp_path / "gone.svs")
+    explorer = server.Explorers(ServeConfig(run=run.uri))
+    explorer._first._slide_files["s"] = str(tmp_path / "gone.svs")
     with caplog.at_level(logging.WARNING):
         answer = get(explorer, "/slide/0.json")
     assert answer.status == 500
@@ -210,8 +211,8 @@ def test_pseudonyms_are_shown_and_translated_back(tmp_path):
     (page / "explorer.json").write_text(json.dumps(about_page(run)))
     (page / "data" / "meta.js").write_text('raylatent.meta(["p1", "p2"])')
     (tmp_path / "run" / "pseudonyms.csv").write_text("slide,pseudonym\na,p2\nb,p1\n")
-    explorer = server.Explorer(ServeConfig(run=run.uri))
-    assert explorer.slides == ["b", "a"]
+    explorer = server.Explorers(ServeConfig(run=run.uri))
+    assert explorer._first.slides == ["b", "a"]
     told = json.loads(get(explorer, "/members", polygon(run)).body)
     names = {"a": "p2", "b": "p1"}
     expected = sorted((names[s], tile) for s, tile in tiles_of(inside_of(points)))
@@ -225,6 +226,26 @@ def test_a_run_without_page_or_with_another_maps_is_refused(served, tmp_path):
     other = f"{served[0].uri}/explorer/default"
     with pytest.raises(MapError, match="is of another map"):
         server.Explorer(ServeConfig(run=run.uri, explorer=other))
+
+
+def test_other_maps_of_the_run_are_beside_it(tmp_path):
+    run, points = mapped_run(tmp_path / "run", {"a": 40})
+    for name, text in (("default", "1"), ("ü b", "2")):
+        if name != "default":
+            write_map(run, points, name, unit=7)
+        page = tmp_path / "run" / "explorer" / name
+        (page / "data").mkdir(parents=True)
+        (page / "data" / "meta.js").write_text(text)
+        (page / "explorer.json").write_text(json.dumps(about_page(run, name)))
+    explorer = server.Explorers(ServeConfig(run=run.uri))
+    for path, text in (("", "1"), ("/default", "1"), ("/ü b", "2")):
+        answer = get(explorer, f"{path}/data/meta.js")
+        assert Path(answer.file).read_text() == text
+    of_map = polygon(run, map=digest_of(run, "ü b"))
+    told = json.loads(get(explorer, "/ü b/members", of_map).body)
+    assert told["n"] == len(inside_of(points))
+    for path in ("/ü b/../default/data/meta.js", "/ü b//data/meta.js", "/c/data/x.js"):
+        assert get(explorer, path).status == 404
 
 
 def test_without_the_extra_one_sentence_says_so(served, monkeypatch):
