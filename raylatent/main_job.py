@@ -43,7 +43,9 @@ from raylatent.storage import Store, absolute, is_uri
 if TYPE_CHECKING:
     from raylatent.dataset_features import DatasetFeatures
     from raylatent.engine.report import RunReport
+    from raylatent.explorer.tile_squares import TileSquare
     from raylatent.model.spec import ModelSpec
+    from raylatent.montage.points import Label
     from raylatent.mosaic import Mosaic
     from raylatent.slide_map import SlideMap
     from raylatent.source.protocol import Request
@@ -436,7 +438,8 @@ def run_select(config: SelectConfig) -> int:
         polygon.check_map(polygons, stored.info[DIGEST], config.polygon)
     polygons = polygon.named(polygons, config.region, config.polygon)
     stored.check_rows()
-    found, located = {}, {}
+    found: dict[int, TileSquare] = {}
+    located: dict[int, Any] = {}
     if config.to in {"geojson", "roi"}:
         found = tile_squares(run, config.slides, stored.slides)
         say_unknown(found, qupath=config.to == "geojson")
@@ -472,7 +475,8 @@ def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
     from raylatent.montage.points import labels_of_points  # noqa: PLC0415
     from raylatent.stored.map_points import tile_labels  # noqa: PLC0415
 
-    label, column = None, ""
+    label: Label | None = None
+    column = ""
     if labels is not None:
         of_slides = _labeled(labels, run.slides(), config)
         label, column = partial(labels_of_points, of_slides), config.label

@@ -452,7 +452,24 @@ class RunMapConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectConfig(RunMapConfig):
+class SlidesMapConfig(RunMapConfig):
+    """A map of a run, and where its tiles and slides are."""
+
+    slides: tuple[str, ...] = option(
+        (),
+        "slides that the tiles of TFRecords were cut from, or folders of them",
+        metavar="PATH",
+        many=True,
+    )
+    source_root: str = option(
+        "",
+        "where the TFRecords, slides or pictures are now, if they were moved",
+        metavar="PATH",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig(SlidesMapConfig):
     """The tiles of a map inside a polygon, or inside named regions, as files."""
 
     polygon: str = option(
@@ -477,18 +494,6 @@ class SelectConfig(RunMapConfig):
         (), "only these of the named regions (default: all)", metavar="NAME", many=True
     )
     any_map: bool = flag("take a polygon that was drawn on another map")
-    slides: tuple[str, ...] = option(
-        (),
-        "with geojson and roi: where the slides are that tiles of TFRecords were cut "
-        "from, which tells their size and place",
-        metavar="PATH",
-        many=True,
-    )
-    source_root: str = option(
-        "",
-        "with png: where the TFRecords, slides or pictures are now, if they were moved",
-        metavar="PATH",
-    )
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
@@ -512,7 +517,7 @@ class LabelConfig(RunMapConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig(RunMapConfig):
+class ServeConfig(SlidesMapConfig):
     """The explorer of a run for a browser, with the slides themselves."""
 
     port: int = option(0, "to listen on (default: a free one)", metavar="N")
@@ -531,17 +536,6 @@ class ServeConfig(RunMapConfig):
         "names by which browsers may call it, beside those of this host",
         metavar="NAME",
         many=True,
-    )
-    slides: tuple[str, ...] = option(
-        (),
-        "where the slides are that tiles of TFRecords were cut from",
-        metavar="PATH",
-        many=True,
-    )
-    source_root: str = option(
-        "",
-        "where the TFRecords, slides or pictures are now, if they were moved",
-        metavar="PATH",
     )
 
     def __post_init__(self) -> None:

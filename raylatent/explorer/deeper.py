@@ -134,4 +134,5 @@ class DeeperLevels:
                 *((schema.COL, ">=", col * SIDE), (schema.COL, "<", (col + 1) * SIDE)),
             ],
         )
-        return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        slides, tiles = (column.to_pylist() for column in table.columns)
+        return set(zip(slides, tiles, strict=True))

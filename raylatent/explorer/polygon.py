@@ -245,5 +245,6 @@ def _point(point: Any, what: str) -> tuple[float, float]:  # noqa: ANN401
 
 
 def _is_coordinate(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and -MAX_COORDINATE <= value <= MAX_COORDINATE  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -MAX_COORDINATE <= value <= MAX_COORDINATE

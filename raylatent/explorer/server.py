@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -74,6 +74,7 @@ _TYPES = {
     ".dzi": "application/xml",
     ".parquet": "application/vnd.apache.parquet",
 }
+_KEPT = {"Cache-Control": "private, max-age=3600"}
 _SERVER_JS = b'"use strict";\nwindow.raylatentServer = {};\n'
 _ABSENT = Answer(status=404, body=b"there is no such thing here\n")
 _BUSY = Answer(status=503, body=b"busy: ask again\n", headers={"Retry-After": "1"})
@@ -180,10 +181,9 @@ class Explorer:
         suffix = path.suffix
         if path.resolve() != path or not path.is_file():  # also where it is a link
             return _ABSENT
-        kept = {"Cache-Control": "private, max-age=3600"} if suffix == ".jpg" else {}
-        return Answer(
-            status=200, media_type=_TYPES[suffix], headers=kept, file=str(path)
-        )
+        kept = _KEPT if suffix == ".jpg" else {}
+        kind = _TYPES[suffix]
+        return Answer(status=200, media_type=kind, headers=kept, file=str(path))
 
     def _server(self, _: bytes) -> Answer:
         return Answer(status=200, body=_SERVER_JS, media_type=_TYPES[".js"])
@@ -214,13 +214,17 @@ class Explorer:
             if not whole or not 0 <= cell[0] <= DEEPEST:
                 message = "a cell is [level, row, column]"
                 raise MapError(message)
+            if values.get("map") != self.stored.info[DIGEST]:
+                message = "the cell is of another map: load the page again"
+                raise MapError(message)
             return partial(_of_cell, self._square.grid(cell[0]), *cell[1:])
         polygons = parse_polygons(body, "what was sent")
         check_map(polygons, self.stored.info[DIGEST], "the polygon")
         return partial(region_of, polygons)
 
     def _counted(self, where: Where) -> Answer:
-        end, n, slides = time.monotonic() + _MOST_S, 0, set()
+        end, n = time.monotonic() + _MOST_S, 0
+        slides: set[str] = set()
         rows: list[tuple[str, int]] | None = []
         for table in members(self.stored, where):
             if time.monotonic() > end:
@@ -235,9 +239,7 @@ class Explorer:
             if rows is not None:
                 rows += [(slide, tile) for tile in table[schema.TILE_INDEX].to_pylist()]
         found = {"n": n, "slides": len(slides), "rows": rows and sorted(rows)}
-        return Answer(
-            status=200, body=json.dumps(found).encode(), media_type=_TYPES[".json"]
-        )
+        return _as_json(found)
 
     def _rendered(self, render: Callable[[], bytes | None]) -> Answer:
         if not self._renders.acquire(timeout=_BODY_S):
@@ -248,8 +250,7 @@ class Explorer:
             self._renders.release()
         if data is None:
             return _ABSENT
-        kept = {"Cache-Control": "private, max-age=3600"}
-        return Answer(status=200, body=data, media_type=_JPEG, headers=kept)
+        return Answer(status=200, body=data, media_type=_JPEG, headers=_KEPT)
 
     def _block(self, dzi: int, col: int, row: int, _: bytes) -> Answer:
         written = self._file(block_name(dzi, col, row))
@@ -297,9 +298,7 @@ class Explorer:
         width, height = opened.dimensions
         told = {"width": width, "height": height, "levels": opened.levels}
         told |= {"tile": TILE_PX, "overlap": OVERLAP_PX}
-        return Answer(
-            status=200, body=json.dumps(told).encode(), media_type=_TYPES[".json"]
-        )
+        return _as_json(told)
 
     def _zoom(self, slide: int, level: int, col: int, row: int, _: bytes) -> Answer:
         return self._rendered(partial(self._zoom_jpeg, slide, level, col, row))
@@ -346,7 +345,9 @@ class Explorers:
         """See the class."""
         self._config = config
         self._first = Explorer(config)
-        beside = [] if config.explorer else self._first.root.parent.iterdir()
+        beside: Iterable[Path] = (
+            [] if config.explorer else self._first.root.parent.iterdir()
+        )
         self._names = {one.name for one in beside if (one / EXPLORER_JSON).is_file()}
         self._others = lru_cache(maxsize=None)(self._opened)
 
@@ -365,6 +366,11 @@ class Explorers:
             return Answer(
                 status=500, body=b"it cannot be read: the terminal says why\n"
             )
+
+
+def _as_json(value: object) -> Answer:
+    data = json.dumps(value).encode()
+    return Answer(status=200, body=data, media_type=_TYPES[".json"])
 
 
 def _of_cell(
@@ -410,15 +416,15 @@ def application(explorers: Explorers, rules: Gate) -> Callable[..., Awaitable[No
             found = await answer(Request(scope, receive))
         except TimeoutError:
             found = Answer(status=408)
-        headers = {**gate.HEADERS, **found.headers}
-        about = {"status_code": found.status, "headers": headers}
-        about["media_type"] = found.media_type
-        response: Response = (
-            Response(found.body, **about)
-            if found.file is None
-            else FileResponse(found.file, **about)
-        )
-        await response(scope, receive, send)
+        about: dict[str, Any] = {
+            "status_code": found.status,
+            "headers": {**gate.HEADERS, **found.headers},
+            "media_type": found.media_type,
+        }
+        if found.file is None:
+            await Response(found.body, **about)(scope, receive, send)
+        else:
+            await FileResponse(found.file, **about)(scope, receive, send)
 
     return app
 
