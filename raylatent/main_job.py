@@ -453,7 +453,8 @@ def run_select(config: SelectConfig) -> int:
         located=located,
     )
     where = partial(polygon.region_of, polygons)
-    tables = (table for table in members(stored, where) if table is not None)
+    inside = members(stored, where, export.regions)
+    tables = (table for table in inside if table is not None)
     return exports.WRITERS[config.to](config.out, tables, export)
 
 

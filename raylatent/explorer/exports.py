@@ -22,7 +22,7 @@ from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.explorer.selection import MEMBERS, REGION
+from raylatent.explorer.selection import FIRST, MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
 from raylatent.parts import escape_partition
@@ -32,13 +32,6 @@ from raylatent.tiles.fetch import stored_tiles
 
 logger = logging.getLogger(__name__)
 
-FIRST = (
-    *(schema.SLIDE, schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y),
-    *(schema.X, schema.Y),
-)
-"""The first columns of a table of tiles."""
-TEXTS = (*FIRST, schema.KNN_DISTANCE, schema.LABEL, REGION, schema.NAME)
-"""The columns of such a table as text."""
 UNNAMED = "selection"
 """What the tiles of a polygon without name are called."""
 
@@ -65,46 +58,35 @@ class Export:
     squares: Mapping[int, TileSquare] = field(default_factory=dict)
     located: Mapping[int, Located] = field(default_factory=dict)
 
-    @property
-    def names(self) -> list[str]:
-        """What the tiles of each polygon are called."""
-        return [name or UNNAMED for name in self.regions]
-
     def square(self, row: Mapping[str, Any]) -> TileSquare:
         """Of a tile."""
         return self.squares.get(row[schema.SOURCE], TileSquare())
 
 
-def write_csv(path: str, members: Members, export: Export) -> int:
+def write_csv(path: str, members: Members, _: Export) -> int:
     """A table of all tiles as RFC 4180 has it; the number of tiles."""
     store, name = _split(path)
     n = 0
     with store.writing(name) as append:
-        append(_lines([TEXTS]))
+        append(_lines([FIRST]))
         for table in members:
-            columns = [_text(table, column, export) for column in TEXTS]
+            columns = [_text(table, column) for column in FIRST]
             append(_lines(zip(*columns, strict=True)))
             n += table.num_rows
     return n
 
 
-def write_parquet(path: str, members: Members, export: Export) -> int:
+def write_parquet(path: str, members: Members, _: Export) -> int:
     """A table of all tiles, their whole references among it; the number of tiles."""
-    kinds = [f for f in MEMBERS if f.name not in {REGION, *FIRST}]
-    first = [MEMBERS.field(name) for name in FIRST]
-    columns = pa.schema([*first, *kinds, pa.field(REGION, pa.string())])
     store, name = _split(path)
     n = 0
     with store.writing(name) as append:
         sink = pa.PythonFile(_Sink(append), mode="w")
         with pq.ParquetWriter(
-            sink, columns, compression="zstd", write_page_checksum=True
+            sink, MEMBERS, compression="zstd", write_page_checksum=True
         ) as writer:
             for table in _together(members):
-                names = pa.array(_region_names(table, export), pa.string())
-                at = table.schema.get_field_index(REGION)
-                whole = table.set_column(at, REGION, names)
-                writer.write_table(whole.select(columns.names).cast(columns))
+                writer.write_table(table)
                 n += table.num_rows
     return n
 
@@ -118,9 +100,11 @@ def write_geojson(folder: str, members: Members, export: Export) -> int:
     Raises:
         MapError: The folder holds such files already.
     """
-    colors = [_rgb(color) for color in category_colors(max(1, len(export.regions)))]
+    colors = dict(
+        zip(export.regions, category_colors(len(export.regions)), strict=True)
+    )
     lost = n = 0
-    for slide, tables, writing in _files(folder, members, ".geojson"):
+    for tables, writing in _files(folder, members, ".geojson"):
         with writing as append:
             append(b'{"type": "FeatureCollection", "features": [')
             comma = b"\n"
@@ -131,7 +115,7 @@ def write_geojson(folder: str, members: Members, export: Export) -> int:
                 lost += table.num_rows - len(rows)
                 n += len(rows)
                 if rows:
-                    texts = (_feature(slide, row, export, colors) for row in rows)
+                    texts = (_feature(row, export, colors) for row in rows)
                     append(comma + ",\n".join(texts).encode())
                     comma = b",\n"
             append(b"\n]}\n")
@@ -148,7 +132,7 @@ def write_rois(folder: str, members: Members, export: Export) -> int:
         MapError: The folder holds such files already.
     """
     lost = n = 0
-    for _, tables, writing in _files(folder, members, ".csv"):
+    for tables, writing in _files(folder, members, ".csv"):
         with writing as append:
             append(_lines([("roi_name", "x_base", "y_base", "label")]))
             whole = pa.concat_tables(tables)
@@ -157,7 +141,7 @@ def write_rois(folder: str, members: Members, export: Export) -> int:
             n += located.num_rows
             for number, (region, box) in enumerate(rectangles(located, export), 1):
                 x0, y0, x1, y1 = box
-                label = guarded(export.names[region])
+                label = guarded(region)
                 corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
                 append(_lines((f"ROI_{number}", *at, label) for at in corners))
     _say_lost(lost)
@@ -166,18 +150,21 @@ def write_rois(folder: str, members: Members, export: Export) -> int:
 
 def rectangles(
     table: pa.Table, export: Export
-) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
     """Tiles of one source that touch in a row, as one: x0, y0, x1, y1 in level-0 pixels.
 
     Yields:
-        The number of their region, and the rectangle.
+        What their region is called, and the rectangle.
     """
     if not table.num_rows:
         return
     square = export.square({schema.SOURCE: table[schema.SOURCE][0].as_py()})
     side = square.window_px or 0
-    columns = (REGION, schema.LOC_Y, schema.LOC_X)
-    region, y, x = (table[name].to_numpy().astype(np.int64) for name in columns)
+    y, x = (
+        table[at].to_numpy().astype(np.int64) for at in (schema.LOC_Y, schema.LOC_X)
+    )
+    called = table[REGION].fill_null(UNNAMED).combine_chunks().dictionary_encode()
+    region, names = called.indices.to_numpy(), called.dictionary.to_pylist()
     order = np.lexsort((x, y, region))
     region, y, x = region[order], y[order], x[order]
     apart = (np.diff(region) != 0) | (np.diff(y) != 0) | (np.diff(x) > side)
@@ -186,7 +173,7 @@ def rectangles(
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         x0, y0 = square.corner(int(x[start]), int(y[start]))
         x1 = square.corner(int(x[end]), 0)[0] + side
-        yield int(region[start]), (x0, y0, x1, y0 + side)
+        yield names[region[start]], (x0, y0, x1, y0 + side)
 
 
 def write_pictures(folder: str, members: Members, export: Export) -> int:
@@ -249,19 +236,11 @@ def guarded(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _text(table: pa.Table, column: str, export: Export) -> list[str]:
-    """A column of a table as text, empty for null; float32 in as few digits as tell it."""
-    if column == REGION:
-        names = _region_names(table, export)
-        return [guarded(name or "") for name in names]
-    values = table[column].cast(pa.string()).fill_null("").to_pylist()
-    if table.schema.field(column).type == pa.string():
-        return list(map(guarded, values))
-    return list(values)
-
-
-def _region_names(table: pa.Table, export: Export) -> list[str | None]:
-    return [export.regions[number] or None for number in table[REGION].to_pylist()]
+def _text(table: pa.Table, column: str) -> list[str]:
+    """A column as text, empty for null; float32 in as few digits as tell it."""
+    values: list[str] = table[column].cast(pa.string()).fill_null("").to_pylist()
+    is_text = table.schema.field(column).type == pa.string()
+    return list(map(guarded, values)) if is_text else values
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:
@@ -270,14 +249,10 @@ def _lines(rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _feature(
-    slide: str,
-    row: Mapping[str, Any],
-    export: Export,
-    colors: Sequence[tuple[int, int, int]],
-) -> str:
-    square = export.square(row)
-    tile, region = row[schema.TILE_INDEX], row[REGION]
+def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) -> str:
+    square, region = export.square(row), row[REGION] or ""
+    slide, tile = row[schema.SLIDE], row[schema.TILE_INDEX]
+    color = bytes.fromhex(colors[region].removeprefix("#"))
     dx, dy = square.bounds or (0, 0)
     x, y = square.corner(row[schema.LOC_X] - dx, row[schema.LOC_Y] - dy)
     geometry: dict[str, Any] = {"type": "Point", "coordinates": [x, y]}
@@ -291,7 +266,7 @@ def _feature(
     properties = {
         "objectType": "detection",
         "name": f"{slide} {tile}",
-        "classification": {"name": export.names[region], "color": colors[region]},
+        "classification": {"name": region or UNNAMED, "color": [*color]},
         "measurements": known,
         "metadata": {schema.SLIDE: slide, schema.TILE_INDEX: str(tile)},
     }
@@ -303,11 +278,6 @@ def _feature(
         "properties": properties,
     }
     return json.dumps(feature, ensure_ascii=False, allow_nan=False)
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(color.removeprefix("#"))
-    return red, green, blue
 
 
 def _png(tile: Image.Image) -> bytes:
@@ -323,8 +293,8 @@ def _say_lost(n: int) -> None:
 
 def _files(
     folder: str, members: Members, ending: str
-) -> Iterator[tuple[str, Iterator[pa.Table], Any]]:
-    """Each slide, its tables, and what writes its file."""
+) -> Iterator[tuple[Iterator[pa.Table], Any]]:
+    """The tables of each slide, and what writes its file."""
     store = Store(folder)
     there = [name for name in store.root_files() if name.endswith(ending)]
     if there:
@@ -334,7 +304,7 @@ def _files(
         )
         raise MapError(message)
     for slide, tables in groupby(members, lambda table: table[schema.SLIDE][0].as_py()):
-        yield slide, tables, store.writing(file_name(slide) + ending)
+        yield tables, store.writing(file_name(slide) + ending)
 
 
 def _together(members: Members) -> Iterator[pa.Table]:

@@ -1,13 +1,12 @@
 """The tiles of a map inside polygons, part by part, by slide, then tile index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylatent import schema
@@ -17,20 +16,36 @@ from raylatent.stored.map_points import MAP_POINTS, StoredPoints
 from raylatent.tiles.threads import in_order
 
 REGION = "region"
-MEMBERS = pa.schema([*MAP_POINTS, pa.field(REGION, pa.int32(), nullable=False)])
-"""Points inside polygons: `MAP_POINTS`, and the number of what they lie in."""
+FIRST = (
+    *(schema.SLIDE, schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y),
+    *(schema.X, schema.Y, schema.KNN_DISTANCE, schema.LABEL, REGION, schema.NAME),
+)
+"""The columns of a table of tiles for people."""
+_WHOLE = pa.schema([*MAP_POINTS, pa.field(REGION, pa.string())])
+MEMBERS = pa.schema(
+    [*map(_WHOLE.field, FIRST), *(one for one in _WHOLE if one.name not in FIRST)]
+)
+"""Points inside polygons: `MAP_POINTS`, and the name of the polygon, if it has one."""
 
 Where = Callable[[NDArray[np.float64]], NDArray[np.int32]]
 """For places (n, 2) the number of what each lies in (n,), -1 for nothing."""
 
+_ROWS = 1 << 16
 _THREADS = 8  # on an object store reading is mostly waiting
 
 
-def members(stored: StoredPoints, where: Where) -> Iterator[pa.Table | None]:
+def members(
+    stored: StoredPoints, where: Where, names: Sequence[str] = ("",)
+) -> Iterator[pa.Table | None]:
     """The points that lie in something, as `MEMBERS`.
 
-    A table is of one part, hence of one slide, and only a few parts are held. A part
-    without any gives None, so that who waits can stop.
+    A table is of one slide and has at most 65,536 rows. A part of the map without any
+    gives None, so that who waits can stop.
+
+    Args:
+        stored: The map's points; only a few parts are held.
+        where: In what places lie.
+        names: Of these; an empty one is null.
 
     Raises:
         MapError: Another map has taken the place of this one, before or meanwhile.
@@ -38,26 +53,34 @@ def members(stored: StoredPoints, where: Where) -> Iterator[pa.Table | None]:
     """
     store = stored.same()
     jobs = (
-        partial(_members_of, store, slide, name, where)
+        partial(_members_of, store, slide, name, where, names)
         for slide, name in stored.part_names
     )
     with (
         ThreadPoolExecutor(_THREADS, "members") as pool,
         closing(in_order(jobs, pool, _THREADS + 1)) as found,
     ):
-        yield from found
+        for table in found:
+            if table is None:
+                yield None
+            else:
+                starts = range(0, table.num_rows, _ROWS)
+                yield from (table.slice(start, _ROWS) for start in starts)
     stored.same()
 
 
-def _members_of(store: Store, slide: str, name: str, where: Where) -> pa.Table | None:
+def _members_of(
+    store: Store, slide: str, name: str, where: Where, names: Sequence[str]
+) -> pa.Table | None:
     # Most parts have none inside: then only their places are read.
     places = schema.places(read_part(store, name, (schema.X, schema.Y)))
     if not (where(places) >= 0).any():
         return None
     table = read_part(store, name, schema.POINTS.names).replace_schema_metadata()
-    regions = pa.array(where(schema.places(table)))
+    numbers = where(schema.places(table))
+    told = pa.array([name or None for name in names], pa.string())
+    regions = told.take(pa.array(np.maximum(numbers, 0)))
     slides = pa.repeat(pa.scalar(slide, pa.string()), table.num_rows)
     columns = [slides, *table.cast(schema.POINTS).columns, regions]
-    rows = pa.table(columns, schema=MEMBERS)
-    inside = rows.filter(pc.greater_equal(rows[REGION], 0))
-    return inside.sort_by(schema.TILE_INDEX)
+    inside = pa.table(columns, schema=_WHOLE).filter(pa.array(numbers >= 0))
+    return inside.select(MEMBERS.names).sort_by(schema.TILE_INDEX)

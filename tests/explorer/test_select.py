@@ -187,7 +187,7 @@ def test_tiles_that_touch_in_a_row_are_one_rectangle(apart):
             "y": 0.0,
             "loc_x": 50 + apart * i,
             "loc_y": 30,
-            "region": 0,
+            "region": None,
         }
         for i in (2, 0, 3, 1)[:n]
     ]
