@@ -1,0 +1,2 @@
+"use strict";
+// Empty in a folder; `raylatent serve` answers with what it can do.
