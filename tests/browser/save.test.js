@@ -53,7 +53,7 @@ test("CSV is quoted, has no formula, and its floats come back", () => {
 
 test("GeoJSON is one file a slide, minus the bounds, with squares around the middle", () => {
   const files = save.geojsonOf(meta, members, "island");
-  assert.deepEqual(files.map((f) => f.name), ["007.geojson", "_._b_c.geojson"]);
+  assert.deepEqual(files.map((f) => f.name), ["007.geojson", "__b_c.geojson"]);
   const [first, second] = files.map((f) => JSON.parse(f.pieces.join("")));
   assert.equal(first.features.length, 2);
   const [square] = first.features[0].geometry.coordinates;

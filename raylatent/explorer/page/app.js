@@ -36,6 +36,7 @@ raylatent.page = (() => {
     requestAnimationFrame(() => {
       asked = false;
       draw.frame($("map"));
+      raylatent.slide.draw();
     });
   }
 
@@ -182,8 +183,8 @@ raylatent.page = (() => {
     if (told.select.length > 0) guard(selection.select(told.select));
   }
 
-  /** Begins with a map: this folder's, or that of a folder beside it; a selection comes
-   * along by its tiles. @param {string} name "" is this folder's */
+  /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by
+   * its tiles. @param {string} name "" is this folder's */
   async function begin(name) {
     const carried = name && now.meta?.points.kind === "all" ? now.members : null;
     now.store = new data.Store(name ? `../${encodeURIComponent(name)}/` : "", redraw);

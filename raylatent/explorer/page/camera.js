@@ -40,9 +40,8 @@ raylatent.camera = (() => {
     };
   }
 
-  /** Closer by a factor, the place under the pointer staying where it is.
-   * @param {View} v @param {number} factor @param {number} px @param {number} py
-   * @param {number} most */
+  /** Closer by a factor, the place under the pointer staying where it is. @param {View} v
+   * @param {number} factor @param {number} px @param {number} py @param {number} most */
   function zoomed(v, factor, px, py, most) {
     const scale = held({ ...v, scale: v.scale * factor }, most).scale;
     const [x, y] = toShare(v, px, py);
@@ -57,8 +56,8 @@ raylatent.camera = (() => {
     );
   }
 
-  /** Moved by pixels of the screen. @param {View} v @param {number} dx
-   * @param {number} dy @param {number} most */
+  /** Moved by pixels of the screen. @param {View} v @param {number} dx @param {number} dy
+   * @param {number} most */
   const moved = (v, dx, dy, most) =>
     held({ ...v, x: v.x - dx / v.scale, y: v.y + dy / v.scale }, most);
 
@@ -67,9 +66,8 @@ raylatent.camera = (() => {
     ...v, x: 0.5, y: 0.5, scale: Math.max(50, 0.96 * Math.min(v.width, v.height)),
   });
 
-  /** The level whose cells are between half of their own size and that size on the
-   * screen, or as near as there is one. @param {View} v @param {number} cellPx
-   * @param {number} deepest */
+  /** The level whose cells are between half of their own size and that size on the screen, or as
+   * near as there is one. @param {View} v @param {number} cellPx @param {number} deepest */
   function levelOf(v, cellPx, deepest) {
     const level = Math.floor(Math.log2(v.scale / (8 * (cellPx / 2))) + 1e-9);
     return Math.max(0, Math.min(deepest, level));

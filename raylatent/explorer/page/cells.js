@@ -15,8 +15,7 @@ raylatent.cells = (() => {
   const firsts = (level) =>
     (level.firsts ??= level.blocks.map((/** @type {any} */ block) => block.first));
 
-  /** The number of the block that may hold a code. @param {number} level
-   * @param {number} code */
+  /** The number of the block that may hold a code. @param {number} level @param {number} code */
   function blockNumber(level, code) {
     const found = firsts(raylatent.now.meta.levels[level]);
     const at = geometry.lowerBound(found, code + 1) - 1;
@@ -32,8 +31,8 @@ raylatent.cells = (() => {
   }
 
   /** The cells of the level in a square of 8 x 8: parts of blocks that are here.
-   * @param {number} level @param {number} groupRow from the bottom
-   * @param {number} groupCol @returns {{block: Block, from: number, to: number}[]} */
+   * @param {number} level @param {number} groupRow from the bottom @param {number} groupCol
+   * @returns {{block: Block, from: number, to: number}[]} */
   function inGroup(level, groupRow, groupCol) {
     const { meta, store } = raylatent.now;
     const first = geometry.morton(8 * groupRow, 8 * groupCol);
@@ -50,8 +49,8 @@ raylatent.cells = (() => {
     return parts;
   }
 
-  /** A cell that is here: its block and its place in it, or null.
-   * @param {CellId} id @returns {{block: Block, i: number} | null} */
+  /** A cell that is here: its block and its place in it, or null. @param {CellId} id
+   * @returns {{block: Block, i: number} | null} */
   function here(id) {
     const code = geometry.morton(id.row, id.col);
     for (const { block } of inGroup(id.level, id.row >> 3, id.col >> 3)) {
@@ -77,8 +76,8 @@ raylatent.cells = (() => {
     return [x0 + left * side, y0 + bottom * side, x0 + right * side, y0 + top * side];
   }
 
-  /** The numbers of the blocks of points that a box in map units meets, and how many
-   * points they have. @param {number[]} box */
+  /** The numbers of the blocks of points that a box in map units meets, and how many points they
+   * have. @param {number[]} box */
   function pointsIn(box) {
     const { blocks } = raylatent.now.meta.points;
     /** @type {number[]} */
@@ -92,8 +91,8 @@ raylatent.cells = (() => {
     return { numbers, n };
   }
 
-  /** The places of a block's points as shares, for drawing.
-   * @param {Block} block @param {Frame} frame */
+  /** The places of a block's points as shares, for drawing. @param {Block} block
+   * @param {Frame} frame */
   function sharesOf(block, frame) {
     const of = (/** @type {Float32Array} */ places, /** @type {number} */ from) =>
       Float32Array.from(places, (place) => (place - from) / frame.side);
@@ -110,8 +109,8 @@ raylatent.cells = (() => {
     return `${labels ? [...labels] : "*"}/${slides ? [...slides] : "*"}`;
   };
 
-  /** How many tiles of each cell of a level the filters leave, from the points that are
-   * here. @param {number} level */
+  /** How many tiles of each cell of a level the filters leave, from the points that are here.
+   * @param {number} level */
   function tallied(level) {
     const { store, meta, frame, labels, slides } = raylatent.now;
     const key = `${level}/${filterKey()}`;
@@ -134,8 +133,8 @@ raylatent.cells = (() => {
     return counts;
   }
 
-  /** How many tiles of each cell of a coarse level are of the slides in the filter, or
-   * null until that is here. @param {number} level @returns {Map<number, number> | null} */
+  /** How many tiles of each cell of a coarse level are of the slides in the filter, or null
+   * until that is here. @param {number} level @returns {Map<number, number> | null} */
   function ofSlides(level) {
     const { store, slides } = raylatent.now;
     const block = store.block(`slides/${level}`);
@@ -186,8 +185,7 @@ raylatent.cells = (() => {
     if (block.painted?.key !== key) {
       const painted = color.paint(meta, by, meta.levels[level], regions, block, cells);
       for (let i = 0; !cells && filtered() && i < block.n; i += 1) {
-        const hidden =
-          (labels && !labels.has(block.label[i])) ||
+        const hidden = (labels && !labels.has(block.label[i])) ||
           (slides && !slides.has(block.slide[i]));
         if (hidden) painted[i] = 0;
       }

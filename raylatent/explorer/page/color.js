@@ -45,11 +45,10 @@ raylatent.color = (() => {
   }
 
   /** The text of a packed color for a canvas. @param {number} p @param {number} alpha */
-  const css = (p, alpha = 1) =>
-    `rgba(${p & 255},${(p >> 8) & 255},${(p >> 16) & 255},${alpha})`;
+  const css = (p, alpha = 1) => `rgba(${p & 255},${(p >> 8) & 255},${(p >> 16) & 255},${alpha})`;
 
-  /** A color on a scale. @param {string[]} stops @param {number} share 0 to 1
-   * @returns {number} packed */
+  /** A color on a scale. @param {string[]} stops @param {number} share 0 to 1 @returns {number}
+   * packed */
   function onScale(stops, share) {
     const at = Math.max(0, Math.min(1, share)) * (stops.length - 1);
     const i = Math.min(stops.length - 2, Math.floor(at));
@@ -62,9 +61,8 @@ raylatent.color = (() => {
     return mixed >>> 0;
   }
 
-  /** What the map can be colored by: [key, text]. @param {any} meta
-   * @param {boolean} regions whether there are named selections
-   * @returns {[string, string][]} */
+  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions
+   * whether there are named selections @returns {[string, string][]} */
   function keysOf(meta, regions) {
     /** @type {[string, string][]} */
     const keys = [["none", "nothing"]];
@@ -100,9 +98,7 @@ raylatent.color = (() => {
     /** @type {Legend} */
     const legend = { title: "", note: "", entries: [], scale: null };
     const list = (/** @type {string[]} */ names, /** @type {string[] | null} */ colors) =>
-      names.map((name, i) => ({
-        name, color: colors ? colors[i] : ofCategory(i), count: null,
-      }));
+      names.map((name, i) => ({ name, color: colors ? colors[i] : ofCategory(i), count: null }));
     const { labels, annotations } = meta;
     if (kind === "label") {
       legend.title = `Label (${labels.column})`;
@@ -150,9 +146,9 @@ raylatent.color = (() => {
     return colors;
   }
 
-  /** The packed colors of a block of cells or points.
-   * @param {any} meta @param {string} key @param {any} level @param {Painted[]} regions
-   * @param {any} block @param {boolean} cells @returns {Uint32Array} */
+  /** The packed colors of a block of cells or points. @param {any} meta @param {string} key
+   * @param {any} level @param {Painted[]} regions @param {any} block @param {boolean} cells
+   * @returns {Uint32Array} */
   function paint(meta, key, level, regions, block, cells) {
     const [kind, number] = key.split(":");
     const legend = legendOf(meta, key, level, regions);
@@ -192,9 +188,7 @@ raylatent.color = (() => {
       colors.fill(packed(NONE));
       regions.forEach(({ edges, color }) => {
         for (let i = 0; i < block.n; i += 1) {
-          if (raylatent.geometry.inside(edges, block.x[i], block.y[i])) {
-            colors[i] = packed(color);
-          }
+          if (raylatent.geometry.inside(edges, block.x[i], block.y[i])) colors[i] = packed(color);
         }
       });
     }

@@ -26,10 +26,10 @@ raylatent.contrast = (() => {
     };
   }
 
-  /** Slides grouped into patients where that column is there, and the patients' group.
-   * A patient whose slides are in both groups is left out, and counted.
-   * @param {any} meta @param {any} column a category of slides
-   * @param {number} a @param {number} b indices into its names @returns {Units} */
+  /** Slides grouped into patients where that column is there, and the patients' group. A patient
+   * whose slides are in both groups is left out, and counted. @param {any} meta
+   * @param {any} column a category of slides @param {number} a @param {number} b indices into
+   * its names @returns {Units} */
   function unitsOf(meta, column, a, b) {
     const patient = meta.annotations.columns.find(
       (/** @type {any} */ c) => c.name === meta.annotations.patient,
@@ -41,8 +41,7 @@ raylatent.contrast = (() => {
       if (value !== a && value !== b) return;
       const whose = patient?.values[s] ?? null;
       const key = whose === null ? `slide ${s}` : `patient ${whose}`;
-      const name =
-        whose === null ? meta.slides[s].name : String(patient.names?.[whose] ?? whose);
+      const name = whose === null ? meta.slides[s].name : String(patient.names?.[whose] ?? whose);
       const unit = found.get(key) ?? { name, slides: [], groups: new Set() };
       unit.slides.push(s);
       unit.groups.add(value === a ? 0 : 1);
@@ -129,9 +128,9 @@ raylatent.contrast = (() => {
     return q;
   }
 
-  /** The shares of each cell's units, by cell: a unit's tiles in the cell of all of its
-   * tiles. @param {any} block columns cell, slide and tiles, of one level
-   * @param {Units} units @returns {Map<number, Map<number, number>>} */
+  /** The shares of each cell's units, by cell: a unit's tiles in the cell of all of its tiles.
+   * @param {any} block columns cell, slide and tiles, of one level @param {Units} units
+   * @returns {Map<number, Map<number, number>>} */
   function sharesOf(block, units) {
     const totals = new Float64Array(units.group.length);
     for (let i = 0; i < block.n; i += 1) {
@@ -149,17 +148,14 @@ raylatent.contrast = (() => {
     return cells;
   }
 
-  /** The cells of a level with the difference of the groups' mean shares, the first minus
-   * the second; p and q are 1 where there are too few units, or a cell has too few of
-   * them to tell. @param {any} block @param {Units} units
-   * @param {() => Promise<void>} breath lets the page draw now and then
-   * @returns {Promise<Tested[]>} in order of cells */
+  /** The cells of a level with the difference of the groups' mean shares, the first minus the
+   * second; p and q are 1 where there are too few units, or a cell has too few of them to tell.
+   * @param {any} block @param {Units} units @param {() => Promise<void>} breath lets the page
+   * draw now and then @returns {Promise<Tested[]>} in order of cells */
   async function tested(block, units, breath) {
     const sizes = [0, 0];
     units.group.forEach((g) => (sizes[g] += 1));
-    const { orders, all } = tooFew(units)
-      ? { orders: [], all: true }
-      : ordersOf(units);
+    const { orders, all } = tooFew(units) ? { orders: [], all: true } : ordersOf(units);
     /** @type {Tested[]} */
     const found = [];
     const cells = [...sharesOf(block, units)].sort((a, b) => a[0] - b[0]);

@@ -53,9 +53,8 @@ raylatent.controls = (() => {
       ...(note ? [el("p", { class: "note" }, note)] : []));
   }
 
-  /** Boxes to tick, all of which are ticked while there is no filter.
-   * @param {string} id @param {"labels" | "slides"} which
-   * @param {[number, string][]} list of numbers and names */
+  /** Boxes to tick, all of which are ticked while there is no filter. @param {string} id
+   * @param {"labels" | "slides"} which @param {[number, string][]} list of numbers and names */
   function ticks(id, which, list) {
     const { now, page } = raylatent;
     const all = which === "labels" ? now.meta.labels.names.length : now.meta.slides.length;
@@ -90,8 +89,8 @@ raylatent.controls = (() => {
     }
   }
 
-  /** Tells what is selected. @param {{n: number | null, slides: number | null,
-   *   members: Members | null} | null} told */
+  /** Tells what is selected.
+   * @param {{n: number | null, slides: number | null, members: Members | null} | null} told */
   function selected(told) {
     const { meta, rings } = raylatent.now;
     $("save").hidden = rings.length === 0 && !told;
@@ -103,8 +102,7 @@ raylatent.controls = (() => {
     const about = sample
       ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
         "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
-        "give all)"
-      : `${whole(told.n)} tiles`;
+        "give all)" : `${whole(told.n)} tiles`;
     const parts = [el("p", { id: "selected-n", "data-n": told.n },
       `${about} of ${whole(told.slides ?? 0)} slides.`)];
     for (const [column, names, colors] of told.members ? [

@@ -33,8 +33,8 @@ raylatent.data = (() => {
   }
 
   /** A column whose first bytes come first, then the second ones, and so on.
-   * @param {Uint8Array} bytes @param {number} start @param {number} n
-   * @param {string} type one of u1 u2 u4 i4 f4 */
+   * @param {Uint8Array} bytes @param {number} start @param {number} n @param {string} type one
+   * of u1 u2 u4 i4 f4 */
   function unshuffled(bytes, start, n, type) {
     const [width, kind] = TYPES[type];
     const plain = new Uint8Array(n * width);
@@ -45,11 +45,9 @@ raylatent.data = (() => {
     return new kind(plain.buffer);
   }
 
-  /** The columns of a block. @param {About} about @param {string} text
-   * @returns {Promise<Block>} */
+  /** The columns of a block. @param {About} about @param {string} text @returns {Promise<Block>} */
   async function decoded(about, text) {
-    const stream = new Blob([/** @type {BlobPart} */ (bytesOf(text))])
-      .stream()
+    const stream = new Blob([/** @type {BlobPart} */ (bytesOf(text))]).stream()
       .pipeThrough(new DecompressionStream("gzip"));
     const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
     const block = /** @type {Block} */ (Object.create(null));
@@ -130,20 +128,17 @@ raylatent.data = (() => {
       if (found) return found;
       const asked = this.pending.get(name);
       if (asked) return asked.promise;
-      const promise = this.script(name)
-        .then(([about, text]) => decoded(about, text))
+      const promise = this.script(name).then(([about, text]) => decoded(about, text))
         .then((block) => {
           this.blocks.set(name, block);
           return block;
-        })
-        .finally(() => this.pending.delete(name));
+        }).finally(() => this.pending.delete(name));
       const entry = this.pending.get(name);
       if (entry) entry.promise = promise;
       return promise;
     }
 
-    /** What a script of the folder hands over. @param {string} name
-     * @returns {Promise<any>} */
+    /** What a script of the folder hands over. @param {string} name @returns {Promise<any>} */
     script(name) {
       const promise = new Promise((done, fail) => {
         this.pending.set(name, { done, promise: Promise.resolve() });

@@ -8,8 +8,7 @@ raylatent.draw = (() => {
   const CELL_WITHOUT_PICTURE = 16;
   const points = { canvas: document.createElement("canvas"), n: 0 };
 
-  /** The squares of 8 x 8 cells in view: columns and rows from the bottom.
-   * @param {number} level */
+  /** The squares of 8 x 8 cells in view: columns and rows from the bottom. @param {number} level */
   function groups(level) {
     const across = geometry.gridOf(level) / 8;
     const [left, bottom, right, top] = camera.boxOf(raylatent.now.view);
@@ -83,9 +82,7 @@ raylatent.draw = (() => {
     for (const group of groups(level)) {
       for (const { block, from, to } of cells.inGroup(level, group.row, group.col)) {
         for (let i = from; i < to; i += 1) {
-          const [x, y] = camera.toScreen(
-            view, block.col[i] / grid, (block.row[i] + 1) / grid,
-          );
+          const [x, y] = camera.toScreen(view, block.col[i] / grid, (block.row[i] + 1) / grid);
           each(block, i, x, y, size);
         }
       }
@@ -164,9 +161,7 @@ raylatent.draw = (() => {
         const packed = colors[i];
         const px = Math.round(tx[i] * sx + ox);
         const py = Math.round(oy - ty[i] * sx);
-        if (packed === 0 || px < 0 || py < 0 || px + size > width || py + size > height) {
-          continue;
-        }
+        if (packed === 0 || px < 0 || py < 0 || px + size > width || py + size > height) continue;
         for (let y = py * width; y < (py + size) * width; y += width) {
           for (let x = px; x < px + size; x += 1) pixels[y + x] = packed;
         }
@@ -196,8 +191,8 @@ raylatent.draw = (() => {
     }
   }
 
-  /** Rings as a path on the screen. @param {CanvasRenderingContext2D} ctx
-   * @param {Ring[]} rings @param {boolean} closed */
+  /** Rings as a path on the screen. @param {CanvasRenderingContext2D} ctx @param {Ring[]} rings
+   * @param {boolean} closed */
   function trace(ctx, rings, closed) {
     const { frame, view } = raylatent.now;
     for (const ring of rings) {

@@ -20,26 +20,23 @@ raylatent.geometry = (() => {
     return v >>> 0;
   }
 
-  /** The Morton code of a cell: bits of the column in the even places.
-   * @param {number} row @param {number} col */
+  /** The Morton code of a cell: bits of the column in the even places. @param {number} row
+   * @param {number} col */
   const morton = (row, col) => spread(col) + 2 * spread(row);
 
   /** The cells a side of a level's grid. @param {number} level */
   const gridOf = (level) => 8 * 2 ** level;
 
-  /** A place as a share of the frame, 0 to 1 from the lower left.
-   * @param {Frame} frame @param {number} x @param {number} y @returns {[number, number]} */
-  const shareOf = (frame, x, y) => [
-    (x - frame.x0) / frame.side,
-    (y - frame.y0) / frame.side,
-  ];
+  /** A place as a share of the frame, 0 to 1 from the lower left. @param {Frame} frame
+   * @param {number} x @param {number} y @returns {[number, number]} */
+  const shareOf = (frame, x, y) => [(x - frame.x0) / frame.side, (y - frame.y0) / frame.side];
 
   /** The column or row in which a share of the frame lies; the upper edge is in the last.
    * @param {number} share @param {number} grid */
   const stepOf = (share, grid) => Math.min(grid - 1, Math.floor(share * grid));
 
-  /** The cell of a place: row 0 is at the bottom.
-   * @param {Frame} frame @param {number} x @param {number} y @param {number} level */
+  /** The cell of a place: row 0 is at the bottom. @param {Frame} frame @param {number} x
+   * @param {number} y @param {number} level */
   function cellOf(frame, x, y, level) {
     const [tx, ty] = shareOf(frame, x, y);
     const grid = gridOf(level);
@@ -59,22 +56,18 @@ raylatent.geometry = (() => {
     return low;
   }
 
-  /** Rings from what somebody gave: rings, or one ring.
-   * @param {unknown} given @returns {Ring[]} @throws {Error} if it is no polygon */
+  /** Rings from what somebody gave: rings, or one ring. @param {unknown} given @returns {Ring[]}
+   * @throws {Error} if it is no polygon */
   function ringsOf(given) {
     const list = Array.isArray(given) ? given : [];
     const one = list.length > 0 && typeof list[0]?.[0] === "number";
     const rings = /** @type {Ring[]} */ (one ? [list] : list);
     const sound = rings.every(
-      (ring) =>
-        Array.isArray(ring) &&
-        ring.length > 2 &&
+      (ring) => Array.isArray(ring) && ring.length > 2 &&
         ring.every((p) => Array.isArray(p) && p.length === 2 && p.every(Number.isFinite)),
     );
     if (rings.length === 0 || !sound) {
-      throw new Error(
-        "This is not a polygon: rings are lists of at least three places [x, y].",
-      );
+      throw new Error("This is not a polygon: rings are lists of at least three places [x, y].");
     }
     return rings.map((ring) => ring.map((p) => [p[0], p[1]]));
   }
@@ -98,15 +91,14 @@ raylatent.geometry = (() => {
   }
 
   /** Whether a place is inside, even-odd over all rings, in float64 in this order: what
-   * `raylatent select` and the server do.
-   * @param {Edges} edges @param {number} x @param {number} y */
+   * `raylatent select` and the server do. @param {Edges} edges @param {number} x
+   * @param {number} y */
   function inside(edges, x, y) {
     const { n, x1, y1, x2, y2 } = edges;
     let odd = false;
     for (let i = 0; i < n; i += 1) {
       if (
-        y1[i] > y !== y2[i] > y &&
-        x < ((x2[i] - x1[i]) * (y - y1[i])) / (y2[i] - y1[i]) + x1[i]
+        y1[i] > y !== y2[i] > y && x < ((x2[i] - x1[i]) * (y - y1[i])) / (y2[i] - y1[i]) + x1[i]
       ) {
         odd = !odd;
       }

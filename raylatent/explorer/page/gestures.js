@@ -7,8 +7,8 @@ raylatent.gestures = (() => {
   const STILL = 4; // CSS pixels by which a click may move
   const STEP_OF_LASSO = 3;
 
-  /** The place in map units at a place of the screen. @param {number} px
-   * @param {number} py @returns {[number, number]} */
+  /** The place in map units at a place of the screen. @param {number} px @param {number} py
+   * @returns {[number, number]} */
   function placeAt(px, py) {
     const { view, frame } = raylatent.now;
     const [x, y] = camera.toShare(view, px, py);
@@ -134,9 +134,7 @@ raylatent.gestures = (() => {
     let travelled = 0;
     const at = (/** @type {PointerEvent | WheelEvent | MouseEvent} */ event) => {
       const box = canvas.getBoundingClientRect();
-      return /** @type {[number, number]} */ ([
-        event.clientX - box.left, event.clientY - box.top,
-      ]);
+      return /** @type {[number, number]} */ ([event.clientX - box.left, event.clientY - box.top]);
     };
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);

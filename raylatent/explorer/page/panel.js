@@ -35,13 +35,12 @@ raylatent.panel = (() => {
     Number.isFinite(v) ? String(Number(v.toPrecision(4))) : "not known";
 
   /** Terms and what they are; null is left out. @param {[string, any][]} facts */
-  const factsOf = (facts) =>
-    el("dl", {}, ...facts.filter(([, value]) => value !== null).flatMap(
+  const factsOf = (facts) => el("dl", {}, ...facts.filter(([, value]) => value !== null).flatMap(
       ([term, value]) => [el("dt", {}, term), el("dd", {}, value)],
     ));
 
-  /** Bars with their texts. @param {{name: string, color: string, share: number,
-   * text: string}[]} bars */
+  /** Bars with their texts.
+   * @param {{name: string, color: string, share: number, text: string}[]} bars */
   function barsOf(bars) {
     return el("ul", { class: "bars" }, ...bars.map((one) => {
       const bar = el("span", { class: "bar" });
@@ -136,11 +135,8 @@ raylatent.panel = (() => {
     return canvas;
   }
 
-  /** One coordinate in pixels and, where it is known, µm. @param {number} v
-   * @param {any} slide */
-  const coordinate = (v, slide) =>
-    v === data.NO_I4
-      ? "not known"
+  /** One coordinate in pixels and, where it is known, µm. @param {number} v @param {any} slide */
+  const coordinate = (v, slide) => v === data.NO_I4 ? "not known"
       : `${v} px${slide.mpp ? ` (${whole(Math.round(v * slide.mpp * 10) / 10)} µm)` : ""}`;
 
   /** What is known of one tile. @param {Tile} tile @param {CellId | null} cell */
@@ -156,19 +152,16 @@ raylatent.panel = (() => {
       ["Side", slide.tile_um ? `${short(slide.tile_um)} µm` : null],
     ]);
     const [pictures, place] = await Promise.all([pictureOf(tile, cell), placeOf(tile)]);
-    const deep = raylatent.slide?.button(tile);
-    return el("div", {}, ...pictures, facts, place, deep ?? null);
+    return el("div", {}, ...pictures, facts, place, raylatent.slide.button(tile));
   }
 
   /** The cell's numbers. @param {Block} block @param {number} i */
   function numbersOf(block, i) {
     const { labels, classes, why, slides } = raylatent.now.meta;
     const n = block.tiles[i];
-    const counts = labels.names
-      .map((/** @type {string} */ name, /** @type {number} */ l) => ({
+    const counts = labels.names.map((/** @type {string} */ name, /** @type {number} */ l) => ({
         name, color: labels.colors[l], count: block[`count_${l}`]?.[i] ?? 0,
-      }))
-      .filter((/** @type {any} */ one) => one.count > 0)
+      })).filter((/** @type {any} */ one) => one.count > 0)
       .sort((/** @type {any} */ a, /** @type {any} */ b) => b.count - a.count)
       .map((/** @type {any} */ one) => ({
         ...one, share: one.count / n,
@@ -196,9 +189,8 @@ raylatent.panel = (() => {
     );
   }
 
-  /** All tiles of the cell, the nearest to the shown one first.
-   * @param {CellId} cell @param {Block} block @param {number} i
-   * @returns {Promise<(Tile & {far: number})[]>} */
+  /** All tiles of the cell, the nearest to the shown one first. @param {CellId} cell
+   * @param {Block} block @param {number} i @returns {Promise<(Tile & {far: number})[]>} */
   async function tilesOf(cell, block, i) {
     const { frame, meta, served } = raylatent.now;
     if (meta.points.kind !== "all" && served) {

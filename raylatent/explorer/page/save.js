@@ -29,9 +29,7 @@ raylatent.save = (() => {
       (v << by) | (v >>> (32 - by));
     for (let start = 0; start < padded.length; start += 64) {
       for (let i = 0; i < 80; i += 1) {
-        words[i] =
-          i < 16
-            ? view.getInt32(start + 4 * i)
+        words[i] = i < 16 ? view.getInt32(start + 4 * i)
             : left(words[i - 3] ^ words[i - 8] ^ words[i - 14] ^ words[i - 16], 1);
       }
       let [a, b, c, d, e] = hash;
@@ -48,8 +46,7 @@ raylatent.save = (() => {
     return new Uint8Array(digest.buffer);
   }
 
-  /** The UUID of version 5 of a name in the name space of addresses.
-   * @param {string} name */
+  /** The UUID of version 5 of a name in the name space of addresses. @param {string} name */
   function uuid5(name) {
     const space = (NAMESPACE_URL.match(/../g) ?? []).map((h) => parseInt(h, 16));
     const bytes = sha1(new Uint8Array([...space, ...new TextEncoder().encode(name)]));
@@ -111,17 +108,17 @@ raylatent.save = (() => {
     return found;
   }
 
-  /** The square of a tile, as left, top and side in level-0 pixels; side 0 where the
-   * run does not know the window. @param {any} slide @param {number} x @param {number} y */
+  /** The square of a tile, as left, top and side in level-0 pixels; side 0 where the run does
+   * not know the window. @param {any} slide @param {number} x @param {number} y */
   function squareOf(slide, x, y) {
     const window = slide.window_px ?? 0;
     const half = Math.floor(window / 2);
     return { left: x - half, top: y - half, side: window };
   }
 
-  /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since
-   * QuPath counts from there. Tiles without a place are left out.
-   * @param {any} meta @param {Members} members @param {string} name of the selection
+  /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath
+   * counts from there. Tiles without a place are left out. @param {any} meta
+   * @param {Members} members @param {string} name of the selection
    * @returns {{name: string, pieces: string[]}[]} */
   function geojsonOf(meta, members, name) {
     return bySlide(members).map(([id, from, to]) => {
@@ -142,8 +139,7 @@ raylatent.save = (() => {
           type: "Feature",
           id: uuid5(`raylatent:${meta.fingerprint}:${slide.name}:${members.tile[i]}`),
           geometry:
-            side > 0
-              ? { type: "Polygon", coordinates: [ring] }
+            side > 0 ? { type: "Polygon", coordinates: [ring] }
               : { type: "Point", coordinates: [l, t] },
           properties: {
             objectType: "detection",
@@ -162,8 +158,8 @@ raylatent.save = (() => {
     });
   }
 
-  /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the
-   * whole slide. @param {any} meta @param {Members} members @param {string} name
+  /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole
+   * slide. @param {any} meta @param {Members} members @param {string} name
    * @returns {{name: string, pieces: string[]}[]} */
   function roiOf(meta, members, name) {
     const label = quoted(name || "selection");
@@ -183,14 +179,12 @@ raylatent.save = (() => {
 
   /** A selection that `raylatent select` and the page read again. @param {any} meta
    * @param {Ring[]} rings @param {string} [name] */
-  const polygonOf = (meta, rings, name) =>
-    name === undefined
-      ? { map: meta.map.digest, rings }
+  const polygonOf = (meta, rings, name) => name === undefined ? { map: meta.map.digest, rings }
       : { name, map: meta.map.digest, rings };
 
-  /** The named selections of a file: regions.json, or one polygon.
-   * @param {any} meta @param {string} text
-   * @returns {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
+  /** The named selections of a file: regions.json, or one polygon. @param {any} meta
+   * @param {string} text @returns {{name: string, rings: Ring[]}[]} @throws {Error} if it is of
+   * another map */
   function regionsOf(meta, text) {
     let given;
     try {

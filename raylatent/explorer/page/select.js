@@ -15,9 +15,8 @@ raylatent.selection = (() => {
     return found;
   }
 
-  /** The points that a test keeps, of the blocks that a box in map units meets, in order
-   * of slide and tile. @param {number[]} box
-   * @param {(block: Block, i: number) => boolean} keeps
+  /** The points that a test keeps, of the blocks that a box in map units meets, in order of
+   * slide and tile. @param {number[]} box @param {(block: Block, i: number) => boolean} keeps
    * @returns {Promise<Members>} @throws {Error} if they are more than a page can hold */
   async function membersOf(box, keeps) {
     const { store } = raylatent.now;
@@ -104,10 +103,10 @@ raylatent.selection = (() => {
     return response.json();
   }
 
-  /** Selects what lies in rings: what tests and the console use.
-   * @param {unknown} given rings, or one ring, in map units
-   * @returns {Promise<{n: number | null, exact: boolean, slides: number | null,
-   *   rows: [string, number][]}>} rows [slide, tile index] in their order */
+  /** Selects what lies in rings: what tests and the console use. @param {unknown} given rings,
+   * or one ring, in map units
+   * @returns {Promise<{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}>}
+   * rows [slide, tile index] in their order */
   async function select(given) {
     const rings = geometry.ringsOf(given);
     const { meta, served } = raylatent.now;
@@ -128,13 +127,11 @@ raylatent.selection = (() => {
   /** @param {Members} members */
   const slidesOf = (members) => new Set(members.slide).size;
 
-  /** @param {Members} members @returns {{n: number | null, exact: boolean,
-   *   slides: number | null, rows: [string, number][]}} */
+  /** @param {Members} members
+   * @returns {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}} */
   function resultOf(members) {
     const { meta } = raylatent.now;
-    if (meta.points.kind !== "all") {
-      return { n: null, exact: false, slides: null, rows: [] };
-    }
+    if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
     const rows = Array.from(members.slide, (slide, i) => [
       meta.slides[slide].name, members.tile[i],
     ]);
@@ -146,15 +143,15 @@ raylatent.selection = (() => {
     };
   }
 
-  /** Adds rings to the selection: where rings lie over one another the area goes out
-   * again (even-odd), so that a ring inside another cuts a hole. @param {Ring[]} rings
+  /** Adds rings to the selection: where rings lie over one another the area goes out again
+   * (even-odd), so that a ring inside another cuts a hole. @param {Ring[]} rings
    * @param {boolean} added to what is selected, instead of it */
   function choose(rings, added) {
     return select(added ? [...raylatent.now.rings, ...rings] : rings);
   }
 
-  /** Takes a selection over from another map of the run, by its tiles: they keep their
-   * color, and the other points turn grey. @param {Members} members */
+  /** Takes a selection over from another map of the run, by its tiles: they keep their color,
+   * and the other points turn grey. @param {Members} members */
   async function carry(members) {
     const { now } = raylatent;
     const keys = new Set(keysOf(members));
