@@ -85,6 +85,14 @@ raylatent.page = (() => {
     open(cell);
   }
 
+  /** Moves the map where the panel lies over a cell. @param {CellId} cell */
+  function uncover(cell) {
+    const grid = geometry.gridOf(cell.level);
+    const [left] = camera.toScreen(now.view, cell.col / grid, 0);
+    const covered = $("panel").getBoundingClientRect().right - $("map").getBoundingClientRect().left;
+    if (left < covered && covered < now.view.width) raylatent.gestures.move(covered - left + 8, 0);
+  }
+
   /** What lies under the pointer. @param {CellId | null} cell @param {number[]} place */
   function hover(cell, place) {
     const found = cell && cells.here(cell);
@@ -155,8 +163,9 @@ raylatent.page = (() => {
     gestures.attach($("map"));
   }
 
-  /** Polygons from a file. @param {File} file */
+  /** Polygons from a file. @param {File | undefined} file */
   async function opened(file) {
+    if (!file) return;
     const given = save.regionsOf(now.meta, await file.text());
     const named = given.filter((one) => one.name);
     if (named.length > 0) selection.name(named);
@@ -215,7 +224,7 @@ raylatent.page = (() => {
     document.body.dataset.ready = "1";
   }
 
-  return { $, say, guard, redraw, changed, open, go, hover, toggle, begin };
+  return { $, say, guard, redraw, changed, open, go, uncover, hover, toggle, begin };
 })();
 
 raylatent.page.guard(raylatent.page.begin(""));

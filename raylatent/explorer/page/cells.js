@@ -172,9 +172,12 @@ raylatent.cells = (() => {
     const counts = coarse ? ofSlides(level) : tallied(level);
     if (!counts) return null;
     const grid = geometry.gridOf(level);
-    return Array.from(block.row, (/** @type {number} */ row, i) =>
-      counts.get(row * grid + block.col[i]) ?? 0,
-    );
+    const full = `${key}/${coarse}/${coarse ? 0 : raylatent.now.tally.seen.size}`;
+    if (block.left?.key === full) return block.left.counts;
+    const left = Uint32Array.from(block.row, (/** @type {number} */ row, i) =>
+      counts.get(row * grid + block.col[i]) ?? 0);
+    block.left = { key: full, counts: left };
+    return left;
   }
 
   /** The colors of a block as they are now; of points that a filter hides, 0.

@@ -61,6 +61,11 @@ raylatent.color = (() => {
     return mixed >>> 0;
   }
 
+  const RAMP = Uint32Array.from({ length: 1024 }, (_, i) => onScale(VIRIDIS, i / 1023));
+
+  const shade = (/** @type {number} */ share) =>
+    RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
+
   /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions
    * whether there are named selections @returns {[string, string][]} */
   function keysOf(meta, regions) {
@@ -164,7 +169,7 @@ raylatent.color = (() => {
         const v = value(i);
         const known = v !== null && Number.isFinite(v);
         if (!known) colors[i] = packed(NONE);
-        else colors[i] = onScale(VIRIDIS, (Number(v) - low) / (high - low));
+        else colors[i] = shade((Number(v) - low) / (high - low));
       }
     };
     if (kind === "label") byList(block.label);
@@ -175,7 +180,7 @@ raylatent.color = (() => {
     else if (kind === "density" && cells) {
       const most = Math.log(Math.max(2, /** @type {any} */ (legend.scale).high));
       for (let i = 0; i < block.n; i += 1) {
-        colors[i] = onScale(VIRIDIS, Math.log(block.tiles[i]) / most);
+        colors[i] = shade(Math.log(block.tiles[i]) / most);
       }
     } else if (kind === "annotation") {
       const { values } = meta.annotations.columns[Number(number)];

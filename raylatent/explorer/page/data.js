@@ -173,11 +173,17 @@ raylatent.data = (() => {
       }
     }
 
+    /** A picture that is here, or null, without asking. @param {string} path
+     * @returns {HTMLImageElement | null} */
+    pictureHere(path) {
+      const found = this.pictures.get(path);
+      return found?.complete && found.naturalWidth > 0 ? found : null;
+    }
+
     /** A picture that is here, or null; then it is asked for. @param {string} path
      * @returns {HTMLImageElement | null} */
     picture(path) {
-      const found = this.pictures.get(path);
-      if (found) return found.complete && found.naturalWidth > 0 ? found : null;
+      if (this.pictures.get(path)) return this.pictureHere(path);
       const image = new Image();
       image.decoding = "async";
       image.onload = () => this.arrived();

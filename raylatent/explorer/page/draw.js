@@ -44,7 +44,9 @@ raylatent.draw = (() => {
     for (let up = 0; up <= level; up += 1) {
       const name = `${col >> up}_${top >> up}`;
       const path = `mosaic_files/${level - up + first}/${name}.jpg`;
-      const image = store.picture(path);
+      // The coarsest is always fetched, the others are used where they are here.
+      const fetched = up === 0 || up === level;
+      const image = fetched ? store.picture(path) : store.pictureHere(path);
       if (image) {
         const side = image.naturalWidth / 2 ** up;
         const part = 2 ** up - 1;

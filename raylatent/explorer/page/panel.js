@@ -280,6 +280,7 @@ raylatent.panel = (() => {
     page.$("panel-body").replaceChildren(shown, numbersOf(block, i),
       listOf(cell, block, i, shown));
     panel.hidden = false;
+    page.uncover(cell);
     const { name } = now.meta.slides[tile.slide];
     page.say(`Cell with ${whole(block.tiles[i])} tiles; tile ${tile.tile} of ${name}.`);
   }

@@ -23,7 +23,10 @@ raylatent.selection = (() => {
     /** @type {Record<string, any>[]} */
     const parts = [];
     let n = 0;
-    for (const number of cells.pointsIn(box).numbers) {
+    const { numbers } = cells.pointsIn(box);
+    for (const [at, number] of numbers.entries()) {
+      // The next ones come while this one is looked at; what fails is told in its turn.
+      for (const next of numbers.slice(at + 1, at + 4)) store.block(`points/${next}`);
       const block = await store.load(`points/${number}`);
       const found = kept(block, keeps);
       n += found.length;

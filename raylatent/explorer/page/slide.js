@@ -90,6 +90,8 @@ raylatent.slide = (() => {
       look(Math.exp(-event.deltaY / 400), 0, 0);
     }, { passive: false });
     $("slide-body").replaceChildren(panel.el("h2", {}, slide.name), canvas);
+    $("slide-close").onclick = () => $("slide").close();
+    $("slide").onclose = () => { now = null; };
     $("slide").showModal();
     draw();
   }
