@@ -15,7 +15,7 @@ function scripts() {
 /** Runs scripts of the page; returns its name space. @param {...string} names */
 function load(...names) {
   for (const name of names) {
-    const file = path.join(PAGE, name);
+    const file = path.resolve(PAGE, name);
     vm.runInThisContext(fs.readFileSync(file, "utf8"), { filename: file });
   }
   return globalThis.raylatent;

@@ -114,6 +114,7 @@ def write_folder(
         kind: Whether the points are "all" or a "sample" (every tenth).
     """
     shutil.copytree(PAGE, out)
+    (out / "server.js").write_text('"use strict";\n')
     low = np.array([points["x"].min(), points["y"].min()], np.float64)
     high = np.array([points["x"].max(), points["y"].max()], np.float64)
     side = float((high - low).max())
@@ -163,7 +164,7 @@ def write_folder(
         "colors_of_slides": ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]
         * slides,
         "why": ["nearest to the middle of its cell"],
-        "tiles": {"slot_px": TILE_PX, "stored": 0},
+        "tiles": {"slots": 4, "levels": 0},
         "created": "2026-01-01T00:00:00Z",
         "versions": {"raylatent": "0"},
     }
@@ -208,6 +209,8 @@ def _write_level(
     found, first = np.unique(codes[order], return_index=True)
     members = np.split(order, first[1:])
     table = _cells(points, members, row, col)
+    if level == 0:
+        _write_tiles(out, table)
     blocks = []
     folder = out / "data" / "cells" / str(level)
     folder.mkdir(parents=True)
@@ -274,6 +277,21 @@ def _cells(
         **{f"count_{i}": ("u4", labels[:, i]) for i in range(labels.shape[1])},
         **{f"mean_{i}": ("f4", means[:, i]) for i in range(means.shape[1])},
     }
+
+
+def _write_tiles(out: Path, cells: Columns) -> None:
+    """The tiles of the first 16 cells at their own size, in one picture."""
+    image = Image.new("RGB", (4 * TILE_PX, 4 * TILE_PX), "white")
+    for slot in range(min(16, len(cells["row"][1]))):
+        slide, tile = (int(cells[name][1][slot]) for name in ("slide", "tile"))
+        left, top = (slot % 4) * TILE_PX, (slot // 4) * TILE_PX
+        box = (left, top, left + TILE_PX, top + TILE_PX)
+        image.paste(tile_color(slide, tile), box)
+        cells["picture"][1][slot] = 0
+        cells["slot"][1][slot] = slot
+        cells["width"][1][slot] = cells["height"][1][slot] = TILE_PX
+    (out / "tiles" / "0").mkdir(parents=True)
+    image.save(out / "tiles" / "0" / "0.jpg", quality=90)
 
 
 def _write_pictures(out: Path, cells: Columns, level: int) -> str:

@@ -68,6 +68,15 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   first.fire("click");
   await until(() => raylatent.now.marked !== null);
 
+  // A tile that is stored is shown at its own size.
+  const coarse = await store.load("cells/0/0");
+  const drawn = (calls.drawImage ?? []).length;
+  raylatent.page.open({ level: 0, row: coarse.row[5], col: coarse.col[5] });
+  await until(() => Number(panel.dataset.level) === 0);
+  const cuts = calls.drawImage.slice(drawn).filter((args) => args.length === 9 && args[8] === 120);
+  assert.deepEqual(cuts[0].slice(1), [192, 192, 120, 120, 0, 0, 120, 120]);
+  assert.equal(/not stored/.test(shown.textContent), false);
+
   // Each way to color and both filters draw without a complaint.
   for (const [key] of raylatent.color.keysOf(meta, true)) {
     for (const pictures of [true, false]) {

@@ -150,7 +150,7 @@ async function open(where, hash = "") {
   });
   URL.createObjectURL = (blob) => { blobs.set(`blob:${blobs.size}`, blob); return `blob:${blobs.size - 1}`; };
   URL.revokeObjectURL = () => {};
-  load(...scripts());
+  load(...scripts().map((name) => path.join(where, name)));
   for (let i = 0; i < 500 && body.dataset.ready !== "1"; i += 1) {
     await new Promise((done) => setTimeout(done, 5));
   }

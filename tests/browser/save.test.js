@@ -41,28 +41,38 @@ test("UUIDs are those of Python", () => {
   assert.equal(save.uuid5("raylatent:f00d:ü:3"), "131e0a14-a48c-52de-a8f3-86dec2aa8471");
 });
 
+test("floats have as few digits as tell them", () => {
+  const meta1 = { slides: [{ name: "s" }], labels: { names: [] } };
+  for (const v of [0.1, 1 / 3, 123456.789, -3e-20, 16777217, 5e30]) {
+    const one = { ...members, n: 1, slide: [0], x: Float32Array.of(v), y: Float32Array.of(v) };
+    const text = save.csvOf(meta1, one, "")[1].split(",")[4];
+    assert.equal(Math.fround(Number(text)), Math.fround(v));
+    assert.ok(text.replace(/e.*/, "").length <= 12, text);
+  }
+});
+
 test("CSV is quoted, has no formula, and its floats come back", () => {
-  const lines = save.csvOf(meta, members).join("").split("\r\n");
+  const lines = save.csvOf(meta, members, "@x").join("").split("\r\n");
   assert.equal(lines[0].startsWith("slide,tile_index,loc_x,loc_y,x,y"), true);
-  assert.equal(lines[1], '007,3,1000,2000,0.10000000149011612,-0.5,"a,""b""",LUAD,0.25');
-  assert.equal(lines[2], "007,5,1301,2000,1,1,'=1+1,,");
-  assert.equal(lines[3], "007,9,,,2,2,,LUAD,1");
+  assert.equal(lines[1], `007,3,1000,2000,0.1,-0.5,0.25,"a,""b""",'@x`);
+  assert.equal(lines[2], "007,5,1301,2000,1,1,,'=1+1,'@x");
+  assert.equal(lines[3], "007,9,,,2,2,1,,'@x");
   assert.equal(Math.fround(Number(lines[1].split(",")[4])), Math.fround(0.1));
   assert.equal(lines.length, 6);
 });
 
 test("GeoJSON is one file a slide, minus the bounds, with squares around the middle", () => {
   const files = save.geojsonOf(meta, members, "island");
-  assert.deepEqual(files.map((f) => f.name), ["007.geojson", "__b_c.geojson"]);
+  assert.deepEqual(files.map((f) => f.name), ["007.geojson", "%2E%2E%2Fb%3Ac.geojson"]);
   const [first, second] = files.map((f) => JSON.parse(f.pieces.join("")));
   assert.equal(first.features.length, 2);
   const [square] = first.features[0].geometry.coordinates;
   const [left, top] = [1000 - 150 - 70, 2000 - 150 - 900];
   assert.deepEqual(square, [[left, top], [left + 301, top], [left + 301, top + 301], [left, top + 301], [left, top]]);
   assert.equal(first.features[0].properties.objectType, "detection");
-  assert.deepEqual(first.features[0].properties.classification, { name: 'a,"b"', color: [0, 114, 178] });
+  assert.deepEqual(first.features[0].properties.classification, { name: "island", color: [0, 114, 178] });
   assert.equal(first.features[0].id, save.uuid5("raylatent:f00d:007:3"));
-  assert.equal("novelty" in first.features[1].properties.measurements, false);
+  assert.equal("knn_distance" in first.features[1].properties.measurements, false);
   for (const value of Object.values(first.features[0].properties.metadata)) assert.equal(typeof value, "string");
   assert.deepEqual(second.features[0].geometry, { type: "Point", coordinates: [40, 50] });
 });
@@ -71,8 +81,8 @@ test("regions for Slideflow are in pixels of the whole slide", () => {
   const [file, none] = save.roiOf(meta, members, "is,land");
   const rows = file.pieces.join("").trim().split("\r\n");
   assert.equal(rows[0], "roi_name,x_base,y_base,label");
-  assert.equal(rows[1], 'tile_3,850,1850,"is,land"');
-  assert.equal(rows.length, 1 + 4 * 2);
+  // The two tiles touch: they are one rectangle.
+  assert.deepEqual(rows.slice(1), ["850,1850", "1452,1850", "1452,2151", "850,2151"].map((at) => `ROI_1,${at},"is,land"`));
   assert.equal(none.pieces.length, 1);
 });
 

@@ -27,8 +27,7 @@ raylatent.address = (() => {
     return String(parts).replaceAll("%2C", ",").replaceAll("%3B", ";");
   }
 
-  /** Numbers of a text, or null where one is none. @param {string | null} text
-   * @returns {number[] | null} */
+  /** Numbers of a text, or null where one is none. @param {string | null} text @returns {number[] | null} */
   function numbers(text) {
     if (text === null) return null;
     if (text === "") return [];
@@ -36,8 +35,7 @@ raylatent.address = (() => {
     return found.every(Number.isFinite) ? found : null;
   }
 
-  /** What an address tells; what cannot be read is left out. @param {string} hash
-   * @returns {Told} */
+  /** What an address tells; what cannot be read is left out. @param {string} hash @returns {Told} */
   function read(hash) {
     const parts = new URLSearchParams(hash.replace(/^#/, ""));
     const at = numbers(parts.get("at"));

@@ -12,8 +12,7 @@ raylatent.now = {
 };
 
 raylatent.page = (() => {
-  const { address, camera, cells, color, data, draw, geometry, now, panel, save, selection } =
-    raylatent;
+  const { address, camera, cells, color, data, draw, geometry, now, panel, save, selection } = raylatent;
   /** @param {string} id @returns {any} */
   const $ = (id) => document.getElementById(id);
   let asked = false;
@@ -192,8 +191,8 @@ raylatent.page = (() => {
     if (told.select.length > 0) guard(selection.select(told.select));
   }
 
-  /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by
-   * its tiles. @param {string} name "" is this folder's */
+  /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its
+   * tiles. @param {string} name "" is this folder's */
   async function begin(name) {
     const carried = name && now.meta?.points.kind === "all" ? now.members : null;
     now.store = new data.Store(name ? `../${encodeURIComponent(name)}/` : "", redraw);
@@ -201,10 +200,15 @@ raylatent.page = (() => {
       tally: null, only: null });
     now.meta = await now.store.script("meta");
     const { map } = now.meta;
+    now.meta.points.n ??= now.meta.points.blocks.reduce((/** @type {number} */ n, /** @type {any} */ b) => n + b.n, 0);
     now.frame = { x0: map.lower[0], y0: map.lower[1], side: map.side };
     $("title").textContent = `${now.meta.run}: ${map.name}`;
     document.title = `${now.meta.run}: ${map.name}`;
     if (now.meta.regions) selection.name(save.regionsOf(now.meta, JSON.stringify(now.meta.regions)));
+    if (now.served) {
+      const kept = await fetch(`${now.store.base}regions.json`);
+      if (kept.ok) selection.name(save.regionsOf(now.meta, await kept.text()));
+    }
     const maps = now.meta.maps ?? [];
     $("maps-box").hidden = maps.length < 2;
     raylatent.controls.fill("maps", maps.map((/** @type {string} */ one) => [one, one]));

@@ -12,8 +12,7 @@ raylatent.cells = (() => {
   const deepest = () => raylatent.now.meta.levels.length - 1;
 
   /** The first Morton codes of a level's blocks. @param {any} level */
-  const firsts = (level) =>
-    (level.firsts ??= level.blocks.map((/** @type {any} */ block) => block.first));
+  const firsts = (level) => (level.firsts ??= level.blocks.map((/** @type {any} */ block) => block.first));
 
   /** The number of the block that may hold a code. @param {number} level @param {number} code */
   function blockNumber(level, code) {
@@ -30,8 +29,8 @@ raylatent.cells = (() => {
     return block.codes;
   }
 
-  /** The cells of the level in a square of 8 x 8: parts of blocks that are here.
-   * @param {number} level @param {number} groupRow from the bottom @param {number} groupCol
+  /** The cells of the level in a square of 8 x 8: parts of blocks that are here. @param {number} level
+   * @param {number} groupRow from the bottom @param {number} groupCol
    * @returns {{block: Block, from: number, to: number}[]} */
   function inGroup(level, groupRow, groupCol) {
     const { meta, store } = raylatent.now;
@@ -76,8 +75,8 @@ raylatent.cells = (() => {
     return [x0 + left * side, y0 + bottom * side, x0 + right * side, y0 + top * side];
   }
 
-  /** The numbers of the blocks of points that a box in map units meets, and how many points they
-   * have. @param {number[]} box */
+  /** The numbers of the blocks of points that a box in map units meets, and how many points they have.
+   * @param {number[]} box */
   function pointsIn(box) {
     const { blocks } = raylatent.now.meta.points;
     /** @type {number[]} */
@@ -91,8 +90,7 @@ raylatent.cells = (() => {
     return { numbers, n };
   }
 
-  /** The places of a block's points as shares, for drawing. @param {Block} block
-   * @param {Frame} frame */
+  /** The places of a block's points as shares, for drawing. @param {Block} block @param {Frame} frame */
   function sharesOf(block, frame) {
     const of = (/** @type {Float32Array} */ places, /** @type {number} */ from) =>
       Float32Array.from(places, (place) => (place - from) / frame.side);
@@ -114,9 +112,7 @@ raylatent.cells = (() => {
   function tallied(level) {
     const { store, meta, frame, labels, slides } = raylatent.now;
     const key = `${level}/${filterKey()}`;
-    if (raylatent.now.tally?.key !== key) {
-      raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
-    }
+    if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
     const grid = geometry.gridOf(level);
     meta.points.blocks.forEach((/** @type {any} */ _, /** @type {number} */ b) => {
@@ -133,8 +129,8 @@ raylatent.cells = (() => {
     return counts;
   }
 
-  /** How many tiles of each cell of a coarse level are of the slides in the filter, or null
-   * until that is here. @param {number} level @returns {Map<number, number> | null} */
+  /** How many tiles of each cell of a coarse level are of the slides in the filter, or null until that is
+   * here. @param {number} level @returns {Map<number, number> | null} */
   function ofSlides(level) {
     const { store, slides } = raylatent.now;
     const block = store.block(`slides/${level}`);
@@ -180,16 +176,15 @@ raylatent.cells = (() => {
     return left;
   }
 
-  /** The colors of a block as they are now; of points that a filter hides, 0.
-   * @param {Block} block @param {number} level @param {boolean} cells */
+  /** The colors of a block as they are now; of points that a filter hides, 0. @param {Block} block
+   * @param {number} level @param {boolean} cells */
   function colors(block, level, cells) {
     const { meta, by, regions, regionsVersion, labels, slides, only } = raylatent.now;
     const key = `${by}/${level}/${regionsVersion}/${cells ? "" : filterKey()}/${Boolean(only)}`;
     if (block.painted?.key !== key) {
       const painted = color.paint(meta, by, meta.levels[level], regions, block, cells);
       for (let i = 0; !cells && filtered() && i < block.n; i += 1) {
-        const hidden = (labels && !labels.has(block.label[i])) ||
-          (slides && !slides.has(block.slide[i]));
+        const hidden = (labels && !labels.has(block.label[i])) || (slides && !slides.has(block.slide[i]));
         if (hidden) painted[i] = 0;
       }
       const { keyOf } = raylatent.selection;
@@ -201,8 +196,8 @@ raylatent.cells = (() => {
     return /** @type {Uint32Array} */ (block.painted.colors);
   }
 
-  /** Whether the mosaic has a picture of a square of 8 x 8 cells, from the top.
-   * @param {number} level @param {number} col @param {number} top */
+  /** Whether the mosaic has a picture of a square of 8 x 8 cells, from the top. @param {number} level
+   * @param {number} col @param {number} top */
   function hasPicture(level, col, top) {
     const { levels } = raylatent.now.meta;
     const up = Math.max(0, level - deepest());

@@ -11,10 +11,7 @@ var raylatent = raylatent || {};
 
 raylatent.color = (() => {
   // Okabe and Ito 2008, told apart by the color-blind; then steps around the circle.
-  const OKABE_ITO = [
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7",
-    "#56B4E9", "#D55E00", "#F0E442", "#000000",
-  ];
+  const OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"];
   const VIRIDIS = [
     "#440154", "#472D7B", "#3B528B", "#2C728E", "#21918C", "#28AE80", "#5EC962",
     "#ADDC30", "#FDE725",
@@ -37,8 +34,7 @@ raylatent.color = (() => {
     return `#${part(0)}${part(8)}${part(4)}`.toUpperCase();
   }
 
-  /** #RRGGBB as a number whose bytes are red, green, blue, 255: a pixel of ImageData.
-   * @param {string} hex */
+  /** #RRGGBB as a number whose bytes are red, green, blue, 255: a pixel of ImageData. @param {string} hex */
   function packed(hex) {
     const v = parseInt(hex.slice(1), 16);
     return ((255 << 24) | ((v & 255) << 16) | (v & 0xff00) | (v >> 16)) >>> 0;
@@ -47,8 +43,7 @@ raylatent.color = (() => {
   /** The text of a packed color for a canvas. @param {number} p @param {number} alpha */
   const css = (p, alpha = 1) => `rgba(${p & 255},${(p >> 8) & 255},${(p >> 16) & 255},${alpha})`;
 
-  /** A color on a scale. @param {string[]} stops @param {number} share 0 to 1 @returns {number}
-   * packed */
+  /** A color on a scale. @param {string[]} stops @param {number} share 0 to 1 @returns {number} packed */
   function onScale(stops, share) {
     const at = Math.max(0, Math.min(1, share)) * (stops.length - 1);
     const i = Math.min(stops.length - 2, Math.floor(at));
@@ -63,11 +58,10 @@ raylatent.color = (() => {
 
   const RAMP = Uint32Array.from({ length: 1024 }, (_, i) => onScale(VIRIDIS, i / 1023));
 
-  const shade = (/** @type {number} */ share) =>
-    RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
+  const shade = (/** @type {number} */ share) => RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
 
-  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions
-   * whether there are named selections @returns {[string, string][]} */
+  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions whether there
+   * are named selections @returns {[string, string][]} */
   function keysOf(meta, regions) {
     /** @type {[string, string][]} */
     const keys = [["none", "nothing"]];
@@ -143,8 +137,7 @@ raylatent.color = (() => {
     return legend;
   }
 
-  /** The color of each category of a list; the last, 255 or more, is that of none.
-   * @param {Entry[]} list */
+  /** The color of each category of a list; the last, 255 or more, is that of none. @param {Entry[]} list */
   function table(list) {
     const colors = new Uint32Array(Math.max(256, list.length + 1)).fill(packed(NONE));
     list.forEach(({ color }, i) => (colors[i] = packed(color)));
@@ -179,9 +172,7 @@ raylatent.color = (() => {
     else if (kind === "novelty") byScale((i) => block.novelty[i]);
     else if (kind === "density" && cells) {
       const most = Math.log(Math.max(2, /** @type {any} */ (legend.scale).high));
-      for (let i = 0; i < block.n; i += 1) {
-        colors[i] = shade(Math.log(block.tiles[i]) / most);
-      }
+      for (let i = 0; i < block.n; i += 1) colors[i] = shade(Math.log(block.tiles[i]) / most);
     } else if (kind === "annotation") {
       const { values } = meta.annotations.columns[Number(number)];
       if (legend.scale) byScale((i) => values[slide[i]] ?? null);
@@ -191,7 +182,8 @@ raylatent.color = (() => {
       }
     } else if (kind === "region") {
       colors.fill(packed(NONE));
-      regions.forEach(({ edges, color }) => {
+      // The first selection that has a place names it, so it is painted last.
+      [...regions].reverse().forEach(({ edges, color }) => {
         for (let i = 0; i < block.n; i += 1) {
           if (raylatent.geometry.inside(edges, block.x[i], block.y[i])) colors[i] = packed(color);
         }
@@ -200,8 +192,5 @@ raylatent.color = (() => {
     return colors;
   }
 
-  return {
-    OKABE_ITO, VIRIDIS, FROM_B_TO_A, ofCategory, packed, css, onScale, keysOf, legendOf,
-    paint,
-  };
+  return { OKABE_ITO, VIRIDIS, FROM_B_TO_A, ofCategory, packed, css, onScale, keysOf, legendOf, paint };
 })();

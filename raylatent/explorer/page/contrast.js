@@ -26,10 +26,9 @@ raylatent.contrast = (() => {
     };
   }
 
-  /** Slides grouped into patients where that column is there, and the patients' group. A patient
-   * whose slides are in both groups is left out, and counted. @param {any} meta
-   * @param {any} column a category of slides @param {number} a @param {number} b indices into
-   * its names @returns {Units} */
+  /** Slides grouped into patients where that column is there, and the patients' group. A patient whose
+   * slides are in both groups is left out, and counted. @param {any} meta @param {any} column a category
+   * of slides @param {number} a @param {number} b indices into its names @returns {Units} */
   function unitsOf(meta, column, a, b) {
     const patient = meta.annotations.columns.find(
       (/** @type {any} */ c) => c.name === meta.annotations.patient,
@@ -78,8 +77,8 @@ raylatent.contrast = (() => {
     );
   }
 
-  /** The orders of groups to compare with: all if they are few, else drawn ones.
-   * @param {Units} units @returns {{orders: Int8Array[], all: boolean}} */
+  /** The orders of groups to compare with: all if they are few, else drawn ones. @param {Units} units
+   * @returns {{orders: Int8Array[], all: boolean}} */
   function ordersOf(units) {
     const n = units.group.length;
     const ones = units.group.reduce((sum, g) => sum + g, 0);
@@ -148,10 +147,10 @@ raylatent.contrast = (() => {
     return cells;
   }
 
-  /** The cells of a level with the difference of the groups' mean shares, the first minus the
-   * second; p and q are 1 where there are too few units, or a cell has too few of them to tell.
-   * @param {any} block @param {Units} units @param {() => Promise<void>} breath lets the page
-   * draw now and then @returns {Promise<Tested[]>} in order of cells */
+  /** The cells of a level with the difference of the groups' mean shares, the first minus the second; p
+   * and q are 1 where there are too few units, or a cell has too few of them to tell. @param {any} block
+   * @param {Units} units @param {() => Promise<void>} breath lets the page draw now and then
+   * @returns {Promise<Tested[]>} in order of cells */
   async function tested(block, units, breath) {
     const sizes = [0, 0];
     units.group.forEach((g) => (sizes[g] += 1));

@@ -76,8 +76,7 @@ raylatent.controls = (() => {
     const { labels, slides } = raylatent.now.meta;
     const sought = /** @type {HTMLInputElement} */ ($("find-slide")).value.toLowerCase();
     ticks("filter-labels", "labels", labels.names.map((/** @type {string} */ name, /** @type {number} */ i) => [i, name]));
-    const found = slides
-      .map((/** @type {any} */ slide, /** @type {number} */ i) => [i, slide.name])
+    const found = slides.map((/** @type {any} */ slide, /** @type {number} */ i) => [i, slide.name])
       .filter((/** @type {[number, string]} */ [, name]) => name.toLowerCase().includes(sought));
     ticks("filter-slides", "slides", found.slice(0, 200));
     if (sought && found.length > 0) {
@@ -144,7 +143,7 @@ raylatent.controls = (() => {
     }
     const name = /** @type {HTMLInputElement} */ ($("name")).value;
     if (how === "csv") {
-      save.download("selection.csv", save.csvOf(meta, members), "text/csv");
+      save.download("selection.csv", save.csvOf(meta, members, name), "text/csv");
       return;
     }
     const files = how === "geojson" ? save.geojsonOf(meta, members, name) : save.roiOf(meta, members, name);
@@ -258,7 +257,7 @@ raylatent.controls = (() => {
       ["Deepest grid", `${geometry.gridOf(last.level)} cells a side, ${whole(last.cells)} with tiles: ` +
         `${Math.round((100 * last.cells) / meta.n)} % of the tiles have a picture of their own`],
       ["Points", points.kind === "all" ? "all" : `a sample of ${whole(points.n)}`],
-      ["Written", meta.created],
+      ["Written", meta.created ?? null],
       ["Versions", Object.entries(meta.versions).map(([k, v]) => `${k} ${v}`).join(", ")],
     ]));
   }

@@ -32,9 +32,8 @@ raylatent.data = (() => {
     return bytes;
   }
 
-  /** A column whose first bytes come first, then the second ones, and so on.
-   * @param {Uint8Array} bytes @param {number} start @param {number} n @param {string} type one
-   * of u1 u2 u4 i4 f4 */
+  /** A column whose first bytes come first, then the second ones, and so on. @param {Uint8Array} bytes
+   * @param {number} start @param {number} n @param {string} type one of u1 u2 u4 i4 f4 */
   function unshuffled(bytes, start, n, type) {
     const [width, kind] = TYPES[type];
     const plain = new Uint8Array(n * width);
@@ -128,8 +127,7 @@ raylatent.data = (() => {
       if (found) return found;
       const asked = this.pending.get(name);
       if (asked) return asked.promise;
-      const promise = this.script(name).then(([about, text]) => decoded(about, text))
-        .then((block) => {
+      const promise = this.script(name).then(([about, text]) => decoded(about, text)).then((block) => {
           this.blocks.set(name, block);
           return block;
         }).finally(() => this.pending.delete(name));

@@ -36,8 +36,8 @@ raylatent.draw = (() => {
     return camera.levelOf(view, CELL_WITHOUT_PICTURE, cells.deepest());
   }
 
-  /** The picture of a square, or the part of a coarser one until it is here.
-   * @param {number} level @param {number} col @param {number} top */
+  /** The picture of a square, or the part of a coarser one until it is here. @param {number} level
+   * @param {number} col @param {number} top */
   function pictureOf(level, col, top) {
     const { store, meta } = raylatent.now;
     const first = Math.ceil(Math.log2(8 * meta.cell_px));
@@ -138,8 +138,8 @@ raylatent.draw = (() => {
     return raylatent.now.showPoints && n <= cells.MOST_POINTS ? numbers : null;
   }
 
-  /** @param {CanvasRenderingContext2D} ctx @param {number[]} numbers of blocks
-   * @param {number} ratio device pixels a CSS pixel */
+  /** @param {CanvasRenderingContext2D} ctx @param {number[]} numbers of blocks @param {number} ratio
+   * device pixels a CSS pixel */
   function drawPoints(ctx, numbers, ratio) {
     const { view, frame, store } = raylatent.now;
     const { n } = points;

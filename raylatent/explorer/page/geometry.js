@@ -27,16 +27,16 @@ raylatent.geometry = (() => {
   /** The cells a side of a level's grid. @param {number} level */
   const gridOf = (level) => 8 * 2 ** level;
 
-  /** A place as a share of the frame, 0 to 1 from the lower left. @param {Frame} frame
-   * @param {number} x @param {number} y @returns {[number, number]} */
+  /** A place as a share of the frame, 0 to 1 from the lower left. @param {Frame} frame @param {number} x
+   * @param {number} y @returns {[number, number]} */
   const shareOf = (frame, x, y) => [(x - frame.x0) / frame.side, (y - frame.y0) / frame.side];
 
   /** The column or row in which a share of the frame lies; the upper edge is in the last.
    * @param {number} share @param {number} grid */
   const stepOf = (share, grid) => Math.min(grid - 1, Math.floor(share * grid));
 
-  /** The cell of a place: row 0 is at the bottom. @param {Frame} frame @param {number} x
-   * @param {number} y @param {number} level */
+  /** The cell of a place: row 0 is at the bottom. @param {Frame} frame @param {number} x @param {number} y
+   * @param {number} level */
   function cellOf(frame, x, y, level) {
     const [tx, ty] = shareOf(frame, x, y);
     const grid = gridOf(level);
@@ -90,24 +90,21 @@ raylatent.geometry = (() => {
     return edges;
   }
 
-  /** Whether a place is inside, even-odd over all rings, in float64 in this order: what
-   * `raylatent select` and the server do. @param {Edges} edges @param {number} x
-   * @param {number} y */
+  /** Whether a place is inside, even-odd over all rings, in float64 in this order: what `raylatent select`
+   * and the server do. @param {Edges} edges @param {number} x @param {number} y */
   function inside(edges, x, y) {
     const { n, x1, y1, x2, y2 } = edges;
     let odd = false;
     for (let i = 0; i < n; i += 1) {
-      if (
-        y1[i] > y !== y2[i] > y && x < ((x2[i] - x1[i]) * (y - y1[i])) / (y2[i] - y1[i]) + x1[i]
-      ) {
+      if (y1[i] > y !== y2[i] > y && x < ((x2[i] - x1[i]) * (y - y1[i])) / (y2[i] - y1[i]) + x1[i]) {
         odd = !odd;
       }
     }
     return odd;
   }
 
-  /** The box around rings [left, bottom, right, top], a little wider for rounding.
-   * @param {Ring[]} rings @returns {[number, number, number, number]} */
+  /** The box around rings [left, bottom, right, top], a little wider for rounding. @param {Ring[]} rings
+   * @returns {[number, number, number, number]} */
   function boxOf(rings) {
     const box = [Infinity, Infinity, -Infinity, -Infinity];
     for (const ring of rings) {
@@ -125,8 +122,5 @@ raylatent.geometry = (() => {
   /** Whether two boxes share a place. @param {number[]} a @param {number[]} b */
   const meet = (a, b) => a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
 
-  return {
-    morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf,
-    meet,
-  };
+  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, meet };
 })();

@@ -14,9 +14,9 @@ raylatent.panel = (() => {
   const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot",
     "width", "height"];
 
-  /** An element; texts become text, never markup. @param {string} tag
-   * @param {Record<string, any>} about attributes, and on… for what happens
-   * @param {(Node | string | number | null)[]} children @returns {HTMLElement} */
+  /** An element; texts become text, never markup. @param {string} tag @param {Record<string, any>} about
+   * attributes, and on… for what happens @param {(Node | string | number | null)[]} children
+   * @returns {HTMLElement} */
   function el(tag, about, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(about)) {
@@ -39,8 +39,7 @@ raylatent.panel = (() => {
       ([term, value]) => [el("dt", {}, term), el("dd", {}, value)],
     ));
 
-  /** Bars with their texts.
-   * @param {{name: string, color: string, share: number, text: string}[]} bars */
+  /** Bars with their texts. @param {{name: string, color: string, share: number, text: string}[]} bars */
   function barsOf(bars) {
     return el("ul", { class: "bars" }, ...bars.map((one) => {
       const bar = el("span", { class: "bar" });
@@ -50,8 +49,7 @@ raylatent.panel = (() => {
     }));
   }
 
-  /** A picture, when it has come. @param {string} path
-   * @returns {Promise<HTMLImageElement | null>} */
+  /** A picture, when it has come. @param {string} path @returns {Promise<HTMLImageElement | null>} */
   function picture(path) {
     return new Promise((done) => {
       const image = new Image();
@@ -61,9 +59,9 @@ raylatent.panel = (() => {
     });
   }
 
-  /** Part of a picture as an own element, shown as large as it is.
-   * @param {HTMLImageElement} image @param {number[]} part left, top, width, height
-   * @param {number} width @param {number} height @param {string} label */
+  /** Part of a picture as an own element, shown as large as it is. @param {HTMLImageElement} image
+   * @param {number[]} part left, top, width, height @param {number} width @param {number} height
+   * @param {string} label */
   function cut(image, part, width, height, label) {
     const canvas = /** @type {HTMLCanvasElement} */ (
       el("canvas", { width, height, role: "img", "aria-label": label, class: "tile" })
@@ -73,18 +71,19 @@ raylatent.panel = (() => {
     return canvas;
   }
 
-  /** The tile at its own size, or the best that is here, and a sentence that says so.
-   * @param {Tile} tile @param {CellId | null} cell whose picture it is on the map */
+  /** The tile at its own size, or the best that is here, and a sentence that says so. @param {Tile} tile
+   * @param {CellId | null} cell whose picture it is on the map */
   async function pictureOf(tile, cell) {
     const { meta, served } = raylatent.now;
     const label = `Tile ${tile.tile} of slide ${meta.slides[tile.slide].name}`;
     if (tile.picture !== undefined && tile.picture !== data.NO_U4) {
       const path = `tiles/${Math.floor(tile.picture / 100)}/${tile.picture}.jpg`;
       const image = await picture(path);
-      const [slot, size] = [Number(tile.slot), meta.tiles.slot_px];
+      const slot = Number(tile.slot);
       const [w, h] = [Number(tile.width), Number(tile.height)];
-      const part = [(slot % 4) * size, (slot >> 2) * size, w, h];
-      if (image) return [cut(image, part, w, h, label)];
+      // Four slots a row, each as large as the largest tile of the picture.
+      const size = (image?.naturalWidth ?? 0) / 4;
+      if (image) return [cut(image, [(slot % 4) * size, (slot >> 2) * size, w, h], w, h, label)];
     }
     if (served) {
       const image = await picture(`tile/${tile.slide}/${tile.tile}.jpg`);
@@ -106,8 +105,7 @@ raylatent.panel = (() => {
     return [cut(image, part, 2 * px, 2 * px, `${label}, enlarged from the map`), note];
   }
 
-  /** A slide's thumbnail with the tile framed and the selection's tiles on it.
-   * @param {Tile} tile */
+  /** A slide's thumbnail with the tile framed and the selection's tiles on it. @param {Tile} tile */
   async function placeOf(tile) {
     const { meta, members } = raylatent.now;
     const slide = meta.slides[tile.slide];
@@ -178,7 +176,7 @@ raylatent.panel = (() => {
         ["Slides", `${whole(block.slides[i])}; most tiles of ${most} ` +
           `(${Math.round(100 * block.top_share[i])} %)`],
         ["Mean novelty", Number.isFinite(block.novelty[i]) ? short(block.novelty[i]) : null],
-        ["Why this tile", why[block.why[i]] ?? null],
+        ["Why this tile", why?.[block.why?.[i]] ?? null],
         ["Shown since level", String(block.level[i])],
         ["From the middle", `${short(block.distance[i])} cells`],
       ]),
@@ -189,14 +187,14 @@ raylatent.panel = (() => {
     );
   }
 
-  /** All tiles of the cell, the nearest to the shown one first. @param {CellId} cell
-   * @param {Block} block @param {number} i @returns {Promise<(Tile & {far: number})[]>} */
+  /** All tiles of the cell, the nearest to the shown one first. @param {CellId} cell @param {Block} block
+   * @param {number} i @returns {Promise<(Tile & {far: number})[]>} */
   async function tilesOf(cell, block, i) {
     const { frame, meta, served } = raylatent.now;
     if (meta.points.kind !== "all" && served) {
       const told = await selection.fromServer({ cell: [cell.level, cell.row, cell.col] });
       const ids = new Map(meta.slides.map((/** @type {any} */ s, /** @type {number} */ id) => [s.name, id]));
-      return told.rows.map(([name, tile]) => ({
+      return (told.rows ?? []).map(([name, tile]) => ({
         slide: Number(ids.get(name)), tile, loc_x: data.NO_I4, loc_y: data.NO_I4, x: NaN,
         y: NaN, far: 0,
       }));
@@ -270,9 +268,7 @@ raylatent.panel = (() => {
     }
     page.changed();
     const { block, i } = found;
-    const tile = /** @type {Tile} */ (
-      Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]]))
-    );
+    const tile = /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
     const shown = el("div", {}, await tileOf(tile, cell));
     if (now.cell !== cell) return;
     Object.assign(panel.dataset, { level: cell.level, row: cell.row, col: cell.col,

@@ -25,8 +25,7 @@ raylatent.save = (() => {
     view.setUint32(padded.length - 4, (bytes.length << 3) >>> 0);
     const hash = [0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0];
     const words = new Int32Array(80);
-    const left = (/** @type {number} */ v, /** @type {number} */ by) =>
-      (v << by) | (v >>> (32 - by));
+    const left = (/** @type {number} */ v, /** @type {number} */ by) => (v << by) | (v >>> (32 - by));
     for (let start = 0; start < padded.length; start += 64) {
       for (let i = 0; i < 80; i += 1) {
         words[i] = i < 16 ? view.getInt32(start + 4 * i)
@@ -62,34 +61,37 @@ raylatent.save = (() => {
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   }
 
-  /** A name as a file's name. @param {string} name */
-  const fileName = (name) =>
+  /** A name as that of a file: as it is, where it can be. @param {string} name */
+  function fileName(name) {
     // eslint-disable-next-line no-control-regex
-    name.replace(/[\x00-\x1f\x7f/\\:*?"<>|]/g, "_").replace(/^\.+/, "_") || "_";
+    if (!/[\x00-\x1f\x7f/\\]/.test(name) && /[^.]/.test(name)) return name;
+    return encodeURIComponent(name).replace(/^\.+/, (dots) => "%2E".repeat(dots.length));
+  }
 
-  /** @param {number} v */
-  const number = (v) => (Number.isFinite(v) ? String(v) : "");
+  /** A float32 in as few digits as tell it; nothing for NaN. @param {number} v */
+  function digits(v) {
+    if (!Number.isFinite(v)) return "";
+    for (let n = 6; n < 9; n += 1) {
+      const short = Number(v.toPrecision(n));
+      if (Math.fround(short) === v) return String(short);
+    }
+    return String(Number(v.toPrecision(9)));
+  }
 
   /** @param {number} v */
   const loc = (v) => (v === NO_LOC ? "" : String(v));
 
-  /** The members as CSV, in pieces. @param {any} meta @param {Members} members */
-  function csvOf(meta, members) {
-    const pieces = ["slide,tile_index,loc_x,loc_y,x,y,label,prediction,novelty\r\n"];
+  /** The members as CSV, in pieces. @param {any} meta @param {Members} members
+   * @param {string} name of the selection */
+  function csvOf(meta, members, name) {
+    const pieces = ["slide,tile_index,loc_x,loc_y,x,y,knn_distance,label,region\r\n"];
     for (let i = 0; i < members.n; i += 1) {
-      pieces.push(
-        [
-          quoted(meta.slides[members.slide[i]].name),
-          members.tile[i],
-          loc(members.loc_x[i]),
-          loc(members.loc_y[i]),
-          members.x[i],
-          members.y[i],
-          quoted(meta.labels.names[members.label[i]] ?? ""),
-          quoted(meta.classes[members.pred[i]] ?? ""),
-          number(members.novelty[i]),
-        ].join(",") + "\r\n",
-      );
+      const columns = [
+        quoted(meta.slides[members.slide[i]].name), members.tile[i], loc(members.loc_x[i]),
+        loc(members.loc_y[i]), digits(members.x[i]), digits(members.y[i]), digits(members.novelty[i]),
+        quoted(meta.labels.names[members.label[i]] ?? ""), quoted(name),
+      ];
+      pieces.push(`${columns.join(",")}\r\n`);
     }
     return pieces;
   }
@@ -100,91 +102,90 @@ raylatent.save = (() => {
     /** @type {[number, number, number][]} */
     const found = [];
     for (let i = 0; i < members.n; i += 1) {
-      if (i === 0 || members.slide[i] !== members.slide[i - 1]) {
-        found.push([members.slide[i], i, i]);
-      }
+      if (i === 0 || members.slide[i] !== members.slide[i - 1]) found.push([members.slide[i], i, i]);
       found[found.length - 1][2] = i + 1;
     }
     return found;
   }
 
-  /** The square of a tile, as left, top and side in level-0 pixels; side 0 where the run does
-   * not know the window. @param {any} slide @param {number} x @param {number} y */
+  /** The square of a tile, as left, top and side in level-0 pixels; side 0 where the run does not know the
+   * window. @param {any} slide @param {number} x @param {number} y */
   function squareOf(slide, x, y) {
     const window = slide.window_px ?? 0;
     const half = Math.floor(window / 2);
     return { left: x - half, top: y - half, side: window };
   }
 
-  /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath
-   * counts from there. Tiles without a place are left out. @param {any} meta
-   * @param {Members} members @param {string} name of the selection
+  /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath counts from
+   * there; points where the window is not known. Tiles without a place are left out.
+   * @param {any} meta @param {Members} members @param {string} name of the selection
    * @returns {{name: string, pieces: string[]}[]} */
   function geojsonOf(meta, members, name) {
     return bySlide(members).map(([id, from, to]) => {
       const slide = meta.slides[id];
       const [dx, dy] = slide.bounds ?? [0, 0];
-      const pieces = ['{"type":"FeatureCollection","features":[\n'];
+      const features = [];
       for (let i = from; i < to; i += 1) {
         if (members.loc_x[i] === NO_LOC || members.loc_y[i] === NO_LOC) continue;
         const { left, top, side } = squareOf(slide, members.loc_x[i], members.loc_y[i]);
         const [l, t, r, b] = [left - dx, top - dy, left - dx + side, top - dy + side];
-        const ring = [[l, t], [r, t], [r, b], [l, b], [l, t]];
-        const label = meta.labels.names[members.label[i]];
-        const color = meta.labels.colors[members.label[i]] ?? "#0072B2";
-        /** @type {Record<string, number>} */
-        const measurements = { x: members.x[i], y: members.y[i] };
-        if (Number.isFinite(members.novelty[i])) measurements.novelty = members.novelty[i];
-        const feature = {
+        const polygon = { type: "Polygon", coordinates: [[[l, t], [r, t], [r, b], [l, b], [l, t]]] };
+        const tile = String(members.tile[i]);
+        const measured = { x: members.x[i], y: members.y[i], knn_distance: members.novelty[i] };
+        features.push(JSON.stringify({
           type: "Feature",
-          id: uuid5(`raylatent:${meta.fingerprint}:${slide.name}:${members.tile[i]}`),
-          geometry:
-            side > 0 ? { type: "Polygon", coordinates: [ring] }
-              : { type: "Point", coordinates: [l, t] },
+          id: uuid5(`raylatent:${meta.fingerprint}:${slide.name}:${tile}`),
+          geometry: side > 0 ? polygon : { type: "Point", coordinates: [l, t] },
           properties: {
             objectType: "detection",
-            name: `tile ${members.tile[i]}`,
-            classification: {
-              name: label ?? (name || "selection"),
-              color: (color.slice(1).match(/../g) ?? []).map((h) => parseInt(h, 16)),
-            },
-            measurements,
-            metadata: { tile_index: String(members.tile[i]), selection: name },
+            name: `${slide.name} ${tile}`,
+            classification: { name: name || "selection", color: [0, 114, 178] },
+            measurements: Object.fromEntries(Object.entries(measured).filter(([, v]) => Number.isFinite(v))),
+            metadata: { slide: slide.name, tile_index: tile },
           },
-        };
-        pieces.push((pieces.length > 1 ? ",\n" : "") + JSON.stringify(feature));
+        }));
       }
-      return { name: `${fileName(slide.name)}.geojson`, pieces: [...pieces, "\n]}\n"] };
+      const pieces = features.map((text, i) => (i > 0 ? ",\n" : "\n") + text);
+      const start = '{"type": "FeatureCollection", "features": [';
+      return { name: `${fileName(slide.name)}.geojson`, pieces: [start, ...pieces, "\n]}\n"] };
     });
   }
 
-  /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole
-   * slide. @param {any} meta @param {Members} members @param {string} name
+  /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole slide: tiles
+   * beside each other in a row are one rectangle.
+   * @param {any} meta @param {Members} members @param {string} name
    * @returns {{name: string, pieces: string[]}[]} */
   function roiOf(meta, members, name) {
-    const label = quoted(name || "selection");
     return bySlide(members).map(([id, from, to]) => {
       const slide = meta.slides[id];
       const pieces = ["roi_name,x_base,y_base,label\r\n"];
-      for (let i = from; i < to; i += 1) {
-        const { left, top, side } = squareOf(slide, members.loc_x[i], members.loc_y[i]);
-        if (members.loc_x[i] === NO_LOC || members.loc_y[i] === NO_LOC || !side) continue;
-        for (const [x, y] of [[0, 0], [side, 0], [side, side], [0, side]]) {
-          pieces.push(`tile_${members.tile[i]},${left + x},${top + y},${label}\r\n`);
+      const { loc_x: x, loc_y: y } = members;
+      const order = Array.from({ length: to - from }, (_, i) => from + i)
+        .filter((i) => x[i] !== NO_LOC && y[i] !== NO_LOC && slide.window_px)
+        .sort((a, b) => y[a] - y[b] || x[a] - x[b]);
+      let start = 0;
+      order.forEach((i, at) => {
+        const next = order[at + 1];
+        if (next !== undefined && y[next] === y[i] && x[next] - x[i] <= slide.window_px) return;
+        const { left, top, side } = squareOf(slide, x[order[start]], y[i]);
+        const right = squareOf(slide, x[i], y[i]).left + side;
+        const roi = `ROI_${(pieces.length - 1) / 4 + 1}`;
+        for (const [px, py] of [[left, top], [right, top], [right, top + side], [left, top + side]]) {
+          pieces.push(`${roi},${px},${py},${quoted(name || "selection")}\r\n`);
         }
-      }
+        start = at + 1;
+      });
       return { name: `${fileName(slide.name)}.csv`, pieces };
     });
   }
 
-  /** A selection that `raylatent select` and the page read again. @param {any} meta
-   * @param {Ring[]} rings @param {string} [name] */
+  /** A selection that `raylatent select` and the page read again. @param {any} meta @param {Ring[]} rings
+   * @param {string} [name] */
   const polygonOf = (meta, rings, name) => name === undefined ? { map: meta.map.digest, rings }
       : { name, map: meta.map.digest, rings };
 
-  /** The named selections of a file: regions.json, or one polygon. @param {any} meta
-   * @param {string} text @returns {{name: string, rings: Ring[]}[]} @throws {Error} if it is of
-   * another map */
+  /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text
+   * @returns {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
   function regionsOf(meta, text) {
     let given;
     try {
@@ -205,8 +206,8 @@ raylatent.save = (() => {
     });
   }
 
-  /** Hands a file to the person in front of the page. @param {string} name
-   * @param {BlobPart[]} pieces @param {string} type */
+  /** Hands a file to the person in front of the page. @param {string} name @param {BlobPart[]} pieces
+   * @param {string} type */
   function download(name, pieces, type) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob(pieces, { type }));

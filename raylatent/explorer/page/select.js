@@ -15,8 +15,8 @@ raylatent.selection = (() => {
     return found;
   }
 
-  /** The points that a test keeps, of the blocks that a box in map units meets, in order of
-   * slide and tile. @param {number[]} box @param {(block: Block, i: number) => boolean} keeps
+  /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and
+   * tile. @param {number[]} box @param {(block: Block, i: number) => boolean} keeps
    * @returns {Promise<Members>} @throws {Error} if they are more than a page can hold */
   async function membersOf(box, keeps) {
     const { store } = raylatent.now;
@@ -48,16 +48,16 @@ raylatent.selection = (() => {
     return sorted(parts, n);
   }
 
-  /** One number for a tile: slides are fewer than 2^21, so that a float64 holds it.
-   * @param {number} slide @param {number} tile */
+  /** One number for a tile: slides are fewer than 2^21, so that a float64 holds it. @param {number} slide
+   * @param {number} tile */
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
 
   /** @param {Record<string, any>} part @returns {Float64Array} */
   const keysOf = (part) =>
     Float64Array.from(part.slide, (/** @type {number} */ slide, i) => keyOf(slide, part.tile[i]));
 
-  /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts
-   * @param {number} n @returns {Members} */
+  /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n
+   * @returns {Members} */
   function sorted(parts, n) {
     const keys = new Float64Array(n);
     /** @type {Record<string, any>} */
@@ -86,8 +86,7 @@ raylatent.selection = (() => {
   /** The points in rings. @param {Ring[]} rings */
   function within(rings) {
     const edges = geometry.edgesOf(rings);
-    return membersOf(geometry.boxOf(rings), (block, i) =>
-      geometry.inside(edges, block.x[i], block.y[i]),
+    return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]),
     );
   }
 
@@ -100,14 +99,12 @@ raylatent.selection = (() => {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ map: meta.map.digest, ...body }),
     });
-    if (!response.ok) {
-      throw new Error(`The server does not tell the members: ${await response.text()}`);
-    }
+    if (!response.ok) throw new Error(`The server does not tell the members: ${await response.text()}`);
     return response.json();
   }
 
-  /** Selects what lies in rings: what tests and the console use. @param {unknown} given rings,
-   * or one ring, in map units
+  /** Selects what lies in rings: what tests and the console use. @param {unknown} given rings, or one
+   * ring, in map units
    * @returns {Promise<{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}>}
    * rows [slide, tile index] in their order */
   async function select(given) {
@@ -135,9 +132,7 @@ raylatent.selection = (() => {
   function resultOf(members) {
     const { meta } = raylatent.now;
     if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
-    const rows = Array.from(members.slide, (slide, i) => [
-      meta.slides[slide].name, members.tile[i],
-    ]);
+    const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
     return {
       n: members.n,
       exact: true,
@@ -146,15 +141,15 @@ raylatent.selection = (() => {
     };
   }
 
-  /** Adds rings to the selection: where rings lie over one another the area goes out again
-   * (even-odd), so that a ring inside another cuts a hole. @param {Ring[]} rings
-   * @param {boolean} added to what is selected, instead of it */
+  /** Adds rings to the selection: where rings lie over one another the area goes out again (even-odd), so
+   * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added to what is
+   * selected, instead of it */
   function choose(rings, added) {
     return select(added ? [...raylatent.now.rings, ...rings] : rings);
   }
 
-  /** Takes a selection over from another map of the run, by its tiles: they keep their color,
-   * and the other points turn grey. @param {Members} members */
+  /** Takes a selection over from another map of the run, by its tiles: they keep their color, and the
+   * other points turn grey. @param {Members} members */
   async function carry(members) {
     const { now } = raylatent;
     const keys = new Set(keysOf(members));

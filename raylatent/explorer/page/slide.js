@@ -5,17 +5,16 @@ var raylatent = raylatent || {};
 raylatent.slide = (() => {
   const { data, panel } = raylatent;
   const COARSER = 3; // levels under the one that is shown, until its pictures are here
-  /** What is shown: the slide's facts, the middle in level-0 pixels, and the scale.
-   * @type {any} */
+  /** What is shown: the slide's facts, the middle in level-0 pixels, and the scale. @type {any} */
   let now = null;
   const $ = (/** @type {string} */ id) => raylatent.page.$(id);
 
-  /** The pictures of a level in view. @param {CanvasRenderingContext2D} ctx
-   * @param {number} level */
+  /** The pictures of a level in view. @param {CanvasRenderingContext2D} ctx @param {number} level */
   function drawLevel(ctx, level) {
     const { about, x, y, scale, canvas, id } = now;
     const shrunk = 2 ** (about.levels - 1 - level);
     const side = about.tile * shrunk;
+    const overlap = (about.overlap ?? 0) * shrunk;
     const [halfWidth, halfHeight] = [canvas.width / 2 / scale, canvas.height / 2 / scale];
     const last = (/** @type {number} */ size) => Math.ceil(size / side) - 1;
     const from = (/** @type {number} */ v) => Math.max(0, Math.floor(v / side));
@@ -24,8 +23,9 @@ raylatent.slide = (() => {
         const image = raylatent.now.store.picture(`slide/${id}/${level}/${col}_${row}.jpg`);
         if (!image) continue;
         const [w, h] = [image.naturalWidth, image.naturalHeight].map((v) => v * shrunk * scale);
-        const left = (col * side - x) * scale + canvas.width / 2;
-        ctx.drawImage(image, left, (row * side - y) * scale + canvas.height / 2, w, h);
+        const place = (/** @type {number} */ i) => i * side - (i > 0 ? overlap : 0);
+        const left = (place(col) - x) * scale + canvas.width / 2;
+        ctx.drawImage(image, left, (place(row) - y) * scale + canvas.height / 2, w, h);
       }
     }
   }
