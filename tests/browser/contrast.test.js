@@ -30,7 +30,7 @@ test("cells in which slides differ are found, whatever the slides' sizes", async
   const found = await contrast.tested(counts([50, 55, 60, 52, 58, 5, 3, 4, 6, 2]), units, breath);
   assert.deepEqual(found.map((one) => one.cell), [7, 9]);
   assert.ok(Math.abs(found[0].difference - (0.55 - 0.04)) < 1e-12);
-  assert.equal(found[0].p, 2 / 252);
+  assert.ok(Math.abs(found[0].p - 2 / 252) < 0.004);
   assert.ok(found[0].q < 0.05);
 });
 
@@ -60,15 +60,12 @@ test("slides of a patient count once, and patients of both groups not at all", (
   assert.equal(units.what, "patients");
 });
 
-test("all orders where they are few, else drawn ones, the same each time", () => {
-  const few = contrast.ordersOf({ group: Int8Array.of(0, 0, 1, 1) });
-  assert.equal(few.all, true);
-  assert.equal(new Set(few.orders.map(String)).size, 6);
+test("orders keep the sizes of the groups, and are the same each time", () => {
   const group = Int8Array.from({ length: 40 }, (_, i) => i % 2);
   const [one, other] = [contrast.ordersOf({ group }), contrast.ordersOf({ group })];
-  assert.equal(one.all, false);
-  assert.deepEqual(one.orders[5], other.orders[5]);
-  assert.ok(one.orders.every((order) => order.reduce((s, g) => s + g, 0) === 20));
+  assert.deepEqual(one[5], other[5]);
+  assert.ok(one.every((order) => order.reduce((s, g) => s + g, 0) === 20));
+  assert.ok(new Set(one.map(String)).size > 9900);
 });
 
 test("without a difference few cells are found by chance", async () => {

@@ -13,7 +13,7 @@ var raylatent = raylatent || {};
 
 raylatent.contrast = (() => {
   const Q = 0.05;
-  const MOST_ORDERS = 9999;
+  const ORDERS = 9999;
   const LEAST_A_GROUP = 3;
 
   /** Numbers from 0 to 1, the same for each seed (mulberry32). @param {number} seed */
@@ -77,42 +77,17 @@ raylatent.contrast = (() => {
     );
   }
 
-  /** The orders of groups to compare with: all if they are few, else drawn ones. @param {Units} units
-   * @returns {{orders: Int8Array[], all: boolean}} */
+  /** Drawn orders of the groups to compare with. @param {Units} units @returns {Int8Array[]} */
   function ordersOf(units) {
-    const n = units.group.length;
-    const ones = units.group.reduce((sum, g) => sum + g, 0);
-    /** @type {Int8Array[]} */
-    const orders = [];
-    if (choose(n, ones) <= MOST_ORDERS) {
-      const order = new Int8Array(n);
-      const place = (/** @type {number} */ at, /** @type {number} */ left) => {
-        if (left > n - at) return;
-        if (at === n) {
-          orders.push(order.slice());
-          return;
-        }
-        order[at] = 0;
-        place(at + 1, left);
-        if (left > 0) {
-          order[at] = 1;
-          place(at + 1, left - 1);
-          order[at] = 0;
-        }
-      };
-      place(0, ones);
-      return { orders, all: true };
-    }
     const next = random(20260);
-    for (let k = 0; k < MOST_ORDERS; k += 1) {
+    return Array.from({ length: ORDERS }, () => {
       const order = units.group.slice();
-      for (let i = n - 1; i > 0; i -= 1) {
+      for (let i = order.length - 1; i > 0; i -= 1) {
         const j = Math.floor(next() * (i + 1));
         [order[i], order[j]] = [order[j], order[i]];
       }
-      orders.push(order);
-    }
-    return { orders, all: false };
+      return order;
+    });
   }
 
   /** Adjusted for the number of tests by Benjamini and Hochberg. @param {number[]} p */
@@ -154,7 +129,7 @@ raylatent.contrast = (() => {
   async function tested(block, units, breath) {
     const sizes = [0, 0];
     units.group.forEach((g) => (sizes[g] += 1));
-    const { orders, all } = tooFew(units) ? { orders: [], all: true } : ordersOf(units);
+    const orders = tooFew(units) ? [] : ordersOf(units);
     /** @type {Tested[]} */
     const found = [];
     const cells = [...sharesOf(block, units)].sort((a, b) => a[0] - b[0]);
@@ -175,7 +150,7 @@ raylatent.contrast = (() => {
           const [one, other] = means(order);
           if (Math.abs(one - other) >= seen) as += 1;
         }
-        p = all ? as / orders.length : (as + 1) / (orders.length + 1);
+        p = (as + 1) / (orders.length + 1);
       }
       found.push({ cell, difference: a - b, p, q: 1, units: who.length, a, b });
       if (found.length % 64 === 0) await breath();

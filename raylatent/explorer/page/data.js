@@ -101,8 +101,10 @@ raylatent.data = (() => {
       this.arrived = arrived;
       this.blocks = new Recent(80);
       this.pictures = new Recent(80);
-      /** @type {Map<string, {done: (raw: any) => void, promise: Promise<any>}>} */
+      /** What waits for a script, and what comes of it. @type {Map<string, (raw: any) => void>} */
       this.pending = new Map();
+      /** @type {Map<string, Promise<Block>>} */
+      this.coming = new Map();
       /** @type {(() => void)[]} */
       this.queue = [];
       this.loading = 0;
@@ -112,10 +114,10 @@ raylatent.data = (() => {
     /** A block that is here, or undefined; then it is asked for. @param {string} name */
     block(name) {
       const found = this.blocks.get(name);
-      if (!found && !this.pending.has(name) && !this.failed.has(name)) {
+      if (!found && !this.coming.has(name) && !this.failed.has(name)) {
         this.load(name).then(this.arrived, (error) => {
           this.failed.add(name);
-          raylatent.page?.say(String(error.message));
+          raylatent.page.say(error.message);
         });
       }
       return found;
@@ -123,51 +125,43 @@ raylatent.data = (() => {
 
     /** A block, when it has come. @param {string} name @returns {Promise<Block>} */
     async load(name) {
-      const found = this.blocks.get(name);
+      const found = this.blocks.get(name) ?? this.coming.get(name);
       if (found) return found;
-      const asked = this.pending.get(name);
-      if (asked) return asked.promise;
-      const promise = this.script(name).then(([about, text]) => decoded(about, text)).then((block) => {
-          this.blocks.set(name, block);
-          return block;
-        }).finally(() => this.pending.delete(name));
-      const entry = this.pending.get(name);
-      if (entry) entry.promise = promise;
-      return promise;
+      const coming = this.script(name).then(([about, text]) => decoded(about, text)).then((block) => {
+        this.blocks.set(name, block);
+        return block;
+      }).finally(() => this.coming.delete(name));
+      this.coming.set(name, coming);
+      return coming;
     }
 
     /** What a script of the folder hands over. @param {string} name @returns {Promise<any>} */
     script(name) {
-      const promise = new Promise((done, fail) => {
-        this.pending.set(name, { done, promise: Promise.resolve() });
+      return new Promise((done, fail) => {
+        this.pending.set(name, done);
         this.queue.push(() => {
           const script = document.createElement("script");
-          const over = () => {
+          const path = `${this.base}data/${name}.js`;
+          script.onload = script.onerror = () => {
             script.remove();
+            this.pending.delete(name);
             this.loading -= 1;
             this.next();
-            // A script that ran has handed its block over by now.
-            fail(
-              new Error(
-                `The file ${this.base}data/${name}.js could not be read: ` +
-                  "copy the whole folder, or write it again with `raylatent explore`.",
-              ),
-            );
+            // A script that ran has handed its block over by now, and this changes nothing.
+            fail(new Error(`The file ${path} could not be read: copy the whole folder, or write it again ` +
+              "with `raylatent explore`."));
           };
-          script.onload = over;
-          script.onerror = over;
-          script.src = `${this.base}data/${name}.js`;
+          script.src = path;
           document.head.append(script);
         });
         this.next();
       });
-      return promise;
     }
 
     next() {
       while (this.loading < SCRIPTS_AT_ONCE && this.queue.length > 0) {
         this.loading += 1;
-        /** @type {() => void} */ (this.queue.shift())();
+        this.queue.shift()?.();
       }
     }
 
@@ -192,13 +186,11 @@ raylatent.data = (() => {
   }
 
   /** Where scripts hand over what they have. @param {string} name @param {any} value */
-  const handOver = (name, value) => raylatent.now?.store?.pending.get(name)?.done(value);
-  raylatent.meta = (/** @type {any} */ value) => handOver("meta", value);
-  raylatent.block = (
-    /** @type {string} */ name,
-    /** @type {About} */ about,
-    /** @type {string} */ text,
-  ) => handOver(name, [about, text]);
+  const handOver = (name, value) => raylatent.now.store.pending.get(name)?.(value);
+  /** @param {any} value */
+  raylatent.meta = (value) => handOver("meta", value);
+  /** @param {string} name @param {About} about @param {string} text */
+  raylatent.block = (name, about, text) => handOver(name, [about, text]);
 
   return { NO_U4, NO_I4, NO_U1, bytesOf, unshuffled, decoded, bit, Recent, Store };
 })();
