@@ -30,7 +30,7 @@ test("even-odd over all rings: holes and crossings are outside", () => {
   const square = [[0, 0], [4, 0], [4, 4], [0, 4]];
   const hole = [[1, 1], [3, 1], [3, 3], [1, 3]];
   const edges = geometry.edgesOf([square, hole]);
-  assert.equal(edges.n, 8);
+  assert.equal(edges.length, 4 * 8);
   assert.equal(geometry.inside(edges, 0.5, 0.5), true);
   assert.equal(geometry.inside(edges, 2, 2), false);
   assert.equal(geometry.inside(edges, 5, 2), false);

@@ -126,10 +126,7 @@ raylatent.page = (() => {
       whole: () => gestures.look(camera.whole(now.view)),
       lasso: () => gestures.enter(now.mode === "lasso" ? "move" : "lasso"),
       box: () => gestures.enter(now.mode === "box" ? "move" : "box"),
-      "in-view": () => {
-        const [left, bottom, right, top] = cells.inUnits(camera.boxOf(now.view));
-        guard(selection.choose([[[left, bottom], [right, bottom], [right, top], [left, top]]], false));
-      },
+      "in-view": selection.inView,
       clear: selection.clear,
       "panel-close": () => { open(null); $("map").focus(); },
       "save-csv": () => guard(controls.saved("csv")),
@@ -147,10 +144,16 @@ raylatent.page = (() => {
       "contrast-end": () => { now.contrast = null; $("contrast-told").replaceChildren(); changed(); },
     };
     for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-    $("by").addEventListener("change", () => { now.by = $("by").value; now.contrast = null; changed(); });
-    $("strength").addEventListener("input", () => { now.strength = Number($("strength").value); redraw(); });
-    $("show-pictures").addEventListener("change", () => { now.showPictures = $("show-pictures").checked; changed(); });
-    $("show-points").addEventListener("change", () => { now.showPoints = $("show-points").checked; changed(); });
+    /** @type {Record<string, () => void>} */
+    const changes = {
+      by: () => { now.by = $("by").value; now.contrast = null; },
+      strength: () => { now.strength = Number($("strength").value); },
+      "show-pictures": () => { now.showPictures = $("show-pictures").checked; },
+      "show-points": () => { now.showPoints = $("show-points").checked; },
+    };
+    for (const [id, act] of Object.entries(changes)) {
+      $(id).addEventListener(id === "strength" ? "input" : "change", () => { act(); changed(); });
+    }
     $("find-slide").addEventListener("input", controls.filters);
     $("table-box").addEventListener("toggle", controls.table);
     $("open-file").addEventListener("change", () => guard(opened($("open-file").files[0])));
@@ -200,7 +203,9 @@ raylatent.page = (() => {
       tally: null, only: null });
     now.meta = await now.store.script("meta");
     const { map } = now.meta;
-    now.meta.points.n ??= now.meta.points.blocks.reduce((/** @type {number} */ n, /** @type {any} */ b) => n + b.n, 0);
+    /** @type {{n: number}[]} */
+    const blocks = now.meta.points.blocks;
+    now.meta.points.n ??= blocks.reduce((n, block) => n + block.n, 0);
     now.frame = { x0: map.lower[0], y0: map.lower[1], side: map.side };
     $("title").textContent = `${now.meta.run}: ${map.name}`;
     document.title = `${now.meta.run}: ${map.name}`;
@@ -215,7 +220,8 @@ raylatent.page = (() => {
     $("maps").value = map.name;
     resized();
     recall(address.read(name ? "" : location.hash));
-    for (const id of ["show-pictures", "show-points"]) $(id).checked = id === "show-points" ? now.showPoints : now.showPictures;
+    $("show-pictures").checked = now.showPictures;
+    $("show-points").checked = now.showPoints;
     $("strength").value = String(now.strength);
     raylatent.controls.fill("by", color.keysOf(now.meta, now.regions.length > 0));
     $("by").value = now.by;

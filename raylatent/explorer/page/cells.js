@@ -11,6 +11,9 @@ raylatent.cells = (() => {
 
   const deepest = () => raylatent.now.meta.levels.length - 1;
 
+  /** A server draws levels that were not written. */
+  const deepestPicture = () => (raylatent.now.served ? Math.max(13, deepest()) : deepest());
+
   /** The first Morton codes of a level's blocks. @param {any} level */
   const firsts = (level) => (level.firsts ??= level.blocks.map((/** @type {any} */ block) => block.first));
 
@@ -114,6 +117,8 @@ raylatent.cells = (() => {
     const key = `${level}/${filterKey()}`;
     if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
+    const { numbers, n } = pointsIn(inUnits(raylatent.camera.boxOf(raylatent.now.view)));
+    if (n <= MOST_POINTS) numbers.forEach((b) => store.block(`points/${b}`));
     const grid = geometry.gridOf(level);
     meta.points.blocks.forEach((/** @type {any} */ _, /** @type {number} */ b) => {
       const block = seen.has(b) ? null : store.blocks.get(`points/${b}`);
@@ -208,7 +213,7 @@ raylatent.cells = (() => {
   }
 
   return {
-    MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, inGroup, here, find, inUnits, pointsIn, sharesOf,
+    MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn, sharesOf,
     filtered, filterKey, left, colors, hasPicture,
   };
 })();

@@ -8,6 +8,9 @@ raylatent.draw = (() => {
   const CELL_WITHOUT_PICTURE = 16;
   const points = { canvas: document.createElement("canvas"), n: 0 };
 
+  /** @type {CanvasRenderingContext2D} */
+  let ctx;
+
   /** The squares of 8 x 8 cells in view: columns and rows from the bottom. @param {number} level */
   function groups(level) {
     const across = geometry.gridOf(level) / 8;
@@ -23,11 +26,8 @@ raylatent.draw = (() => {
   }
 
   /** The level whose pictures are shown now. */
-  function pictureLevel() {
-    const { view, meta, served } = raylatent.now;
-    const last = served ? Math.max(13, cells.deepest()) : cells.deepest();
-    return camera.levelOf(view, meta.cell_px, last);
-  }
+  const pictureLevel = () =>
+    camera.levelOf(raylatent.now.view, raylatent.now.meta.cell_px, cells.deepestPicture());
 
   /** The level whose cells are shown and answer to a click now. */
   function cellLevel() {
@@ -42,8 +42,7 @@ raylatent.draw = (() => {
     const { store, meta } = raylatent.now;
     const first = Math.ceil(Math.log2(8 * meta.cell_px));
     for (let up = 0; up <= level; up += 1) {
-      const name = `${col >> up}_${top >> up}`;
-      const path = `mosaic_files/${level - up + first}/${name}.jpg`;
+      const path = `mosaic_files/${level - up + first}/${col >> up}_${top >> up}.jpg`;
       // The coarsest is always fetched, the others are used where they are here.
       const fetched = up === 0 || up === level;
       const image = fetched ? store.picture(path) : store.pictureHere(path);
@@ -56,8 +55,7 @@ raylatent.draw = (() => {
     return null;
   }
 
-  /** @param {CanvasRenderingContext2D} ctx */
-  function drawPictures(ctx) {
+  function drawPictures() {
     const { view } = raylatent.now;
     const level = pictureLevel();
     const across = geometry.gridOf(level) / 8;
@@ -91,8 +89,7 @@ raylatent.draw = (() => {
     }
   }
 
-  /** @param {CanvasRenderingContext2D} ctx */
-  function drawCells(ctx) {
+  function drawCells() {
     const { by, meta, showPictures, strength } = raylatent.now;
     const level = cellLevel();
     const most = Math.log(1 + (meta.levels[level].most ?? meta.n));
@@ -138,15 +135,13 @@ raylatent.draw = (() => {
     return raylatent.now.showPoints && n <= cells.MOST_POINTS ? numbers : null;
   }
 
-  /** @param {CanvasRenderingContext2D} ctx @param {number[]} numbers of blocks @param {number} ratio
-   * device pixels a CSS pixel */
-  function drawPoints(ctx, numbers, ratio) {
+  /** @param {number[]} numbers of blocks @param {number} ratio device pixels a CSS pixel */
+  function drawPoints(numbers, ratio) {
     const { view, frame, store } = raylatent.now;
     const { n } = points;
     const [width, height] = [Math.round(view.width * ratio), Math.round(view.height * ratio)];
-    if (points.canvas.width !== width || points.canvas.height !== height) {
-      [points.canvas.width, points.canvas.height] = [width, height];
-    }
+    if (points.canvas.width !== width) points.canvas.width = width;
+    if (points.canvas.height !== height) points.canvas.height = height;
     const context = /** @type {CanvasRenderingContext2D} */ (points.canvas.getContext("2d"));
     const image = context.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
@@ -173,8 +168,7 @@ raylatent.draw = (() => {
     ctx.drawImage(points.canvas, 0, 0, view.width, view.height);
   }
 
-  /** @param {CanvasRenderingContext2D} ctx */
-  function drawContrast(ctx) {
+  function drawContrast() {
     const { contrast, view } = raylatent.now;
     const grid = geometry.gridOf(contrast.level);
     const size = view.scale / grid;
@@ -193,9 +187,8 @@ raylatent.draw = (() => {
     }
   }
 
-  /** Rings as a path on the screen. @param {CanvasRenderingContext2D} ctx @param {Ring[]} rings
-   * @param {boolean} closed */
-  function trace(ctx, rings, closed) {
+  /** Rings as a path on the screen. @param {Ring[]} rings @param {boolean} closed */
+  function trace(rings, closed) {
     const { frame, view } = raylatent.now;
     for (const ring of rings) {
       ring.forEach(([x, y], i) => {
@@ -207,13 +200,12 @@ raylatent.draw = (() => {
     }
   }
 
-  /** @param {CanvasRenderingContext2D} ctx */
-  function drawSelection(ctx) {
+  function drawSelection() {
     const { rings, view, path, regions } = raylatent.now;
     if (rings.length > 0) {
       ctx.beginPath();
       ctx.rect(0, 0, view.width, view.height);
-      trace(ctx, rings, true);
+      trace(rings, true);
       ctx.fillStyle = "rgba(225,225,225,0.72)";
       ctx.fill("evenodd");
     }
@@ -223,7 +215,7 @@ raylatent.draw = (() => {
     for (const [drawn, stroke, closed] of lines) {
       for (const [style, width] of /** @type {[string, number][]} */ ([["#ffffff", 4], [stroke, 2]])) {
         ctx.beginPath();
-        trace(ctx, drawn, closed);
+        trace(drawn, closed);
         ctx.strokeStyle = style;
         ctx.lineWidth = width;
         ctx.stroke();
@@ -231,9 +223,8 @@ raylatent.draw = (() => {
     }
   }
 
-  /** The open cell, the tile that was picked in a list, and the cross of the keyboard.
-   * @param {CanvasRenderingContext2D} ctx */
-  function drawMarks(ctx) {
+  /** The open cell, the tile that was picked in a list, and the cross of the keyboard. */
+  function drawMarks() {
     const { cell, marked, cross, view, frame } = raylatent.now;
     ctx.lineWidth = 3;
     ctx.strokeStyle = "#C0006A";
@@ -263,17 +254,17 @@ raylatent.draw = (() => {
   function frame(canvas) {
     const { now } = raylatent;
     const ratio = window.devicePixelRatio || 1;
-    const ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
     ctx.fillStyle = "#ffffff";
     ctx.fillRect(0, 0, now.view.width, now.view.height);
-    if (now.showPictures) drawPictures(ctx);
-    if (now.contrast) drawContrast(ctx);
+    if (now.showPictures) drawPictures();
+    if (now.contrast) drawContrast();
     const numbers = pointsInView();
-    if (!now.contrast && (now.showPictures || !numbers)) drawCells(ctx);
-    if (numbers) drawPoints(ctx, numbers, ratio);
-    drawSelection(ctx);
-    drawMarks(ctx);
+    if (!now.contrast && (now.showPictures || !numbers)) drawCells();
+    if (numbers) drawPoints(numbers, ratio);
+    drawSelection();
+    drawMarks();
   }
 
   return { frame, groups, pictureLevel, cellLevel, eachCell, points };

@@ -6,8 +6,7 @@ var raylatent = raylatent || {};
 /**
  * @typedef {{x0: number, y0: number, side: number}} Frame the square that holds the map
  * @typedef {number[][]} Ring vertices [x, y] in map units; the last is joined to the first
- * @typedef {{n: number, x1: Float64Array, y1: Float64Array, x2: Float64Array,
- *   y2: Float64Array}} Edges
+ * @typedef {Float64Array} Edges x1, y1, x2, y2 of each edge
  */
 
 raylatent.geometry = (() => {
@@ -74,31 +73,18 @@ raylatent.geometry = (() => {
 
   /** The edges of rings: from each vertex to the next, and from the last to the first.
    * @param {Ring[]} rings @returns {Edges} */
-  function edgesOf(rings) {
-    const n = rings.reduce((sum, ring) => sum + ring.length, 0);
-    const array = () => new Float64Array(n);
-    const edges = { n, x1: array(), y1: array(), x2: array(), y2: array() };
-    let at = 0;
-    for (const ring of rings) {
-      ring.forEach(([x, y], i) => {
-        const next = ring[(i + 1) % ring.length];
-        [edges.x1[at], edges.y1[at]] = [x, y];
-        [edges.x2[at], edges.y2[at]] = [next[0], next[1]];
-        at += 1;
-      });
-    }
-    return edges;
-  }
+  const edgesOf = (rings) => Float64Array.from(
+    rings.flatMap((ring) => ring.flatMap((p, i) => [...p, ...ring[(i + 1) % ring.length]])));
 
   /** Whether a place is inside, even-odd over all rings, in float64 in this order: what `raylatent select`
    * and the server do. @param {Edges} edges @param {number} x @param {number} y */
   function inside(edges, x, y) {
-    const { n, x1, y1, x2, y2 } = edges;
     let odd = false;
-    for (let i = 0; i < n; i += 1) {
-      if (y1[i] > y !== y2[i] > y && x < ((x2[i] - x1[i]) * (y - y1[i])) / (y2[i] - y1[i]) + x1[i]) {
-        odd = !odd;
-      }
+    for (let i = 0; i < edges.length; i += 4) {
+      const [y1, y2] = [edges[i + 1], edges[i + 3]];
+      if (y1 > y === y2 > y) continue;
+      const x1 = edges[i];
+      if (x < ((edges[i + 2] - x1) * (y - y1)) / (y2 - y1) + x1) odd = !odd;
     }
     return odd;
   }
@@ -106,21 +92,19 @@ raylatent.geometry = (() => {
   /** The box around rings [left, bottom, right, top], a little wider for rounding. @param {Ring[]} rings
    * @returns {[number, number, number, number]} */
   function boxOf(rings) {
-    const box = [Infinity, Infinity, -Infinity, -Infinity];
-    for (const ring of rings) {
-      for (const [x, y] of ring) {
-        box[0] = Math.min(box[0], x);
-        box[1] = Math.min(box[1], y);
-        box[2] = Math.max(box[2], x);
-        box[3] = Math.max(box[3], y);
-      }
-    }
+    const places = rings.flat();
+    const least = (/** @type {number} */ axis) => places.reduce((v, p) => Math.min(v, p[axis]), Infinity);
+    const most = (/** @type {number} */ axis) => places.reduce((v, p) => Math.max(v, p[axis]), -Infinity);
+    const box = [least(0), least(1), most(0), most(1)];
     const pad = 1e-9 * Math.max(1, ...box.map(Math.abs));
     return [box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad];
   }
 
+  /** The corners of a box. @param {number[]} box left, bottom, right, top @returns {Ring} */
+  const ringOf = ([left, bottom, right, top]) => [[left, bottom], [right, bottom], [right, top], [left, top]];
+
   /** Whether two boxes share a place. @param {number[]} a @param {number[]} b */
   const meet = (a, b) => a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
 
-  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, meet };
+  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet };
 })();

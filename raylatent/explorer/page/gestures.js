@@ -26,11 +26,7 @@ raylatent.gestures = (() => {
   }
 
   /** The scale at which the deepest cells are four times their own size. */
-  function most() {
-    const { meta, served } = raylatent.now;
-    const last = served ? Math.max(13, cells.deepest()) : cells.deepest();
-    return 4 * geometry.gridOf(last) * meta.cell_px;
-  }
+  const most = () => 4 * geometry.gridOf(cells.deepestPicture()) * raylatent.now.meta.cell_px;
 
   /** @param {View} view */
   function look(view) {
@@ -53,10 +49,8 @@ raylatent.gestures = (() => {
     raylatent.now.path = [];
     raylatent.page.changed();
     if (mode !== "move") {
-      raylatent.page.say(
-        `${mode === "lasso" ? "Lasso" : "Box"}: drag over the map, or move it by arrows ` +
-          "and set corners with the space bar; Enter closes, Escape leaves.",
-      );
+      raylatent.page.say(`${mode === "lasso" ? "Lasso" : "Box"}: drag over the map, or move it by arrows ` +
+        "and set corners with the space bar; Enter closes, Escape leaves.");
     }
   }
 
@@ -64,10 +58,7 @@ raylatent.gestures = (() => {
   function close(added) {
     const { now } = raylatent;
     let ring = now.path;
-    if (now.mode === "box" && ring.length > 1) {
-      const [[left, bottom], [right, top]] = [ring[0], ring[ring.length - 1]];
-      ring = [[left, bottom], [right, bottom], [right, top], [left, top]];
-    }
+    if (now.mode === "box" && ring.length > 1) ring = geometry.ringOf([...ring[0], ...ring[ring.length - 1]]);
     enter("move");
     if (ring.length < 3) return;
     raylatent.page.guard(raylatent.selection.choose([ring], added));
@@ -92,20 +83,14 @@ raylatent.gestures = (() => {
     const middle = cellAt(view.width / 2, view.height / 2);
     /** @type {Record<string, () => void>} */
     const actions = {
-      ArrowLeft: () => move(step, 0),
-      ArrowRight: () => move(-step, 0),
-      ArrowUp: () => move(0, step),
-      ArrowDown: () => move(0, -step),
-      "+": () => zoom(1.5),
-      "=": () => zoom(1.5),
-      "-": () => zoom(1 / 1.5),
+      ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0),
+      ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step),
+      "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5),
       0: () => look(camera.whole(view)),
       Enter: () => (drawing ? close(event.shiftKey) : page.open(middle)),
       " ": () => (drawing ? corner(event.shiftKey) : page.open(middle)),
-      l: () => enter("lasso"),
-      b: () => enter("box"),
-      p: () => page.toggle("show-points"),
-      i: () => page.toggle("show-pictures"),
+      l: () => enter("lasso"), b: () => enter("box"),
+      p: () => page.toggle("show-points"), i: () => page.toggle("show-pictures"),
       Escape: () => {
         if (drawing) enter("move");
         else if (now.cell) page.open(null);
@@ -113,9 +98,7 @@ raylatent.gestures = (() => {
       },
     };
     if ((event.ctrlKey || event.metaKey) && event.key === "a") {
-      const [left, bottom, right, top] = cells.inUnits(camera.boxOf(view));
-      const ring = [[left, bottom], [right, bottom], [right, top], [left, top]];
-      page.guard(raylatent.selection.choose([ring], false));
+      raylatent.selection.inView();
       return true;
     }
     if (event.ctrlKey || event.metaKey || event.altKey) return false;
@@ -178,15 +161,11 @@ raylatent.gestures = (() => {
     canvas.addEventListener("pointercancel", up);
     canvas.addEventListener("pointerleave", () => page.hover(null, [0, 0]));
     canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
-    canvas.addEventListener(
-      "wheel",
-      (event) => {
-        event.preventDefault();
-        const lines = event.deltaMode === 1 ? 16 : 1;
-        zoom(Math.exp(-Math.max(-200, Math.min(200, event.deltaY * lines)) / 400), ...at(event));
-      },
-      { passive: false },
-    );
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const pixels = event.deltaY * (event.deltaMode === 1 ? 16 : 1);
+      zoom(Math.exp(-Math.max(-200, Math.min(200, pixels)) / 400), ...at(event));
+    }, { passive: false });
     canvas.addEventListener("keydown", (event) => {
       if (key(event)) event.preventDefault();
     });

@@ -81,8 +81,8 @@ raylatent.save = (() => {
   /** @param {number} v */
   const loc = (v) => (v === NO_LOC ? "" : String(v));
 
-  /** The members as CSV, in pieces. @param {any} meta @param {Members} members
-   * @param {string} name of the selection */
+  /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the
+   * selection */
   function csvOf(meta, members, name) {
     const pieces = ["slide,tile_index,loc_x,loc_y,x,y,knn_distance,label,region\r\n"];
     for (let i = 0; i < members.n; i += 1) {
@@ -117,8 +117,8 @@ raylatent.save = (() => {
   }
 
   /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath counts from
-   * there; points where the window is not known. Tiles without a place are left out.
-   * @param {any} meta @param {Members} members @param {string} name of the selection
+   * there; points where the window is not known. Tiles without a place are left out. @param {any} meta
+   * @param {Members} members @param {string} name of the selection
    * @returns {{name: string, pieces: string[]}[]} */
   function geojsonOf(meta, members, name) {
     return bySlide(members).map(([id, from, to]) => {
@@ -152,9 +152,8 @@ raylatent.save = (() => {
   }
 
   /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole slide: tiles
-   * beside each other in a row are one rectangle.
-   * @param {any} meta @param {Members} members @param {string} name
-   * @returns {{name: string, pieces: string[]}[]} */
+   * beside each other in a row are one rectangle. @param {any} meta @param {Members} members
+   * @param {string} name @returns {{name: string, pieces: string[]}[]} */
   function roiOf(meta, members, name) {
     return bySlide(members).map(([id, from, to]) => {
       const slide = meta.slides[id];

@@ -148,6 +148,10 @@ raylatent.selection = (() => {
     return select(added ? [...raylatent.now.rings, ...rings] : rings);
   }
 
+  /** Selects what is in view. */
+  const inView = () => raylatent.page.guard(
+    choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));
+
   /** Takes a selection over from another map of the run, by its tiles: they keep their color, and the
    * other points turn grey. @param {Members} members */
   async function carry(members) {
@@ -183,6 +187,6 @@ raylatent.selection = (() => {
     raylatent.page.changed();
   }
 
-  return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, carry, keyOf, clear, name };
+  return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
 })();
 raylatent.select = raylatent.selection.select;
