@@ -179,6 +179,8 @@ LABEL_ENTROPY = "label_entropy"
 PREDICTIONS_MEAN = "predictions_mean"
 KNN_DISTANCE_MEAN = "knn_distance_mean"
 WHY = "why"
+PICTURE_ROW = "picture_row"
+PICTURE_COL = "picture_col"
 CELLS = pa.schema(
     [
         pa.field(ROW, pa.int32(), nullable=False),  # 0 is lowest y: rows go upwards
@@ -198,7 +200,10 @@ CELLS = pa.schema(
         pa.field(WHY, pa.string(), nullable=False),  # this tile was chosen
     ]
 )
-"""A mosaic's occupied cells, the tile chosen for each, and what is in them."""
+"""A mosaic's occupied cells, the tile chosen for each, and what is in them.
+
+Where cells are moved together, `picture_row` and `picture_col` (int32) follow.
+"""
 
 # Footer keys of a part: all values are UTF-8 strings, JSON where structured.
 FOOTER_FINGERPRINT = "raylatent.fingerprint"
