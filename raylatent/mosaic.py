@@ -153,11 +153,17 @@ class Mosaic:
         self._labeled = self._chosen.tally.labels is not None
         self.failed: dict[int, str] = {}
         self._check_chosen()
+        columns = (self.cells[name].to_numpy() for name in (schema.ROW, schema.COL))
+        places = [column.astype(np.int64) for column in columns]
         if self.layout == "compact":
             names = (schema.PICTURE_ROW, schema.PICTURE_COL)
-            places = compacted(*self._column_pairs(schema.ROW, schema.COL).T)
+            places = list(compacted(*places))
             for name, own in zip(names, places, strict=True):
                 self.cells = self.cells.append_column(name, pa.array(own, pa.int32()))
+        self._trusted: float | None = None
+        if self.layout != "plain":
+            xy = np.stack([self.cells[n].to_numpy() for n in (schema.X, schema.Y)], 1)
+            self._trusted = trustworthiness(xy, np.stack(places[::-1], 1).astype(float))
         # Only the chosen tiles need a file.
         self._frames = None if self._find is None else self._find(self.cells)
 
@@ -189,11 +195,6 @@ class Mosaic:
             one._of_label, one._parts = name, OfLabel(self._parts, name)
             one._choose()
         return made
-
-    def _column_pairs(self, first: str, second: str) -> NDArray[np.int64]:
-        """Two columns of the cells, shape (c, 2)."""
-        columns = (self.cells[name].to_numpy() for name in (first, second))
-        return np.stack([column.astype(np.int64) for column in columns], axis=1)
 
     def __repr__(self) -> str:
         """How large."""
@@ -258,16 +259,14 @@ class Mosaic:
             fitting = render.shown_cell_px(n_cells, figsize, style.cell_px)
             style = replace(style, cell_px=fitting)
         raster, layout, _ = self._draw(replace(style, gap_px=0))
-        entries, grid = self._entries(style), self.grid
+        x, y, cell = 0.0, 0.0, 1.0
+        if self.layout == "plain":
+            x, y, cell = self._bounds.xmin, self._bounds.ymin, self.grid.cell
+        extent = (x, x + layout.n_cols * cell, y, y + layout.n_rows * cell)
+        entries = self._entries(style)
+        ax = render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
         if self.layout != "plain":
-            extent = (0.0, float(layout.n_cols), 0.0, float(layout.n_rows))
-            ax = render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
-            ax.set(xticks=[], yticks=[], xlabel=self._remark(layout), ylabel="")
-        else:
-            right = grid.xmin + layout.n_cols * grid.cell
-            top = grid.ymin + layout.n_rows * grid.cell
-            extent = (grid.xmin, right, grid.ymin, top)
-            ax = render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
+            ax.set(xticks=[], yticks=[], xlabel=self._remark, ylabel="")
         if style.title:
             ax.set_title(style.title, parse_math=False)
             make_legible(ax)
@@ -371,7 +370,13 @@ class Mosaic:
                 "labels": chosen.tally.labels is not None,
                 **asdict(drawn.look),
             },
-            "layout": self._arranged(drawn.layout),
+            "layout": {
+                "kind": self.layout,
+                "rows": drawn.layout.n_rows,
+                "columns": drawn.layout.n_cols,
+                "filled": len(cells) / (drawn.layout.n_rows * drawn.layout.n_cols),
+                "trustworthiness": self._trusted,  # None where they are plain
+            },
             **({} if self._of_label is None else {"label": self._of_label}),
             "counts": {
                 "points": chosen.n_points,
@@ -459,43 +464,27 @@ class Mosaic:
         entries = self._entries(look)
         picture = render.add_legend(raster, entries, look.background, look.cell_px)
         above = picture.height - raster.height
-        caption = render.Caption(
+        picture, more = render.add_caption(
+            picture,
+            look.background,
+            look.cell_px,
             title=look.title,
-            remark=self._remark(layout),
+            remark=self._remark,
             um_per_px=self._um_per_px(look) if look.scale_bar else None,
         )
-        if caption != render.Caption():
-            given = (picture, caption, look.background, look.cell_px)
-            picture, more = render.add_caption(*given)
-            above += more
-        told = references_of(self.cells, layout, look, above)
+        told = references_of(self.cells, layout, look, above + more)
         return _Drawn(picture, layout, look, told)
 
-    def _arranged(self, layout: render.Layout) -> dict[str, object]:
-        """How cells are arranged, and what that costs or gains."""
-        told: dict[str, object] = {
-            "kind": self.layout,
-            "rows": layout.n_rows,
-            "columns": layout.n_cols,
-            "filled": len(self.cells) / (layout.n_rows * layout.n_cols),
-        }
-        if self.layout != "plain":
-            xy = np.stack([self.cells[n].to_numpy() for n in (schema.X, schema.Y)], 1)
-            places = np.stack([layout.cols, layout.rows], axis=1).astype(np.float64)
-            told["trustworthiness"] = trustworthiness(xy, places)
-        return told
-
-    def _remark(self, layout: render.Layout) -> str:
-        """What is said of a layout below the picture."""
+    @property
+    def _remark(self) -> str:
+        """What is said of the layout below the picture."""
         if self.layout == "plain":
             return ""
-        trusted = self._arranged(layout)["trustworthiness"]
-        which = {
-            "compact": "compact: islands of the map moved together",
-            "even": f"even: {len(self.cells):,} of {self._chosen.n_points:,} tiles",
-        }
-        value = "" if trusted is None else f", trustworthiness {trusted:.3f}"
-        return which[self.layout] + value
+        text = "compact: islands of the map moved together"
+        if self.layout == "even":
+            text = f"even: {len(self.cells):,} of {self._chosen.n_points:,} tiles"
+        trusted = self._trusted
+        return text + ("" if trusted is None else f", trustworthiness {trusted:.3f}")
 
     def _um_per_px(self, look: Look) -> float | None:
         """Of the tiles that are drawn; None where it is not known of all, or differs."""

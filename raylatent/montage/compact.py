@@ -8,8 +8,6 @@ Islands of some size keep an empty cell between them, so that they are still see
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 _SEEN = 9  # cells of an island from which on it keeps away from others
 _MOST_ROUNDS = 8
@@ -23,6 +21,9 @@ def islands(rows: Ints, cols: Ints) -> Ints:
     >>> islands(np.array([0, 1, 5]), np.array([0, 1, 5])).tolist()
     [0, 0, 1]
     """
+    from scipy.sparse import coo_array  # noqa: PLC0415  (slow)
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
     width = int(cols.max(initial=0)) + 2  # a column more, so that no row wraps
     ids = rows * width + cols
     order = np.argsort(ids)

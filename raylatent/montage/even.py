@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from raylatent.mapping.statistics import quality
 from raylatent.montage.grid import Bounds, EvenGrid, check_bounds
@@ -25,6 +24,7 @@ _WINDOW = 16  # cells a side, within which tiles change places
 _SHIFTS = ((8, 8), (0, 0), (8, 0), (0, 8))  # of these windows, one after the other
 _NEIGHBORS = 15
 _MEASURED = 1_000
+_MOST_DISTANCES = 4_000_000
 
 Places = NDArray[np.float64]
 
@@ -166,6 +166,8 @@ def _solved(
     places: Places, own: NDArray[np.int64], shape: Sequence[int]
 ) -> NDArray[np.int64]:
     """Some of the points in cells of a shape, at the least sum of squared ways."""
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (slow)
+
     rows, cols = (axis.ravel() for axis in np.indices(tuple(shape)))
     x, y = places[own].T
     # Of |point - cell|^2 only the mixed term depends on who goes where.
@@ -178,7 +180,7 @@ def _solved(
 def trustworthiness(xy: Places, cells: Places) -> float | None:
     """How far neighbors in a picture are neighbors on the map, 1 at best.
 
-    Measured on at most 1,000 of the tiles, each among all.
+    Measured on at most 1,000 of the tiles, each among all; on fewer of many.
 
     Args:
         xy: Places on the map, shape (n, 2).
@@ -190,5 +192,6 @@ def trustworthiness(xy: Places, cells: Places) -> float | None:
     k = min(_NEIGHBORS, (len(xy) - 2) // 2)
     if k < 1:
         return None
-    own = np.unique(np.linspace(0, len(xy) - 1, _MEASURED).astype(np.intp))
+    measured = max(1, min(_MEASURED, _MOST_DISTANCES // len(xy)))
+    own = np.unique(np.linspace(0, len(xy) - 1, measured).astype(np.intp))
     return quality(xy[own], cells[own], xy, cells, k, own).trustworthiness

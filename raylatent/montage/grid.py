@@ -8,11 +8,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, isfinite
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from raylatent.config import GRIDS
 from raylatent.errors import MapError
@@ -250,16 +249,6 @@ class EvenGrid:
     n_rows: int
 
     @property
-    def xmin(self) -> float:
-        """The lowest x."""
-        return self.bounds.xmin
-
-    @property
-    def ymin(self) -> float:
-        """The lowest y."""
-        return self.bounds.ymin
-
-    @property
     def cell(self) -> float:
         """Side of the square that each would have of the map, if it were even."""
         area = self.bounds.width * self.bounds.height / (self.n_cols * self.n_rows)
@@ -267,7 +256,9 @@ class EvenGrid:
         return math.sqrt(area) or longer / max(self.n_cols, self.n_rows) or 1.0
 
     @cached_property
-    def _tree(self) -> cKDTree:
+    def _tree(self) -> Any:  # noqa: ANN401  (it has no types)
+        from scipy.spatial import cKDTree  # noqa: PLC0415  (slow)
+
         return cKDTree(self.centers)
 
     def bin(self, xy: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:

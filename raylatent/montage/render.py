@@ -171,32 +171,33 @@ def _letters_px(cell_px: int) -> int:
     return min(120, max(_LEAST_PX, round(0.6 * cell_px)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Caption:
-    """What is written above and below a mosaic.
-
-    Attributes:
-        title: Above it.
-        remark: Below it.
-        um_per_px: Of the tiles, for a scale bar; None for no bar.
-    """
-
-    title: str = ""
-    remark: str = ""
-    um_per_px: float | None = None
-
-
 def add_caption(
-    picture: Image.Image, caption: Caption, background: str, cell_px: int
+    picture: Image.Image,
+    background: str,
+    cell_px: int,
+    *,
+    title: str = "",
+    remark: str = "",
+    um_per_px: float | None = None,
 ) -> tuple[Image.Image, int]:
     """The picture with what is written above and below, and how much is above, in px.
 
     Letters are made smaller where the picture is narrow, but not unreadable.
+
+    Args:
+        picture: The mosaic.
+        background: Its ground.
+        cell_px: Side of its cells.
+        title: Written above.
+        remark: Below.
+        um_per_px: Of the tiles, for a scale bar below.
     """
-    um = 0.0 if caption.um_per_px is None else round_length(caption.um_per_px * cell_px)
-    bar_px = round(um / caption.um_per_px) if caption.um_per_px else 0
-    below = "   ".join(filter(None, (f"{um:g} µm" if um else "", caption.remark)))
-    texts = [shown(text, _MAX_CAPTION_CHARS) for text in (caption.title, below)]
+    if not title and not remark and um_per_px is None:
+        return picture, 0
+    um = 0.0 if um_per_px is None else round_length(um_per_px * cell_px)
+    bar_px = round(um / um_per_px) if um_per_px else 0
+    below = "   ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
+    texts = [shown(text, _MAX_CAPTION_CHARS) for text in (title, below)]
     fonts, size = fonts_for(texts), _letters_px(cell_px)
     while True:
         lines = [_runs(fonts.written(text), fonts, size) for text in texts]

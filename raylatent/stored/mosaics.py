@@ -102,13 +102,13 @@ def references_of(cells: pa.Table, layout: Layout, look: Look, above_px: int) ->
 
 
 def folder_of_label(mosaic: str, label: str) -> str:
-    r"""The name of the folder of a label's own mosaic, whatever is in the label.
+    """The name of the folder of a label's own mosaic, whatever is in the label.
 
     Letters and digits stay, others become `%XX`; of a long one the beginning stays, and
     a hash of all of it.
 
-    >>> folder_of_label("m", "../a b"), folder_of_label("m", "\u00c4")
-    ('m-label=%2E%2E%2Fa%20b', 'm-label=\u00c4')
+    >>> folder_of_label("m", "../a b"), folder_of_label("m", "Ä")
+    ('m-label=%2E%2E%2Fa%20b', 'm-label=Ä')
     """
     kept = ""
     for char in label:

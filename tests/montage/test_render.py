@@ -20,7 +20,6 @@ from raylatent.mapping.labels import (
 from raylatent.montage import render
 from raylatent.montage.render import (
     SEVERAL_COLOR,
-    Caption,
     Coloring,
     Layout,
     Look,
@@ -327,21 +326,21 @@ def test_a_raster_with_gaps_stays_in_bounds():
 
 def test_a_title_and_a_remark_stand_above_and_below():
     picture = Image.new("RGB", (50, 300), "blue")
-    caption = Caption(title="T\u00f6pf <b>$x$</b>", remark="even: 9 of 12 tiles")
-    both, above = add_caption(picture, caption, "#dfdfdf", 40)
+    texts = {"title": "T\u00f6pf <b>$x$</b>", "remark": "even: 9 of 12 tiles"}
+    both, above = add_caption(picture, "#dfdfdf", 40, **texts)
     pixels = np.asarray(both)
     assert both.width > 50  # as wide as the texts
     np.testing.assert_array_equal(pixels[above : above + 300, :50], picture)
     assert (pixels[:above] == 0).all(axis=2).any()
     assert (pixels[above + 300 :] == 0).all(axis=2).any()
-    only, above = add_caption(picture, Caption(title="T"), "#dfdfdf", 40)
+    only, above = add_caption(picture, "#dfdfdf", 40, title="T")
     assert only.height == above + 300
 
 
 @pytest.mark.parametrize(("um_per_px", "um"), [(3.02, 200), (0.5, 50), (0.011, 1)])
 def test_a_scale_bar_is_as_long_as_it_says(um_per_px, um):
     picture = Image.new("RGB", (900, 300), "blue")
-    both, above = add_caption(picture, Caption(um_per_px=um_per_px), "white", 100)
+    both, above = add_caption(picture, "white", 100, um_per_px=um_per_px)
     assert above == 0
     dark = (np.asarray(both)[300:] == 0).all(axis=2)
     longest = max(len(run) for row in dark for run in bytes(row).split(b"\0"))

@@ -226,7 +226,7 @@ def test_mosaic_json_tells_the_layout(tmp_path):
     assert told["plain"]["filled"] < 0.2
     assert told["compact"]["filled"] > 0.35
     assert told["even"]["filled"] == 1.0
-    assert "trustworthiness" not in told["plain"]
+    assert told["plain"]["trustworthiness"] is None
     for layout in ("compact", "even"):
         assert 0.5 < told[layout]["trustworthiness"] <= 1.0
     stored = pq.read_table(tmp_path / "compact" / "cells.parquet")
