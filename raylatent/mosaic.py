@@ -5,6 +5,7 @@ import csv
 import inspect
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -266,7 +267,7 @@ class Mosaic:
         entries = self._entries(style)
         ax = render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
         if self.layout != "plain":
-            ax.set(xticks=[], yticks=[], xlabel=self._remark, ylabel="")
+            ax.set(xticks=[], yticks=[], xlabel=self.remark, ylabel="")
         if style.title:
             ax.set_title(style.title, parse_math=False)
             make_legible(ax)
@@ -469,20 +470,25 @@ class Mosaic:
             look.background,
             look.cell_px,
             title=look.title,
-            remark=self._remark,
+            remark=self.remark,
             um_per_px=self._um_per_px(look) if look.scale_bar else None,
         )
         told = references_of(self.cells, layout, look, above + more)
         return _Drawn(picture, layout, look, told)
 
     @property
-    def _remark(self) -> str:
-        """What is said of the layout below the picture."""
+    def remark(self) -> str:
+        """What is said of the layout below the picture; nothing of a plain one."""
         if self.layout == "plain":
             return ""
-        text = "compact: islands of the map moved together"
-        if self.layout == "even":
-            text = f"even: {len(self.cells):,} of {self._chosen.n_points:,} tiles"
+        text = f"even: {len(self.cells):,} of {self._chosen.n_points:,} tiles"
+        if self.layout == "compact":
+            names = (schema.PICTURE_ROW, schema.PICTURE_COL)
+            n_cells = math.prod(max(self.cells[n].to_pylist()) + 1 for n in names)
+            now, before = len(self.cells) / n_cells, self._shares()["cells"]
+            text = (
+                f"compact: {now:.0%} of the picture is tiles, {before:.0%} of the map"
+            )
         trusted = self._trusted
         return text + ("" if trusted is None else f", trustworthiness {trusted:.3f}")
 
@@ -497,7 +503,7 @@ class Mosaic:
             )
             sides = {um for slide, um in zip(*columns, strict=True) if slide in drawn}
         known = [um for um in sides if um]
-        if len(known) < len(sides) or max(known) > 1.01 * min(known):
+        if not known or len(known) < len(sides) or max(known) > 1.01 * min(known):
             logger.warning(
                 "no scale bar: the side of the tiles in µm is not known, or differs"
             )

@@ -129,6 +129,8 @@ def _say_mosaic(config: MosaicConfig, mosaic: "Mosaic", folder: str) -> None:
     if longest > _WIDE * side:
         wide = max(_NARROWEST, round(_NARROW * side * mosaic.num_tiles_x / longest))
         say(f"hint      {_redraw(config, folder, wide)}: so few tiles are larger then")
+    if mosaic.remark:
+        say(f"layout    {mosaic.remark}")
     if config.each == "label":
         say(f"each      {folder}-label=*/mosaic.png")
     say(f"mosaic    {folder}/mosaic.png")

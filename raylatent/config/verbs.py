@@ -306,7 +306,9 @@ class MosaicConfig(NamedMapConfig):
     """A map to a mosaic of tiles."""
 
     mosaic: str = option("default", "name below mosaics/", metavar="NAME")
-    num_tiles_x: int = option(50, "cells across the map", metavar="N")
+    num_tiles_x: int = option(
+        50, "cells across the map; for even the most of them", metavar="N"
+    )
     layout: str = option(
         "plain",
         "cells as on the map; islands of them moved together; or a sample of tiles "
