@@ -137,7 +137,7 @@ class Coloring:
 
 
 def add_legend(
-    picture: Image.Image, entries: Entries, background: str, cell_px: int
+    picture: Image.Image, entries: Entries, background: str, cell_px: int = 100
 ) -> Image.Image:
     """The picture with a legend at its right side; as it is without entries.
 
