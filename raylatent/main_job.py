@@ -24,15 +24,18 @@ from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
     ExploreConfig,
+    LabelConfig,
     MapConfig,
     MosaicConfig,
     NamedMapConfig,
     PageConfig,
+    SelectConfig,
 )
 from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
 from raylatent.mapping.umap_learn import MapParameters
 from raylatent.run import EXPLORER, MAPS, MOSAICS, RunDirectory
+from raylatent.seal import DIGEST
 from raylatent.source.kinds import find_sources
 from raylatent.source.names import match, match_said
 from raylatent.storage import Store, absolute, is_uri
@@ -40,10 +43,13 @@ from raylatent.storage import Store, absolute, is_uri
 if TYPE_CHECKING:
     from raylatent.dataset_features import DatasetFeatures
     from raylatent.engine.report import RunReport
+    from raylatent.explorer.tile_squares import TileSquare
     from raylatent.model.spec import ModelSpec
+    from raylatent.montage.points import Label
     from raylatent.mosaic import Mosaic
     from raylatent.slide_map import SlideMap
     from raylatent.source.protocol import Request
+    from raylatent.stored.map_pictures import TileLabels
 
 logger = logging.getLogger(__name__)
 
@@ -339,10 +345,7 @@ def run_map(config: MapConfig) -> StoredMap:
     if labels is not None:
         labels = _labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
-    from raylatent.stored.map_pictures import (  # noqa: PLC0415
-        TileLabels,
-        save_pictures,
-    )
+    from raylatent.stored.map_pictures import save_pictures  # noqa: PLC0415
     from raylatent.stored.maps import read_info  # noqa: PLC0415
 
     folder = build_map(
@@ -357,8 +360,8 @@ def run_map(config: MapConfig) -> StoredMap:
     n_points = info["points"]["rows"]
     kinds = [kind for kind in ("png", config.vector) if kind != "none"]
     shown: Mapping[str, str] | TileLabels | None = labels
-    if labels is None and run.has_tile_labels:
-        shown = TileLabels.of(store)
+    if labels is None:
+        shown = _labels_of_tiles(run, store)
     by_label, pictures = save_pictures(store, shown, n_points=n_points, kinds=kinds)
     return StoredMap(folder, info, pictures, by_label)
 
@@ -403,6 +406,73 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     return mosaic, folder
 
 
+def run_label(config: LabelConfig) -> tuple[list[str], Sequence[str]]:
+    """Label a map's tiles by named regions, and draw it so; labels, and pictures."""
+    from raylatent.explorer.polygon import read_polygons  # noqa: PLC0415
+    from raylatent.explorer.regions import put_regions  # noqa: PLC0415
+    from raylatent.stored.map_pictures import PICTURE, save_pictures  # noqa: PLC0415
+    from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
+
+    run = RunDirectory.open(config.run)
+    stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
+    regions = read_polygons(config.regions)
+    put_regions(stored, regions, config.regions)
+    store = stored.store
+    kinds = [end for end in ("png", "pdf", "svg") if store.exists(f"{PICTURE}.{end}")]
+    by_label, pictures = save_pictures(
+        store,
+        _labels_of_tiles(run, store),
+        n_points=stored.info["points"]["rows"],
+        kinds=kinds or ["png"],
+    )
+    return [one.name for one in regions], [*by_label, *pictures]
+
+
+def _labels_of_tiles(run: RunDirectory, store: Store) -> "TileLabels | None":
+    """The labels of a map's tiles: by its regions, else their own; None without."""
+    from raylatent.explorer.regions import region_labels  # noqa: PLC0415
+    from raylatent.stored.map_pictures import TileLabels  # noqa: PLC0415
+
+    of_regions = region_labels(store)
+    if of_regions is not None:
+        return TileLabels(of_regions.names, of_regions.of_places)
+    return TileLabels.of(store) if run.has_tile_labels else None
+
+
+def run_select(config: SelectConfig) -> int:
+    """Write the tiles of a map inside polygons; how many there are."""
+    from raylatent.explorer import exports, polygon  # noqa: PLC0415
+    from raylatent.explorer.selection import members  # noqa: PLC0415
+    from raylatent.explorer.tile_squares import say_unknown, tile_squares  # noqa: PLC0415
+    from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
+    from raylatent.stored.mosaic_inputs import source_places  # noqa: PLC0415
+
+    run = RunDirectory.open(config.run)
+    stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
+    polygons = polygon.read_polygons(config.polygon)
+    if not config.any_map:
+        polygon.check_map(polygons, stored.info[DIGEST], config.polygon)
+    polygons = polygon.named(polygons, config.region, config.polygon)
+    stored.check_rows()
+    found: dict[int, TileSquare] = {}
+    located: dict[int, Any] = {}
+    if config.to in {"geojson", "roi"}:
+        found = tile_squares(run, config.slides, stored.slides)
+        say_unknown(found, qupath=config.to == "geojson")
+    elif config.to == "png":
+        roots = [config.source_root] if config.source_root else None
+        located = source_places(run, roots, stored.slides)
+    export = exports.Export(
+        fingerprint=run.settings()["fingerprint"],
+        regions=[one.name for one in polygons],
+        squares=found,
+        located=located,
+    )
+    where = partial(polygon.region_of, polygons)
+    tables = (table for table in members(stored, where) if table is not None)
+    return exports.WRITERS[config.to](config.out, tables, export)
+
+
 def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
     """Write the page of a map; where it is, and what explorer.json says."""
     annotations = _annotations(config)
@@ -416,14 +486,20 @@ def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
         )
         raise ConfigError(message)
     from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
+    from raylatent.explorer.regions import region_labels  # noqa: PLC0415
     from raylatent.explorer.write import Wanted  # noqa: PLC0415
     from raylatent.montage.points import labels_of_points  # noqa: PLC0415
     from raylatent.stored.map_points import tile_labels  # noqa: PLC0415
 
-    label, column = None, ""
+    label: Label | None = None
+    column = ""
     if labels is not None:
         of_slides = _labeled(labels, run.slides(), config)
         label, column = partial(labels_of_points, of_slides), config.label
+    elif (
+        regions := region_labels(Store(f"{run.uri}/{MAPS}/{config.map}"))
+    ) is not None:
+        label, column = regions, "region"
     elif run.has_tile_labels:
         label, column = tile_labels, schema.LABEL
     wanted = Wanted(

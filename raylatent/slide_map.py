@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
+from raylatent.explorer.regions import RegionLabels, region_labels
 from raylatent.mapping import statistics
 from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
@@ -236,19 +237,27 @@ class SlideMap(SlideMapPictures):
         """A pandas DataFrame, a row a tile, by slide, then tile index.
 
         Columns are `slide`, `x`, `y`, `tile_index`, `loc_x`, `loc_y`, `knn_distance`,
-        `label` where tiles have labels of their own, and once asked for `label`, `cluster`, `num_unique_neighbors` and
+        `label` where the map has named regions or tiles have labels of their own, and
+        once asked for `label`, `cluster`, `num_unique_neighbors` and
         `percent_matching_categories`. The index says which of the sorted points a row is.
         """
         frame: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
         own = self._points[schema.LABEL]
         n_labels = pc.count_distinct(own).as_py()
-        if n_labels > MOST_LABELS:
+        if self._regions is not None:
+            frame[LABEL] = self._regions(self._points).to_pandas()
+        elif n_labels > MOST_LABELS:
             say_too_many_labels()
         elif n_labels:
             frame[LABEL] = own.to_pandas()
         if self._by_slide is not None:
             frame[LABEL] = frame[schema.SLIDE].map(self._by_slide)
         return frame
+
+    @cached_property
+    def _regions(self) -> RegionLabels | None:
+        """The labels that `raylatent label` gave the map by regions, if any."""
+        return None if self._stored is None else region_labels(self._stored.store)
 
     def _is_read(self) -> bool:
         return "data" in vars(self)
@@ -497,7 +506,8 @@ class SlideMap(SlideMapPictures):
                 return dict(zip(self.slides, words, strict=True))
             return None
         if stored and not self._is_read():
-            return tile_labels if self._run().has_tile_labels else None
+            own = tile_labels if self._run().has_tile_labels else None
+            return self._regions or own
         return label_words(self.data.get(LABEL))
 
     def _is_labeled_by_slide(self) -> bool:

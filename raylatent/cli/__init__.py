@@ -58,7 +58,7 @@ def _main(given: list[str]) -> int:
         return fail(f"error: {_no_verb(given)} ({PROG} --help)", 2)
     verb = given[0]
     configuration, action = VERBS[verb]
-    again = "nothing is kept" if verb == "bench" else _AGAIN
+    again = "nothing is kept" if verb in {"bench", "serve"} else _AGAIN
     with _logging(), Interrupts(f"interrupted: {again}") as interrupts:
         try:
             _refuse_gone_folder()

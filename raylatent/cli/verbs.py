@@ -14,9 +14,12 @@ from raylatent.config import (
     BenchConfig,
     ExploreConfig,
     ExtractTilesConfig,
+    LabelConfig,
     LayersConfig,
     MapConfig,
     MosaicConfig,
+    SelectConfig,
+    ServeConfig,
     VerifyConfig,
 )
 from raylatent.run import MOSAICS
@@ -150,6 +153,31 @@ def _redraw(config: MosaicConfig, folder: str, num_tiles_x: int) -> str:
     return shlex.join(words)
 
 
+def _select(config: SelectConfig) -> int:
+    from raylatent.main_job import run_select  # noqa: PLC0415  (slow)
+
+    say(f"tiles     {run_select(config):,}")
+    say(f"{config.to:<9} {absolute(config.out)}")
+    return 0
+
+
+def _label(config: LabelConfig) -> int:
+    from raylatent.main_job import run_label  # noqa: PLC0415  (slow)
+
+    labels, pictures = run_label(config)
+    say(f"labels    {', '.join(labels) or 'none'}")
+    for picture in pictures:
+        say(f"map       {picture}")
+    return 0
+
+
+def _serve(config: ServeConfig) -> int:
+    from raylatent.explorer.server import serve  # noqa: PLC0415  (an extra)
+
+    serve(config, say)
+    return 0
+
+
 def _explore(config: ExploreConfig) -> int:
     from raylatent.main_job import run_explore  # noqa: PLC0415  (ray: slow)
 
@@ -258,6 +286,9 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "mosaic": (MosaicConfig, _mosaic),
     "explore": (ExploreConfig, _explore),
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
+    "select": (SelectConfig, _select),
+    "label": (LabelConfig, _label),
+    "serve": (ServeConfig, _serve),
     "layers": (LayersConfig, _layers),
     "verify": (VerifyConfig, verify),
     "bench": (BenchConfig, _bench),

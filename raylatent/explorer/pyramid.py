@@ -228,12 +228,12 @@ def choose_nested(square: Square, levels: Sequence[PartialLevel]) -> list[pa.Tab
             WHY, pa.array(reasons(best, found.cells.rule, grid.cell))
         )
         if chosen:
-            own = _keep(grid, chosen[-1], own)
+            own = keep(grid, chosen[-1], own)
         chosen.append(own)
     return chosen
 
 
-def _keep(grid: SquareGrid, above: pa.Table, own: pa.Table) -> pa.Table:
+def keep(grid: SquareGrid, above: pa.Table, own: pa.Table) -> pa.Table:
     """The level's cells, with the tiles of the level above where they lie."""
     places = np.stack([above[name].to_numpy() for name in (PLACE_X, PLACE_Y)], axis=1)
     ids, inside = cell_ids(grid, places)

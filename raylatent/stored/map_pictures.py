@@ -57,17 +57,19 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class TileLabels:
-    """That a map is colored by the labels that its tiles have of their own.
+    """That a map is colored by labels of its tiles: their own, or those of places.
 
     Attributes:
         names: All of them, sorted.
+        of_places: Gives the labels of places (n, 2); None: tiles have labels of their own.
     """
 
     names: Sequence[str]
+    of_places: Callable[[NDArray[np.float64]], list[str | None]] | None = None
 
     @classmethod
     def of(cls, store: Store) -> "TileLabels | None":
-        """Those of a map in its folder, None where no tile has one.
+        """Those that a map's tiles have of their own, None where no tile has one.
 
         Of too many there is none as well, which is said.
         """
@@ -75,6 +77,17 @@ class TileLabels:
         if names is None:
             say_too_many_labels()
         return cls(names) if names else None
+
+    def read(
+        self, store: Store
+    ) -> Iterator[tuple[NDArray[np.float64], list[str | None]]]:
+        """Places (n, 2) of a map in its folder and their labels, part by part."""
+        parts = points_parts(store)
+        if self.of_places is None:
+            yield from iter_tile_labels(store, parts)
+            return
+        for xy, _ in iter_places(store, parts, _BLOCK_ROWS):
+            yield xy, self.of_places(xy)
 
 
 MapLabels = Mapping[str, str] | TileLabels
@@ -200,7 +213,9 @@ def _names_of(labels: MapLabels) -> Collection[str]:
 def _labels_of(points: pa.Table, labels: MapLabels) -> NDArray[np.object_]:
     """The label of each point (n,), None where it has none."""
     if isinstance(labels, TileLabels):
-        return np.array(points[schema.LABEL].to_pylist(), object)
+        own = labels.of_places
+        told = points[schema.LABEL].to_pylist()
+        return np.array(told if own is None else own(schema.places(points)), object)
     return np.array(list(map(labels.get, points[schema.SLIDE].to_pylist())), object)
 
 
@@ -209,7 +224,7 @@ def _blocks(store: Store, labels: MapLabels | None) -> Parts:
 
     def blocks() -> Iterator[tuple[NDArray[np.float64], Labels | None]]:
         if isinstance(labels, TileLabels):
-            for xy, names in iter_tile_labels(store, parts):
+            for xy, names in labels.read(store):
                 yield xy, Labels.of(names)
             return
         for xy, slides in iter_places(store, parts, _BLOCK_ROWS):
@@ -232,7 +247,7 @@ def _numbers(
 
     def blocks() -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         if isinstance(labels, TileLabels):
-            for xy, told in iter_tile_labels(store, parts):
+            for xy, told in labels.read(store):
                 yield (
                     xy,
                     np.array([number_of.get(name or "", math.nan) for name in told]),

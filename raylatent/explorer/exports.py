@@ -1,0 +1,368 @@
+"""The tiles of a selection as files that other programs read.
+
+Names of slides and regions are data: where they become names of files, what cannot be one
+is escaped; in tables what a spreadsheet would take for a formula begins with `'`.
+"""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.explorer.selection import MEMBERS, REGION
+from raylatent.explorer.tile_squares import TileSquare
+from raylatent.mapping.labels import category_colors
+from raylatent.parts import escape_partition
+from raylatent.storage import Store, absolute
+from raylatent.stored.mosaic_inputs import Located
+from raylatent.tiles.fetch import stored_tiles
+
+logger = logging.getLogger(__name__)
+
+FIRST = (
+    *(schema.SLIDE, schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y),
+    *(schema.X, schema.Y),
+)
+"""The first columns of a table of tiles."""
+TEXTS = (*FIRST, schema.KNN_DISTANCE, schema.LABEL, REGION, schema.NAME)
+"""The columns of such a table as text."""
+UNNAMED = "selection"
+"""What the tiles of a polygon without name are called."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_ROWS = 1 << 17  # of a row group
+_MOST_NAME_BYTES = 240
+
+Members = Iterable[pa.Table]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What is to be written, beside the tiles themselves.
+
+    Attributes:
+        fingerprint: Of the run.
+        regions: The names of the polygons, empty for one without.
+        squares: Of the run's sources, by id.
+        located: Its sources and where they are now, by id; for pictures.
+    """
+
+    fingerprint: str
+    regions: Sequence[str]
+    squares: Mapping[int, TileSquare] = field(default_factory=dict)
+    located: Mapping[int, Located] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """What the tiles of each polygon are called."""
+        return [name or UNNAMED for name in self.regions]
+
+    def square(self, row: Mapping[str, Any]) -> TileSquare:
+        """Of a tile."""
+        return self.squares.get(row[schema.SOURCE], TileSquare())
+
+
+def write_csv(path: str, members: Members, export: Export) -> int:
+    """A table of all tiles as RFC 4180 has it; the number of tiles."""
+    store, name = _split(path)
+    n = 0
+    with store.writing(name) as append:
+        append(_lines([TEXTS]))
+        for table in members:
+            columns = [_text(table, column, export) for column in TEXTS]
+            append(_lines(zip(*columns, strict=True)))
+            n += table.num_rows
+    return n
+
+
+def write_parquet(path: str, members: Members, export: Export) -> int:
+    """A table of all tiles, their whole references among it; the number of tiles."""
+    kinds = [f for f in MEMBERS if f.name not in {REGION, *FIRST}]
+    first = [MEMBERS.field(name) for name in FIRST]
+    columns = pa.schema([*first, *kinds, pa.field(REGION, pa.string())])
+    store, name = _split(path)
+    n = 0
+    with store.writing(name) as append:
+        sink = pa.PythonFile(_Sink(append), mode="w")
+        with pq.ParquetWriter(
+            sink, columns, compression="zstd", write_page_checksum=True
+        ) as writer:
+            for table in _together(members):
+                names = pa.array(_region_names(table, export), pa.string())
+                at = table.schema.get_field_index(REGION)
+                whole = table.set_column(at, REGION, names)
+                writer.write_table(whole.select(columns.names).cast(columns))
+                n += table.num_rows
+    return n
+
+
+def write_geojson(folder: str, members: Members, export: Export) -> int:
+    """A file for QuPath for each slide, `<slide>.geojson`; the number of tiles.
+
+    Coordinates are level-0 pixels from the slide's bounds on, as QuPath has them. Tiles
+    whose side is not known are points; those without location are left out, and counted.
+
+    Raises:
+        MapError: The folder holds such files already.
+    """
+    colors = [_rgb(color) for color in category_colors(max(1, len(export.regions)))]
+    lost = n = 0
+    for slide, tables, writing in _files(folder, members, ".geojson"):
+        with writing as append:
+            append(b'{"type": "FeatureCollection", "features": [')
+            comma = b"\n"
+            for table in tables:
+                rows = [
+                    row for row in table.to_pylist() if row[schema.LOC_X] is not None
+                ]
+                lost += table.num_rows - len(rows)
+                n += len(rows)
+                if rows:
+                    texts = (_feature(slide, row, export, colors) for row in rows)
+                    append(comma + ",\n".join(texts).encode())
+                    comma = b",\n"
+            append(b"\n]}\n")
+    _say_lost(lost)
+    return n
+
+
+def write_rois(folder: str, members: Members, export: Export) -> int:
+    """Regions of interest as Slideflow reads them, `<slide>.csv`; the number of tiles.
+
+    Tiles beside each other in a row are one rectangle. Coordinates are level-0 pixels.
+
+    Raises:
+        MapError: The folder holds such files already.
+    """
+    lost = n = 0
+    for _, tables, writing in _files(folder, members, ".csv"):
+        with writing as append:
+            append(_lines([("roi_name", "x_base", "y_base", "label")]))
+            whole = pa.concat_tables(tables)
+            located = whole.filter(pc.is_valid(whole[schema.LOC_X]))
+            lost += whole.num_rows - located.num_rows
+            n += located.num_rows
+            for number, (region, box) in enumerate(rectangles(located, export), 1):
+                x0, y0, x1, y1 = box
+                label = guarded(export.names[region])
+                corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+                append(_lines((f"ROI_{number}", *at, label) for at in corners))
+    _say_lost(lost)
+    return n
+
+
+def rectangles(
+    table: pa.Table, export: Export
+) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """Tiles of one source that touch in a row, as one: x0, y0, x1, y1 in level-0 pixels.
+
+    Yields:
+        The number of their region, and the rectangle.
+    """
+    if not table.num_rows:
+        return
+    square = export.square({schema.SOURCE: table[schema.SOURCE][0].as_py()})
+    side = square.window_px or 0
+    columns = (REGION, schema.LOC_Y, schema.LOC_X)
+    region, y, x = (table[name].to_numpy().astype(np.int64) for name in columns)
+    order = np.lexsort((x, y, region))
+    region, y, x = region[order], y[order], x[order]
+    apart = (np.diff(region) != 0) | (np.diff(y) != 0) | (np.diff(x) > side)
+    starts = np.concatenate([[0], np.flatnonzero(apart) + 1])
+    ends = np.concatenate([starts[1:] - 1, [len(x) - 1]])
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        x0, y0 = square.corner(int(x[start]), int(y[start]))
+        x1 = square.corner(int(x[end]), 0)[0] + side
+        yield int(region[start]), (x0, y0, x1, y0 + side)
+
+
+def write_pictures(folder: str, members: Members, export: Export) -> int:
+    """The tiles themselves, `<slide>/<tile index>.png`; how many there are.
+
+    A tile that cannot be read any more is left out, and said with the reason.
+    """
+    store = Store(folder)
+    n = 0
+    for table in members:
+        rows = [
+            row for row in table.to_pylist() if row[schema.SOURCE] in export.located
+        ]
+        if len(rows) < table.num_rows:
+            logger.warning("%d tiles are of no source", table.num_rows - len(rows))
+        if not rows:
+            continue
+        located = export.located[rows[0][schema.SOURCE]]
+        places = [located.place(row) for row in rows]
+        side = located.source.tile_px or 0  # known where tiles are cut out of slides
+        for position, tile in stored_tiles(places, side, own_size=True):
+            row = rows[position]
+            if isinstance(tile, str):
+                about = (row[schema.TILE_INDEX], row[schema.SLIDE], tile)
+                logger.warning("tile %d of slide %s is left out: %s", *about)
+                continue
+            slide = file_name(row[schema.SLIDE])
+            store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", _png(tile))
+            n += 1
+    return n
+
+
+WRITERS: Mapping[str, Callable[[str, Members, Export], int]] = {
+    "csv": write_csv,
+    "geojson": write_geojson,
+    "roi": write_rois,
+    "parquet": write_parquet,
+    "png": write_pictures,
+}
+
+
+def file_name(slide: str) -> str:
+    """A slide's name as that of a file: as it is, where it can be.
+
+    >>> file_name("a'b<c>&=%20 ü"), file_name("../a"), file_name("..")
+    ("a'b<c>&=%20 ü", '..%2Fa', '%2E%2E')
+    """
+    plain = slide.isprintable() and not {"/", "\\"} & set(slide)
+    if plain and slide.strip(".") and len(slide.encode()) <= _MOST_NAME_BYTES:
+        return slide
+    return escape_partition(slide)
+
+
+def guarded(text: str) -> str:
+    """A text that no spreadsheet takes for a formula.
+
+    >>> guarded("=1+1"), guarded("S-07")
+    ("'=1+1", 'S-07')
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _text(table: pa.Table, column: str, export: Export) -> list[str]:
+    """A column of a table as text, empty for null; float32 in as few digits as tell it."""
+    if column == REGION:
+        names = _region_names(table, export)
+        return [guarded(name or "") for name in names]
+    values = table[column].cast(pa.string()).fill_null("").to_pylist()
+    if table.schema.field(column).type == pa.string():
+        return list(map(guarded, values))
+    return list(values)
+
+
+def _region_names(table: pa.Table, export: Export) -> list[str | None]:
+    return [export.regions[number] or None for number in table[REGION].to_pylist()]
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _feature(
+    slide: str,
+    row: Mapping[str, Any],
+    export: Export,
+    colors: Sequence[tuple[int, int, int]],
+) -> str:
+    square = export.square(row)
+    tile, region = row[schema.TILE_INDEX], row[REGION]
+    dx, dy = square.bounds or (0, 0)
+    x, y = square.corner(row[schema.LOC_X] - dx, row[schema.LOC_Y] - dy)
+    geometry: dict[str, Any] = {"type": "Point", "coordinates": [x, y]}
+    if (side := square.window_px) is not None:
+        ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+    measured = {name: row[name] for name in (schema.X, schema.Y, schema.KNN_DISTANCE)}
+    known = {
+        name: v for name, v in measured.items() if v is not None and np.isfinite(v)
+    }
+    properties = {
+        "objectType": "detection",
+        "name": f"{slide} {tile}",
+        "classification": {"name": export.names[region], "color": colors[region]},
+        "measurements": known,
+        "metadata": {schema.SLIDE: slide, schema.TILE_INDEX: str(tile)},
+    }
+    unique = f"raylatent:{export.fingerprint}:{slide}:{tile}"
+    feature = {
+        "type": "Feature",
+        "id": str(uuid5(NAMESPACE_URL, unique)),
+        "geometry": geometry,
+        "properties": properties,
+    }
+    return json.dumps(feature, ensure_ascii=False, allow_nan=False)
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
+
+
+def _png(tile: Image.Image) -> bytes:
+    data = io.BytesIO()
+    tile.save(data, "PNG")
+    return data.getvalue()
+
+
+def _say_lost(n: int) -> None:
+    if n:
+        logger.warning("%d tiles have no location on their slide: left out", n)
+
+
+def _files(
+    folder: str, members: Members, ending: str
+) -> Iterator[tuple[str, Iterator[pa.Table], Any]]:
+    """Each slide, its tables, and what writes its file."""
+    store = Store(folder)
+    there = [name for name in store.root_files() if name.endswith(ending)]
+    if there:
+        message = (
+            f"{store.uri} holds {len(there)} files {ending} already, which this "
+            "selection would be mixed with: choose a new folder"
+        )
+        raise MapError(message)
+    for slide, tables in groupby(members, lambda table: table[schema.SLIDE][0].as_py()):
+        yield slide, tables, store.writing(file_name(slide) + ending)
+
+
+def _together(members: Members) -> Iterator[pa.Table]:
+    """Tables of about as many rows as a row group."""
+    held: list[pa.Table] = []
+    for table in members:
+        held.append(table)
+        if sum(one.num_rows for one in held) >= _ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _split(path: str) -> tuple[Store, str]:
+    folder, name = absolute(path).rsplit("/", 1)
+    return Store(folder or "/"), name
+
+
+class _Sink(io.RawIOBase):
+    """What appends to a file, for a library that writes to files."""
+
+    def __init__(self, append: Callable[[bytes], None]) -> None:
+        self._append = append
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  (any buffer)
+        self._append(bytes(data))
+        return len(data)

@@ -1,0 +1,250 @@
+"""Polygons on a map: their files, which anybody may have written, and what lies inside.
+
+A polygon file is JSON, `{"map": <digest of map.json>, "rings": [[[x, y], ...], ...]}`;
+`"polygon": [[x, y], ...]` is short for one ring. A regions file is a list of these, each
+with a `name`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylatent.errors import MapError
+from raylatent.storage import list_files, open_input, retry
+
+MAX_BYTES = 8 << 20
+"""Of a file."""
+MAX_POINTS = 100_000
+"""Of all rings of a file."""
+MAX_REGIONS = 1_000
+MAX_NAME = 200
+"""Characters of a region's name."""
+MAX_COORDINATE = 1e100
+"""Of a point: no product of two differences is infinite."""
+
+_MIN_RING = 3
+
+Ring = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """What rings enclose by the even-odd rule, in the units of a map.
+
+    Attributes:
+        rings: Each at least 3 points (x, y); a ring closes by itself.
+        map: Digest of the map that it was drawn on.
+        name: Of a region, else empty.
+    """
+
+    rings: tuple[Ring, ...]
+    map: str
+    name: str = ""
+
+    @cached_property
+    def _edges(self) -> NDArray[np.float64]:
+        """Each edge x1, y1, x2, y2 (n, 4), from a point of a ring to the next one."""
+        rings = [np.array(ring, np.float64) for ring in self.rings]
+        edges = [np.hstack([ring, np.roll(ring, -1, axis=0)]) for ring in rings]
+        return np.concatenate(edges)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Least x and y, largest x and y."""
+        low, high = self._edges[:, :2].min(axis=0), self._edges[:, :2].max(axis=0)
+        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+    def inside(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Which places (n, 2) lie inside, bool (n,).
+
+        A place is inside if a ray to the right crosses the edges an odd number of times;
+        an edge is crossed if `(y1 > y) != (y2 > y)` and
+        `x < (x2 - x1) * (y - y1) / (y2 - y1) + x1`, in float64 in this order.
+
+        >>> square = Polygon((((0, 0), (2, 0), (2, 2), (0, 2)),), "")
+        >>> square.inside(np.array([[1, 1], [3, 1], [0, 0], [2, 2]])).tolist()
+        [True, False, True, False]
+        """
+        # numpy would compare float32 with the bounds in float32.
+        xy = np.asarray(xy, np.float64)
+        found = np.zeros(len(xy), np.bool_)
+        left, lower, right, upper = self.bounds
+        # Beyond all edges the number of crossings is even as well. What is computed of a
+        # crossing may be rounded beyond its edge, but not by more than this.
+        slack = (right - left) + 1e-9 * max(abs(left), abs(right))
+        near = np.flatnonzero(
+            (xy[:, 1] >= lower)
+            & (xy[:, 1] < upper)
+            & (xy[:, 0] >= left - slack)
+            & (xy[:, 0] <= right + slack)
+        )
+        near = near[np.argsort(xy[near, 1], kind="stable")]
+        x, y = xy[near].T
+        odd = np.zeros(len(near), np.bool_)
+        ends = np.sort(self._edges[:, [1, 3]], axis=1)
+        # (y1 > y) != (y2 > y) is the lower end <= y < the upper one: a run of sorted y.
+        runs = np.searchsorted(y, ends)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for (x1, y1, x2, y2), (start, stop) in zip(self._edges, runs, strict=True):
+                if start < stop:
+                    at = y[start:stop]
+                    crossed = x[start:stop] < (x2 - x1) * (at - y1) / (y2 - y1) + x1
+                    odd[start:stop] ^= crossed
+        found[near] = odd
+        return found
+
+
+def region_of(
+    polygons: Sequence[Polygon], xy: NDArray[np.floating]
+) -> NDArray[np.int32]:
+    """The first polygon that each place (n, 2) lies in, int32 (n,); -1 for none."""
+    found = np.full(len(xy), -1, np.int32)
+    for number in reversed(range(len(polygons))):
+        found[polygons[number].inside(xy)] = number
+    return found
+
+
+def parse_polygons(data: bytes, what: str) -> list[Polygon]:
+    """The polygons of a file; one without name, or regions with a name each.
+
+    Args:
+        data: Its content, of anybody.
+        what: The file, for messages.
+
+    Raises:
+        MapError: It is no such file, or larger than is read.
+
+    >>> [one] = parse_polygons(b'{"map": "d", "polygon": [[0,0],[1,0],[0,1]]}', "p.json")
+    >>> one.rings
+    (((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)),)
+    """
+    if len(data) > MAX_BYTES:
+        raise _refused(what, f"it has more than {MAX_BYTES >> 20} MiB")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _refused(what, "it is no JSON") from error
+    if isinstance(values, dict):
+        polygons = [_polygon(values, what, named="name" in values)]
+    elif isinstance(values, list) and len(values) <= MAX_REGIONS:
+        polygons = [_polygon(one, what, named=True) for one in values]
+    else:
+        raise _refused(what, f"it is no object, nor a list of at most {MAX_REGIONS}")
+    names = [one.name for one in polygons]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _refused(what, f"two regions are called {twice!r}")
+    if sum(len(ring) for one in polygons for ring in one.rings) > MAX_POINTS:
+        raise _refused(what, f"it has more than {MAX_POINTS:,} points")
+    return polygons
+
+
+def read_polygons(path: str) -> list[Polygon]:
+    """The polygons of a file, local or at a URI; see `parse_polygons`.
+
+    Raises:
+        MapError: It is not there, or no such file.
+        StorageError: It cannot be read.
+    """
+    if not list_files(path):
+        message = f"there is no polygon file {path}"
+        raise MapError(message)
+    with open_input(path) as file:
+        # One byte more tells that it is too large.
+        data = retry(lambda: file.read(MAX_BYTES + 1), f"read {path}")
+    return parse_polygons(data, path)
+
+
+def check_map(polygons: Sequence[Polygon], digest: str, what: str) -> None:
+    """Refuse polygons that were drawn on another map.
+
+    Raises:
+        MapError: One was.
+    """
+    other = next((one for one in polygons if one.map != digest), None)
+    if other is not None:
+        message = (
+            f"{what} was drawn on another map (its digest is {other.map[:16]!r}, the "
+            f"map's {digest[:16]!r}): draw it again, or choose --map"
+        )
+        raise MapError(message)
+
+
+def named(
+    polygons: Sequence[Polygon], names: Sequence[str], what: str
+) -> list[Polygon]:
+    """The polygons of these names, in the file's order; all where none is named.
+
+    Raises:
+        MapError: One is not there.
+    """
+    there = [one.name for one in polygons]
+    lost = next((name for name in names if name not in there), None)
+    if lost is not None:
+        shown = ", ".join(map(repr, there[:5]))
+        message = f"{what} has no region {lost!r}: it has {shown or 'none'}"
+        raise MapError(message)
+    return [one for one in polygons if not names or one.name in names]
+
+
+def as_json(polygons: Sequence[Polygon]) -> bytes:
+    """Regions as a file."""
+    listed = [
+        {"name": one.name, "map": one.map, "rings": one.rings} for one in polygons
+    ]
+    return f"{json.dumps(listed, indent=1, allow_nan=False)}\n".encode()
+
+
+def _refused(what: str, why: str) -> MapError:
+    return MapError(
+        f"{what} is no polygon file, {why}: it is to be "
+        '{"map": DIGEST, "rings": [[[x, y], ...], ...]}, or a list of these with "name"'
+    )
+
+
+def _polygon(values: Any, what: str, *, named: bool) -> Polygon:  # noqa: ANN401
+    if not isinstance(values, dict):
+        raise _refused(what, "a polygon is no object")
+    digest, name = values.get("map"), values.get("name", "")
+    if not isinstance(digest, str):
+        raise _refused(what, '"map" is missing')
+    if named and not _is_name(name):
+        raise _refused(what, f'"name" is {str(name)[:40]!r}, no text of one line')
+    forms = [key for key in ("rings", "polygon") if key in values]
+    if len(forms) != 1:
+        raise _refused(what, 'there must be one of "rings" and "polygon"')
+    rings = values["rings"] if forms == ["rings"] else [values["polygon"]]
+    if not isinstance(rings, list) or not rings:
+        raise _refused(what, "there is no ring")
+    return Polygon(tuple(_ring(ring, what) for ring in rings), digest, name)
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME
+
+
+def _ring(points: Any, what: str) -> Ring:  # noqa: ANN401
+    if not isinstance(points, list) or len(points) < _MIN_RING:
+        raise _refused(what, f"a ring has fewer than {_MIN_RING} points")
+    if len(points) > MAX_POINTS:
+        raise _refused(what, f"it has more than {MAX_POINTS:,} points")
+    return tuple(_point(point, what) for point in points)
+
+
+def _point(point: Any, what: str) -> tuple[float, float]:  # noqa: ANN401
+    if isinstance(point, list) and len(point) == 2:
+        x, y = point
+        if _is_coordinate(x) and _is_coordinate(y):
+            return float(x), float(y)
+    raise _refused(what, f"{str(point)[:40]} is no point [x, y] of numbers")
+
+
+def _is_coordinate(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -MAX_COORDINATE <= value <= MAX_COORDINATE

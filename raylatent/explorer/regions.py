@@ -1,0 +1,96 @@
+"""Named regions of a map: their names are labels of the tiles that lie in them.
+
+`maps/<name>/regions.json` has them, beside the map that they are of; a map that takes its
+place has another digest, and none of their names.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.errors import MapError
+from raylatent.explorer.polygon import (
+    Polygon,
+    as_json,
+    check_map,
+    parse_polygons,
+    region_of,
+)
+from raylatent.run.layout import REGIONS_JSON
+from raylatent.seal import DIGEST, content_digest
+from raylatent.storage import Store
+from raylatent.stored.manifest import relisted
+from raylatent.stored.map_points import StoredPoints
+from raylatent.stored.maps import read_info
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RegionLabels:
+    """The label of a place is the name of the first region that has it.
+
+    Attributes:
+        regions: In their order in the file.
+    """
+
+    regions: tuple[Polygon, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all regions, sorted."""
+        return sorted(one.name for one in self.regions)
+
+    def of_places(self, xy: NDArray[np.floating]) -> list[str | None]:
+        """Labels of places (n, 2), None outside of all regions."""
+        names = [*(one.name for one in self.regions), None]  # -1 is the last
+        return [names[number] for number in region_of(self.regions, xy)]
+
+    def __call__(self, points: pa.Table) -> pa.StringArray:
+        """Labels of points with `x` and `y`, row for row."""
+        return pa.array(self.of_places(schema.places(points)), pa.string())
+
+
+def put_regions(stored: StoredPoints, regions: Sequence[Polygon], what: str) -> None:
+    """Put regions beside their map, in place of those that are there.
+
+    Args:
+        stored: The map's points.
+        regions: With names; none: those that are there are taken away.
+        what: Where they come from, for messages.
+
+    Raises:
+        MapError: They were drawn on another map, or one has no name.
+        ClaimError: Another driver works on the run.
+    """
+    check_map(regions, stored.info[DIGEST], what)
+    if not all(one.name for one in regions):
+        message = f'{what} has no "name": a label is to be given one'
+        raise MapError(message)
+    with relisted(stored.store.uri) as digests:
+        if regions:
+            data = as_json(regions)
+            stored.store.write(REGIONS_JSON, data)
+            digests[REGIONS_JSON] = content_digest(data)
+        else:
+            stored.store.delete(REGIONS_JSON)
+
+
+def region_labels(store: Store) -> RegionLabels | None:
+    """The labels by the regions of a map in its folder; None where it has none.
+
+    Those of a map that was here before do not count, which is said.
+    """
+    if not store.exists(REGIONS_JSON):
+        return None
+    where = f"{store.uri}/{REGIONS_JSON}"
+    regions = parse_polygons(store.read(REGIONS_JSON), where)
+    if any(one.map != read_info(store)[DIGEST] for one in regions):
+        logger.warning("%s is of a map that was here before: it labels nothing", where)
+        return None
+    return RegionLabels(tuple(regions)) if regions else None

@@ -1,0 +1,353 @@
+"""What the explorer's server answers: without a server, and over a socket."""
+
+import http.client
+import io
+import json
+import logging
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raylatent import cli
+from raylatent.config import ServeConfig
+from raylatent.errors import ConfigError, MapError
+from raylatent.explorer import server
+from raylatent.explorer.polygon import MAX_BYTES
+from tests.engine.slide_files import write_slide
+from tests.explorer.selected_runs import (
+    SQUARE,
+    digest_of,
+    inside_of,
+    mapped_run,
+    tiles_of,
+)
+from tests.explorer.test_gate import TRAVERSALS
+from tests.stored_maps import write_map
+
+INDEX = b"<!doctype html><title>map</title>"
+WINDOW = 40
+
+
+def about_page(run, name="default"):
+    """What explorer.json says of a page of one level."""
+    one = {"digest": digest_of(run, name), "lower": [-4.0, -4.0], "side": 8.0}
+    rule = {"select": "nearest", "ties": "hash", "seed": 0, "max_dist": None}
+    levels = [{"level": 0, "side": 8, "cells": 1}]
+    return {"maps": [one], "levels": levels, "rule": rule, "cell_px": 16}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A run of one slide with a page of its map; the run, points by slide, the slide."""
+    folder = tmp_path_factory.mktemp("served")
+    slide = write_slide(folder / "s.tif", 1, width=900, height=700)
+    about = {"window_px": WINDOW, "tile_px": 32, "mpp": 0.5, "uri": str(slide)}
+    run, points = mapped_run(folder / "run", {"s": 60, "t": 20}, **about)
+    page = folder / "run" / "explorer" / "default"
+    (page / "data").mkdir(parents=True)
+    (page / "index.html").write_bytes(INDEX)
+    (page / "data" / "meta.js").write_bytes(b"raylatent.meta({})")
+    (page / "secret.txt").write_bytes(b"x")
+    (page / "link.js").symlink_to(folder / "run" / "run.json")
+    (page / "explorer.json").write_text(json.dumps(about_page(run)))
+    return run, points, slide
+
+
+@pytest.fixture(scope="module")
+def explorer(served):
+    return server.Explorers(ServeConfig(run=served[0].uri))
+
+
+def get(explorer, path, body=b""):
+    return explorer.answer(path, body)
+
+
+def polygon(run, **more):
+    return json.dumps({"map": digest_of(run), "rings": [SQUARE], **more}).encode()
+
+
+def test_the_page_is_served_and_nothing_else(explorer):
+    assert get(explorer, "/").file.endswith("/run/explorer/default/index.html")
+    assert get(explorer, "/data/meta.js").media_type.startswith("text/javascript")
+    assert get(explorer, "/server.js").body.startswith(b'"use strict";')
+    for path in (
+        *TRAVERSALS,
+        "/link.js",
+        "/secret.txt",
+        "/data.js",
+        "/data",
+        "/none.js",
+    ):
+        answer = get(explorer, path)
+        assert answer.status == 404, path
+        assert answer.file is None
+
+
+def test_members_are_those_of_the_plain_loop(explorer, served):
+    run, points, _ = served
+    answer = get(explorer, "/members", polygon(run))
+    expected = inside_of(points)
+    told = json.loads(answer.body)
+    assert told["n"] == len(expected) > 5
+    assert told["slides"] == len(dict(expected))
+    assert [tuple(row) for row in told["rows"]] == tiles_of(expected)
+
+
+def test_members_of_a_cell(explorer, served):
+    run, points, _ = served
+    n = 0
+    for row in range(8):
+        for col in range(8):
+            body = json.dumps({"map": digest_of(run), "cell": [0, row, col]}).encode()
+            told = json.loads(get(explorer, "/members", body).body)
+            n += told["n"]
+            for slide, tile in told["rows"]:
+                point = points[slide].slice(tile, 1).to_pylist()[0]
+                assert int(point["x"] + 4) == col
+                assert int(point["y"] + 4) == row
+    assert n == 80
+
+
+def test_of_very_many_members_only_numbers_are_told(explorer, served, monkeypatch):
+    monkeypatch.setattr(server, "MOST_ROWS", 3)
+    told = json.loads(get(explorer, "/members", polygon(served[0])).body)
+    assert told["n"] == len(inside_of(served[1]))
+    assert told["rows"] is None
+
+
+def test_time_is_bounded(explorer, served, monkeypatch):
+    monkeypatch.setattr(server, "_MOST_S", -1.0)
+    answer = explorer._first._counted(lambda xy: np.zeros(len(xy), np.int32))
+    assert answer.status == 503
+    assert b"raylatent select" in answer.body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]x",
+        b'{"map": "0", "polygon": [[0,0],[1,0],[0,1]]}',
+        b'{"cell": [0, 1]}',
+        b'{"cell": [0, 1, 1], "map": "0"}',
+        b'{"cell": [99, 0, 0]}',
+        b'{"cell": [0, 0.5, 0]}',
+        b'{"cell": "../run.json"}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_polygon_of_the_map_is_refused(explorer, body):
+    answer = get(explorer, "/members", body)
+    assert answer.status == 400
+    assert b"/run" not in answer.body.replace(b"../run.json", b"")
+
+
+def test_a_tile_at_its_own_size_is_that_of_the_slide(explorer, served):
+    slide = served[2]
+    # By reference(): tile i of a slide is at (10 i, 20 i).
+    answer = get(explorer, "/tile/0/20.jpg")
+    assert answer.media_type == "image/jpeg"
+    found = Image.open(io.BytesIO(answer.body))
+    assert found.size == (32, 32)
+    whole = pixels_of(slide)
+    x, y = 200 - WINDOW // 2, 400 - WINDOW // 2
+    window = Image.fromarray(whole[y : y + WINDOW, x : x + WINDOW]).resize((32, 32))
+    apart = np.abs(np.asarray(found, int) - np.asarray(window, int)).mean()
+    assert apart < 12
+    for path in ("/tile/0/60.jpg", "/tile/1/20.jpg", "/tile/2/0.jpg", "/tile/9/0.jpg"):
+        assert get(explorer, path).status == 404
+
+
+def pixels_of(slide):
+    from raylatent.source.slides import LocalSlide
+    from raylatent.source.wsi.handle import SlideHandle
+
+    handle = SlideHandle(LocalSlide(slide))
+    return handle.read(0, 0, 0, *handle.dimensions)
+
+
+def test_the_slide_is_shown_by_deep_zoom(explorer, served):
+    told = json.loads(get(explorer, "/slide/0.json").body)
+    assert (told["width"], told["height"]) == (900, 700)
+    whole, last = pixels_of(served[2]), told["levels"] - 1
+    side, overlap = told["tile"], told["overlap"]
+    for col, row in ((0, 0), (1, 0), (1, 1)):
+        data = get(explorer, f"/slide/0/{last}/{col}_{row}.jpg").body
+        found = np.asarray(Image.open(io.BytesIO(data)), int)
+        x, y = (max(0, at * side - overlap) for at in (col, row))
+        own = whole[y : y + found.shape[0], x : x + found.shape[1]].astype(int)
+        assert np.abs(found - own).mean() < 12
+    for path in (
+        f"/slide/0/{last}/2_0.jpg",
+        f"/slide/0/{last}/0_2.jpg",
+        f"/slide/0/{last + 1}/0_0.jpg",
+        "/slide/2.json",
+        "/slide/2/0/0_0.jpg",
+    ):
+        assert get(explorer, path).status == 404
+
+
+def test_a_slide_that_is_gone_says_nothing_of_its_path(served, tmp_path, caplog):
+    run = served[0]
+    explorer = server.Explorers(ServeConfig(run=run.uri))
+    explorer._first._slide_files["s"] = str(tmp_path / "gone.svs")
+    with caplog.at_level(logging.WARNING):
+        answer = get(explorer, "/slide/0.json")
+    assert answer.status == 500
+    assert b"gone" not in answer.body
+    assert "gone.svs" in caplog.text
+
+
+def test_pseudonyms_are_shown_and_translated_back(tmp_path):
+    run, points = mapped_run(tmp_path / "run", {"a": 20, "b": 20})
+    page = tmp_path / "run" / "explorer" / "default"
+    (page / "data").mkdir(parents=True)
+    (page / "explorer.json").write_text(json.dumps(about_page(run)))
+    (page / "data" / "meta.js").write_text('raylatent.meta(["p1", "p2"])')
+    (tmp_path / "run" / "pseudonyms.csv").write_text("slide,pseudonym\na,p2\nb,p1\n")
+    explorer = server.Explorers(ServeConfig(run=run.uri))
+    assert explorer._first.slides == ["b", "a"]
+    told = json.loads(get(explorer, "/members", polygon(run)).body)
+    names = {"a": "p2", "b": "p1"}
+    expected = sorted((names[s], tile) for s, tile in tiles_of(inside_of(points)))
+    assert [tuple(row) for row in told["rows"]] == expected
+
+
+def test_a_run_without_page_or_with_another_maps_is_refused(served, tmp_path):
+    run, _ = mapped_run(tmp_path / "run")
+    with pytest.raises(MapError, match="holds no explorer: run `raylatent explore"):
+        server.Explorer(ServeConfig(run=run.uri))
+    other = f"{served[0].uri}/explorer/default"
+    with pytest.raises(MapError, match="is of another map"):
+        server.Explorer(ServeConfig(run=run.uri, explorer=other))
+
+
+def test_other_maps_of_the_run_are_beside_it(tmp_path):
+    run, points = mapped_run(tmp_path / "run", {"a": 40})
+    for name, text in (("default", "1"), ("ü b", "2")):
+        if name != "default":
+            write_map(run, points, name, unit=7)
+        page = tmp_path / "run" / "explorer" / name
+        (page / "data").mkdir(parents=True)
+        (page / "data" / "meta.js").write_text(text)
+        (page / "explorer.json").write_text(json.dumps(about_page(run, name)))
+    explorer = server.Explorers(ServeConfig(run=run.uri))
+    for path, text in (("", "1"), ("/default", "1"), ("/ü b", "2")):
+        answer = get(explorer, f"{path}/data/meta.js")
+        assert Path(answer.file).read_text() == text
+    of_map = polygon(run, map=digest_of(run, "ü b"))
+    told = json.loads(get(explorer, "/ü b/members", of_map).body)
+    assert told["n"] == len(inside_of(points))
+    for path in ("/ü b/../default/data/meta.js", "/ü b//data/meta.js", "/c/data/x.js"):
+        assert get(explorer, path).status == 404
+
+
+def test_without_the_extra_one_sentence_says_so(served, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'raylatent\[serve\]'"):
+        server.serve(ServeConfig(run=served[0].uri), print)
+
+
+def test_a_port_that_is_taken_is_told():
+    taken = server._listen("127.0.0.1", 0)
+    with taken, pytest.raises(ConfigError, match="cannot listen on 127"):
+        server._listen("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def process(served):
+    """`raylatent serve` as a process; its port and token."""
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    pytest.importorskip("starlette")
+    argv = [sys.executable, "-m", "raylatent.cli", "serve", served[0].uri]
+    with subprocess.Popen(  # noqa: S603  (ours)
+        argv, stdout=subprocess.PIPE, text=True
+    ) as running:
+        address = running.stdout.readline().strip()
+        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{22})", address)
+        assert found, address
+        yield int(found[1]), found[2]
+        running.terminate()
+        assert running.wait(20) == 130
+
+
+def ask(port, path, *, method="GET", body=None, **headers):
+    """Status, headers and body; the path goes out as it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.putrequest(method, path, skip_host="host" in headers)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        if body is not None:
+            connection.putheader("content-length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+    finally:
+        connection.close()
+
+
+def test_over_a_socket(process, served):
+    run, points, _ = served
+    port, token = process
+    for path in ("/", "/index.html", "/nothing", "/slide/0.json", "/?token=x"):
+        assert ask(port, path)[0] == 403
+    status, headers, _ = ask(port, f"/?token={token}")
+    assert (status, headers["location"]) == (303, "/")
+    cookie = headers["set-cookie"].split(";")[0]
+    status, headers, body = ask(port, "/", cookie=cookie)
+    assert (status, body) == (200, INDEX)
+    assert "connect-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert not [name for name in headers if name.startswith("access-control")]
+    assert "server" not in headers
+    status, _, body = ask(
+        port, "/members", method="POST", body=polygon(run), cookie=cookie
+    )
+    assert json.loads(body)["n"] == len(inside_of(points))
+    assert ask(port, "/tile/0/20.jpg", cookie=cookie)[1]["content-type"] == "image/jpeg"
+    too_large = b" " * (MAX_BYTES + 1)
+    assert ask(port, "/members", method="POST", body=too_large, cookie=cookie)[0] == 413
+    for host in ("evil.example", "localhost.", f"localhost:{port}@evil"):
+        assert ask(port, "/", cookie=cookie, host=host)[0] == 400
+    for origin in ("http://evil.example", "null"):
+        assert ask(port, "/", cookie=cookie, origin=origin)[0] == 403
+    tunnel = {"host": "localhost:9999", "origin": "http://localhost:9999"}
+    assert ask(port, "/", cookie=cookie, **tunnel)[0] == 200
+    sendable = [
+        p for p in TRAVERSALS if p.isascii() and p.isprintable() and "?" not in p
+    ]
+    assert len(sendable) >= 40
+    for path in [p.replace(" ", "%20") for p in sendable if p.startswith("/")]:
+        assert 400 <= ask(port, path, cookie=cookie)[0] < 500, path
+
+
+def test_many_clients_at_once(process):
+    port, token = process
+    cookie = ask(port, f"/?token={token}")[1]["set-cookie"].split(";")[0]
+    found = []
+
+    def client():
+        paths = [f"/slide/0/{level}/0_0.jpg" for level in range(8)]
+        found.extend(ask(port, path, cookie=cookie)[0] for path in paths)
+
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - started < 60
+    assert found == [200] * 64
+
+
+def test_serve_is_a_verb(capsys):
+    assert cli.main(["serve", "--port", "99999", "run"]) == 2
+    assert "--port is 99999" in capsys.readouterr().err
