@@ -176,7 +176,13 @@ def atlas(  # noqa: D417, PLR0913  (the verb's options)
     num_tiles_x: int = AtlasConfig.num_tiles_x,
     select: str = AtlasConfig.select,
     grid: str = AtlasConfig.grid,
+    layout: str = AtlasConfig.layout,
+    each: str = AtlasConfig.each,
     cell_px: int = AtlasConfig.cell_px,
+    gap_px: int = AtlasConfig.gap_px,
+    title: str = "",
+    scale_bar: bool = False,
+    pdf: bool = False,
     source_root: PathLike = "",
     explorer: bool | None = None,
     max_size: str = AtlasConfig.max_size,
@@ -366,6 +372,7 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     run = RunDirectory.open(config.out)
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
     from raylatent.stored.map_pictures import labels_on_map  # noqa: PLC0415
+    from raylatent.stored.mosaics import folder_of_label  # noqa: PLC0415
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     slide_map = SlideMap.load(of_map, run=run, stall_timeout_s=config.stall_timeout_s)
@@ -384,9 +391,18 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
         grid=config.grid,
         cell_px=config.cell_px,
         labels=shown,
+        layout=config.layout,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
-    mosaic.export(folder)
+    look: dict[str, Any] = {"gap_px": config.gap_px, "scale_bar": config.scale_bar}
+    mosaic.export(folder, title=config.title, pdf=config.pdf, **look)
+    if config.each == "label":
+        for label, one in mosaic.by_label().items():
+            name = folder_of_label(config.mosaic, label)
+            title = f"{config.title}: {label}" if config.title else label
+            one.export(
+                f"{run.uri}/{MOSAICS}/{name}", title=title, pdf=config.pdf, **look
+            )
     return mosaic, folder
 
 

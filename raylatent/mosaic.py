@@ -1,34 +1,50 @@
 """Mosaic: a map drawn with the tiles themselves, and what it leaves behind."""
 
+import copy
 import csv
 import inspect
 import io
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from raylatent import schema
-from raylatent.config import MosaicConfig
+from raylatent.config import LAYOUTS, MosaicConfig
 from raylatent.errors import MapError
 from raylatent.mapping.fitted_map import library_versions
-from raylatent.mapping.labels import Entries
+from raylatent.mapping.labels import (
+    MOST_ENTRIES,
+    Entries,
+    in_order,
+    make_legible,
+    text_of,
+)
 from raylatent.montage import render
 from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
-from raylatent.montage.grid import Grid
-from raylatent.montage.points import Labels, Rule, select_of
+from raylatent.montage.compact import compacted
+from raylatent.montage.even import trustworthiness
+from raylatent.montage.grid import EvenGrid, Grid
+from raylatent.montage.points import Labels, OfLabel, Rule, select_of
 from raylatent.montage.render import Look
 from raylatent.seal import DIGEST
 from raylatent.storage import absolute
 from raylatent.stored.manifest import put_listed, run_of_folder
 from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.mosaic_inputs import TFRecords, from_any
-from raylatent.stored.mosaics import encoded, export_mosaic, picture_format
+from raylatent.stored.mosaics import (
+    encoded,
+    export_mosaic,
+    picture_format,
+    references_of,
+)
 from raylatent.tiles.fetch import Tile, array_tiles, stored_tiles
 
 if TYPE_CHECKING:
@@ -63,11 +79,16 @@ class Mosaic:
         seed: Of the hash for ties.
         max_dist: Leave cells empty that have no point nearer to their center than this,
             in cells.
+        layout: `plain`: cells are where they are on the map; `compact`: islands of cells
+            are moved together; `even`: as many tiles as fill a rectangle are drawn by
+            lot, each for the points nearest to it, and snapped to its cells.
 
     Attributes:
         cells: Table `schema.CELLS`, by row (0 at the bottom), then column; `index` says
-            which of the given points was chosen.
-        grid: The grid, `SquareGrid` or `SlideflowGrid`.
+            which of the given points was chosen. With `compact`, `picture_row` and
+            `picture_col` say where it is drawn.
+        grid: The grid, `SquareGrid`, `SlideflowGrid` or `EvenGrid`.
+        layout: As given.
         slide_map: The SlideMap that it was made of, or None.
         failed: After drawing, why a cell (position in `cells`) has no picture.
 
@@ -95,6 +116,7 @@ class Mosaic:
         features: ArrayLike | None = None,
         seed: int = Rule.seed,
         max_dist: float | None = None,
+        layout: str = MosaicConfig.layout,
     ) -> None:
         """Choose the tiles; pictures of TFRecords are read only to draw them."""
         select = select_of(tile_select or select)
@@ -116,17 +138,64 @@ class Mosaic:
             seed=seed,
             max_dist=max_dist,
         )
+        self.layout, self._kind = layout, _kind_of_grid(layout, grid)
+        self._asked_x = num_tiles_x
         self._parts = given.parts(None if labels is False else labels, features)
-        chosen = choose_cells(self._parts, grid, num_tiles_x, self._rule)
+        self._arrays, self._find = given.arrays, given.frames
+        self._of_label: str | None = None
+        self._choose()
+        self._coloring = render.Coloring.of(self._chosen)
+
+    def _choose(self) -> None:
+        """Choose the tiles of all cells, and where each goes."""
+        chosen = choose_cells(self._parts, self._kind, self._asked_x, self._rule)
         self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
         self.cells = finish_cells(self.grid, self._chosen)
-        self._coloring = render.Coloring.of(self._chosen)
         self._labeled = self._chosen.tally.labels is not None
         self.failed: dict[int, str] = {}
         self._check_chosen()
-        self._arrays = given.arrays
+        columns = (self.cells[name].to_numpy() for name in (schema.ROW, schema.COL))
+        places = [column.astype(np.int64) for column in columns]
+        if self.layout == "compact":
+            names = (schema.PICTURE_ROW, schema.PICTURE_COL)
+            places = list(compacted(*places))
+            for name, own in zip(names, places, strict=True):
+                self.cells = self.cells.append_column(name, pa.array(own, pa.int32()))
+        self._trusted: float | None = None
+        if self.layout != "plain":
+            xy = np.stack([self.cells[n].to_numpy() for n in (schema.X, schema.Y)], 1)
+            self._trusted = trustworthiness(xy, np.stack(places[::-1], 1).astype(float))
         # Only the chosen tiles need a file.
-        self._frames = None if given.frames is None else given.frames(self.cells)
+        self._frames = None if self._find is None else self._find(self.cells)
+
+    def by_label(self) -> dict[str, "Mosaic"]:
+        """A mosaic of the points of each label, made as this one; at most 24 of them.
+
+        Colors are those of this one. Where there are more labels, the ones of the most
+        points are drawn, and that is said.
+
+        Raises:
+            MapError: There are no labels, or they are numbers on a scale.
+        """
+        points = self._coloring.points
+        if not points or self._coloring.scale is not None:
+            which = "are numbers on a scale" if points else "are not there"
+            message = (
+                f"labels {which}: a mosaic for each needs some labels that are words"
+            )
+            raise MapError(message)
+        most = sorted(in_order(points), key=lambda name: -points[name])[:MOST_ENTRIES]
+        if len(most) < len(points):
+            logger.warning(
+                "of %d labels the %d with the most tiles have a mosaic of their own",
+                *(len(points), len(most)),
+            )
+        made = {}
+        for name in in_order(most):
+            one = made[name] = copy.copy(self)
+            one._of_label, one._parts = name, OfLabel(self._parts, name)
+            one._choose()
+        return made
 
     def __repr__(self) -> str:
         """How large."""
@@ -155,7 +224,7 @@ class Mosaic:
             found.append(points.index[(rows == row) & (cols == col)])
         return np.concatenate(found)
 
-    def plot(
+    def plot(  # noqa: PLR0913  (of the look)
         self,
         figsize: tuple[float, float] = (10.0, 10.0),
         *,
@@ -165,8 +234,11 @@ class Mosaic:
         label_style: str | None = Look.label_style,
         legend: bool = Look.legend,
         focus_slide: str | None = None,
+        gap_px: int = Look.gap_px,
+        title: str = Look.title,
+        scale_bar: bool = Look.scale_bar,
     ) -> "Axes":
-        """Show it through matplotlib, in the map's coordinates.
+        """Show it through matplotlib, in the map's coordinates where they are `plain`.
 
         Args:
             figsize: Inches, of a new figure.
@@ -177,21 +249,31 @@ class Mosaic:
                 tile, or as a wider `backdrop` behind it; None for neither.
             legend: Whether the labels have a legend at the right side.
             focus_slide: Tiles are as opaque as this slide's share of the cell's points.
+            gap_px: Pixels between cells, of pictures.
+            title: Above the mosaic.
+            scale_bar: Whether pictures have one below, where the run knows the side of
+                the tiles in µm.
         """
         style = self._styled(locals())
         if cell_px is None:
             n_cells = max(self.grid.n_cols, self.grid.n_rows)
             fitting = render.shown_cell_px(n_cells, figsize, style.cell_px)
             style = replace(style, cell_px=fitting)
-        raster, layout, _ = self._draw(style)
-        grid = self.grid
-        right = grid.xmin + layout.n_cols * grid.cell
-        top = grid.ymin + layout.n_rows * grid.cell
-        extent = (grid.xmin, right, grid.ymin, top)
+        raster, layout, _ = self._draw(replace(style, gap_px=0))
+        x, y, cell = 0.0, 0.0, 1.0
+        if self.layout == "plain":
+            x, y, cell = self._bounds.xmin, self._bounds.ymin, self.grid.cell
+        extent = (x, x + layout.n_cols * cell, y, y + layout.n_rows * cell)
         entries = self._entries(style)
-        return render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
+        ax = render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
+        if self.layout != "plain":
+            ax.set(xticks=[], yticks=[], xlabel=self.remark, ylabel="")
+        if style.title:
+            ax.set_title(style.title, parse_math=False)
+            make_legible(ax)
+        return ax
 
-    def picture(
+    def picture(  # noqa: PLR0913  (of the look)
         self,
         *,
         cell_px: int | None = None,
@@ -199,14 +281,17 @@ class Mosaic:
         label_style: str | None = Look.label_style,
         legend: bool = Look.legend,
         focus_slide: str | None = None,
+        gap_px: int = Look.gap_px,
+        title: str = Look.title,
+        scale_bar: bool = Look.scale_bar,
     ) -> Image.Image:
         """The mosaic with its legend as a Pillow image; arguments as of `plot`.
 
         Cells have the mosaic's own `cell_px` by default.
         """
-        return self._picture(self._styled(locals()))[0]
+        return self._picture(self._styled(locals())).picture
 
-    def save(
+    def save(  # noqa: PLR0913  (of the look)
         self,
         path: str | os.PathLike[str],
         *,
@@ -215,9 +300,13 @@ class Mosaic:
         label_style: str | None = Look.label_style,
         legend: bool = Look.legend,
         focus_slide: str | None = None,
+        gap_px: int = Look.gap_px,
+        title: str = Look.title,
+        scale_bar: bool = Look.scale_bar,
     ) -> None:
-        """Write the picture (`.png`, `.jpg`), or all into a folder.
+        """Write the picture (`.png`, `.jpg`, `.pdf`), or all into a folder.
 
+        A PNG tells in a text chunk, `raylatent.mosaic`, which tiles are where in it.
         A folder gets `cells.parquet`, `mosaic.png` and `mosaic.json`. Each file is put
         in place in one step. `path` is a file or a folder, local or a URI; the other
         arguments are those of `picture`.
@@ -227,22 +316,40 @@ class Mosaic:
         if kind is None:
             self._export(uri, look)
         else:
-            put_listed(uri, encoded(self._picture(look)[0], kind))
+            drawn = self._picture(look)
+            put_listed(uri, encoded(drawn.picture, kind, drawn.references))
             logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
-    def export(self, folder: str | os.PathLike[str]) -> None:
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        gap_px: int = Look.gap_px,
+        title: str = Look.title,
+        scale_bar: bool = Look.scale_bar,
+        pdf: bool = False,
+    ) -> None:
         """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder.
 
         Args:
             folder: A folder or URI, whatever it is called.
+            gap_px: As of `plot`.
+            title: Likewise.
+            scale_bar: Likewise.
+            pdf: Whether to write `mosaic.pdf` as well.
         """
-        self._export(absolute(folder), self._look)
+        look = replace(self._look, gap_px=gap_px, title=title, scale_bar=scale_bar)
+        self._export(absolute(folder), look, ("PNG", "PDF") if pdf else ("PNG",))
 
-    def _export(self, uri: str, look: Look) -> None:
-        """Put `mosaic.png` and `cells.parquet` in place, then what describes them."""
-        picture, drawn = self._picture(look)
+    def _export(self, uri: str, look: Look, kinds: tuple[str, ...] = ("PNG",)) -> None:
+        """Put pictures and `cells.parquet` in place, then what describes them."""
+        drawn = self._picture(look)
         about = {**self._described(drawn), **self._of_map(uri)}
-        export_mosaic(uri, picture, self.cells, about)
+        pictures = {
+            f"mosaic.{kind.lower()}": encoded(drawn.picture, kind, drawn.references)
+            for kind in kinds
+        }
+        export_mosaic(uri, pictures, self.cells, about)
 
     def _of_map(self, uri: str) -> dict[str, object]:
         """Which map was drawn, for a folder in the run that has this map."""
@@ -251,7 +358,7 @@ class Mosaic:
             return {}
         return {"map": {"name": of_map.name, DIGEST: of_map.info[DIGEST]}}
 
-    def _described(self, look: Look) -> dict[str, object]:
+    def _described(self, drawn: "_Drawn") -> dict[str, object]:
         """What mosaic.json holds: parameters, counts, failures, grid, versions."""
         chosen, cells, bounds = self._chosen, self.cells, self._bounds
         names = (schema.ROW, schema.COL, schema.SLIDE, schema.TILE_INDEX)
@@ -262,8 +369,16 @@ class Mosaic:
                 "grid": self.grid.kind,
                 **asdict(chosen.rule),
                 "labels": chosen.tally.labels is not None,
-                **asdict(look),
+                **asdict(drawn.look),
             },
+            "layout": {
+                "kind": self.layout,
+                "rows": drawn.layout.n_rows,
+                "columns": drawn.layout.n_cols,
+                "filled": len(cells) / (drawn.layout.n_rows * drawn.layout.n_cols),
+                "trustworthiness": self._trusted,  # None where they are plain
+            },
+            **({} if self._of_label is None else {"label": self._of_label}),
             "counts": {
                 "points": chosen.n_points,
                 "dropped_not_finite": chosen.n_dropped,
@@ -340,13 +455,65 @@ class Mosaic:
         """Names and colors of the legend."""
         if not look.legend or look.label_style is None:
             return []
+        if self._of_label is not None:
+            return [(text_of(self._of_label), self._coloring.colors[self._of_label])]
         counts = self.cells[schema.LABEL_COUNTS].to_pylist()
         return self._coloring.entries(counts)
 
-    def _picture(self, look: Look) -> tuple[Image.Image, Look]:
-        raster, _, drawn = self._draw(look)
+    def _picture(self, look: Look) -> "_Drawn":
+        raster, layout, look = self._draw(look)
         entries = self._entries(look)
-        return render.add_legend(raster, entries, look.background), drawn
+        picture = render.add_legend(raster, entries, look.background, look.cell_px)
+        above = picture.height - raster.height
+        picture, more = render.add_caption(
+            picture,
+            look.background,
+            look.cell_px,
+            title=look.title,
+            remark=self.remark,
+            um_per_px=self._um_per_px(look) if look.scale_bar else None,
+        )
+        told = references_of(self.cells, layout, look, above + more)
+        return _Drawn(picture, layout, look, told)
+
+    @property
+    def remark(self) -> str:
+        """What is said of the layout below the picture; nothing of a plain one."""
+        if self.layout == "plain":
+            return ""
+        text = f"even: {len(self.cells):,} of {self._chosen.n_points:,} tiles"
+        if self.layout == "compact":
+            names = (schema.PICTURE_ROW, schema.PICTURE_COL)
+            n_cells = math.prod(max(self.cells[n].to_pylist()) + 1 for n in names)
+            now, before = len(self.cells) / n_cells, self._shares()["cells"]
+            text = (
+                f"compact: {now:.0%} of the picture is tiles, {before:.0%} of the map"
+            )
+        trusted = self._trusted
+        return text + ("" if trusted is None else f", trustworthiness {trusted:.3f}")
+
+    def _um_per_px(self, look: Look) -> float | None:
+        """Of the tiles that are drawn; None where it is not known of all, or differs."""
+        run = self._map.run if self._map else getattr(self.slide_map, "run", None)
+        sides: set[float | None] = {None}
+        if run is not None:
+            drawn, sources = set(self.cells[schema.SLIDE].to_pylist()), run.sources()
+            columns = (
+                sources[name].to_pylist() for name in (schema.SLIDE, schema.TILE_UM)
+            )
+            sides = {um for slide, um in zip(*columns, strict=True) if slide in drawn}
+        known = [um for um in sides if um]
+        if not known or len(known) < len(sides) or max(known) > 1.01 * min(known):
+            logger.warning(
+                "no scale bar: the side of the tiles in µm is not known, or differs"
+            )
+            return None
+        return known[0] / self._room(look)
+
+    def _room(self, look: Look) -> int:
+        """Side of a tile in pixels."""
+        framed, style = self._labeled, look.label_style
+        return render.tile_room_px(look.cell_px, framed=framed, label_style=style)
 
     def _draw(self, look: Look) -> tuple[Image.Image, render.Layout, Look]:
         """The raster without legend, and how it was drawn; fills `failed`."""
@@ -355,11 +522,10 @@ class Mosaic:
             parts = self._parts.read()
             shares = slide_shares(self.grid, parts, self.cells, look.focus_slide)
         layout = render.make_layout(self.grid, self.cells, self._coloring, shares)
-        look = replace(look, cell_px=render.bounded_cell_px(layout, look.cell_px))
-        room = render.tile_room_px(
-            look.cell_px, framed=self._labeled, label_style=look.label_style
-        )
-        raster, self.failed = render.draw_raster(layout, look, self._tiles(room))
+        fitting = render.bounded_cell_px(layout, look.cell_px, look.gap_px)
+        look = replace(look, cell_px=fitting)
+        tiles = self._tiles(self._room(look))
+        raster, self.failed = render.draw_raster(layout, look, tiles)
         render.say_failed(self.failed, len(self.cells))
         return raster, layout, look
 
@@ -387,6 +553,29 @@ class Mosaic:
                 "grid='square'"
             )
             raise MapError(message)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A picture, how it was drawn, and which tiles are where in it."""
+
+    picture: Image.Image
+    layout: render.Layout
+    look: Look
+    references: str
+
+
+def _kind_of_grid(layout: str, grid: str) -> str:
+    """The grid that a layout needs; MapError where it is unknown, or has no choice."""
+    if layout not in LAYOUTS:
+        message = f"unknown layout {layout!r}: choose {', '.join(LAYOUTS)}"
+        raise MapError(message)
+    if layout != EvenGrid.kind:
+        return grid
+    if grid != MosaicConfig.grid:
+        message = f"layout='even' has cells of its own: leave out grid={grid!r}"
+        raise MapError(message)
+    return layout
 
 
 def _cells_of(grid: Grid) -> int:

@@ -242,6 +242,7 @@ class Project:
         labels: Labels | Literal[False] | None = None,
         seed: int = Rule.seed,
         max_dist: float | None = None,
+        layout: str = MosaicConfig.layout,
     ) -> Mosaic:
         """The mosaic of a dataset's map.
 

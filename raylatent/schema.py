@@ -180,6 +180,8 @@ PREDICTIONS_MEAN = "predictions_mean"
 KNN_DISTANCE_MEAN = "knn_distance_mean"
 WHY = "why"
 _PLACES = (TILE_INDEX, LOC_X, LOC_Y)
+PICTURE_ROW = "picture_row"
+PICTURE_COL = "picture_col"
 CELLS = pa.schema(
     [
         pa.field(ROW, pa.int32(), nullable=False),  # 0 is lowest y: rows go upwards
@@ -199,7 +201,10 @@ CELLS = pa.schema(
         pa.field(WHY, pa.string(), nullable=False),  # this tile was chosen
     ]
 )
-"""A mosaic's occupied cells, the tile chosen for each, and what is in them."""
+"""A mosaic's occupied cells, the tile chosen for each, and what is in them.
+
+Where cells are moved together, `picture_row` and `picture_col` (int32) follow.
+"""
 
 LEVEL = "level"
 SINCE = "since"

@@ -462,6 +462,7 @@ class SlideMap(SlideMapPictures):
         features: ArrayLike | None = None,
         seed: int = Rule.seed,
         max_dist: float | None = None,
+        layout: str = MosaicConfig.layout,
     ) -> Mosaic:
         """The map drawn with the tiles themselves.
 

@@ -179,13 +179,14 @@ class SlideMapPictures(ABC):
                 "shows nothing: label by groups of them, as pandas.cut makes them"
             )
             raise MapError(message)
-        names = (
+        names = [
             None if none else str(value)
             for value, none in zip(values, missing, strict=True)
-        )
+        ]
         part = (self._xy(), Labels.of(names))
         uri, counted = absolute(filename), density(lambda: [part])
-        put_listed(uri, drawing.multiples_file(uri, counted, dpi=dpi))
+        dots = (part[0], names)
+        put_listed(uri, drawing.multiples_file(uri, counted, dpi=dpi, dots=dots))
 
     def _xy(self) -> NDArray[np.float64]:
         return np.asarray(self.data[[schema.X, schema.Y]], dtype=np.float64)

@@ -53,7 +53,7 @@ def test_of_small_multiples(slide_map, labels, tmp_path, monkeypatch):
     def kept(path, draw, dpi, inches):
         figure = plt.figure()
         draw(figure)
-        for ax in figure.axes[:-1]:
+        for ax in figure.axes:
             name = ax.get_title(loc="left").strip()
             if name:
                 found[name] = to_hex(ax.spines["left"].get_edgecolor()).upper()

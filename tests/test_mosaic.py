@@ -260,3 +260,113 @@ def test_two_files_of_one_stem_matter_only_where_the_slide_is_needed(
     shutil.copy(small_tfrecords / "g03.tfrecords", tmp_path / "two")
     with pytest.raises(SourceError, match="two slides are called 'g03'"):
         Mosaic(points, tfrecords=[str(tmp_path)], num_tiles_x=4)
+
+
+def two_clusters(n=300):
+    rng = np.random.default_rng(4)
+    xy = rng.normal(size=(n, 2)) + np.where(np.arange(n) % 3 == 0, 9, 0)[:, None]
+    pixels = rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
+    return list(pixels), xy, [["a", "b", "c"][i % 3] for i in range(n)]
+
+
+def test_compact_shows_the_same_tiles_in_less_room():
+    images, xy, labels = two_clusters()
+    given = {"labels": labels, "num_tiles_x": 20, "cell_px": 30}
+    plain = Mosaic(images, xy, **given)
+    made = Mosaic(images, xy, layout="compact", **given)
+    assert made.cells.select(schema.CELLS.names) == plain.cells
+    small, large = (one.picture(legend=False).size for one in (made, plain))
+    assert small[0] * small[1] < 0.75 * large[0] * large[1]
+    assert plain.layout == "plain"
+
+
+def test_even_fills_its_rectangle_with_tiles_of_different_places():
+    images, xy, labels = two_clusters()
+    made = Mosaic(images, xy, labels=labels, layout="even", num_tiles_x=9, cell_px=4)
+    assert len(made.cells) == made.num_tiles_x * made.num_tiles_y
+    assert made.num_tiles_x == 9
+    assert len(set(made.cells["index"].to_pylist())) == len(made.cells)
+    assert sum(made.cells["n"].to_pylist()) == 300
+    for cell in made.cells.to_pylist():
+        assert cell["index"] in made.points_in_cell(cell["row"], cell["col"])
+        np.testing.assert_array_equal(xy[cell["index"]], (cell["x"], cell["y"]))
+    few = Mosaic(images[:7], xy[:7], layout="even")
+    assert len(few.cells) == few.num_tiles_x * few.num_tiles_y >= 6
+    assert Mosaic(images[:1], xy[:1], layout="even").picture().size[0] >= 100
+
+
+@pytest.mark.parametrize("layout", ["compact", "even"])
+def test_the_order_of_points_does_not_show_in_other_layouts(small_points, layout):
+    points, uris = small_points
+    order = np.random.default_rng(2).permutation(len(points))
+    given = {"tfrecords": uris, "num_tiles_x": 7, "cell_px": 12, "layout": layout}
+    one, two = (Mosaic(p, **given) for p in (points, points.take(order)))
+    assert one.cells.drop_columns("index") == two.cells.drop_columns("index")
+    assert one.picture().tobytes() == two.picture().tobytes()
+
+
+@pytest.mark.parametrize("layout", ["plain", "compact", "even"])
+def test_a_mosaic_for_each_label(layout):
+    images, xy, labels = two_clusters()
+    given = {"num_tiles_x": 6, "cell_px": 10, "layout": layout}
+    whole = Mosaic(images, xy, labels=labels, **given)
+    made = whole.by_label()
+    assert list(made) == ["a", "b", "c"]
+    for name, one in made.items():
+        rows = np.flatnonzero(np.array(labels) == name)
+        alone = Mosaic([images[i] for i in rows], xy[rows], **given)
+        assert one._bounds == alone._bounds
+        assert sum(one.cells["n"].to_pylist()) == len(rows)
+        assert {labels[i] for i in one.cells["index"].to_pylist()} == {name}
+        if layout != "even":  # whose lot is by number
+            assert rows[alone.cells["index"].to_numpy()].tolist() == (
+                one.cells["index"].to_pylist()
+            )
+        assert one._entries(one._look) == [(name, whole._coloring.colors[name])]
+        assert one.picture().size[0] > 60
+    assert len(whole.cells) > 0
+    with pytest.raises(MapError, match="labels are not there"):
+        Mosaic(images, xy, **given).by_label()
+    ages = [str(i) for i in range(300)]
+    with pytest.raises(MapError, match="numbers on a scale"):
+        Mosaic(images, xy, labels=ages, **given).by_label()
+
+
+def test_of_many_labels_those_of_the_most_points_have_a_mosaic(caplog):
+    images, xy, _ = two_clusters()
+    labels = [f"l{min(i % 40, 30):02}" for i in range(300)]
+    made = Mosaic(images, xy, labels=labels, num_tiles_x=5).by_label()
+    assert len(made) == 24
+    assert "l30" in made
+    assert "of 31 labels the 24 with the most tiles" in caplog.text
+
+
+def test_a_layout_that_is_none():
+    images, xy, _ = two_clusters(9)
+    with pytest.raises(MapError, match="unknown layout 'dense'"):
+        Mosaic(images, xy, layout="dense")
+    with pytest.raises(MapError, match="layout='even' has cells of its own"):
+        Mosaic(images, xy, layout="even", grid="slideflow")
+    assert (
+        Mosaic(images, xy, layout="compact", grid="slideflow").grid.kind == "slideflow"
+    )
+
+
+@pytest.mark.parametrize("layout", ["compact", "even"])
+def test_shown_beside_no_coordinates_of_the_map(layout):
+    import matplotlib.pyplot as plt
+
+    images, xy, labels = two_clusters()
+    made = Mosaic(images, xy, num_tiles_x=8, layout=layout, labels=labels)
+    ax = made.plot(figsize=(2, 2), title="$T")
+    assert ax.get_xticks().size == 0
+    assert "trustworthiness 0." in ax.get_xlabel()
+    assert ax.get_title() == "$T"
+    plt.close("all")
+
+
+def test_without_a_run_there_is_no_scale_bar(caplog):
+    images, xy, _ = two_clusters(9)
+    made = Mosaic(images, xy, num_tiles_x=3, cell_px=10)
+    assert made.picture(scale_bar=True).size == made.picture().size
+    assert "no scale bar: the side of the tiles in µm is not known" in caplog.text

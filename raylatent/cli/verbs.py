@@ -135,6 +135,10 @@ def _say_mosaic(config: MosaicConfig, mosaic: "Mosaic", folder: str) -> None:
     if longest > _WIDE * side:
         wide = max(_NARROWEST, round(_NARROW * side * mosaic.num_tiles_x / longest))
         say(f"hint      {_redraw(config, folder, wide)}: so few tiles are larger then")
+    if mosaic.remark:
+        say(f"layout    {mosaic.remark}")
+    if config.each == "label":
+        say(f"each      {folder}-label=*/mosaic.png")
     say(f"mosaic    {folder}/mosaic.png")
 
 
@@ -142,7 +146,7 @@ def _redraw(config: MosaicConfig, folder: str, num_tiles_x: int) -> str:
     """The command that draws a mosaic once more with so many cells across."""
     run = folder.removesuffix(f"/{MOSAICS}/{config.mosaic}")
     words = ["raylatent", "mosaic", "--out", run, "--num-tiles-x", str(num_tiles_x)]
-    for name in ("annotations", "label", "map", "mosaic", "source_root"):
+    for name in ("annotations", "label", "map", "mosaic", "layout", "source_root"):
         value = getattr(config, name)
         if value != getattr(MosaicConfig, name):
             words += [f"--{name.replace('_', '-')}", value]

@@ -6,6 +6,7 @@ the command line needs to know of a field.
 
 from raylatent.config.verbs import (
     GRIDS,
+    LAYOUTS,
     MIN_BATCH,
     PLACEMENTS,
     POOLINGS,
@@ -31,6 +32,7 @@ from raylatent.config.verbs import (
 
 __all__ = [
     "GRIDS",
+    "LAYOUTS",
     "MIN_BATCH",
     "PLACEMENTS",
     "POOLINGS",

@@ -29,6 +29,9 @@ IMAGE_FORMATS = ("jpg", "png")
 VECTORS = ("none", "pdf", "svg")
 SELECTS = ("nearest", "medoid", "first")
 GRIDS = ("square", "slideflow")
+LAYOUTS = ("plain", "compact", "even")
+EACH = ("none", "label")
+_LONGEST_EACH = 120  # bytes of --mosaic, which a label follows
 PLACEMENTS = ("rows", "umap-learn")
 EXPORTS = ("csv", "geojson", "roi", "parquet", "png")
 
@@ -305,10 +308,25 @@ class MosaicConfig(NamedMapConfig):
     """A map to a mosaic of tiles."""
 
     mosaic: str = option("default", "name below mosaics/", metavar="NAME")
-    num_tiles_x: int = option(50, "cells across the map", metavar="N")
+    num_tiles_x: int = option(
+        50, "cells across the map; for even the most of them", metavar="N"
+    )
+    layout: str = option(
+        "plain",
+        "cells as on the map; islands of them moved together; or a sample of tiles "
+        "in a full rectangle, neighbors beside each other",
+        choices=LAYOUTS,
+    )
+    each: str = option(
+        "none", "also a mosaic of the tiles of each label, by itself", choices=EACH
+    )
     select: str = option("nearest", "which tile of a cell is drawn", choices=SELECTS)
     grid: str = option("square", "the grid of cells", choices=GRIDS)
     cell_px: int = option(100, "side of a cell in pixels", metavar="N")
+    gap_px: int = option(0, "pixels between the cells of a mosaic", metavar="N")
+    title: str = option("", "written above the mosaic", metavar="TEXT")
+    scale_bar: bool = flag("a scale bar below the mosaic, where tile_um is known")
+    pdf: bool = flag("also write the mosaic as mosaic.pdf")
     source_root: str = option(
         "",
         "where the TFRecords, slides or pictures are now, if they were moved",
@@ -322,7 +340,18 @@ class MosaicConfig(NamedMapConfig):
         one_of("--grid", self.grid, GRIDS)
         at_least("--num-tiles-x", self.num_tiles_x, 1)
         at_least("--cell-px", self.cell_px, 1)
+        at_least("--gap-px", self.gap_px, 0)
+        one_of("--layout", self.layout, LAYOUTS)
+        one_of("--each", self.each, EACH)
         plain_name("--mosaic", self.mosaic)
+        if self.layout == "even" and self.grid == "slideflow":
+            message = "--layout even has cells of its own: leave out --grid slideflow"
+            raise ConfigError(message)
+        if self.each != "none" and len(self.mosaic.encode()) > _LONGEST_EACH:
+            message = (
+                f"with --each a name of --mosaic has at most {_LONGEST_EACH} bytes"
+            )
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

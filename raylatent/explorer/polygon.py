@@ -192,12 +192,14 @@ def named(
     return [one for one in polygons if not names or one.name in names]
 
 
+def listed(polygons: Sequence[Polygon]) -> list[dict[str, Any]]:
+    """Regions as a file has them."""
+    return [{"name": one.name, "map": one.map, "rings": one.rings} for one in polygons]
+
+
 def as_json(polygons: Sequence[Polygon]) -> bytes:
     """Regions as a file."""
-    listed = [
-        {"name": one.name, "map": one.map, "rings": one.rings} for one in polygons
-    ]
-    return f"{json.dumps(listed, indent=1, allow_nan=False)}\n".encode()
+    return f"{json.dumps(listed(polygons), indent=1, allow_nan=False)}\n".encode()
 
 
 def _refused(what: str, why: str) -> MapError:

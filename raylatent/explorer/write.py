@@ -21,8 +21,10 @@ from raylatent.explorer.blocks import (
     point_blocks,
     point_rows,
 )
+from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import Square
 from raylatent.explorer.reach import SAMPLE_POINTS, Found
+from raylatent.explorer.regions import RegionLabels, region_labels
 from raylatent.explorer.scripts import meta_script
 from raylatent.explorer.squares import Drawn
 from raylatent.mapping.fitted_map import library_versions
@@ -236,7 +238,8 @@ def _meta(told: Scripts, whole: Whole) -> dict[str, Any]:
         layer=points.layer,
         trustworthiness=quality.get("trustworthiness"),
     )
-    of_tiles = wanted.label is tile_labels
+    of_tiles = wanted.label is tile_labels or isinstance(wanted.label, RegionLabels)
+    regions = region_labels(points.store)
     means = found.levels[-1].cells.tally.knn_distance
     top = (
         float(np.nanmax(means.means()))
@@ -256,6 +259,7 @@ def _meta(told: Scripts, whole: Whole) -> dict[str, Any]:
         "n": found.bounds.n,
         "cell_px": wanted.cell_px,
         "points": {"kind": "all" if found.extent.all_points else "sample"},
+        "regions": [] if regions is None else listed(regions.regions),
         "slides": folder.slide_facts(run.sources(), names, n_tiles, thumbnails),
         "labels": folder.label_facts(
             names, whole.labeled, wanted.label_column, "tile" if of_tiles else "slide"

@@ -61,6 +61,7 @@ _OTHER_PICTURES = frozenset(
 MAX_DOTS = 200_000
 _MAX_VECTOR_DOTS = 5_000  # above it dots are a picture inside a PDF or SVG
 
+FEW_DOTS = 5_000
 MAX_PANELS = 24
 """Labels that have a panel: those of the most points."""
 
@@ -407,11 +408,18 @@ def _draw_legend(ax: "Axes", entries: Entries, style: MapStyle) -> None:
     place_legend(ax, handles, **keywords)
 
 
-def multiples_file(uri: str, counted: Density, *, dpi: int = 200) -> bytes:
+def multiples_file(
+    uri: str,
+    counted: Density,
+    *,
+    dpi: int = 200,
+    dots: tuple[NDArray[np.floating], Sequence[Any]] | None = None,
+) -> bytes:
     """A small picture of counts for each label, together as PNG, PDF or SVG.
 
     All share limits, axes and scale of colors; points of other labels are grey. A
-    panel's edges have the color that its label has on the map.
+    panel's edges have the color that its label has on the map. Fewer than 5,000 points
+    are drawn as dots of this color instead, if they are given (n, 2) with their labels.
 
     Raises:
         MapError: No point has a label, or another ending.
@@ -436,7 +444,10 @@ def multiples_file(uri: str, counted: Density, *, dpi: int = 200) -> bytes:
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(n_rows, n_cols, sharex=True, sharey=True, squeeze=False)
-        _fill_panels(figure, grid, small, whole, extent)
+        if dots is None or len(dots[0]) >= FEW_DOTS:
+            _fill_panels(figure, grid, small, whole, extent)
+        else:
+            _fill_dots(grid, [name for name, _ in small], colors, *dots)
         _frame_panels(grid, len(small), counted)
         for ax, (name, _) in zip(grid.flat, small, strict=False):
             ax.spines[:].set(color=colors[name], linewidth=1.2)
@@ -473,6 +484,24 @@ def _fill_panels(
     bar.minorticks_off()
     bar.set_label("tiles of the label", size="small")
     bar.ax.tick_params(labelsize="x-small")
+
+
+def _fill_dots(
+    grid: NDArray[Any],
+    names: Sequence[str],
+    colors: Mapping[str, str],
+    xy: NDArray[np.floating],
+    labels: Sequence[Any],
+) -> None:
+    """A panel for each label: its points in its color above all others."""
+    own = np.array([str(label) for label in labels], object)
+    size = min(20.0, max(2.0, 4_000 / len(xy)))
+    for ax, name in zip(grid.flat, names, strict=False):
+        for rows, color in ((own != name, _ALL), (own == name, colors[name])):
+            ax.scatter(*xy[rows].T, s=size, color=color, linewidths=0)
+        _panel_title(ax, name, (own == name).sum(), len(xy))
+    for ax in grid.flat[len(names) :]:
+        ax.set_axis_off()
 
 
 def _panel_title(ax: "Axes", name: str, n: float, n_all: float) -> None:

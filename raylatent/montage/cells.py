@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
-from raylatent.montage.grid import Bounds, Grid, make_grid
+from raylatent.montage.even import even_grid, reasons_of_lot
+from raylatent.montage.grid import Bounds, EvenGrid, Grid, make_grid
 from raylatent.montage.points import (
     FEATURES,
     LABELS,
@@ -30,7 +31,9 @@ from raylatent.montage.points import (
     Rule,
     cell_ids,
     coded,
+    slide_codes,
     split_ids,
+    tile_hashes,
 )
 from raylatent.montage.tally import (
     CellSums,
@@ -43,7 +46,6 @@ from raylatent.montage.tally import (
     slide_numbers,
     sums_by_cell,
 )
-from raylatent.stable_hash import tile_hash
 
 CELL = "cell"
 TIED = "tied"
@@ -244,27 +246,9 @@ def _distances(
 
 def _hashes(reference: pa.Table, rule: Rule) -> NDArray[np.uint64]:
     """Of each tile, zeros where the rule has no use for them."""
-    hashes = np.zeros(len(reference), np.uint64)
     if rule.ties == "row" or rule.select == "first" or not len(reference):
-        return hashes
-    codes, names = _slide_codes(reference[schema.SLIDE])
-    tiles = reference[schema.TILE_INDEX].to_numpy()
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(len(names) + 1))
-    for name, start, stop in zip(names, starts, starts[1:], strict=False):
-        rows = order[start:stop]
-        hashes[rows] = tile_hash(rule.seed, name, tiles[rows])
-    return hashes
-
-
-def _slide_codes(slides: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """For each row the rank of its slide's name among the names, and these."""
-    encoded = slides.combine_chunks().dictionary_encode()
-    order = pc.array_sort_indices(encoded.dictionary).to_numpy()
-    ranks = np.empty(len(order), np.int64)
-    ranks[order] = np.arange(len(order))
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    return ranks[codes], encoded.dictionary.take(pa.array(order)).to_pylist()
+        return np.zeros(len(reference), np.uint64)
+    return tile_hashes(reference, rule.seed)
 
 
 def _reduce(candidates: pa.Table, rule: Rule) -> pa.Table:
@@ -277,7 +261,7 @@ def _reduce(candidates: pa.Table, rule: Rule) -> pa.Table:
     if rule.ties == "hash":
         keys.append(candidates[schema.TILE_INDEX].to_numpy())
         if rule.select == "first":
-            keys.append(_slide_codes(candidates[schema.SLIDE])[0])
+            keys.append(slide_codes(candidates[schema.SLIDE])[0])
         else:
             keys.append(candidates[_HASH].to_numpy())
     order = np.lexsort((*keys, distance, cell))
@@ -322,6 +306,8 @@ def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
         ),
         schema.WHY: reasons(best, partial.rule, grid.cell),
     }
+    if isinstance(grid, EvenGrid) and partial.rule.select == "nearest":
+        columns[schema.WHY] = reasons_of_lot(best[schema.N].to_pylist())
     if partial.rule.select == "first":
         columns[schema.DISTANCE] = pa.nulls(len(ids), pa.float64())
     return pa.table([columns[name] for name in schema.CELLS.names], schema.CELLS)
@@ -397,8 +383,8 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
     Args:
         parts: The points; where they lie is looked at first, then what is in the
             cells. For `medoid` features are read twice: for sums, then distances.
-        kind: Of grid.
-        num_tiles_x: Its columns.
+        kind: Of grid, `even` for a rectangle without an empty cell.
+        num_tiles_x: Its columns; the most of them for `even`.
         rule: How to choose.
     """
     medoid = rule.select == "medoid"
@@ -412,7 +398,10 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
             labels = []
     else:
         bounds = parts.fold(_bounds, Bounds.merge)
-    grid = make_grid(kind, bounds, num_tiles_x)
+    if kind == EvenGrid.kind:
+        grid: Grid = even_grid(parts, bounds, num_tiles_x, rule.seed)
+    else:
+        grid = make_grid(kind, bounds, num_tiles_x)
     sums = None
     if medoid:
         sums = parts.fold(partial(partial_sums, grid=grid), merge_sums, features)

@@ -4,10 +4,11 @@ A grid is made from the bounds of the points alone, and bounds merge, so that ev
 worker of a cluster holds the same grid without seeing the other points.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, isfinite
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -118,7 +119,7 @@ class SquareGrid:
         >>> grid.cell, grid.n_cols, grid.n_rows
         (0.5, 8, 4)
         """
-        _check(bounds, num_tiles_x)
+        check_bounds(bounds, num_tiles_x)
         extent = bounds.width or bounds.height
         cell = extent / num_tiles_x or 1.0
         rows = ceil(min(bounds.height / cell, _MANY) - _ROUNDING_CELLS)
@@ -161,7 +162,7 @@ class SlideflowGrid:
 
     def __post_init__(self) -> None:
         """Refuse a map on which Slideflow has no grid."""
-        _check(self.bounds, self.num_tiles_x)
+        check_bounds(self.bounds, self.num_tiles_x)
         if self.bounds.width == 0:
             message = (
                 f"all points have x = {self.bounds.xmin:g}, which Slideflow's grid "
@@ -229,7 +230,54 @@ class SlideflowGrid:
         return _centers(self, rows, cols)
 
 
-Grid = SquareGrid | SlideflowGrid
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvenGrid:
+    """A full rectangle of cells, each for the points that are nearest to its center.
+
+    Attributes:
+        bounds: Of all points.
+        centers: Places on the map, by row, then column, shape (n_rows * n_cols, 2); no
+            two are the same.
+        n_cols: Of the rectangle.
+        n_rows: Likewise.
+    """
+
+    kind: ClassVar[str] = "even"
+    bounds: Bounds
+    centers: NDArray[np.float64]
+    n_cols: int
+    n_rows: int
+
+    @property
+    def cell(self) -> float:
+        """Side of the square that each would have of the map, if it were even."""
+        area = self.bounds.width * self.bounds.height / (self.n_cols * self.n_rows)
+        longer = max(self.bounds.width, self.bounds.height)
+        return math.sqrt(area) or longer / max(self.n_cols, self.n_rows) or 1.0
+
+    @cached_property
+    def _tree(self) -> Any:  # noqa: ANN401  (it has no types)
+        from scipy.spatial import cKDTree  # noqa: PLC0415  (slow)
+
+        return cKDTree(self.centers)
+
+    def bin(self, xy: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
+        """Row and column of each point (n, 2); -1 for both where it is not finite."""
+        nearest = np.full(len(xy), -1, np.int64)
+        finite = np.isfinite(xy).all(axis=1)
+        nearest[finite] = self._tree.query(xy[finite])[1]
+        rows, cols = np.divmod(nearest, self.n_cols)
+        cols[~finite] = -1
+        return rows, cols
+
+    def center(
+        self, rows: NDArray[np.int64], cols: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Centers of cells on the map, shape (n, 2)."""
+        return self.centers[rows * self.n_cols + cols]
+
+
+Grid = SquareGrid | SlideflowGrid | EvenGrid
 
 
 def make_grid(kind: str, bounds: Bounds, num_tiles_x: int) -> Grid:
@@ -264,7 +312,8 @@ def _centers(
     return np.stack([x, y], axis=1)
 
 
-def _check(bounds: Bounds, num_tiles_x: int) -> None:
+def check_bounds(bounds: Bounds, num_tiles_x: int) -> None:
+    """Refuse what no grid can be made of; MapError says why."""
     if num_tiles_x < 1:
         message = f"num_tiles_x must be 1 or more, not {num_tiles_x}"
         raise MapError(message)

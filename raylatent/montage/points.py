@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from raylatent.errors import MapError
 from raylatent.mapping.labels import MOST_LABELS
 from raylatent.montage.grid import Grid
 from raylatent.source.names import SlideLabels, is_table, labels_of_slides, match
+from raylatent.stable_hash import tile_hash
 
 FEATURES = "features"
 PREDICTIONS = "predictions"
@@ -187,6 +188,29 @@ def coded(
     return ids, code.astype(np.int64, copy=False)
 
 
+def slide_codes(slides: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
+    """For each row the rank of its slide's name among the names, and these."""
+    encoded = slides.combine_chunks().dictionary_encode()
+    order = pc.array_sort_indices(encoded.dictionary).to_numpy()
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    return ranks[codes], encoded.dictionary.take(pa.array(order)).to_pylist()
+
+
+def tile_hashes(reference: pa.Table, seed: int) -> NDArray[np.uint64]:
+    """The hash of each tile (n,) by seed, slide and tile index."""
+    hashes = np.zeros(len(reference), np.uint64)
+    codes, names = slide_codes(reference[schema.SLIDE])
+    tiles = reference[schema.TILE_INDEX].to_numpy()
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    for name, start, stop in zip(names, starts, starts[1:], strict=False):
+        rows = order[start:stop]
+        hashes[rows] = tile_hash(seed, name, tiles[rows])
+    return hashes
+
+
 class Parts(ABC):
     """Points that may be gone through again and again."""
 
@@ -214,6 +238,46 @@ def fold(
 ) -> T:
     """The plain loop of `Parts.fold`."""
     return reduce(merge, map(work, parts))
+
+
+@dataclass(frozen=True)
+class OfLabel(Parts):
+    """Those of some points that have a label; they keep their numbers.
+
+    Attributes:
+        parts: All of them.
+        label: Theirs.
+    """
+
+    parts: Parts
+    label: str
+
+    def read(self, *columns: str) -> Iterable[Points]:
+        """See `Parts`."""
+        labeled = self.parts.read(*columns, LABELS)
+        return (with_label(points, self.label) for points in labeled)
+
+    def fold(
+        self,
+        work: Callable[[Points], T],
+        merge: Callable[[T, T], T],
+        columns: Iterable[str] = (),
+    ) -> T:
+        """As all of the parts are gone through."""
+        own = partial(_of_label, work=work, label=self.label)
+        return self.parts.fold(own, merge, [*columns, LABELS])
+
+
+def with_label(points: Points, label: str) -> Points:
+    """Those of some points that have a label."""
+    if points.labels is None:
+        return points.take(np.empty(0, np.int64))
+    own = pc.fill_null(pc.equal(points.labels, label), fill_value=False)
+    return points.take(np.flatnonzero(own.to_numpy(zero_copy_only=False)))
+
+
+def _of_label(points: Points, work: Callable[[Points], T], label: str) -> T:
+    return work(with_label(points, label))
 
 
 class HeldParts(Parts):

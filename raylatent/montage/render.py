@@ -5,6 +5,7 @@ drawn as it is on the slide. Colors of labels are those of the scatter.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEVERAL_COLOR = "#808080"
+_LEAST_PX = 12  # of letters
+_MAX_CAPTION_CHARS = 160
 _MAX_CHARS = 40
 
 LabelCounts = Sequence[tuple[str, int]]
@@ -133,11 +136,16 @@ class Coloring:
         return entries
 
 
-def add_legend(picture: Image.Image, entries: Entries, background: str) -> Image.Image:
-    """The picture with a legend at its right side; as it is without entries."""
+def add_legend(
+    picture: Image.Image, entries: Entries, background: str, cell_px: int = 100
+) -> Image.Image:
+    """The picture with a legend at its right side; as it is without entries.
+
+    Its letters grow with the picture, but are smaller than the tiles.
+    """
     if not entries:
         return picture
-    size = min(120, max(12, picture.height // 36))
+    size = min(_letters_px(cell_px), max(_LEAST_PX, picture.height // 36))
     names = [name for name, _ in entries]
     fonts = fonts_for(names)
     names = [shown(fonts.written(name), _MAX_CHARS) for name in names]
@@ -156,6 +164,75 @@ def add_legend(picture: Image.Image, entries: Entries, background: str) -> Image
             draw.rectangle((x, y, x + size - 1, y + size - 1), fill=color)
         _write(draw, (x + round(1.6 * size), y + size // 2), runs, ink)
     return canvas
+
+
+def _letters_px(cell_px: int) -> int:
+    """Height of letters beside tiles of a side."""
+    return min(120, max(_LEAST_PX, round(0.6 * cell_px)))
+
+
+def add_caption(
+    picture: Image.Image,
+    background: str,
+    cell_px: int,
+    *,
+    title: str = "",
+    remark: str = "",
+    um_per_px: float | None = None,
+) -> tuple[Image.Image, int]:
+    """The picture with what is written above and below, and how much is above, in px.
+
+    Letters are made smaller where the picture is narrow, but not unreadable.
+
+    Args:
+        picture: The mosaic.
+        background: Its ground.
+        cell_px: Side of its cells.
+        title: Written above.
+        remark: Below.
+        um_per_px: Of the tiles, for a scale bar below.
+    """
+    if not title and not remark and um_per_px is None:
+        return picture, 0
+    um = 0.0 if um_per_px is None else round_length(um_per_px * cell_px)
+    bar_px = round(um / um_per_px) if um_per_px else 0
+    below = "   ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
+    texts = [shown(text, _MAX_CAPTION_CHARS) for text in (title, below)]
+    fonts, size = fonts_for(texts), _letters_px(cell_px)
+    while True:
+        lines = [_runs(fonts.written(text), fonts, size) for text in texts]
+        widths = [sum(f.getlength(text) for text, f in runs) for runs in lines]
+        widest = max(widths) + 2 * size + bar_px
+        if widest <= picture.width or size == _LEAST_PX:
+            break
+        size = max(_LEAST_PX, size * picture.width // round(widest) - 1)
+    heights = [round(1.8 * size) if runs else 0 for runs in lines]
+    size_px = (max(picture.width, round(widest)), sum(heights) + picture.height)
+    canvas = Image.new("RGB", size_px, background)
+    canvas.paste(picture, (0, heights[0]))
+    draw, ink, left = ImageDraw.Draw(canvas), _ink(background), size // 2
+    middle = canvas.height - heights[1] // 2
+    if bar_px:
+        half = max(1, size // 12)
+        draw.rectangle((left, middle - half, left + bar_px - 1, middle + half), ink)
+    starts = (
+        (left, heights[0] // 2),
+        (left + bar_px + (left if bar_px else 0), middle),
+    )
+    for runs, start in zip(lines, starts, strict=True):
+        if runs:
+            _write(draw, start, runs, ink)
+    return canvas, heights[0]
+
+
+def round_length(most: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, ... that is not longer.
+
+    >>> round_length(302.0), round_length(0.7)
+    (200.0, 0.5)
+    """
+    power = 10.0 ** math.floor(math.log10(most))
+    return max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9))
 
 
 Runs = Sequence[tuple[str, ImageFont.FreeTypeFont]]
@@ -199,6 +276,9 @@ class Look:
             leave room: none of its pixels is covered.
         legend: Whether to draw the labels' legend at the right side.
         focus_slide: Tiles are as opaque as this slide's share of the cell's points.
+        gap_px: Pixels between cells.
+        title: Written above.
+        scale_bar: Whether to draw one below, where the side of tiles is known in µm.
     """
 
     cell_px: int = 100
@@ -206,11 +286,17 @@ class Look:
     label_style: str | None = "border"
     legend: bool = True
     focus_slide: str | None = None
+    gap_px: int = 0
+    title: str = ""
+    scale_bar: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn."""
         if not 1 <= self.cell_px <= MAX_SIDE_PX:
             message = f"cell_px must be 1 to {MAX_SIDE_PX} pixels, not {self.cell_px}"
+            raise MapError(message)
+        if not 0 <= self.gap_px <= MAX_SIDE_PX:
+            message = f"gap_px must be 0 to {MAX_SIDE_PX} pixels, not {self.gap_px}"
             raise MapError(message)
         if self.label_style is not None and self.label_style not in LABEL_STYLES:
             message = (
@@ -252,21 +338,32 @@ def make_layout(
     coloring: Coloring,
     alphas: NDArray[np.float64] | None = None,
 ) -> Layout:
-    """Of a table of cells, each framed in the color of its labels."""
-    rows, cols = (cells[name].to_numpy() for name in (schema.ROW, schema.COL))
+    """Of a table of cells, each framed in the color of its labels.
+
+    They are drawn at `picture_row` and `picture_col`, where the table has these.
+    """
     counts = cells[schema.LABEL_COUNTS].to_pylist()
+    colors = [coloring.of_cell(each) for each in counts]
+    if schema.PICTURE_ROW in cells.column_names:
+        names = (schema.PICTURE_ROW, schema.PICTURE_COL)
+        rows, cols = (cells[name].to_numpy() for name in names)
+        n_rows, n_cols = int(rows.max()) + 1, int(cols.max()) + 1
+    else:
+        rows, cols = (cells[name].to_numpy() for name in (schema.ROW, schema.COL))
+        # Slideflow's grid may put points beyond its last row or column.
+        n_rows = max(grid.n_rows, int(rows.max(initial=0)) + 1)
+        n_cols = max(grid.n_cols, int(cols.max(initial=0)) + 1)
     return Layout(
         rows=rows,
         cols=cols,
-        # Slideflow's grid may put points beyond its last row or column.
-        n_rows=max(grid.n_rows, int(rows.max(initial=0)) + 1),
-        n_cols=max(grid.n_cols, int(cols.max(initial=0)) + 1),
-        colors=[coloring.of_cell(each) for each in counts],
+        n_rows=n_rows,
+        n_cols=n_cols,
+        colors=colors,
         alphas=alphas,
     )
 
 
-def bounded_cell_px(layout: Layout, cell_px: int) -> int:
+def bounded_cell_px(layout: Layout, cell_px: int, gap_px: int = 0) -> int:
     """`cell_px`, or what keeps the raster within bounds; said in the log.
 
     Raises:
@@ -274,11 +371,12 @@ def bounded_cell_px(layout: Layout, cell_px: int) -> int:
     """
     by_side = MAX_SIDE_PX // max(layout.n_cols, layout.n_rows)
     by_area = isqrt(MAX_PIXELS // (layout.n_cols * layout.n_rows))
-    fitting = min(cell_px, by_side, by_area)
+    fitting = min(cell_px, by_side - gap_px, by_area - gap_px)
     if fitting < 1:
         message = (
             f"a mosaic of {layout.n_cols} x {layout.n_rows} cells is more than "
             f"{MAX_SIDE_PX} pixels a side: ask for fewer columns with num_tiles_x"
+            + (" or less gap_px" if gap_px else "")
         )
         raise MapError(message)
     if fitting < cell_px:
@@ -312,14 +410,14 @@ def draw_raster(
         The raster, and for each position without picture the reason; such cells are
         crossed out.
     """
-    cell = look.cell_px
-    size = (layout.n_cols * cell, layout.n_rows * cell)
+    cell, pitch = look.cell_px, look.cell_px + look.gap_px
+    size = (layout.n_cols * pitch - look.gap_px, layout.n_rows * pitch - look.gap_px)
     raster = Image.new("RGB", size, look.background)
     draw = ImageDraw.Draw(raster)
     failed: dict[int, str] = {}
     for position, tile in tiles:
-        left = int(layout.cols[position]) * cell
-        top = (layout.n_rows - 1 - int(layout.rows[position])) * cell
+        left = int(layout.cols[position]) * pitch
+        top = (layout.n_rows - 1 - int(layout.rows[position])) * pitch
         box = (left, top, left + cell - 1, top + cell - 1)
         color = layout.colors[position]
         if color is not None and look.label_style is not None:

@@ -28,6 +28,7 @@ from raylatent.mapping.density import (
     means,
 )
 from raylatent.mapping.labels import (
+    MOST_ENTRIES,
     MOST_LABELS,
     numbers_of,
     say_too_many_labels,
@@ -113,16 +114,20 @@ def save_pictures(
     """Write a map's pictures beside it; URIs of those by label, and of the others.
 
     Pictures that are there of an earlier drawing, and are not drawn now, are deleted.
-    Without labels of slides on the map, or of tiles, there are none by label.
+    Without labels of slides on the map, or of tiles, it is colored by slide if these are
+    few, and there are none by label; nor of a single label.
     """
+    slides = {slide for slide, _ in points_parts(store)}
     if not isinstance(labels, TileLabels):
-        slides = {slide for slide, _ in points_parts(store)}
         by_slide = labels_on_map(slides, labels) or {}
         labels = {s: label for s, label in by_slide.items() if s in slides} or None
     scaled = labels is not None and scale_of(_names_of(labels)) is not None
     if scaled:
         logger.info("labels are numbers: they are drawn on a scale, not each by itself")
-    stems = (PICTURE,) if labels is None or scaled else (PICTURE, BY_LABEL)
+    several = labels is not None and len(set(_names_of(labels))) > 1
+    stems = (PICTURE, BY_LABEL) if several and not scaled else (PICTURE,)
+    if labels is None and len(slides) <= MOST_ENTRIES and scale_of(slides) is None:
+        labels = {slide: slide for slide in slides}
     names = [f"{stem}.{kind}" for stem in stems for kind in kinds]
     uris = [f"{store.uri}/{name}" for name in names]
     paths, by_label = uris[: len(kinds)], uris[len(kinds) :]
@@ -177,13 +182,14 @@ def save_stored_map(
     """
     style = plot.MapStyle()
     digests: dict[str, str] = {}
+    dots = None
     if n_points <= plot.MAX_DOTS:
         points = read_points(store)
         own = None if labels is None else _labels_of(points, labels)
+        xy = schema.places(points)
+        dots = (xy, own)
         for path in paths:
-            digests[path] = save_picture(
-                path, plot.map_file, schema.places(points), own, style
-            )
+            digests[path] = save_picture(path, plot.map_file, xy, own, style)
         if not by_label:
             return digests
         paths = ()
@@ -196,7 +202,7 @@ def save_stored_map(
     for path in paths:
         digests[path] = save_picture(path, plot.cells_file, counted, style)
     for path in by_label:
-        digests[path] = save_picture(path, plot.multiples_file, counted)
+        digests[path] = save_picture(path, plot.multiples_file, counted, dots=dots)
     return digests
 
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.montage.render import Layout, Look
 from raylatent.seal import (
     DIGEST,
     FILES,
@@ -16,16 +19,25 @@ from raylatent.seal import (
     sealed_json,
     sealed_parquet,
 )
+from raylatent.stable_hash import slide_hash
 from raylatent.storage import Store, write_file
 from raylatent.stored.manifest import relisted
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_NOT_WRITTEN = (".bmp", ".eps", ".gif", ".pdf", ".svg", ".tif", ".tiff", ".webp")
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
+_NOT_WRITTEN = (".bmp", ".eps", ".gif", ".svg", ".tif", ".tiff", ".webp")
 MOSAIC_JSON = "mosaic.json"
+REFERENCES = "raylatent.mosaic"
+"""The text chunk of a PNG that tells its tiles, JSON."""
+
+MAX_REFERENCES = 1_000_000  # characters: Pillow opens no PNG with texts above 1 MiB
+_DPI = 300.0
+_PDF = "mosaic.pdf"
+_MAX_LABEL_BYTES = 60  # of a folder's name
+_TOLD = (schema.SLIDE, schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y)
 
 
 def picture_format(uri: str) -> str | None:
-    """`PNG` or `JPEG` by the suffix, None for a folder; MapError for other pictures.
+    """`PNG`, `JPEG` or `PDF` by the suffix, None for a folder; MapError for others.
 
     >>> picture_format("/runs/mosaic.png"), picture_format("/runs/v1.2")
     ('PNG', None)
@@ -33,44 +45,112 @@ def picture_format(uri: str) -> str | None:
     name = uri.rsplit("/", 1)[-1].lower()
     suffix = "." + name.rsplit(".", 1)[-1] if "." in name else ""
     if suffix in _NOT_WRITTEN:
-        message = f"cannot write {uri}: a mosaic is saved as .png or .jpg"
+        message = f"cannot write {uri}: a mosaic is saved as .png, .jpg or .pdf"
         raise MapError(message)
     return PICTURES.get(suffix)
 
 
-def encoded(picture: Image.Image, kind: str) -> bytes:
-    """As PNG or JPEG."""
+def encoded(picture: Image.Image, kind: str, references: str = "") -> bytes:
+    """As PNG, in which references are a text, as JPEG or as PDF."""
     data = io.BytesIO()
     if kind == "JPEG":
         picture.save(data, kind, quality=92, subsampling=0)
+    elif kind == "PDF":
+        days = {"creationDate": None, "modDate": None}  # no file depends on the day
+        picture.save(data, kind, resolution=_DPI, quality=92, subsampling=0, **days)
     else:
+        about = PngInfo()
+        if references:
+            about.add_text(REFERENCES, references, zip=True)
         # The fastest level: tissue hardly shrinks further, and more takes seconds.
-        picture.save(data, kind, compress_level=1)
+        picture.save(data, kind, compress_level=1, pnginfo=about)
     return data.getvalue()
 
 
+def references_of(cells: pa.Table, layout: Layout, look: Look, above_px: int) -> str:
+    """Which tile is where in a picture, as JSON; at most 1,000,000 characters.
+
+    The tile in `row` (0 at the bottom) and `col` begins at x = col * pitch and
+    y = above + (rows - 1 - row) * pitch, in pixels, pitch = cell_px + gap_px. Where
+    there are too many tiles, `tiles` is null.
+
+    Args:
+        cells: Of the mosaic.
+        layout: Where they are.
+        look: How they were drawn.
+        above_px: Pixels above the tiles.
+    """
+    slides, *others = (cells[name].to_pylist() for name in _TOLD)
+    number = {slide: i for i, slide in enumerate(dict.fromkeys(slides))}
+    codes = [None if slide is None else number[slide] for slide in slides]
+    places = (layout.rows.tolist(), layout.cols.tolist())
+    told = {
+        "rows": layout.n_rows,
+        "cols": layout.n_cols,
+        "cell_px": look.cell_px,
+        "gap_px": look.gap_px,
+        "above_px": above_px,
+        "columns": [schema.ROW, schema.COL, *_TOLD],  # of tiles; slides by number
+        "slides": list(number),
+        "tiles": list(zip(*places, codes, *others, strict=True)),
+    }
+    text = json.dumps(told, separators=(",", ":"))
+    if len(text) > MAX_REFERENCES:
+        left = {"slides": None, "tiles": None}  # cells.parquet has them
+        text = json.dumps({**told, **left}, separators=(",", ":"))
+    return text
+
+
+def folder_of_label(mosaic: str, label: str) -> str:
+    """The name of the folder of a label's own mosaic, whatever is in the label.
+
+    Letters and digits stay, others become `%XX`; of a long one the beginning stays, and
+    a hash of all of it.
+
+    >>> folder_of_label("m", "../a b"), folder_of_label("m", "Ä")
+    ('m-label=%2E%2E%2Fa%20b', 'm-label=Ä')
+    """
+    kept = ""
+    for char in label:
+        raw = char.encode("utf-8", "surrogatepass")
+        plain = (char.isalnum() and char.isprintable()) or char in "-_"
+        escaped = char if plain else "".join(f"%{byte:02X}" for byte in raw)
+        if len((kept + escaped).encode()) > _MAX_LABEL_BYTES:
+            kept += f"~{slide_hash(label):016x}"
+            break
+        kept += escaped
+    return f"{mosaic}-label={kept}"
+
+
 def export_mosaic(
-    uri: str, picture: Image.Image, cells: pa.Table, about: Mapping[str, object]
+    uri: str,
+    pictures: Mapping[str, bytes],
+    cells: pa.Table,
+    about: Mapping[str, object],
 ) -> None:
-    """Put `mosaic.png` and `cells.parquet` in place, then what describes them.
+    """Put pictures and `cells.parquet` in place, then what describes them.
 
     Args:
         uri: The folder.
-        picture: The mosaic.
+        pictures: Of the mosaic, by name: `mosaic.png`, `mosaic.pdf`; one that is not
+            given, and is there of an earlier drawing, is deleted.
         cells: Its cells, `schema.CELLS`.
         about: What mosaic.json says of it.
 
     Raises:
         StorageError: It could not be written.
     """
-    png = encoded(picture, "PNG")
     table = bytes(memoryview(sealed_parquet(cells)))
-    files = {"mosaic.png": content_digest(png), "cells.parquet": seal_in(table)}
+    files = {name: content_digest(data) for name, data in pictures.items()}
+    files["cells.parquet"] = seal_in(table)
     told = sealed_json({**about, FILES: files})
     text = json.dumps(told, indent=1, ensure_ascii=False)
     with relisted(uri) as digests:
         Store(uri).delete(MOSAIC_JSON)  # which tells of those that were there before
-        write_file(f"{uri}/mosaic.png", png)
+        if _PDF not in pictures:
+            Store(uri).delete(_PDF)
+        for name, data in pictures.items():
+            write_file(f"{uri}/{name}", data)
         write_file(f"{uri}/cells.parquet", table)
         write_file(f"{uri}/{MOSAIC_JSON}", text.encode("utf-8", "replace"))
         digests.update({**files, MOSAIC_JSON: told[DIGEST]})

@@ -23,10 +23,12 @@ from raylatent.montage.render import (
     Coloring,
     Layout,
     Look,
+    add_caption,
     add_legend,
     bounded_cell_px,
     draw_raster,
     majority,
+    round_length,
     say_failed,
     show_raster,
     shown_cell_px,
@@ -275,19 +277,72 @@ def test_colors_are_those_of_the_scatter():
 def test_a_legend_stands_beside_the_picture(background):
     picture = Image.new("RGB", (300, 400), "blue")
     entries = [("Ödem \u03b1\u2192\u03b2", "#E69F00"), ("x" * 90, "#009E73")]
-    both = add_legend(picture, entries, background)
+    both = add_legend(picture, entries, background, 100)
     assert both.width > 300
     assert both.height == 400
     np.testing.assert_array_equal(np.asarray(both)[:, :300], np.asarray(picture))
     panel = {color for _, color in both.crop((300, 0, *both.size)).getcolors(99_999)}
     assert {(0xE6, 0x9F, 0), (0, 0x9E, 0x73)} <= panel
     assert ((0, 0, 0) if background != "black" else (255, 255, 255)) in panel
-    assert add_legend(picture, [], background) is picture
+    assert add_legend(picture, [], background, 100) is picture
 
 
 def test_a_long_legend_makes_the_picture_higher():
     entries = [(f"label {i}", SEVERAL_COLOR) for i in range(9)]
-    both = add_legend(Image.new("RGB", (30, 20), "blue"), entries, "#dfdfdf")
+    both = add_legend(Image.new("RGB", (30, 20), "blue"), entries, "#dfdfdf", 9)
     assert both.height > 9 * 12
     # The mosaic stays at the bottom, where its row 0 is.
     assert both.getpixel((0, both.height - 1)) == (0, 0, 255)
+
+
+def test_letters_of_a_legend_are_smaller_than_tiles():
+    entries = [("label", SEVERAL_COLOR)]
+    tall = Image.new("RGB", (100, 9_000), "blue")
+    sides = []
+    for cell_px in (100, 40):
+        panel = np.asarray(add_legend(tall, entries, "#dfdfdf", cell_px))[:, 100:]
+        rows = np.flatnonzero((panel == 0x80).all(axis=2).any(axis=1))
+        sides.append(int(np.ptp(rows)) + 1)
+    assert sides == [60, 24]
+
+
+def test_cells_keep_a_gap_between_them():
+    white = Image.new("RGB", (10, 10), "white")
+    look = Look(cell_px=10, gap_px=3)
+    both = layout([0, 1], [0, 1], (2, 2))
+    raster, _ = draw_raster(both, look, [(0, white), (1, white)])
+    pixels = (np.asarray(raster) == 255).all(axis=2)
+    assert pixels.shape == (23, 23)
+    assert pixels[13:, :10].all()
+    assert pixels[:10, 13:].all()
+    assert pixels.sum() == 200
+
+
+def test_a_raster_with_gaps_stays_in_bounds():
+    assert bounded_cell_px(layout([0], [0], (1000, 10)), 100, 5) == 15
+    with pytest.raises(MapError, match="less gap_px"):
+        bounded_cell_px(layout([0], [0], (1000, 10)), 100, 20)
+
+
+def test_a_title_and_a_remark_stand_above_and_below():
+    picture = Image.new("RGB", (50, 300), "blue")
+    texts = {"title": "T\u00f6pf <b>$x$</b>", "remark": "even: 9 of 12 tiles"}
+    both, above = add_caption(picture, "#dfdfdf", 40, **texts)
+    pixels = np.asarray(both)
+    assert both.width > 50  # as wide as the texts
+    np.testing.assert_array_equal(pixels[above : above + 300, :50], picture)
+    assert (pixels[:above] == 0).all(axis=2).any()
+    assert (pixels[above + 300 :] == 0).all(axis=2).any()
+    only, above = add_caption(picture, "#dfdfdf", 40, title="T")
+    assert only.height == above + 300
+
+
+@pytest.mark.parametrize(("um_per_px", "um"), [(3.02, 200), (0.5, 50), (0.011, 1)])
+def test_a_scale_bar_is_as_long_as_it_says(um_per_px, um):
+    picture = Image.new("RGB", (900, 300), "blue")
+    both, above = add_caption(picture, "white", 100, um_per_px=um_per_px)
+    assert above == 0
+    dark = (np.asarray(both)[300:] == 0).all(axis=2)
+    longest = max(len(run) for row in dark for run in bytes(row).split(b"\0"))
+    assert longest == round(um / um_per_px)
+    assert round_length(100 * um_per_px) == um

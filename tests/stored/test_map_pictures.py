@@ -13,6 +13,7 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.mapping import plot
 from raylatent.mapping.density import Labels, binned, coarser, density, extent_by, means
+from raylatent.mapping.labels import OKABE_ITO
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.slide_map import SlideMap
 from raylatent.storage import Store
@@ -50,13 +51,16 @@ def test_labels_of_no_slide_on_the_map_color_nothing(store, caplog):
 
 
 def test_pictures_of_an_earlier_drawing_do_not_stay(store):
-    save_pictures(store, {"a": "x"}, n_points=50, kinds=["png", "svg"])
+    save_pictures(store, {"a": "x", "b": "y"}, n_points=50, kinds=["png", "svg"])
     assert pictures(store) == {
         *("umap.png", "umap.svg"),
         *("umap_by_label.png", "umap_by_label.svg"),
     }
-    save_pictures(store, {"a": "x"}, n_points=50)
+    save_pictures(store, {"a": "x", "b": "y"}, n_points=50)
     assert pictures(store) == {"umap.png", "umap_by_label.png"}
+    save_pictures(store, {"a": "x", "b": "x"}, n_points=50)  # a panel would show all
+    assert pictures(store) == {"umap.png"}
+    save_pictures(store, {"a": "x", "b": "y"}, n_points=50)
     save_pictures(store, None, n_points=50)
     assert pictures(store) == {"umap.png"}
 
@@ -116,11 +120,12 @@ def test_labels_of_tiles_color_dots_and_counts(tmp_path, monkeypatch, names, max
     assert labels.names == sorted({*names} - {None})
     by_label, _ = save_pictures(store, labels, n_points=50, kinds=["svg"])
     texts = re.findall(r">([^<>]+)</text>", store.read("umap.svg").decode())
-    assert bool(by_label) == (len(names) == 2)
+    several = len({*names} - {None}) == 2
+    assert bool(by_label) == several
     assert ("(no label)" in texts) == (None in names)
     if by_label:
         assert {*names} - {None} <= {*texts}
-    else:  # a scale, of which the same ends are told
+    elif len(names) > 2:  # a scale, of which the same ends are told
         counted = means(_numbers(store, labels))
         assert counted.ends == (40.0, 54.0)
         own = [float(names[i % 15]) for n in ROWS.values() for i in range(n)]
@@ -266,3 +271,31 @@ def test_points_at_one_place_far_out(tmp_path, place):
     assert found.by_label["a"].sum() == 2
     save_picture(str(tmp_path / "by.png"), plot.multiples_file, found)
     assert (tmp_path / "by.png").stat().st_size > 0
+
+
+def colors_in(store, name):
+    return set(re.findall("#[0-9a-f]{6}", store.read(name).decode()))
+
+
+def test_few_tiles_are_dots_in_their_labels_colors(store, monkeypatch):
+    labels = {"a": "x", "b": "y"}
+    both = {color.lower() for color in OKABE_ITO[:2]}
+    save_pictures(store, labels, n_points=50, kinds=["svg"])
+    texts = store.read("umap_by_label.svg").decode()
+    assert both <= colors_in(store, "umap_by_label.svg")
+    assert "tiles of the label" not in texts  # no scale of counts
+    assert texts.count("<use") > 100  # each tile in both panels
+    monkeypatch.setattr(plot, "FEW_DOTS", 10)
+    save_pictures(store, labels, n_points=50, kinds=["svg"])
+    assert "tiles of the label" in store.read("umap_by_label.svg").decode()
+
+
+def test_a_map_without_labels_is_colored_by_slide(store, monkeypatch):
+    made = save_pictures(store, None, n_points=50, kinds=["svg"])
+    assert made == ([], [f"{store.uri}/umap.svg"])
+    texts = re.findall(r">([^<>]+)</text>", store.read("umap.svg").decode())
+    assert {"a", "b"} <= {*texts}
+    assert {color.lower() for color in OKABE_ITO[:2]} <= colors_in(store, "umap.svg")
+    monkeypatch.setattr(map_pictures, "MOST_ENTRIES", 1)  # too many slides to tell
+    save_pictures(store, None, n_points=50, kinds=["svg"])
+    assert OKABE_ITO[1].lower() not in colors_in(store, "umap.svg")

@@ -7,11 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from raylatent.config.options import plain_name
 from raylatent.errors import MapError
 from raylatent.mosaic import Mosaic
-from raylatent.stored.mosaics import picture_format
+from raylatent.stored import mosaics
+from raylatent.stored.mosaics import REFERENCES, folder_of_label, picture_format
 
 CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
@@ -71,8 +75,8 @@ def test_saved_as_a_picture(pictures, tmp_path, monkeypatch):
     assert (tmp_path / "new" / "mosaic.jpg").read_bytes()[:2] == b"\xff\xd8"
     mosaic.export("folder.v1")
     assert (tmp_path / "folder.v1" / "mosaic.json").exists()
-    with pytest.raises(MapError, match=r"saved as .png or .jpg"):
-        mosaic.save("mosaic.pdf")
+    with pytest.raises(MapError, match=r"saved as .png, .jpg or .pdf"):
+        mosaic.save("mosaic.svg")
 
 
 def test_the_report(pictures, small_points, tmp_path):
@@ -95,8 +99,9 @@ def test_a_report_is_csv(tmp_path):
 def test_pictures_by_suffix():
     assert picture_format("/a/b.JPG") == "JPEG"
     assert picture_format("/a.png/b") is None
-    with pytest.raises(MapError, match=r"saved as .png or .jpg"):
-        picture_format("/a/b.pdf")
+    assert picture_format("/a/b.pdf") == "PDF"
+    with pytest.raises(MapError, match=r"saved as .png, .jpg or .pdf"):
+        picture_format("/a/b.webp")
 
 
 def test_plot_overlays_the_scatter(pictures):
@@ -144,3 +149,94 @@ def test_killed_while_it_is_drawn_anew_a_mosaic_is_unfinished_not_damaged(
         mosaic.save(tmp_path / "mosaic")
     assert (tmp_path / "mosaic/mosaic.png").read_bytes() == before
     assert not (tmp_path / "mosaic/mosaic.json").exists()
+
+
+def island_pictures():
+    """Tiles of one color each, most in two islands far from each other."""
+    xy = [(x, y) for x in range(4) for y in range(4)]
+    xy += [(x + 12, y + 9) for x in range(3) for y in range(3)]
+    colors = np.random.default_rng(3).integers(0, 256, (25, 1, 1, 3), dtype=np.uint8)
+    return list(np.broadcast_to(colors, (25, 6, 6, 3))), np.array(xy, float)
+
+
+@pytest.mark.parametrize("layout", ["plain", "compact", "even"])
+@pytest.mark.parametrize("look", [{}, {"title": "T", "gap_px": 2, "cell_px": 20}])
+def test_a_png_tells_its_tiles(tmp_path, layout, look):
+    images, xy = island_pictures()
+    labels = ["a", "b"] * 12 + ["a"]
+    mosaic = Mosaic(images, xy, num_tiles_x=15, layout=layout, labels=labels)
+    mosaic.save(tmp_path / "m.png", **look)
+    with Image.open(tmp_path / "m.png") as image:
+        told = json.loads(image.text[REFERENCES])
+        pixels = np.asarray(image)
+    assert told["columns"][:2] == ["row", "col"]
+    assert len(told["tiles"]) == len(mosaic.cells)
+    pitch = told["cell_px"] + told["gap_px"]
+    for (row, col, *_), index in zip(
+        told["tiles"], mosaic.cells["index"].to_pylist(), strict=True
+    ):
+        top = told["above_px"] + (told["rows"] - 1 - row) * pitch
+        middle = pixels[top + told["cell_px"] // 2, col * pitch + told["cell_px"] // 2]
+        np.testing.assert_array_equal(middle, images[index][0, 0])
+
+
+def test_references_name_slides_and_are_bounded(small_points, tmp_path, monkeypatch):
+    points, uris = small_points
+    mosaic = Mosaic(points, tfrecords=uris, num_tiles_x=4, cell_px=10)
+    mosaic.save(tmp_path / "m.png")
+    told = json.loads(Image.open(tmp_path / "m.png").text[REFERENCES])
+    found = [(told["slides"][slide], tile) for _, _, slide, tile, *_ in told["tiles"]]
+    names = ("slide", "tile_index")
+    columns = (mosaic.cells[name].to_pylist() for name in names)
+    assert found == list(zip(*columns, strict=True))
+    monkeypatch.setattr(mosaics, "MAX_REFERENCES", 300)
+    mosaic.save(tmp_path / "m.png")
+    told = json.loads(Image.open(tmp_path / "m.png").text[REFERENCES])
+    assert (told["tiles"], told["rows"]) == (None, 4)
+
+
+def test_as_many_references_as_are_told_can_be_opened(pictures, tmp_path):
+    png = mosaics.encoded(Image.new("RGB", (2, 2)), "PNG", "x" * 1_000_000)
+    (tmp_path / "m.png").write_bytes(png)
+    assert len(Image.open(tmp_path / "m.png").text[REFERENCES]) == 1_000_000
+
+
+def test_a_pdf_is_the_same_on_any_day(pictures, tmp_path, monkeypatch):
+    mosaic = Mosaic(pictures, CORNERS, num_tiles_x=2, cell_px=16)
+    mosaic.save(tmp_path / "m.pdf")
+    data = (tmp_path / "m.pdf").read_bytes()
+    assert data.startswith(b"%PDF")
+    assert b"Date" not in data
+    mosaic.export(tmp_path / "m", pdf=True)
+    assert (tmp_path / "m" / "mosaic.pdf").read_bytes() == data
+    assert "mosaic.pdf" in json.loads((tmp_path / "m/mosaic.json").read_text())["files"]
+    mosaic.export(tmp_path / "m")  # it would be of another mosaic
+    assert not (tmp_path / "m" / "mosaic.pdf").exists()
+
+
+def test_mosaic_json_tells_the_layout(tmp_path):
+    images, xy = island_pictures()
+    told = {}
+    for layout in ("plain", "compact", "even"):
+        mosaic = Mosaic(images, xy, num_tiles_x=15, layout=layout, cell_px=8)
+        mosaic.export(tmp_path / layout)
+        about = json.loads((tmp_path / layout / "mosaic.json").read_text())
+        told[layout] = about["layout"]
+        assert about["parameters"]["gap_px"] == 0
+    assert told["plain"]["filled"] < 0.2
+    assert told["compact"]["filled"] > 0.35
+    assert told["even"]["filled"] == 1.0
+    assert told["plain"]["trustworthiness"] is None
+    for layout in ("compact", "even"):
+        assert 0.5 < told[layout]["trustworthiness"] <= 1.0
+    stored = pq.read_table(tmp_path / "compact" / "cells.parquet")
+    assert stored.column_names[-2:] == ["picture_row", "picture_col"]
+
+
+@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
+def test_no_label_becomes_a_path(label, other):
+    name = folder_of_label("m", label)
+    plain_name("--mosaic", name)
+    assert len(name.encode()) < 100
+    assert "." not in name
+    assert (name == folder_of_label("m", other)) == (label == other)

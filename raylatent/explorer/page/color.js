@@ -1,0 +1,196 @@
+"use strict";
+// What color a cell or a point has, and the legend that says so: pure functions.
+var raylatent = raylatent || {};
+
+/**
+ * @typedef {{name: string, color: string, count: number | null}} Entry
+ * @typedef {{title: string, note: string, entries: Entry[],
+ *   scale: {low: number, high: number, whole: boolean} | null}} Legend
+ * @typedef {{edges: Edges, color: string, name: string}} Painted a named selection
+ */
+
+raylatent.color = (() => {
+  // Okabe and Ito 2008, told apart by the color-blind; then steps around the circle.
+  const OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"];
+  const VIRIDIS = [
+    "#440154", "#472D7B", "#3B528B", "#2C728E", "#21918C", "#28AE80", "#5EC962",
+    "#ADDC30", "#FDE725",
+  ];
+  const FROM_B_TO_A = ["#0072B2", "#7FB8D8", "#F2F2F2", "#F0A868", "#D55E00"];
+  const NONE = "#BBBBBB";
+  const PLAIN = "#35506B";
+
+  /** The color of a category. @param {number} i @returns {string} */
+  function ofCategory(i) {
+    if (i < OKABE_ITO.length) return OKABE_ITO[i];
+    const hue = (i * 137.508) % 360;
+    const light = 0.35 + 0.2 * ((i % 3) / 2);
+    const part = (/** @type {number} */ n) => {
+      const k = (n + hue / 30) % 12;
+      const a = 0.65 * Math.min(light, 1 - light);
+      const value = light - a * Math.max(-1, Math.min(k - 3, 9 - k, 1));
+      return Math.round(255 * value).toString(16).padStart(2, "0");
+    };
+    return `#${part(0)}${part(8)}${part(4)}`.toUpperCase();
+  }
+
+  /** #RRGGBB as a number whose bytes are red, green, blue, 255: a pixel of ImageData. @param {string} hex */
+  function packed(hex) {
+    const v = parseInt(hex.slice(1), 16);
+    return ((255 << 24) | ((v & 255) << 16) | (v & 0xff00) | (v >> 16)) >>> 0;
+  }
+
+  /** The text of a packed color for a canvas. @param {number} p @param {number} alpha */
+  const css = (p, alpha = 1) => `rgba(${p & 255},${(p >> 8) & 255},${(p >> 16) & 255},${alpha})`;
+
+  /** A color on a scale. @param {string[]} stops @param {number} share 0 to 1 @returns {number} packed */
+  function onScale(stops, share) {
+    const at = Math.max(0, Math.min(1, share)) * (stops.length - 1);
+    const i = Math.min(stops.length - 2, Math.floor(at));
+    const [a, b] = [packed(stops[i]), packed(stops[i + 1])];
+    let mixed = 0xff000000;
+    for (const shift of [0, 8, 16]) {
+      const [from, to] = [(a >> shift) & 255, (b >> shift) & 255];
+      mixed |= Math.round(from + (to - from) * (at - i)) << shift;
+    }
+    return mixed >>> 0;
+  }
+
+  const RAMP = Uint32Array.from({ length: 1024 }, (_, i) => onScale(VIRIDIS, i / 1023));
+
+  const shade = (/** @type {number} */ share) => RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
+
+  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions whether there
+   * are named selections @returns {[string, string][]} */
+  function keysOf(meta, regions) {
+    /** @type {[string, string][]} */
+    const keys = [["none", "nothing"]];
+    const { labels, classes, annotations, novelty } = meta;
+    if (labels.names.length > 0) keys.push(["label", `label (${labels.column})`]);
+    keys.push(["slide", "slide"]);
+    if (classes.length > 0) keys.push(["prediction", "prediction (most likely class)"]);
+    classes.forEach((/** @type {string} */ name, /** @type {number} */ i) =>
+      keys.push([`mean:${i}`, `prediction of ${name}`]),
+    );
+    if (novelty.has) keys.push(["novelty", "novelty"]);
+    keys.push(["density", "density (tiles in a cell)"]);
+    annotations.columns.forEach((/** @type {any} */ column, /** @type {number} */ i) =>
+      keys.push([`annotation:${i}`, `annotation ${column.name}`]),
+    );
+    if (regions) keys.push(["region", "named selections"]);
+    return keys;
+  }
+
+  /** The least and the largest number, of those that are there. @param {any[]} values */
+  function rangeOf(values) {
+    const found = values.filter((v) => typeof v === "number" && Number.isFinite(v));
+    if (found.length === 0) return { low: 0, high: 1, whole: false };
+    const low = found.reduce((a, b) => Math.min(a, b));
+    const high = found.reduce((a, b) => Math.max(a, b));
+    return { low, high: high > low ? high : low + 1, whole: false };
+  }
+
+  /** What the colors mean. @param {any} meta @param {string} key @param {any} level
+   * @param {Painted[]} regions @returns {Legend} */
+  function legendOf(meta, key, level, regions) {
+    const [kind, number] = key.split(":");
+    /** @type {Legend} */
+    const legend = { title: "", note: "", entries: [], scale: null };
+    const list = (/** @type {string[]} */ names, /** @type {string[] | null} */ colors) =>
+      names.map((name, i) => ({ name, color: colors ? colors[i] : ofCategory(i), count: null }));
+    const { labels, annotations } = meta;
+    if (kind === "label") {
+      legend.title = `Label (${labels.column})`;
+      legend.entries = list(labels.names, labels.colors);
+      legend.entries.forEach((entry, i) => (entry.count = labels.counts[i]));
+      legend.note = "A cell has the color of most of its tiles; dashed: less than half.";
+    } else if (kind === "slide") {
+      legend.title = "Slide with most tiles";
+      const names = meta.slides.map((/** @type {any} */ slide) => slide.name);
+      legend.entries = list(names, meta.colors_of_slides);
+      legend.entries.forEach((entry, i) => (entry.count = meta.slides[i].tiles));
+    } else if (kind === "prediction") {
+      legend.title = "Most likely class";
+      legend.entries = list(meta.classes, null);
+      legend.note = "Of a cell: the class with the largest mean.";
+    } else if (kind === "mean") {
+      legend.title = `Mean prediction of ${meta.classes[Number(number)]}`;
+      legend.scale = { low: 0, high: 1, whole: false };
+      legend.note = "Cells only; points have the most likely class.";
+    } else if (kind === "novelty") {
+      legend.title = "Novelty (distance to the nearest tile of the sample)";
+      legend.scale = { low: 0, high: meta.novelty.max || 1, whole: false };
+    } else if (kind === "density") {
+      legend.title = "Tiles in a cell (logarithmic)";
+      legend.scale = { low: 1, high: level.most ?? meta.n, whole: true };
+    } else if (kind === "annotation") {
+      const column = annotations.columns[Number(number)];
+      legend.title = column.name;
+      legend.note = "Of a cell: the slide with most tiles.";
+      if (column.kind === "number") legend.scale = rangeOf(column.values);
+      else legend.entries = list(column.names, null);
+    } else if (kind === "region") {
+      legend.title = "Named selections";
+      legend.entries = regions.map(({ name, color }) => ({ name, color, count: null }));
+      legend.note = "Of a cell: where its tile lies.";
+    }
+    return legend;
+  }
+
+  /** The color of each category of a list; the last, 255 or more, is that of none. @param {Entry[]} list */
+  function table(list) {
+    const colors = new Uint32Array(Math.max(256, list.length + 1)).fill(packed(NONE));
+    list.forEach(({ color }, i) => (colors[i] = packed(color)));
+    return colors;
+  }
+
+  /** The packed colors of a block of cells or points. @param {any} meta @param {string} key
+   * @param {any} level @param {Painted[]} regions @param {any} block @param {boolean} cells
+   * @returns {Uint32Array} */
+  function paint(meta, key, level, regions, block, cells) {
+    const [kind, number] = key.split(":");
+    const legend = legendOf(meta, key, level, regions);
+    const colors = new Uint32Array(block.n).fill(packed(cells ? NONE : PLAIN));
+    const slide = cells ? block.top_slide : block.slide;
+    const listed = table(legend.entries);
+    const byList = (/** @type {ArrayLike<number>} */ of) => {
+      for (let i = 0; i < block.n; i += 1) colors[i] = listed[of[i]];
+    };
+    const byScale = (/** @type {(i: number) => number | null} */ value) => {
+      const { low, high } = /** @type {{low: number, high: number}} */ (legend.scale);
+      for (let i = 0; i < block.n; i += 1) {
+        const v = value(i);
+        const known = v !== null && Number.isFinite(v);
+        if (!known) colors[i] = packed(NONE);
+        else colors[i] = shade((Number(v) - low) / (high - low));
+      }
+    };
+    if (kind === "label") byList(block.label);
+    else if (kind === "slide") byList(slide);
+    else if (kind === "prediction") byList(block.pred);
+    else if (kind === "mean" && cells) byScale((i) => block[`mean_${number}`][i]);
+    else if (kind === "novelty") byScale((i) => block.novelty[i]);
+    else if (kind === "density" && cells) {
+      const most = Math.log(Math.max(2, /** @type {any} */ (legend.scale).high));
+      for (let i = 0; i < block.n; i += 1) colors[i] = shade(Math.log(block.tiles[i]) / most);
+    } else if (kind === "annotation") {
+      const { values } = meta.annotations.columns[Number(number)];
+      if (legend.scale) byScale((i) => values[slide[i]] ?? null);
+      else {
+        const none = listed.length - 1;
+        byList(Array.from(slide, (/** @type {number} */ s) => values[s] ?? none));
+      }
+    } else if (kind === "region") {
+      colors.fill(packed(NONE));
+      // The first selection that has a place names it, so it is painted last.
+      [...regions].reverse().forEach(({ edges, color }) => {
+        for (let i = 0; i < block.n; i += 1) {
+          if (raylatent.geometry.inside(edges, block.x[i], block.y[i])) colors[i] = packed(color);
+        }
+      });
+    }
+    return colors;
+  }
+
+  return { OKABE_ITO, VIRIDIS, FROM_B_TO_A, ofCategory, packed, css, onScale, keysOf, legendOf, paint };
+})();

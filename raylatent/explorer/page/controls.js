@@ -1,0 +1,267 @@
+"use strict";
+// The controls beside the map: legend, filters, the selection, contrast, table, about.
+var raylatent = raylatent || {};
+
+raylatent.controls = (() => {
+  const { camera, cells, color, contrast, draw, geometry, panel, save, selection } = raylatent;
+  const { el, whole, short } = panel;
+  const LISTED = 24;
+  const IN_TABLE = 50;
+  const $ = (/** @type {string} */ id) => raylatent.page.$(id);
+
+  /** Puts choices into a list. @param {string} id @param {[string | number, string][]} list */
+  const fill = (id, list) =>
+    $(id).replaceChildren(...list.map(([value, text]) => el("option", { value }, text)));
+
+  /** @param {string} hex */
+  function swatch(hex) {
+    const made = el("span", { class: "swatch", "aria-hidden": "true" });
+    made.style.background = hex;
+    return made;
+  }
+
+  /** @param {string} title @param {Record<string, any>} scale @param {string[]} stops */
+  function scaleOf(title, scale, stops) {
+    const bar = el("div", { class: "scale", role: "img",
+      "aria-label": `${title}: from ${short(scale.low)} to ${short(scale.high)}` });
+    bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+    const ends = [scale.low, ...(scale.whole ? [] : [(scale.low + scale.high) / 2]), scale.high];
+    return el("div", {}, bar,
+      el("div", { class: "ends" }, ...ends.map((v) => el("span", {}, short(v)))));
+  }
+
+  function legend() {
+    const { by, meta, regions, contrast: compared } = raylatent.now;
+    if (compared) {
+      const most = 100 * compared.most;
+      const scale = { low: -most, high: most, whole: false };
+      const title = `Share of tiles in ${compared.names[0]} minus ${compared.names[1]}, %`;
+      $("legend").replaceChildren(el("h3", {}, title),
+        scaleOf(title, scale, color.FROM_B_TO_A),
+        el("p", { class: "note" }, "Outlined: q below 0.05."));
+      return;
+    }
+    const level = draw.cellLevel();
+    const { title, note, entries, scale } = color.legendOf(meta, by, meta.levels[level], regions);
+    const list = entries.slice(0, LISTED).map((one) =>
+      el("li", {}, swatch(one.color), one.name + (one.count === null ? "" : `: ${whole(one.count)}`)));
+    if (entries.length > LISTED) list.push(el("li", {}, `and ${entries.length - LISTED} more`));
+    $("legend").replaceChildren(
+      ...(title ? [el("h3", {}, title)] : []),
+      ...(scale ? [scaleOf(title, scale, color.VIRIDIS)] : []),
+      ...(list.length > 0 ? [el("ul", { class: "list" }, ...list)] : []),
+      ...(note ? [el("p", { class: "note" }, note)] : []));
+  }
+
+  /** Boxes to tick, all of which are ticked while there is no filter. @param {string} id
+   * @param {"labels" | "slides"} which @param {[number, string][]} list of numbers and names */
+  function ticks(id, which, list) {
+    const { now, page } = raylatent;
+    const all = which === "labels" ? now.meta.labels.names.length : now.meta.slides.length;
+    $(id).replaceChildren(...list.map(([value, name]) => {
+      const input = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox" }));
+      input.checked = !now[which] || now[which].has(value);
+      input.addEventListener("change", () => {
+        const kept = now[which] ?? new Set(Array.from({ length: all }, (_, i) => i));
+        if (input.checked) kept.add(value);
+        else kept.delete(value);
+        now[which] = kept.size === all ? null : new Set(kept);
+        page.changed();
+      });
+      return el("label", {}, input, name);
+    }));
+  }
+
+  function filters() {
+    const { labels, slides } = raylatent.now.meta;
+    const sought = /** @type {HTMLInputElement} */ ($("find-slide")).value.toLowerCase();
+    ticks("filter-labels", "labels", labels.names.map((/** @type {string} */ name, /** @type {number} */ i) => [i, name]));
+    const found = slides.map((/** @type {any} */ slide, /** @type {number} */ i) => [i, slide.name])
+      .filter((/** @type {[number, string]} */ [, name]) => name.toLowerCase().includes(sought));
+    ticks("filter-slides", "slides", found.slice(0, 200));
+    if (sought && found.length > 0) {
+      $("filter-slides").prepend(el("button", { type: "button", onclick: () => {
+        raylatent.now.slides = new Set(found.map((/** @type {any} */ [i]) => i));
+        filters();
+        raylatent.page.changed();
+      } }, `Only these ${found.length}`));
+    }
+  }
+
+  /** Tells what is selected.
+   * @param {{n: number | null, slides: number | null, members: Members | null} | null} told */
+  function selected(told) {
+    const { meta, rings } = raylatent.now;
+    $("save").hidden = rings.length === 0 && !told;
+    if (!told || told.n === null) {
+      $("selected").replaceChildren("Nothing is selected.");
+      return;
+    }
+    const sample = meta.points.kind !== "all" && told.members;
+    const about = sample
+      ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
+        "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
+        "give all)" : `${whole(told.n)} tiles`;
+    const parts = [el("p", { id: "selected-n", "data-n": told.n },
+      `${about} of ${whole(told.slides ?? 0)} slides.`)];
+    for (const [column, names, colors] of told.members ? [
+      [told.members.label, meta.labels.names, meta.labels.colors],
+      [told.members.slide, meta.slides.map((/** @type {any} */ s) => s.name), meta.colors_of_slides],
+    ] : []) {
+      const counts = new Map();
+      for (const v of column) counts.set(v, (counts.get(v) ?? 0) + 1);
+      counts.delete(names.length > 0 && column === told.members?.label ? 255 : -1);
+      const most = [...counts].filter(([v]) => names[v]).sort((a, b) => b[1] - a[1]).slice(0, 8);
+      const n = told.n;
+      parts.push(panel.barsOf(most.map(([v, count]) => ({
+        name: names[v], color: colors[v], share: count / n,
+        text: `${whole(count)} (${Math.round((100 * count) / n)} %)`,
+      }))));
+    }
+    $("selected").replaceChildren(...parts);
+  }
+
+  function regions() {
+    const { regions: named, meta } = raylatent.now;
+    $("regions").replaceChildren(...(named.length === 0 ? [] : [
+      el("ul", { class: "list" }, ...named.map((/** @type {any} */ one) => el("li", {},
+        swatch(one.color),
+        el("button", { type: "button", class: "plain",
+          onclick: () => raylatent.page.guard(selection.choose(one.rings, false)) }, one.name)))),
+      el("button", { type: "button", id: "save-regions", onclick: () => {
+        const list = named.map((/** @type {any} */ one) => save.polygonOf(meta, one.rings, one.name));
+        save.download("regions.json", [JSON.stringify(list)], "application/json");
+      } }, "Save regions.json")]));
+  }
+
+  /** Saves the selection. @param {"csv" | "geojson" | "roi"} how */
+  async function saved(how) {
+    const { meta, members } = raylatent.now;
+    if (meta.points.kind !== "all" || !members) {
+      throw new Error("The members are not all in this page: save the polygon file, and " +
+        "use `raylatent select RUN POLYGON`.");
+    }
+    const name = /** @type {HTMLInputElement} */ ($("name")).value;
+    if (how === "csv") {
+      save.download("selection.csv", save.csvOf(meta, members, name), "text/csv");
+      return;
+    }
+    const files = how === "geojson" ? save.geojsonOf(meta, members, name) : save.roiOf(meta, members, name);
+    const ids = save.bySlide(members).map(([id]) => meta.slides[id]);
+    const without = ids.filter((slide) => !slide.window_px).map((slide) => slide.name);
+    if (without.length > 0) {
+      raylatent.page.say(`The size of tiles is not known for ${without.join(", ")}: ` +
+        (how === "geojson" ? "points are written for them." : "they are left out.") +
+        " `raylatent select --slides DIR` knows it.");
+    }
+    for (const file of files) {
+      save.download(file.name, file.pieces, how === "roi" ? "text/csv" : "application/geo+json");
+      await new Promise((done) => setTimeout(done, 200));
+    }
+  }
+
+  /** Compares two groups on one grid. */
+  async function compare() {
+    const { now, page } = raylatent;
+    const of = (/** @type {string} */ id) => Number(/** @type {HTMLSelectElement} */ ($(id)).value);
+    const column = now.meta.annotations.columns[of("contrast-column")];
+    const [a, b, level] = [of("contrast-a"), of("contrast-b"), of("contrast-level")];
+    if (a === b) throw new Error("Choose two different groups.");
+    const units = contrast.unitsOf(now.meta, column, a, b);
+    const block = await now.store.load(`slides/${level}`);
+    const breath = () => new Promise((done) => setTimeout(done));
+    page.say("Comparing.");
+    const found = await contrast.tested(block, units, /** @type {any} */ (breath));
+    const most = found.reduce((m, one) => Math.max(m, Math.abs(one.difference)), 1e-9);
+    const names = [column.names[a], column.names[b]];
+    now.contrast = { level, cells: found, most, names };
+    const few = contrast.tooFew(units);
+    const sure = found.filter((one) => one.q < contrast.Q).length;
+    const top = found.slice().sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
+    const grid = geometry.gridOf(level);
+    const percent = (/** @type {number} */ v) => (100 * v).toFixed(2);
+    const sizes = [0, 1].map((g) => units.group.filter((one) => one === g).length);
+    $("contrast-told").replaceChildren(
+      el("p", {}, few || `${whole(sure)} of ${whole(found.length)} cells differ (q < 0.05), ` +
+        `tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}.`),
+      units.mixed > 0 ? el("p", {}, `${units.mixed} ${units.what} are in both groups and left out.`) : "",
+      el("table", {}, el("thead", {}, el("tr", {}, ...["Cell", `${names[0]} %`, `${names[1]} %`, "q"].map((t) => el("th", { scope: "col" }, t)))),
+        el("tbody", {}, ...top.slice(0, 20).map((one) => {
+          const id = { level, row: Math.floor(one.cell / grid), col: one.cell % grid };
+          return el("tr", {}, el("td", {}, el("button", { type: "button", class: "plain",
+            onclick: () => page.go(id) }, `${id.row}, ${id.col}`)),
+          el("td", {}, percent(one.a)), el("td", {}, percent(one.b)), el("td", {}, few ? "-" : one.q.toPrecision(2)));
+        }))));
+    page.changed();
+  }
+
+  /** Where slides have two groups to compare, the lists of them. */
+  function contrastLists() {
+    const { meta } = raylatent.now;
+    const columns = meta.annotations.columns
+      .map((/** @type {any} */ c, /** @type {number} */ i) => [i, c.name, c])
+      .filter((/** @type {any} */ [, , c]) => c.kind === "category" && c.names.length > 1 && c.name !== meta.annotations.patient);
+    if (columns.length === 0) {
+      $("contrast-form").hidden = true;
+      $("contrast-told").replaceChildren("No annotation puts the slides into two groups or more.");
+      return;
+    }
+    fill("contrast-column", columns);
+    const groups = () => {
+      const at = Number(/** @type {HTMLSelectElement} */ ($("contrast-column")).value);
+      const { names } = meta.annotations.columns[at];
+      const list = names.map((/** @type {string} */ n, /** @type {number} */ i) => [i, n]);
+      fill("contrast-a", list);
+      fill("contrast-b", [...list.slice(1), list[0]]);
+    };
+    groups();
+    $("contrast-column").addEventListener("change", groups);
+    const last = Math.min(cells.LAST_LEVEL_OF_SLIDES, cells.deepest());
+    fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
+    /** @type {HTMLSelectElement} */ ($("contrast-level")).value = String(Math.min(2, last));
+  }
+
+  /** The cells in view as a table: what the map shows, for those who do not see it. */
+  function table() {
+    if (!(/** @type {HTMLDetailsElement} */ ($("table-box")).open)) return;
+    const { meta, view } = raylatent.now;
+    const level = draw.cellLevel();
+    /** @type {any[]} */
+    const rows = [];
+    const [left, bottom, right, top] = camera.boxOf(view);
+    const grid = geometry.gridOf(level);
+    draw.eachCell(level, (block, i) => {
+      const [x, y] = [(block.col[i] + 0.5) / grid, (block.row[i] + 0.5) / grid];
+      if (x >= left && x <= right && y >= bottom && y <= top) rows.push([block, i]);
+    });
+    rows.sort((a, b) => b[0].tiles[b[1]] - a[0].tiles[a[1]]);
+    $("table").replaceChildren(el("p", {}, `${whole(Math.min(IN_TABLE, rows.length))} of ${whole(rows.length)} cells in view.`),
+      el("table", {}, el("thead", {}, el("tr", {}, ...["Cell", "Tiles", "Slide", "Label"].map((t) => el("th", { scope: "col" }, t)))),
+        el("tbody", {}, ...rows.slice(0, IN_TABLE).map(([block, i]) => {
+          const id = { level, row: block.row[i], col: block.col[i] };
+          return el("tr", {}, el("td", {}, el("button", { type: "button", class: "plain",
+            onclick: () => raylatent.page.open(id) }, `${id.row}, ${id.col}`)),
+          el("td", {}, whole(block.tiles[i])), el("td", {}, meta.slides[block.slide[i]].name),
+          el("td", {}, meta.labels.names[block.label[i]] ?? ""));
+        }))));
+  }
+
+  function about() {
+    const { meta } = raylatent.now;
+    const { map, levels, points } = meta;
+    const last = levels[levels.length - 1];
+    $("about").replaceChildren(panel.factsOf([
+      ["Run", meta.run], ["Map", `${map.name} (${map.layer})`], ["Digest", map.digest],
+      ["Tiles", whole(meta.n)], ["Slides", whole(meta.slides.length)],
+      ["Trustworthiness", map.trustworthiness === null ? null : short(map.trustworthiness)],
+      ["Deepest grid", `${geometry.gridOf(last.level)} cells a side, ${whole(last.cells)} with tiles: ` +
+        `${Math.round((100 * last.cells) / meta.n)} % of the tiles have a picture of their own`],
+      ["Points", points.kind === "all" ? "all" : `a sample of ${whole(points.n)}`],
+      ["Written", meta.created ?? null],
+      ["Versions", Object.entries(meta.versions).map(([k, v]) => `${k} ${v}`).join(", ")],
+    ]));
+  }
+
+  raylatent.selected = { show: selected };
+  return { fill, legend, filters, regions, saved, compare, contrastLists, table, about };
+})();

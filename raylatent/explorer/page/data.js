@@ -1,0 +1,196 @@
+"use strict";
+// What the page reads: facts in data/meta.js, columns in blocks, both as scripts, since a
+// page that was opened by double click may read nothing else.
+var raylatent = raylatent || {};
+
+/**
+ * @typedef {{n: number, columns: [string, string][]}} About
+ * @typedef {Record<string, any> & {n: number}} Block the columns by name, and their length
+ */
+
+raylatent.data = (() => {
+  /** @type {Record<string, [number, any]>} */
+  const TYPES = {
+    u1: [1, Uint8Array],
+    u2: [2, Uint16Array],
+    u4: [4, Uint32Array],
+    i4: [4, Int32Array],
+    f4: [4, Float32Array],
+  };
+  const NO_U4 = 4294967295;
+  const NO_I4 = -2147483648;
+  const NO_U1 = 255;
+  const SCRIPTS_AT_ONCE = 4;
+
+  /** Bytes of base64. @param {string} text @returns {Uint8Array} */
+  function bytesOf(text) {
+    const native = /** @type {any} */ (Uint8Array).fromBase64;
+    if (native) return native.call(Uint8Array, text);
+    const binary = atob(text);
+    const bytes = new Uint8Array(binary.length);
+    for (let i = 0; i < bytes.length; i += 1) bytes[i] = binary.charCodeAt(i);
+    return bytes;
+  }
+
+  /** A column whose first bytes come first, then the second ones, and so on. @param {Uint8Array} bytes
+   * @param {number} start @param {number} n @param {string} type one of u1 u2 u4 i4 f4 */
+  function unshuffled(bytes, start, n, type) {
+    const [width, kind] = TYPES[type];
+    const plain = new Uint8Array(n * width);
+    for (let b = 0; b < width; b += 1) {
+      const from = start + b * n;
+      for (let i = 0; i < n; i += 1) plain[i * width + b] = bytes[from + i];
+    }
+    return new kind(plain.buffer);
+  }
+
+  /** The columns of a block. @param {About} about @param {string} text @returns {Promise<Block>} */
+  async function decoded(about, text) {
+    const stream = new Blob([/** @type {BlobPart} */ (bytesOf(text))]).stream()
+      .pipeThrough(new DecompressionStream("gzip"));
+    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const block = /** @type {Block} */ (Object.create(null));
+    block.n = about.n;
+    let start = 0;
+    for (const [name, type] of about.columns) {
+      // The length of a block is its n; how many tiles a cell has is its column "tiles".
+      block[name === "n" ? "tiles" : name] = unshuffled(bytes, start, about.n, type);
+      start += about.n * TYPES[type][0];
+    }
+    return block;
+  }
+
+  /** Whether a bit of a bitmap is set. @param {Uint8Array} bits @param {number} i */
+  const bit = (bits, i) => (bits[i >> 3] >> (i & 7)) & 1;
+
+  /** What was used last, up to a bound: the oldest goes first. */
+  class Recent {
+    /** @param {number} most */
+    constructor(most) {
+      this.most = most;
+      /** @type {Map<string, any>} */
+      this.kept = new Map();
+    }
+
+    /** @param {string} name */
+    get(name) {
+      const value = this.kept.get(name);
+      if (value !== undefined) {
+        this.kept.delete(name);
+        this.kept.set(name, value);
+      }
+      return value;
+    }
+
+    /** @param {string} name @param {any} value */
+    set(name, value) {
+      this.kept.set(name, value);
+      for (const oldest of this.kept.keys()) {
+        if (this.kept.size <= this.most) return;
+        this.kept.delete(oldest);
+      }
+    }
+  }
+
+  /** The blocks and pictures of one map's folder. */
+  class Store {
+    /** @param {string} base "" or the path of the folder with a slash at its end
+     * @param {() => void} arrived called when something came that can be drawn */
+    constructor(base, arrived) {
+      this.base = base;
+      this.arrived = arrived;
+      this.blocks = new Recent(80);
+      this.pictures = new Recent(80);
+      /** What waits for a script, and what comes of it. @type {Map<string, (raw: any) => void>} */
+      this.pending = new Map();
+      /** @type {Map<string, Promise<Block>>} */
+      this.coming = new Map();
+      /** @type {(() => void)[]} */
+      this.queue = [];
+      this.loading = 0;
+      this.failed = new Set();
+    }
+
+    /** A block that is here, or undefined; then it is asked for. @param {string} name */
+    block(name) {
+      const found = this.blocks.get(name);
+      if (!found && !this.coming.has(name) && !this.failed.has(name)) {
+        this.load(name).then(this.arrived, (error) => {
+          this.failed.add(name);
+          raylatent.page.say(error.message);
+        });
+      }
+      return found;
+    }
+
+    /** A block, when it has come. @param {string} name @returns {Promise<Block>} */
+    async load(name) {
+      const found = this.blocks.get(name) ?? this.coming.get(name);
+      if (found) return found;
+      const coming = this.script(name).then(([about, text]) => decoded(about, text)).then((block) => {
+        this.blocks.set(name, block);
+        return block;
+      }).finally(() => this.coming.delete(name));
+      this.coming.set(name, coming);
+      return coming;
+    }
+
+    /** What a script of the folder hands over. @param {string} name @returns {Promise<any>} */
+    script(name) {
+      return new Promise((done, fail) => {
+        this.pending.set(name, done);
+        this.queue.push(() => {
+          const script = document.createElement("script");
+          const path = `${this.base}data/${name}.js`;
+          script.onload = script.onerror = () => {
+            script.remove();
+            this.pending.delete(name);
+            this.loading -= 1;
+            this.next();
+            // A script that ran has handed its block over by now, and this changes nothing.
+            fail(new Error(`The file ${path} could not be read: copy the whole folder, or write it again ` +
+              "with `raylatent explore`."));
+          };
+          script.src = path;
+          document.head.append(script);
+        });
+        this.next();
+      });
+    }
+
+    next() {
+      while (this.loading < SCRIPTS_AT_ONCE && this.queue.length > 0) {
+        this.loading += 1;
+        this.queue.shift()?.();
+      }
+    }
+
+    /** A picture that is here, or null, without asking. @param {string} path
+     * @returns {HTMLImageElement | null} */
+    pictureHere(path) {
+      const found = this.pictures.get(path);
+      return found?.complete && found.naturalWidth > 0 ? found : null;
+    }
+
+    /** A picture that is here, or null; then it is asked for. @param {string} path
+     * @returns {HTMLImageElement | null} */
+    picture(path) {
+      if (this.pictures.get(path)) return this.pictureHere(path);
+      const image = new Image();
+      image.decoding = "async";
+      image.onload = () => this.arrived();
+      image.src = this.base + path;
+      this.pictures.set(path, image);
+      return null;
+    }
+  }
+
+  /** Where scripts hand over what they have. @param {string} name @param {any} value */
+  const handOver = (name, value) => raylatent.now.store.pending.get(name)?.(value);
+  /** @param {any} value */
+  raylatent.meta = (value) => handOver("meta", value);
+  /** @param {string} name @param {About} about @param {string} text */
+  raylatent.block = (name, about, text) => handOver(name, [about, text]);
+
+  return { NO_U4, NO_I4, NO_U1, bytesOf, unshuffled, decoded, bit, Recent, Store };
+})();

@@ -1,0 +1,175 @@
+"use strict";
+// Pointers, wheel and keys on the map; the keyboard alone can do everything.
+var raylatent = raylatent || {};
+
+raylatent.gestures = (() => {
+  const { camera, cells, draw, geometry } = raylatent;
+  const STILL = 4; // CSS pixels by which a click may move
+  const STEP_OF_LASSO = 3;
+
+  /** The place in map units at a place of the screen. @param {number} px @param {number} py
+   * @returns {[number, number]} */
+  function placeAt(px, py) {
+    const { view, frame } = raylatent.now;
+    const [x, y] = camera.toShare(view, px, py);
+    return [frame.x0 + x * frame.side, frame.y0 + y * frame.side];
+  }
+
+  /** The cell at a place of the screen, or null. @param {number} px @param {number} py
+   * @returns {CellId | null} */
+  function cellAt(px, py) {
+    const [x, y] = camera.toShare(raylatent.now.view, px, py);
+    if (x < 0 || y < 0 || x > 1 || y > 1) return null;
+    const level = draw.cellLevel();
+    const grid = geometry.gridOf(level);
+    return { level, row: geometry.stepOf(y, grid), col: geometry.stepOf(x, grid) };
+  }
+
+  /** The scale at which the deepest cells are four times their own size. */
+  const most = () => 4 * geometry.gridOf(cells.deepestPicture()) * raylatent.now.meta.cell_px;
+
+  /** @param {View} view */
+  function look(view) {
+    raylatent.now.view = view;
+    raylatent.page.changed();
+  }
+
+  /** @param {number} factor @param {number} [px] @param {number} [py] */
+  function zoom(factor, px, py) {
+    const { view } = raylatent.now;
+    look(camera.zoomed(view, factor, px ?? view.width / 2, py ?? view.height / 2, most()));
+  }
+
+  /** @param {number} dx @param {number} dy */
+  const move = (dx, dy) => look(camera.moved(raylatent.now.view, dx, dy, most()));
+
+  /** Changes what a drag does. @param {"move" | "lasso" | "box"} mode */
+  function enter(mode) {
+    raylatent.now.mode = mode;
+    raylatent.now.path = [];
+    raylatent.page.changed();
+    if (mode !== "move") {
+      raylatent.page.say(`${mode === "lasso" ? "Lasso" : "Box"}: drag over the map, or move it by arrows ` +
+        "and set corners with the space bar; Enter closes, Escape leaves.");
+    }
+  }
+
+  /** Closes the ring that is being drawn. @param {boolean} added */
+  function close(added) {
+    const { now } = raylatent;
+    let ring = now.path;
+    if (now.mode === "box" && ring.length > 1) ring = geometry.ringOf([...ring[0], ...ring[ring.length - 1]]);
+    enter("move");
+    if (ring.length < 3) return;
+    raylatent.page.guard(raylatent.selection.choose([ring], added));
+  }
+
+  /** A corner in the middle of the view, by the keyboard. @param {boolean} added */
+  function corner(added) {
+    const { now } = raylatent;
+    now.path.push(placeAt(now.view.width / 2, now.view.height / 2));
+    if (now.mode === "box" && now.path.length === 2) close(added);
+    else raylatent.page.say(`Corner ${now.path.length} is set.`);
+    raylatent.page.changed();
+  }
+
+  /** What each key does. @param {KeyboardEvent} event @returns {boolean} whether it did */
+  function key(event) {
+    const { now, page } = raylatent;
+    const { view } = now;
+    const cell = view.scale / geometry.gridOf(draw.cellLevel());
+    const step = event.shiftKey ? cell : Math.min(view.width, view.height) / 8;
+    const drawing = now.mode !== "move";
+    const middle = cellAt(view.width / 2, view.height / 2);
+    /** @type {Record<string, () => void>} */
+    const actions = {
+      ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0),
+      ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step),
+      "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5),
+      0: () => look(camera.whole(view)),
+      Enter: () => (drawing ? close(event.shiftKey) : page.open(middle)),
+      " ": () => (drawing ? corner(event.shiftKey) : page.open(middle)),
+      l: () => enter("lasso"), b: () => enter("box"),
+      p: () => page.toggle("show-points"), i: () => page.toggle("show-pictures"),
+      Escape: () => {
+        if (drawing) enter("move");
+        else if (now.cell) page.open(null);
+        else raylatent.selection.clear();
+      },
+    };
+    if ((event.ctrlKey || event.metaKey) && event.key === "a") {
+      raylatent.selection.inView();
+      return true;
+    }
+    if (event.ctrlKey || event.metaKey || event.altKey) return false;
+    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!action) return false;
+    now.cross = true;
+    action();
+    return true;
+  }
+
+  /** @param {HTMLCanvasElement} canvas */
+  function attach(canvas) {
+    const { now, page } = raylatent;
+    /** @type {Map<number, [number, number]>} */
+    const down = new Map();
+    let travelled = 0;
+    const at = (/** @type {PointerEvent | WheelEvent | MouseEvent} */ event) => {
+      const box = canvas.getBoundingClientRect();
+      return /** @type {[number, number]} */ ([event.clientX - box.left, event.clientY - box.top]);
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      down.set(event.pointerId, at(event));
+      now.cross = false;
+      travelled = 0;
+      if (now.mode !== "move") now.path = [placeAt(...at(event))];
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      const was = down.get(event.pointerId);
+      const is = at(event);
+      if (!was) {
+        page.hover(cellAt(...is), is);
+        return;
+      }
+      const [dx, dy] = [is[0] - was[0], is[1] - was[1]];
+      if (now.mode !== "move") {
+        if (Math.hypot(dx, dy) < STEP_OF_LASSO) return;
+        if (now.mode === "box") now.path = [now.path[0], placeAt(...is)];
+        else now.path.push(placeAt(...is));
+        page.redraw();
+      } else if (down.size === 2) {
+        const other = [...down].filter(([id]) => id !== event.pointerId)[0][1];
+        const apart = Math.hypot(was[0] - other[0], was[1] - other[1]);
+        const factor = Math.hypot(is[0] - other[0], is[1] - other[1]) / Math.max(1, apart);
+        move(dx / 2, dy / 2);
+        zoom(factor, (is[0] + other[0]) / 2, (is[1] + other[1]) / 2);
+      } else if (travelled + Math.hypot(dx, dy) > STILL) {
+        move(dx, dy);
+      }
+      travelled += Math.hypot(dx, dy);
+      if (now.mode !== "lasso" || travelled > 0) down.set(event.pointerId, is);
+    });
+    const up = (/** @type {PointerEvent} */ event) => {
+      const was = down.delete(event.pointerId);
+      if (!was || event.type === "pointercancel") return;
+      if (now.mode !== "move") close(event.shiftKey);
+      else if (travelled <= STILL && down.size === 0) page.open(cellAt(...at(event)));
+    };
+    canvas.addEventListener("pointerup", up);
+    canvas.addEventListener("pointercancel", up);
+    canvas.addEventListener("pointerleave", () => page.hover(null, [0, 0]));
+    canvas.addEventListener("dblclick", (event) => zoom(2, ...at(event)));
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const pixels = event.deltaY * (event.deltaMode === 1 ? 16 : 1);
+      zoom(Math.exp(-Math.max(-200, Math.min(200, pixels)) / 400), ...at(event));
+    }, { passive: false });
+    canvas.addEventListener("keydown", (event) => {
+      if (key(event)) event.preventDefault();
+    });
+  }
+
+  return { attach, placeAt, cellAt, zoom, move, look, enter, key, most };
+})();

@@ -1,0 +1,285 @@
+"use strict";
+// What one cell is: its tile, the slide, its numbers, and the list of all its tiles.
+var raylatent = raylatent || {};
+
+/**
+ * @typedef {{slide: number, tile: number, loc_x: number, loc_y: number, x: number,
+ *   y: number, picture?: number, slot?: number, width?: number, height?: number}} Tile
+ */
+
+raylatent.panel = (() => {
+  const { cells, color, data, geometry, selection } = raylatent;
+  const AT_ONCE = 50;
+  const THUMBNAIL_PX = 280;
+  const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot",
+    "width", "height"];
+
+  /** An element; texts become text, never markup. @param {string} tag @param {Record<string, any>} about
+   * attributes, and on… for what happens @param {(Node | string | number | null)[]} children
+   * @returns {HTMLElement} */
+  function el(tag, about, ...children) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(about)) {
+      if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+      else if (value === true) made.setAttribute(name, "");
+      else if (value !== null && value !== false) made.setAttribute(name, String(value));
+    }
+    for (const child of children) {
+      if (child !== null) made.append(typeof child === "number" ? String(child) : child);
+    }
+    return made;
+  }
+
+  const whole = (/** @type {number} */ v) => v.toLocaleString("en");
+  const short = (/** @type {number} */ v) =>
+    Number.isFinite(v) ? String(Number(v.toPrecision(4))) : "not known";
+
+  /** Terms and what they are; null is left out. @param {[string, any][]} facts */
+  const factsOf = (facts) => el("dl", {}, ...facts.filter(([, value]) => value !== null).flatMap(
+      ([term, value]) => [el("dt", {}, term), el("dd", {}, value)],
+    ));
+
+  /** Bars with their texts. @param {{name: string, color: string, share: number, text: string}[]} bars */
+  function barsOf(bars) {
+    return el("ul", { class: "bars" }, ...bars.map((one) => {
+      const bar = el("span", { class: "bar" });
+      bar.style.width = `${Math.max(1, 100 * one.share)}%`;
+      bar.style.background = one.color;
+      return el("li", {}, bar, el("span", {}, `${one.name}: ${one.text}`));
+    }));
+  }
+
+  /** A picture, when it has come. @param {string} path @returns {Promise<HTMLImageElement | null>} */
+  function picture(path) {
+    return new Promise((done) => {
+      const image = new Image();
+      image.onload = () => done(image);
+      image.onerror = () => done(null);
+      image.src = raylatent.now.store.base + path;
+    });
+  }
+
+  /** Part of a picture as an own element, shown as large as it is. @param {HTMLImageElement} image
+   * @param {number[]} part left, top, width, height @param {number} width @param {number} height
+   * @param {string} label */
+  function cut(image, part, width, height, label) {
+    const canvas = /** @type {HTMLCanvasElement} */ (
+      el("canvas", { width, height, role: "img", "aria-label": label, class: "tile" })
+    );
+    const [x, y, w, h] = part;
+    canvas.getContext("2d")?.drawImage(image, x, y, w, h, 0, 0, width, height);
+    return canvas;
+  }
+
+  /** The tile at its own size, or the best that is here, and a sentence that says so. @param {Tile} tile
+   * @param {CellId | null} cell whose picture it is on the map */
+  async function pictureOf(tile, cell) {
+    const { meta, served } = raylatent.now;
+    const label = `Tile ${tile.tile} of slide ${meta.slides[tile.slide].name}`;
+    if (tile.picture !== undefined && tile.picture !== data.NO_U4) {
+      const path = `tiles/${Math.floor(tile.picture / 100)}/${tile.picture}.jpg`;
+      const image = await picture(path);
+      const slot = Number(tile.slot);
+      const [w, h] = [Number(tile.width), Number(tile.height)];
+      // Four slots a row, each as large as the largest tile of the picture.
+      const size = (image?.naturalWidth ?? 0) / 4;
+      if (image) return [cut(image, [(slot % 4) * size, (slot >> 2) * size, w, h], w, h, label)];
+    }
+    if (served) {
+      const image = await picture(`tile/${tile.slide}/${tile.tile}.jpg`);
+      if (image) {
+        const [w, h] = [image.naturalWidth, image.naturalHeight];
+        return [cut(image, [0, 0, w, h], w, h, label)];
+      }
+    }
+    const note = el("p", { class: "note" },
+      "This tile is not stored at its own size here; `raylatent serve` shows it.");
+    if (!cell) return [note];
+    const across = geometry.gridOf(cell.level) / 8;
+    const dzi = cell.level + Math.ceil(Math.log2(8 * meta.cell_px));
+    const top = across - 1 - (cell.row >> 3);
+    const image = await picture(`mosaic_files/${dzi}/${cell.col >> 3}_${top}.jpg`);
+    if (!image) return [note];
+    const px = meta.cell_px;
+    const part = [(cell.col & 7) * px, (7 - (cell.row & 7)) * px, px, px];
+    return [cut(image, part, 2 * px, 2 * px, `${label}, enlarged from the map`), note];
+  }
+
+  /** A slide's thumbnail with the tile framed and the selection's tiles on it. @param {Tile} tile */
+  async function placeOf(tile) {
+    const { meta, members } = raylatent.now;
+    const slide = meta.slides[tile.slide];
+    if (!slide.thumbnail || !slide.width || tile.loc_x === data.NO_I4) return null;
+    const image = await picture(`slides/${tile.slide}.jpg`);
+    if (!image) return null;
+    const height = Math.round((THUMBNAIL_PX * image.naturalHeight) / image.naturalWidth);
+    const all = [0, 0, image.naturalWidth, image.naturalHeight];
+    const label = `Where the tile lies in slide ${slide.name}`;
+    const canvas = cut(image, all, THUMBNAIL_PX, height, label);
+    const ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    const scale = THUMBNAIL_PX / slide.width;
+    const side = Math.max(2, (slide.window_px ?? 0) * scale);
+    ctx.fillStyle = "rgba(0,114,178,0.6)";
+    for (let i = 0; members && i < members.n; i += 1) {
+      if (members.slide[i] !== tile.slide) continue;
+      const [x, y] = [members.loc_x[i] * scale, members.loc_y[i] * scale];
+      ctx.fillRect(x - side / 2, y - side / 2, side, side);
+    }
+    ctx.strokeStyle = "#C0006A";
+    ctx.lineWidth = 3;
+    const frame = Math.max(12, side + 4);
+    const [x, y] = [tile.loc_x * scale, tile.loc_y * scale];
+    ctx.strokeRect(x - frame / 2, y - frame / 2, frame, frame);
+    return canvas;
+  }
+
+  /** One coordinate in pixels and, where it is known, µm. @param {number} v @param {any} slide */
+  const coordinate = (v, slide) => v === data.NO_I4 ? "not known"
+      : `${v} px${slide.mpp ? ` (${whole(Math.round(v * slide.mpp * 10) / 10)} µm)` : ""}`;
+
+  /** What is known of one tile. @param {Tile} tile @param {CellId | null} cell */
+  async function tileOf(tile, cell) {
+    const slide = raylatent.now.meta.slides[tile.slide];
+    const safe = /^https?:\/\//.test(slide.url ?? "");
+    const url = (slide.url ?? "").replace("{x}", tile.loc_x).replace("{y}", tile.loc_y);
+    const facts = factsOf([
+      ["Slide", safe ? el("a", { href: url, rel: "noreferrer" }, slide.name) : slide.name],
+      ["Tile", String(tile.tile)],
+      ["x", coordinate(tile.loc_x, slide)],
+      ["y", coordinate(tile.loc_y, slide)],
+      ["Side", slide.tile_um ? `${short(slide.tile_um)} µm` : null],
+    ]);
+    const [pictures, place] = await Promise.all([pictureOf(tile, cell), placeOf(tile)]);
+    return el("div", {}, ...pictures, facts, place, raylatent.slide.button(tile));
+  }
+
+  /** The cell's numbers. @param {Block} block @param {number} i */
+  function numbersOf(block, i) {
+    const { labels, classes, why, slides } = raylatent.now.meta;
+    const n = block.tiles[i];
+    const counts = labels.names.map((/** @type {string} */ name, /** @type {number} */ l) => ({
+        name, color: labels.colors[l], count: block[`count_${l}`]?.[i] ?? 0,
+      })).filter((/** @type {any} */ one) => one.count > 0)
+      .sort((/** @type {any} */ a, /** @type {any} */ b) => b.count - a.count)
+      .map((/** @type {any} */ one) => ({
+        ...one, share: one.count / n,
+        text: `${whole(one.count)} (${Math.round((100 * one.count) / n)} %)`,
+      }));
+    const means = classes.map((/** @type {string} */ name, /** @type {number} */ c) => {
+      const share = block[`mean_${c}`][i];
+      return { name, color: color.ofCategory(c), share, text: share.toFixed(3) };
+    });
+    const most = slides[block.top_slide[i]]?.name ?? "not known";
+    return el("div", {},
+      factsOf([
+        ["Tiles in this cell", whole(n)],
+        ["Slides", `${whole(block.slides[i])}; most tiles of ${most} ` +
+          `(${Math.round(100 * block.top_share[i])} %)`],
+        ["Mean novelty", Number.isFinite(block.novelty[i]) ? short(block.novelty[i]) : null],
+        ["Why this tile", why?.[block.why?.[i]] ?? null],
+        ["Shown since level", String(block.level[i])],
+        ["From the middle", `${short(block.distance[i])} cells`],
+      ]),
+      counts.length > 0 ? el("h3", {}, `Labels (${labels.column})`) : null,
+      barsOf(counts),
+      means.length > 0 ? el("h3", {}, "Mean predictions") : null,
+      barsOf(means),
+    );
+  }
+
+  /** All tiles of the cell, the nearest to the shown one first. @param {CellId} cell @param {Block} block
+   * @param {number} i @returns {Promise<(Tile & {far: number})[]>} */
+  async function tilesOf(cell, block, i) {
+    const { frame, meta, served } = raylatent.now;
+    if (meta.points.kind !== "all" && served) {
+      const told = await selection.fromServer({ cell: [cell.level, cell.row, cell.col] });
+      const ids = new Map(meta.slides.map((/** @type {any} */ s, /** @type {number} */ id) => [s.name, id]));
+      return (told.rows ?? []).map(([name, tile]) => ({
+        slide: Number(ids.get(name)), tile, loc_x: data.NO_I4, loc_y: data.NO_I4, x: NaN,
+        y: NaN, far: 0,
+      }));
+    }
+    const grid = geometry.gridOf(cell.level);
+    const box = cells.inUnits([
+      (cell.col - 0.01) / grid, (cell.row - 0.01) / grid,
+      (cell.col + 1.01) / grid, (cell.row + 1.01) / grid,
+    ]);
+    const members = await selection.membersOf(box, (points, p) => {
+      const at = geometry.cellOf(frame, points.x[p], points.y[p], cell.level);
+      return at.row === cell.row && at.col === cell.col;
+    });
+    return Array.from(members.slide, (slide, m) => ({
+      slide, tile: members.tile[m], loc_x: members.loc_x[m], loc_y: members.loc_y[m],
+      x: members.x[m], y: members.y[m],
+      far: Math.hypot(members.x[m] - block.x[i], members.y[m] - block.y[i]),
+    })).sort((a, b) => a.far - b.far);
+  }
+
+  /** The list of the cell's tiles, 50 at a time. @param {CellId} cell @param {Block} block
+   * @param {number} i @param {HTMLElement} shown where a chosen tile is shown */
+  function listOf(cell, block, i, shown) {
+    const { meta, served } = raylatent.now;
+    const list = el("ol", { class: "tiles" });
+    const note = el("p", { class: "note", role: "status" });
+    /** @type {(Tile & {far: number})[] | null} */
+    let tiles = null;
+    const more = el("button", { type: "button", onclick: () => raylatent.page.guard(next()) },
+      "List the tiles of this cell");
+    async function next() {
+      tiles ??= await tilesOf(cell, block, i);
+      const start = list.childElementCount;
+      tiles.slice(start, start + AT_ONCE).forEach((tile) => {
+        const show = async () => {
+          raylatent.now.marked = Number.isFinite(tile.x) ? [tile.x, tile.y] : null;
+          raylatent.page.redraw();
+          shown.replaceChildren(await tileOf(tile, null));
+        };
+        const name = `${meta.slides[tile.slide].name}, tile ${tile.tile}`;
+        list.append(el("li", {}, el("button", {
+          type: "button", class: "plain", onclick: () => raylatent.page.guard(show()),
+          "data-slide": meta.slides[tile.slide].name, "data-tile": tile.tile,
+        }, name)));
+      });
+      const left = tiles.length - list.childElementCount;
+      more.textContent = `List ${Math.min(AT_ONCE, left)} more`;
+      more.hidden = left <= 0;
+      const sample = meta.points.kind !== "all" && !served;
+      note.textContent = `${whole(list.childElementCount)} of ${whole(tiles.length)} tiles, ` +
+        "the nearest first." + (sample ? " These are the tiles of the sample in this " +
+          "folder; `raylatent serve` lists all." : "");
+    }
+    return el("div", {}, el("h3", {}, "Tiles of this cell"), list, note, more);
+  }
+
+  /** Shows a cell, or closes the panel. @param {CellId | null} cell */
+  async function open(cell) {
+    const { now, page } = raylatent;
+    const panel = page.$("panel");
+    now.cell = cell;
+    now.marked = null;
+    const found = cell ? await cells.find(cell) : null;
+    if (now.cell !== cell) return;
+    if (!cell || !found) {
+      panel.hidden = true;
+      now.cell = null;
+      page.changed();
+      if (cell) page.say("No tile lies in this cell.");
+      return;
+    }
+    page.changed();
+    const { block, i } = found;
+    const tile = /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
+    const shown = el("div", {}, await tileOf(tile, cell));
+    if (now.cell !== cell) return;
+    Object.assign(panel.dataset, { level: cell.level, row: cell.row, col: cell.col,
+      slide: now.meta.slides[tile.slide].name, tile: tile.tile, n: block.tiles[i] });
+    page.$("panel-body").replaceChildren(shown, numbersOf(block, i),
+      listOf(cell, block, i, shown));
+    panel.hidden = false;
+    page.uncover(cell);
+    const { name } = now.meta.slides[tile.slide];
+    page.say(`Cell with ${whole(block.tiles[i])} tiles; tile ${tile.tile} of ${name}.`);
+  }
+
+  return { el, whole, short, factsOf, barsOf, open };
+})();

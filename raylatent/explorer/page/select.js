@@ -1,0 +1,192 @@
+"use strict";
+// Selections: which tiles lie in polygons, what they are, and their names.
+var raylatent = raylatent || {};
+
+raylatent.selection = (() => {
+  const { cells, color, geometry } = raylatent;
+  const MOST_MEMBERS = 5_000_000;
+  const COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "label", "novelty", "pred"];
+
+  /** The tiles of a block that a test keeps. @param {Block} block
+   * @param {(block: Block, i: number) => boolean} keeps */
+  function kept(block, keeps) {
+    const found = [];
+    for (let i = 0; i < block.n; i += 1) if (keeps(block, i)) found.push(i);
+    return found;
+  }
+
+  /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and
+   * tile. @param {number[]} box @param {(block: Block, i: number) => boolean} keeps
+   * @returns {Promise<Members>} @throws {Error} if they are more than a page can hold */
+  async function membersOf(box, keeps) {
+    const { store } = raylatent.now;
+    /** @type {Record<string, any>[]} */
+    const parts = [];
+    let n = 0;
+    const { numbers } = cells.pointsIn(box);
+    for (const [at, number] of numbers.entries()) {
+      // The next ones come while this one is looked at; what fails is told in its turn.
+      for (const next of numbers.slice(at + 1, at + 4)) store.block(`points/${next}`);
+      const block = await store.load(`points/${number}`);
+      const found = kept(block, keeps);
+      n += found.length;
+      if (n > MOST_MEMBERS) {
+        throw new Error(
+          `These are more than ${MOST_MEMBERS.toLocaleString("en")} tiles, too many for ` +
+            "a page: save the polygon and use `raylatent select`.",
+        );
+      }
+      /** @type {Record<string, any>} */
+      const part = {};
+      for (const name of COLUMNS) {
+        const column = block[name];
+        part[name] = new column.constructor(found.length);
+        found.forEach((i, at) => (part[name][at] = column[i]));
+      }
+      parts.push(part);
+    }
+    return sorted(parts, n);
+  }
+
+  /** One number for a tile: slides are fewer than 2^21, so that a float64 holds it. @param {number} slide
+   * @param {number} tile */
+  const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
+
+  /** @param {Record<string, any>} part @returns {Float64Array} */
+  const keysOf = (part) =>
+    Float64Array.from(part.slide, (/** @type {number} */ slide, i) => keyOf(slide, part.tile[i]));
+
+  /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n
+   * @returns {Members} */
+  function sorted(parts, n) {
+    const keys = new Float64Array(n);
+    /** @type {Record<string, any>} */
+    const members = { n };
+    const places = new Uint32Array(n).map((_, i) => i);
+    let at = 0;
+    for (const part of parts) {
+      keys.set(keysOf(part), at);
+      at += part.slide.length;
+    }
+    places.sort((a, b) => keys[a] - keys[b]);
+    const kinds = [Uint32Array, Uint32Array, Int32Array, Int32Array, Float32Array,
+      Float32Array, Uint8Array, Float32Array, Uint8Array];
+    COLUMNS.forEach((name, c) => {
+      const whole = new kinds[c](n);
+      let start = 0;
+      for (const part of parts) {
+        whole.set(part[name], start);
+        start += part[name].length;
+      }
+      members[name] = whole.map((_, i) => whole[places[i]]);
+    });
+    return /** @type {Members} */ (members);
+  }
+
+  /** The points in rings. @param {Ring[]} rings */
+  function within(rings) {
+    const edges = geometry.edgesOf(rings);
+    return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]),
+    );
+  }
+
+  /** Asks the server for the members. @param {Record<string, any>} body
+   * @returns {Promise<{n: number, slides: number, rows: [string, number][]}>} */
+  async function fromServer(body) {
+    const { meta, store } = raylatent.now;
+    const response = await fetch(`${store.base}members`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ map: meta.map.digest, ...body }),
+    });
+    if (!response.ok) throw new Error(`The server does not tell the members: ${await response.text()}`);
+    return response.json();
+  }
+
+  /** Selects what lies in rings: what tests and the console use. @param {unknown} given rings, or one
+   * ring, in map units
+   * @returns {Promise<{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}>}
+   * rows [slide, tile index] in their order */
+  async function select(given) {
+    const rings = geometry.ringsOf(given);
+    const { meta, served } = raylatent.now;
+    Object.assign(raylatent.now, { rings, members: null, only: null });
+    raylatent.page.changed();
+    if (meta.points.kind !== "all" && served) {
+      const told = await fromServer({ rings });
+      raylatent.selected.show({ rings, n: told.n, slides: told.slides, members: null });
+      return { n: told.n, exact: true, slides: told.slides, rows: told.rows };
+    }
+    const members = await within(rings);
+    if (raylatent.now.rings !== rings) return resultOf(members);
+    raylatent.now.members = members;
+    raylatent.selected.show({ rings, n: members.n, slides: slidesOf(members), members });
+    return resultOf(members);
+  }
+
+  /** @param {Members} members */
+  const slidesOf = (members) => new Set(members.slide).size;
+
+  /** @param {Members} members
+   * @returns {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}} */
+  function resultOf(members) {
+    const { meta } = raylatent.now;
+    if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
+    const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
+    return {
+      n: members.n,
+      exact: true,
+      slides: slidesOf(members),
+      rows: /** @type {[string, number][]} */ (rows),
+    };
+  }
+
+  /** Adds rings to the selection: where rings lie over one another the area goes out again (even-odd), so
+   * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added to what is
+   * selected, instead of it */
+  function choose(rings, added) {
+    return select(added ? [...raylatent.now.rings, ...rings] : rings);
+  }
+
+  /** Selects what is in view. */
+  const inView = () => raylatent.page.guard(
+    choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));
+
+  /** Takes a selection over from another map of the run, by its tiles: they keep their color, and the
+   * other points turn grey. @param {Members} members */
+  async function carry(members) {
+    const { now } = raylatent;
+    const keys = new Set(keysOf(members));
+    const found = await membersOf([-Infinity, -Infinity, Infinity, Infinity], (block, i) =>
+      keys.has(keyOf(block.slide[i], block.tile[i])),
+    );
+    Object.assign(now, { members: found, only: keys, showPoints: true });
+    raylatent.selected.show({ n: found.n, slides: slidesOf(found), members: found });
+  }
+
+  function clear() {
+    raylatent.now.rings = [];
+    raylatent.now.only = null;
+    raylatent.now.members = null;
+    raylatent.selected.show(null);
+    raylatent.page.changed();
+  }
+
+  /** Names for selections; one with the same name is replaced.
+   * @param {{name: string, rings: Ring[]}[]} given */
+  function name(given) {
+    const { now } = raylatent;
+    for (const { name: title, rings } of given) {
+      now.regions = now.regions.filter((/** @type {any} */ one) => one.name !== title);
+      now.regions.push({ name: title, rings, edges: geometry.edgesOf(rings), color: "" });
+    }
+    now.regions.forEach((/** @type {any} */ one, /** @type {number} */ i) => {
+      one.color = color.ofCategory(i);
+    });
+    now.regionsVersion += 1;
+    raylatent.page.changed();
+  }
+
+  return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
+})();
+raylatent.select = raylatent.selection.select;
