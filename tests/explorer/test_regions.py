@@ -74,7 +74,7 @@ def test_the_map_is_drawn_by_regions(run_and_points, tmp_path, capsys):
     assert "labels    middle, right\n" in capsys.readouterr().out
     first = (folder / "umap_by_label.png").read_bytes()
     assert first.startswith(b"\x89PNG")
-    other = regions_file(tmp_path / "o.json", run, right=[RIGHT])
+    other = regions_file(tmp_path / "o.json", run, right=[RIGHT], low=[SQUARE])
     assert label(run, other) == 0
     assert (folder / "umap_by_label.png").read_bytes() != first
     (tmp_path / "none.json").write_text("[]")
