@@ -83,6 +83,8 @@ class Polygon:
             & (xy[:, 0] >= left - slack)
             & (xy[:, 0] <= right + slack)
         )
+        if not len(near):
+            return found
         near = near[np.argsort(xy[near, 1], kind="stable")]
         x, y = xy[near].T
         odd = np.zeros(len(near), np.bool_)
