@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raylatent import schema
-from raylatent.errors import MapError
 from raylatent.explorer.selection import FIRST, MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
@@ -96,9 +95,6 @@ def write_geojson(folder: str, members: Members, export: Export) -> int:
 
     Coordinates are level-0 pixels from the slide's bounds on, as QuPath has them. Tiles
     whose side is not known are points; those without location are left out, and counted.
-
-    Raises:
-        MapError: The folder holds such files already.
     """
     colors = dict(
         zip(export.regions, category_colors(len(export.regions)), strict=True)
@@ -127,9 +123,6 @@ def write_rois(folder: str, members: Members, export: Export) -> int:
     """Regions of interest as Slideflow reads them, `<slide>.csv`; the number of tiles.
 
     Tiles beside each other in a row are one rectangle. Coordinates are level-0 pixels.
-
-    Raises:
-        MapError: The folder holds such files already.
     """
     lost = n = 0
     for tables, writing in _files(folder, members, ".csv"):
@@ -296,15 +289,17 @@ def _files(
 ) -> Iterator[tuple[Iterator[pa.Table], Any]]:
     """The tables of each slide, and what writes its file."""
     store = Store(folder)
-    there = [name for name in store.root_files() if name.endswith(ending)]
-    if there:
-        message = (
-            f"{store.uri} holds {len(there)} files {ending} already, which this "
-            "selection would be mixed with: choose a new folder"
-        )
-        raise MapError(message)
+    others = {name for name in store.root_files() if name.endswith(ending)}
     for slide, tables in groupby(members, lambda table: table[schema.SLIDE][0].as_py()):
-        yield tables, store.writing(file_name(slide) + ending)
+        name = file_name(slide) + ending
+        others.discard(name)
+        yield tables, store.writing(name)
+    if others:
+        logger.warning(
+            "%s has %d other files %s, which were there before: they are of no tile of "
+            "this selection",
+            *(store.uri, len(others), ending),
+        )
 
 
 def _together(members: Members) -> Iterator[pa.Table]:

@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 
 MOST_ROWS = 1_000_000
 """Of an answer; of more members only the numbers are told."""
+MOST_POINTS = 10_000
+"""Of a polygon that is asked for."""
 
 _MOST_S = 60.0  # that members are looked for
 _BODY_S = 20.0
@@ -219,6 +221,9 @@ class Explorer:
                 raise MapError(message)
             return partial(_of_cell, self._square.grid(cell[0]), *cell[1:])
         polygons = parse_polygons(body, "what was sent")
+        if sum(len(ring) for one in polygons for ring in one.rings) > MOST_POINTS:
+            message = f"of more than {MOST_POINTS:,} points: use `raylatent select`"
+            raise MapError(message)
         check_map(polygons, self.stored.info[DIGEST], "the polygon")
         return partial(region_of, polygons)
 

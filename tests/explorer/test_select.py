@@ -233,12 +233,19 @@ def test_another_maps_polygon_is_refused_and_nothing_is_written(
     assert len(rows_of(tmp_path / "out")) == len(inside_of(points))
 
 
-def test_a_folder_of_an_earlier_selection_is_refused(run_and_points, tmp_path, capsys):
+def test_files_of_an_earlier_selection_are_told(run_and_points, tmp_path, capsys):
     run, _ = run_and_points
     polygon = polygon_file(tmp_path / "p.json", run)
     assert select(run, polygon, "geojson", tmp_path / "q") == 0
-    assert select(run, polygon, "geojson", tmp_path / "q") == 2
-    assert "choose a new folder" in capsys.readouterr().err
+    written = {path.name: path.read_bytes() for path in (tmp_path / "q").iterdir()}
+    assert "other files" not in capsys.readouterr().err
+    assert select(run, polygon, "geojson", tmp_path / "q") == 0
+    again = {path.name: path.read_bytes() for path in (tmp_path / "q").iterdir()}
+    assert again == written
+    assert "other files" not in capsys.readouterr().err
+    (tmp_path / "q" / "old.geojson").write_bytes(b"")
+    assert select(run, polygon, "geojson", tmp_path / "q") == 0
+    assert "has 1 other files .geojson" in capsys.readouterr().err
 
 
 def test_nothing_inside_is_an_empty_table(run_and_points, tmp_path):

@@ -135,6 +135,7 @@ def test_time_is_bounded(explorer, served, monkeypatch):
         b"",
         b"[]x",
         b'{"map": "0", "polygon": [[0,0],[1,0],[0,1]]}',
+        json.dumps({"map": "0", "polygon": [[0, 0]] * 10_001}).encode(),
         b'{"cell": [0, 1]}',
         b'{"cell": [0, 1, 1], "map": "0"}',
         b'{"cell": [99, 0, 0]}',
