@@ -1,6 +1,9 @@
-"""Fifty polygons: `select`, the server and a DuckDB query give the same tiles."""
+"""Fifty polygons: select, the server, the page and DuckDB give the same tiles."""
 
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from raylatent import cli
 from raylatent.config import ServeConfig
+from raylatent.explorer.polygon import Polygon
 from raylatent.explorer.server import Explorers
 from tests.explorer.selected_runs import digest_of, mapped_run
 from tests.explorer.test_server import about_page
@@ -76,3 +80,34 @@ def test_the_same_members(run, tmp_path):
         columns = pq.read_table(table, columns=["slide", "tile_index"]).to_pydict()
         assert list(zip(*columns.values(), strict=True)) == expected
     assert n > 1000
+
+
+IN_NODE = """
+const { geometry } = require(process.argv[1]).load("geometry.js");
+const { places, polygons } = JSON.parse(require("node:fs").readFileSync(0, "utf8"));
+const found = polygons.map((rings) => {
+  const edges = geometry.edgesOf(geometry.ringsOf(rings));
+  return places.map(([x, y]) => geometry.inside(edges, x, y));
+});
+process.stdout.write(JSON.stringify(found));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+def test_the_page_finds_the_same_places_inside():
+    rng = np.random.default_rng(6)
+    xy = np.round(rng.normal(size=(400, 2)) * 16) / 16
+    xy[::2] = rng.normal(size=(200, 2))
+    xy = xy.astype(np.float32)
+    polygons = [rings_of(rng) for _ in range(50)]
+    load = Path(__file__).parents[1] / "browser" / "load.js"
+    asked = {"places": xy.tolist(), "polygons": polygons}
+    answer = subprocess.run(  # noqa: S603
+        [shutil.which("node"), "-e", IN_NODE, str(load)],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for rings, found in zip(polygons, json.loads(answer.stdout), strict=True):
+        assert Polygon(tuple(rings), "").inside(xy).tolist() == found
