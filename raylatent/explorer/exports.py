@@ -230,10 +230,11 @@ def guarded(text: str) -> str:
 
 
 def _text(table: pa.Table, column: str) -> list[str]:
-    """A column as text, empty for null; float32 in as few digits as tell it."""
+    """A column as text, empty for null and NaN; float32 in as few digits as tell it."""
     values: list[str] = table[column].cast(pa.string()).fill_null("").to_pylist()
-    is_text = table.schema.field(column).type == pa.string()
-    return list(map(guarded, values)) if is_text else values
+    if table.schema.field(column).type == pa.string():
+        return list(map(guarded, values))
+    return ["" if value == "nan" else value for value in values]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:
