@@ -19,7 +19,6 @@ raylatent.color = (() => {
   const FROM_B_TO_A = ["#0072B2", "#7FB8D8", "#F2F2F2", "#F0A868", "#D55E00"];
   const NONE = "#BBBBBB";
   const PLAIN = "#35506B";
-
   /** The color of a category. @param {number} i @returns {string} */
   function ofCategory(i) {
     if (i < OKABE_ITO.length) return OKABE_ITO[i];
@@ -33,16 +32,13 @@ raylatent.color = (() => {
     };
     return `#${part(0)}${part(8)}${part(4)}`.toUpperCase();
   }
-
   /** #RRGGBB as a number whose bytes are red, green, blue, 255: a pixel of ImageData. @param {string} hex */
   function packed(hex) {
     const v = parseInt(hex.slice(1), 16);
     return ((255 << 24) | ((v & 255) << 16) | (v & 0xff00) | (v >> 16)) >>> 0;
   }
-
   /** The text of a packed color for a canvas. @param {number} p @param {number} alpha */
   const css = (p, alpha = 1) => `rgba(${p & 255},${(p >> 8) & 255},${(p >> 16) & 255},${alpha})`;
-
   /** A color on a scale. @param {string[]} stops @param {number} share 0 to 1 @returns {number} packed */
   function onScale(stops, share) {
     const at = Math.max(0, Math.min(1, share)) * (stops.length - 1);
@@ -59,7 +55,6 @@ raylatent.color = (() => {
   const RAMP = Uint32Array.from({ length: 1024 }, (_, i) => onScale(VIRIDIS, i / 1023));
 
   const shade = (/** @type {number} */ share) => RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
-
   /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions whether there
    * are named selections @returns {[string, string][]} */
   function keysOf(meta, regions) {
@@ -80,7 +75,6 @@ raylatent.color = (() => {
     if (regions) keys.push(["region", "named selections"]);
     return keys;
   }
-
   /** The least and the largest number, of those that are there. @param {any[]} values */
   function rangeOf(values) {
     const found = values.filter((v) => typeof v === "number" && Number.isFinite(v));
@@ -89,7 +83,6 @@ raylatent.color = (() => {
     const high = found.reduce((a, b) => Math.max(a, b));
     return { low, high: high > low ? high : low + 1, whole: false };
   }
-
   /** What the colors mean. @param {any} meta @param {string} key @param {any} level
    * @param {Painted[]} regions @returns {Legend} */
   function legendOf(meta, key, level, regions) {
@@ -136,14 +129,12 @@ raylatent.color = (() => {
     }
     return legend;
   }
-
   /** The color of each category of a list; the last, 255 or more, is that of none. @param {Entry[]} list */
   function table(list) {
     const colors = new Uint32Array(Math.max(256, list.length + 1)).fill(packed(NONE));
     list.forEach(({ color }, i) => (colors[i] = packed(color)));
     return colors;
   }
-
   /** The packed colors of a block of cells or points. @param {any} meta @param {string} key
    * @param {any} level @param {Painted[]} regions @param {any} block @param {boolean} cells
    * @returns {Uint32Array} */
