@@ -5,9 +5,9 @@ var raylatent = raylatent || {};
 /** @type {any} */
 raylatent.now = {
   store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1 },
-  by: "none", showPictures: true, showPoints: false, strength: 0.2, labels: null,
+  by: "none", showPictures: true, showPoints: false, strength: 0, labels: null,
   slides: null, cell: null, marked: null, rings: [], members: null, regions: [],
-  regionsVersion: 0, only: null, contrast: null, mode: "move", path: [], cross: false, tally: null,
+  regionsVersion: 0, filterVersion: 0, only: null, contrast: null, mode: "move", path: [], cross: false, tally: null,
   served: Boolean(/** @type {any} */ (window).raylatentServer),
 };
 
@@ -130,7 +130,7 @@ raylatent.page = (() => {
         if (!name) say("Write a name first.");
         else selection.name([{ name, rings: now.rings }]);
       },
-      "filter-none": () => { now.labels = null; now.slides = null; controls.filters(); changed(); },
+      "filter-none": () => { cells.filter(null, null); controls.filters(); },
       "contrast-go": () => guard(controls.compare()),
       "contrast-end": () => { now.contrast = null; $("contrast-told").replaceChildren(); changed(); },
     };
@@ -176,8 +176,7 @@ raylatent.page = (() => {
       const [x, y, scale] = told.at;
       now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
     }
-    now.labels = told.labels && new Set(told.labels);
-    now.slides = told.slides && new Set(told.slides);
+    cells.filter(told.labels && new Set(told.labels), told.slides && new Set(told.slides));
     const [level, row, col] = told.cell ?? [-1, 0, 0];
     if (now.meta.levels[level]) open({ level, row, col });
     if (told.select.length > 0) guard(selection.select(told.select));

@@ -17,15 +17,12 @@ raylatent.cells = (() => {
   /** The number of the block that may hold a code. @param {number} level @param {number} code */
   function blockNumber(level, code) {
     const found = firsts(raylatent.now.meta.levels[level]);
-    const at = geometry.lowerBound(found, code + 1) - 1;
-    return Math.max(0, at);
+    return Math.max(0, geometry.lowerBound(found, code + 1) - 1);
   }
   /** The codes of a block's cells, ascending. @param {Block} block @returns {Float64Array} */
   function codes(block) {
-    block.codes ??= Float64Array.from(block.row, (/** @type {number} */ row, i) =>
-      geometry.morton(row, block.col[i]),
-    );
-    return block.codes;
+    const code = (/** @type {number} */ row, /** @type {number} */ i) => geometry.morton(row, block.col[i]);
+    return (block.codes ??= Float64Array.from(block.row, code));
   }
   /** The cells of the level in a square of 8 x 8: parts of blocks that are here. @param {number} level
    * @param {number} groupRow from the bottom @param {number} groupCol
@@ -94,15 +91,17 @@ raylatent.cells = (() => {
   /** Whether a filter is on. */
   const filtered = () => Boolean(raylatent.now.labels || raylatent.now.slides);
 
-  const filterKey = () => {
-    const { labels, slides } = raylatent.now;
-    return `${labels ? [...labels] : "*"}/${slides ? [...slides] : "*"}`;
-  };
+  /** Shows these labels and slides only; null: all. @param {Set<number> | null} labels
+   * @param {Set<number> | null} slides */
+  function filter(labels, slides) {
+    Object.assign(raylatent.now, { labels, slides, filterVersion: raylatent.now.filterVersion + 1 });
+    raylatent.page.changed();
+  }
   /** How many tiles of each cell of a level the filters leave, from the points that are here.
    * @param {number} level */
   function tallied(level) {
     const { store, meta, frame, labels, slides } = raylatent.now;
-    const key = `${level}/${filterKey()}`;
+    const key = `${level}/${raylatent.now.filterVersion}`;
     if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
     const { numbers, n } = pointsIn(inUnits(raylatent.camera.boxOf(raylatent.now.view)));
@@ -124,10 +123,9 @@ raylatent.cells = (() => {
   /** How many tiles of each cell of a coarse level are of the slides in the filter, or null until that is
    * here. @param {number} level @returns {Map<number, number> | null} */
   function ofSlides(level) {
-    const { store, slides } = raylatent.now;
+    const { store, slides, filterVersion: key } = raylatent.now;
     const block = store.block(`slides/${level}`);
     if (!block) return null;
-    const key = filterKey();
     if (block.filtered?.key !== key) {
       const counts = new Map();
       for (let i = 0; i < block.n; i += 1) {
@@ -142,8 +140,7 @@ raylatent.cells = (() => {
    * @param {number} level @param {Block} block @returns {ArrayLike<number> | null} */
   function left(level, block) {
     if (!filtered()) return null;
-    const { labels, slides, meta } = raylatent.now;
-    const key = filterKey();
+    const { labels, slides, meta, filterVersion: key } = raylatent.now;
     if (!slides) {
       if (block.left?.key !== key) {
         const counts = new Uint32Array(block.n);
@@ -169,8 +166,8 @@ raylatent.cells = (() => {
   /** The colors of a block as they are now; of points that a filter hides, 0. @param {Block} block
    * @param {number} level @param {boolean} cells */
   function colors(block, level, cells) {
-    const { meta, by, regions, regionsVersion, labels, slides, only } = raylatent.now;
-    const key = `${by}/${level}/${regionsVersion}/${cells ? "" : filterKey()}/${Boolean(only)}`;
+    const { meta, by, regions, regionsVersion, filterVersion, labels, slides, only } = raylatent.now;
+    const key = `${by}/${level}/${regionsVersion}/${cells ? "" : filterVersion}/${Boolean(only)}`;
     if (block.painted?.key !== key) {
       const painted = color.paint(meta, by, meta.levels[level], regions, block, cells);
       for (let i = 0; !cells && filtered() && i < block.n; i += 1) {
@@ -198,6 +195,6 @@ raylatent.cells = (() => {
 
   return {
     MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn, sharesOf,
-    filtered, filterKey, left, colors, hasPicture,
+    filtered, filter, left, colors, hasPicture,
   };
 })();

@@ -51,7 +51,7 @@ raylatent.controls = (() => {
   /** Boxes to tick, all of which are ticked while there is no filter. @param {string} id
    * @param {"labels" | "slides"} which @param {[number, string][]} list of numbers and names */
   function ticks(id, which, list) {
-    const { now, page } = raylatent;
+    const { now } = raylatent;
     const all = which === "labels" ? now.meta.labels.names.length : now.meta.slides.length;
     $(id).replaceChildren(...list.map(([value, name]) => {
       const input = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox" }));
@@ -60,8 +60,8 @@ raylatent.controls = (() => {
         const kept = now[which] ?? new Set(Array.from({ length: all }, (_, i) => i));
         if (input.checked) kept.add(value);
         else kept.delete(value);
-        now[which] = kept.size === all ? null : new Set(kept);
-        page.changed();
+        const left = kept.size === all ? null : new Set(kept);
+        cells.filter(which === "labels" ? left : now.labels, which === "slides" ? left : now.slides);
       });
       return el("label", {}, input, name);
     }));
@@ -76,9 +76,8 @@ raylatent.controls = (() => {
     ticks("filter-slides", "slides", found.slice(0, 200));
     if (!sought || found.length === 0) return;
     $("filter-slides").prepend(link(`Only these ${found.length}`, () => {
-      raylatent.now.slides = new Set(found.map(([i]) => i));
+      cells.filter(raylatent.now.labels, new Set(found.map(([i]) => i)));
       filters();
-      raylatent.page.changed();
     }));
   }
   /** Tells what is selected.
