@@ -40,7 +40,7 @@ test("a server tells the members, the tiles of a cell, and what was named", asyn
     return new Response(JSON.stringify({ n: 2, slides: 1, rows: [["000 a'b<script>\"&=%20 ü", 4], ["000 a'b<script>\"&=%20 ü", 7]] }));
   };
   const { raylatent, elements } = await open(where);
-  assert.equal(raylatent.now.regions[0].name, "kept");
+  await until(() => raylatent.now.regions[0]?.name === "kept");
   const told = await raylatent.select([everything]);
   assert.deepEqual([told.n, told.exact, told.slides, told.rows.length], [2, true, 1, 2]);
   assert.deepEqual(asked.at(-1), ["members", { map: "d1g357", rings: [everything] }]);

@@ -199,13 +199,14 @@ raylatent.page = (() => {
     if (now.meta.regions) selection.name(save.regionsOf(now.meta, JSON.stringify(now.meta.regions)));
     if (now.served) {
       const kept = await fetch(`${now.store.base}regions.json`);
-      if (kept.ok) selection.name(save.regionsOf(now.meta, await kept.text()));
+      if (kept.ok) guard(kept.text().then((text) => selection.name(save.regionsOf(now.meta, text))));
     }
     const maps = now.meta.maps ?? [];
     $("maps-box").hidden = maps.length < 2;
     raylatent.controls.fill("maps", maps.map((/** @type {string} */ one) => [one, one]));
     $("maps").value = map.name;
     resized();
+    if (name) now.view = camera.whole(now.view);
     recall(address.read(name ? "" : location.hash));
     if (carried) await selection.carry(carried);
     $("show-pictures").checked = now.showPictures;
