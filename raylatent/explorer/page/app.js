@@ -5,9 +5,9 @@ var raylatent = raylatent || {};
 /** @type {any} */
 raylatent.now = {
   store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1 },
-  by: "none", showPictures: true, showPoints: false, strength: 0, labels: null,
-  slides: null, cell: null, marked: null, rings: [], members: null, regions: [],
-  regionsVersion: 0, filterVersion: 0, only: null, contrast: null, mode: "move", path: [], cross: false, tally: null,
+  by: "none", showPictures: true, showPoints: false, strength: 0, labels: null, slides: null, cell: null,
+  marked: null, rings: [], members: null, regions: [], regionsVersion: 0, filterVersion: 0, only: null,
+  contrast: null, mode: "move", path: [], cross: false, tally: null,
   served: Boolean(/** @type {any} */ (window).raylatentServer),
 };
 

@@ -194,7 +194,7 @@ raylatent.cells = (() => {
   }
 
   return {
-    MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn, sharesOf,
-    filtered, filter, left, colors, hasPicture,
+    MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
+    sharesOf, filter, left, colors, hasPicture,
   };
 })();

@@ -94,7 +94,8 @@ raylatent.controls = (() => {
       ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
         "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
         "give all)" : `${whole(told.n)} tiles`;
-    const parts = [el("p", { id: "selected-n", "data-n": told.n }, `${about} of ${whole(told.slides ?? 0)} slides.`)];
+    const text = `${about} of ${whole(told.slides ?? 0)} slides.`;
+    const parts = [el("p", { id: "selected-n", "data-n": told.n }, text)];
     /** @param {Iterable<number>} column @param {string[]} names @param {string[]} colors */
     const bars = (column, names, colors) => {
       const counts = new Map();
@@ -115,7 +116,8 @@ raylatent.controls = (() => {
     const lines = named.map((/** @type {any} */ one) => el("li", {}, swatch(one.color),
       link(one.name, () => raylatent.page.guard(selection.choose(one.rings, false)))));
     const button = el("button", { type: "button", id: "save-regions", onclick: text }, "Save regions.json");
-    $("regions").replaceChildren(...(lines.length > 0 ? [el("ul", { class: "list" }, ...lines), button] : []));
+    const shown = [el("ul", { class: "list" }, ...lines), button];
+    $("regions").replaceChildren(...(lines.length > 0 ? shown : []));
   }
   /** Saves the selection. @param {"csv" | "geojson" | "roi"} how */
   async function saved(how) {
@@ -178,13 +180,16 @@ raylatent.controls = (() => {
     const { meta } = raylatent.now;
     const columns = meta.annotations.columns
       .map((/** @type {any} */ c, /** @type {number} */ i) => [i, c.name, c])
-      .filter((/** @type {any} */ [, , c]) => c.kind === "category" && c.names.length > 1 && c.name !== meta.annotations.patient);
+      .filter((/** @type {any} */ [, name, c]) =>
+        c.kind === "category" && c.names.length > 1 && name !== meta.annotations.patient);
+    $("contrast-form").hidden = columns.length === 0;
     if (columns.length === 0) {
-      $("contrast-form").hidden = true;
       $("contrast-told").replaceChildren("No annotation puts the slides into two groups or more.");
       return;
     }
     fill("contrast-column", columns);
+    const own = columns.find((/** @type {any} */ [, name]) => name === meta.labels.column) ?? columns[0];
+    /** @type {HTMLSelectElement} */ ($("contrast-column")).value = String(own[0]);
     const groups = () => {
       const at = Number(/** @type {HTMLSelectElement} */ ($("contrast-column")).value);
       const { names } = meta.annotations.columns[at];
@@ -193,7 +198,7 @@ raylatent.controls = (() => {
       fill("contrast-b", [...list.slice(1), list[0]]);
     };
     groups();
-    $("contrast-column").addEventListener("change", groups);
+    $("contrast-column").onchange = groups;
     const last = Math.min(cells.LAST_LEVEL_OF_SLIDES, cells.deepest());
     fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
     /** @type {HTMLSelectElement} */ ($("contrast-level")).value = String(Math.min(2, last));

@@ -94,5 +94,7 @@ raylatent.geometry = (() => {
   /** Whether two boxes share a place. @param {number[]} a @param {number[]} b */
   const meet = (a, b) => a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
 
-  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet };
+  return {
+    morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet,
+  };
 })();

@@ -229,7 +229,8 @@ raylatent.panel = (() => {
       more.textContent = `List ${Math.min(AT_ONCE, left)} more`;
       more.hidden = left <= 0;
       const sample = meta.points.kind !== "all" && !served;
-      note.textContent = `${whole(list.childElementCount)} of ${whole(tiles.length)} tiles, the nearest first.` +
+      const listed = whole(list.childElementCount);
+      note.textContent = `${listed} of ${whole(tiles.length)} tiles, the nearest first.` +
         (sample ? " They are of the sample in this folder; `raylatent serve` lists all." : "");
     }
     return el("div", {}, el("h3", {}, "Tiles of this cell"), list, note, more);

@@ -30,12 +30,14 @@ raylatent.selection = (() => {
       const found = kept(block, keeps);
       n += found.length;
       if (n > MOST_MEMBERS) {
-        throw new Error(`These are more than ${MOST_MEMBERS.toLocaleString("en")} tiles, too many for a page: ` +
-          "save the polygon file and use `raylatent select`.");
+        throw new Error("These are too many tiles for a page: save the polygon file, and use " +
+          "`raylatent select`.");
       }
       /** @type {Record<string, any>} */
       const part = {};
-      for (const [name, kind] of Object.entries(COLUMNS)) part[name] = kind.from(found, (i) => block[name][i]);
+      for (const [name, kind] of Object.entries(COLUMNS)) {
+        part[name] = kind.from(found, (i) => block[name][i]);
+      }
       parts.push(part);
     }
     return sorted(parts, n);

@@ -17,8 +17,10 @@ raylatent.slide = (() => {
     const [halfWidth, halfHeight] = [canvas.width / 2 / scale, canvas.height / 2 / scale];
     const last = (/** @type {number} */ size) => Math.ceil(size / side) - 1;
     const from = (/** @type {number} */ v) => Math.max(0, Math.floor(v / side));
-    for (let row = from(y - halfHeight); row <= Math.min(last(about.height), from(y + halfHeight)); row += 1) {
-      for (let col = from(x - halfWidth); col <= Math.min(last(about.width), from(x + halfWidth)); col += 1) {
+    const lowest = Math.min(last(about.height), from(y + halfHeight));
+    const right = Math.min(last(about.width), from(x + halfWidth));
+    for (let row = from(y - halfHeight); row <= lowest; row += 1) {
+      for (let col = from(x - halfWidth); col <= right; col += 1) {
         const image = raylatent.now.store.picture(`slide/${id}/${level}/${col}_${row}.jpg`);
         if (!image) continue;
         const [w, h] = [image.naturalWidth, image.naturalHeight].map((v) => v * shrunk * scale);
