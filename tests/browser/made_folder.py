@@ -347,4 +347,4 @@ def _write_points(
 
 
 if __name__ == "__main__":
-    write_folder(Path(sys.argv[1]), made_points())
+    write_folder(Path(sys.argv[1]), made_points(), kind=(*sys.argv[2:], "all")[0])
