@@ -156,9 +156,18 @@ raylatent.panel = (() => {
     const [pictures, place] = await Promise.all([pictureOf(tile, cell), placeOf(tile)]);
     return el("div", {}, ...pictures, facts, place, raylatent.slide.button(tile));
   }
-  /** The cell's numbers. @param {Block} block @param {number} i */
-  function numbersOf(block, i) {
-    const { labels, classes, why, slides } = raylatent.now.meta;
+  /** Why a cell shows its tile. @param {Block} block @param {number} i @param {number} level */
+  function whyOf(block, i, level) {
+    const [since, of, tied] = [block.level[i], block.of[i], block.tied[i]];
+    const kept = since < level ? `kept from level ${since}, ` : "";
+    if (of === 1) return `${kept}the only tile in the cell`;
+    const last = tied > 1 ? `; ${whole(tied)} are as near, this is the smallest hash` : "";
+    const away = `${block.distance[i].toFixed(2)} cells away, of ${whole(of)} tiles`;
+    return `${kept}nearest to the cell's center, ${away}${last}`;
+  }
+  /** The cell's numbers. @param {Block} block @param {number} i @param {number} level */
+  function numbersOf(block, i, level) {
+    const { labels, classes, slides } = raylatent.now.meta;
     const n = block.tiles[i];
     /** @type {[number, number][]} */
     const counts = Array.from(labels.names, (_, l) => [l, block[`count_${l}`]?.[i] ?? 0]);
@@ -171,9 +180,7 @@ raylatent.panel = (() => {
         ["Tiles in this cell", whole(n)],
         ["Slides", `${whole(block.slides[i])}; most of ${most} (${Math.round(100 * block.top_share[i])} %)`],
         ["Mean novelty", Number.isFinite(block.novelty[i]) ? short(block.novelty[i]) : null],
-        ["Why this tile", why?.[block.why?.[i]] ?? null],
-        ["Shown since level", String(block.level[i])],
-        ["From the middle", `${short(block.distance[i])} cells`],
+        ["Why this tile", whyOf(block, i, level)],
       ]),
       ...(counts.length > 0 ? [el("h3", {}, `Labels (${labels.column})`)] : []),
       countsOf(counts, labels.names, labels.colors, n),
@@ -256,7 +263,7 @@ raylatent.panel = (() => {
     if (now.cell !== cell) return;
     Object.assign(panel.dataset, { level: cell.level, row: cell.row, col: cell.col,
       slide: now.meta.slides[tile.slide].name, tile: tile.tile, n: block.tiles[i] });
-    page.$("panel-body").replaceChildren(shown, numbersOf(block, i), listOf(cell, block, i, shown));
+    page.$("panel-body").replaceChildren(shown, numbersOf(block, i, cell.level), listOf(cell, block, i, shown));
     panel.hidden = false;
     page.uncover(cell);
     page.say(`Cell with ${whole(block.tiles[i])} tiles; tile ${tile.tile} of ${panel.dataset.slide}.`);
