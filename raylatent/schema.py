@@ -208,6 +208,7 @@ Where cells are moved together, `picture_row` and `picture_col` (int32) follow.
 
 LEVEL = "level"
 SINCE = "since"
+SINCE_N = "since_n"
 TIED = "tied"
 TOP_SLIDE = "top_slide"
 TOP_SLIDE_N = "top_slide_n"
@@ -227,6 +228,7 @@ EXPLORER_CELLS = pa.schema(
         pa.field(WHY, pa.string(), nullable=False),
         *(pa.field(f.name, f.type) for f in REFERENCE if f.name not in _PLACES),
         pa.field(SINCE, pa.int32(), nullable=False),  # the first level that shows it
+        pa.field(SINCE_N, pa.int64(), nullable=False),  # tiles of its cell there
         pa.field(DISTANCE, pa.float64(), nullable=False),
         pa.field(TIED, pa.int64(), nullable=False),  # tiles that are as near
         *(CELLS.field(name) for name in (LABEL_COUNTS, PREDICTIONS_MEAN)),

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.explorer.pyramid import Square
+from raylatent.explorer.pyramid import SIDE, Square
 from raylatent.explorer.scripts import NO_I4, NO_U1, NO_U4, Columns, block_script
 from raylatent.montage.points import Points
 
@@ -86,7 +86,11 @@ class Names:
 
 
 def cell_blocks(
-    level: int, table: pa.Table, names: Names, sizes: NDArray[np.uint16]
+    level: int,
+    table: pa.Table,
+    names: Names,
+    sizes: NDArray[np.uint16],
+    square: Square,
 ) -> tuple[list[Script], list[dict[str, int]]]:
     """The scripts of a level's cells, and for each the first place and the cells.
 
@@ -96,11 +100,14 @@ def cell_blocks(
         names: What numbers stand for.
         sizes: Width and height of each cell's tile at its own size, shape (n, 2), in
             pixels; 0 where it is not stored.
+        square: Around all points.
     """
     rows, cols = (table[name].to_numpy() for name in (schema.ROW, schema.COL))
     curve = morton(rows, cols)
     order = np.argsort(curve, kind="stable")
     columns = _cell_columns(table, names, sizes)
+    cell = square.side / (SIDE << table[schema.SINCE].to_numpy().astype(np.int64))
+    columns["distance"] = ("f4", table[schema.DISTANCE].to_numpy() / cell)
     scripts, about = [], []
     for block, start in enumerate(range(0, len(order), CELLS_OF_BLOCK)):
         some = order[start : start + CELLS_OF_BLOCK]
@@ -145,7 +152,7 @@ def _cell_columns(
         ),
         "pred_mean": ("f4", np.where(no_class, np.nan, predicted)),
         "level": ("u1", table[schema.SINCE].to_numpy()),
-        "distance": ("f4", table[schema.DISTANCE].to_numpy()),
+        "of": ("u4", table[schema.SINCE_N].to_numpy()),
         "tied": ("u4", table[schema.TIED].to_numpy()),
         "picture": ("u4", np.where(stored, _filled(table[schema.PICTURE], 0), NO_U4)),
         "slot": ("u1", np.where(stored, _filled(table[schema.SLOT], 0), NO_U1)),

@@ -166,6 +166,7 @@ def level_facts(
     return {
         "level": level,
         "cells": len(table),
+        "most": int(table[schema.N].to_numpy().max()),
         "blocks": [dict(block) for block in blocks],
         "tiles_stored": own,
         "pictures": _base64(bitmap.tobytes()),

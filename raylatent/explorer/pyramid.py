@@ -49,7 +49,7 @@ FEW_POINTS = 4_000_000
 SHOWN_SHARE = 0.85
 """Where more of all tiles have a cell of their own, no deeper level is written."""
 
-SINCE, WHY = "since", "why"
+SINCE, SINCE_N, WHY = "since", "since_n", "why"
 LABEL, COUNT = "label", "count"
 
 Ids = NDArray[np.int64]
@@ -218,12 +218,13 @@ def choose_nested(square: Square, levels: Sequence[PartialLevel]) -> list[pa.Tab
     """The tile of each cell of each level, ascending by cell.
 
     Columns are those of `PartialCells.best`, `since` (the first level that shows the
-    tile) and `why` (the rule's reason at that level).
+    tile), `since_n` (tiles of its cell there) and `why` (the rule's reason at that level).
     """
     chosen: list[pa.Table] = []
     for level, found in enumerate(levels):
         grid, best = square.grid(level), found.cells.best
         own = best.append_column(SINCE, pa.array(np.full(len(best), level), pa.int32()))
+        own = own.append_column(SINCE_N, own[schema.N])
         own = own.append_column(
             WHY, pa.array(reasons(best, found.cells.rule, grid.cell))
         )
@@ -279,6 +280,7 @@ def level_table(level: int, chosen: pa.Table, found: PartialLevel) -> pa.Table:
         schema.Y: chosen[PLACE_Y].cast(pa.float32()),
         schema.WHY: why,
         schema.SINCE: chosen[SINCE],
+        schema.SINCE_N: chosen[SINCE_N],
         schema.DISTANCE: chosen[schema.DISTANCE],
         schema.TIED: chosen[TIED],
         schema.LABEL_COUNTS: label_counts(ids, tally.labels),

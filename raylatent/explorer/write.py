@@ -157,7 +157,7 @@ def _write_cells(told: Scripts, whole: Whole) -> list[dict[str, Any]]:
     tables, levels = [], []
     for level, chosen in enumerate(found.chosen):
         table, sizes = _with_pictures(whole, level, chosen)
-        scripts, blocks = cell_blocks(level, table, names, sizes)
+        scripts, blocks = cell_blocks(level, table, names, sizes, found.square)
         if level <= folder.CONTRAST_LEVEL:
             slides = found.levels[level].slides
             scripts.append(folder.slides_script(level, slides, names))

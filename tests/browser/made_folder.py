@@ -163,7 +163,6 @@ def write_folder(
         "novelty": {"max": float(points["novelty"].max()), "has": True},
         "colors_of_slides": ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]
         * slides,
-        "why": ["nearest to the middle of its cell"],
         "tiles": {"slots": 4, "levels": 0},
         "created": "2026-01-01T00:00:00Z",
         "versions": {"raylatent": "0"},
@@ -267,7 +266,7 @@ def _cells(
         "pred": ("u1", means.argmax(axis=1)),
         "pred_mean": ("f4", means.max(axis=1)),
         "level": ("u1", np.zeros(len(n))),
-        "why": ("u1", np.zeros(len(n))),
+        "of": ("u4", n),
         "distance": ("f4", np.zeros(len(n))),
         "tied": ("u4", np.ones(len(n))),
         "picture": ("u4", none),
@@ -347,4 +346,4 @@ def _write_points(
 
 
 if __name__ == "__main__":
-    write_folder(Path(sys.argv[1]), made_points())
+    write_folder(Path(sys.argv[1]), made_points(), kind=(*sys.argv[2:], "all")[0])

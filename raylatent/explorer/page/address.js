@@ -9,7 +9,6 @@ var raylatent = raylatent || {};
 
 raylatent.address = (() => {
   const MOST_CHARS = 6000;
-
   /** The part of the address after #. @param {Told} told @returns {string} */
   function written(told) {
     const parts = new URLSearchParams();
@@ -26,7 +25,6 @@ raylatent.address = (() => {
     }
     return String(parts).replaceAll("%2C", ",").replaceAll("%3B", ";");
   }
-
   /** Numbers of a text, or null where one is none. @param {string | null} text @returns {number[] | null} */
   function numbers(text) {
     if (text === null) return null;
@@ -34,7 +32,6 @@ raylatent.address = (() => {
     const found = text.split(",").map(Number);
     return found.every(Number.isFinite) ? found : null;
   }
-
   /** What an address tells; what cannot be read is left out. @param {string} hash @returns {Told} */
   function read(hash) {
     const parts = new URLSearchParams(hash.replace(/^#/, ""));

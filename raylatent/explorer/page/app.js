@@ -5,9 +5,9 @@ var raylatent = raylatent || {};
 /** @type {any} */
 raylatent.now = {
   store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1 },
-  by: "none", showPictures: true, showPoints: false, strength: 0.2, labels: null,
-  slides: null, cell: null, marked: null, rings: [], members: null, regions: [],
-  regionsVersion: 0, only: null, contrast: null, mode: "move", path: [], cross: false, tally: null,
+  by: "none", showPictures: true, showPoints: false, strength: 0, labels: null, slides: null, cell: null,
+  marked: null, rings: [], members: null, regions: [], regionsVersion: 0, filterVersion: 0, only: null,
+  contrast: null, mode: "move", path: [], cross: false, tally: null,
   served: Boolean(/** @type {any} */ (window).raylatentServer),
 };
 
@@ -17,17 +17,14 @@ raylatent.page = (() => {
   const $ = (id) => document.getElementById(id);
   let asked = false;
   let later = 0;
-
   /** Tells those who see, and those who hear. @param {string} text */
   function say(text) {
     $("status").textContent = text;
   }
-
   /** Says what went wrong in a promise. @param {Promise<any>} promise */
   function guard(promise) {
     promise.catch((error) => say(error.message));
   }
-
   /** Draws once before the next frame. */
   function redraw() {
     if (asked || !now.meta) return;
@@ -38,7 +35,6 @@ raylatent.page = (() => {
       raylatent.slide.draw();
     });
   }
-
   /** Draws, and soon brings address, legend and table up to date. */
   function changed() {
     redraw();
@@ -71,10 +67,8 @@ raylatent.page = (() => {
       $("by").value = now.by;
     }
   }
-
   /** @param {CellId | null} cell */
   const open = (cell) => guard(panel.open(cell));
-
   /** Moves to a cell, and opens it. @param {CellId} cell */
   function go(cell) {
     const grid = geometry.gridOf(cell.level);
@@ -83,7 +77,6 @@ raylatent.page = (() => {
     now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
     open(cell);
   }
-
   /** Moves the map where the panel lies over a cell. @param {CellId} cell */
   function uncover(cell) {
     const grid = geometry.gridOf(cell.level);
@@ -91,7 +84,6 @@ raylatent.page = (() => {
     const covered = $("panel").getBoundingClientRect().right - $("map").getBoundingClientRect().left;
     if (left < covered && covered < now.view.width) raylatent.gestures.move(covered - left + 8, 0);
   }
-
   /** What lies under the pointer. @param {CellId | null} cell @param {number[]} place */
   function hover(cell, place) {
     const found = cell && cells.here(cell);
@@ -103,7 +95,6 @@ raylatent.page = (() => {
       `${panel.whole(block.tiles[i])} tiles`;
     $("tip").style.transform = `translate(${place[0] + 14}px, ${place[1] + 14}px)`;
   }
-
   /** @param {string} id of a box that is ticked or not */
   const toggle = (id) => $(id).click();
 
@@ -139,7 +130,7 @@ raylatent.page = (() => {
         if (!name) say("Write a name first.");
         else selection.name([{ name, rings: now.rings }]);
       },
-      "filter-none": () => { now.labels = null; now.slides = null; controls.filters(); changed(); },
+      "filter-none": () => { cells.filter(null, null); controls.filters(); },
       "contrast-go": () => guard(controls.compare()),
       "contrast-end": () => { now.contrast = null; $("contrast-told").replaceChildren(); changed(); },
     };
@@ -164,7 +155,6 @@ raylatent.page = (() => {
     new ResizeObserver(resized).observe($("map-box"));
     gestures.attach($("map"));
   }
-
   /** Polygons from a file. @param {File | undefined} file */
   async function opened(file) {
     if (!file) return;
@@ -174,7 +164,6 @@ raylatent.page = (() => {
     if (given.length === 1) await selection.choose(given[0].rings, false);
     else say(`${given.length} named selections were read.`);
   }
-
   /** What the address asks for. @param {Told} told */
   function recall(told) {
     const keys = color.keysOf(now.meta, now.regions.length > 0).map(([key]) => key);
@@ -187,13 +176,11 @@ raylatent.page = (() => {
       const [x, y, scale] = told.at;
       now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
     }
-    now.labels = told.labels && new Set(told.labels);
-    now.slides = told.slides && new Set(told.slides);
+    cells.filter(told.labels && new Set(told.labels), told.slides && new Set(told.slides));
     const [level, row, col] = told.cell ?? [-1, 0, 0];
     if (now.meta.levels[level]) open({ level, row, col });
     if (told.select.length > 0) guard(selection.select(told.select));
   }
-
   /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its
    * tiles. @param {string} name "" is this folder's */
   async function begin(name) {
@@ -212,14 +199,16 @@ raylatent.page = (() => {
     if (now.meta.regions) selection.name(save.regionsOf(now.meta, JSON.stringify(now.meta.regions)));
     if (now.served) {
       const kept = await fetch(`${now.store.base}regions.json`);
-      if (kept.ok) selection.name(save.regionsOf(now.meta, await kept.text()));
+      if (kept.ok) guard(kept.text().then((text) => selection.name(save.regionsOf(now.meta, text))));
     }
     const maps = now.meta.maps ?? [];
     $("maps-box").hidden = maps.length < 2;
     raylatent.controls.fill("maps", maps.map((/** @type {string} */ one) => [one, one]));
     $("maps").value = map.name;
     resized();
+    if (name) now.view = camera.whole(now.view);
     recall(address.read(name ? "" : location.hash));
+    if (carried) await selection.carry(carried);
     $("show-pictures").checked = now.showPictures;
     $("show-points").checked = now.showPoints;
     $("strength").value = String(now.strength);
@@ -228,7 +217,6 @@ raylatent.page = (() => {
     raylatent.controls.contrastLists();
     raylatent.controls.filters();
     raylatent.controls.about();
-    if (carried) await selection.carry(carried);
     changed();
     if (!document.body.dataset.ready) wire();
     document.body.dataset.ready = "1";

@@ -9,11 +9,9 @@ raylatent.camera = (() => {
   /** The screen place of a share. @param {View} v @param {number} x @param {number} y
    * @returns {[number, number]} */
   const toScreen = (v, x, y) => [(x - v.x) * v.scale + v.width / 2, v.height / 2 - (y - v.y) * v.scale];
-
   /** The share at a screen place. @param {View} v @param {number} px @param {number} py
    * @returns {[number, number]} */
   const toShare = (v, px, py) => [v.x + (px - v.width / 2) / v.scale, v.y - (py - v.height / 2) / v.scale];
-
   /** What is in view [left, bottom, right, top], in shares. @param {View} v
    * @returns {[number, number, number, number]} */
   function boxOf(v) {
@@ -21,7 +19,6 @@ raylatent.camera = (() => {
     const [right, top] = toShare(v, v.width, 0);
     return [left, bottom, right, top];
   }
-
   /** The middle stays within the frame. @param {View} v @param {number} most scale @returns {View} */
   function held(v, most) {
     const least = 0.4 * Math.min(v.width, v.height) || 1;
@@ -32,7 +29,6 @@ raylatent.camera = (() => {
       scale: Math.max(least, Math.min(most, v.scale)),
     };
   }
-
   /** Closer by a factor, the place under the pointer staying where it is. @param {View} v
    * @param {number} factor @param {number} px @param {number} py @param {number} most */
   function zoomed(v, factor, px, py, most) {
@@ -48,14 +44,11 @@ raylatent.camera = (() => {
       most,
     );
   }
-
   /** Moved by pixels of the screen. @param {View} v @param {number} dx @param {number} dy
    * @param {number} most */
   const moved = (v, dx, dy, most) => held({ ...v, x: v.x - dx / v.scale, y: v.y + dy / v.scale }, most);
-
   /** The whole frame in view. @param {View} v @returns {View} */
   const whole = (v) => ({ ...v, x: 0.5, y: 0.5, scale: Math.max(50, 0.96 * Math.min(v.width, v.height)) });
-
   /** The level whose cells are between half of their own size and that size on the screen, or as near as
    * there is one. @param {View} v @param {number} cellPx @param {number} deepest */
   function levelOf(v, cellPx, deepest) {

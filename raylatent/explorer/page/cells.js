@@ -10,28 +10,20 @@ raylatent.cells = (() => {
   const LAST_LEVEL_OF_SLIDES = 4;
 
   const deepest = () => raylatent.now.meta.levels.length - 1;
-
   /** A server draws levels that were not written. */
   const deepestPicture = () => (raylatent.now.served ? Math.max(13, deepest()) : deepest());
-
   /** The first Morton codes of a level's blocks. @param {any} level */
   const firsts = (level) => (level.firsts ??= level.blocks.map((/** @type {any} */ block) => block.first));
-
   /** The number of the block that may hold a code. @param {number} level @param {number} code */
   function blockNumber(level, code) {
     const found = firsts(raylatent.now.meta.levels[level]);
-    const at = geometry.lowerBound(found, code + 1) - 1;
-    return Math.max(0, at);
+    return Math.max(0, geometry.lowerBound(found, code + 1) - 1);
   }
-
   /** The codes of a block's cells, ascending. @param {Block} block @returns {Float64Array} */
   function codes(block) {
-    block.codes ??= Float64Array.from(block.row, (/** @type {number} */ row, i) =>
-      geometry.morton(row, block.col[i]),
-    );
-    return block.codes;
+    const code = (/** @type {number} */ row, /** @type {number} */ i) => geometry.morton(row, block.col[i]);
+    return (block.codes ??= Float64Array.from(block.row, code));
   }
-
   /** The cells of the level in a square of 8 x 8: parts of blocks that are here. @param {number} level
    * @param {number} groupRow from the bottom @param {number} groupCol
    * @returns {{block: Block, from: number, to: number}[]} */
@@ -50,7 +42,6 @@ raylatent.cells = (() => {
     }
     return parts;
   }
-
   /** A cell that is here: its block and its place in it, or null. @param {CellId} id
    * @returns {{block: Block, i: number} | null} */
   function here(id) {
@@ -61,7 +52,6 @@ raylatent.cells = (() => {
     }
     return null;
   }
-
   /** A cell, when its block has come; null where no tile is. @param {CellId} id */
   async function find(id) {
     const { meta, store } = raylatent.now;
@@ -70,14 +60,12 @@ raylatent.cells = (() => {
     await store.load(`cells/${id.level}/${number}`);
     return here(id);
   }
-
   /** A box of shares in map units. @param {number[]} box @returns {number[]} */
   function inUnits(box) {
     const { x0, y0, side } = raylatent.now.frame;
     const [left, bottom, right, top] = box;
     return [x0 + left * side, y0 + bottom * side, x0 + right * side, y0 + top * side];
   }
-
   /** The numbers of the blocks of points that a box in map units meets, and how many points they have.
    * @param {number[]} box */
   function pointsIn(box) {
@@ -92,7 +80,6 @@ raylatent.cells = (() => {
     });
     return { numbers, n };
   }
-
   /** The places of a block's points as shares, for drawing. @param {Block} block @param {Frame} frame */
   function sharesOf(block, frame) {
     const of = (/** @type {Float32Array} */ places, /** @type {number} */ from) =>
@@ -101,20 +88,20 @@ raylatent.cells = (() => {
     block.ty ??= of(block.y, frame.y0);
     return block;
   }
-
   /** Whether a filter is on. */
   const filtered = () => Boolean(raylatent.now.labels || raylatent.now.slides);
 
-  const filterKey = () => {
-    const { labels, slides } = raylatent.now;
-    return `${labels ? [...labels] : "*"}/${slides ? [...slides] : "*"}`;
-  };
-
+  /** Shows these labels and slides only; null: all. @param {Set<number> | null} labels
+   * @param {Set<number> | null} slides */
+  function filter(labels, slides) {
+    Object.assign(raylatent.now, { labels, slides, filterVersion: raylatent.now.filterVersion + 1 });
+    raylatent.page.changed();
+  }
   /** How many tiles of each cell of a level the filters leave, from the points that are here.
    * @param {number} level */
   function tallied(level) {
     const { store, meta, frame, labels, slides } = raylatent.now;
-    const key = `${level}/${filterKey()}`;
+    const key = `${level}/${raylatent.now.filterVersion}`;
     if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
     const { numbers, n } = pointsIn(inUnits(raylatent.camera.boxOf(raylatent.now.view)));
@@ -133,14 +120,12 @@ raylatent.cells = (() => {
     });
     return counts;
   }
-
   /** How many tiles of each cell of a coarse level are of the slides in the filter, or null until that is
    * here. @param {number} level @returns {Map<number, number> | null} */
   function ofSlides(level) {
-    const { store, slides } = raylatent.now;
+    const { store, slides, filterVersion: key } = raylatent.now;
     const block = store.block(`slides/${level}`);
     if (!block) return null;
-    const key = filterKey();
     if (block.filtered?.key !== key) {
       const counts = new Map();
       for (let i = 0; i < block.n; i += 1) {
@@ -151,13 +136,11 @@ raylatent.cells = (() => {
     }
     return block.filtered.counts;
   }
-
   /** How many tiles of each cell of a block the filters leave; null: no filter is on.
    * @param {number} level @param {Block} block @returns {ArrayLike<number> | null} */
   function left(level, block) {
     if (!filtered()) return null;
-    const { labels, slides, meta } = raylatent.now;
-    const key = filterKey();
+    const { labels, slides, meta, filterVersion: key } = raylatent.now;
     if (!slides) {
       if (block.left?.key !== key) {
         const counts = new Uint32Array(block.n);
@@ -180,12 +163,11 @@ raylatent.cells = (() => {
     block.left = { key: full, counts: left };
     return left;
   }
-
   /** The colors of a block as they are now; of points that a filter hides, 0. @param {Block} block
    * @param {number} level @param {boolean} cells */
   function colors(block, level, cells) {
-    const { meta, by, regions, regionsVersion, labels, slides, only } = raylatent.now;
-    const key = `${by}/${level}/${regionsVersion}/${cells ? "" : filterKey()}/${Boolean(only)}`;
+    const { meta, by, regions, regionsVersion, filterVersion, labels, slides, only } = raylatent.now;
+    const key = `${by}/${level}/${regionsVersion}/${cells ? "" : filterVersion}/${Boolean(only)}`;
     if (block.painted?.key !== key) {
       const painted = color.paint(meta, by, meta.levels[level], regions, block, cells);
       for (let i = 0; !cells && filtered() && i < block.n; i += 1) {
@@ -200,7 +182,6 @@ raylatent.cells = (() => {
     }
     return /** @type {Uint32Array} */ (block.painted.colors);
   }
-
   /** Whether the mosaic has a picture of a square of 8 x 8 cells, from the top. @param {number} level
    * @param {number} col @param {number} top */
   function hasPicture(level, col, top) {
@@ -213,7 +194,7 @@ raylatent.cells = (() => {
   }
 
   return {
-    MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn, sharesOf,
-    filtered, filterKey, left, colors, hasPicture,
+    MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
+    sharesOf, filter, left, colors, hasPicture,
   };
 })();

@@ -15,7 +15,6 @@ raylatent.contrast = (() => {
   const Q = 0.05;
   const ORDERS = 9999;
   const LEAST_A_GROUP = 3;
-
   /** Numbers from 0 to 1, the same for each seed (mulberry32). @param {number} seed */
   function random(seed) {
     return () => {
@@ -25,7 +24,6 @@ raylatent.contrast = (() => {
       return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
     };
   }
-
   /** Slides grouped into patients where that column is there, and the patients' group. A patient whose
    * slides are in both groups is left out, and counted. @param {any} meta @param {any} column a category
    * of slides @param {number} a @param {number} b indices into its names @returns {Units} */
@@ -56,14 +54,12 @@ raylatent.contrast = (() => {
       what: patient ? "patients" : "slides",
     };
   }
-
   /** n over k, as far as it matters. @param {number} n @param {number} k */
   function choose(n, k) {
     let ways = 1;
     for (let i = 1; i <= Math.min(k, n - k); i += 1) ways = (ways * (n - i + 1)) / i;
     return Math.round(ways);
   }
-
   /** Why there are too few units to find anything, or "". @param {Units} units */
   function tooFew(units) {
     const b = units.group.reduce((sum, g) => sum + g, 0);
@@ -76,7 +72,6 @@ raylatent.contrast = (() => {
       "The colors show the difference in this data, and nothing is outlined."
     );
   }
-
   /** Drawn orders of the groups to compare with. @param {Units} units @returns {Int8Array[]} */
   function ordersOf(units) {
     const next = random(20260);
@@ -89,7 +84,6 @@ raylatent.contrast = (() => {
       return order;
     });
   }
-
   /** Adjusted for the number of tests by Benjamini and Hochberg. @param {number[]} p */
   function adjusted(p) {
     const order = p.map((_, i) => i).sort((i, j) => p[j] - p[i]);
@@ -101,7 +95,6 @@ raylatent.contrast = (() => {
     });
     return q;
   }
-
   /** The shares of each cell's units, by cell: a unit's tiles in the cell of all of its tiles.
    * @param {any} block columns cell, slide and tiles, of one level @param {Units} units
    * @returns {Map<number, Map<number, number>>} */
@@ -121,7 +114,6 @@ raylatent.contrast = (() => {
     }
     return cells;
   }
-
   /** The cells of a level with the difference of the groups' mean shares, the first minus the second; p
    * and q are 1 where there are too few units, or a cell has too few of them to tell. @param {any} block
    * @param {Units} units @param {() => Promise<void>} breath lets the page draw now and then

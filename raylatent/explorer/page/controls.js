@@ -4,40 +4,36 @@ var raylatent = raylatent || {};
 
 raylatent.controls = (() => {
   const { camera, cells, color, contrast, draw, geometry, panel, save, selection } = raylatent;
-  const { el, whole, short } = panel;
+  const { el, link, tableOf, whole, short } = panel;
   const LISTED = 24;
   const IN_TABLE = 50;
   const $ = (/** @type {string} */ id) => raylatent.page.$(id);
-
+  /** @returns {string[]} */
+  const slideNames = () => raylatent.now.meta.slides.map((/** @type {any} */ slide) => slide.name);
   /** Puts choices into a list. @param {string} id @param {[string | number, string][]} list */
   const fill = (id, list) =>
     $(id).replaceChildren(...list.map(([value, text]) => el("option", { value }, text)));
-
   /** @param {string} hex */
   function swatch(hex) {
     const made = el("span", { class: "swatch", "aria-hidden": "true" });
     made.style.background = hex;
     return made;
   }
-
   /** @param {string} title @param {Record<string, any>} scale @param {string[]} stops */
   function scaleOf(title, scale, stops) {
-    const bar = el("div", { class: "scale", role: "img",
-      "aria-label": `${title}: from ${short(scale.low)} to ${short(scale.high)}` });
+    const label = `${title}: from ${short(scale.low)} to ${short(scale.high)}`;
+    const bar = el("div", { class: "scale", role: "img", "aria-label": label });
     bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
     const ends = [scale.low, ...(scale.whole ? [] : [(scale.low + scale.high) / 2]), scale.high];
-    return el("div", {}, bar,
-      el("div", { class: "ends" }, ...ends.map((v) => el("span", {}, short(v)))));
+    return el("div", {}, bar, el("div", { class: "ends" }, ...ends.map((v) => el("span", {}, short(v)))));
   }
 
   function legend() {
     const { by, meta, regions, contrast: compared } = raylatent.now;
     if (compared) {
-      const most = 100 * compared.most;
-      const scale = { low: -most, high: most, whole: false };
+      const scale = { low: -100 * compared.most, high: 100 * compared.most };
       const title = `Share of tiles in ${compared.names[0]} minus ${compared.names[1]}, %`;
-      $("legend").replaceChildren(el("h3", {}, title),
-        scaleOf(title, scale, color.FROM_B_TO_A),
+      $("legend").replaceChildren(el("h3", {}, title), scaleOf(title, scale, color.FROM_B_TO_A),
         el("p", { class: "note" }, "Outlined: q below 0.05."));
       return;
     }
@@ -52,11 +48,10 @@ raylatent.controls = (() => {
       ...(list.length > 0 ? [el("ul", { class: "list" }, ...list)] : []),
       ...(note ? [el("p", { class: "note" }, note)] : []));
   }
-
   /** Boxes to tick, all of which are ticked while there is no filter. @param {string} id
    * @param {"labels" | "slides"} which @param {[number, string][]} list of numbers and names */
   function ticks(id, which, list) {
-    const { now, page } = raylatent;
+    const { now } = raylatent;
     const all = which === "labels" ? now.meta.labels.names.length : now.meta.slides.length;
     $(id).replaceChildren(...list.map(([value, name]) => {
       const input = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox" }));
@@ -65,29 +60,26 @@ raylatent.controls = (() => {
         const kept = now[which] ?? new Set(Array.from({ length: all }, (_, i) => i));
         if (input.checked) kept.add(value);
         else kept.delete(value);
-        now[which] = kept.size === all ? null : new Set(kept);
-        page.changed();
+        const left = kept.size === all ? null : new Set(kept);
+        cells.filter(which === "labels" ? left : now.labels, which === "slides" ? left : now.slides);
       });
       return el("label", {}, input, name);
     }));
   }
 
   function filters() {
-    const { labels, slides } = raylatent.now.meta;
     const sought = /** @type {HTMLInputElement} */ ($("find-slide")).value.toLowerCase();
-    ticks("filter-labels", "labels", labels.names.map((/** @type {string} */ name, /** @type {number} */ i) => [i, name]));
-    const found = slides.map((/** @type {any} */ slide, /** @type {number} */ i) => [i, slide.name])
-      .filter((/** @type {[number, string]} */ [, name]) => name.toLowerCase().includes(sought));
+    /** @param {string[]} names @returns {[number, string][]} */
+    const numbered = (names) => names.map((name, i) => [i, name]);
+    ticks("filter-labels", "labels", numbered(raylatent.now.meta.labels.names));
+    const found = numbered(slideNames()).filter(([, name]) => name.toLowerCase().includes(sought));
     ticks("filter-slides", "slides", found.slice(0, 200));
-    if (sought && found.length > 0) {
-      $("filter-slides").prepend(el("button", { type: "button", onclick: () => {
-        raylatent.now.slides = new Set(found.map((/** @type {any} */ [i]) => i));
-        filters();
-        raylatent.page.changed();
-      } }, `Only these ${found.length}`));
-    }
+    if (!sought || found.length === 0) return;
+    $("filter-slides").prepend(link(`Only these ${found.length}`, () => {
+      cells.filter(raylatent.now.labels, new Set(found.map(([i]) => i)));
+      filters();
+    }));
   }
-
   /** Tells what is selected.
    * @param {{n: number | null, slides: number | null, members: Members | null} | null} told */
   function selected(told) {
@@ -102,44 +94,36 @@ raylatent.controls = (() => {
       ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
         "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
         "give all)" : `${whole(told.n)} tiles`;
-    const parts = [el("p", { id: "selected-n", "data-n": told.n },
-      `${about} of ${whole(told.slides ?? 0)} slides.`)];
-    for (const [column, names, colors] of told.members ? [
-      [told.members.label, meta.labels.names, meta.labels.colors],
-      [told.members.slide, meta.slides.map((/** @type {any} */ s) => s.name), meta.colors_of_slides],
-    ] : []) {
+    const text = `${about} of ${whole(told.slides ?? 0)} slides.`;
+    const parts = [el("p", { id: "selected-n", "data-n": told.n }, text)];
+    /** @param {Iterable<number>} column @param {string[]} names @param {string[]} colors */
+    const bars = (column, names, colors) => {
       const counts = new Map();
       for (const v of column) counts.set(v, (counts.get(v) ?? 0) + 1);
-      counts.delete(names.length > 0 && column === told.members?.label ? 255 : -1);
-      const most = [...counts].filter(([v]) => names[v]).sort((a, b) => b[1] - a[1]).slice(0, 8);
-      const n = told.n;
-      parts.push(panel.barsOf(most.map(([v, count]) => ({
-        name: names[v], color: colors[v], share: count / n,
-        text: `${whole(count)} (${Math.round((100 * count) / n)} %)`,
-      }))));
+      parts.push(panel.countsOf(counts, names, colors, told.n ?? 1));
+    };
+    if (told.members) {
+      bars(told.members.label, meta.labels.names, meta.labels.colors);
+      bars(told.members.slide, slideNames(), meta.colors_of_slides);
     }
     $("selected").replaceChildren(...parts);
   }
 
   function regions() {
     const { regions: named, meta } = raylatent.now;
-    $("regions").replaceChildren(...(named.length === 0 ? [] : [
-      el("ul", { class: "list" }, ...named.map((/** @type {any} */ one) => el("li", {},
-        swatch(one.color),
-        el("button", { type: "button", class: "plain",
-          onclick: () => raylatent.page.guard(selection.choose(one.rings, false)) }, one.name)))),
-      el("button", { type: "button", id: "save-regions", onclick: () => {
-        const list = named.map((/** @type {any} */ one) => save.polygonOf(meta, one.rings, one.name));
-        save.download("regions.json", [JSON.stringify(list)], "application/json");
-      } }, "Save regions.json")]));
+    const list = named.map((/** @type {any} */ one) => save.polygonOf(meta, one.rings, one.name));
+    const text = () => save.download("regions.json", [JSON.stringify(list)], "application/json");
+    const lines = named.map((/** @type {any} */ one) => el("li", {}, swatch(one.color),
+      link(one.name, () => raylatent.page.guard(selection.choose(one.rings, false)))));
+    const button = el("button", { type: "button", id: "save-regions", onclick: text }, "Save regions.json");
+    const shown = [el("ul", { class: "list" }, ...lines), button];
+    $("regions").replaceChildren(...(lines.length > 0 ? shown : []));
   }
-
   /** Saves the selection. @param {"csv" | "geojson" | "roi"} how */
   async function saved(how) {
     const { meta, members } = raylatent.now;
     if (meta.points.kind !== "all" || !members) {
-      throw new Error("The members are not all in this page: save the polygon file, and " +
-        "use `raylatent select RUN POLYGON`.");
+      throw new Error("The members are not all here: save the polygon file, and use `raylatent select`.");
     }
     const name = /** @type {HTMLInputElement} */ ($("name")).value;
     if (how === "csv") {
@@ -159,7 +143,6 @@ raylatent.controls = (() => {
       await new Promise((done) => setTimeout(done, 200));
     }
   }
-
   /** Compares two groups on one grid. */
   async function compare() {
     const { now, page } = raylatent;
@@ -185,28 +168,28 @@ raylatent.controls = (() => {
       el("p", {}, few || `${whole(sure)} of ${whole(found.length)} cells differ (q < 0.05), ` +
         `tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}.`),
       units.mixed > 0 ? el("p", {}, `${units.mixed} ${units.what} are in both groups and left out.`) : "",
-      el("table", {}, el("thead", {}, el("tr", {}, ...["Cell", `${names[0]} %`, `${names[1]} %`, "q"].map((t) => el("th", { scope: "col" }, t)))),
-        el("tbody", {}, ...top.slice(0, 20).map((one) => {
-          const id = { level, row: Math.floor(one.cell / grid), col: one.cell % grid };
-          return el("tr", {}, el("td", {}, el("button", { type: "button", class: "plain",
-            onclick: () => page.go(id) }, `${id.row}, ${id.col}`)),
-          el("td", {}, percent(one.a)), el("td", {}, percent(one.b)), el("td", {}, few ? "-" : one.q.toPrecision(2)));
-        }))));
+      tableOf(["Cell", `${names[0]} %`, `${names[1]} %`, "q"], top.slice(0, 20).map((one) => {
+        const id = { level, row: Math.floor(one.cell / grid), col: one.cell % grid };
+        return [link(`${id.row}, ${id.col}`, () => page.go(id)), percent(one.a), percent(one.b),
+          few ? "-" : one.q.toPrecision(2)];
+      })));
     page.changed();
   }
-
   /** Where slides have two groups to compare, the lists of them. */
   function contrastLists() {
     const { meta } = raylatent.now;
     const columns = meta.annotations.columns
       .map((/** @type {any} */ c, /** @type {number} */ i) => [i, c.name, c])
-      .filter((/** @type {any} */ [, , c]) => c.kind === "category" && c.names.length > 1 && c.name !== meta.annotations.patient);
+      .filter((/** @type {any} */ [, name, c]) =>
+        c.kind === "category" && c.names.length > 1 && name !== meta.annotations.patient);
+    $("contrast-form").hidden = columns.length === 0;
     if (columns.length === 0) {
-      $("contrast-form").hidden = true;
       $("contrast-told").replaceChildren("No annotation puts the slides into two groups or more.");
       return;
     }
     fill("contrast-column", columns);
+    const own = columns.find((/** @type {any} */ [, name]) => name === meta.labels.column) ?? columns[0];
+    /** @type {HTMLSelectElement} */ ($("contrast-column")).value = String(own[0]);
     const groups = () => {
       const at = Number(/** @type {HTMLSelectElement} */ ($("contrast-column")).value);
       const { names } = meta.annotations.columns[at];
@@ -215,12 +198,11 @@ raylatent.controls = (() => {
       fill("contrast-b", [...list.slice(1), list[0]]);
     };
     groups();
-    $("contrast-column").addEventListener("change", groups);
+    $("contrast-column").onchange = groups;
     const last = Math.min(cells.LAST_LEVEL_OF_SLIDES, cells.deepest());
     fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
     /** @type {HTMLSelectElement} */ ($("contrast-level")).value = String(Math.min(2, last));
   }
-
   /** The cells in view as a table: what the map shows, for those who do not see it. */
   function table() {
     if (!(/** @type {HTMLDetailsElement} */ ($("table-box")).open)) return;
@@ -235,17 +217,14 @@ raylatent.controls = (() => {
       if (x >= left && x <= right && y >= bottom && y <= top) rows.push([block, i]);
     });
     rows.sort((a, b) => b[0].tiles[b[1]] - a[0].tiles[a[1]]);
-    $("table").replaceChildren(el("p", {}, `${whole(Math.min(IN_TABLE, rows.length))} of ${whole(rows.length)} cells in view.`),
-      el("table", {}, el("thead", {}, el("tr", {}, ...["Cell", "Tiles", "Slide", "Label"].map((t) => el("th", { scope: "col" }, t)))),
-        el("tbody", {}, ...rows.slice(0, IN_TABLE).map(([block, i]) => {
-          const id = { level, row: block.row[i], col: block.col[i] };
-          return el("tr", {}, el("td", {}, el("button", { type: "button", class: "plain",
-            onclick: () => raylatent.page.open(id) }, `${id.row}, ${id.col}`)),
-          el("td", {}, whole(block.tiles[i])), el("td", {}, meta.slides[block.slide[i]].name),
-          el("td", {}, meta.labels.names[block.label[i]] ?? ""));
-        }))));
+    $("table").replaceChildren(
+      el("p", {}, `${whole(Math.min(IN_TABLE, rows.length))} of ${whole(rows.length)} cells in view.`),
+      tableOf(["Cell", "Tiles", "Slide", "Label"], rows.slice(0, IN_TABLE).map(([block, i]) => {
+        const id = { level, row: block.row[i], col: block.col[i] };
+        return [link(`${id.row}, ${id.col}`, () => raylatent.page.open(id)), whole(block.tiles[i]),
+          meta.slides[block.slide[i]].name, meta.labels.names[block.label[i]] ?? ""];
+      })));
   }
-
   function about() {
     const { meta } = raylatent.now;
     const { map, levels, points } = meta;

@@ -21,7 +21,6 @@ raylatent.data = (() => {
   const NO_I4 = -2147483648;
   const NO_U1 = 255;
   const SCRIPTS_AT_ONCE = 4;
-
   /** Bytes of base64. @param {string} text @returns {Uint8Array} */
   function bytesOf(text) {
     const native = /** @type {any} */ (Uint8Array).fromBase64;
@@ -31,7 +30,6 @@ raylatent.data = (() => {
     for (let i = 0; i < bytes.length; i += 1) bytes[i] = binary.charCodeAt(i);
     return bytes;
   }
-
   /** A column whose first bytes come first, then the second ones, and so on. @param {Uint8Array} bytes
    * @param {number} start @param {number} n @param {string} type one of u1 u2 u4 i4 f4 */
   function unshuffled(bytes, start, n, type) {
@@ -43,7 +41,6 @@ raylatent.data = (() => {
     }
     return new kind(plain.buffer);
   }
-
   /** The columns of a block. @param {About} about @param {string} text @returns {Promise<Block>} */
   async function decoded(about, text) {
     const stream = new Blob([/** @type {BlobPart} */ (bytesOf(text))]).stream()
@@ -59,10 +56,8 @@ raylatent.data = (() => {
     }
     return block;
   }
-
   /** Whether a bit of a bitmap is set. @param {Uint8Array} bits @param {number} i */
   const bit = (bits, i) => (bits[i >> 3] >> (i & 7)) & 1;
-
   /** What was used last, up to a bound: the oldest goes first. */
   class Recent {
     /** @param {number} most */
@@ -71,7 +66,6 @@ raylatent.data = (() => {
       /** @type {Map<string, any>} */
       this.kept = new Map();
     }
-
     /** @param {string} name */
     get(name) {
       const value = this.kept.get(name);
@@ -81,7 +75,6 @@ raylatent.data = (() => {
       }
       return value;
     }
-
     /** @param {string} name @param {any} value */
     set(name, value) {
       this.kept.set(name, value);
@@ -91,7 +84,6 @@ raylatent.data = (() => {
       }
     }
   }
-
   /** The blocks and pictures of one map's folder. */
   class Store {
     /** @param {string} base "" or the path of the folder with a slash at its end
@@ -110,7 +102,6 @@ raylatent.data = (() => {
       this.loading = 0;
       this.failed = new Set();
     }
-
     /** A block that is here, or undefined; then it is asked for. @param {string} name */
     block(name) {
       const found = this.blocks.get(name);
@@ -122,7 +113,6 @@ raylatent.data = (() => {
       }
       return found;
     }
-
     /** A block, when it has come. @param {string} name @returns {Promise<Block>} */
     async load(name) {
       const found = this.blocks.get(name) ?? this.coming.get(name);
@@ -134,7 +124,6 @@ raylatent.data = (() => {
       this.coming.set(name, coming);
       return coming;
     }
-
     /** What a script of the folder hands over. @param {string} name @returns {Promise<any>} */
     script(name) {
       return new Promise((done, fail) => {
@@ -164,14 +153,12 @@ raylatent.data = (() => {
         this.queue.shift()?.();
       }
     }
-
     /** A picture that is here, or null, without asking. @param {string} path
      * @returns {HTMLImageElement | null} */
     pictureHere(path) {
       const found = this.pictures.get(path);
       return found?.complete && found.naturalWidth > 0 ? found : null;
     }
-
     /** A picture that is here, or null; then it is asked for. @param {string} path
      * @returns {HTMLImageElement | null} */
     picture(path) {
@@ -184,7 +171,6 @@ raylatent.data = (() => {
       return null;
     }
   }
-
   /** Where scripts hand over what they have. @param {string} name @param {any} value */
   const handOver = (name, value) => raylatent.now.store.pending.get(name)?.(value);
   /** @param {any} value */

@@ -7,10 +7,8 @@ raylatent.draw = (() => {
   const FRAMED_FROM = 20; // CSS pixels of a cell, from which its color is a frame
   const CELL_WITHOUT_PICTURE = 16;
   const points = { canvas: document.createElement("canvas"), n: 0 };
-
   /** @type {CanvasRenderingContext2D} */
   let ctx;
-
   /** The squares of 8 x 8 cells in view: columns and rows from the bottom. @param {number} level */
   function groups(level) {
     const across = geometry.gridOf(level) / 8;
@@ -24,18 +22,15 @@ raylatent.draw = (() => {
     }
     return found;
   }
-
   /** The level whose pictures are shown now. */
   const pictureLevel = () =>
     camera.levelOf(raylatent.now.view, raylatent.now.meta.cell_px, cells.deepestPicture());
-
   /** The level whose cells are shown and answer to a click now. */
   function cellLevel() {
     const { view, showPictures } = raylatent.now;
     if (showPictures) return Math.min(pictureLevel(), cells.deepest());
     return camera.levelOf(view, CELL_WITHOUT_PICTURE, cells.deepest());
   }
-
   /** The picture of a square, or the part of a coarser one until it is here. @param {number} level
    * @param {number} col @param {number} top */
   function pictureOf(level, col, top) {
@@ -72,7 +67,6 @@ raylatent.draw = (() => {
       ctx.drawImage(found.image, found.x, found.y, found.side, found.side, x, y, w, h);
     }
   }
-
   /** Calls back for each cell in view with its place on the screen. @param {number} level
    * @param {(block: Block, i: number, x: number, y: number, size: number) => void} each */
   function eachCell(level, each) {
@@ -127,14 +121,12 @@ raylatent.draw = (() => {
     });
     ctx.setLineDash([]);
   }
-
   /** The blocks of points in view, if they are few enough to be drawn. */
   function pointsInView() {
     const { numbers, n } = cells.pointsIn(cells.inUnits(camera.boxOf(raylatent.now.view)));
     points.n = n;
     return raylatent.now.showPoints && n <= cells.MOST_POINTS ? numbers : null;
   }
-
   /** @param {number[]} numbers of blocks @param {number} ratio device pixels a CSS pixel */
   function drawPoints(numbers, ratio) {
     const { view, frame, store } = raylatent.now;
@@ -186,7 +178,6 @@ raylatent.draw = (() => {
       }
     }
   }
-
   /** Rings as a path on the screen. @param {Ring[]} rings @param {boolean} closed */
   function trace(rings, closed) {
     const { frame, view } = raylatent.now;
@@ -222,7 +213,6 @@ raylatent.draw = (() => {
       }
     }
   }
-
   /** The open cell, the tile that was picked in a list, and the cross of the keyboard. */
   function drawMarks() {
     const { cell, marked, cross, view, frame } = raylatent.now;
@@ -249,7 +239,6 @@ raylatent.draw = (() => {
       ctx.stroke();
     }
   }
-
   /** One frame. @param {HTMLCanvasElement} canvas */
   function frame(canvas) {
     const { now } = raylatent;

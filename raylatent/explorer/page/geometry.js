@@ -18,22 +18,17 @@ raylatent.geometry = (() => {
     v = (v | (v << 1)) & 0x55555555;
     return v >>> 0;
   }
-
   /** The Morton code of a cell: bits of the column in the even places. @param {number} row
    * @param {number} col */
   const morton = (row, col) => spread(col) + 2 * spread(row);
-
   /** The cells a side of a level's grid. @param {number} level */
   const gridOf = (level) => 8 * 2 ** level;
-
   /** A place as a share of the frame, 0 to 1 from the lower left. @param {Frame} frame @param {number} x
    * @param {number} y @returns {[number, number]} */
   const shareOf = (frame, x, y) => [(x - frame.x0) / frame.side, (y - frame.y0) / frame.side];
-
   /** The column or row in which a share of the frame lies; the upper edge is in the last.
    * @param {number} share @param {number} grid */
   const stepOf = (share, grid) => Math.min(grid - 1, Math.floor(share * grid));
-
   /** The cell of a place: row 0 is at the bottom. @param {Frame} frame @param {number} x @param {number} y
    * @param {number} level */
   function cellOf(frame, x, y, level) {
@@ -41,7 +36,6 @@ raylatent.geometry = (() => {
     const grid = gridOf(level);
     return { row: stepOf(ty, grid), col: stepOf(tx, grid) };
   }
-
   /** The first index whose value is not below the one sought, of ascending values.
    * @param {ArrayLike<number>} values @param {number} sought */
   function lowerBound(values, sought) {
@@ -54,7 +48,6 @@ raylatent.geometry = (() => {
     }
     return low;
   }
-
   /** Rings from what somebody gave: rings, or one ring. @param {unknown} given @returns {Ring[]}
    * @throws {Error} if it is no polygon */
   function ringsOf(given) {
@@ -70,12 +63,10 @@ raylatent.geometry = (() => {
     }
     return rings.map((ring) => ring.map((p) => [p[0], p[1]]));
   }
-
   /** The edges of rings: from each vertex to the next, and from the last to the first.
    * @param {Ring[]} rings @returns {Edges} */
   const edgesOf = (rings) => Float64Array.from(
     rings.flatMap((ring) => ring.flatMap((p, i) => [...p, ...ring[(i + 1) % ring.length]])));
-
   /** Whether a place is inside, even-odd over all rings, in float64 in this order: what `raylatent select`
    * and the server do. @param {Edges} edges @param {number} x @param {number} y */
   function inside(edges, x, y) {
@@ -88,7 +79,6 @@ raylatent.geometry = (() => {
     }
     return odd;
   }
-
   /** The box around rings [left, bottom, right, top], a little wider for rounding. @param {Ring[]} rings
    * @returns {[number, number, number, number]} */
   function boxOf(rings) {
@@ -99,12 +89,12 @@ raylatent.geometry = (() => {
     const pad = 1e-9 * Math.max(1, ...box.map(Math.abs));
     return [box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad];
   }
-
   /** The corners of a box. @param {number[]} box left, bottom, right, top @returns {Ring} */
   const ringOf = ([left, bottom, right, top]) => [[left, bottom], [right, bottom], [right, top], [left, top]];
-
   /** Whether two boxes share a place. @param {number[]} a @param {number[]} b */
   const meet = (a, b) => a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
 
-  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet };
+  return {
+    morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet,
+  };
 })();

@@ -6,7 +6,6 @@ raylatent.gestures = (() => {
   const { camera, cells, draw, geometry } = raylatent;
   const STILL = 4; // CSS pixels by which a click may move
   const STEP_OF_LASSO = 3;
-
   /** The place in map units at a place of the screen. @param {number} px @param {number} py
    * @returns {[number, number]} */
   function placeAt(px, py) {
@@ -14,7 +13,6 @@ raylatent.gestures = (() => {
     const [x, y] = camera.toShare(view, px, py);
     return [frame.x0 + x * frame.side, frame.y0 + y * frame.side];
   }
-
   /** The cell at a place of the screen, or null. @param {number} px @param {number} py
    * @returns {CellId | null} */
   function cellAt(px, py) {
@@ -24,25 +22,20 @@ raylatent.gestures = (() => {
     const grid = geometry.gridOf(level);
     return { level, row: geometry.stepOf(y, grid), col: geometry.stepOf(x, grid) };
   }
-
   /** The scale at which the deepest cells are four times their own size. */
   const most = () => 4 * geometry.gridOf(cells.deepestPicture()) * raylatent.now.meta.cell_px;
-
   /** @param {View} view */
   function look(view) {
     raylatent.now.view = view;
     raylatent.page.changed();
   }
-
   /** @param {number} factor @param {number} [px] @param {number} [py] */
   function zoom(factor, px, py) {
     const { view } = raylatent.now;
     look(camera.zoomed(view, factor, px ?? view.width / 2, py ?? view.height / 2, most()));
   }
-
   /** @param {number} dx @param {number} dy */
   const move = (dx, dy) => look(camera.moved(raylatent.now.view, dx, dy, most()));
-
   /** Changes what a drag does. @param {"move" | "lasso" | "box"} mode */
   function enter(mode) {
     raylatent.now.mode = mode;
@@ -53,7 +46,6 @@ raylatent.gestures = (() => {
         "and set corners with the space bar; Enter closes, Escape leaves.");
     }
   }
-
   /** Closes the ring that is being drawn. @param {boolean} added */
   function close(added) {
     const { now } = raylatent;
@@ -63,7 +55,6 @@ raylatent.gestures = (() => {
     if (ring.length < 3) return;
     raylatent.page.guard(raylatent.selection.choose([ring], added));
   }
-
   /** A corner in the middle of the view, by the keyboard. @param {boolean} added */
   function corner(added) {
     const { now } = raylatent;
@@ -72,7 +63,6 @@ raylatent.gestures = (() => {
     else raylatent.page.say(`Corner ${now.path.length} is set.`);
     raylatent.page.changed();
   }
-
   /** What each key does. @param {KeyboardEvent} event @returns {boolean} whether it did */
   function key(event) {
     const { now, page } = raylatent;
@@ -108,7 +98,6 @@ raylatent.gestures = (() => {
     action();
     return true;
   }
-
   /** @param {HTMLCanvasElement} canvas */
   function attach(canvas) {
     const { now, page } = raylatent;

@@ -10,10 +10,9 @@ var raylatent = raylatent || {};
 raylatent.panel = (() => {
   const { cells, color, data, geometry, selection } = raylatent;
   const AT_ONCE = 50;
+  const MOST_BARS = 25;
   const THUMBNAIL_PX = 280;
-  const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot",
-    "width", "height"];
-
+  const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot", "width", "height"];
   /** An element; texts become text, never markup. @param {string} tag @param {Record<string, any>} about
    * attributes, and on… for what happens @param {(Node | string | number | null)[]} children
    * @returns {HTMLElement} */
@@ -33,12 +32,25 @@ raylatent.panel = (() => {
   const whole = (/** @type {number} */ v) => v.toLocaleString("en");
   const short = (/** @type {number} */ v) =>
     Number.isFinite(v) ? String(Number(v.toPrecision(4))) : "not known";
-
   /** Terms and what they are; null is left out. @param {[string, any][]} facts */
-  const factsOf = (facts) => el("dl", {}, ...facts.filter(([, value]) => value !== null).flatMap(
-      ([term, value]) => [el("dt", {}, term), el("dd", {}, value)],
-    ));
-
+  const factsOf = (facts) => el("dl", {}, ...facts.filter(([, value]) => value !== null)
+    .flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, value)]));
+  /** A button that reads as a link. @param {string} text @param {() => void} act
+   * @param {Record<string, any>} [about] */
+  const link = (text, act, about) =>
+    el("button", { type: "button", class: "plain", onclick: act, ...about }, text);
+  /** A table. @param {string[]} heads @param {(Node | string)[][]} rows */
+  const tableOf = (heads, rows) => el("table", {},
+    el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
+    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((one) => el("td", {}, one))))));
+  /** Counts as bars, the most first. @param {Iterable<[number, number]>} counts of numbers
+   * @param {string[]} names of the numbers @param {string[]} colors @param {number} n of all */
+  const countsOf = (counts, names, colors, n) => barsOf([...counts]
+    .filter(([i, count]) => names[i] !== undefined && count > 0).sort((a, b) => b[1] - a[1])
+    .slice(0, MOST_BARS).map(([i, count]) => ({
+      name: names[i], color: colors[i], share: count / n,
+      text: `${whole(count)} (${Math.round((100 * count) / n)} %)`,
+    })));
   /** Bars with their texts. @param {{name: string, color: string, share: number, text: string}[]} bars */
   function barsOf(bars) {
     return el("ul", { class: "bars" }, ...bars.map((one) => {
@@ -48,7 +60,6 @@ raylatent.panel = (() => {
       return el("li", {}, bar, el("span", {}, `${one.name}: ${one.text}`));
     }));
   }
-
   /** A picture, when it has come. @param {string} path @returns {Promise<HTMLImageElement | null>} */
   function picture(path) {
     return new Promise((done) => {
@@ -58,19 +69,16 @@ raylatent.panel = (() => {
       image.src = raylatent.now.store.base + path;
     });
   }
-
   /** Part of a picture as an own element, shown as large as it is. @param {HTMLImageElement} image
    * @param {number[]} part left, top, width, height @param {number} width @param {number} height
    * @param {string} label */
   function cut(image, part, width, height, label) {
-    const canvas = /** @type {HTMLCanvasElement} */ (
-      el("canvas", { width, height, role: "img", "aria-label": label, class: "tile" })
-    );
+    const about = { width, height, role: "img", "aria-label": label, class: "tile" };
+    const canvas = /** @type {HTMLCanvasElement} */ (el("canvas", about));
     const [x, y, w, h] = part;
     canvas.getContext("2d")?.drawImage(image, x, y, w, h, 0, 0, width, height);
     return canvas;
   }
-
   /** The tile at its own size, or the best that is here, and a sentence that says so. @param {Tile} tile
    * @param {CellId | null} cell whose picture it is on the map */
   async function pictureOf(tile, cell) {
@@ -92,8 +100,8 @@ raylatent.panel = (() => {
         return [cut(image, [0, 0, w, h], w, h, label)];
       }
     }
-    const note = el("p", { class: "note" },
-      "This tile is not stored at its own size here; `raylatent serve` shows it.");
+    const why = "This tile is not stored at its own size here; `raylatent serve` shows it.";
+    const note = el("p", { class: "note" }, why);
     if (!cell) return [note];
     const across = geometry.gridOf(cell.level) / 8;
     const dzi = cell.level + Math.ceil(Math.log2(8 * meta.cell_px));
@@ -104,7 +112,6 @@ raylatent.panel = (() => {
     const part = [(cell.col & 7) * px, (7 - (cell.row & 7)) * px, px, px];
     return [cut(image, part, 2 * px, 2 * px, `${label}, enlarged from the map`), note];
   }
-
   /** A slide's thumbnail with the tile framed and the selection's tiles on it. @param {Tile} tile */
   async function placeOf(tile) {
     const { meta, members } = raylatent.now;
@@ -114,8 +121,7 @@ raylatent.panel = (() => {
     if (!image) return null;
     const height = Math.round((THUMBNAIL_PX * image.naturalHeight) / image.naturalWidth);
     const all = [0, 0, image.naturalWidth, image.naturalHeight];
-    const label = `Where the tile lies in slide ${slide.name}`;
-    const canvas = cut(image, all, THUMBNAIL_PX, height, label);
+    const canvas = cut(image, all, THUMBNAIL_PX, height, `Where the tile lies in slide ${slide.name}`);
     const ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     const scale = THUMBNAIL_PX / slide.width;
     const side = Math.max(2, (slide.window_px ?? 0) * scale);
@@ -132,11 +138,9 @@ raylatent.panel = (() => {
     ctx.strokeRect(x - frame / 2, y - frame / 2, frame, frame);
     return canvas;
   }
-
   /** One coordinate in pixels and, where it is known, µm. @param {number} v @param {any} slide */
   const coordinate = (v, slide) => v === data.NO_I4 ? "not known"
       : `${v} px${slide.mpp ? ` (${whole(Math.round(v * slide.mpp * 10) / 10)} µm)` : ""}`;
-
   /** What is known of one tile. @param {Tile} tile @param {CellId | null} cell */
   async function tileOf(tile, cell) {
     const slide = raylatent.now.meta.slides[tile.slide];
@@ -152,58 +156,49 @@ raylatent.panel = (() => {
     const [pictures, place] = await Promise.all([pictureOf(tile, cell), placeOf(tile)]);
     return el("div", {}, ...pictures, facts, place, raylatent.slide.button(tile));
   }
-
-  /** The cell's numbers. @param {Block} block @param {number} i */
-  function numbersOf(block, i) {
-    const { labels, classes, why, slides } = raylatent.now.meta;
+  /** Why a cell shows its tile. @param {Block} block @param {number} i @param {number} level */
+  function whyOf(block, i, level) {
+    const [since, of, tied] = [block.level[i], block.of[i], block.tied[i]];
+    const kept = since < level ? `kept from level ${since}, ` : "";
+    if (of === 1) return `${kept}the only tile in the cell`;
+    const last = tied > 1 ? `; ${whole(tied)} are as near, this is the smallest hash` : "";
+    const away = `${block.distance[i].toFixed(2)} cells away, of ${whole(of)} tiles`;
+    return `${kept}nearest to the cell's center, ${away}${last}`;
+  }
+  /** The cell's numbers. @param {Block} block @param {number} i @param {number} level */
+  function numbersOf(block, i, level) {
+    const { labels, classes, slides } = raylatent.now.meta;
     const n = block.tiles[i];
-    const counts = labels.names.map((/** @type {string} */ name, /** @type {number} */ l) => ({
-        name, color: labels.colors[l], count: block[`count_${l}`]?.[i] ?? 0,
-      })).filter((/** @type {any} */ one) => one.count > 0)
-      .sort((/** @type {any} */ a, /** @type {any} */ b) => b.count - a.count)
-      .map((/** @type {any} */ one) => ({
-        ...one, share: one.count / n,
-        text: `${whole(one.count)} (${Math.round((100 * one.count) / n)} %)`,
-      }));
-    const means = classes.map((/** @type {string} */ name, /** @type {number} */ c) => {
+    /** @type {[number, number][]} */
+    const counts = Array.from(labels.names, (_, l) => [l, block[`count_${l}`]?.[i] ?? 0]);
+    const means = Array.from(classes, (name, c) => {
       const share = block[`mean_${c}`][i];
-      return { name, color: color.ofCategory(c), share, text: share.toFixed(3) };
+      return { name: String(name), color: color.ofCategory(c), share, text: share.toFixed(3) };
     });
     const most = slides[block.top_slide[i]]?.name ?? "not known";
-    return el("div", {},
-      factsOf([
+    return el("div", {}, factsOf([
         ["Tiles in this cell", whole(n)],
-        ["Slides", `${whole(block.slides[i])}; most tiles of ${most} ` +
-          `(${Math.round(100 * block.top_share[i])} %)`],
+        ["Slides", `${whole(block.slides[i])}; most of ${most} (${Math.round(100 * block.top_share[i])} %)`],
         ["Mean novelty", Number.isFinite(block.novelty[i]) ? short(block.novelty[i]) : null],
-        ["Why this tile", why?.[block.why?.[i]] ?? null],
-        ["Shown since level", String(block.level[i])],
-        ["From the middle", `${short(block.distance[i])} cells`],
+        ["Why this tile", whyOf(block, i, level)],
       ]),
-      counts.length > 0 ? el("h3", {}, `Labels (${labels.column})`) : null,
-      barsOf(counts),
-      means.length > 0 ? el("h3", {}, "Mean predictions") : null,
-      barsOf(means),
-    );
+      ...(counts.length > 0 ? [el("h3", {}, `Labels (${labels.column})`)] : []),
+      countsOf(counts, labels.names, labels.colors, n),
+      ...(means.length > 0 ? [el("h3", {}, "Mean predictions"), barsOf(means)] : []));
   }
-
   /** All tiles of the cell, the nearest to the shown one first. @param {CellId} cell @param {Block} block
    * @param {number} i @returns {Promise<(Tile & {far: number})[]>} */
   async function tilesOf(cell, block, i) {
     const { frame, meta, served } = raylatent.now;
     if (meta.points.kind !== "all" && served) {
       const told = await selection.fromServer({ cell: [cell.level, cell.row, cell.col] });
-      const ids = new Map(meta.slides.map((/** @type {any} */ s, /** @type {number} */ id) => [s.name, id]));
-      return (told.rows ?? []).map(([name, tile]) => ({
-        slide: Number(ids.get(name)), tile, loc_x: data.NO_I4, loc_y: data.NO_I4, x: NaN,
-        y: NaN, far: 0,
-      }));
+      const ids = new Map(Array.from(meta.slides, (/** @type {any} */ slide, id) => [slide.name, id]));
+      const place = { loc_x: data.NO_I4, loc_y: data.NO_I4, x: NaN, y: NaN, far: 0 };
+      return (told.rows ?? []).map(([name, tile]) => ({ ...place, slide: ids.get(name) ?? 0, tile }));
     }
     const grid = geometry.gridOf(cell.level);
-    const box = cells.inUnits([
-      (cell.col - 0.01) / grid, (cell.row - 0.01) / grid,
-      (cell.col + 1.01) / grid, (cell.row + 1.01) / grid,
-    ]);
+    const corners = [cell.col - 0.01, cell.row - 0.01, cell.col + 1.01, cell.row + 1.01];
+    const box = cells.inUnits(corners.map((v) => v / grid));
     const members = await selection.membersOf(box, (points, p) => {
       const at = geometry.cellOf(frame, points.x[p], points.y[p], cell.level);
       return at.row === cell.row && at.col === cell.col;
@@ -214,7 +209,6 @@ raylatent.panel = (() => {
       far: Math.hypot(members.x[m] - block.x[i], members.y[m] - block.y[i]),
     })).sort((a, b) => a.far - b.far);
   }
-
   /** The list of the cell's tiles, 50 at a time. @param {CellId} cell @param {Block} block
    * @param {number} i @param {HTMLElement} shown where a chosen tile is shown */
   function listOf(cell, block, i, shown) {
@@ -223,8 +217,8 @@ raylatent.panel = (() => {
     const note = el("p", { class: "note", role: "status" });
     /** @type {(Tile & {far: number})[] | null} */
     let tiles = null;
-    const more = el("button", { type: "button", onclick: () => raylatent.page.guard(next()) },
-      "List the tiles of this cell");
+    const press = () => raylatent.page.guard(next());
+    const more = el("button", { type: "button", onclick: press }, "List the tiles of this cell");
     async function next() {
       tiles ??= await tilesOf(cell, block, i);
       const start = list.childElementCount;
@@ -234,29 +228,25 @@ raylatent.panel = (() => {
           raylatent.page.redraw();
           shown.replaceChildren(await tileOf(tile, null));
         };
-        const name = `${meta.slides[tile.slide].name}, tile ${tile.tile}`;
-        list.append(el("li", {}, el("button", {
-          type: "button", class: "plain", onclick: () => raylatent.page.guard(show()),
-          "data-slide": meta.slides[tile.slide].name, "data-tile": tile.tile,
-        }, name)));
+        const { name } = meta.slides[tile.slide];
+        list.append(el("li", {}, link(`${name}, tile ${tile.tile}`, () => raylatent.page.guard(show()),
+          { "data-slide": name, "data-tile": tile.tile })));
       });
       const left = tiles.length - list.childElementCount;
       more.textContent = `List ${Math.min(AT_ONCE, left)} more`;
       more.hidden = left <= 0;
       const sample = meta.points.kind !== "all" && !served;
-      note.textContent = `${whole(list.childElementCount)} of ${whole(tiles.length)} tiles, ` +
-        "the nearest first." + (sample ? " These are the tiles of the sample in this " +
-          "folder; `raylatent serve` lists all." : "");
+      const listed = whole(list.childElementCount);
+      note.textContent = `${listed} of ${whole(tiles.length)} tiles, the nearest first.` +
+        (sample ? " They are of the sample in this folder; `raylatent serve` lists all." : "");
     }
     return el("div", {}, el("h3", {}, "Tiles of this cell"), list, note, more);
   }
-
   /** Shows a cell, or closes the panel. @param {CellId | null} cell */
   async function open(cell) {
     const { now, page } = raylatent;
     const panel = page.$("panel");
-    now.cell = cell;
-    now.marked = null;
+    Object.assign(now, { cell, marked: null });
     const found = cell ? await cells.find(cell) : null;
     if (now.cell !== cell) return;
     if (!cell || !found) {
@@ -273,13 +263,11 @@ raylatent.panel = (() => {
     if (now.cell !== cell) return;
     Object.assign(panel.dataset, { level: cell.level, row: cell.row, col: cell.col,
       slide: now.meta.slides[tile.slide].name, tile: tile.tile, n: block.tiles[i] });
-    page.$("panel-body").replaceChildren(shown, numbersOf(block, i),
-      listOf(cell, block, i, shown));
+    page.$("panel-body").replaceChildren(shown, numbersOf(block, i, cell.level), listOf(cell, block, i, shown));
     panel.hidden = false;
     page.uncover(cell);
-    const { name } = now.meta.slides[tile.slide];
-    page.say(`Cell with ${whole(block.tiles[i])} tiles; tile ${tile.tile} of ${name}.`);
+    page.say(`Cell with ${whole(block.tiles[i])} tiles; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
 
-  return { el, whole, short, factsOf, barsOf, open };
+  return { el, whole, short, factsOf, link, tableOf, countsOf, open };
 })();

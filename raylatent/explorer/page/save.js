@@ -13,7 +13,6 @@ raylatent.save = (() => {
   const NO_LOC = -2147483648;
   // RFC 4122: the name space of addresses, for UUIDs that stay the same.
   const NAMESPACE_URL = "6ba7b8119dad11d180b400c04fd430c8";
-
   /** SHA-1 of bytes: pages on plain http have no crypto.subtle. @param {Uint8Array} bytes
    * @returns {Uint8Array} 20 bytes */
   function sha1(bytes) {
@@ -44,7 +43,6 @@ raylatent.save = (() => {
     hash.forEach((v, i) => digest.setInt32(4 * i, v));
     return new Uint8Array(digest.buffer);
   }
-
   /** The UUID of version 5 of a name in the name space of addresses. @param {string} name */
   function uuid5(name) {
     const space = (NAMESPACE_URL.match(/../g) ?? []).map((h) => parseInt(h, 16));
@@ -54,20 +52,17 @@ raylatent.save = (() => {
     const hex = Array.from(bytes.slice(0, 16), (b) => b.toString(16).padStart(2, "0"));
     return hex.join("").replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
   }
-
   /** A text in a CSV: quoted where needed, and never a formula. @param {string} text */
   function quoted(text) {
     const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   }
-
   /** A name as that of a file: as it is, where it can be. @param {string} name */
   function fileName(name) {
     // eslint-disable-next-line no-control-regex
     if (!/[\x00-\x1f\x7f/\\]/.test(name) && /[^.]/.test(name)) return name;
     return encodeURIComponent(name).replace(/^\.+/, (dots) => "%2E".repeat(dots.length));
   }
-
   /** A float32 in as few digits as tell it; nothing for NaN. @param {number} v */
   function digits(v) {
     if (!Number.isFinite(v)) return "";
@@ -77,10 +72,8 @@ raylatent.save = (() => {
     }
     return String(Number(v.toPrecision(9)));
   }
-
   /** @param {number} v */
   const loc = (v) => (v === NO_LOC ? "" : String(v));
-
   /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the
    * selection */
   function csvOf(meta, members, name) {
@@ -95,7 +88,6 @@ raylatent.save = (() => {
     }
     return pieces;
   }
-
   /** The members of each slide: the slide's number, and where its members begin and end.
    * @param {Members} members @returns {[number, number, number][]} */
   function bySlide(members) {
@@ -107,7 +99,6 @@ raylatent.save = (() => {
     }
     return found;
   }
-
   /** The square of a tile, as left, top and side in level-0 pixels; side 0 where the run does not know the
    * window. @param {any} slide @param {number} x @param {number} y */
   function squareOf(slide, x, y) {
@@ -115,7 +106,6 @@ raylatent.save = (() => {
     const half = Math.floor(window / 2);
     return { left: x - half, top: y - half, side: window };
   }
-
   /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath counts from
    * there; points where the window is not known. Tiles without a place are left out. @param {any} meta
    * @param {Members} members @param {string} name of the selection
@@ -150,7 +140,6 @@ raylatent.save = (() => {
       return { name: `${fileName(slide.name)}.geojson`, pieces: [start, ...pieces, "\n]}\n"] };
     });
   }
-
   /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole slide: tiles
    * beside each other in a row are one rectangle. @param {any} meta @param {Members} members
    * @param {string} name @returns {{name: string, pieces: string[]}[]} */
@@ -177,12 +166,10 @@ raylatent.save = (() => {
       return { name: `${fileName(slide.name)}.csv`, pieces };
     });
   }
-
   /** A selection that `raylatent select` and the page read again. @param {any} meta @param {Ring[]} rings
    * @param {string} [name] */
   const polygonOf = (meta, rings, name) => name === undefined ? { map: meta.map.digest, rings }
       : { name, map: meta.map.digest, rings };
-
   /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text
    * @returns {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
   function regionsOf(meta, text) {
@@ -204,7 +191,6 @@ raylatent.save = (() => {
       return { name: typeof one.name === "string" ? one.name : "", rings };
     });
   }
-
   /** Hands a file to the person in front of the page. @param {string} name @param {BlobPart[]} pieces
    * @param {string} type */
   function download(name, pieces, type) {

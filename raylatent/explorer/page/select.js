@@ -5,8 +5,8 @@ var raylatent = raylatent || {};
 raylatent.selection = (() => {
   const { cells, color, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
-  const COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "label", "novelty", "pred"];
-
+  const COLUMNS = { slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array,
+    x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint8Array };
   /** The tiles of a block that a test keeps. @param {Block} block
    * @param {(block: Block, i: number) => boolean} keeps */
   function kept(block, keeps) {
@@ -14,7 +14,6 @@ raylatent.selection = (() => {
     for (let i = 0; i < block.n; i += 1) if (keeps(block, i)) found.push(i);
     return found;
   }
-
   /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and
    * tile. @param {number[]} box @param {(block: Block, i: number) => boolean} keeps
    * @returns {Promise<Members>} @throws {Error} if they are more than a page can hold */
@@ -31,31 +30,24 @@ raylatent.selection = (() => {
       const found = kept(block, keeps);
       n += found.length;
       if (n > MOST_MEMBERS) {
-        throw new Error(
-          `These are more than ${MOST_MEMBERS.toLocaleString("en")} tiles, too many for ` +
-            "a page: save the polygon and use `raylatent select`.",
-        );
+        throw new Error("These are too many tiles for a page: save the polygon file, and use " +
+          "`raylatent select`.");
       }
       /** @type {Record<string, any>} */
       const part = {};
-      for (const name of COLUMNS) {
-        const column = block[name];
-        part[name] = new column.constructor(found.length);
-        found.forEach((i, at) => (part[name][at] = column[i]));
+      for (const [name, kind] of Object.entries(COLUMNS)) {
+        part[name] = kind.from(found, (i) => block[name][i]);
       }
       parts.push(part);
     }
     return sorted(parts, n);
   }
-
   /** One number for a tile: slides are fewer than 2^21, so that a float64 holds it. @param {number} slide
    * @param {number} tile */
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
-
   /** @param {Record<string, any>} part @returns {Float64Array} */
   const keysOf = (part) =>
     Float64Array.from(part.slide, (/** @type {number} */ slide, i) => keyOf(slide, part.tile[i]));
-
   /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n
    * @returns {Members} */
   function sorted(parts, n) {
@@ -69,40 +61,33 @@ raylatent.selection = (() => {
       at += part.slide.length;
     }
     places.sort((a, b) => keys[a] - keys[b]);
-    const kinds = [Uint32Array, Uint32Array, Int32Array, Int32Array, Float32Array,
-      Float32Array, Uint8Array, Float32Array, Uint8Array];
-    COLUMNS.forEach((name, c) => {
-      const whole = new kinds[c](n);
+    for (const [name, kind] of Object.entries(COLUMNS)) {
+      const whole = new kind(n);
       let start = 0;
       for (const part of parts) {
         whole.set(part[name], start);
         start += part[name].length;
       }
       members[name] = whole.map((_, i) => whole[places[i]]);
-    });
+    }
     return /** @type {Members} */ (members);
   }
-
   /** The points in rings. @param {Ring[]} rings */
   function within(rings) {
     const edges = geometry.edgesOf(rings);
     return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]),
     );
   }
-
   /** Asks the server for the members. @param {Record<string, any>} body
    * @returns {Promise<{n: number, slides: number, rows: [string, number][]}>} */
   async function fromServer(body) {
     const { meta, store } = raylatent.now;
-    const response = await fetch(`${store.base}members`, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ map: meta.map.digest, ...body }),
-    });
+    const text = JSON.stringify({ map: meta.map.digest, ...body });
+    const about = { method: "POST", headers: { "Content-Type": "application/json" }, body: text };
+    const response = await fetch(`${store.base}members`, about);
     if (!response.ok) throw new Error(`The server does not tell the members: ${await response.text()}`);
     return response.json();
   }
-
   /** Selects what lies in rings: what tests and the console use. @param {unknown} given rings, or one
    * ring, in map units
    * @returns {Promise<{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}>}
@@ -123,35 +108,26 @@ raylatent.selection = (() => {
     raylatent.selected.show({ rings, n: members.n, slides: slidesOf(members), members });
     return resultOf(members);
   }
-
   /** @param {Members} members */
   const slidesOf = (members) => new Set(members.slide).size;
-
   /** @param {Members} members
    * @returns {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}} */
   function resultOf(members) {
     const { meta } = raylatent.now;
     if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
+    /** @type {[string, number][]} */
     const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
-    return {
-      n: members.n,
-      exact: true,
-      slides: slidesOf(members),
-      rows: /** @type {[string, number][]} */ (rows),
-    };
+    return { n: members.n, exact: true, slides: slidesOf(members), rows };
   }
-
   /** Adds rings to the selection: where rings lie over one another the area goes out again (even-odd), so
    * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added to what is
    * selected, instead of it */
   function choose(rings, added) {
     return select(added ? [...raylatent.now.rings, ...rings] : rings);
   }
-
   /** Selects what is in view. */
   const inView = () => raylatent.page.guard(
     choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));
-
   /** Takes a selection over from another map of the run, by its tiles: they keep their color, and the
    * other points turn grey. @param {Members} members */
   async function carry(members) {
@@ -165,13 +141,10 @@ raylatent.selection = (() => {
   }
 
   function clear() {
-    raylatent.now.rings = [];
-    raylatent.now.only = null;
-    raylatent.now.members = null;
+    Object.assign(raylatent.now, { rings: [], only: null, members: null });
     raylatent.selected.show(null);
     raylatent.page.changed();
   }
-
   /** Names for selections; one with the same name is replaced.
    * @param {{name: string, rings: Ring[]}[]} given */
   function name(given) {

@@ -8,7 +8,6 @@ raylatent.slide = (() => {
   /** What is shown: the slide's facts, the middle in level-0 pixels, and the scale. @type {any} */
   let now = null;
   const $ = (/** @type {string} */ id) => raylatent.page.$(id);
-
   /** The pictures of a level in view. @param {CanvasRenderingContext2D} ctx @param {number} level */
   function drawLevel(ctx, level) {
     const { about, x, y, scale, canvas, id } = now;
@@ -18,8 +17,10 @@ raylatent.slide = (() => {
     const [halfWidth, halfHeight] = [canvas.width / 2 / scale, canvas.height / 2 / scale];
     const last = (/** @type {number} */ size) => Math.ceil(size / side) - 1;
     const from = (/** @type {number} */ v) => Math.max(0, Math.floor(v / side));
-    for (let row = from(y - halfHeight); row <= Math.min(last(about.height), from(y + halfHeight)); row += 1) {
-      for (let col = from(x - halfWidth); col <= Math.min(last(about.width), from(x + halfWidth)); col += 1) {
+    const lowest = Math.min(last(about.height), from(y + halfHeight));
+    const right = Math.min(last(about.width), from(x + halfWidth));
+    for (let row = from(y - halfHeight); row <= lowest; row += 1) {
+      for (let col = from(x - halfWidth); col <= right; col += 1) {
         const image = raylatent.now.store.picture(`slide/${id}/${level}/${col}_${row}.jpg`);
         if (!image) continue;
         const [w, h] = [image.naturalWidth, image.naturalHeight].map((v) => v * shrunk * scale);
@@ -51,7 +52,6 @@ raylatent.slide = (() => {
     [ctx.strokeStyle, ctx.lineWidth] = ["#C0006A", 4];
     square(tile.loc_x, tile.loc_y);
   }
-
   /** @param {number} factor @param {number} dx @param {number} dy in pixels of the screen */
   function look(factor, dx, dy) {
     now.scale = Math.max(1 / 2 ** now.about.levels, Math.min(8, now.scale * factor));
@@ -59,7 +59,6 @@ raylatent.slide = (() => {
     now.y += dy / now.scale;
     draw();
   }
-
   /** @param {KeyboardEvent} event */
   function key(event) {
     /** @type {Record<string, [number, number, number]>} */
@@ -69,7 +68,6 @@ raylatent.slide = (() => {
     event.preventDefault();
     look(...moves[event.key]);
   }
-
   /** Opens a slide with a tile in the middle. @param {Tile} tile */
   async function open(tile) {
     const { meta, store } = raylatent.now;
@@ -95,7 +93,6 @@ raylatent.slide = (() => {
     $("slide").showModal();
     draw();
   }
-
   /** What opens the slide at a tile, or null without a server. @param {Tile} tile */
   function button(tile) {
     if (!raylatent.now.served || tile.loc_x === data.NO_I4) return null;

@@ -1,0 +1,55 @@
+"use strict";
+// A folder with a sample of the points: from a disk, and as `raylatent serve` shows it.
+const assert = require("node:assert/strict");
+const { execFileSync } = require("node:child_process");
+const fs = require("node:fs");
+const os = require("node:os");
+const path = require("node:path");
+const test = require("node:test");
+const { open, until } = require("./page_in_node.js");
+
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), "page-"));
+test.after(() => fs.rmSync(folder, { recursive: true }));
+const where = path.join(folder, "umap");
+const made = path.join(__dirname, "made_folder.py");
+execFileSync(process.env.PYTHON ?? "python3", [made, where, "sample"]);
+const everything = [[-99, -99], [99, -99], [99, 99], [-99, 99]];
+
+test("counts are about, and exports are refused with the polygon instead", async () => {
+  const { raylatent, elements, downloads } = await open(where, "#by=novelty&show=points&labels=1");
+  assert.equal(raylatent.now.by, "novelty");
+  assert.equal(raylatent.now.showPictures, false);
+  assert.deepEqual([...raylatent.now.labels], [1]);
+  const told = await raylatent.select(everything);
+  assert.deepEqual(told, { n: null, exact: false, slides: null, rows: [] });
+  assert.match(elements.get("selected").textContent, /About 3,000 tiles.*raylatent select/);
+  await assert.rejects(raylatent.controls.saved("csv"), /save the polygon file/);
+  elements.get("save-polygon").fire("click");
+  await until(() => downloads.length === 1);
+  assert.deepEqual(JSON.parse(await downloads[0].blob.text()).rings, [everything]);
+});
+
+test("a server tells the members, the tiles of a cell, and what was named", async () => {
+  const asked = [];
+  globalThis.raylatentServer = {};
+  globalThis.fetch = async (url, about) => {
+    asked.push([url, about && JSON.parse(about.body)]);
+    if (url === "regions.json") {
+      return new Response(JSON.stringify([{ name: "kept", map: "d1g357", rings: [everything] }]));
+    }
+    return new Response(JSON.stringify({ n: 2, slides: 1, rows: [["000 a'b<script>\"&=%20 ü", 4], ["000 a'b<script>\"&=%20 ü", 7]] }));
+  };
+  const { raylatent, elements } = await open(where);
+  await until(() => raylatent.now.regions[0]?.name === "kept");
+  const told = await raylatent.select([everything]);
+  assert.deepEqual([told.n, told.exact, told.slides, told.rows.length], [2, true, 1, 2]);
+  assert.deepEqual(asked.at(-1), ["members", { map: "d1g357", rings: [everything] }]);
+  const block = await raylatent.now.store.load("cells/1/0");
+  raylatent.page.open({ level: 1, row: block.row[0], col: block.col[0] });
+  await until(() => !elements.get("panel").hidden);
+  const body = elements.get("panel-body");
+  body.find((e) => e.tag === "button" && /^List/.test(e.textContent))[0].fire("click");
+  await until(() => body.find((e) => e.tag === "ol")[0].childElementCount === 2);
+  assert.deepEqual(asked.at(-1)[1].cell, [1, block.row[0], block.col[0]]);
+  assert.ok(body.find((e) => e.tag === "button" && e.textContent === "Open the slide here").length > 0);
+});
