@@ -35,16 +35,18 @@ from raylatent.explorer.pictures import block_name
 from raylatent.explorer.polygon import (
     MAX_BYTES,
     check_map,
+    listed,
     parse_polygons,
     region_of,
 )
 from raylatent.explorer.pyramid import DEEPEST, Square
+from raylatent.explorer.regions import region_labels
 from raylatent.explorer.selection import Where, members
 from raylatent.explorer.tile_squares import slide_files_of
 from raylatent.montage.grid import SquareGrid
 from raylatent.parts import read_part
 from raylatent.run import EXPLORER, MAPS, RunDirectory
-from raylatent.run.layout import EXPLORER_JSON, REGIONS_JSON
+from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import DIGEST, parse_json
 from raylatent.source.kinds import kind_of
 from raylatent.source.slides import local_slide
@@ -191,9 +193,8 @@ class Explorer:
         return Answer(status=200, body=_SERVER_JS, media_type=_TYPES[".js"])
 
     def _regions(self, _: bytes) -> Answer:
-        store = self.stored.store
-        data = store.read(REGIONS_JSON) if store.exists(REGIONS_JSON) else b"[]\n"
-        return Answer(status=200, body=data, media_type=_TYPES[".json"])
+        found = region_labels(self.stored.store)
+        return _as_json([] if found is None else listed(found.regions))
 
     def _members(self, body: bytes) -> Answer:
         try:

@@ -26,6 +26,7 @@ from tests.explorer.selected_runs import (
     digest_of,
     inside_of,
     mapped_run,
+    regions_file,
     tiles_of,
 )
 from tests.explorer.test_gate import TRAVERSALS
@@ -228,6 +229,24 @@ def test_a_run_without_page_or_with_another_maps_is_refused(served, tmp_path):
     other = f"{served[0].uri}/explorer/default"
     with pytest.raises(MapError, match="is of another map"):
         server.Explorer(ServeConfig(run=run.uri, explorer=other))
+
+
+def test_regions_of_the_map_that_is_there_now(tmp_path):
+    run, _ = mapped_run(tmp_path / "run", {"a": 40})
+    page = tmp_path / "run" / "explorer" / "default"
+    page.mkdir(parents=True)
+    (page / "explorer.json").write_text(json.dumps(about_page(run)))
+    explorer = server.Explorers(ServeConfig(run=run.uri))
+    assert json.loads(get(explorer, "/regions.json").body) == []
+    file = regions_file(tmp_path / "r.json", run, tumor=[SQUARE])
+    assert cli.main(["label", run.uri, str(file)]) == 0
+    told = json.loads(get(explorer, "/regions.json").body)
+    assert told == json.loads(file.read_text())
+    stale = json.loads(file.read_text())
+    stale[0]["map"] = "0" * 32
+    kept = tmp_path / "run" / "maps" / "default" / "regions.json"
+    kept.write_text(json.dumps(stale))
+    assert json.loads(get(explorer, "/regions.json").body) == []
 
 
 def test_other_maps_of_the_run_are_beside_it(tmp_path):
