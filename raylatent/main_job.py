@@ -408,8 +408,8 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
 
 def run_label(config: LabelConfig) -> tuple[list[str], Sequence[str]]:
     """Label a map's tiles by named regions, and draw it so; labels, and pictures."""
+    from raylatent.explorer.named_regions import put_regions  # noqa: PLC0415
     from raylatent.explorer.polygon import read_polygons  # noqa: PLC0415
-    from raylatent.explorer.regions import put_regions  # noqa: PLC0415
     from raylatent.stored.map_pictures import PICTURE, save_pictures  # noqa: PLC0415
     from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
 
@@ -430,7 +430,7 @@ def run_label(config: LabelConfig) -> tuple[list[str], Sequence[str]]:
 
 def _labels_of_tiles(run: RunDirectory, store: Store) -> "TileLabels | None":
     """The labels of a map's tiles: by its regions, else their own; None without."""
-    from raylatent.explorer.regions import region_labels  # noqa: PLC0415
+    from raylatent.explorer.named_regions import region_labels  # noqa: PLC0415
     from raylatent.stored.map_pictures import TileLabels  # noqa: PLC0415
 
     of_regions = region_labels(store)
@@ -442,7 +442,7 @@ def _labels_of_tiles(run: RunDirectory, store: Store) -> "TileLabels | None":
 def run_select(config: SelectConfig) -> int:
     """Write the tiles of a map inside polygons; how many there are."""
     from raylatent.explorer import exports, polygon  # noqa: PLC0415
-    from raylatent.explorer.selection import members  # noqa: PLC0415
+    from raylatent.explorer.members import members  # noqa: PLC0415
     from raylatent.explorer.tile_squares import say_unknown, tile_squares  # noqa: PLC0415
     from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
     from raylatent.stored.mosaic_inputs import source_places  # noqa: PLC0415
@@ -487,7 +487,7 @@ def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
         )
         raise ConfigError(message)
     from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
-    from raylatent.explorer.regions import region_labels  # noqa: PLC0415
+    from raylatent.explorer.named_regions import region_labels  # noqa: PLC0415
     from raylatent.explorer.write import Wanted  # noqa: PLC0415
     from raylatent.montage.points import labels_of_points  # noqa: PLC0415
     from raylatent.stored.map_points import tile_labels  # noqa: PLC0415

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
-from raylatent.explorer.regions import RegionLabels, region_labels
+from raylatent.explorer.named_regions import RegionLabels, region_labels
 from raylatent.mapping import statistics
 from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.explorer import pictures
+from raylatent.explorer.members import MEMBERS, members
 from raylatent.explorer.pyramid import DEEPEST, SIDE, Square, keep, split_ids
-from raylatent.explorer.selection import MEMBERS, members
 from raylatent.montage.cells import CELL, partial_cells
 from raylatent.montage.points import Points, Rule
 from raylatent.stored.map_points import StoredPoints

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raylatent import schema
-from raylatent.explorer.selection import FIRST, MEMBERS, REGION
+from raylatent.explorer.members import FIRST, MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
 from raylatent.parts import escape_partition

@@ -31,6 +31,8 @@ from raylatent.explorer import gate
 from raylatent.explorer.deeper import DeeperLevels
 from raylatent.explorer.folder import CELLS
 from raylatent.explorer.gate import Answer, Asked, Gate, Route
+from raylatent.explorer.members import Where, members
+from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.pictures import block_name
 from raylatent.explorer.polygon import (
     MAX_BYTES,
@@ -40,8 +42,6 @@ from raylatent.explorer.polygon import (
     region_of,
 )
 from raylatent.explorer.pyramid import DEEPEST, Square
-from raylatent.explorer.regions import region_labels
-from raylatent.explorer.selection import Where, members
 from raylatent.explorer.tile_squares import slide_files_of
 from raylatent.montage.grid import SquareGrid
 from raylatent.parts import read_part

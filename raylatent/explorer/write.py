@@ -21,10 +21,10 @@ from raylatent.explorer.blocks import (
     point_blocks,
     point_rows,
 )
+from raylatent.explorer.named_regions import RegionLabels, region_labels
 from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import Square
 from raylatent.explorer.reach import SAMPLE_POINTS, Found
-from raylatent.explorer.regions import RegionLabels, region_labels
 from raylatent.explorer.scripts import meta_script
 from raylatent.explorer.squares import Drawn
 from raylatent.mapping.fitted_map import library_versions

@@ -10,7 +10,7 @@ import pytest
 
 from raylatent import cli
 from raylatent.explorer.exports import Export, rectangles
-from raylatent.explorer.selection import MEMBERS
+from raylatent.explorer.members import MEMBERS
 from raylatent.explorer.tile_squares import TileSquare
 from tests.explorer.selected_runs import (
     SLIDES,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from raylatent import SlideMap, cli
-from raylatent.explorer.regions import RegionLabels, region_labels
+from raylatent.explorer.named_regions import RegionLabels, region_labels
 from raylatent.run.layout import is_ours
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints, read_points
