@@ -12,7 +12,6 @@ import logging
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -106,8 +105,7 @@ class Explorer:
         self._deeper = DeeperLevels(self.stored, cells, about, self._square)
         self._renders = threading.BoundedSemaphore(_RENDERS)
         self._queries = threading.BoundedSemaphore(_QUERIES)
-        self._open: OrderedDict[str, DeepZoom] = OrderedDict()
-        self._lock = threading.Lock()
+        self._zooms = lru_cache(maxsize=_MOST_SLIDES)(_deep_zoom)
         self._rows = lru_cache(maxsize=4)(self._rows_of)
 
     def _told(self) -> tuple[dict[str, Any], Square]:
@@ -316,23 +314,14 @@ class Explorer:
         try:
             return opened.jpeg(level, col, row)
         except StorageError:
-            with self._lock:  # after an error OpenSlide refuses all reads
-                self._open.pop(self.slides[slide], None)
+            self._zooms.cache_clear()  # after an error OpenSlide refuses all reads
             raise
 
     def _opened(self, slide: int) -> DeepZoom | None:
         """A slide by its number, None where there is none or its file is not known."""
-        name = self.slides[slide] if slide < len(self.slides) else None
-        uri = self._slide_files.get(name) if name is not None else None
-        if name is None or uri is None:
-            return None
-        with self._lock:
-            if name not in self._open:
-                self._open[name] = DeepZoom(local_slide(uri))
-            self._open.move_to_end(name)
-            while len(self._open) > _MOST_SLIDES:
-                self._open.popitem(last=False)
-            return self._open[name]
+        known = slide < len(self.slides)
+        uri = self._slide_files.get(self.slides[slide]) if known else None
+        return None if uri is None else self._zooms(uri)
 
 
 class Explorers:
@@ -372,6 +361,10 @@ class Explorers:
             return Answer(
                 status=500, body=b"it cannot be read: the terminal says why\n"
             )
+
+
+def _deep_zoom(uri: str) -> DeepZoom:
+    return DeepZoom(local_slide(uri))
 
 
 def _as_json(value: object) -> Answer:
