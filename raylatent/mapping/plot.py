@@ -439,15 +439,17 @@ def multiples_file(
     n_cols = _columns(len(small), shape)
     n_rows = -(-len(small) // n_cols)
     more = len(shares) - len(small) + counted.n_others
-    inches = (n_cols * (shape[0] + 0.05) + 1.9, n_rows * (shape[1] + 0.4) + 0.5)
+    dotted = dots is not None and len(dots[0]) < FEW_DOTS
+    beside = 0.6 if dotted else 1.9  # a scale of colors
+    inches = (n_cols * (shape[0] + 0.05) + beside, n_rows * (shape[1] + 0.4) + 0.5)
     colors = colors_by_name(counted.names)
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(n_rows, n_cols, sharex=True, sharey=True, squeeze=False)
-        if dots is None or len(dots[0]) >= FEW_DOTS:
-            _fill_panels(figure, grid, small, whole, extent)
-        else:
+        if dots is not None and dotted:
             _fill_dots(grid, [name for name, _ in small], colors, *dots)
+        else:
+            _fill_panels(figure, grid, small, whole, extent)
         _frame_panels(grid, len(small), counted)
         for ax, (name, _) in zip(grid.flat, small, strict=False):
             ax.spines[:].set(color=colors[name], linewidth=1.2)
