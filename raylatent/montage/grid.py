@@ -274,7 +274,8 @@ class EvenGrid:
         self, rows: NDArray[np.int64], cols: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Centers of cells on the map, shape (n, 2)."""
-        return self.centers[rows * self.n_cols + cols]
+        found: NDArray[np.float64] = self.centers[rows * self.n_cols + cols]
+        return found
 
 
 Grid = SquareGrid | SlideflowGrid | EvenGrid
@@ -304,7 +305,7 @@ def _steps(
 
 
 def _centers(
-    grid: Grid, rows: NDArray[np.int64], cols: NDArray[np.int64]
+    grid: SquareGrid | SlideflowGrid, rows: NDArray[np.int64], cols: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     half = grid.cell / 2
     x = cols * grid.cell + (half + grid.xmin)
