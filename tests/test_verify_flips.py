@@ -156,3 +156,14 @@ def test_what_was_set_aside_is_checked_as_well(made, verify_here):
     flip(removed / "000000.parquet", 8 * 100)
     (finding,) = verify_here(made.out).findings
     assert finding.name == "removed/activations/slide=c/000000.parquet"
+
+
+def test_parts_of_nobody_that_were_set_aside_are_no_finding(made, verify_here):
+    """A run that was mended is sound, with what was taken out of it."""
+    ghost = made.out / "removed" / "activations" / "slide=ghost"
+    shutil.copytree(made.out / "activations/slide=a", ghost)
+    (made.out / "manifest/activations.parquet").unlink()
+    assert verify_here(made.out).findings == []
+    flip(ghost / "000000.parquet", 8 * 100)
+    (finding,) = verify_here(made.out).findings
+    assert finding.name == "removed/activations/slide=ghost/000000.parquet"

@@ -266,9 +266,9 @@ class Verification:
     def _stranger(self, state: FileState) -> str | None:
         """Why a sound part does not belong where it is, None if it does."""
         footer, name = state.about, state.name
-        if not is_part(name):
-            return None
         slide, stage = str(slide_of(name)), name.split("/", 1)[0]
+        if not is_part(name) or stage == layout.REMOVED:
+            return None  # what was set aside may never have belonged to the run
         wanted: dict[str, str | None] = {schema.FOOTER_SLIDE: slide}
         if schema.FOOTER_UNIT in footer:
             wanted[schema.FOOTER_UNIT] = str(unit_of(name))
@@ -276,9 +276,9 @@ class Verification:
             files = self._told_by(f"{name.split('/points/')[0]}/{MAP_JSON}").get(FILES)
             if isinstance(files, dict) and MODEL_NPZ in files:
                 wanted[schema.FOOTER_MAP] = files[MODEL_NPZ]
-        if stage not in _OF_UNITS and stage != layout.REMOVED:
+        if stage not in _OF_UNITS:
             wanted[schema.FOOTER_FINGERPRINT] = None
-        elif stage != layout.REMOVED:
+        else:
             run, plan = self._told_by(RUN_JSON), self._sound_plan
             if "fingerprint" in run:
                 wanted[schema.FOOTER_FINGERPRINT] = run["fingerprint"]

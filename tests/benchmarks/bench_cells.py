@@ -62,7 +62,7 @@ def child(folder, verb, plain):
     from raylatent.engine.cells import ClusterPoints
     from raylatent.mapping.density import density
     from raylatent.montage.cells import choose_cells, finish_cells
-    from raylatent.montage.points import Rule, labels_of
+    from raylatent.montage.points import Rule, labels_of_points
     from raylatent.run import RunDirectory
     from raylatent.storage import Store
     from raylatent.stored.map_pictures import _blocks
@@ -77,7 +77,7 @@ def child(folder, verb, plain):
     if verb == "counts":
         n = int(density(_blocks(Store(of_map), labels)).counts.sum())
     else:
-        parts = points.labeled(partial(labels_of, labels))
+        parts = points.labeled(partial(labels_of_points, labels))
         chosen = choose_cells(parts, "square", 50, Rule(select=verb))
         n = int(finish_cells(chosen.grid, chosen.cells)["n"].to_numpy().sum())
     wall = time.monotonic() - started

@@ -38,7 +38,7 @@ STAGES = {
         "plot": "raylatent.stored.map_pictures.save_stored_map",
     },
     "mosaic": {
-        "check": "raylatent.montage.points.StoredPoints.check_rows",
+        "check": "raylatent.stored.map_points.StoredPoints.check_rows",
         "draw": "raylatent.mosaic.Mosaic.export",
     },
 }
