@@ -21,7 +21,7 @@ from raylatent.explorer.blocks import (
     point_blocks,
     point_rows,
 )
-from raylatent.explorer.named_regions import RegionLabels, region_labels
+from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import Square
 from raylatent.explorer.reach import SAMPLE_POINTS, Found
@@ -45,7 +45,7 @@ from raylatent.run import RunDirectory
 from raylatent.seal import DIGEST, content_digest, seal_in, sealed_parquet
 from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
-from raylatent.stored.map_points import StoredPoints, tile_labels
+from raylatent.stored.map_points import StoredPoints
 
 _TOGETHER = 4_000_000  # points that are put in order at once
 _BINS = 12  # bits of the curve by which points are counted
@@ -238,7 +238,7 @@ def _meta(told: Scripts, whole: Whole) -> dict[str, Any]:
         layer=points.layer,
         trustworthiness=quality.get("trustworthiness"),
     )
-    of_tiles = wanted.label is tile_labels or isinstance(wanted.label, RegionLabels)
+    of_tiles = not isinstance(wanted.label, partial)  # as `labels_of_points` is made
     regions = region_labels(points.store)
     means = found.levels[-1].cells.tally.knn_distance
     top = (

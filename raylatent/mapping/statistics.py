@@ -6,6 +6,7 @@ share of a row's nearest sample rows that are among its nearest on the map.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from warnings import catch_warnings
 
 import numpy as np
 import pyarrow as pa
@@ -209,15 +210,57 @@ def cluster(
     Raises:
         MapError: `n_clusters` is not in 1..n.
     """
+    return np.asarray(_k_means(features, n_clusters, seed).labels_, dtype=np.int32)
+
+
+def cluster_centers(
+    rows: NDArray[np.float32], n_clusters: int, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """Centers (k, d) of the k-means clusters of a sample (n, d), the largest first.
+
+    Of clusters of one size the one with the first row comes first. Where rows are equal
+    there may be fewer than were asked for.
+
+    Raises:
+        MapError: `n_clusters` is not in 1..n.
+    """
+    centers = _k_means(rows, n_clusters, seed).cluster_centers_.astype(np.float64)
+    own = nearest_centers(rows, centers)
+    sizes = np.bincount(own, minlength=len(centers))
+    first = np.full(len(centers), len(rows))
+    np.minimum.at(first, own, np.arange(len(rows)))
+    order = np.lexsort((first, -sizes))
+    return np.ascontiguousarray(centers[order[: (sizes > 0).sum()]])
+
+
+def nearest_centers(
+    rows: NDArray[np.float32], centers: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The nearest of some centers (k, d) to each row (n, d), the first of equal ones.
+
+    Each distance is summed in float64, row by row: none depends on the other rows.
+
+    >>> nearest_centers(np.float32([[0, 1], [2, 2]]), np.array([[0, 0], [3.0, 3.0]]))
+    array([0, 1])
+    """
+    found = np.empty(len(rows), np.int64)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        some = rows[start : start + _BLOCK_ROWS].astype(np.float64)
+        squares = [np.square(some - center).sum(axis=1) for center in centers]
+        found[start : start + len(some)] = np.argmin(squares, axis=0)
+    return found
+
+
+def _k_means(features: NDArray[np.floating], n_clusters: int, seed: int) -> Any:  # noqa: ANN401
     if not 1 <= n_clusters <= len(features):
         message = f"{n_clusters} clusters of {len(features)} points: give 1 to as many"
         raise MapError(message)
     from sklearn.cluster import KMeans  # noqa: PLC0415  (slow)
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    with threadpool_limits(1):  # sums of several threads do not repeat
-        model = KMeans(n_clusters, n_init=10, random_state=seed).fit(features)
-    return np.asarray(model.labels_, dtype=np.int32)
+    # Sums of several threads do not repeat; clusters of equal rows are no news.
+    with threadpool_limits(1), catch_warnings(action="ignore"):
+        return KMeans(n_clusters, n_init=10, random_state=seed).fit(features)
 
 
 def neighbor_statistics(
