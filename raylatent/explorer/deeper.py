@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.explorer import pictures
-from raylatent.explorer.members import MEMBERS, members
+from raylatent.explorer.members import MEMBERS, found_in_time, members
 from raylatent.explorer.pyramid import DEEPEST, SIDE, Square, keep, split_ids
 from raylatent.montage.cells import CELL, partial_cells
 from raylatent.montage.points import Points, Rule
@@ -25,6 +25,8 @@ from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles
 
+MOST_S = 60.0
+"""That points are looked for, and that is waited for others who look."""
 _HELD = 8  # blocks of the deepest written level whose points are kept
 
 
@@ -63,6 +65,9 @@ class DeeperLevels:
             left: Column of the block, from the left.
             top: Row, from the top.
             located: The run's sources and where they are, by id.
+
+        Raises:
+            TimeoutError: Points were looked for longer than `MOST_S`.
         """
         level = dzi - pictures.dzi_level(0, self._cell_px)
         if not self._finest < level <= DEEPEST:
@@ -92,8 +97,12 @@ class DeeperLevels:
             col: Likewise.
         """
         up = level - self._finest
-        with self._lock:  # not read twice
+        if not self._lock.acquire(timeout=MOST_S):
+            raise TimeoutError
+        try:  # not read twice
             points, chosen = self._held(row >> up, col >> up)
+        finally:
+            self._lock.release()
         if chosen is None:
             return pa.table({CELL: pa.array([], pa.int64())})
         for number in range(self._finest + 1, level + 1):
@@ -112,7 +121,7 @@ class DeeperLevels:
             inside = (rows // SIDE == row) & (cols // SIDE == col)
             return np.where(inside, 0, -1).astype(np.int32)
 
-        tables = [table for table in members(self._stored, where) if table is not None]
+        tables = found_in_time(members(self._stored, where), MOST_S)
         whole = pa.concat_tables([MEMBERS.empty_table(), *tables])
         points = Points.of(schema.places(whole), reference=whole)
         shown = self._shown(row, col)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raylatent import schema
+from raylatent.errors import IncompleteError
 from raylatent.explorer.members import FIRST, MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
@@ -173,15 +174,19 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
     """The tiles themselves, `<slide>/<tile index>.png`; how many there are.
 
     A tile that cannot be read any more is left out, and said with the reason.
+
+    Raises:
+        IncompleteError: At the end, where some were left out.
     """
     store = Store(folder)
-    n = 0
+    n = lost = 0
     for table in members:
         rows = [
             row for row in table.to_pylist() if row[schema.SOURCE] in export.located
         ]
         if len(rows) < table.num_rows:
             logger.warning("%d tiles are of no source", table.num_rows - len(rows))
+            lost += table.num_rows - len(rows)
         if not rows:
             continue
         located = export.located[rows[0][schema.SOURCE]]
@@ -192,10 +197,17 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
             if isinstance(tile, str):
                 about = (row[schema.TILE_INDEX], row[schema.SLIDE], tile)
                 logger.warning("tile %d of slide %s is left out: %s", *about)
+                lost += 1
                 continue
             slide = file_name(row[schema.SLIDE])
             store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", _png(tile))
             n += 1
+    if lost:
+        message = (
+            f"{lost:,} of {n + lost:,} tiles could not be read and are missing in "
+            f"{store.uri}; the others are there (--source-root PATH, if they were moved)"
+        )
+        raise IncompleteError(message)
     return n
 
 

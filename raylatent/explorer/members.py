@@ -1,6 +1,7 @@
 """The tiles of a map inside polygons, part by part, by slide, then tile index."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -74,6 +75,18 @@ def members(
                 starts = range(0, table.num_rows, _ROWS)
                 yield from (table.slice(start, _ROWS) for start in starts)
     stored.same()
+
+
+def found_in_time(
+    found: Iterable[pa.Table | None], most_s: float
+) -> Iterator[pa.Table]:
+    """The tables among members; TimeoutError once they took so many seconds."""
+    end = time.monotonic() + most_s
+    for table in found:
+        if time.monotonic() > end:
+            raise TimeoutError
+        if table is not None:
+            yield table
 
 
 def _members_of(

@@ -11,7 +11,6 @@ import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -30,7 +29,7 @@ from raylatent.explorer import gate
 from raylatent.explorer.deeper import DeeperLevels
 from raylatent.explorer.folder import CELLS
 from raylatent.explorer.gate import Answer, Asked, Gate, Route
-from raylatent.explorer.members import Where, members
+from raylatent.explorer.members import Where, found_in_time, members
 from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.pictures import block_name
 from raylatent.explorer.polygon import (
@@ -203,6 +202,9 @@ class Explorer:
             return _BUSY
         try:
             return self._counted(where)
+        except TimeoutError:
+            text = f"{_MOST_S:g} s did not suffice: use `raylatent select`\n"
+            return Answer(status=503, body=text.encode())
         finally:
             self._queries.release()
 
@@ -227,15 +229,9 @@ class Explorer:
         return partial(region_of, polygons)
 
     def _counted(self, where: Where) -> Answer:
-        end, n = time.monotonic() + _MOST_S, 0
-        slides: set[str] = set()
+        n, slides = 0, set[str]()
         rows: list[tuple[str, int]] | None = []
-        for table in members(self.stored, where):
-            if time.monotonic() > end:
-                text = f"{_MOST_S:g} s did not suffice: use `raylatent select`\n"
-                return Answer(status=503, body=text.encode())
-            if table is None:
-                continue
+        for table in found_in_time(members(self.stored, where), _MOST_S):
             n += table.num_rows
             slide = self.shown(table[schema.SLIDE][0].as_py())
             slides.add(slide)
@@ -250,6 +246,8 @@ class Explorer:
             return _BUSY
         try:
             data = render()
+        except TimeoutError:
+            return _BUSY
         finally:
             self._renders.release()
         if data is None:
