@@ -165,10 +165,11 @@ def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
         )
         raise ConfigError(message)
     from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
+    from raylatent.explorer.folder import Wanted  # noqa: PLC0415
     from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
-    from raylatent.explorer.write import Wanted  # noqa: PLC0415
+    from raylatent.explorer.pseudonyms import give_pseudonyms  # noqa: PLC0415
     from raylatent.montage.points import labels_of_points  # noqa: PLC0415
-    from raylatent.stored.map_points import tile_labels  # noqa: PLC0415
+    from raylatent.stored.map_points import StoredPoints, tile_labels  # noqa: PLC0415
 
     label: Label | None = None
     column, of_map = "", Store(f"{run.uri}/{MAPS}/{config.map}")
@@ -179,6 +180,10 @@ def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
         label, column = found, found.column
     elif run.has_tile_labels:
         label, column = tile_labels, schema.LABEL
+    hidden = None
+    if config.pseudonymise:
+        slides = StoredPoints(of_map.uri, run).slides
+        hidden = give_pseudonyms(run.store, slides)
     wanted = Wanted(
         map=config.map,
         label=label,
@@ -187,20 +192,28 @@ def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
         cell_px=config.explorer_cell_px,
         max_bytes=config.max_bytes(),
         source_roots=[config.source_root] if config.source_root else None,
+        pseudonyms=hidden,
     )
     facts = build_explorer(run, folder, wanted)
     return f"{folder}/index.html", facts
 
 
 def _annotations(config: ExploreConfig) -> dict[str, dict[str, str]]:
-    """Columns of the annotations by slide as it is written there."""
-    if not config.annotations:
-        return {}
-    rows = read_annotations(config.annotations)
-    return {
-        row[SLIDE_COLUMN]: {k: v for k, v in row.items() if k != SLIDE_COLUMN}
-        for row in rows
-    }
+    """Columns of the annotations by slide as it is written there.
+
+    Raises:
+        ConfigError: One that is to be kept is not there.
+    """
+    rows = read_annotations(config.annotations) if config.annotations else []
+    every = [name for name in (rows[0] if rows else ()) if name != SLIDE_COLUMN]
+    if lost := set(config.keep_columns) - set(every):
+        message = (
+            f"--keep-columns {min(lost)} is no column of {config.annotations}: it has "
+            f"{', '.join(every)}"
+        )
+        raise ConfigError(message)
+    kept = config.keep_columns or ([] if config.pseudonymise else every)
+    return {row[SLIDE_COLUMN]: {name: row[name] for name in kept} for row in rows}
 
 
 def check_labels(config: NamedMapConfig) -> dict[str, str] | None:

@@ -408,6 +408,17 @@ class ExploreConfig(PageConfig):
         "the folder of the page (default: RUN/explorer/<map>, where RUN is local)",
         metavar="DIR",
     )
+    pseudonymise: bool = flag(
+        "call slides by random names, which RUN/pseudonyms.csv translates: in the folder "
+        "no byte has a slide's name, nor a column that --keep-columns does not name"
+    )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "columns of the annotations that the page has (default: all, none with "
+        "--pseudonymise)",
+        metavar="NAME",
+        many=True,
+    )
     source_root: str = option(
         "",
         "where the TFRecords, slides or pictures are now, if they were moved",
@@ -419,6 +430,9 @@ class ExploreConfig(PageConfig):
         super().__post_init__()
         if not self.run:
             message = "explore takes one run directory: raylatent explore RUN"
+            raise ConfigError(message)
+        if self.keep_columns and not self.annotations:
+            message = "--keep-columns needs --annotations CSV, which has the columns"
             raise ConfigError(message)
 
 

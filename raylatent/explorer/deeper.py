@@ -5,7 +5,7 @@ keep their tiles, and the rule of the explorer chooses the others.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class DeeperLevels:
         cells: The explorer's cells.parquet.
         about: What explorer.json says.
         square: Around all points.
+        shown: What the explorer calls a slide.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class DeeperLevels:
         cells: Path,
         about: Mapping[str, Any],
         square: Square,
+        shown: Callable[[str], str] = str,
     ) -> None:
         """See the class."""
         self._stored, self._cells, self._square = stored, cells, square
+        self._name = shown
         self._cell_px = int(about["cell_px"])
         self._finest = int(about["levels"][-1]["level"])
         self._rule = Rule(**about["rule"])
@@ -125,8 +128,9 @@ class DeeperLevels:
         whole = pa.concat_tables([MEMBERS.empty_table(), *tables])
         points = Points.of(schema.places(whole), reference=whole)
         shown = self._shown(row, col)
-        names = (whole[name].to_pylist() for name in (schema.SLIDE, schema.TILE_INDEX))
-        own = [i for i, tile in enumerate(zip(*names, strict=True)) if tile in shown]
+        slides = map(self._name, whole[schema.SLIDE].to_pylist())
+        tiles = zip(slides, whole[schema.TILE_INDEX].to_pylist(), strict=True)
+        own = [i for i, tile in enumerate(tiles) if tile in shown]
         if not own:
             return points, None
         picks = points.take(np.array(own, np.int64))

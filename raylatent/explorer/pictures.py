@@ -159,6 +159,12 @@ def encoded(picture: Pixels, quality: int) -> bytes:
     return data
 
 
+def decoded(data: bytes) -> Pixels:
+    """A JPEG as a picture (h, w, 3)."""
+    pixels: Pixels = simplejpeg.decode_jpeg(data)
+    return pixels
+
+
 def coarsest(picture: Pixels) -> Iterator[File]:
     """The levels that DZI has above that of one block, from half its size to a pixel.
 

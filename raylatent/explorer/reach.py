@@ -26,6 +26,12 @@ _POINT_BYTES = 18.0
 _REST_BYTES = 1e6  # of the page, of thumbnails and of the smallest pictures
 SAMPLE_POINTS = 1_000_000
 
+MOST_SIMILAR = 20_000
+"""Cells of the level whose cells are compared with each other."""
+N_SIMILAR = 12
+_SIMILAR_SIDE = 512
+_SIMILAR_BYTES = 1 << 30  # of activations that are held
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -118,6 +124,25 @@ def _up_to(counts: Sequence[int], sizes: Sizes) -> list[float]:
     return found
 
 
+def similar_level(n_cells: Sequence[int], n_features: int) -> int | None:
+    """The deepest level whose cells can be compared; None where there is none.
+
+    Args:
+        n_cells: Of each level.
+        n_features: Of a tile.
+
+    >>> similar_level([60, 240, 21_000], 64), similar_level([60] * 9, 64)
+    (1, 6)
+    """
+    most = min(MOST_SIMILAR, _SIMILAR_BYTES // (4 * max(1, n_features)))
+    fitting = [
+        level
+        for level, n in enumerate(n_cells)
+        if n <= most and pyramid.SIDE << level <= _SIMILAR_SIDE
+    ]
+    return max(fitting, default=None)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
     """The cells of an explorer.
@@ -174,7 +199,7 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
     look = partial(pyramid.occupied, square=square, few=few)
     counts = pyramid.count_cells(parts.fold(look, pyramid.merge_occupied))
     some = _levels(parts, square, _SAMPLED_LEVELS, rule)
-    sizes = _sizes(pyramid.choose_nested(square, some)[-1], tiles, rule)
+    sizes = _sizes(pyramid.choose_nested(square, some)[-1], tiles, rule, bounds.n)
     most = min(SAMPLE_POINTS, bounds.n)
     reach = extent(counts, bounds.n, most, sizes, max_bytes)
     levels = _levels(parts, square, reach.finest + 1, rule)
@@ -199,7 +224,7 @@ def _levels(
     return parts.fold(work, pyramid.merge_levels, [PREDICTIONS, LABELS])
 
 
-def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule) -> Sizes:
+def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule, n_points: int) -> Sizes:
     """What cells and tiles take, by some tiles all over the map."""
     names = (schema.SLIDE, schema.TILE_INDEX)
     columns = (chosen[name].to_pylist() for name in names)
@@ -228,5 +253,5 @@ def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule) -> Sizes:
         block=block,
         tile=sum(map(len, own)) / len(whole),
         point=_POINT_BYTES,
-        rest=_REST_BYTES,
+        rest=_REST_BYTES + 4 * (1 + N_SIMILAR) * min(MOST_SIMILAR, n_points),
     )

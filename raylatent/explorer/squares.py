@@ -75,13 +75,14 @@ def draw_square(
             number = work.first + start // pictures.SLOTS**2
             data = pictures.encoded(pictures.sheet(some), pictures.OWN_QUALITY)
             files.append((pictures.own_name(number), data))
-        sizes[:] = [(0, 0) if one is None else one.size for one in own]
+        for i, one in enumerate(own):
+            sizes[i] = (0, 0) if one is None else one.size
     levels = range(work.root, work.finest + 1)
     files += pictures.draw(work.finest, work.shown, cells, levels)
     if work.root == 0:
         block = next(pictures.draw(work.finest, work.shown, cells, [0]), None)
         if block is not None:
-            files += pictures.coarsest(_decoded(block[1]))
+            files += pictures.coarsest(pictures.decoded(block[1]))
     digests, n_bytes = {}, 0
     for name, data in files:
         store.write(name, data)
@@ -95,13 +96,6 @@ def draw_square(
         digests=digests,
         n_bytes=n_bytes,
     )
-
-
-def _decoded(data: bytes) -> NDArray[np.uint8]:
-    import simplejpeg  # noqa: PLC0415
-
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
-    return pixels
 
 
 def _fetched(

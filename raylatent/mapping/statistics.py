@@ -26,6 +26,7 @@ FEWEST_HELD = 200
 _NEIGHBORS = 15
 _BLOCK_ROWS = 256
 _BLOCK_FEATURES = 256
+_ERROR = 1e-9  # of a matrix product in float64, far more than it can be
 _ROW_METRIC = "euclidean"
 
 _SEARCHED_ROWS = 100_000
@@ -200,6 +201,31 @@ def _squares(
         squares += (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)
         squares -= 2.0 * (a @ b.T)
     return squares
+
+
+def nearest_rows(rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The k other rows nearest to each row (n, d), int64 (n, k); -1 where there are fewer.
+
+    Euclidean in float64, each sum in one order; of equal ones the first row comes first.
+    A matrix product only rules out those that are farther by more than its error.
+
+    >>> nearest_rows(np.float32([[0], [1], [3]]), 3).tolist()
+    [[1, 2, -1], [0, 2, -1], [1, 0, -1]]
+    """
+    found = np.full((len(rows), k), -1)
+    longest = float(np.square(rows, dtype=np.float64).sum(axis=1).max(initial=0.0))
+    last = min(k, len(rows) - 1) - 1
+    for start in range(0, len(rows) if last >= 0 else 0, _BLOCK_ROWS):
+        about = _squares(rows[start : start + _BLOCK_ROWS], rows)
+        at = np.arange(len(about))
+        about[at, start + at] = np.inf
+        limit = np.partition(about, last, axis=1)[:, last] + _ERROR * longest
+        for i, own in enumerate(about <= limit[:, None]):
+            near = np.flatnonzero(own)
+            away = rows[near].astype(np.float64) - rows[start + i]
+            order = np.argsort(np.square(away).sum(axis=1), kind="stable")[: last + 1]
+            found[start + i, : last + 1] = near[order]
+    return found
 
 
 def cluster(

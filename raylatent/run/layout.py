@@ -21,6 +21,8 @@ from raylatent.parts import is_part
 SOURCES = "sources.parquet"
 REPORT = "report.json"
 SLIDES_PAGE = "slides.html"
+PSEUDONYMS = "pseudonyms.csv"
+"""The table of random names that a page shows for slides; listed in no manifest."""
 REGIONS_JSON = "regions.json"
 """In a map's folder: regions whose names label its tiles."""
 CLUSTERS = "clusters"
@@ -69,7 +71,7 @@ _OURS = re.compile(
     rf"|{MOSAICS}/[^/]+/(?:mosaic\.json|cells\.parquet)"
     rf"|(?:{MAPS}|{MOSAICS})/[^/]+/[^/]+\.(?:png|jpg|jpeg|pdf|svg|csv)"
     rf"|{EXPLORER}/[^/]+/(?:explorer\.json|cells\.parquet|mosaic\.dzi|regions\.json"
-    r"|[a-z_]+\.(?:html|css|js)|data/(?:meta|(?:cells|points|slides)/[0-9/]+)\.js"
+    r"|[a-z_]+\.(?:html|css|js)|data/(?:meta|(?:cells|points|slides|similar)/[0-9/]+)\.js"
     r"|(?:mosaic_files|tiles)/[0-9]+/[0-9_]+\.jpg|slides/[0-9]+\.jpg)"
     rf"|{MANIFESTS}/[^/]+\.parquet"
 )

@@ -215,8 +215,10 @@ def test_pseudonyms_are_shown_and_translated_back(tmp_path):
     run, points = mapped_run(tmp_path / "run", {"a": 20, "b": 20})
     page = tmp_path / "run" / "explorer" / "default"
     (page / "data").mkdir(parents=True)
-    (page / "explorer.json").write_text(json.dumps(about_page(run)))
-    (page / "data" / "meta.js").write_text('raylatent.meta(["p1", "p2"])')
+    about = {**about_page(run), "pseudonyms": True}
+    (page / "explorer.json").write_text(json.dumps(about))
+    with pytest.raises(MapError, match=r"pseudonyms\.csv lacks 2 slides"):
+        server.Explorers(ServeConfig(run=run.uri))
     (tmp_path / "run" / "pseudonyms.csv").write_text("slide,pseudonym\na,p2\nb,p1\n")
     explorer = server.Explorers(ServeConfig(run=run.uri))
     assert explorer._first.slides == ["b", "a"]
