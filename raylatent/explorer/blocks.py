@@ -112,14 +112,8 @@ def write_cells(
 ) -> list[dict[str, int]]:
     """Write the scripts of a level's cells; of each the first place, and the cells.
 
-    Args:
-        write: Writes a file.
-        level: Which.
-        table: Its cells, `schema.EXPLORER_CELLS`.
-        names: What numbers stand for.
-        sizes: Width and height of each cell's tile at its own size, shape (n, 2), in
-            pixels; 0 where it is not stored.
-        square: Around all points.
+    `table` is as `schema.EXPLORER_CELLS`; `sizes` are width and height of each cell's
+    tile at its own size, shape (n, 2), in pixels, 0 where it is not stored.
     """
     rows, cols = (table[name].to_numpy() for name in (schema.ROW, schema.COL))
     curve = morton(rows, cols)
@@ -217,14 +211,7 @@ def _filled(column: pa.ChunkedArray, null: int) -> NDArray[Any]:
 
 
 def write_slides(write: Write, level: int, slides: pa.Table, names: Names) -> None:
-    """Write how many tiles of each slide each cell of a level has.
-
-    Args:
-        write: Writes a file.
-        level: Which.
-        slides: As of `pyramid.PartialLevel`.
-        names: What numbers stand for.
-    """
+    """Write how many tiles of each slide (`PartialLevel.slides`) each cell has."""
     cell, label, count = slides.columns
     own = names.slide_numbers(label)
     order = np.lexsort((own, cell.to_numpy()))
@@ -245,14 +232,7 @@ def cell_numbers(level: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
 def write_similar(
     write: Write, level: int, ids: NDArray[np.int64], near: NDArray[np.int64]
 ) -> None:
-    """Write which cells of a level are most alike.
-
-    Args:
-        write: Writes a file.
-        level: Which.
-        ids: Of its cells (n,), ascending.
-        near: Of each its likest, the first the likest, as positions (n, k); -1: none.
-    """
+    """Write which cells of a level, with ids (n,), are alike: positions (n, k), -1: none."""
     numbers = cell_numbers(level, ids)
     columns = {"cell": ("u4", numbers)}
     for i, own in enumerate(near.T):

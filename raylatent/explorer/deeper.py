@@ -33,12 +33,8 @@ _HELD = 8  # blocks of the deepest written level whose points are kept
 class DeeperLevels:
     """Draws blocks of levels below those that an explorer has; threads may ask at once.
 
-    Args:
-        stored: The map's points.
-        cells: The explorer's cells.parquet.
-        about: What explorer.json says.
-        square: Around all points.
-        shown: What the explorer calls a slide.
+    Of the explorer it knows cells.parquet, what explorer.json says, the square around all
+    points, and what it calls a slide.
     """
 
     def __init__(
@@ -61,13 +57,7 @@ class DeeperLevels:
     def jpeg(
         self, dzi: int, left: int, top: int, located: Mapping[int, Located]
     ) -> bytes | None:
-        """A block as a JPEG; None where no tile is, or no level is drawn.
-
-        Args:
-            dzi: DZI's number of the level.
-            left: Column of the block, from the left.
-            top: Row, from the top.
-            located: The run's sources and where they are, by id.
+        """A block as a JPEG, by DZI's numbers; None where no tile is, or no level is drawn.
 
         Raises:
             TimeoutError: Points were looked for longer than `MOST_S`.
@@ -92,13 +82,7 @@ class DeeperLevels:
         return data
 
     def tiles(self, level: int, row: int, col: int) -> pa.Table:
-        """The cells of a block and the tile of each, ascending by cell.
-
-        Args:
-            level: Below the deepest that was written.
-            row: Of the block, 0 is the lowest.
-            col: Likewise.
-        """
+        """The cells of a block, row 0 the lowest, and the tile of each, by cell."""
         up = level - self._finest
         if not self._lock.acquire(timeout=MOST_S):
             raise TimeoutError

@@ -75,14 +75,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What of an explorer is told in words and numbers.
-
-    Attributes:
-        run: The run.
-        points: The map.
-        found: Its cells.
-        wanted: What it is to be.
-    """
+    """What of an explorer is told in words and numbers."""
 
     run: RunDirectory
     points: StoredPoints
@@ -168,12 +161,7 @@ class Told:
             raise MapError(message)
 
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
-        """What machines are told.
-
-        Args:
-            n_bytes: Of the pictures.
-            failed: Tiles that could not be read.
-        """
+        """What machines are told, with bytes of the pictures and tiles without one."""
         found = self.found
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
         return {

@@ -44,13 +44,13 @@ def members(
     names: Sequence[str] = ("",),
     only: Only | None = None,
 ) -> Iterator[pa.Table | None]:
-    """The points that lie in something, as `MEMBERS`.
+    """The points that lie in something, as `MEMBERS`; only a few parts are held.
 
     A table is of one slide and has at most 65,536 rows. A part of the map without any
     gives None, so that who waits can stop.
 
     Args:
-        stored: The map's points; only a few parts are held.
+        stored: The map's points.
         where: In what places lie.
         names: Of these; an empty one is null.
         only: Which of the points inside count; None: all.

@@ -58,12 +58,7 @@ class RegionLabels:
 
 
 def put_regions(stored: StoredPoints, regions: Sequence[Polygon], what: str) -> None:
-    """Put regions beside their map, in place of those that are there.
-
-    Args:
-        stored: The map's points.
-        regions: With names; none: those that are there are taken away.
-        what: Where they come from, for messages.
+    """Put regions of a file beside their map; none takes away those that are there.
 
     Raises:
         MapError: They were drawn on another map, or one has no name.

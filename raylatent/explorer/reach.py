@@ -12,8 +12,9 @@ from raylatent import schema
 from raylatent.explorer import pictures, pyramid
 from raylatent.explorer.pictures import Shown
 from raylatent.explorer.pyramid import FEW_POINTS, SHOWN_SHARE, PartialLevel, Square
+from raylatent.montage.cells import bounds_of
 from raylatent.montage.grid import Bounds
-from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Points, Rule
+from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Rule
 from raylatent.source.protocol import Place
 from raylatent.stable_hash import tile_hash
 from raylatent.stored.mosaic_inputs import Located
@@ -37,12 +38,8 @@ _SIMILAR_BYTES = 1 << 30  # of activations that are held
 class Sizes:
     """Bytes that parts of an explorer take, as a sample tells.
 
-    Attributes:
-        cell: Of a cell in a block's picture and in the scripts, beyond an empty block.
-        block: Of an empty block's picture.
-        tile: Of a tile at its own size.
-        point: Of a point.
-        rest: Of all that does not grow with these: page, thumbnails, DZI's levels.
+    Of a cell, in a picture and scripts, beyond its share of an empty block; of a tile at
+    its own size, a point, and of all that does not grow with these.
     """
 
     cell: float
@@ -145,16 +142,7 @@ def similar_level(n_cells: Sequence[int], n_features: int) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """The cells of an explorer.
-
-    Attributes:
-        square: Around all points.
-        bounds: Of them.
-        levels: What the points say of each level.
-        chosen: The tile of each cell of each level.
-        extent: How far it goes.
-        rule: By which tiles were chosen.
-    """
+    """The cells of an explorer: of each level what the points say, and the tiles chosen."""
 
     square: Square
     bounds: Bounds
@@ -166,13 +154,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How tiles are found again, and drawn.
-
-    Attributes:
-        sources: By their number in sources.parquet.
-        cell_px: Side of a cell.
-        tile_px: Side of the run's tiles.
-    """
+    """How tiles are found again, by the number of their source, and drawn."""
 
     sources: dict[int, Located]
     cell_px: int
@@ -185,15 +167,8 @@ class Tiles:
 
 
 def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
-    """The levels that fit, and the tile of each cell.
-
-    Args:
-        parts: The map's points.
-        rule: By which tiles are chosen.
-        tiles: How they are found.
-        max_bytes: Of everything that is written.
-    """
-    bounds = parts.fold(_bounds, Bounds.merge)
+    """The levels that fit into so many bytes of all files, and the tile of each cell."""
+    bounds = parts.fold(bounds_of, Bounds.merge)
     square = Square.around(bounds)
     few = bounds.n <= FEW_POINTS
     look = partial(pyramid.occupied, square=square, few=few)
@@ -211,10 +186,6 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
         extent=reach,
         rule=rule,
     )
-
-
-def _bounds(points: Points) -> Bounds:
-    return Bounds.of(points.xy)
 
 
 def _levels(

@@ -1,7 +1,7 @@
 """Squares of blocks: the tiles of each are fetched once, and drawn at three levels."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,15 +42,10 @@ class SquareWork:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SquareDone:
-    """What came of it.
+    """What came of it: files, and the tiles that levels above show, with their pictures.
 
-    Attributes:
-        above: Which of the tiles are shown by levels above, too.
-        cells: Their pictures.
-        sizes: Width and height of the tiles that are stored at their own size.
-        failed: Why tiles could not be read, by their place in the square.
-        digests: Of the files, by name.
-        n_bytes: Of the files.
+    `sizes` are of the tiles at their own size; `failed` says why tiles could not be read,
+    by their place in the square.
     """
 
     above: NDArray[np.int64]
@@ -147,12 +142,10 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage:
-    """Levels that are drawn at once.
+    """Levels that are drawn at once, from the finest of them up.
 
-    Attributes:
-        level: The finest of them.
-        which: Cells of the explorer's finest level whose tiles they show.
-        cells: The pictures of these tiles, where they were fetched already.
+    They show the tiles of the cells `which` of the explorer's finest level, whose
+    pictures are `cells`, if they were fetched already.
     """
 
     level: int
@@ -177,29 +170,16 @@ def works(
     first = 0
     for some in np.split(order, edges) if len(order) else ():
         own = which[some]
+        work = SquareWork(finest=level, root=root, shown=here.take(some))
         if cells is not None:
-            yield (
-                own,
-                SquareWork(
-                    finest=level, root=root, shown=here.take(some), cells=cells[some]
-                ),
-            )
+            yield own, replace(work, cells=cells[some])
             continue
         stored = _stored(shown.take(own), found.extent.own)
         at = first * pictures.SLOTS**2 + np.arange(len(stored))
         drawn.picture[own[stored]] = at // pictures.SLOTS**2
         drawn.slot[own[stored]] = at % pictures.SLOTS**2
-        yield (
-            own,
-            SquareWork(
-                finest=level,
-                root=root,
-                shown=here.take(some),
-                places=tiles.places(found.chosen[-1].take(pa.array(own))),
-                own=stored,
-                first=first,
-            ),
-        )
+        places = tiles.places(found.chosen[-1].take(pa.array(own)))
+        yield own, replace(work, places=places, own=stored, first=first)
         first += -(-len(stored) // pictures.SLOTS**2)
 
 

@@ -39,16 +39,7 @@ def write_data(
     drawn: Drawn,
     similar: Similar | None,
 ) -> None:
-    """Write all but pictures of tiles and explorer.json.
-
-    Args:
-        write: Writes a file.
-        told: What is told.
-        meta: What the page is told; what is written is added.
-        parts: The map's points.
-        drawn: The pictures.
-        similar: Which cells are alike, where that is known.
-    """
+    """Write all but pictures of tiles and explorer.json; `meta` is filled in."""
     found = told.found
     meta["slides"], thumbnails = told.slides()
     meta["levels"] = _write_cells(write, told, drawn)
