@@ -1,24 +1,19 @@
 """The explorer of a map, its pictures spread over the cluster."""
 
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import spread
 from raylatent.engine.progress import Progress
-from raylatent.explorer import pictures, pyramid
-from raylatent.explorer.pictures import Shown
+from raylatent.explorer import pictures
 from raylatent.explorer.reach import Found, Tiles, find_cells
-from raylatent.explorer.squares import Drawn, Stage, draw_square, works
+from raylatent.explorer.squares import Drawn, Pictures, SquareWork, draw_square
 from raylatent.explorer.write import Scripts, Wanted, Whole, write_data
-from raylatent.montage.cells import CELL
-from raylatent.montage.points import (
-    Rule,
-    split_ids,
-)
+from raylatent.montage.points import Rule
 from raylatent.run import MAPS, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import sealed_json
@@ -28,37 +23,21 @@ from raylatent.stored.mosaic_inputs import Located, source_places
 
 
 def draw_pictures(store: Store, found: Found, tiles: Tiles) -> Drawn:
-    """Write the pictures of all levels: from the finest up, three levels at once."""
-    finest, table = found.extent.finest, found.chosen[-1]
-    rows, cols = split_ids(table[CELL].to_numpy())
-    since = table[pyramid.SINCE].to_numpy().astype(np.int64)
-    shown = Shown(rows=rows, cols=cols, since=since)
-    n = len(rows)
-    drawn = Drawn(
-        picture=np.full(n, -1), slot=np.zeros(n, np.int64), sizes=np.zeros((n, 2), "u2")
-    )
-    stage = Stage(level=finest, which=np.arange(n))
-    with Progress("explorer", n) as progress:
-        while stage.level >= 0:
-            squares = list(works(stage, shown, found, tiles, drawn))
-            calls = [(store, work, tiles.cell_px, tiles.tile_px) for _, work in squares]
-            above, thumbs = [], []
-            for (own, work), done in zip(
-                squares, spread(draw_square, calls), strict=True
-            ):
-                above.append(own[done.above])
-                thumbs.append(done.cells)
-                drawn.sizes[own[work.own]] = done.sizes
-                drawn.failed |= {int(own[i]): why for i, why in done.failed.items()}
-                drawn.digests |= done.digests
-                drawn.n_bytes += done.n_bytes
-                progress.add(len(work.places))
-            stage = Stage(
-                level=stage.root - 1,
-                which=np.concatenate(above),
-                cells=np.concatenate(thumbs),
-            )
-    return drawn
+    """Write the pictures of all levels."""
+    made = Pictures(store, found, tiles)
+    waiting: deque[SquareWork] = deque()
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        for work in made.works():
+            waiting.append(replace(work, places=()))
+            yield store, work, tiles.cell_px, tiles.tile_px
+
+    with Progress("explorer", len(found.chosen[-1])) as progress:
+        for done in spread(draw_square, calls()):
+            work = waiting.popleft()
+            made.add(work, done)
+            progress.add(len(work.which))
+    return made.finish()
 
 
 def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any]:

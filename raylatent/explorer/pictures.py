@@ -59,19 +59,6 @@ class Shown:
         )
 
 
-def squares(level: int, shown: Shown, root: int) -> NDArray[np.int64]:
-    """In which square of blocks each tile is: its row times the squares a side, and column.
-
-    Args:
-        level: Of the cells.
-        shown: Tiles.
-        root: The level of whose blocks there is one to a square.
-    """
-    per_side = SIDE << (level - root)  # cells of a square
-    a_side = 1 << root
-    return shown.rows // per_side * a_side + shown.cols // per_side
-
-
 def root_of(level: int) -> int:
     """The coarsest of the levels that are drawn together with a finest one.
 
