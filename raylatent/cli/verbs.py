@@ -12,6 +12,7 @@ from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
     BenchConfig,
+    ClusterConfig,
     ExploreConfig,
     ExtractTilesConfig,
     LabelConfig,
@@ -154,7 +155,7 @@ def _redraw(config: MosaicConfig, folder: str, num_tiles_x: int) -> str:
 
 
 def _select(config: SelectConfig) -> int:
-    from raylatent.main_job import run_select  # noqa: PLC0415  (slow)
+    from raylatent.map_job import run_select  # noqa: PLC0415  (slow)
 
     say(f"tiles     {run_select(config):,}")
     say(f"{config.to:<9} {absolute(config.out)}")
@@ -162,10 +163,21 @@ def _select(config: SelectConfig) -> int:
 
 
 def _label(config: LabelConfig) -> int:
-    from raylatent.main_job import run_label  # noqa: PLC0415  (slow)
+    from raylatent.map_job import run_label  # noqa: PLC0415  (slow)
 
     labels, pictures = run_label(config)
     say(f"labels    {', '.join(labels) or 'none'}")
+    for picture in pictures:
+        say(f"map       {picture}")
+    return 0
+
+
+def _cluster(config: ClusterConfig) -> int:
+    from raylatent.map_job import run_cluster  # noqa: PLC0415  (ray: slow)
+
+    sizes, pictures = run_cluster(config)
+    for number, n in enumerate(sizes, 1):
+        say(f"cluster   {number}, {n:,} tiles")
     for picture in pictures:
         say(f"map       {picture}")
     return 0
@@ -179,7 +191,7 @@ def _serve(config: ServeConfig) -> int:
 
 
 def _explore(config: ExploreConfig) -> int:
-    from raylatent.main_job import run_explore  # noqa: PLC0415  (ray: slow)
+    from raylatent.map_job import run_explore  # noqa: PLC0415  (ray: slow)
 
     page, facts = run_explore(config)
     level = facts["levels"][-1]
@@ -288,6 +300,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "select": (SelectConfig, _select),
     "label": (LabelConfig, _label),
+    "cluster": (ClusterConfig, _cluster),
     "serve": (ServeConfig, _serve),
     "layers": (LayersConfig, _layers),
     "verify": (VerifyConfig, verify),

@@ -34,12 +34,9 @@ Cells = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """Tiles in the cells that show them at the finest of some levels.
+    """Tiles in the cells that show them at the finest of some levels: arrays (n,).
 
-    Attributes:
-        rows: Of the cells, shape (n,), 0 is the lowest.
-        cols: Likewise.
-        since: The first level that shows each tile.
+    Row 0 is the lowest; `since` is the first level that shows each tile.
     """
 
     rows: Cells
@@ -144,6 +141,12 @@ def encoded(picture: Pixels, quality: int) -> bytes:
         fastdct=False,
     )
     return data
+
+
+def decoded(data: bytes) -> Pixels:
+    """A JPEG as a picture (h, w, 3)."""
+    pixels: Pixels = simplejpeg.decode_jpeg(data)
+    return pixels
 
 
 def coarsest(picture: Pixels) -> Iterator[File]:

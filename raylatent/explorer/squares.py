@@ -48,15 +48,10 @@ class SquareWork:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SquareDone:
-    """What came of it.
+    """What came of it: files, and the tiles that levels above show, with their pictures.
 
-    Attributes:
-        above: Which of the tiles are shown by levels above, too.
-        cells: Their pictures.
-        sizes: Width and height of the tiles that are stored at their own size.
-        failed: Why tiles could not be read, by their place in the square.
-        digests: Of the files, by name.
-        n_bytes: Of the files.
+    `sizes` are of the tiles at their own size; `failed` says why tiles could not be read,
+    by their place in the square.
     """
 
     above: NDArray[np.int64]
@@ -81,13 +76,14 @@ def draw_square(
             number = work.first + start // pictures.SLOTS**2
             data = pictures.encoded(pictures.sheet(some), pictures.OWN_QUALITY)
             files.append((pictures.own_name(number), data))
-        sizes[:] = [(0, 0) if one is None else one.size for one in own]
+        for i, one in enumerate(own):
+            sizes[i] = (0, 0) if one is None else one.size
     levels = range(work.root, work.finest + 1)
     files += pictures.draw(work.finest, work.shown, cells, levels)
     if work.root == 0:
         block = next(pictures.draw(work.finest, work.shown, cells, [0]), None)
         if block is not None:
-            files += pictures.coarsest(_decoded(block[1]))
+            files += pictures.coarsest(pictures.decoded(block[1]))
     digests, n_bytes = {}, 0
     for name, data in files:
         store.write(name, data)
@@ -101,13 +97,6 @@ def draw_square(
         digests=digests,
         n_bytes=n_bytes,
     )
-
-
-def _decoded(data: bytes) -> NDArray[np.uint8]:
-    import simplejpeg  # noqa: PLC0415
-
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
-    return pixels
 
 
 def _fetched(

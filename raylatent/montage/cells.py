@@ -397,7 +397,7 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
         if not names:
             labels = []
     else:
-        bounds = parts.fold(_bounds, Bounds.merge)
+        bounds = parts.fold(bounds_of, Bounds.merge)
     if kind == EvenGrid.kind:
         grid: Grid = even_grid(parts, bounds, num_tiles_x, rule.seed)
     else:
@@ -410,7 +410,8 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
     return Chosen(grid=grid, bounds=bounds, cells=cells)
 
 
-def _bounds(points: Points) -> Bounds:
+def bounds_of(points: Points) -> Bounds:
+    """Of some points."""
     return Bounds.of(points.xy)
 
 
@@ -420,7 +421,7 @@ Names = frozenset[str] | None
 
 def _bounds_and_labels(points: Points) -> tuple[Bounds, Names]:
     names = pc.unique(points.labels).drop_null().to_pylist()
-    return _bounds(points), _few(frozenset(names))
+    return bounds_of(points), _few(frozenset(names))
 
 
 def _merge_both(
