@@ -115,7 +115,7 @@ def test_a_click_opens_the_cell_whose_tile_is_shown(
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         page.wait_for_timeout(300)
         shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        seen = np.array(shot.getpixel((int(middle[0]) + 15, int(middle[1]) + 15)))
+        seen = np.array(shot.getpixel((int(middle[0]) - 15, int(middle[1]) - 15)))
         page.mouse.click(*middle)
         page.wait_for_selector(
             f'#panel[data-level="{level}"][data-row="{row}"][data-col="{col}"]'
