@@ -157,6 +157,7 @@ raylatent.selection = (() => {
       one.color = color.ofCategory(i);
     });
     now.regionsVersion += 1;
+    raylatent.compare.lists();
     raylatent.page.changed();
   }
 
