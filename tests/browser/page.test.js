@@ -58,8 +58,8 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   while (listed < block.tiles[i]) {
     more.fire("click");
     const before = listed;
-    await until(() => shown.find((e) => e.tag === "ol")[0].childElementCount > before);
-    listed = shown.find((e) => e.tag === "ol")[0].childElementCount;
+    await until(() => shown.find((e) => e.attributes.class === "tiles")[0].childElementCount > before);
+    listed = shown.find((e) => e.attributes.class === "tiles")[0].childElementCount;
     assert.ok(listed === block.tiles[i] || listed % 50 === 0);
   }
   assert.equal(more.hidden, true);

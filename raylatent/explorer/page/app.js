@@ -33,7 +33,17 @@ raylatent.page = (() => {
       asked = false;
       draw.frame($("map"), $("overview"));
       raylatent.slide.draw();
+      tell();
     });
+  }
+  /** Says what the pictures in view stand for, or that none is there. */
+  function tell() {
+    const many = now.showPoints && draw.points.n > cells.MOST_POINTS;
+    const { cells: shown, most } = draw.seen;
+    const what = now.showPictures ? "picture" : "square";
+    $("where").textContent = many ? "Too many points are in view: cells tell the density."
+      : shown === 0 || now.contrast || most === 0 ? "" : most === 1 ? `Each ${what} is one tile.` : `Each ${what} stands for ${shown > 1 ? "up to " : ""}${panel.whole(most)} tiles.`;
+    $("nearest").hidden = shown > 0 || now.store.coming.size > 0;
   }
   /** Draws, and soon brings address, legend and table up to date. */
   function changed() {
@@ -52,13 +62,6 @@ raylatent.page = (() => {
       labels: now.labels && [...now.labels], slides: now.slides && [...now.slides],
     });
     history.replaceState(null, "", `#${told}`);
-    const level = draw.cellLevel();
-    const many = now.showPoints && draw.points.n > cells.MOST_POINTS;
-    const { cells: shown, most } = draw.seen;
-    const what = now.showPictures ? "picture" : "square";
-    $("where").textContent = many ? "Too many points are in view: cells tell the density."
-      : shown === 0 || now.contrast || most === 0 ? "" : most === 1 ? `Each ${what} is one tile.` : `Each ${what} stands for ${shown > 1 ? "up to " : ""}${panel.whole(most)} tiles.`;
-    $("nearest").hidden = shown > 0;
     document.body.dataset.mode = now.mode;
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();

@@ -182,6 +182,5 @@ raylatent.controls = (() => {
     ]));
   }
 
-  raylatent.selected = { show: selected };
-  return { fill, legend, filters, regions, saved, table, about };
+  return { fill, legend, filters, selected, regions, saved, table, about };
 })();

@@ -169,9 +169,10 @@ raylatent.data = (() => {
     }
   }
   /** Where a script hands over what it has. @param {any} value */
-  raylatent.meta = (value) => /** @type {any} */ (document.currentScript).handOver(value);
+  const meta = (value) => /** @type {any} */ (document.currentScript).handOver(value);
   /** @param {string} _ name @param {About} about @param {string} text */
-  raylatent.block = (_, about, text) => raylatent.meta([about, text]);
+  const block = (_, about, text) => meta([about, text]);
+  Object.assign(raylatent, { meta, block });
 
   return { NO_U4, NO_I4, NO_U1, bytesOf, unshuffled, decoded, bit, Recent, Store };
 })();
