@@ -482,7 +482,7 @@ class Mosaic:
     def _picture(self, look: Look) -> "_Drawn":
         raster, layout, look = self._draw(look)
         entries = self._entries(look)
-        picture = render.add_legend(raster, entries, look.background, look.cell_px)
+        picture = render.add_legend(raster, entries, look.background)
         above = picture.height - raster.height
         picture, more = render.add_caption(
             picture,
