@@ -131,7 +131,7 @@ _OUTLINED = """() => {
 def _picture(page: Any, name: str) -> None:  # noqa: ANN401
     page.wait_for_timeout(1_500)
     shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    shot.quantize(128).save(FOLDER / f"explorer-{name}.png", optimize=True)
+    shot.quantize(256).save(FOLDER / f"explorer-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
