@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TILE_PX, MPP = 96, 0.5
 ROWS, COLS = 4, 5
-N_PATIENTS, N_PLANTED = 12, 4
+N_PATIENTS, N_PLANTED = 12, 8
 LEVEL = 1
 
 
