@@ -161,7 +161,7 @@ def atlas(  # noqa: D417, PLR0913  (the verb's options)
     placement: str = AtlasConfig.placement,
     vector: str = AtlasConfig.vector,
     mosaic: str = AtlasConfig.mosaic,
-    num_tiles_x: int = AtlasConfig.num_tiles_x,
+    num_tiles_x: int | None = AtlasConfig.num_tiles_x,
     select: str = AtlasConfig.select,
     grid: str = AtlasConfig.grid,
     layout: str = AtlasConfig.layout,

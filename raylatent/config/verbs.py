@@ -28,6 +28,8 @@ MIN_BATCH = 16
 IMAGE_FORMATS = ("jpg", "png")
 VECTORS = ("none", "pdf", "svg")
 SELECTS = ("nearest", "medoid", "first")
+NUM_TILES_X = 50
+"""Columns of a mosaic, as Slideflow's."""
 GRIDS = ("square", "slideflow")
 LAYOUTS = ("plain", "compact", "even")
 EACH = ("none", "label")
@@ -320,8 +322,11 @@ class MosaicConfig(NamedMapConfig):
     """A map to a mosaic of tiles."""
 
     mosaic: str = option("default", "name below mosaics/", metavar="NAME")
-    num_tiles_x: int = option(
-        50, "cells across the map; for even the most of them", metavar="N"
+    num_tiles_x: int | None = option(
+        None,
+        f"cells across the map, for even the most of them (default: {NUM_TILES_X}, "
+        "fewer for few tiles)",
+        metavar="N",
     )
     layout: str = option(
         "plain",
@@ -350,7 +355,8 @@ class MosaicConfig(NamedMapConfig):
         super().__post_init__()
         one_of("--select", self.select, SELECTS)
         one_of("--grid", self.grid, GRIDS)
-        at_least("--num-tiles-x", self.num_tiles_x, 1)
+        if self.num_tiles_x is not None:
+            at_least("--num-tiles-x", self.num_tiles_x, 1)
         at_least("--cell-px", self.cell_px, 1)
         at_least("--gap-px", self.gap_px, 0)
         one_of("--layout", self.layout, LAYOUTS)

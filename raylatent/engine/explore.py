@@ -2,6 +2,9 @@
 
 import json
 import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -15,9 +18,8 @@ from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import spread
 from raylatent.engine.progress import Progress
 from raylatent.errors import MapError, RunError, StorageError
-from raylatent.explorer import pictures, pyramid
+from raylatent.explorer import pictures
 from raylatent.explorer.folder import Told, Wanted
-from raylatent.explorer.pictures import Shown
 from raylatent.explorer.reach import (
     N_SIMILAR,
     Found,
@@ -25,11 +27,10 @@ from raylatent.explorer.reach import (
     find_cells,
     similar_level,
 )
-from raylatent.explorer.squares import Drawn, Stage, draw_square, works
+from raylatent.explorer.squares import Drawn, Pictures, SquareWork, draw_square
 from raylatent.explorer.write import Similar, write_data
 from raylatent.mapping.statistics import nearest_rows
-from raylatent.montage.cells import CELL
-from raylatent.montage.points import Rule, split_ids
+from raylatent.montage.points import Rule
 from raylatent.run import MAPS, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import content_digest, sealed_json
@@ -44,37 +45,21 @@ _TOGETHER = 512  # tiles whose activations a task reads
 
 
 def draw_pictures(store: Store, found: Found, tiles: Tiles) -> Drawn:
-    """Write the pictures of all levels: from the finest up, three levels at once."""
-    finest, table = found.extent.finest, found.chosen[-1]
-    rows, cols = split_ids(table[CELL].to_numpy())
-    since = table[pyramid.SINCE].to_numpy().astype(np.int64)
-    shown = Shown(rows=rows, cols=cols, since=since)
-    n = len(rows)
-    drawn = Drawn(
-        picture=np.full(n, -1), slot=np.zeros(n, np.int64), sizes=np.zeros((n, 2), "u2")
-    )
-    stage = Stage(level=finest, which=np.arange(n))
-    with Progress("explorer", n) as progress:
-        while stage.level >= 0:
-            squares = list(works(stage, shown, found, tiles, drawn))
-            calls = [(store, work, tiles.cell_px, tiles.tile_px) for _, work in squares]
-            above, thumbs = [], []
-            for (own, work), done in zip(
-                squares, spread(draw_square, calls), strict=True
-            ):
-                above.append(own[done.above])
-                thumbs.append(done.cells)
-                drawn.sizes[own[work.own]] = done.sizes
-                drawn.failed |= {int(own[i]): why for i, why in done.failed.items()}
-                drawn.digests |= done.digests
-                drawn.n_bytes += done.n_bytes
-                progress.add(len(work.places))
-            stage = Stage(
-                level=stage.root - 1,
-                which=np.concatenate(above),
-                cells=np.concatenate(thumbs),
-            )
-    return drawn
+    """Write the pictures of all levels."""
+    made = Pictures(store, found, tiles)
+    waiting: deque[SquareWork] = deque()
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        for work in made.works():
+            waiting.append(replace(work, places=()))
+            yield store, work, tiles.cell_px, tiles.tile_px
+
+    with Progress("explorer", len(found.chosen[-1])) as progress:
+        for done in spread(draw_square, calls()):
+            work = waiting.popleft()
+            made.add(work, done)
+            progress.add(len(work.which))
+    return made.finish()
 
 
 def similar_cells(points: StoredPoints, found: Found) -> Similar | None:

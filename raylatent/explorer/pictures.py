@@ -56,13 +56,6 @@ class Shown:
         )
 
 
-def squares(level: int, shown: Shown, root: int) -> NDArray[np.int64]:
-    """In which square, one for each block of level `root`, each tile is: row by row."""
-    per_side = SIDE << (level - root)  # cells of a square
-    a_side = 1 << root
-    return shown.rows // per_side * a_side + shown.cols // per_side
-
-
 def root_of(level: int) -> int:
     """The coarsest of the levels that are drawn together with a finest one.
 
