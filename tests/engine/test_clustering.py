@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -171,7 +172,8 @@ def test_python_mosaics_and_pages_know_them(run_and_points):
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     for one in (table, shuffled):
         tiles = zip(*(one[c].to_pylist() for c in ("slide", "tile_index")), strict=True)
-        told = dict(zip(tiles, labels(one).to_pylist(), strict=True))
+        travelled = pickle.loads(pickle.dumps(labels))  # noqa: S301  (ours)
+        told = dict(zip(tiles, travelled(one).to_pylist(), strict=True))
         assert told == expected
 
 
@@ -221,6 +223,8 @@ def test_select_takes_a_cluster_alone_and_in_a_polygon(
     assert not out.exists()
     assert cli.main(["select", run.uri, "--out", str(out)]) == 2
     assert "a polygon file or --cluster N" in capsys.readouterr().err
+    assert cli.main(["select", run.uri, "--region", "a", *words]) == 2
+    assert "--region chooses among" in capsys.readouterr().err
 
 
 def test_they_are_taken_away_and_those_of_another_map_label_nothing(tmp_path, caplog):
