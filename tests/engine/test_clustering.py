@@ -25,6 +25,7 @@ from raylatent.stored.manifest import read_manifest, relisted
 from raylatent.stored.map_clusters import ClusterLabels
 from raylatent.stored.map_points import StoredPoints, read_points
 from raylatent.stored.maps import read_info, save_map, write_info
+from tests.explorer.explored_runs import explored, run_of_slides
 from tests.explorer.selected_runs import inside_of, mapped_run, polygon_file, tiles_of
 from tests.stored_maps import LAYER
 
@@ -34,7 +35,11 @@ N = 4
 
 def with_model(folder, n_sample=80):
     """A run whose map has a model, fitted on its first rows; the run and its points."""
-    run, points = mapped_run(folder, SLIDES)
+    return fitted_to(*mapped_run(folder, SLIDES), n_sample)
+
+
+def fitted_to(run, points, n_sample=80):
+    """The same run and points; its map has a model now."""
     store = StoredPoints(f"{run.uri}/maps/default", run).store
     told = read_info(store)
     rows = np.concatenate([features(run, slide) for slide in SLIDES])[:n_sample]
@@ -175,6 +180,21 @@ def test_python_mosaics_and_pages_know_them(run_and_points):
         travelled = pickle.loads(pickle.dumps(labels))  # noqa: S301  (ours)
         told = dict(zip(tiles, travelled(one).to_pylist(), strict=True))
         assert told == expected
+
+
+def test_a_page_is_colored_by_them(tmp_path, monkeypatch):
+    run, _ = fitted_to(*run_of_slides(tmp_path, SLIDES))
+    assert cli.main(["cluster", run.uri, "--n", "3"]) == 0
+    explored(run, tmp_path / "page", monkeypatch)
+    text = (tmp_path / "page/data/meta.js").read_text()
+    labels = json.loads(text.removeprefix("raylatent.meta(")[:-3])["labels"]
+    told = json.loads(run.store.read("maps/default/clusters.json"))
+    assert (labels["column"], labels["of"]) == ("cluster", "tile")
+    assert labels["names"] == ["cluster 1", "cluster 2", "cluster 3"]
+    assert labels["counts"] == told["sizes"]
+    rows = pq.read_table(tmp_path / "page/cells.parquet").to_pylist()
+    first = [dict(row["label_counts"]) for row in rows if row["level"] == 0]
+    assert sum(one.get("cluster 2", 0) for one in first) == told["sizes"][1]
 
 
 def test_the_word_names_them_without_annotations():
