@@ -88,6 +88,7 @@ def test_what_the_page_reads_is_what_parquet_has(made):
     meta = meta_of(out)
     slides = [slide["name"] for slide in meta["slides"]]
     assert slides == sorted(set(sm.data["slide"]))
+    assert (out / f"data/similar/{meta['similar']}.js").is_file()
     for level in meta["levels"]:
         found = {}
         for block in range(len(level["blocks"])):
