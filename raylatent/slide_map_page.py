@@ -171,7 +171,7 @@ class SlideMapPage(SlideMapPictures):
         annotations: str | os.PathLike[str] | None,
     ) -> None:
         from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
-        from raylatent.explorer.write import Wanted  # noqa: PLC0415  (slow)
+        from raylatent.explorer.folder import Wanted  # noqa: PLC0415  (slow)
 
         labels, column = self._labels_set(stored=True), schema.LABEL
         label: Label | None
