@@ -1,7 +1,5 @@
 "use strict";
 // What color a cell or a point has, and the legend that says so: pure functions.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{name: string, color: string, count: number | null}} Entry
  * @typedef {{title: string, note: string, entries: Entry[],
@@ -12,10 +10,7 @@ var raylatent = raylatent || {};
 raylatent.color = (() => {
   // Okabe and Ito 2008, told apart by the color-blind; then steps around the circle.
   const OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"];
-  const VIRIDIS = [
-    "#440154", "#472D7B", "#3B528B", "#2C728E", "#21918C", "#28AE80", "#5EC962",
-    "#ADDC30", "#FDE725",
-  ];
+  const VIRIDIS = ["#440154", "#472D7B", "#3B528B", "#2C728E", "#21918C", "#28AE80", "#5EC962", "#ADDC30", "#FDE725"];
   const FROM_B_TO_A = ["#0072B2", "#7FB8D8", "#F2F2F2", "#F0A868", "#D55E00"];
   const NONE = "#BBBBBB";
   const PLAIN = "#35506B";
@@ -55,8 +50,8 @@ raylatent.color = (() => {
   const RAMP = Uint32Array.from({ length: 1024 }, (_, i) => onScale(VIRIDIS, i / 1023));
 
   const shade = (/** @type {number} */ share) => RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
-  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions whether there
-   * are named selections @returns {[string, string][]} */
+  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions whether there are named
+   * selections @returns {[string, string][]} */
   function keysOf(meta, regions) {
     const { labels, classes, annotations, novelty } = meta;
     const of = (/** @type {string} */ key, /** @type {string} */ text, /** @type {any[]} */ list) =>
@@ -75,8 +70,8 @@ raylatent.color = (() => {
     const [low, high] = [Math.min(...found), Math.max(...found)];
     return { low, high: high > low ? high : low + 1 };
   }
-  /** What the colors mean. @param {any} meta @param {string} key @param {any} level
-   * @param {Painted[]} regions @returns {Legend} */
+  /** What the colors mean. @param {any} meta @param {string} key @param {any} level @param {Painted[]} regions
+   * @returns {Legend} */
   function legendOf(meta, key, level, regions) {
     const [kind, number] = key.split(":");
     /** @type {Legend} */
@@ -122,9 +117,8 @@ raylatent.color = (() => {
     list.forEach(({ color }, i) => (colors[i] = packed(color)));
     return colors;
   }
-  /** The packed colors of a block of cells or points. @param {any} meta @param {string} key
-   * @param {any} level @param {Painted[]} regions @param {any} block @param {boolean} cells
-   * @returns {Uint32Array} */
+  /** The packed colors of a block of cells or points. @param {any} meta @param {string} key @param {any} level
+   * @param {Painted[]} regions @param {any} block @param {boolean} cells @returns {Uint32Array} */
   function paint(meta, key, level, regions, block, cells) {
     const [kind, number] = key.split(":");
     const legend = legendOf(meta, key, level, regions);

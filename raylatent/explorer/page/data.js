@@ -1,8 +1,6 @@
 "use strict";
 // What the page reads: facts in data/meta.js, columns in blocks, both as scripts, since a
 // page that was opened by double click may read nothing else.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{n: number, columns: [string, string][]}} About
  * @typedef {Record<string, any> & {n: number}} Block the columns by name, and their length
@@ -11,11 +9,7 @@ var raylatent = raylatent || {};
 raylatent.data = (() => {
   /** @type {Record<string, [number, any]>} */
   const TYPES = {
-    u1: [1, Uint8Array],
-    u2: [2, Uint16Array],
-    u4: [4, Uint32Array],
-    i4: [4, Int32Array],
-    f4: [4, Float32Array],
+    u1: [1, Uint8Array], u2: [2, Uint16Array], u4: [4, Uint32Array], i4: [4, Int32Array], f4: [4, Float32Array],
   };
   const NO_U4 = 4294967295;
   const NO_I4 = -2147483648;
@@ -86,8 +80,8 @@ raylatent.data = (() => {
   }
   /** The blocks and pictures of one map's folder. */
   class Store {
-    /** @param {string} base "" or the path of the folder with a slash at its end
-     * @param {() => void} arrived called when something came that can be drawn */
+    /** @param {string} base "" or the path of the folder with a slash at its end @param {() => void} arrived called
+     * when something came that can be drawn */
     constructor(base, arrived) {
       this.base = base;
       this.arrived = arrived;
@@ -150,14 +144,12 @@ raylatent.data = (() => {
         this.queue.shift()?.();
       }
     }
-    /** A picture that is here, or null, without asking. @param {string} path
-     * @returns {HTMLImageElement | null} */
+    /** A picture that is here, or null, without asking. @param {string} path @returns {HTMLImageElement | null} */
     pictureHere(path) {
       const found = this.pictures.get(path);
       return found?.complete && found.naturalWidth > 0 ? found : null;
     }
-    /** A picture that is here, or null; then it is asked for. @param {string} path
-     * @returns {HTMLImageElement | null} */
+    /** A picture that is here, or null; then it is asked for. @param {string} path @returns {HTMLImageElement | null} */
     picture(path) {
       if (this.pictures.get(path)) return this.pictureHere(path);
       const image = new Image();

@@ -1,7 +1,5 @@
 "use strict";
 // What is drawn over the tiles: a contrast, selections, marks, and the overview in the corner.
-var raylatent = raylatent || {};
-
 raylatent.marks = (() => {
   const { camera, cells, color, geometry } = raylatent;
   const OVERVIEW_PX = 150;
@@ -60,8 +58,8 @@ raylatent.marks = (() => {
       }
     }
   }
-  /** The open cell, the tile that was picked in a list, and the cross of the keyboard; what is similar is
-   * dashed. @param {CanvasRenderingContext2D} ctx @param {{wide: any[]}} seen what was drawn */
+  /** The open cell, the tile that was picked in a list, and the cross of the keyboard; what is similar is dashed.
+   * @param {CanvasRenderingContext2D} ctx @param {{wide: any[]}} seen what was drawn */
   function draw(ctx, seen) {
     selection(ctx);
     const { cell, similar, marked, cross, view, frame } = raylatent.now;

@@ -1,7 +1,5 @@
 "use strict";
 // The slide itself at a tile, level by level: only where `raylatent serve` shows the page.
-var raylatent = raylatent || {};
-
 raylatent.slide = (() => {
   const { data, panel } = raylatent;
   const COARSER = 3; // levels under the one that is shown, until its pictures are here
