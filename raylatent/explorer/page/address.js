@@ -48,6 +48,5 @@ raylatent.address = (() => {
       labels: numbers(parts.get("labels")), slides: numbers(parts.get("slides")), select: rings,
     };
   }
-
   return { written, read };
 })();

@@ -230,7 +230,6 @@ raylatent.page = (() => {
     if (!document.body.dataset.ready) wire();
     document.body.dataset.ready = "1";
   }
-
   return { $, say, guard, redraw, changed, open, go, uncover, hover, toggle, begin };
 })();
 

@@ -51,6 +51,5 @@ raylatent.camera = (() => {
     const level = Math.floor(Math.log2(v.scale / (8 * (cellPx / 2))) + 1e-9);
     return Math.max(0, Math.min(deepest, level));
   }
-
   return { toScreen, toShare, boxOf, held, zoomed, moved, whole, around, levelOf };
 })();

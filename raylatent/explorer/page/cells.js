@@ -189,7 +189,6 @@ raylatent.cells = (() => {
     const across = geometry.gridOf(level - up) / 8;
     return data.bit(known.bits, (top >> up) * across + (col >> up)) === 1;
   }
-
   return {
     MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
     sharesOf, filter, left, colors, hasPicture,

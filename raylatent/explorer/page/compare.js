@@ -104,6 +104,5 @@ raylatent.compare = (() => {
     fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
     $("contrast-level").value = String(Math.min(2, last));
   }
-
   return { compare, lists };
 })();

@@ -147,6 +147,5 @@ raylatent.contrast = (() => {
     adjusted(enough.map((one) => one.p)).forEach((q, i) => (enough[i].q = q));
     return found;
   }
-
   return { Q, random, unitsOf, sizesOf, choose, tooFew, ordersOf, adjusted, sharesOf, tested };
 })();

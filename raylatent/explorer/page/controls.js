@@ -174,6 +174,5 @@ raylatent.controls = (() => {
       ["Versions", Object.entries(meta.versions).map(([k, v]) => `${k} ${v}`).join(", ")],
     ]));
   }
-
   return { fill, legend, filters, selected, regions, saved, table, about };
 })();

@@ -53,29 +53,23 @@ raylatent.data = (() => {
   /** Whether a bit of a bitmap is set. @param {Uint8Array} bits @param {number} i */
   const bit = (bits, i) => (bits[i >> 3] >> (i & 7)) & 1;
   /** What was used last, up to a bound: the oldest goes first. */
-  class Recent {
+  class Recent extends Map {
     /** @param {number} most */
     constructor(most) {
+      super();
       this.most = most;
-      /** @type {Map<string, any>} */
-      this.kept = new Map();
     }
     /** @param {string} name */
     get(name) {
-      const value = this.kept.get(name);
-      if (value !== undefined) {
-        this.kept.delete(name);
-        this.kept.set(name, value);
-      }
+      const value = super.get(name);
+      if (super.delete(name)) super.set(name, value);
       return value;
     }
     /** @param {string} name @param {any} value */
     set(name, value) {
-      this.kept.set(name, value);
-      for (const oldest of this.kept.keys()) {
-        if (this.kept.size <= this.most) return;
-        this.kept.delete(oldest);
-      }
+      super.set(name, value);
+      if (this.size > this.most) super.delete(this.keys().next().value);
+      return this;
     }
   }
   /** The blocks and pictures of one map's folder. */
@@ -165,6 +159,5 @@ raylatent.data = (() => {
   /** @param {string} _ name @param {About} about @param {string} text */
   const block = (_, about, text) => meta([about, text]);
   Object.assign(raylatent, { meta, block });
-
   return { NO_U4, NO_I4, NO_U1, bytesOf, unshuffled, decoded, bit, Recent, Store };
 })();

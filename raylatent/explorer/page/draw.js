@@ -223,6 +223,5 @@ raylatent.draw = (() => {
     raylatent.marks.draw(ctx, seen);
     raylatent.marks.overview(small);
   }
-
   return { frame, groups, pictureLevel, cellLevel, eachCell, points, seen };
 })();

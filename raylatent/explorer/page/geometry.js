@@ -91,6 +91,5 @@ raylatent.geometry = (() => {
   const ringOf = ([left, bottom, right, top]) => [[left, bottom], [right, bottom], [right, top], [left, top]];
   /** Whether two boxes share a place. @param {number[]} a @param {number[]} b */
   const meet = (a, b) => a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
-
   return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet, };
 })();

@@ -170,6 +170,5 @@ raylatent.gestures = (() => {
       if (key(event)) event.preventDefault();
     });
   }
-
   return { attach, attachOverview, placeAt, cellAt, zoom, move, look, enter, key, most };
 })();

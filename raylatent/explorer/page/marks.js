@@ -115,6 +115,5 @@ raylatent.marks = (() => {
     const [w, h] = [(box[2] - box[0]) * scale, (box[3] - box[1]) * scale];
     small.strokeRect((box[0] - left) * scale, (top - box[3]) * scale, Math.max(4, w), Math.max(4, h));
   }
-
   return { contrast, draw, overview };
 })();

@@ -258,6 +258,5 @@ raylatent.panel = (() => {
     page.uncover(cell);
     page.say(`Cell with ${counted(block.tiles[i], "tile")}; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
-
   return { el, whole, counted, short, factsOf, link, tableOf, countsOf, open };
 })();

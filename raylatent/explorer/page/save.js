@@ -165,6 +165,5 @@ raylatent.save = (() => {
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
-
   return { uuid5, quoted, fileName, csvOf, bySlide, squareOf, geojsonOf, roiOf, polygonOf, regionsOf, download, };
 })();

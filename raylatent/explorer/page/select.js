@@ -152,7 +152,6 @@ raylatent.selection = (() => {
     raylatent.compare.lists();
     raylatent.page.changed();
   }
-
   return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
 })();
 raylatent.select = raylatent.selection.select;

@@ -97,6 +97,5 @@ raylatent.slide = (() => {
     return panel.el("button", { type: "button",
       onclick: () => raylatent.page.guard(open(tile)) }, "Open the slide here");
   }
-
   return { button, draw };
 })();
