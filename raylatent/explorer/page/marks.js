@@ -13,7 +13,7 @@ raylatent.marks = (() => {
       const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
       if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
       const share = 0.5 + (0.5 * one.difference) / compared.most;
-      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), 0.72);
+      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), 0.85);
       ctx.fillRect(x, y, size, size);
       if (one.q < raylatent.contrast.Q) {
         ctx.strokeStyle = "#000000";
