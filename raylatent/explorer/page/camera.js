@@ -8,8 +8,7 @@ raylatent.camera = (() => {
   const toScreen = (v, x, y) => [(x - v.x) * v.scale + v.width / 2, v.height / 2 - (y - v.y) * v.scale];
   /** The share at a screen place. @param {View} v @param {number} px @param {number} py @returns {[number, number]} */
   const toShare = (v, px, py) => [v.x + (px - v.width / 2) / v.scale, v.y - (py - v.height / 2) / v.scale];
-  /** What is in view [left, bottom, right, top], in shares. @param {View} v @returns {[number, number, number,
-   * number]} */
+  /** What is in view [left, bottom, right, top], in shares. @type {(v: View) => [number, number, number, number]} */
   function boxOf(v) {
     const [left, bottom] = toShare(v, 0, v.height);
     const [right, top] = toShare(v, v.width, 0);

@@ -43,8 +43,7 @@ raylatent.color = (() => {
   const RAMP = Uint32Array.from({ length: 1024 }, (_, i) => onScale(VIRIDIS, i / 1023));
 
   const shade = (/** @type {number} */ share) => RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
-  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions whether there are named
-   * selections @returns {[string, string][]} */
+  /** What can be colored by: [key, text]. @param {any} meta @param {boolean} regions @returns {[string, string][]} */
   function keysOf(meta, regions) {
     const { labels, classes, annotations, novelty } = meta;
     const of = (/** @type {string} */ key, /** @type {string} */ text, /** @type {any[]} */ list) =>
@@ -63,8 +62,7 @@ raylatent.color = (() => {
     const [low, high] = [Math.min(...found), Math.max(...found)];
     return { low, high: high > low ? high : low + 1 };
   }
-  /** What the colors mean. @param {any} meta @param {string} key @param {any} level @param {Painted[]} regions
-   * @returns {Legend} */
+  /** What the colors mean. @type {(meta: any, key: string, level: any, regions: Painted[]) => Legend} */
   function legendOf(meta, key, level, regions) {
     const [kind, number] = key.split(":");
     /** @param {string[]} names @param {string[]} [colors] @param {number[]} [counts] */

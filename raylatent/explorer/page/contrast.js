@@ -16,8 +16,7 @@ raylatent.contrast = (() => {
   const LEAST = 3; // patients or slides of a group, and in a cell that is tested
   /** Numbers from 0 to 1, the same for each seed (a linear congruence). @param {number} seed */
   const random = (seed) => () => (seed = (1664525 * seed + 1013904223) % 2 ** 32) / 2 ** 32;
-  /** Whose tiles are compared: patients where that column is there, else slides. @param {any} meta @param {Rows} rows
-   * @returns {Units} */
+  /** Patients where that column is there, else slides. @param {any} meta @param {Rows} rows @returns {Units} */
   function unitsOf(meta, rows) {
     const { columns, patient: name } = meta.annotations;
     const patient = columns.find((/** @type {any} */ column) => column.name === name);
@@ -68,8 +67,7 @@ raylatent.contrast = (() => {
       "each group and 4 in one of them are needed, or 6 in both groups. " +
       "The colors show the difference in this data, and nothing is outlined.";
   }
-  /** Drawn orders of the groups to compare with: who has tiles of both exchanges them or not. @param {Units} units
-   * @returns {Int8Array[]} */
+  /** Drawn orders of the groups: who has tiles of both exchanges them or not. @param {Units} units */
   function ordersOf({ group, pairs, singles }) {
     const next = random(20260);
     return Array.from({ length: ORDERS }, () => {
@@ -92,8 +90,7 @@ raylatent.contrast = (() => {
     });
     return q;
   }
-  /** The shares of each cell's entries, by cell: its tiles in the cell of all of its tiles. @param {Rows} rows
-   * @param {Units} units @returns {[number, Map<number, number>][]} in order of cells */
+  /** By cell, in their order: of the tiles of each entry the share there. @param {Rows} rows @param {Units} units */
   function sharesOf(rows, units) {
     const totals = new Float64Array(units.group.length);
     for (let i = 0; i < rows.n; i += 1) if (units.of[i] >= 0) totals[units.of[i]] += rows.tiles[i];

@@ -44,8 +44,7 @@ raylatent.controls = (() => {
       ...(list.length > 0 ? [el("ul", { class: "list" }, ...list)] : []),
       ...(note ? [el("p", { class: "note" }, note)] : []));
   }
-  /** Boxes to tick, all of which are ticked while there is no filter. @param {string} id @param {"labels" | "slides"}
-   * which @param {[number, string][]} list of numbers and names */
+  /** Boxes to tick. @param {string} id @param {"labels" | "slides"} which @param {[number, string][]} list */
   function ticks(id, which, list) {
     const { now } = raylatent;
     const all = which === "labels" ? now.meta.labels.names.length : now.meta.slides.length;

@@ -24,8 +24,7 @@ raylatent.data = (() => {
     for (let i = 0; i < bytes.length; i += 1) bytes[i] = binary.charCodeAt(i);
     return bytes;
   }
-  /** A column whose first bytes come first, then the second ones, and so on. @param {Uint8Array} bytes
-   * @param {number} start @param {number} n @param {string} type one of u1 u2 u4 i4 f4 */
+  /** @param {Uint8Array} bytes @param {number} start @param {number} n @param {string} type u1 u2 u4 i4 f4 */
   function unshuffled(bytes, start, n, type) {
     const [width, kind] = TYPES[type];
     const plain = new Uint8Array(n * width);

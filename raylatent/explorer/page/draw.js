@@ -11,8 +11,7 @@ raylatent.draw = (() => {
   const seen = { cells: 0, most: 0, wide: [] };
   /** @type {CanvasRenderingContext2D} */
   let ctx;
-  /** The squares of 8 x 8 cells in view or near: columns and rows from the bottom. @param {number} level
-   * @param {number} near cells by which more than the view is meant */
+  /** The squares of 8 x 8 cells in view, or so many cells beside it. @param {number} level @param {number} near */
   function groups(level, near = 0) {
     const across = geometry.gridOf(level) / 8;
     const more = [-near, -near, near, near].map((v) => v / geometry.gridOf(level));
@@ -33,8 +32,7 @@ raylatent.draw = (() => {
     if (showPictures) return Math.min(pictureLevel(), cells.deepest());
     return camera.levelOf(view, CELL_WITHOUT_PICTURE, cells.deepest());
   }
-  /** The picture of a square, or the part of a coarser one until it is here. @param {number} level @param {number}
-   * col @param {number} top */
+  /** A square's picture, or part of a coarser one. @param {number} level @param {number} col @param {number} top */
   function pictureOf(level, col, top) {
     const { store, meta } = raylatent.now;
     const first = Math.ceil(Math.log2(8 * meta.cell_px));
@@ -85,8 +83,7 @@ raylatent.draw = (() => {
     }
   }
 
-  /** How many cells wide a cell's picture is drawn: where it is alone, up to its neighbors. @param {Set<number>}
-   * filled @param {number} id @param {number} grid */
+  /** How many cells wide a picture may be. @param {Set<number>} filled @param {number} id @param {number} grid */
   function roomOf(filled, id, grid) {
     for (let reach = 1; reach < MOST_ENLARGED; reach += 1) {
       for (let d = -reach; d <= reach; d += 1) {

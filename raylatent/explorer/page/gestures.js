@@ -4,8 +4,7 @@ raylatent.gestures = (() => {
   const { camera, cells, draw, geometry } = raylatent;
   const STILL = 4; // CSS pixels by which a click may move
   const STEP_OF_LASSO = 3;
-  /** The place in map units at a place of the screen. @param {number} px @param {number} py @returns {[number,
-   * number]} */
+  /** The place in map units at a place of the screen. @type {(px: number, py: number) => [number, number]} */
   function placeAt(px, py) {
     const { view, frame } = raylatent.now;
     const [x, y] = camera.toShare(view, px, py);

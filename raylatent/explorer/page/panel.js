@@ -74,8 +74,7 @@ raylatent.panel = (() => {
     canvas.getContext("2d")?.drawImage(image, x, y, w, h, 0, 0, width, height);
     return canvas;
   }
-  /** The tile at its own size, or the best that is here, and a sentence that says so. @param {Tile} tile
-   * @param {CellId | null} cell whose picture it is on the map */
+  /** The tile as large as it is here, and what to know. @param {Tile} tile @param {CellId | null} cell on the map */
   async function pictureOf(tile, cell) {
     const { meta, served } = raylatent.now;
     const label = `Tile ${tile.tile} of slide ${meta.slides[tile.slide].name}`;
@@ -176,8 +175,7 @@ raylatent.panel = (() => {
       countsOf(counts, labels.names, labels.colors, n),
       ...(means.length > 0 ? [el("h3", {}, "Mean predictions"), barsOf(means)] : []));
   }
-  /** All tiles of the cell, the nearest to the shown one first. @param {CellId} cell @param {Block} block
-   * @param {number} i @returns {Promise<(Tile & {far: number})[]>} */
+  /** All tiles of the cell, the nearest first. @param {CellId} cell @param {Block} block @param {number} i */
   async function tilesOf(cell, block, i) {
     const { frame, meta, served } = raylatent.now;
     if (meta.points.kind !== "all" && served) {

@@ -55,8 +55,7 @@ raylatent.save = (() => {
     }
     return pieces;
   }
-  /** The members of each slide: the slide's number, and where its members begin and end. @param {Members} members
-   * @returns {[number, number, number][]} */
+  /** [slide, from, to] of each slide's members. @param {Members} members @returns {[number, number, number][]} */
   function bySlide(members) {
     /** @type {[number, number, number][]} */
     const found = [];
@@ -66,8 +65,7 @@ raylatent.save = (() => {
     }
     return found;
   }
-  /** The square of a tile, as left, top and side in level-0 pixels; side 0 where the run does not know the window.
-   * @param {any} slide @param {number} x @param {number} y */
+  /** In level-0 pixels; side 0 where the window is not known. @param {any} slide @param {number} x @param {number} y */
   function squareOf(slide, x, y) {
     const window = slide.window_px ?? 0;
     const half = Math.floor(window / 2);
@@ -130,8 +128,7 @@ raylatent.save = (() => {
       return { name: `${fileName(slide.name)}.csv`, pieces };
     });
   }
-  /** A selection that `raylatent select` and the page read again. @param {any} meta @param {Ring[]} rings
-   * @param {string} [name] */
+  /** A selection as a polygon file. @param {any} meta @param {Ring[]} rings @param {string} [name] */
   const polygonOf = (meta, rings, name) => name === undefined ? { map: meta.map.digest, rings }
       : { name, map: meta.map.digest, rings };
   /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text @returns
@@ -154,8 +151,7 @@ raylatent.save = (() => {
       return { name: typeof one.name === "string" ? one.name : "", rings };
     });
   }
-  /** Hands a file to the person in front of the page. @param {string} name @param {BlobPart[]} pieces @param {string}
-   * type */
+  /** Hands over a file. @param {string} name @param {BlobPart[]} pieces @param {string} type */
   function download(name, pieces, type) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob(pieces, { type }));

@@ -1,5 +1,7 @@
 "use strict";
 // Selections: which tiles lie in polygons, what they are, and their names.
+/** @typedef {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}} Selected rows are
+ * [slide, tile index] in their order */
 raylatent.selection = (() => {
   const { cells, color, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
@@ -39,13 +41,11 @@ raylatent.selection = (() => {
     }
     return sorted(parts, n);
   }
-  /** One number for a tile: slides are fewer than 2^21, so that a float64 holds it. @param {number} slide
-   * @param {number} tile */
+  /** One number for a tile, if slides are fewer than 2^21. @param {number} slide @param {number} tile */
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
   const keysOf = (/** @type {Record<string, any>} */ part) =>
     new Float64Array(part.slide.length).map((_, i) => keyOf(part.slide[i], part.tile[i]));
-  /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n @returns
-   * {Members} */
+  /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n */
   function sorted(parts, n) {
     const keys = new Float64Array(n);
     /** @type {Record<string, any>} */
@@ -83,9 +83,7 @@ raylatent.selection = (() => {
     if (!response.ok) throw new Error(`The server does not tell the members: ${await response.text()}`);
     return response.json();
   }
-  /** Selects what lies in rings: what tests and the console use. @param {unknown} given rings, or one ring, in map
-   * units @returns {Promise<{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}>}
-   * rows [slide, tile index] in their order */
+  /** What tests and the console use. @param {unknown} given rings, or one, in map units @returns {Promise<Selected>} */
   async function select(given) {
     const rings = geometry.ringsOf(given);
     const { meta, served } = raylatent.now;
@@ -104,8 +102,7 @@ raylatent.selection = (() => {
   }
   /** @param {Members} members */
   const slidesOf = (members) => new Set(members.slide).size;
-  /** @param {Members} members @returns {{n: number | null, exact: boolean, slides: number | null, rows: [string,
-   * number][]}} */
+  /** @param {Members} members @returns {Selected} */
   function resultOf(members) {
     const { meta } = raylatent.now;
     if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
