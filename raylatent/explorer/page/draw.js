@@ -94,7 +94,7 @@ raylatent.draw = (() => {
     }
     return MOST_ENLARGED;
   }
-  /** Draws the picture of a cell that is alone over the empty cells around it. @param {Block} block @param {number} i
+  /** Draws one cell's picture larger, or at its own size. @param {Block} block @param {number} i
    * @param {number} level @param {number} x @param {number} y @param {number} side */
   function drawWide(block, i, level, x, y, side) {
     const { meta, store } = raylatent.now;
@@ -134,8 +134,8 @@ raylatent.draw = (() => {
       if (room > 1) {
         [x, y, size] = [x - ((room - 1) / 2) * size, y - ((room - 1) / 2) * size, room * size - 2];
         seen.wide.push({ ...id, x, y, side: size });
-        drawWide(block, i, level, x, y, size);
       }
+      if (room > 1 || (near && size >= OWN_SIZE_FROM)) drawWide(block, i, level, x, y, size);
       if (x + size > 0 && y + size > 0 && x < view.width && y < view.height) {
         [seen.cells, seen.most] = [seen.cells + 1, Math.max(seen.most, block.tiles[i])];
       }
