@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from raylatent import notebook, schema
 from raylatent.arguments import option_values, with_options
 from raylatent.config import ActivationsConfig, MapConfig
 from raylatent.dataset import Dataset, Paths, inputs_of, refuse_failed
@@ -137,6 +138,26 @@ class DatasetFeatures:
     def __repr__(self) -> str:
         """How many slides, and where."""
         return f"DatasetFeatures({len(self.slides)} slides in {self._runs[0].uri})"
+
+    def _repr_html_(self) -> str:
+        """How many tiles of which slides, and of which layers."""
+
+        def rows() -> dict[str, object]:
+            layers = [
+                f"{name} {shape}"
+                for run in self._runs
+                for name, shape in run.layers().items()
+            ]
+            indexed = self._runs[0].sources()[schema.N_INDEXED].to_pylist()
+            return {
+                "run": ", ".join(run.uri for run in self._runs),
+                "slides": f"{len(self.slides):,}: {notebook.listed(self.slides)}",
+                "tiles": sum(indexed),
+                "layers": notebook.listed(layers),
+                "classes": notebook.listed(self.classes or []) or self.num_classes,
+            }
+
+        return notebook.card("DatasetFeatures", rows)
 
     @classmethod
     def open(cls, run: str | os.PathLike[str]) -> "DatasetFeatures":

@@ -8,16 +8,16 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from raylatent import schema
-from raylatent.config import LAYOUTS, MosaicConfig
+from raylatent import notebook, schema
+from raylatent.config import LAYOUTS, NUM_TILES_X, MosaicConfig
 from raylatent.errors import MapError
 from raylatent.mapping.fitted_map import library_versions
 from raylatent.mapping.labels import (
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FRAMES = "the label of most tiles of a cell; the one that is drawn may have another"
+_MOST_SHOWN = 2_500  # tiles that a notebook reads to show a mosaic
+
 
 class Mosaic:
     """A map drawn with the tiles themselves: one in each cell of a grid.
@@ -64,7 +67,7 @@ class Mosaic:
         coords: An (x, y) for each image; not with a SlideMap, which has them.
         tfrecords: Where slides' names are found: files, folders or URIs, or a dict of
             slide to file (or of source id to file). Of a map of a run, its sources.
-        num_tiles_x: Columns of cells over the range of x.
+        num_tiles_x: Columns of cells over the range of x; None: as many as suit.
         select: Which point stands for a cell: `nearest` to its center, `medoid`: nearest
             to its mean in feature space, `first`: smallest (slide, index). No choice
             depends on the order of points; ties go to the smallest hash of (seed, slide,
@@ -106,7 +109,7 @@ class Mosaic:
         images: Any,  # noqa: ANN401  (arrays, tuples, a SlideMap or a table)
         coords: ArrayLike | None = None,
         tfrecords: TFRecords | None = None,
-        num_tiles_x: int = MosaicConfig.num_tiles_x,
+        num_tiles_x: int | None = NUM_TILES_X,
         select: str = MosaicConfig.select,
         grid: str = MosaicConfig.grid,
         *,
@@ -161,6 +164,7 @@ class Mosaic:
             places = list(compacted(*places))
             for name, own in zip(names, places, strict=True):
                 self.cells = self.cells.append_column(name, pa.array(own, pa.int32()))
+        self._filled = len(self.cells) / math.prod(int(at.max()) + 1 for at in places)
         self._trusted: float | None = None
         if self.layout != "plain":
             xy = np.stack([self.cells[n].to_numpy() for n in (schema.X, schema.Y)], 1)
@@ -180,9 +184,7 @@ class Mosaic:
         points = self._coloring.points
         if not points or self._coloring.scale is not None:
             which = "are numbers on a scale" if points else "are not there"
-            message = (
-                f"labels {which}: a mosaic for each needs some labels that are words"
-            )
+            message = f"labels {which}: a mosaic for each needs some that are words"
             raise MapError(message)
         most = sorted(in_order(points), key=lambda name: -points[name])[:MOST_ENTRIES]
         if len(most) < len(points):
@@ -198,8 +200,25 @@ class Mosaic:
         return made
 
     def __repr__(self) -> str:
-        """How large."""
-        return f"Mosaic({self._chosen.n_points} points, {self.cells.num_rows} cells)"
+        """How much it shows."""
+        return f"Mosaic({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        """How much it shows, and the picture in small where it is soon drawn."""
+        rows = {"cells": self.summary(), **self.notes}
+        return notebook.card("Mosaic", lambda: rows, self._in_small)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What is to be known of the picture: its layout, what its frames say."""
+        told = {"layout": self.remark, "frames": _FRAMES if self._labeled else ""}
+        return {name: text for name, text in told.items() if text}
+
+    def _in_small(self) -> Image.Image | None:
+        if len(self.cells) > _MOST_SHOWN:
+            return None
+        fitting = notebook.MOST_PX // max(self.grid.n_cols, self.grid.n_rows)
+        return self.picture(cell_px=min(max(4, fitting), self._look.cell_px))
 
     @property
     def num_tiles_x(self) -> int:
@@ -463,7 +482,7 @@ class Mosaic:
     def _picture(self, look: Look) -> "_Drawn":
         raster, layout, look = self._draw(look)
         entries = self._entries(look)
-        picture = render.add_legend(raster, entries, look.background, look.cell_px)
+        picture = render.add_legend(raster, entries, look.background)
         above = picture.height - raster.height
         picture, more = render.add_caption(
             picture,
@@ -483,9 +502,7 @@ class Mosaic:
             return ""
         text = f"even: {len(self.cells):,} of {self._chosen.n_points:,} tiles"
         if self.layout == "compact":
-            names = (schema.PICTURE_ROW, schema.PICTURE_COL)
-            n_cells = math.prod(max(self.cells[n].to_pylist()) + 1 for n in names)
-            now, before = len(self.cells) / n_cells, self._shares()["cells"]
+            now, before = self._filled, self._shares()["cells"]
             text = (
                 f"compact: {now:.0%} of the picture is tiles, {before:.0%} of the map"
             )
@@ -555,8 +572,7 @@ class Mosaic:
             raise MapError(message)
 
 
-@dataclass(frozen=True)
-class _Drawn:
+class _Drawn(NamedTuple):
     """A picture, how it was drawn, and which tiles are where in it."""
 
     picture: Image.Image

@@ -234,7 +234,7 @@ class Project:
         *,
         umap_kwargs: Mapping[str, Any] | None = None,
         tfrecords: TFRecords | None = None,
-        num_tiles_x: int = MosaicConfig.num_tiles_x,
+        num_tiles_x: int | None = MosaicConfig.num_tiles_x,
         select: str = MosaicConfig.select,
         grid: str = MosaicConfig.grid,
         tile_select: str | None = None,

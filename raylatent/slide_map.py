@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
-from raylatent.explorer.named_regions import RegionLabels, region_labels
+from raylatent.explorer.named_regions import stored_labels
 from raylatent.mapping import statistics
 from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
@@ -24,7 +23,8 @@ from raylatent.mapping.statistics import with_counts
 from raylatent.montage.points import Label, Labels, Rule, are_by_slide, label_words
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
-from raylatent.slide_map_pictures import LABEL, SlideMapPictures
+from raylatent.slide_map_page import SlideMapPage
+from raylatent.slide_map_pictures import LABEL, translated
 from raylatent.source.names import (
     SlideLabels,
     labels_given,
@@ -64,7 +64,7 @@ _SHOWN = (
 )
 
 
-class SlideMap(SlideMapPictures):
+class SlideMap(SlideMapPage):
     """Tiles as points of a map, with their slides and labels.
 
     A map of a run that is opened from its folder reads its points when they are first
@@ -237,27 +237,32 @@ class SlideMap(SlideMapPictures):
         """A pandas DataFrame, a row a tile, by slide, then tile index.
 
         Columns are `slide`, `x`, `y`, `tile_index`, `loc_x`, `loc_y`, `knn_distance`,
-        `label` where the map has named regions or tiles have labels of their own, and
+        `label` where the map has named regions or clusters, or tiles have labels, and
         once asked for `label`, `cluster`, `num_unique_neighbors` and
         `percent_matching_categories`. The index says which of the sorted points a row is.
         """
         frame: pd.DataFrame = self._points.select(_SHOWN).to_pandas()
-        own = self._points[schema.LABEL]
-        n_labels = pc.count_distinct(own).as_py()
-        if self._regions is not None:
-            frame[LABEL] = self._regions(self._points).to_pandas()
-        elif n_labels > MOST_LABELS:
-            say_too_many_labels()
-        elif n_labels:
-            frame[LABEL] = own.to_pandas()
+        if self._own_labels is not None:
+            frame[LABEL] = self._own_labels
         if self._by_slide is not None:
             frame[LABEL] = frame[schema.SLIDE].map(self._by_slide)
         return frame
 
     @cached_property
-    def _regions(self) -> RegionLabels | None:
-        """The labels that `raylatent label` gave the map by regions, if any."""
-        return None if self._stored is None else region_labels(self._stored.store)
+    def _own_labels(self) -> "pd.Series[Any] | None":
+        """Labels that the map has by itself, of all points: of its regions, or tiles."""
+        own = self._points[schema.LABEL]
+        if self._labels_stored is not None:
+            return self._labels_stored(self._points).to_pandas()
+        n_labels = pc.count_distinct(own).as_py()
+        if n_labels > MOST_LABELS:
+            say_too_many_labels()
+        return own.to_pandas() if 0 < n_labels <= MOST_LABELS else None
+
+    @cached_property
+    def _labels_stored(self) -> Label | None:
+        """The labels by regions or clusters that were stored beside the map, if any."""
+        return None if self._stored is None else stored_labels(self._stored.store)
 
     def _is_read(self) -> bool:
         return "data" in vars(self)
@@ -334,14 +339,14 @@ class SlideMap(SlideMapPictures):
             names = pd.Series(self.slides, index=self.slides)
             if translate is not None and not callable(translate):
                 translate = labels_of_slides(translate, self.slides)
-            self._by_slide = _translated(names, translate)
+            self._by_slide = translated(names, translate)
             if self._is_read():
                 self.data[LABEL] = self.data[schema.SLIDE].map(self._by_slide)
             return
         if meta not in self.data.columns:
             message = f"no column {meta!r} to label by: {', '.join(self.data.columns)}"
             raise MapError(message)
-        self.data[LABEL] = _translated(self.data[meta], translate)
+        self.data[LABEL] = translated(self.data[meta], translate)
 
     def label_by_slide(self, slide_labels: SlideLabels | None = None) -> None:
         """Label by slide, or by the given label of each slide.
@@ -453,7 +458,7 @@ class SlideMap(SlideMapPictures):
         self,
         *,
         tfrecords: TFRecords | None = None,
-        num_tiles_x: int = MosaicConfig.num_tiles_x,
+        num_tiles_x: int | None = MosaicConfig.num_tiles_x,
         select: str = MosaicConfig.select,
         grid: str = MosaicConfig.grid,
         tile_select: str | None = None,
@@ -470,7 +475,8 @@ class SlideMap(SlideMapPictures):
         cluster if there are many parts; so are labels by slide. A map that was filtered,
         or has a label for each tile, is gone through in memory.
 
-        Arguments are those of `Mosaic`. `tfrecords` defaults to the run's sources, and may
+        Arguments are those of `Mosaic`, but for few tiles there are fewer columns by
+        default. `tfrecords` defaults to the run's sources, and may
         be folders that its TFRecords and slides were moved to; `labels` to those set
         here, if they are words or at most 1,000 numbers (False: none); `features` to the activations
         where `select` needs them: in memory all are read at once, up to 4 GiB.
@@ -505,9 +511,9 @@ class SlideMap(SlideMapPictures):
             if words is not None:
                 return dict(zip(self.slides, words, strict=True))
             return None
-        if stored and not self._is_read():
+        if stored and not self._is_labeled():
             own = tile_labels if self._run().has_tile_labels else None
-            return self._regions or own
+            return self._labels_stored or own
         return label_words(self.data.get(LABEL))
 
     def _is_labeled_by_slide(self) -> bool:
@@ -519,6 +525,13 @@ class SlideMap(SlideMapPictures):
         if column is None or list(own.index) != self.slides:
             return False
         return bool(column.equals(self.data[schema.SLIDE].map(own)))
+
+    def _is_labeled(self) -> bool:
+        """Whether labels were set here, not by the run or its regions."""
+        if not self._is_read() or self._is_labeled_by_slide():
+            return self._by_slide is not None
+        set_here, own = self.data.get(LABEL), self._own_labels
+        return set_here is not None and (own is None or not set_here.equals(own))
 
     def _for_mosaic(
         self,
@@ -577,16 +590,3 @@ class SlideMap(SlideMapPictures):
         if self._stored is not None:
             self._stored.check_rows()
         return read_vectors(self._run(), self.points, column)
-
-
-def _translated(
-    values: "pd.Series[Any]",
-    translate: Mapping[Any, Any] | Callable[[Any], Any] | None,
-) -> "pd.Series[Any]":
-    """Values as labels, translated if asked; whole numbers stay whole."""
-    labels = values if translate is None else values.map(translate)
-    given = translate.values() if isinstance(translate, Mapping) else ()
-    whole = bool(given) and all(isinstance(value, Integral) for value in given)
-    if whole and labels.dtype.kind == "f":
-        labels = labels.astype("Int64")  # not 1.0 where some tile has no label
-    return labels

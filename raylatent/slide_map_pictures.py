@@ -3,8 +3,9 @@
 import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -214,3 +215,16 @@ def _style(given: Mapping[str, Any]) -> MapStyle:
     """How a map is drawn, of a method's arguments; None means the default."""
     own = {name: given[name] for name in _STYLE if given[name] is not None}
     return MapStyle(scatter=given["scatter"], **own)
+
+
+def translated(
+    values: "pd.Series[Any]",
+    translate: Mapping[Any, Any] | Callable[[Any], Any] | None,
+) -> "pd.Series[Any]":
+    """Values as labels, translated if asked; whole numbers stay whole."""
+    labels = values if translate is None else values.map(translate)
+    given = translate.values() if isinstance(translate, Mapping) else ()
+    whole = bool(given) and all(isinstance(value, Integral) for value in given)
+    if whole and labels.dtype.kind == "f":
+        labels = labels.astype("Int64")  # not 1.0 where some tile has no label
+    return labels

@@ -2,9 +2,8 @@
 
 import errno
 import os
-import shutil
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TextIO, TypeGuard
 from unicodedata import category
 
@@ -12,8 +11,6 @@ from raylatent.errors import StorageError
 
 _GONE = frozenset({errno.EPIPE, errno.EIO})  # `| head`, a terminal that was closed
 
-_CLEAR = "\r\x1b[K"
-_over: set[int] = set()  # streams whose last line is drawn over
 PROG = "raylatent"
 
 
@@ -44,28 +41,8 @@ def write_line(text: str, stream: TextIO | None = None) -> None:
     _write(f"{visible(text)}\n", sys.stderr if stream is None else stream)
 
 
-def draw_over(text: str, stream: TextIO) -> None:
-    """A line that the next one takes the place of, cut to the terminal's width.
-
-    Args:
-        text: Without its end.
-        stream: A terminal.
-    """
-    _write(f"{_CLEAR}{visible(text)[: columns(stream) - 1]}", stream)
-    _over.add(id(stream))
-
-
-def columns(stream: TextIO) -> int:
-    """How wide a terminal is, in characters."""
-    try:
-        found = os.get_terminal_size(stream.fileno()).columns
-    except (OSError, ValueError):
-        found = 0
-    return found or shutil.get_terminal_size().columns
-
-
 def is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:
-    """Whether lines can be drawn over."""
+    """Whether a bar can be drawn on it."""
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -77,12 +54,12 @@ def flush(stream: TextIO | None) -> None:
 def _write(text: str, stream: TextIO | None) -> None:
     if stream is None:  # the program was started without it
         return
-    if id(stream) in _over and not text.startswith(_CLEAR):
-        text = f"{_CLEAR}{text}"
-    _over.discard(id(stream))
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     try:
-        stream.write(text)
-        stream.flush()
+        # Bars make room for the line, and are drawn again below it.
+        with nullcontext() if bars is None else bars.external_write_mode(stream):
+            stream.write(text)
+            stream.flush()
     except OSError as error:
         _discard(stream)
         if stream is sys.stdout and error.errno not in _GONE:

@@ -11,9 +11,7 @@ import pytest
 
 import raylatent
 from raylatent import cli
-from raylatent.cli import verbs as doing
 from raylatent.cli.verbs import VERBS
-from raylatent.config import MosaicConfig
 from raylatent.errors import ConfigError, FingerprintError, IncompleteError, SourceError
 
 # Of the contract's table, without those of slides: option -> verbs, default.
@@ -308,14 +306,3 @@ def test_a_working_directory_that_was_deleted_is_said(tmp_path, monkeypatch, cap
     gone.rmdir()
     assert cli.main(["map", "--out", str(tmp_path / "run")]) == 2
     assert "the working directory cannot be used" in capsys.readouterr().err
-
-
-def test_the_hint_for_few_tiles_is_the_whole_command():
-    config = MosaicConfig(
-        out="a run/{fingerprint}", annotations="l.csv", label="of me", num_tiles_x=50
-    )
-    redraw = doing._redraw(config, "/x/a run/1f/mosaics/default", 8)
-    assert redraw == (
-        "raylatent mosaic --out '/x/a run/1f' --num-tiles-x 8 --annotations l.csv "
-        "--label 'of me'"
-    )

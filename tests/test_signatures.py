@@ -105,7 +105,9 @@ def test_a_map_takes_the_options_of_the_verb():
 def test_a_mosaic_takes_the_same_wherever_it_is_made():
     of_class = parameters(sf.Mosaic, without={"images", "coords"})
     given = parameters(sf.SlideMap.generate_mosaic)
-    assert given == of_class
+    # Slideflow's own default, and here as many as suit.
+    assert of_class["num_tiles_x"] == 50
+    assert given == {**of_class, "num_tiles_x": None}
     own = {"features", "umap_kwargs"}
     of_project = parameters(sf.Project.generate_mosaic, without=own)
     assert of_project == {n: v for n, v in given.items() if n != "features"}

@@ -1,4 +1,4 @@
-"""Readers that go away, disks that are full, and lines that are drawn over."""
+"""Readers that go away, and disks that are full."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from raylatent.terminal import draw_over, write_line
+from raylatent.terminal import write_line
 
 CALL = "import sys; from raylatent.cli import main; raise SystemExit(main())"
 
@@ -78,33 +78,15 @@ def test_without_stdout_and_stderr_verbs_work():
         assert subprocess.run(command, check=False).returncode == 0  # noqa: S603
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_a_line_takes_the_place_of_one_that_is_drawn_over(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    stream = Terminal()
-    write_line("first", stream)
-    draw_over("1/3", stream)
-    draw_over("2/3", stream)
-    write_line("warning", stream)
-    write_line("last", stream)
-    assert stream.getvalue() == ("first\n\r\x1b[K1/3\r\x1b[K2/3\r\x1b[Kwarning\nlast\n")
-
-
 def test_a_terminal_that_was_closed_is_no_error():
     leader, follower = os.openpty()
     with open(follower, "w") as stream:  # noqa: PTH123
         os.close(leader)
         write_line("nobody reads it", stream)
-        draw_over("nor this", stream)
 
 
 def test_names_of_files_are_shown_and_not_obeyed():
     stream = io.StringIO()
     write_line("a\x1b[2J\x9b1m\r\x07.png \udcff é\tline\nline", stream)
-    draw_over("b\x1b]0;x\x07", stream)
     lines = r"a\x1b[2J\x9b1m\r\x07.png \udcff é\tline\nline" + "\n"
-    assert stream.getvalue() == lines + "\r\x1b[K" + r"b\x1b]0;x\x07"
+    assert stream.getvalue() == lines

@@ -2,9 +2,8 @@
 
 import json
 import logging
-import math
-import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raylatent.claim import new_token
@@ -12,6 +11,7 @@ from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
     BenchConfig,
+    ClusterConfig,
     ExploreConfig,
     ExtractTilesConfig,
     LabelConfig,
@@ -22,7 +22,6 @@ from raylatent.config import (
     ServeConfig,
     VerifyConfig,
 )
-from raylatent.run import MOSAICS
 from raylatent.storage import Store, absolute
 from raylatent.terminal import fail, say
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 20  # slides that are named; report.json has all
-_WIDE, _NARROW, _NARROWEST = 2.0, 1.2, 5  # cells across, in roots of the tiles
 _FINDINGS_SHOWN = 50
 
 
@@ -50,7 +48,7 @@ def _atlas(config: AtlasConfig) -> int:
     _say_map(done.map)
     _say_mosaic(config, *done.mosaic)
     if done.page is not None:
-        say(f"explore   {done.page}")
+        say(f"open      {Path(done.page).as_uri()}")
     return 1 if done.report.failed else 0
 
 
@@ -130,31 +128,15 @@ def _mosaic(config: MosaicConfig) -> int:
 
 def _say_mosaic(config: MosaicConfig, mosaic: "Mosaic", folder: str) -> None:
     say(f"cells     {mosaic.summary()}")
-    side = math.sqrt(sum(mosaic.cells["n"].to_pylist()))
-    longest = max(mosaic.num_tiles_x, mosaic.num_tiles_y)
-    if longest > _WIDE * side:
-        wide = max(_NARROWEST, round(_NARROW * side * mosaic.num_tiles_x / longest))
-        say(f"hint      {_redraw(config, folder, wide)}: so few tiles are larger then")
-    if mosaic.remark:
-        say(f"layout    {mosaic.remark}")
+    for name, note in mosaic.notes.items():
+        say(f"{name:<9} {note}")
     if config.each == "label":
         say(f"each      {folder}-label=*/mosaic.png")
     say(f"mosaic    {folder}/mosaic.png")
 
 
-def _redraw(config: MosaicConfig, folder: str, num_tiles_x: int) -> str:
-    """The command that draws a mosaic once more with so many cells across."""
-    run = folder.removesuffix(f"/{MOSAICS}/{config.mosaic}")
-    words = ["raylatent", "mosaic", "--out", run, "--num-tiles-x", str(num_tiles_x)]
-    for name in ("annotations", "label", "map", "mosaic", "layout", "source_root"):
-        value = getattr(config, name)
-        if value != getattr(MosaicConfig, name):
-            words += [f"--{name.replace('_', '-')}", value]
-    return shlex.join(words)
-
-
 def _select(config: SelectConfig) -> int:
-    from raylatent.main_job import run_select  # noqa: PLC0415  (slow)
+    from raylatent.map_job import run_select  # noqa: PLC0415  (slow)
 
     say(f"tiles     {run_select(config):,}")
     say(f"{config.to:<9} {absolute(config.out)}")
@@ -162,10 +144,21 @@ def _select(config: SelectConfig) -> int:
 
 
 def _label(config: LabelConfig) -> int:
-    from raylatent.main_job import run_label  # noqa: PLC0415  (slow)
+    from raylatent.map_job import run_label  # noqa: PLC0415  (slow)
 
     labels, pictures = run_label(config)
     say(f"labels    {', '.join(labels) or 'none'}")
+    for picture in pictures:
+        say(f"map       {picture}")
+    return 0
+
+
+def _cluster(config: ClusterConfig) -> int:
+    from raylatent.map_job import run_cluster  # noqa: PLC0415  (ray: slow)
+
+    sizes, pictures = run_cluster(config)
+    for number, n in enumerate(sizes, 1):
+        say(f"cluster   {number}, {n:,} tiles")
     for picture in pictures:
         say(f"map       {picture}")
     return 0
@@ -179,7 +172,7 @@ def _serve(config: ServeConfig) -> int:
 
 
 def _explore(config: ExploreConfig) -> int:
-    from raylatent.main_job import run_explore  # noqa: PLC0415  (ray: slow)
+    from raylatent.map_job import run_explore  # noqa: PLC0415  (ray: slow)
 
     page, facts = run_explore(config)
     level = facts["levels"][-1]
@@ -191,7 +184,7 @@ def _explore(config: ExploreConfig) -> int:
     )
     if facts["failed"]:
         say(f"failed    {facts['failed']:,} tiles cannot be read and are gray")
-    say(f"explore   {page}")
+    say(f"open      {Path(page).as_uri()}")
     return 0
 
 
@@ -288,6 +281,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "select": (SelectConfig, _select),
     "label": (LabelConfig, _label),
+    "cluster": (ClusterConfig, _cluster),
     "serve": (ServeConfig, _serve),
     "layers": (LayersConfig, _layers),
     "verify": (VerifyConfig, verify),

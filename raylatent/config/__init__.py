@@ -4,10 +4,17 @@ The same classes serve `raylatent <verb>`, `jobs/*.py` and Python. `option` hold
 the command line needs to know of a field.
 """
 
+from raylatent.config.map_verbs import (
+    ClusterConfig,
+    LabelConfig,
+    SelectConfig,
+    ServeConfig,
+)
 from raylatent.config.verbs import (
     GRIDS,
     LAYOUTS,
     MIN_BATCH,
+    NUM_TILES_X,
     PLACEMENTS,
     POOLINGS,
     QCS,
@@ -18,14 +25,11 @@ from raylatent.config.verbs import (
     BenchConfig,
     ExploreConfig,
     ExtractTilesConfig,
-    LabelConfig,
     LayersConfig,
     MapConfig,
     MosaicConfig,
     NamedMapConfig,
     PageConfig,
-    SelectConfig,
-    ServeConfig,
     SlidesConfig,
     VerifyConfig,
 )
@@ -34,6 +38,7 @@ __all__ = [
     "GRIDS",
     "LAYOUTS",
     "MIN_BATCH",
+    "NUM_TILES_X",
     "PLACEMENTS",
     "POOLINGS",
     "QCS",
@@ -42,6 +47,7 @@ __all__ = [
     "ActivationsConfig",
     "AtlasConfig",
     "BenchConfig",
+    "ClusterConfig",
     "ExploreConfig",
     "ExtractTilesConfig",
     "LabelConfig",

@@ -1,16 +1,18 @@
-"""Progress in tiles, with tiles/s and time left, on stderr."""
+"""Progress in tiles, with tiles/s and time left: a bar, or lines on stderr."""
 
 import logging
 import math
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
-from raylatent.terminal import draw_over, is_terminal, write_line
+from raylatent.notebook import is_notebook
+from raylatent.terminal import is_terminal, write_line
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ _STILL_EVERY_S = 20.0
 
 
 class Progress:
-    """A line now and then; on a terminal one line that is drawn over.
+    """A line now and then; on a terminal and in a notebook a bar, and then a line.
 
     Args:
         what: What is being done.
@@ -43,10 +45,20 @@ class Progress:
         self._stream: TextIO | None = sys.stderr if stream is None else stream
         self._done = self._done_first = 0
         self._started = self._shown = self._first = time.monotonic()
+        self._bar: Any = None
 
     def __enter__(self) -> "Progress":
         """Start the clock."""
         self._started = self._shown = time.monotonic()
+        if self._total and (is_terminal(self._stream) or is_notebook()):
+            self._bar = _bar_class()(
+                total=self._total,
+                desc=self._what,
+                unit=f" {self._unit}",
+                file=self._stream,
+                leave=False,
+                dynamic_ncols=True,
+            )
         return self
 
     def __exit__(
@@ -56,29 +68,38 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         """Show the last state."""
+        if self._bar is not None:
+            self._bar.close()
         if self._total:
-            self._show(last=True)
+            self._say(since=self._started, done=self._done)
 
     def add(self, tiles: int) -> None:
         """Count tiles as done."""
         self._done += tiles
         if not self._done_first:
             self._done_first, self._first = self._done, time.monotonic()
+        if self._bar is not None:
+            self._bar.update(tiles)
         # Of the end the last line tells.
-        if self._done < self._total and time.monotonic() - self._shown >= _EVERY_S:
-            self._show(last=False)
+        elif self._done < self._total and time.monotonic() - self._shown >= _EVERY_S:
+            # The first tiles come after the actors' start, which says nothing of the rest.
+            self._say(since=self._first, done=self._done - self._done_first)
 
-    def _show(self, *, last: bool) -> None:
+    def _say(self, *, since: float, done: int) -> None:
         self._shown = time.monotonic()
-        # The first tiles come after the actors' start, which says nothing of the rest.
-        since = self._started if last else self._first
-        done = self._done - (0 if last else self._done_first)
         rate = done / max(self._shown - since, 1e-9)
         line = progress_line(self._what, self._done, self._total, rate, self._unit)
-        if not last and is_terminal(self._stream):
-            draw_over(line, self._stream)
-        else:
-            write_line(line, self._stream)
+        write_line(line, self._stream)
+
+
+def _bar_class() -> Any:  # noqa: ANN401  (it has no types)
+    from tqdm import TqdmWarning  # noqa: PLC0415  (only where it is seen)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)  # of widgets that are not there
+        from tqdm.auto import tqdm  # noqa: PLC0415
+
+    return tqdm
 
 
 class Pace:

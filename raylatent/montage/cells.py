@@ -17,10 +17,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylatent import schema
+from raylatent.config import NUM_TILES_X
 from raylatent.errors import MapError
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
 from raylatent.montage.even import even_grid, reasons_of_lot
-from raylatent.montage.grid import Bounds, EvenGrid, Grid, make_grid
+from raylatent.montage.grid import (
+    Bounds,
+    EvenGrid,
+    Grid,
+    make_grid,
+    suitable_columns,
+)
 from raylatent.montage.points import (
     FEATURES,
     LABELS,
@@ -377,14 +384,16 @@ class Chosen:
     cells: PartialCells
 
 
-def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chosen:
+def choose_cells(
+    parts: Parts, kind: str, num_tiles_x: int | None, rule: Rule
+) -> Chosen:
     """The grid over all points, and the tile of each of its cells.
 
     Args:
         parts: The points; where they lie is looked at first, then what is in the
             cells. For `medoid` features are read twice: for sums, then distances.
         kind: Of grid, `even` for a rectangle without an empty cell.
-        num_tiles_x: Its columns; the most of them for `even`.
+        num_tiles_x: Its columns, the most of them for `even`; None: as many as suit.
         rule: How to choose.
     """
     medoid = rule.select == "medoid"
@@ -397,7 +406,9 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
         if not names:
             labels = []
     else:
-        bounds = parts.fold(_bounds, Bounds.merge)
+        bounds = parts.fold(bounds_of, Bounds.merge)
+    if num_tiles_x is None:
+        num_tiles_x = suitable_columns(bounds) if kind == "square" else NUM_TILES_X
     if kind == EvenGrid.kind:
         grid: Grid = even_grid(parts, bounds, num_tiles_x, rule.seed)
     else:
@@ -410,7 +421,8 @@ def choose_cells(parts: Parts, kind: str, num_tiles_x: int, rule: Rule) -> Chose
     return Chosen(grid=grid, bounds=bounds, cells=cells)
 
 
-def _bounds(points: Points) -> Bounds:
+def bounds_of(points: Points) -> Bounds:
+    """Of some points."""
     return Bounds.of(points.xy)
 
 
@@ -420,7 +432,7 @@ Names = frozenset[str] | None
 
 def _bounds_and_labels(points: Points) -> tuple[Bounds, Names]:
     names = pc.unique(points.labels).drop_null().to_pylist()
-    return _bounds(points), _few(frozenset(names))
+    return bounds_of(points), _few(frozenset(names))
 
 
 def _merge_both(

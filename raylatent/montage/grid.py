@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raylatent.config import GRIDS
+from raylatent.config import GRIDS, NUM_TILES_X
 from raylatent.errors import MapError
 
 MAX_ROWS = 100_000
@@ -21,6 +21,7 @@ MAX_ROWS = 100_000
 
 # A height of 50.000000000000007 cells is 50 cells: it came of rounding.
 _ROUNDING_CELLS = 1e-9
+_WIDE, _LEAST_COLUMNS = 1.2, 5  # cells along the longer side, in roots of the tiles
 _MANY = 1e12  # more rows than any grid, and still an integer
 
 
@@ -289,6 +290,19 @@ def make_grid(kind: str, bounds: Bounds, num_tiles_x: int) -> Grid:
     if kind == "slideflow":
         return SlideflowGrid.fit(bounds, num_tiles_x)
     return SquareGrid.fit(bounds, num_tiles_x)
+
+
+def suitable_columns(bounds: Bounds) -> int:
+    """Columns with which few tiles make no mosaic of mostly empty cells.
+
+    >>> square = {"xmin": 0, "xmax": 1, "ymin": 0, "ymax": 1}
+    >>> [suitable_columns(Bounds(**square, n=n)) for n in (9, 300, 10_000)]
+    [5, 21, 50]
+    """
+    longer = max(bounds.width, bounds.height)
+    across = (bounds.width / longer if longer else 0.0) or 1.0
+    wanted = round(_WIDE * math.sqrt(bounds.n) * across)
+    return min(NUM_TILES_X, max(_LEAST_COLUMNS, wanted))
 
 
 def _steps(

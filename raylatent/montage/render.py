@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEVERAL_COLOR = "#808080"
-_LEAST_PX = 12  # of letters
+_LEAST_PX, _MOST_PX = 12, 120  # of letters
 _MAX_CAPTION_CHARS = 160
 _MAX_CHARS = 40
 
@@ -136,16 +136,11 @@ class Coloring:
         return entries
 
 
-def add_legend(
-    picture: Image.Image, entries: Entries, background: str, cell_px: int = 100
-) -> Image.Image:
-    """The picture with a legend at its right side; as it is without entries.
-
-    Its letters grow with the picture, but are smaller than the tiles.
-    """
+def add_legend(picture: Image.Image, entries: Entries, background: str) -> Image.Image:
+    """The picture with a legend at its right side; as it is without entries."""
     if not entries:
         return picture
-    size = min(_letters_px(cell_px), max(_LEAST_PX, picture.height // 36))
+    size = min(_MOST_PX, max(_LEAST_PX, picture.height // 36))
     names = [name for name, _ in entries]
     fonts = fonts_for(names)
     names = [shown(fonts.written(name), _MAX_CHARS) for name in names]
@@ -164,11 +159,6 @@ def add_legend(
             draw.rectangle((x, y, x + size - 1, y + size - 1), fill=color)
         _write(draw, (x + round(1.6 * size), y + size // 2), runs, ink)
     return canvas
-
-
-def _letters_px(cell_px: int) -> int:
-    """Height of letters beside tiles of a side."""
-    return min(120, max(_LEAST_PX, round(0.6 * cell_px)))
 
 
 def add_caption(
@@ -198,7 +188,8 @@ def add_caption(
     bar_px = round(um / um_per_px) if um_per_px else 0
     below = "   ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
     texts = [shown(text, _MAX_CAPTION_CHARS) for text in (title, below)]
-    fonts, size = fonts_for(texts), _letters_px(cell_px)
+    fonts = fonts_for(texts)
+    size = min(_MOST_PX, max(_LEAST_PX, round(0.6 * cell_px)))
     while True:
         lines = [_runs(fonts.written(text), fonts, size) for text in texts]
         widths = [sum(f.getlength(text) for text, f in runs) for runs in lines]

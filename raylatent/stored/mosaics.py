@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -110,16 +111,15 @@ def folder_of_label(mosaic: str, label: str) -> str:
     >>> folder_of_label("m", "../a b"), folder_of_label("m", "Ä")
     ('m-label=%2E%2E%2Fa%20b', 'm-label=Ä')
     """
-    kept = ""
-    for char in label:
-        raw = char.encode("utf-8", "surrogatepass")
-        plain = (char.isalnum() and char.isprintable()) or char in "-_"
-        escaped = char if plain else "".join(f"%{byte:02X}" for byte in raw)
-        if len((kept + escaped).encode()) > _MAX_LABEL_BYTES:
-            kept += f"~{slide_hash(label):016x}"
-            break
-        kept += escaped
-    return f"{mosaic}-label={kept}"
+    name = re.sub(r"[^\w-]", _escaped, label)
+    if len(name.encode()) > _MAX_LABEL_BYTES:
+        kept = name.encode()[:_MAX_LABEL_BYTES].decode(errors="ignore")
+        name = f"{kept}~{slide_hash(label):016x}"
+    return f"{mosaic}-label={name}"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
 
 
 def export_mosaic(

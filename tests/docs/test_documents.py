@@ -51,7 +51,7 @@ def test_the_readme_is_short_and_its_pictures_are_small():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= README_LINES
     pictures = re.findall(r'src="([^"]+)"', text)
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     for picture in pictures:
         assert 0 < (ROOT / picture).stat().st_size < PICTURE_BYTES, picture
 

@@ -1,18 +1,25 @@
-"""Progress in tiles: lines on a file, one line drawn over on a terminal."""
+"""Progress in tiles: lines in a file, a bar on a terminal and in a notebook."""
 
 import io
 import logging
+import os
 import time
 
 import pytest
 
 from raylatent.engine import progress
 from raylatent.engine.progress import Pace, Progress, still_working
+from raylatent.terminal import write_line
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+@pytest.fixture(autouse=True)
+def _no_dumb_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
 
 
 @pytest.fixture
@@ -46,23 +53,43 @@ def test_lines_on_a_file(clock):
     ]
 
 
-def test_one_line_on_a_terminal(clock):
+def test_a_bar_on_a_terminal_then_a_line(clock):
     stream = Terminal()
     work(stream, clock)
     drawn = stream.getvalue()
     assert drawn.count("\n") == 1
-    assert drawn.endswith("100%  62 tiles/s\n")
-    assert drawn.count("\r\x1b[K") == 3
+    assert drawn.endswith("\ractivations  1,000/1,000 tiles  100%  62 tiles/s\n")
+    assert "| 0/1000 [" in drawn
 
 
-def test_a_line_that_is_wider_than_the_terminal_is_cut(clock, monkeypatch):
-    """Else it would wrap, and stay when the next is drawn."""
-    monkeypatch.setenv("COLUMNS", "30")
+def test_lines_stand_above_the_bar():
     stream = Terminal()
+    with Progress("map", 10, stream) as shown:
+        write_line("warning", stream)
+        shown.add(10)
+    lines = [line.rpartition("\r")[2] for line in stream.getvalue().split("\n")]
+    assert lines[0] == "warning"
+    assert lines[1].startswith("map  10/10 tiles")
+
+
+def test_a_terminal_that_was_closed_ends_no_work():
+    leader, follower = os.openpty()
+    with (
+        open(follower, "w") as stream,  # noqa: PTH123
+        Progress("map", 10, stream) as shown,
+    ):
+        os.close(leader)
+        for _ in range(10):
+            time.sleep(0.02)
+            shown.add(1)
+    assert shown._done == 10
+
+
+def test_in_a_notebook_there_is_a_bar_on_any_stream(clock, monkeypatch):
+    monkeypatch.setattr(progress, "is_notebook", lambda: True)
+    stream = io.StringIO()
     work(stream, clock)
-    *drawn, last = stream.getvalue().split("\r\x1b[K")[1:]
-    assert [len(line) for line in drawn] == [29, 29]
-    assert last == "activations  1,000/1,000 tiles  100%  62 tiles/s\n"
+    assert "| 0/1000 [" in stream.getvalue()
 
 
 def test_nothing_to_do_shows_nothing(clock):

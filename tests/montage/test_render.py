@@ -277,33 +277,22 @@ def test_colors_are_those_of_the_scatter():
 def test_a_legend_stands_beside_the_picture(background):
     picture = Image.new("RGB", (300, 400), "blue")
     entries = [("Ödem \u03b1\u2192\u03b2", "#E69F00"), ("x" * 90, "#009E73")]
-    both = add_legend(picture, entries, background, 100)
+    both = add_legend(picture, entries, background)
     assert both.width > 300
     assert both.height == 400
     np.testing.assert_array_equal(np.asarray(both)[:, :300], np.asarray(picture))
     panel = {color for _, color in both.crop((300, 0, *both.size)).getcolors(99_999)}
     assert {(0xE6, 0x9F, 0), (0, 0x9E, 0x73)} <= panel
     assert ((0, 0, 0) if background != "black" else (255, 255, 255)) in panel
-    assert add_legend(picture, [], background, 100) is picture
+    assert add_legend(picture, [], background) is picture
 
 
 def test_a_long_legend_makes_the_picture_higher():
     entries = [(f"label {i}", SEVERAL_COLOR) for i in range(9)]
-    both = add_legend(Image.new("RGB", (30, 20), "blue"), entries, "#dfdfdf", 9)
+    both = add_legend(Image.new("RGB", (30, 20), "blue"), entries, "#dfdfdf")
     assert both.height > 9 * 12
     # The mosaic stays at the bottom, where its row 0 is.
     assert both.getpixel((0, both.height - 1)) == (0, 0, 255)
-
-
-def test_letters_of_a_legend_are_smaller_than_tiles():
-    entries = [("label", SEVERAL_COLOR)]
-    tall = Image.new("RGB", (100, 9_000), "blue")
-    sides = []
-    for cell_px in (100, 40):
-        panel = np.asarray(add_legend(tall, entries, "#dfdfdf", cell_px))[:, 100:]
-        rows = np.flatnonzero((panel == 0x80).all(axis=2).any(axis=1))
-        sides.append(int(np.ptp(rows)) + 1)
-    assert sides == [60, 24]
 
 
 def test_cells_keep_a_gap_between_them():

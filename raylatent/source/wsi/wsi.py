@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from raylatent import notebook
 from raylatent.errors import ConfigError
 from raylatent.source import tissue
 from raylatent.source.slides import local_slide, slide_name
@@ -30,6 +31,8 @@ from raylatent.source.wsi.selection import (
 )
 
 logger = logging.getLogger(__name__)
+
+_MOST_PIXELS = 100_000_000  # of a level that is read to show a slide
 
 QCMethod = str | Callable[["WSI"], NDArray[np.bool_]]
 
@@ -121,6 +124,26 @@ class WSI:
             f"WSI({self.path!r}, tile_px={self.tile_px}, tile_um={self.tile_um:g}, "
             f"grid={rows}x{cols}, tiles={self.num_tiles})"
         )
+
+    def _repr_html_(self) -> str:
+        """The slide in numbers, and in small with its tiles."""
+
+        def rows() -> dict[str, object]:
+            um = f"{self.tile_px} px = {self.tile_um:g} µm"
+            size = "{:,} x {:,} px".format(*self.dimensions)
+            return {
+                "slide": self.path,
+                "size": f"{size}, {self.mpp:g} µm a pixel",
+                "tiles": f"{self.num_tiles:,} of {self.grid.size:,}, {um}",
+            }
+
+        return notebook.card(f"WSI {self.name}", rows, self._in_small)
+
+    def _in_small(self) -> Image.Image | None:
+        level = self.levels[-1]
+        if level["width"] * level["height"] > _MOST_PIXELS:
+            return None  # it would be read whole
+        return self.thumb(grid=True)
 
     @property
     def tile_px(self) -> int:

@@ -1,0 +1,89 @@
+"""What handles show of themselves in a notebook: a table, and perhaps a picture.
+
+Every text is escaped, tables and pictures are small, and what goes wrong is told in the
+table: showing something ends nobody's work.
+"""
+
+import base64
+import html
+import io
+import sys
+from collections.abc import Callable, Mapping
+
+from PIL import Image
+
+from raylatent.errors import RaylatentError
+
+MOST_PX = 800
+"""Longest side of a picture."""
+MOST_NAMES = 10
+"""Slides or layers that are named."""
+
+_MOST_CHARS = 300
+_TOLD = (RaylatentError, OSError, ValueError, TypeError, LookupError, MemoryError)
+
+Picture = bytes | Image.Image | None
+
+
+def is_notebook() -> bool:
+    """Whether this is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def card(
+    title: str,
+    rows: Callable[[], Mapping[str, object]],
+    picture: Callable[[], Picture] = lambda: None,
+) -> str:
+    """A table under a title, and a picture, as HTML that has all in it.
+
+    Args:
+        title: Above the table.
+        rows: Gives names and values.
+        picture: Gives a picture, encoded or not; None where there is none.
+
+    >>> card("<b>", lambda: {"slides": 2})
+    '<div><b>&lt;b&gt;</b><table><tr><th>slides</th><td>2</td></tr></table></div>'
+    """
+    told: dict[str, object] = {}
+    shown = ""
+    try:
+        told |= rows()
+        made = picture()
+        shown = "" if made is None else _as_html(made)
+    except _TOLD as error:
+        told["not shown"] = error
+    lines = "".join(
+        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>"
+        for name, value in told.items()
+    )
+    return f"<div><b>{_text(title)}</b><table>{lines}</table>{shown}</div>"
+
+
+def listed(names: list[str]) -> str:
+    """Some names, and how many more there are.
+
+    >>> listed([str(i) for i in range(12)])
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
+    """
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _text(value: object) -> str:
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    text = text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…"
+    return html.escape(text.encode("utf-8", "replace").decode())
+
+
+def _as_html(picture: bytes | Image.Image) -> str:
+    """An `img` with its bytes, at most `MOST_PX` a side; what was encoded is a plot."""
+    kind, found, data = "JPEG", picture, io.BytesIO()
+    if isinstance(found, bytes):
+        kind, found = "PNG", Image.open(io.BytesIO(found))
+    small = found.convert("RGB")
+    small.thumbnail((MOST_PX, MOST_PX))
+    small.save(data, kind)
+    text = base64.b64encode(data.getvalue()).decode()
+    return f'<img alt="" src="data:image/{kind.lower()};base64,{text}">'
