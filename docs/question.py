@@ -122,9 +122,9 @@ _OUTLINED = """() => {
   const { contrast, frame } = raylatent.now;
   const grid = raylatent.geometry.gridOf(contrast.level);
   const sure = contrast.cells.filter((c) => c.q < 0.05 && c.difference > 0);
+  const edge = (v) => (v === grid ? v + 1 : v) / grid * frame.side;
   return raylatent.select(sure.map(({ cell }) => [[0, 0], [1, 0], [1, 1], [0, 1]].map(([i, j]) =>
-    [frame.x0 + (((cell % grid) + i) / grid) * frame.side,
-     frame.y0 + ((Math.floor(cell / grid) + j) / grid) * frame.side])));
+    [frame.x0 + edge((cell % grid) + i), frame.y0 + edge(Math.floor(cell / grid) + j)])));
 }"""
 
 
