@@ -186,7 +186,7 @@ def add_caption(
         return picture, 0
     um = 0.0 if um_per_px is None else round_length(um_per_px * cell_px)
     bar_px = round(um / um_per_px) if um_per_px else 0
-    below = "   ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
+    below = "; ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
     texts = [shown(text, _MAX_CAPTION_CHARS) for text in (title, below)]
     fonts = fonts_for(texts)
     size = min(_MOST_PX, max(_LEAST_PX, round(0.6 * cell_px)))
