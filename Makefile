@@ -6,6 +6,7 @@
 #   make campaign    the fault campaign: jobs killed at SEEDS=50 moments, and all other
 #                    faults; benchmarks at a small size
 #   make lint        formatting, lint, types, import contracts
+#   make bench-page  how long the explorer's page takes: open, pan, select
 #   make docs        the documentation as HTML, in docs/_build
 # PYTHON=python3.12 picks another interpreter, VENV=folder another place, OUT=folder
 # another place for the demo's results, PYTEST="tests/model -x" what pytest gets.
@@ -17,6 +18,7 @@ PYTEST :=
 SEEDS := 50
 # Two processes, each with the tests of whole files; those with long tests come first.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+TSC := npm exec --yes --package=typescript@5.9.3 -- tsc
 QUICK := "not ray and not cluster and not slow and not campaign"
 
 BIN := $(VENV)/bin
@@ -25,11 +27,11 @@ DEMO_STAMP := $(VENV)/.installed-demo
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick coverage campaign lint docs clean
+.PHONY: help demo test quick coverage campaign lint bench-page docs clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python jobs/atlas.py --demo --out $(OUT)
@@ -52,6 +54,13 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(TSC) --version >/dev/null 2>&1 || { \
+	  echo "the types of the page are not checked: npm does not give typescript here" >&2; \
+	  test -z "$$CI"; }
+	@! $(TSC) --version >/dev/null 2>&1 || $(TSC) -p tests/browser/tsconfig.json
+
+bench-page: $(DEV_STAMP)
+	$(BIN)/python tests/benchmarks/bench_page.py
 
 docs: $(DEV_STAMP)
 	$(BIN)/python docs/verbs.py

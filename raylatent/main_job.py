@@ -6,44 +6,32 @@ What the verbs do, without their words; `atlas` is all of it as one function.
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raylatent import schema
-from raylatent.annotations import (
-    MPP_COLUMN,
-    SLIDE_COLUMN,
-    read_annotations,
-    read_labels,
-)
 from raylatent.arguments import option_values, with_options
 from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
     ExploreConfig,
-    LabelConfig,
     MapConfig,
     MosaicConfig,
-    NamedMapConfig,
     PageConfig,
-    SelectConfig,
 )
 from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
+from raylatent.map_job import check_labels, labeled, labels_of_tiles, run_explore
 from raylatent.mapping.umap_learn import MapParameters
-from raylatent.run import EXPLORER, MAPS, MOSAICS, RunDirectory
-from raylatent.seal import DIGEST
+from raylatent.run import MAPS, MOSAICS, RunDirectory
 from raylatent.source.kinds import find_sources
-from raylatent.source.names import match, match_said
-from raylatent.storage import Store, absolute, is_uri
+from raylatent.storage import Store, is_uri
 
 if TYPE_CHECKING:
     from raylatent.dataset_features import DatasetFeatures
     from raylatent.engine.report import RunReport
-    from raylatent.explorer.tile_squares import TileSquare
     from raylatent.model.spec import ModelSpec
     from raylatent.montage.points import Label
     from raylatent.mosaic import Mosaic
@@ -252,11 +240,11 @@ def run_atlas(
     """
     config = _demo(config) if config.demo else config
     # What can be refused is refused before hours of work.
-    labels = _check_labels(config)
+    labels = check_labels(config)
     sources = None
     if labels is not None:
         sources = find_sources(config)
-        _labeled(labels, sources, config)
+        labeled(labels, sources, config)
     map_parameters(config)
     report = run_activations(_part(config, ActivationsConfig), spec, sources)
     if say is not None:
@@ -340,10 +328,10 @@ def _start_ray_ahead(config: ActivationsConfig) -> None:
 def run_map(config: MapConfig) -> StoredMap:
     """Fit a map of a run, place every row, and draw it."""
     parameters = map_parameters(config)
-    labels = _check_labels(config)
+    labels = check_labels(config)
     run = RunDirectory.open(config.out)
     if labels is not None:
-        labels = _labeled(labels, run.slides(), config)
+        labels = labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
     from raylatent.stored.map_pictures import save_pictures  # noqa: PLC0415
     from raylatent.stored.maps import read_info  # noqa: PLC0415
@@ -361,24 +349,27 @@ def run_map(config: MapConfig) -> StoredMap:
     kinds = [kind for kind in ("png", config.vector) if kind != "none"]
     shown: Mapping[str, str] | TileLabels | None = labels
     if labels is None:
-        shown = _labels_of_tiles(run, store)
+        shown = labels_of_tiles(run, store)
     by_label, pictures = save_pictures(store, shown, n_points=n_points, kinds=kinds)
     return StoredMap(folder, info, pictures, by_label)
 
 
 def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     """Draw a mosaic of a run's map as its SlideMap does; the mosaic, and its folder."""
-    labels = _check_labels(config)
+    labels = check_labels(config)
     run = RunDirectory.open(config.out)
+    from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
     from raylatent.stored.map_pictures import labels_on_map  # noqa: PLC0415
     from raylatent.stored.mosaics import folder_of_label  # noqa: PLC0415
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     slide_map = SlideMap.load(of_map, run=run, stall_timeout_s=config.stall_timeout_s)
-    shown: Literal[False] | None = None  # None: as the map is labeled
+    shown: Label | Literal[False] | None = None  # None: as the map is labeled
+    if which := config.stored_labels():
+        shown = stored_labels(Store(of_map), which)
     if labels is not None:
-        given = _labeled(labels, run.slides(), config)
+        given = labeled(labels, run.slides(), config)
         of_slides = labels_on_map(slide_map.slides, given)
         if of_slides is None:
             shown = False
@@ -404,127 +395,6 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
                 f"{run.uri}/{MOSAICS}/{name}", title=title, pdf=config.pdf, **look
             )
     return mosaic, folder
-
-
-def run_label(config: LabelConfig) -> tuple[list[str], Sequence[str]]:
-    """Label a map's tiles by named regions, and draw it so; labels, and pictures."""
-    from raylatent.explorer.named_regions import put_regions  # noqa: PLC0415
-    from raylatent.explorer.polygon import read_polygons  # noqa: PLC0415
-    from raylatent.stored.map_pictures import PICTURE, save_pictures  # noqa: PLC0415
-    from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
-
-    run = RunDirectory.open(config.run)
-    stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
-    regions = read_polygons(config.regions)
-    put_regions(stored, regions, config.regions)
-    store = stored.store
-    kinds = [end for end in ("png", "pdf", "svg") if store.exists(f"{PICTURE}.{end}")]
-    by_label, pictures = save_pictures(
-        store,
-        _labels_of_tiles(run, store),
-        n_points=stored.info["points"]["rows"],
-        kinds=kinds or ["png"],
-    )
-    return [one.name for one in regions], [*by_label, *pictures]
-
-
-def _labels_of_tiles(run: RunDirectory, store: Store) -> "TileLabels | None":
-    """The labels of a map's tiles: by its regions, else their own; None without."""
-    from raylatent.explorer.named_regions import region_labels  # noqa: PLC0415
-    from raylatent.stored.map_pictures import TileLabels  # noqa: PLC0415
-
-    of_regions = region_labels(store)
-    if of_regions is not None:
-        return TileLabels(of_regions.names, of_regions.of_places)
-    return TileLabels.of(store) if run.has_tile_labels else None
-
-
-def run_select(config: SelectConfig) -> int:
-    """Write the tiles of a map inside polygons; how many there are."""
-    from raylatent.explorer import exports, polygon  # noqa: PLC0415
-    from raylatent.explorer.members import members  # noqa: PLC0415
-    from raylatent.explorer.tile_squares import say_unknown, tile_squares  # noqa: PLC0415
-    from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
-    from raylatent.stored.mosaic_inputs import source_places  # noqa: PLC0415
-
-    run = RunDirectory.open(config.run)
-    stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
-    polygons = polygon.read_polygons(config.polygon)
-    if not config.any_map:
-        polygon.check_map(polygons, stored.info[DIGEST], config.polygon)
-    polygons = polygon.named(polygons, config.region, config.polygon)
-    stored.check_rows()
-    found: dict[int, TileSquare] = {}
-    located: dict[int, Any] = {}
-    if config.to in {"geojson", "roi"}:
-        found = tile_squares(run, config.slides, stored.slides)
-        say_unknown(found, qupath=config.to == "geojson")
-    elif config.to == "png":
-        roots = [config.source_root] if config.source_root else None
-        located = source_places(run, roots, stored.slides)
-    export = exports.Export(
-        fingerprint=run.settings()["fingerprint"],
-        regions=[one.name for one in polygons],
-        squares=found,
-        located=located,
-    )
-    where = partial(polygon.region_of, polygons)
-    inside = members(stored, where, export.regions)
-    tables = (table for table in inside if table is not None)
-    return exports.WRITERS[config.to](config.out, tables, export)
-
-
-def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
-    """Write the page of a map; where it is, and what explorer.json says."""
-    annotations = _annotations(config)
-    labels = _check_labels(config)
-    run = RunDirectory.open(config.run)
-    folder = absolute(config.out or f"{run.uri}/{EXPLORER}/{config.map}")
-    if is_uri(folder):
-        message = (
-            f"a page opens from a disk, and {folder} is none: give --out DIR, a local "
-            f"folder, or show it by `raylatent serve {config.run}`"
-        )
-        raise ConfigError(message)
-    from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
-    from raylatent.explorer.named_regions import region_labels  # noqa: PLC0415
-    from raylatent.explorer.write import Wanted  # noqa: PLC0415
-    from raylatent.montage.points import labels_of_points  # noqa: PLC0415
-    from raylatent.stored.map_points import tile_labels  # noqa: PLC0415
-
-    label: Label | None = None
-    column = ""
-    if labels is not None:
-        of_slides = _labeled(labels, run.slides(), config)
-        label, column = partial(labels_of_points, of_slides), config.label
-    elif (
-        regions := region_labels(Store(f"{run.uri}/{MAPS}/{config.map}"))
-    ) is not None:
-        label, column = regions, "region"
-    elif run.has_tile_labels:
-        label, column = tile_labels, schema.LABEL
-    wanted = Wanted(
-        map=config.map,
-        label=label,
-        label_column=column,
-        annotations=match(annotations.items(), run.slides()),
-        cell_px=config.explorer_cell_px,
-        max_bytes=config.max_bytes(),
-        source_roots=[config.source_root] if config.source_root else None,
-    )
-    facts = build_explorer(run, folder, wanted)
-    return f"{folder}/index.html", facts
-
-
-def _annotations(config: ExploreConfig) -> dict[str, dict[str, str]]:
-    """Columns of the annotations by slide as it is written there."""
-    if not config.annotations:
-        return {}
-    rows = read_annotations(config.annotations)
-    return {
-        row[SLIDE_COLUMN]: {k: v for k, v in row.items() if k != SLIDE_COLUMN}
-        for row in rows
-    }
 
 
 def map_parameters(config: MapConfig) -> MapParameters:
@@ -587,31 +457,3 @@ def _demo(config: AtlasConfig) -> AtlasConfig:
         annotations=config.annotations or made.annotations,
         label=config.label or "region",
     )
-
-
-def _check_labels(config: NamedMapConfig) -> dict[str, str] | None:
-    """Labels by slide, None where none are asked for; refused before hours of work."""
-    if not config.annotations:
-        return None
-    if not config.label:
-        rows = read_annotations(config.annotations)
-        if rows and MPP_COLUMN in rows[0]:
-            return None  # they are for the slides
-        logger.warning(
-            "--annotations without --label COLUMN colors nothing; columns are %s",
-            ", ".join(rows[0] if rows else ()),
-        )
-        return None
-    return read_labels(config.annotations, config.label)
-
-
-def _labeled(
-    labels: Mapping[str, str], slides: Iterable[str], config: NamedMapConfig
-) -> dict[str, str]:
-    """Labels by the slides' own names; how many slides have none is said.
-
-    Raises:
-        AnnotationsError: Not one slide has a label, or one has two.
-    """
-    where = f"annotations {config.annotations}"
-    return match_said(labels, slides, what=repr(config.label), where=where)

@@ -55,6 +55,15 @@ POINTS = pa.schema(
 )
 """A row placed on a map, in UMAP's own coordinates."""
 
+CLUSTER = "cluster"
+CLUSTERS = pa.schema(
+    [
+        pa.field(TILE_INDEX, pa.int64(), nullable=False),
+        pa.field(CLUSTER, pa.int32(), nullable=False),  # from 1, the largest
+    ]
+)
+"""The cluster of each row of a part."""
+
 IMAGE_RAW = "image_raw"
 TILES = pa.schema([*REFERENCE, pa.field(IMAGE_RAW, pa.large_binary(), nullable=False)])
 """An encoded tile on its way from a slide to a TFRecord."""

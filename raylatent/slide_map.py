@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from raylatent import schema
 from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
-from raylatent.explorer.named_regions import RegionLabels, region_labels
+from raylatent.explorer.named_regions import stored_labels
 from raylatent.mapping import statistics
 from raylatent.mapping.fitted_map import FORMAT_VERSION, FittedMap, library_versions
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
@@ -237,7 +237,7 @@ class SlideMap(SlideMapPage):
         """A pandas DataFrame, a row a tile, by slide, then tile index.
 
         Columns are `slide`, `x`, `y`, `tile_index`, `loc_x`, `loc_y`, `knn_distance`,
-        `label` where the map has named regions or tiles have labels of their own, and
+        `label` where the map has named regions or clusters, or tiles have labels, and
         once asked for `label`, `cluster`, `num_unique_neighbors` and
         `percent_matching_categories`. The index says which of the sorted points a row is.
         """
@@ -252,17 +252,17 @@ class SlideMap(SlideMapPage):
     def _own_labels(self) -> "pd.Series[Any] | None":
         """Labels that the map has by itself, of all points: of its regions, or tiles."""
         own = self._points[schema.LABEL]
-        if self._regions is not None:
-            return self._regions(self._points).to_pandas()
+        if self._labels_stored is not None:
+            return self._labels_stored(self._points).to_pandas()
         n_labels = pc.count_distinct(own).as_py()
         if n_labels > MOST_LABELS:
             say_too_many_labels()
         return own.to_pandas() if 0 < n_labels <= MOST_LABELS else None
 
     @cached_property
-    def _regions(self) -> RegionLabels | None:
-        """The labels that `raylatent label` gave the map by regions, if any."""
-        return None if self._stored is None else region_labels(self._stored.store)
+    def _labels_stored(self) -> Label | None:
+        """The labels by regions or clusters that were stored beside the map, if any."""
+        return None if self._stored is None else stored_labels(self._stored.store)
 
     def _is_read(self) -> bool:
         return "data" in vars(self)
@@ -513,7 +513,7 @@ class SlideMap(SlideMapPage):
             return None
         if stored and not self._is_labeled():
             own = tile_labels if self._run().has_tile_labels else None
-            return self._regions or own
+            return self._labels_stored or own
         return label_words(self.data.get(LABEL))
 
     def _is_labeled_by_slide(self) -> bool:

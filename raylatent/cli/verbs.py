@@ -11,6 +11,7 @@ from raylatent.config import (
     ActivationsConfig,
     AtlasConfig,
     BenchConfig,
+    ClusterConfig,
     ExploreConfig,
     ExtractTilesConfig,
     LabelConfig,
@@ -135,7 +136,7 @@ def _say_mosaic(config: MosaicConfig, mosaic: "Mosaic", folder: str) -> None:
 
 
 def _select(config: SelectConfig) -> int:
-    from raylatent.main_job import run_select  # noqa: PLC0415  (slow)
+    from raylatent.map_job import run_select  # noqa: PLC0415  (slow)
 
     say(f"tiles     {run_select(config):,}")
     say(f"{config.to:<9} {absolute(config.out)}")
@@ -143,10 +144,21 @@ def _select(config: SelectConfig) -> int:
 
 
 def _label(config: LabelConfig) -> int:
-    from raylatent.main_job import run_label  # noqa: PLC0415  (slow)
+    from raylatent.map_job import run_label  # noqa: PLC0415  (slow)
 
     labels, pictures = run_label(config)
     say(f"labels    {', '.join(labels) or 'none'}")
+    for picture in pictures:
+        say(f"map       {picture}")
+    return 0
+
+
+def _cluster(config: ClusterConfig) -> int:
+    from raylatent.map_job import run_cluster  # noqa: PLC0415  (ray: slow)
+
+    sizes, pictures = run_cluster(config)
+    for number, n in enumerate(sizes, 1):
+        say(f"cluster   {number}, {n:,} tiles")
     for picture in pictures:
         say(f"map       {picture}")
     return 0
@@ -160,7 +172,7 @@ def _serve(config: ServeConfig) -> int:
 
 
 def _explore(config: ExploreConfig) -> int:
-    from raylatent.main_job import run_explore  # noqa: PLC0415  (ray: slow)
+    from raylatent.map_job import run_explore  # noqa: PLC0415  (ray: slow)
 
     page, facts = run_explore(config)
     level = facts["levels"][-1]
@@ -269,6 +281,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "extract-tiles": (ExtractTilesConfig, _extract_tiles),
     "select": (SelectConfig, _select),
     "label": (LabelConfig, _label),
+    "cluster": (ClusterConfig, _cluster),
     "serve": (ServeConfig, _serve),
     "layers": (LayersConfig, _layers),
     "verify": (VerifyConfig, verify),

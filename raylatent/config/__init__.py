@@ -4,6 +4,12 @@ The same classes serve `raylatent <verb>`, `jobs/*.py` and Python. `option` hold
 the command line needs to know of a field.
 """
 
+from raylatent.config.map_verbs import (
+    ClusterConfig,
+    LabelConfig,
+    SelectConfig,
+    ServeConfig,
+)
 from raylatent.config.verbs import (
     GRIDS,
     LAYOUTS,
@@ -19,14 +25,11 @@ from raylatent.config.verbs import (
     BenchConfig,
     ExploreConfig,
     ExtractTilesConfig,
-    LabelConfig,
     LayersConfig,
     MapConfig,
     MosaicConfig,
     NamedMapConfig,
     PageConfig,
-    SelectConfig,
-    ServeConfig,
     SlidesConfig,
     VerifyConfig,
 )
@@ -44,6 +47,7 @@ __all__ = [
     "ActivationsConfig",
     "AtlasConfig",
     "BenchConfig",
+    "ClusterConfig",
     "ExploreConfig",
     "ExtractTilesConfig",
     "LabelConfig",

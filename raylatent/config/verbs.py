@@ -35,7 +35,8 @@ LAYOUTS = ("plain", "compact", "even")
 EACH = ("none", "label")
 _LONGEST_EACH = 120  # bytes of --mosaic, which a label follows
 PLACEMENTS = ("rows", "umap-learn")
-EXPORTS = ("csv", "geojson", "roi", "parquet", "png")
+TILE_LABELS = ("region", "cluster")
+"""Labels that were stored beside a map, which --label names without --annotations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,18 +252,29 @@ class NamedMapConfig(PatientConfig):
 
     map: str = option("default", "name below maps/", metavar="NAME")
     annotations: str = option("", "CSV with a `slide` column and labels", metavar="CSV")
-    label: str = option("", "column of the annotations to color by", metavar="COLUMN")
+    label: str = option(
+        "",
+        "column of the annotations to color by; of mosaics and pages also region or "
+        "cluster, which `label` and `cluster` stored",
+        metavar="COLUMN",
+    )
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
         plain_name("--map", self.map)
-        if self.label and not self.annotations:
+        if self.label and not self.annotations and self.stored_labels() is None:
             message = (
                 f"--label {self.label} needs --annotations CSV (labels that "
                 "--tiles-pattern finds color maps and mosaics without --label)"
             )
             raise ConfigError(message)
+
+    def stored_labels(self) -> str | None:
+        """Which labels that are beside the map are meant; empty: any; None: none of them."""
+        if self.annotations or isinstance(self, MapConfig):  # a new map has none
+            return None if self.label else ""
+        return self.label if self.label in ("", *TILE_LABELS) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +414,17 @@ class ExploreConfig(PageConfig):
         "the folder of the page (default: RUN/explorer/<map>, where RUN is local)",
         metavar="DIR",
     )
+    pseudonymise: bool = flag(
+        "call slides by random names, which RUN/pseudonyms.csv translates: in the folder "
+        "no byte has a slide's name, nor a column that --keep-columns does not name"
+    )
+    keep_columns: tuple[str, ...] = option(
+        (),
+        "columns of the annotations that the page has (default: all, none with "
+        "--pseudonymise)",
+        metavar="NAME",
+        many=True,
+    )
     source_root: str = option(
         "",
         "where the TFRecords, slides or pictures are now, if they were moved",
@@ -413,6 +436,9 @@ class ExploreConfig(PageConfig):
         super().__post_init__()
         if not self.run:
             message = "explore takes one run directory: raylatent explore RUN"
+            raise ConfigError(message)
+        if self.keep_columns and not self.annotations:
+            message = "--keep-columns needs --annotations CSV, which has the columns"
             raise ConfigError(message)
 
 
@@ -472,113 +498,6 @@ class VerifyConfig:
     def directory(self) -> str:
         """The run directory."""
         return self.run or self.out
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunMapConfig:
-    """A map of a run that is there."""
-
-    run: str = option("", "the run directory", metavar="RUN", positional=True)
-    map: str = option("default", "name below maps/", metavar="NAME")
-
-    def __post_init__(self) -> None:
-        """Refuse nonsense."""
-        plain_name("--map", self.map)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlidesMapConfig(RunMapConfig):
-    """A map of a run, and where its tiles and slides are."""
-
-    slides: tuple[str, ...] = option(
-        (),
-        "slides that the tiles of TFRecords were cut from, or folders of them",
-        metavar="PATH",
-        many=True,
-    )
-    source_root: str = option(
-        "",
-        "where the TFRecords, slides or pictures are now, if they were moved",
-        metavar="PATH",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectConfig(SlidesMapConfig):
-    """The tiles of a map inside a polygon, or inside named regions, as files."""
-
-    polygon: str = option(
-        "",
-        "a polygon file, or a list of named regions, as the explorer saves them",
-        metavar="POLYGON",
-        positional=True,
-    )
-    to: str = option(
-        "csv",
-        "csv and parquet: a table; geojson: for QuPath, a file a slide; roi: regions as "
-        "Slideflow reads them, a file a slide; png: the tiles as pictures",
-        choices=EXPORTS,
-    )
-    out: str = option(
-        "",
-        "the file of a table, else the folder, local or a URI",
-        metavar="PATH",
-        required=True,
-    )
-    region: tuple[str, ...] = option(
-        (), "only these of the named regions (default: all)", metavar="NAME", many=True
-    )
-    any_map: bool = flag("take a polygon that was drawn on another map")
-
-    def __post_init__(self) -> None:
-        """Refuse nonsense."""
-        super().__post_init__()
-        one_of("--to", self.to, EXPORTS)
-        if not self.out:
-            message = "--out PATH is missing: the file or folder to write"
-            raise ConfigError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelConfig(RunMapConfig):
-    """Named regions of a map as labels of its tiles, for its pictures and mosaics."""
-
-    regions: str = option(
-        "",
-        "regions.json as the explorer saves it; an empty list takes the labels away",
-        metavar="REGIONS",
-        positional=True,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig(SlidesMapConfig):
-    """The explorer of a run for a browser, with the slides themselves."""
-
-    port: int = option(0, "to listen on (default: a free one)", metavar="N")
-    host: str = option(
-        "127.0.0.1",
-        "address to listen on; without TLS others can read what goes to another one",
-        metavar="H",
-    )
-    explorer: str = option(
-        "",
-        "the folder that `raylatent explore` wrote (default: RUN/explorer/<map>)",
-        metavar="DIR",
-    )
-    allow_host: tuple[str, ...] = option(
-        (),
-        "names by which browsers may call it, beside those of this host",
-        metavar="NAME",
-        many=True,
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse nonsense."""
-        super().__post_init__()
-        if not 0 <= self.port < 1 << 16:
-            message = f"--port is {self.port}, not 0 to {(1 << 16) - 1}"
-            raise ConfigError(message)
 
 
 _IGNORED = "ignored: taken so that the command line of `activations` serves"

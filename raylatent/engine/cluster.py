@@ -8,8 +8,9 @@ import logging
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -205,7 +206,7 @@ def threads_here(threads: int, num_gpus: float) -> int:
 
 def spread(
     work: Callable[..., T],
-    calls: Sequence[tuple[Any, ...]],
+    calls: Iterable[tuple[Any, ...]],
     stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> Iterator[T]:
     """Call `work` with each of the arguments; answers in their order.
@@ -215,20 +216,22 @@ def spread(
 
     Args:
         work: A function that workers can import.
-        calls: Its arguments.
+        calls: Its arguments, asked for as they are needed.
         stall_timeout_s: How long nothing may be finished.
 
     Raises:
         RaylatentError: A task raised it, or failed otherwise.
         IncompleteError: None was done for `stall_timeout_s`.
     """
-    if len(calls) <= FEW_CALLS:
-        yield from (work(*arguments) for arguments in calls)
+    calls = iter(calls)
+    first = [*islice(calls, FEW_CALLS + 1)]
+    if len(first) <= FEW_CALLS:
+        yield from (work(*arguments) for arguments in first)
         return
     connect()
     remote = ray.remote(num_cpus=READ_CPUS)(work)
     pending: list[ray.ObjectRef[Any]] = []
-    for arguments in calls:
+    for arguments in chain(first, calls):
         pending.append(remote.remote(*arguments))
         if len(pending) >= _IN_FLIGHT:
             yield from gather(pending[: _IN_FLIGHT // 2], stall_timeout_s)

@@ -1,64 +1,96 @@
 """The explorer of a map, its pictures spread over the cluster."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from raylatent import schema
 from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import spread
 from raylatent.engine.progress import Progress
-from raylatent.explorer import pictures, pyramid
-from raylatent.explorer.pictures import Shown
-from raylatent.explorer.reach import Found, Tiles, find_cells
-from raylatent.explorer.squares import Drawn, Stage, draw_square, works
-from raylatent.explorer.write import Scripts, Wanted, Whole, write_data
-from raylatent.montage.cells import CELL
-from raylatent.montage.points import (
-    Rule,
-    split_ids,
+from raylatent.errors import MapError, RunError, StorageError
+from raylatent.explorer import pictures
+from raylatent.explorer.folder import Told, Wanted
+from raylatent.explorer.reach import (
+    N_SIMILAR,
+    Found,
+    Tiles,
+    find_cells,
+    similar_level,
 )
+from raylatent.explorer.squares import Drawn, Pictures, SquareWork, draw_square
+from raylatent.explorer.write import Similar, write_data
+from raylatent.mapping.statistics import nearest_rows
+from raylatent.montage.points import Rule
 from raylatent.run import MAPS, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON
-from raylatent.seal import sealed_json
+from raylatent.seal import content_digest, sealed_json
 from raylatent.storage import Store
 from raylatent.stored.manifest import relisted
+from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.mosaic_inputs import Located, source_places
+
+logger = logging.getLogger(__name__)
+
+_TOGETHER = 512  # tiles whose activations a task reads
 
 
 def draw_pictures(store: Store, found: Found, tiles: Tiles) -> Drawn:
-    """Write the pictures of all levels: from the finest up, three levels at once."""
-    finest, table = found.extent.finest, found.chosen[-1]
-    rows, cols = split_ids(table[CELL].to_numpy())
-    since = table[pyramid.SINCE].to_numpy().astype(np.int64)
-    shown = Shown(rows=rows, cols=cols, since=since)
-    n = len(rows)
-    drawn = Drawn(
-        picture=np.full(n, -1), slot=np.zeros(n, np.int64), sizes=np.zeros((n, 2), "u2")
-    )
-    stage = Stage(level=finest, which=np.arange(n))
-    with Progress("explorer", n) as progress:
-        while stage.level >= 0:
-            squares = list(works(stage, shown, found, tiles, drawn))
-            calls = [(store, work, tiles.cell_px, tiles.tile_px) for _, work in squares]
-            above, thumbs = [], []
-            for (own, work), done in zip(
-                squares, spread(draw_square, calls), strict=True
-            ):
-                above.append(own[done.above])
-                thumbs.append(done.cells)
-                drawn.sizes[own[work.own]] = done.sizes
-                drawn.failed |= {int(own[i]): why for i, why in done.failed.items()}
-                drawn.digests |= done.digests
-                drawn.n_bytes += done.n_bytes
-                progress.add(len(work.places))
-            stage = Stage(
-                level=stage.root - 1,
-                which=np.concatenate(above),
-                cells=np.concatenate(thumbs),
-            )
-    return drawn
+    """Write the pictures of all levels."""
+    made = Pictures(store, found, tiles)
+    waiting: deque[SquareWork] = deque()
+
+    def calls() -> Iterator[tuple[Any, ...]]:
+        for work in made.works():
+            waiting.append(replace(work, places=()))
+            yield store, work, tiles.cell_px, tiles.tile_px
+
+    with Progress("explorer", len(found.chosen[-1])) as progress:
+        for done in spread(draw_square, calls()):
+            work = waiting.popleft()
+            made.add(work, done)
+            progress.add(len(work.which))
+    return made.finish()
+
+
+def similar_cells(points: StoredPoints, found: Found) -> Similar | None:
+    """The cells whose tiles are nearest in activation space; None if that is not known.
+
+    Only parts of the run that have one of these tiles are read.
+    """
+    try:
+        width = prod(points.run.layers()[points.layer])
+        level = similar_level([len(cells) for cells in found.chosen], width)
+        if level is None:
+            return None
+        tiles = found.chosen[level].select([schema.SLIDE, schema.TILE_INDEX])
+        order = pc.sort_indices(
+            tiles, sort_keys=[(n, "ascending") for n in tiles.schema.names]
+        )
+        ordered = tiles.take(order)
+        starts = range(0, len(ordered), _TOGETHER)
+        calls = [(points, ordered.slice(start, _TOGETHER)) for start in starts]
+        read = list(spread(activations_of, calls))
+    except (KeyError, MapError, RunError, StorageError) as error:
+        logger.warning("the page knows no similar cells: %s", error)
+        return None
+    rows = np.empty((len(tiles), width), np.float32)
+    rows[order.to_numpy()] = np.concatenate(read)
+    return level, nearest_rows(rows, N_SIMILAR)
+
+
+def activations_of(points: StoredPoints, tiles: pa.Table) -> NDArray[np.float32]:
+    """Activations (n, d) of some tiles by slide, then tile index: a task's work."""
+    return points.vectors(tiles, points.layer).astype(np.float32)
 
 
 def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any]:
@@ -70,43 +102,40 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
         wanted: What it is to be.
 
     Raises:
-        MapError: There is no such map, it is of other rows than the run has now, or
-            another one has taken its place meanwhile.
+        MapError: There is no such map, it is of other rows than the run has now,
+            another one has taken its place meanwhile, or a text has the name of a slide
+            that is to have a pseudonym.
     """
     points = ClusterPoints(f"{run.uri}/{MAPS}/{wanted.map}", run)
     points.check_rows()
     parts = points.labeled(wanted.label)
+    places = source_places(run, wanted.source_roots, points.slides)
     tiles = Tiles(
-        sources=_by_number(source_places(run, wanted.source_roots, points.slides)),
+        sources={n: one for n, one in places.items() if isinstance(one, Located)},
         cell_px=wanted.cell_px,
         tile_px=int(run.settings()["fields"]["tile_px"]),
     )
     rule = Rule(select="nearest", ties="hash", seed=wanted.seed)
     found = find_cells(parts, rule, tiles, wanted.max_bytes)
+    told = Told(run=run, points=points, found=found, wanted=wanted)
+    meta = told.meta()
+    similar = similar_cells(points, found)
     store = Store(uri)
     with relisted(uri, anew=True) as digests:
-        _clear(store)
+        store.delete(EXPLORER_JSON)
+        for name in ("data", f"{pictures.MOSAIC}_files", "tiles", "slides"):
+            store.delete_folder(name)
         drawn = draw_pictures(store, found, tiles)
         digests.update(drawn.digests)
-        told = Scripts(store=store, digests=digests)
-        whole = Whole(
-            run=run, points=points, parts=parts, found=found, drawn=drawn, wanted=wanted
-        )
-        facts = write_data(told, whole)
+
+        def write(name: str, data: bytes) -> None:
+            store.write(name, data)
+            if not name.endswith(".parquet"):  # which tells its own
+                digests[name] = content_digest(data)
+
+        write_data(write, told, meta, parts, drawn, similar)
         points.same()
-        told.write(EXPLORER_JSON, _as_text(facts))
+        facts = told.facts(drawn.n_bytes, len(drawn.failed))
+        text = json.dumps(sealed_json(facts), indent=1, ensure_ascii=False)
+        store.write(EXPLORER_JSON, f"{text}\n".encode())
     return facts
-
-
-def _by_number(places: Mapping[int, Any]) -> dict[int, Located]:
-    return {number: one for number, one in places.items() if isinstance(one, Located)}
-
-
-def _as_text(facts: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(sealed_json(facts), indent=1, ensure_ascii=False)}\n".encode()
-
-
-def _clear(store: Store) -> None:
-    store.delete(EXPLORER_JSON)
-    for name in ("data", f"{pictures.MOSAIC}_files", "tiles", "slides"):
-        store.delete_folder(name)

@@ -25,7 +25,7 @@ from raylatent.mapping.statistics import QUALITY_ROWS, measured
 from raylatent.mapping.umap_learn import MapParameters
 from raylatent.parts import part_name, rows_digest
 from raylatent.run import MAPS, Part, RunDirectory, remove_litter
-from raylatent.run.layout import manifest_of
+from raylatent.run.layout import CLUSTERS, CLUSTERS_JSON, manifest_of
 from raylatent.storage import Store
 from raylatent.stored.arrays import Promised
 from raylatent.stored.manifest import relisted
@@ -36,7 +36,7 @@ from raylatent.stored.verification import mismatch, read_states
 
 logger = logging.getLogger(__name__)
 
-_OWN_FILES = (MAP_JSON, *PICTURE_FILES)
+_OWN_FILES = (MAP_JSON, CLUSTERS_JSON, *PICTURE_FILES)
 _THREADS = 16  # a part of points is small: reading it is mostly waiting
 _NUMBERED = re.compile(r".*/slide=[^/]+/\d+\.parquet")
 
@@ -100,8 +100,7 @@ def build_map(
                     run.store.delete(file)
                 digests.update(_own_names(place(broken, fitted)[1], name))
             return store.uri
-        sample = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
-        rows, held, keys = sample
+        rows, held, keys = sample_rows(run, parts, layer, params, QUALITY_ROWS, most_s)
         fitted = _fit(rows, layer, params, keys)
         about |= {"quality": measured(fitted, rows, held)}
         claim.check()
@@ -125,7 +124,8 @@ def _keep(run: RunDirectory, store: Store, name: str) -> None:
 def _delete_map(store: Store) -> None:
     for file in _OWN_FILES:
         store.delete(file)
-    store.delete_folder(POINTS_FOLDER)
+    for folder in (POINTS_FOLDER, CLUSTERS):
+        store.delete_folder(folder)
 
 
 def _own_names(digests: Mapping[str, str], name: str) -> dict[str, str]:

@@ -4,8 +4,9 @@ Rows are in the order of a curve through the square (Morton's: bits of column an
 turn), so that a block is a neighborhood.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,28 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.explorer.pyramid import SIDE, Square
+from raylatent.explorer.reach import SAMPLE_POINTS, Found
 from raylatent.explorer.scripts import NO_I4, NO_U1, NO_U4, Columns, block_script
-from raylatent.montage.points import Points
+from raylatent.montage.points import (
+    LABELS,
+    PREDICTIONS,
+    Parts,
+    Points,
+    split_ids,
+    tile_hashes,
+)
 
 CELLS_OF_BLOCK = 16_384
 POINTS_OF_BLOCK = 65_536
-POINT_BITS = 16
-"""Of each of x and y, by which points are ordered."""
 
-Script = tuple[str, bytes]
-"""The name of a file below the explorer's folder, and its content."""
+_TOGETHER = 4_000_000  # points that are put in order at once
+_BITS = 16  # of each of x and y, by which points are ordered
+_BINS = 12  # bits of the curve by which points are counted
+
+Write = Callable[[str, bytes], None]
+"""Writes a file below the explorer's folder."""
+Rows = dict[str, NDArray[Any]]
+"""Points as the page holds them: arrays (n,) by the names of `POINT_TYPES`."""
 
 
 def morton(rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.uint64]:
@@ -55,25 +68,29 @@ class Names:
     """What numbers in blocks stand for.
 
     Attributes:
-        slides: All slides of the map by name, and their numbers.
+        slides: All slides of the map, each with the name that is shown, by which they
+            are in order.
         labels: The labels that have a color, in order; others count as the last one
             where there are more.
         others: Whether the last of the labels is of all others.
         n_classes: Of the predictions, 0 without.
     """
 
-    slides: Mapping[str, int]
+    slides: Sequence[tuple[str, str]]
     labels: Sequence[str] = ()
     others: bool = False
     n_classes: int = 0
 
-    def slide_numbers(self, slides: pa.ChunkedArray | pa.Array) -> NDArray[np.uint32]:
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Of slides by either name."""
+        return {name: at for at, both in enumerate(self.slides) for name in both}
+
+    def slide_numbers(self, slides: pa.ChunkedArray) -> NDArray[np.uint32]:
         """Of a column of slides (n,)."""
-        encoded = slides.combine_chunks() if hasattr(slides, "chunks") else slides
-        encoded = encoded.dictionary_encode()
-        own = [self.slides[name] for name in encoded.dictionary.to_pylist()]
-        at = encoded.indices.to_numpy(zero_copy_only=False)
-        return np.array(own, np.uint32)[at] if len(at) else np.zeros(0, np.uint32)
+        encoded = slides.combine_chunks().dictionary_encode()
+        own = [self._numbers[name] for name in encoded.dictionary.to_pylist()]
+        return np.array([*own, 0], np.uint32)[encoded.indices.to_numpy()]
 
     def label_numbers(self, labels: pa.Array) -> NDArray[np.uint8]:
         """Of a column of labels (n,), `NO_U1` where there is none."""
@@ -85,22 +102,18 @@ class Names:
         return np.array([*own, NO_U1], np.uint8)[at]
 
 
-def cell_blocks(
+def write_cells(
+    write: Write,
     level: int,
     table: pa.Table,
     names: Names,
     sizes: NDArray[np.uint16],
     square: Square,
-) -> tuple[list[Script], list[dict[str, int]]]:
-    """The scripts of a level's cells, and for each the first place and the cells.
+) -> list[dict[str, int]]:
+    """Write the scripts of a level's cells; of each the first place, and the cells.
 
-    Args:
-        level: Which.
-        table: Its cells, `schema.EXPLORER_CELLS`.
-        names: What numbers stand for.
-        sizes: Width and height of each cell's tile at its own size, shape (n, 2), in
-            pixels; 0 where it is not stored.
-        square: Around all points.
+    `table` is as `schema.EXPLORER_CELLS`; `sizes` are width and height of each cell's
+    tile at its own size, shape (n, 2), in pixels, 0 where it is not stored.
     """
     rows, cols = (table[name].to_numpy() for name in (schema.ROW, schema.COL))
     curve = morton(rows, cols)
@@ -108,27 +121,32 @@ def cell_blocks(
     columns = _cell_columns(table, names, sizes)
     cell = square.side / (SIDE << table[schema.SINCE].to_numpy().astype(np.int64))
     columns["distance"] = ("f4", table[schema.DISTANCE].to_numpy() / cell)
-    scripts, about = [], []
+    about = []
     for block, start in enumerate(range(0, len(order), CELLS_OF_BLOCK)):
         some = order[start : start + CELLS_OF_BLOCK]
-        name = f"cells/{level}/{block}"
         own = {key: (kind, values[some]) for key, (kind, values) in columns.items()}
-        scripts.append((f"data/{name}.js", block_script(name, own)))
+        _put(write, f"cells/{level}/{block}", own)
         about.append({"first": int(curve[some[0]]), "cells": len(some)})
-    return scripts, about
+    return about
+
+
+def _put(write: Write, name: str, columns: Columns) -> None:
+    write(f"data/{name}.js", block_script(name, columns))
 
 
 def _cell_columns(
     table: pa.Table, names: Names, sizes: NDArray[np.uint16]
 ) -> dict[str, tuple[str, NDArray[Any]]]:
     n = table[schema.N].to_numpy()
+    every = np.arange(len(n))
+    # A column more, so that there is a largest one also where there are none.
     counts = label_matrix(table[schema.LABEL_COUNTS], names)
+    most = np.c_[counts, np.zeros_like(n)].argmax(axis=1)
+    most_n = np.c_[counts, np.zeros_like(n)][every, most]
     means = mean_matrix(table[schema.PREDICTIONS_MEAN], names.n_classes)
-    most = counts.argmax(axis=1) if counts.shape[1] else np.zeros(len(n), np.int64)
-    most_n = counts[np.arange(len(n)), most] if counts.shape[1] else np.zeros(len(n))
-    best = np.where(np.isnan(means), -1, means).argmax(axis=1) if means.size else None
-    predicted = np.zeros(len(n)) if best is None else means[np.arange(len(n)), best]
-    no_class = np.isnan(predicted) if best is not None else np.ones(len(n), bool)
+    known = np.c_[np.where(np.isnan(means), -1, means), np.full(len(n), -1.0)]
+    best = known.argmax(axis=1)
+    best_mean = known[every, best].astype(np.float32)
     stored = table[schema.PICTURE].is_valid().to_numpy()
     columns: dict[str, tuple[str, NDArray[Any]]] = {
         "row": ("u4", table[schema.ROW].to_numpy()),
@@ -146,11 +164,8 @@ def _cell_columns(
         "top_slide": ("u4", names.slide_numbers(table[schema.TOP_SLIDE])),
         "top_share": ("f4", table[schema.TOP_SLIDE_N].to_numpy() / n),
         "novelty": ("f4", table[schema.KNN_DISTANCE_MEAN].to_numpy()),
-        "pred": (
-            "u1",
-            np.full(len(n), NO_U1) if best is None else np.where(no_class, NO_U1, best),
-        ),
-        "pred_mean": ("f4", np.where(no_class, np.nan, predicted)),
+        "pred": ("u1", np.where(best_mean < 0, NO_U1, best)),
+        "pred_mean": ("f4", np.where(best_mean < 0, np.nan, best_mean)),
         "level": ("u1", table[schema.SINCE].to_numpy()),
         "of": ("u4", table[schema.SINCE_N].to_numpy()),
         "tied": ("u4", table[schema.TIED].to_numpy()),
@@ -159,8 +174,8 @@ def _cell_columns(
         "width": ("u2", sizes[:, 0]),
         "height": ("u2", sizes[:, 1]),
     }
-    columns |= {f"count_{i}": ("u4", counts[:, i]) for i in range(counts.shape[1])}
-    columns |= {f"mean_{i}": ("f4", means[:, i]) for i in range(means.shape[1])}
+    columns |= {f"count_{i}": ("u4", own) for i, own in enumerate(counts.T)}
+    columns |= {f"mean_{i}": ("f4", own) for i, own in enumerate(means.T)}
     return columns
 
 
@@ -195,15 +210,34 @@ def _filled(column: pa.ChunkedArray, null: int) -> NDArray[Any]:
     return pc.fill_null(column, pa.scalar(null, column.type)).to_numpy()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PointRows:
-    """Points as the page holds them: arrays (n,) by column, see `POINT_TYPES`."""
+def write_slides(write: Write, level: int, slides: pa.Table, names: Names) -> None:
+    """Write how many tiles of each slide (`PartialLevel.slides`) each cell has."""
+    cell, label, count = slides.columns
+    own = names.slide_numbers(label)
+    order = np.lexsort((own, cell.to_numpy()))
+    columns = {
+        "cell": ("u4", cell_numbers(level, cell.to_numpy())[order]),
+        "slide": ("u4", own[order]),
+        "n": ("u4", count.to_numpy()[order]),
+    }
+    _put(write, f"slides/{level}", columns)
 
-    columns: Mapping[str, NDArray[Any]]
 
-    def __len__(self) -> int:
-        """How many points."""
-        return len(self.columns["x"])
+def cell_numbers(level: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ids of cells as the page has them: the row times the cells a side, and column."""
+    rows, cols = split_ids(ids)
+    return rows * (SIDE << level) + cols
+
+
+def write_similar(
+    write: Write, level: int, ids: NDArray[np.int64], near: NDArray[np.int64]
+) -> None:
+    """Write which cells of a level, with ids (n,), are alike: positions (n, k), -1: none."""
+    numbers = cell_numbers(level, ids)
+    columns = {"cell": ("u4", numbers)}
+    for i, own in enumerate(near.T):
+        columns[f"s{i}"] = ("u4", np.where(own < 0, NO_U4, numbers[own]))
+    _put(write, f"similar/{level}", columns)
 
 
 POINT_TYPES = {
@@ -219,15 +253,13 @@ POINT_TYPES = {
 }
 
 
-def point_rows(points: Points, names: Names) -> PointRows:
+def point_rows(points: Points, names: Names) -> Rows:
     """Some of the map's points with what the page shows of them."""
     reference = points.reference
     if reference is None:
         raise TypeError(points)
-    n = len(points.xy)
-    none = np.full(n, NO_U1, np.uint8)
+    none = np.full(len(points.xy), NO_U1)
     novelty, predictions = points.knn_distance, points.predictions
-    pred = none if predictions is None else predictions.argmax(axis=1).astype(np.uint8)
     values = {
         "x": points.xy[:, 0],
         "y": points.xy[:, 1],
@@ -236,55 +268,96 @@ def point_rows(points: Points, names: Names) -> PointRows:
         "slide": names.slide_numbers(reference[schema.SLIDE]),
         "tile": reference[schema.TILE_INDEX].to_numpy(),
         "label": none if points.labels is None else names.label_numbers(points.labels),
-        "novelty": np.full(n, np.nan) if novelty is None else novelty,
-        "pred": pred,
+        "novelty": np.full(len(none), np.nan) if novelty is None else novelty,
+        "pred": none if predictions is None else predictions.argmax(axis=1),
     }
-    return PointRows(
-        columns={
-            name: np.asarray(values[name]).astype(f"<{kind}")
-            for name, kind in POINT_TYPES.items()
-        }
-    )
+    return {name: values[name].astype(f"<{kind}") for name, kind in POINT_TYPES.items()}
 
 
-def merge_rows(a: PointRows, b: PointRows) -> PointRows:
-    """Both sets of points."""
-    return PointRows(
-        columns={
-            name: np.concatenate([values, b.columns[name]])
-            for name, values in a.columns.items()
-        }
-    )
+def _merged(a: Rows, b: Rows) -> Rows:
+    return {name: np.concatenate([values, b[name]]) for name, values in a.items()}
 
 
 def curve_of(xy: NDArray[np.floating], square: Square) -> NDArray[np.uint64]:
-    """Positions (n,) of points (n, 2) on the curve of `POINT_BITS` bits each way."""
-    last = (1 << POINT_BITS) - 1
+    """Positions (n,) of points (n, 2) on the curve of 16 bits each way."""
     corner = np.array([square.x, square.y])
-    steps = np.floor((xy.astype(np.float64) - corner) / square.side * (last + 1))
-    cols, rows = np.clip(steps, 0, last).astype(np.int64).T
+    steps = np.floor((xy.astype(np.float64) - corner) / square.side * (1 << _BITS))
+    cols, rows = np.clip(steps, 0, (1 << _BITS) - 1).astype(np.int64).T
     return morton(rows, cols)
 
 
-def point_blocks(
-    rows: PointRows, square: Square, first: int = 0
-) -> Iterator[tuple[Script, dict[str, Any]]]:
-    """The scripts of points in order, with the number and extent of each.
+def write_points(
+    write: Write, parts: Parts, found: Found, names: Names
+) -> list[dict[str, Any]]:
+    """Write the scripts of the points, or of a sample; number and extent of each.
 
-    Args:
-        rows: All points of a stretch of the curve.
-        square: Around all points.
-        first: Number of the first block.
+    Of very many, stretches of the curve are put in order one after another. A point is
+    in a sample by a hash, however points are divided into parts.
     """
-    xy = np.stack([rows.columns["x"], rows.columns["y"]], axis=1)
-    keys = (rows.columns["tile"], rows.columns["slide"], curve_of(xy, square))
-    order = np.lexsort(keys)
-    for block, start in enumerate(range(0, len(order), POINTS_OF_BLOCK), first):
-        some = order[start : start + POINTS_OF_BLOCK]
-        own: Columns = {
-            name: (kind, rows.columns[name][some]) for name, kind in POINT_TYPES.items()
-        }
-        name = f"points/{block}"
-        low, high = xy[some].min(axis=0), xy[some].max(axis=0)
-        about = {"n": len(some), "bbox": [*map(float, (*low, *high))]}
-        yield (f"data/{name}.js", block_script(name, own)), about
+    take = partial(_sampled, found=found)
+    count = partial(_count_bins, take=take, square=found.square)
+    about: list[dict[str, Any]] = []
+    for low, high in stretches(parts.fold(count, np.add), _TOGETHER):
+        work = partial(
+            _rows_of, take=take, square=found.square, names=names, bins=(low, high)
+        )
+        rows = parts.fold(work, _merged, [PREDICTIONS, LABELS])
+        xy = np.stack([rows["x"], rows["y"]], axis=1)
+        order = np.lexsort((rows["tile"], rows["slide"], curve_of(xy, found.square)))
+        for some in _pieces(order, POINTS_OF_BLOCK):
+            own = {name: (kind, rows[name][some]) for name, kind in POINT_TYPES.items()}
+            _put(write, f"points/{len(about)}", own)
+            box = [*xy[some].min(axis=0).tolist(), *xy[some].max(axis=0).tolist()]
+            about.append({"n": len(some), "bbox": box})
+    return about
+
+
+def _pieces(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def stretches(counts: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
+    """Bins in runs of about so many points, [low, high).
+
+    >>> stretches(np.array([3, 3, 0, 5, 1]), 6)
+    [(0, 3), (3, 5)]
+    """
+    found, low, total = [], 0, 0
+    for i, n in enumerate(counts.tolist()):
+        if total and total + n > most:
+            found.append((low, i))
+            low, total = i, 0
+        total += n
+    return [*found, (low, len(counts))] if total else found
+
+
+def _sampled(points: Points, found: Found) -> Points:
+    """All points, or those of a sample."""
+    if found.extent.all_points or points.reference is None:
+        return points
+    most = np.uint64(SAMPLE_POINTS / found.bounds.n * float(1 << 64))
+    small = tile_hashes(points.reference, found.rule.seed) < most
+    return points.take(np.flatnonzero(small))
+
+
+def _bins(points: Points, square: Square) -> NDArray[np.int64]:
+    return (curve_of(points.xy, square) >> np.uint64(2 * _BITS - _BINS)).astype(int)
+
+
+def _count_bins(
+    points: Points, take: Callable[[Points], Points], square: Square
+) -> NDArray[np.int64]:
+    return np.bincount(_bins(take(points), square), minlength=1 << _BINS)
+
+
+def _rows_of(
+    points: Points,
+    take: Callable[[Points], Points],
+    square: Square,
+    names: Names,
+    bins: tuple[int, int],
+) -> Rows:
+    own = take(points)
+    at = _bins(own, square)
+    return point_rows(own.take(np.flatnonzero((at >= bins[0]) & (at < bins[1]))), names)

@@ -5,7 +5,7 @@ keep their tiles, and the rule of the explorer chooses the others.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.explorer import pictures
-from raylatent.explorer.members import MEMBERS, members
+from raylatent.explorer.members import MEMBERS, found_in_time, members
 from raylatent.explorer.pyramid import DEEPEST, SIDE, Square, keep, split_ids
 from raylatent.montage.cells import CELL, partial_cells
 from raylatent.montage.points import Points, Rule
@@ -25,17 +25,16 @@ from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles
 
+MOST_S = 60.0
+"""That points are looked for, and that is waited for others who look."""
 _HELD = 8  # blocks of the deepest written level whose points are kept
 
 
 class DeeperLevels:
     """Draws blocks of levels below those that an explorer has; threads may ask at once.
 
-    Args:
-        stored: The map's points.
-        cells: The explorer's cells.parquet.
-        about: What explorer.json says.
-        square: Around all points.
+    Of the explorer it knows cells.parquet, what explorer.json says, the square around all
+    points, and what it calls a slide.
     """
 
     def __init__(
@@ -44,9 +43,11 @@ class DeeperLevels:
         cells: Path,
         about: Mapping[str, Any],
         square: Square,
+        shown: Callable[[str], str] = str,
     ) -> None:
         """See the class."""
         self._stored, self._cells, self._square = stored, cells, square
+        self._name = shown
         self._cell_px = int(about["cell_px"])
         self._finest = int(about["levels"][-1]["level"])
         self._rule = Rule(**about["rule"])
@@ -56,13 +57,10 @@ class DeeperLevels:
     def jpeg(
         self, dzi: int, left: int, top: int, located: Mapping[int, Located]
     ) -> bytes | None:
-        """A block as a JPEG; None where no tile is, or no level is drawn.
+        """A block as a JPEG, by DZI's numbers; None where no tile is, or no level is drawn.
 
-        Args:
-            dzi: DZI's number of the level.
-            left: Column of the block, from the left.
-            top: Row, from the top.
-            located: The run's sources and where they are, by id.
+        Raises:
+            TimeoutError: Points were looked for longer than `MOST_S`.
         """
         level = dzi - pictures.dzi_level(0, self._cell_px)
         if not self._finest < level <= DEEPEST:
@@ -84,16 +82,14 @@ class DeeperLevels:
         return data
 
     def tiles(self, level: int, row: int, col: int) -> pa.Table:
-        """The cells of a block and the tile of each, ascending by cell.
-
-        Args:
-            level: Below the deepest that was written.
-            row: Of the block, 0 is the lowest.
-            col: Likewise.
-        """
+        """The cells of a block, row 0 the lowest, and the tile of each, by cell."""
         up = level - self._finest
-        with self._lock:  # not read twice
+        if not self._lock.acquire(timeout=MOST_S):
+            raise TimeoutError
+        try:  # not read twice
             points, chosen = self._held(row >> up, col >> up)
+        finally:
+            self._lock.release()
         if chosen is None:
             return pa.table({CELL: pa.array([], pa.int64())})
         for number in range(self._finest + 1, level + 1):
@@ -112,12 +108,13 @@ class DeeperLevels:
             inside = (rows // SIDE == row) & (cols // SIDE == col)
             return np.where(inside, 0, -1).astype(np.int32)
 
-        tables = [table for table in members(self._stored, where) if table is not None]
+        tables = found_in_time(members(self._stored, where), MOST_S)
         whole = pa.concat_tables([MEMBERS.empty_table(), *tables])
         points = Points.of(schema.places(whole), reference=whole)
         shown = self._shown(row, col)
-        names = (whole[name].to_pylist() for name in (schema.SLIDE, schema.TILE_INDEX))
-        own = [i for i, tile in enumerate(zip(*names, strict=True)) if tile in shown]
+        slides = map(self._name, whole[schema.SLIDE].to_pylist())
+        tiles = zip(slides, whole[schema.TILE_INDEX].to_pylist(), strict=True)
+        own = [i for i, tile in enumerate(tiles) if tile in shown]
         if not own:
             return points, None
         picks = points.take(np.array(own, np.int64))

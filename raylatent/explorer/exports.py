@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raylatent import schema
+from raylatent.errors import IncompleteError
 from raylatent.explorer.members import FIRST, MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
@@ -45,21 +46,14 @@ Members = Iterable[pa.Table]
 class Export:
     """What is to be written, beside the tiles themselves.
 
-    Attributes:
-        fingerprint: Of the run.
-        regions: The names of the polygons, empty for one without.
-        squares: Of the run's sources, by id.
-        located: Its sources and where they are now, by id; for pictures.
+    `regions` are names, empty for one without; `squares` and `located`, for pictures, are
+    of sources by id.
     """
 
     fingerprint: str
     regions: Sequence[str]
     squares: Mapping[int, TileSquare] = field(default_factory=dict)
     located: Mapping[int, Located] = field(default_factory=dict)
-
-    def square(self, row: Mapping[str, Any]) -> TileSquare:
-        """Of a tile."""
-        return self.squares.get(row[schema.SOURCE], TileSquare())
 
 
 def write_csv(path: str, members: Members, _: Export) -> int:
@@ -144,14 +138,10 @@ def write_rois(folder: str, members: Members, export: Export) -> int:
 def rectangles(
     table: pa.Table, export: Export
 ) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-    """Tiles of one source that touch in a row, as one: x0, y0, x1, y1 in level-0 pixels.
-
-    Yields:
-        What their region is called, and the rectangle.
-    """
+    """Regions and rectangles x0, y0, x1, y1 of tiles of a source that touch in a row."""
     if not table.num_rows:
         return
-    square = export.square({schema.SOURCE: table[schema.SOURCE][0].as_py()})
+    square = export.squares.get(table[schema.SOURCE][0].as_py(), TileSquare())
     side = square.window_px or 0
     y, x = (
         table[at].to_numpy().astype(np.int64) for at in (schema.LOC_Y, schema.LOC_X)
@@ -173,15 +163,19 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
     """The tiles themselves, `<slide>/<tile index>.png`; how many there are.
 
     A tile that cannot be read any more is left out, and said with the reason.
+
+    Raises:
+        IncompleteError: At the end, where some were left out.
     """
     store = Store(folder)
-    n = 0
+    n = lost = 0
     for table in members:
         rows = [
             row for row in table.to_pylist() if row[schema.SOURCE] in export.located
         ]
         if len(rows) < table.num_rows:
             logger.warning("%d tiles are of no source", table.num_rows - len(rows))
+            lost += table.num_rows - len(rows)
         if not rows:
             continue
         located = export.located[rows[0][schema.SOURCE]]
@@ -192,10 +186,17 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
             if isinstance(tile, str):
                 about = (row[schema.TILE_INDEX], row[schema.SLIDE], tile)
                 logger.warning("tile %d of slide %s is left out: %s", *about)
+                lost += 1
                 continue
             slide = file_name(row[schema.SLIDE])
             store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", _png(tile))
             n += 1
+    if lost:
+        message = (
+            f"{lost:,} of {n + lost:,} tiles could not be read and are missing in "
+            f"{store.uri}; the others are there (--source-root PATH, if they were moved)"
+        )
+        raise IncompleteError(message)
     return n
 
 
@@ -244,7 +245,8 @@ def _lines(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) -> str:
-    square, region = export.square(row), row[REGION] or ""
+    square = export.squares.get(row[schema.SOURCE], TileSquare())
+    region = row[REGION] or ""
     slide, tile = row[schema.SLIDE], row[schema.TILE_INDEX]
     color = bytes.fromhex(colors[region].removeprefix("#"))
     dx, dy = square.bounds or (0, 0)

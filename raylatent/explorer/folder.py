@@ -1,225 +1,316 @@
 """The folder of an explorer: what the page and machines are told, and the page itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.explorer.blocks import Names, Script
-from raylatent.explorer.pyramid import CELL, COUNT, LABEL, SIDE, Square, split_ids
-from raylatent.explorer.scripts import block_script
+from raylatent.errors import MapError
+from raylatent.explorer import pictures
+from raylatent.explorer.blocks import Names
+from raylatent.explorer.named_regions import region_labels
+from raylatent.explorer.polygon import listed
+from raylatent.explorer.pyramid import LABEL, SIDE
+from raylatent.explorer.reach import Found
+from raylatent.mapping.fitted_map import library_versions
 from raylatent.mapping.labels import (
     MOST_ENTRIES,
     OTHER_COLOR,
     category_colors,
     colors_by_name,
     in_order,
+    numbers_of,
+    scale_of,
 )
+from raylatent.montage.points import Label, Rule
+from raylatent.montage.tally import label_points
+from raylatent.parts import read_footer
+from raylatent.run import RunDirectory
+from raylatent.seal import DIGEST
+from raylatent.stored.map_points import StoredPoints, tile_labels
 
 VERSION = 1
 CELLS = "cells.parquet"
-INDEX = "index.html"
-SERVER = "server.js"
 OTHERS = "(other labels)"
-CONTRAST_LEVEL = 4
-"""The deepest level whose tiles are counted by cell and slide for contrasts."""
 
-_PAGE = "page"
-
-
-def page_files() -> Iterator[Script]:
-    """The page: its files by name, as they lie in the package."""
-    for file in sorted(
-        files("raylatent.explorer").joinpath(_PAGE).iterdir(), key=_name
-    ):
-        if file.is_file():
-            yield file.name, file.read_bytes()
-    yield SERVER, b'"use strict";\n'
-
-
-def _name(file: Any) -> str:  # noqa: ANN401  (of importlib.resources)
-    return str(file.name)
-
-
-def names_of(slides: Sequence[str], points: Mapping[str, int], n_classes: int) -> Names:
-    """What numbers in blocks stand for: the labels of most points have a color.
-
-    Args:
-        slides: Of the map, sorted.
-        points: How many points have each label.
-        n_classes: Of the predictions.
-    """
-    order = in_order(points)
-    most = set(sorted(order, key=lambda name: -points[name])[:MOST_ENTRIES])
-    shown = [str(name) for name in order if name in most]
-    others = len(order) > len(shown)
-    return Names(
-        slides={name: number for number, name in enumerate(slides)},
-        labels=[*shown, OTHERS] if others else shown,
-        others=others,
-        n_classes=n_classes,
-    )
-
-
-def label_facts(names: Names, points: Mapping[str, int], column: str, of: str) -> Any:  # noqa: ANN401
-    """What the page is told of labels."""
-    colors = colors_by_name(points)
-    own = [name for name in names.labels if name in points]
-    counts = [points[name] for name in own]
-    rest = sum(points.values()) - sum(counts)
-    return {
-        "column": column,
-        "of": of,
-        "names": list(names.labels),
-        "colors": [colors.get(name, OTHER_COLOR) for name in names.labels],
-        "counts": [*counts, rest] if names.others else counts,
-    }
-
-
-def slide_facts(
-    sources: pa.Table,
-    names: Names,
-    tiles: Mapping[str, int],
-    thumbnails: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """What the page is told of each slide of the map, in the order of their numbers.
-
-    Args:
-        sources: sources.parquet.
-        names: What numbers stand for.
-        tiles: Of each slide.
-        thumbnails: Of slides that have one, the slide's width and height in pixels.
-    """
-    rows = {row[schema.SLIDE]: row for row in sources.to_pylist()}
-    found = []
-    for name in names.slides:
-        row, size = rows.get(name, {}), thumbnails.get(name)
-        bounds = [row.get(schema.BOUNDS_X), row.get(schema.BOUNDS_Y)]
-        found.append(
-            {
-                "name": name,
-                "tiles": tiles.get(name, 0),
-                "thumbnail": size is not None,
-                "width": None if size is None else size[0],
-                "height": None if size is None else size[1],
-                "bounds": None if None in bounds else bounds,
-                "window_px": row.get(schema.WINDOW_PX),
-                "mpp": row.get(schema.MPP),
-                "tile_um": row.get(schema.TILE_UM),
-                "url": None,
-            }
-        )
-    return found
-
-
-def annotation_facts(
-    rows: Mapping[str, Mapping[str, str]],
-    names: Names,
-    numbers: Any,  # noqa: ANN401
-) -> list[dict[str, Any]]:
-    """Columns of annotations by slide, as words or numbers.
-
-    Args:
-        rows: By slide.
-        names: What numbers stand for.
-        numbers: Gives the numbers of a column's values, or None if they are words.
-    """
-    columns = dict.fromkeys(key for row in rows.values() for key in row)
-    found = []
-    for column in columns:
-        values = [rows.get(slide, {}).get(column) or None for slide in names.slides]
-        as_numbers = numbers([value for value in values if value is not None])
-        if as_numbers is not None:
-            told = iter(as_numbers)
-            own = [None if value is None else next(told) for value in values]
-            found.append({"name": column, "kind": "number", "values": own, "names": []})
-            continue
-        words = in_order({value for value in values if value is not None})
-        at = {word: i for i, word in enumerate(words)}
-        own = [None if value is None else at[value] for value in values]
-        found.append(
-            {"name": column, "kind": "category", "values": own, "names": words}
-        )
-    return found
-
-
-def level_facts(
-    level: int, table: pa.Table, blocks: Sequence[Mapping[str, int]], *, own: bool
-) -> dict[str, Any]:
-    """What the page is told of a level.
-
-    Args:
-        level: Which.
-        table: Its cells.
-        blocks: Of its scripts, see `blocks.cell_blocks`.
-        own: Whether its tiles are stored at their own size.
-    """
-    rows, cols = (table[name].to_numpy() for name in (schema.ROW, schema.COL))
-    side = 1 << level
-    at = np.unique((side - 1 - rows // SIDE) * side + cols // SIDE)
-    bitmap = np.zeros(-(-side * side // 8), np.uint8)
-    np.bitwise_or.at(bitmap, at >> 3, (1 << (at & 7)).astype(np.uint8))
-    return {
-        "level": level,
-        "cells": len(table),
-        "most": int(table[schema.N].to_numpy().max()),
-        "blocks": [dict(block) for block in blocks],
-        "tiles_stored": own,
-        "pictures": _base64(bitmap.tobytes()),
-    }
-
-
-def _base64(data: bytes) -> str:
-    import base64  # noqa: PLC0415
-
-    return base64.b64encode(data).decode()
-
-
-def slides_script(level: int, slides: pa.Table, names: Names) -> Script:
-    """How many tiles of each slide each cell of a level has."""
-    ordered = slides.sort_by([(CELL, "ascending"), (LABEL, "ascending")])
-    rows, cols = split_ids(ordered[CELL].to_numpy())
-    name = f"slides/{level}"
-    columns = {
-        "cell": ("u4", rows * (SIDE << level) + cols),
-        "slide": ("u4", names.slide_numbers(ordered[LABEL])),
-        "n": ("u4", ordered[COUNT].to_numpy()),
-    }
-    return f"data/{name}.js", block_script(name, columns)
+_SHORTEST = 3  # characters of a slide's name that is looked for in other texts
+_PATIENT = ("patient", "case", "submitter_id")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapFacts:
-    """What is told of a map.
+class Wanted:
+    """What an explorer is asked to be.
 
     Attributes:
-        name: Of its folder below `maps/`.
-        digest: Of map.json.
-        layer: That was mapped.
-        trustworthiness: Of rows that it was not fitted on, None where unknown.
+        map: Name of the map.
+        label: Of a block of points; None: without labels.
+        label_column: Where labels are from, for people.
+        annotations: Columns by slide.
+        cell_px: Side of a cell.
+        max_bytes: Of everything that is written.
+        source_roots: Where the sources are now, if they were moved.
+        pseudonyms: Of all slides; None: they are called by their names.
+        seed: Of ties and of a sample.
     """
 
-    name: str
-    digest: str
-    layer: str
-    trustworthiness: float | None = None
+    map: str
+    label: Label | None = None
+    label_column: str = ""
+    annotations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cell_px: int
+    max_bytes: int
+    source_roots: Sequence[str] | None = None
+    pseudonyms: Mapping[str, str] | None = None
+    seed: int = Rule.seed
 
-    def as_json(self, square: Square) -> dict[str, Any]:
-        """With its place in the square."""
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What of an explorer is told in words and numbers."""
+
+    run: RunDirectory
+    points: StoredPoints
+    found: Found
+    wanted: Wanted
+
+    @cached_property
+    def labeled(self) -> dict[str, int]:
+        """How many points have each label."""
+        return label_points(self.found.levels[0].cells.tally.labels)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes whose predictions the cells have."""
+        sums = self.found.levels[0].cells.tally.predictions
+        if sums is None:
+            return []
+        told = self.run.settings().get("classes")
+        n = sums.digits.shape[2]
+        return list(map(str, told)) if told else [f"class {i}" for i in range(n)]
+
+    @cached_property
+    def names(self) -> Names:
+        """What numbers in scripts stand for: the labels of most points have a color."""
+        order, shown = in_order(self.labeled), self.wanted.pseudonyms
+        most = sorted(order, key=lambda name: -self.labeled[name])[:MOST_ENTRIES]
+        labels = [str(name) for name in order if name in most]
+        others = len(order) > len(labels)
+        pairs = [(s, s if shown is None else shown[s]) for s in self.points.slides]
+        return Names(
+            slides=sorted(pairs, key=lambda pair: pair[1]),
+            labels=[*labels, OTHERS] if others else labels,
+            others=others,
+            n_classes=len(self.classes),
+        )
+
+    def meta(self) -> dict[str, Any]:
+        """What the page is told, but for levels, points and thumbnails.
+
+        Raises:
+            MapError: Slides are to have pseudonyms, and another text has a slide's name.
+        """
+        found, wanted = self.found, self.wanted
+        regions, hidden = region_labels(self.points.store), wanted.pseudonyms
+        told = {
+            "version": VERSION,
+            "run": "" if hidden else self.run.uri.rstrip("/").rsplit("/", 1)[-1],
+            "fingerprint": str(self.run.settings()["fingerprint"]),
+            "map": self._map(),
+            "n": found.bounds.n,
+            "cell_px": wanted.cell_px,
+            "points": {"kind": "all" if found.extent.all_points else "sample"},
+            "regions": [] if regions is None else listed(regions.regions),
+            "labels": self._labels(),
+            "classes": self.classes,
+            "annotations": self._annotations(),
+            "novelty": self._novelty(),
+            "colors_of_slides": category_colors(len(self.names.slides)),
+            "tiles": {"slots": pictures.SLOTS, "levels": found.extent.own},
+            "versions": library_versions(("raylatent",)),
+        }
+        if hidden:
+            self._refuse_names(told, hidden)
+        return told
+
+    def _refuse_names(self, told: Mapping[str, Any], slides: Iterable[str]) -> None:
+        """Refuse texts of people that have the name of a slide in them."""
+        columns = told["annotations"]["columns"]
+        texts = [
+            *(told["map"]["name"], told["map"]["layer"], told["labels"]["column"]),
+            *(*told["labels"]["names"], *told["classes"]),
+            *(one["name"] for one in (*told["regions"], *columns)),
+            *(word for one in columns for word in one["names"]),
+        ]
+        names = "|".join(re.escape(one) for one in slides if len(one) >= _SHORTEST)
+        named = re.compile(rf"(?<![^\W_])(?:{names})(?![^\W_])")
+        lost = next((text for text in texts if names and named.search(text)), None)
+        if lost is not None:
+            message = (
+                f"{lost[:80]!r} has the name of a slide in it: with --pseudonymise no "
+                "label, region, column, class or map may"
+            )
+            raise MapError(message)
+
+    def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
+        """What machines are told, with bytes of the pictures and tiles without one."""
+        found = self.found
+        one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
         return {
-            "name": self.name,
-            "digest": self.digest,
-            "layer": self.layer,
-            "trustworthiness": self.trustworthiness,
+            "version": VERSION,
+            "run": str(self.run.settings()["fingerprint"]),
+            "maps": [one],
+            "counts": {
+                "points": found.bounds.n,
+                "dropped_not_finite": found.bounds.n_dropped,
+            },
+            "levels": [
+                {"level": level, "side": SIDE << level, "cells": len(cells)}
+                for level, cells in enumerate(found.chosen)
+            ],
+            "points": "all" if found.extent.all_points else "sample",
+            "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
+            "failed": failed,
+            "rule": vars(found.rule),
+            "cell_px": self.wanted.cell_px,
+            "pseudonyms": self.wanted.pseudonyms is not None,
+            "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),
+        }
+
+    def _map(self) -> dict[str, Any]:
+        square, info = self.found.square, self.points.info
+        return {
+            "name": self.wanted.map,
+            "digest": info[DIGEST],
+            "layer": self.points.layer,
+            "trustworthiness": (info.get("quality") or {}).get("trustworthiness"),
             "lower": [square.x, square.y],
             "side": square.side,
         }
 
+    def _labels(self) -> dict[str, Any]:
+        names, points, label = self.names, self.labeled, self.wanted.label
+        colors = colors_by_name(points)
+        counts = [points[name] for name in names.labels if name in points]
+        rest = [sum(points.values()) - sum(counts)] if names.others else []
+        return {
+            "column": self.wanted.label_column,
+            # As `labels_of_points` is made of labels by slide.
+            "of": "slide" if label is None or isinstance(label, partial) else "tile",
+            "names": list(names.labels),
+            "colors": [colors.get(name, OTHER_COLOR) for name in names.labels],
+            "counts": [*counts, *rest],
+        }
 
-def slide_colors(n: int) -> list[str]:
-    """A color for each slide."""
-    return category_colors(n)
+    def _annotations(self) -> dict[str, Any]:
+        rows = self.wanted.annotations
+        columns = dict.fromkeys(key for row in rows.values() for key in row)
+        found = []
+        for column in columns:
+            own = [rows.get(name, {}).get(column) for name, _ in self.names.slides]
+            given = [value for value in own if value]
+            told: dict[str, Any] = {"name": column, "kind": "category"}
+            words = in_order(set(given))
+            at: Mapping[str, Any] = {word: i for i, word in enumerate(words)}
+            if given and scale_of(given) is not None:
+                at = dict(zip(given, numbers_of(given), strict=True))
+                told["kind"], words = "number", []
+            values = [at[value] if value else None for value in own]
+            found.append({**told, "values": values, "names": words})
+        patient = next((name for name in _PATIENT if name in columns), None)
+        return {"columns": found, "patient": patient}
+
+    def _novelty(self) -> dict[str, Any]:
+        means = self.found.levels[-1].cells.tally.knn_distance
+        known = means is not None and len(means.cell)
+        top = float(np.nanmax(means.means())) if means is not None and known else 0.0
+        return {"max": top, "has": means is not None}
+
+    def slides(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+        """What the page is told of each slide, and pictures of them by file."""
+        rows = {row[schema.SLIDE]: row for row in self.run.sources().to_pylist()}
+        counted = (
+            self.found.levels[0].slides.group_by(LABEL).aggregate([("count", "sum")])
+        )
+        tiles = dict(
+            zip(*(column.to_pylist() for column in counted.columns), strict=True)
+        )
+        found, files = [], {}
+        for number, (name, shown) in enumerate(self.names.slides):
+            row, (size, picture) = rows.get(name, {}), self._thumbnail(name)
+            bounds = [row.get(schema.BOUNDS_X), row.get(schema.BOUNDS_Y)]
+            if picture is not None:
+                files[f"slides/{number}.jpg"] = picture
+            found.append(
+                {
+                    "name": shown,
+                    "tiles": tiles.get(name, 0),
+                    "thumbnail": picture is not None,
+                    "width": size[0],
+                    "height": size[1],
+                    "bounds": None if None in bounds else bounds,
+                    **{key: row.get(key) for key in ("window_px", "mpp", "tile_um")},
+                    "url": None,
+                }
+            )
+        return found, files
+
+    def _thumbnail(self, slide: str) -> tuple[Sequence[int | None], bytes | None]:
+        """Width and height of a slide in pixels, and its picture, where there is one."""
+        store, run = self.run.store, self.run
+        grid, picture = run.grid_part(slide), run.thumbnail(slide)
+        if not store.exists(grid) or not store.exists(picture):
+            return (None, None), None
+        made = json.loads(read_footer(store, grid)[1].get(schema.FOOTER_GRID, "{}"))
+        size = made.get("geometry", {})
+        if not {"width", "height"} <= size.keys():
+            return (None, None), None
+        data = store.read(picture)
+        if self.wanted.pseudonyms is not None:  # nothing but pixels
+            data = pictures.encoded(pictures.decoded(data), pictures.OWN_QUALITY)
+        return (int(size["width"]), int(size["height"])), data
+
+    def hidden(self, chosen: pa.Table) -> pa.Table:
+        """Tiles of cells without what tells of their slides or files, if that is asked."""
+        if self.wanted.pseudonyms is None:
+            return chosen
+        lost = {schema.SOURCE, schema.OFFSET, schema.LENGTH, schema.NAME}
+        lost |= {schema.LABEL} if self.wanted.label is not tile_labels else set()
+        columns = [
+            pa.nulls(len(chosen), f.type) if f.name in lost else chosen[f.name]
+            for f in chosen.schema
+        ]
+        table = pa.table(columns, chosen.schema.names)
+        at = table.schema.get_field_index(schema.SLIDE)
+        return table.set_column(at, schema.SLIDE, self.shown(chosen[schema.SLIDE]))
+
+    def shown(self, slides: pa.ChunkedArray) -> pa.Array:
+        """What the page calls slides (n,)."""
+        names = pa.array([name for _, name in self.names.slides], pa.string())
+        return names.take(pa.array(self.names.slide_numbers(slides)))
+
+
+def page_files() -> Iterator[tuple[str, bytes]]:
+    """The page: its files by name, as they lie in the package."""
+    folder = files("raylatent.explorer").joinpath("page")
+    for file in sorted(folder.iterdir(), key=lambda one: one.name):
+        if file.is_file():
+            yield file.name, file.read_bytes()
+    yield "server.js", b'"use strict";\n'
+
+
+def picture_bitmap(level: int, rows: NDArray[Any], cols: NDArray[Any]) -> str:
+    """Which blocks of a level have cells, as base64 of a bitmap."""
+    side = 1 << level
+    at = np.unique((side - 1 - rows // SIDE) * side + cols // SIDE)
+    bitmap = np.zeros(-(-side * side // 8), np.uint8)
+    np.bitwise_or.at(bitmap, at >> 3, (1 << (at & 7)).astype(np.uint8))
+    return base64.b64encode(bitmap.tobytes()).decode()

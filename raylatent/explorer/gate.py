@@ -46,14 +46,7 @@ _FILE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request, but for its body.
-
-    Attributes:
-        method: In capitals.
-        path: Decoded.
-        query: As it was sent.
-        headers: Names in small letters, and values; a name may come twice.
-    """
+    """A request, but for its body: the path decoded, headers in small letters."""
 
     method: str
     path: str
@@ -87,12 +80,9 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """The rules of one server.
+    """The rules of one server, and the names by which it may be called, in small letters.
 
-    Attributes:
-        token: That the address has which is printed.
-        hosts: Names by which it may be called, in small letters.
-        cookie: Its name; cookies of one host are those of all its ports.
+    The cookie has a name of its own: cookies of a host are those of all ports.
     """
 
     token: str
@@ -158,14 +148,10 @@ def route_of(path: str) -> Route | None:
 
 
 def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str]:
-    """The names by which a server may be called.
-
-    Args:
-        host: The address that it listens on.
-        allowed: Other names.
+    """The names by which a server may be called that listens on an address.
 
     Raises:
-        ConfigError: A name has a port, or cannot be one.
+        ConfigError: One of those allowed has a port, or cannot be a name.
 
     >>> sorted(hosts_of("::", ["Atlas.example"]) - LOOPBACK)
     ['atlas.example']

@@ -1,6 +1,7 @@
 """The tiles of a map inside polygons, part by part, by slide, then tile index."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -30,22 +31,29 @@ MEMBERS = pa.schema(
 Where = Callable[[NDArray[np.float64]], NDArray[np.int32]]
 """For places (n, 2) the number of what each lies in (n,), -1 for nothing."""
 
+Only = Callable[[pa.Table], NDArray[np.bool_]]
+"""Which of some points, with their slide, are meant (n,)."""
+
 _ROWS = 1 << 16
 _THREADS = 8  # on an object store reading is mostly waiting
 
 
 def members(
-    stored: StoredPoints, where: Where, names: Sequence[str] = ("",)
+    stored: StoredPoints,
+    where: Where,
+    names: Sequence[str] = ("",),
+    only: Only | None = None,
 ) -> Iterator[pa.Table | None]:
-    """The points that lie in something, as `MEMBERS`.
+    """The points that lie in something, as `MEMBERS`; only a few parts are held.
 
     A table is of one slide and has at most 65,536 rows. A part of the map without any
     gives None, so that who waits can stop.
 
     Args:
-        stored: The map's points; only a few parts are held.
+        stored: The map's points.
         where: In what places lie.
         names: Of these; an empty one is null.
+        only: Which of the points inside count; None: all.
 
     Raises:
         MapError: Another map has taken the place of this one, before or meanwhile.
@@ -53,7 +61,7 @@ def members(
     """
     store = stored.same()
     jobs = (
-        partial(_members_of, store, slide, name, where, names)
+        partial(_members_of, store, slide, name, where, names, only)
         for slide, name in stored.part_names
     )
     with (
@@ -69,8 +77,25 @@ def members(
     stored.same()
 
 
+def found_in_time(
+    found: Iterable[pa.Table | None], most_s: float
+) -> Iterator[pa.Table]:
+    """The tables among members; TimeoutError once they took so many seconds."""
+    end = time.monotonic() + most_s
+    for table in found:
+        if time.monotonic() > end:
+            raise TimeoutError
+        if table is not None:
+            yield table
+
+
 def _members_of(
-    store: Store, slide: str, name: str, where: Where, names: Sequence[str]
+    store: Store,
+    slide: str,
+    name: str,
+    where: Where,
+    names: Sequence[str],
+    only: Only | None,
 ) -> pa.Table | None:
     # Most parts have none inside: then only their places are read.
     places = schema.places(read_part(store, name, (schema.X, schema.Y)))
@@ -78,9 +103,12 @@ def _members_of(
         return None
     table = read_part(store, name, schema.POINTS.names).replace_schema_metadata()
     numbers = where(schema.places(table))
+    slides = pa.repeat(pa.scalar(slide, pa.string()), table.num_rows)
+    if only is not None:
+        own = only(table.append_column(schema.SLIDE, slides))
+        numbers = np.where(own, numbers, -1)
     told = pa.array([name or None for name in names], pa.string())
     regions = told.take(pa.array(np.maximum(numbers, 0)))
-    slides = pa.repeat(pa.scalar(slide, pa.string()), table.num_rows)
     columns = [slides, *table.cast(schema.POINTS).columns, regions]
     inside = pa.table(columns, schema=_WHOLE).filter(pa.array(numbers >= 0))
     return inside.select(MEMBERS.names).sort_by(schema.TILE_INDEX)

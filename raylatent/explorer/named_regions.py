@@ -1,5 +1,7 @@
 """Named regions of a map: their names are labels of the tiles that lie in them.
 
+So are the names of its clusters; where a map has both, regions come first.
+
 `maps/<name>/regions.json` has them, beside the map that they are of; a map that takes its
 place has another digest, and none of their names.
 """
@@ -7,10 +9,9 @@ place has another digest, and none of their names.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
@@ -25,6 +26,7 @@ from raylatent.run.layout import REGIONS_JSON
 from raylatent.seal import DIGEST, content_digest
 from raylatent.storage import Store
 from raylatent.stored.manifest import relisted
+from raylatent.stored.map_clusters import ClusterLabels, cluster_labels
 from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.maps import read_info
 
@@ -41,28 +43,22 @@ class RegionLabels:
 
     regions: tuple[Polygon, ...]
 
+    column: ClassVar[str] = "region"
+
     @property
     def names(self) -> list[str]:
         """Of all regions, sorted."""
         return sorted(one.name for one in self.regions)
 
-    def of_places(self, xy: NDArray[np.floating]) -> list[str | None]:
-        """Labels of places (n, 2), None outside of all regions."""
-        names = [*(one.name for one in self.regions), None]  # -1 is the last
-        return [names[number] for number in region_of(self.regions, xy)]
-
     def __call__(self, points: pa.Table) -> pa.StringArray:
-        """Labels of points with `x` and `y`, row for row."""
-        return pa.array(self.of_places(schema.places(points)), pa.string())
+        """Labels of points with `x` and `y`, row for row, null outside of all regions."""
+        numbers = region_of(self.regions, schema.places(points))
+        names = pa.array([one.name for one in self.regions], pa.string())
+        return names.take(pa.array(numbers, mask=numbers < 0))
 
 
 def put_regions(stored: StoredPoints, regions: Sequence[Polygon], what: str) -> None:
-    """Put regions beside their map, in place of those that are there.
-
-    Args:
-        stored: The map's points.
-        regions: With names; none: those that are there are taken away.
-        what: Where they come from, for messages.
+    """Put regions of a file beside their map; none takes away those that are there.
 
     Raises:
         MapError: They were drawn on another map, or one has no name.
@@ -94,3 +90,27 @@ def region_labels(store: Store) -> RegionLabels | None:
         logger.warning("%s is of a map that was here before: it labels nothing", where)
         return None
     return RegionLabels(tuple(regions)) if regions else None
+
+
+def stored_labels(store: Store, which: str = "") -> RegionLabels | ClusterLabels | None:
+    """The labels of tiles that were stored beside a map; None where it has none.
+
+    Args:
+        store: The map's folder.
+        which: `region` or `cluster`; empty: regions, else clusters.
+
+    Raises:
+        MapError: It has none of these.
+    """
+    of_regions = region_labels(store) if which != ClusterLabels.column else None
+    found = of_regions or (
+        cluster_labels(store) if which != RegionLabels.column else None
+    )
+    if which and found is None:
+        verb = "cluster" if which == ClusterLabels.column else "label"
+        message = (
+            f"{store.uri} has no labels by {which}: run `raylatent {verb}` first, or "
+            "give --annotations with the column"
+        )
+        raise MapError(message)
+    return found

@@ -34,12 +34,9 @@ Cells = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """Tiles in the cells that show them at the finest of some levels.
+    """Tiles in the cells that show them at the finest of some levels: arrays (n,).
 
-    Attributes:
-        rows: Of the cells, shape (n,), 0 is the lowest.
-        cols: Likewise.
-        since: The first level that shows each tile.
+    Row 0 is the lowest; `since` is the first level that shows each tile.
     """
 
     rows: Cells
@@ -57,19 +54,6 @@ class Shown:
         return Shown(
             rows=self.rows >> levels, cols=self.cols >> levels, since=self.since
         )
-
-
-def squares(level: int, shown: Shown, root: int) -> NDArray[np.int64]:
-    """In which square of blocks each tile is: its row times the squares a side, and column.
-
-    Args:
-        level: Of the cells.
-        shown: Tiles.
-        root: The level of whose blocks there is one to a square.
-    """
-    per_side = SIDE << (level - root)  # cells of a square
-    a_side = 1 << root
-    return shown.rows // per_side * a_side + shown.cols // per_side
 
 
 def root_of(level: int) -> int:
@@ -157,6 +141,12 @@ def encoded(picture: Pixels, quality: int) -> bytes:
         fastdct=False,
     )
     return data
+
+
+def decoded(data: bytes) -> Pixels:
+    """A JPEG as a picture (h, w, 3)."""
+    pixels: Pixels = simplejpeg.decode_jpeg(data)
+    return pixels
 
 
 def coarsest(picture: Pixels) -> Iterator[File]:

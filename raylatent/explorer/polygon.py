@@ -112,10 +112,10 @@ def region_of(
 
 
 def parse_polygons(data: bytes, what: str) -> list[Polygon]:
-    """The polygons of a file; one without name, or regions with a name each.
+    """The polygons of a file, of anybody; one without name, or regions with a name each.
 
     Args:
-        data: Its content, of anybody.
+        data: Its content.
         what: The file, for messages.
 
     Raises:
@@ -235,20 +235,12 @@ def _is_name(name: object) -> bool:
 def _ring(points: Any, what: str) -> Ring:  # noqa: ANN401
     if not isinstance(points, list) or len(points) < _MIN_RING:
         raise _refused(what, f"a ring has fewer than {_MIN_RING} points")
-    if len(points) > MAX_POINTS:
-        raise _refused(what, f"it has more than {MAX_POINTS:,} points")
-    return tuple(_point(point, what) for point in points)
+    for one in points:
+        pair = isinstance(one, list) and len(one) == 2
+        if not pair or not all(type(v) in {int, float} and _is_near(v) for v in one):
+            raise _refused(what, f"{str(one)[:40]} is no point [x, y] of numbers")
+    return tuple((float(x), float(y)) for x, y in points)
 
 
-def _point(point: Any, what: str) -> tuple[float, float]:  # noqa: ANN401
-    if isinstance(point, list) and len(point) == 2:
-        x, y = point
-        if _is_coordinate(x) and _is_coordinate(y):
-            return float(x), float(y)
-    raise _refused(what, f"{str(point)[:40]} is no point [x, y] of numbers")
-
-
-def _is_coordinate(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
+def _is_near(value: float) -> bool:
     return -MAX_COORDINATE <= value <= MAX_COORDINATE

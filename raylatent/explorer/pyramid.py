@@ -32,7 +32,6 @@ from raylatent.montage.cells import (
 from raylatent.montage.grid import Bounds, SquareGrid
 from raylatent.montage.points import Points, Rule, cell_ids, coded, split_ids
 from raylatent.montage.tally import (
-    CellSums,
     counts_by_cell,
     label_counts,
     means_of,
@@ -159,12 +158,7 @@ def parents(ids: Ids, levels: int = 1) -> Ids:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PartialLevel:
-    """What some points say of a level.
-
-    Attributes:
-        cells: The best tile of each cell by itself, and what is in it.
-        slides: `cell`, `label` (the slide), `count`.
-    """
+    """What some points say of a level: of its cells, and `cell`, `label` (slide), `count`."""
 
     cells: PartialCells
     slides: pa.Table
@@ -175,24 +169,15 @@ def partial_levels(
     square: Square,
     n_levels: int,
     rule: Rule,
-    sums: Sequence[CellSums] | None = None,
 ) -> list[PartialLevel]:
-    """What some points say of the levels from 0 on.
-
-    Args:
-        points: Some of the map's, with their reference.
-        square: Around all of them.
-        n_levels: How many levels.
-        rule: By which a cell's tile is chosen.
-        sums: Of all points by level, for `medoid`.
-    """
+    """What some of the map's points, with their reference, say of levels from 0 on."""
     if points.reference is None:
         message = "the explorer needs the slides of its tiles"
         raise MapError(message)
     found = []
     for level in range(n_levels):
         grid = square.grid(level)
-        own = partial_cells(points, grid, rule, None if sums is None else sums[level])
+        own = partial_cells(points, grid, rule)
         cell, inside = cell_ids(grid, points.xy)
         slides = points.reference[schema.SLIDE].combine_chunks().take(pa.array(inside))
         found.append(

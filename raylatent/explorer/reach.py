@@ -12,8 +12,9 @@ from raylatent import schema
 from raylatent.explorer import pictures, pyramid
 from raylatent.explorer.pictures import Shown
 from raylatent.explorer.pyramid import FEW_POINTS, SHOWN_SHARE, PartialLevel, Square
+from raylatent.montage.cells import bounds_of
 from raylatent.montage.grid import Bounds
-from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Points, Rule
+from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Rule
 from raylatent.source.protocol import Place
 from raylatent.stable_hash import tile_hash
 from raylatent.stored.mosaic_inputs import Located
@@ -26,17 +27,19 @@ _POINT_BYTES = 18.0
 _REST_BYTES = 1e6  # of the page, of thumbnails and of the smallest pictures
 SAMPLE_POINTS = 1_000_000
 
+MOST_SIMILAR = 20_000
+"""Cells of the level whose cells are compared with each other."""
+N_SIMILAR = 12
+_SIMILAR_SIDE = 512
+_SIMILAR_BYTES = 1 << 30  # of activations that are held
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Bytes that parts of an explorer take, as a sample tells.
 
-    Attributes:
-        cell: Of a cell in a block's picture and in the scripts, beyond an empty block.
-        block: Of an empty block's picture.
-        tile: Of a tile at its own size.
-        point: Of a point.
-        rest: Of all that does not grow with these: page, thumbnails, DZI's levels.
+    Of a cell, in a picture and scripts, beyond its share of an empty block; of a tile at
+    its own size, a point, and of all that does not grow with these.
     """
 
     cell: float
@@ -118,18 +121,28 @@ def _up_to(counts: Sequence[int], sizes: Sizes) -> list[float]:
     return found
 
 
+def similar_level(n_cells: Sequence[int], n_features: int) -> int | None:
+    """The deepest level whose cells can be compared; None where there is none.
+
+    Args:
+        n_cells: Of each level.
+        n_features: Of a tile.
+
+    >>> similar_level([60, 240, 21_000], 64), similar_level([60] * 9, 64)
+    (1, 6)
+    """
+    most = min(MOST_SIMILAR, _SIMILAR_BYTES // (4 * max(1, n_features)))
+    fitting = [
+        level
+        for level, n in enumerate(n_cells)
+        if n <= most and pyramid.SIDE << level <= _SIMILAR_SIDE
+    ]
+    return max(fitting, default=None)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
-    """The cells of an explorer.
-
-    Attributes:
-        square: Around all points.
-        bounds: Of them.
-        levels: What the points say of each level.
-        chosen: The tile of each cell of each level.
-        extent: How far it goes.
-        rule: By which tiles were chosen.
-    """
+    """The cells of an explorer: of each level what the points say, and the tiles chosen."""
 
     square: Square
     bounds: Bounds
@@ -141,13 +154,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How tiles are found again, and drawn.
-
-    Attributes:
-        sources: By their number in sources.parquet.
-        cell_px: Side of a cell.
-        tile_px: Side of the run's tiles.
-    """
+    """How tiles are found again, by the number of their source, and drawn."""
 
     sources: dict[int, Located]
     cell_px: int
@@ -160,21 +167,14 @@ class Tiles:
 
 
 def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
-    """The levels that fit, and the tile of each cell.
-
-    Args:
-        parts: The map's points.
-        rule: By which tiles are chosen.
-        tiles: How they are found.
-        max_bytes: Of everything that is written.
-    """
-    bounds = parts.fold(_bounds, Bounds.merge)
+    """The levels that fit into so many bytes of all files, and the tile of each cell."""
+    bounds = parts.fold(bounds_of, Bounds.merge)
     square = Square.around(bounds)
     few = bounds.n <= FEW_POINTS
     look = partial(pyramid.occupied, square=square, few=few)
     counts = pyramid.count_cells(parts.fold(look, pyramid.merge_occupied))
     some = _levels(parts, square, _SAMPLED_LEVELS, rule)
-    sizes = _sizes(pyramid.choose_nested(square, some)[-1], tiles, rule)
+    sizes = _sizes(pyramid.choose_nested(square, some)[-1], tiles, rule, bounds.n)
     most = min(SAMPLE_POINTS, bounds.n)
     reach = extent(counts, bounds.n, most, sizes, max_bytes)
     levels = _levels(parts, square, reach.finest + 1, rule)
@@ -188,10 +188,6 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
     )
 
 
-def _bounds(points: Points) -> Bounds:
-    return Bounds.of(points.xy)
-
-
 def _levels(
     parts: Parts, square: Square, n_levels: int, rule: Rule
 ) -> list[PartialLevel]:
@@ -199,7 +195,7 @@ def _levels(
     return parts.fold(work, pyramid.merge_levels, [PREDICTIONS, LABELS])
 
 
-def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule) -> Sizes:
+def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule, n_points: int) -> Sizes:
     """What cells and tiles take, by some tiles all over the map."""
     names = (schema.SLIDE, schema.TILE_INDEX)
     columns = (chosen[name].to_pylist() for name in names)
@@ -228,5 +224,5 @@ def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule) -> Sizes:
         block=block,
         tile=sum(map(len, own)) / len(whole),
         point=_POINT_BYTES,
-        rest=_REST_BYTES,
+        rest=_REST_BYTES + 4 * (1 + N_SIMILAR) * min(MOST_SIMILAR, n_points),
     )

@@ -5,14 +5,12 @@ whole numbers and polygons, never paths; see `gate` for who may ask.
 """
 
 import asyncio
-import csv
 import io
 import json
 import logging
 import socket
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -30,7 +28,7 @@ from raylatent.explorer import gate
 from raylatent.explorer.deeper import DeeperLevels
 from raylatent.explorer.folder import CELLS
 from raylatent.explorer.gate import Answer, Asked, Gate, Route
-from raylatent.explorer.members import Where, members
+from raylatent.explorer.members import Where, found_in_time, members
 from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.pictures import block_name
 from raylatent.explorer.polygon import (
@@ -40,12 +38,13 @@ from raylatent.explorer.polygon import (
     parse_polygons,
     region_of,
 )
+from raylatent.explorer.pseudonyms import read_pseudonyms
 from raylatent.explorer.pyramid import DEEPEST, Square
 from raylatent.explorer.tile_squares import slide_files_of
 from raylatent.montage.grid import SquareGrid
 from raylatent.parts import read_part
 from raylatent.run import EXPLORER, MAPS, RunDirectory
-from raylatent.run.layout import EXPLORER_JSON
+from raylatent.run.layout import EXPLORER_JSON, PSEUDONYMS
 from raylatent.seal import DIGEST, parse_json
 from raylatent.source.kinds import kind_of
 from raylatent.source.slides import local_slide
@@ -101,8 +100,9 @@ class Explorer:
         folder = absolute(config.explorer or f"{self.run.uri}/{EXPLORER}/{config.map}")
         self.root = Path(folder).resolve()
         about, self._square = self._told()
+        self._pseudonyms = self._names_shown(about)
         cells = self.root / CELLS
-        self._deeper = DeeperLevels(self.stored, cells, about, self._square)
+        self._deeper = DeeperLevels(self.stored, cells, about, self._square, self.shown)
         self._renders = threading.BoundedSemaphore(_RENDERS)
         self._queries = threading.BoundedSemaphore(_QUERIES)
         self._zooms = lru_cache(maxsize=_MOST_SLIDES)(_deep_zoom)
@@ -133,23 +133,22 @@ class Explorer:
         """The slides in the order of the page's numbers: by the names that it shows."""
         return sorted(self.stored.slides, key=self.shown)
 
-    @cached_property
-    def _pseudonyms(self) -> dict[str, str]:
-        name = "pseudonyms.csv"
-        if not self.run.store.exists(name):
+    def _names_shown(self, about: Mapping[str, Any]) -> dict[str, str]:
+        """What the page calls slides, where it does not call them by their names."""
+        if not about.get("pseudonyms"):
             return {}
-        text = self.run.store.read(name).decode()
-        table = {
-            row["slide"]: row["pseudonym"] for row in csv.DictReader(io.StringIO(text))
-        }
-        told = self.root / "data" / "meta.js"
-        meta = told.read_text("utf-8") if told.is_file() else ""
-        # A page of true names may lie here beside the table of another one.
-        return table if all(json.dumps(p) in meta for p in table.values()) else {}
+        table = read_pseudonyms(self.run.store)
+        if lost := len(set(self.stored.slides) - set(table)):
+            message = (
+                f"{self.run.uri}/{PSEUDONYMS} lacks {lost} slides of the page {self.root}: "
+                "run `raylatent explore --pseudonymise` again"
+            )
+            raise MapError(message)
+        return table
 
     def shown(self, slide: str) -> str:
         """What the page calls a slide."""
-        return self._pseudonyms.get(slide, slide)
+        return self._pseudonyms[slide] if self._pseudonyms else slide
 
     @cached_property
     def _located(self) -> dict[int, Any]:
@@ -203,6 +202,9 @@ class Explorer:
             return _BUSY
         try:
             return self._counted(where)
+        except TimeoutError:
+            text = f"{_MOST_S:g} s did not suffice: use `raylatent select`\n"
+            return Answer(status=503, body=text.encode())
         finally:
             self._queries.release()
 
@@ -227,15 +229,9 @@ class Explorer:
         return partial(region_of, polygons)
 
     def _counted(self, where: Where) -> Answer:
-        end, n = time.monotonic() + _MOST_S, 0
-        slides: set[str] = set()
+        n, slides = 0, set[str]()
         rows: list[tuple[str, int]] | None = []
-        for table in members(self.stored, where):
-            if time.monotonic() > end:
-                text = f"{_MOST_S:g} s did not suffice: use `raylatent select`\n"
-                return Answer(status=503, body=text.encode())
-            if table is None:
-                continue
+        for table in found_in_time(members(self.stored, where), _MOST_S):
             n += table.num_rows
             slide = self.shown(table[schema.SLIDE][0].as_py())
             slides.add(slide)
@@ -250,6 +246,8 @@ class Explorer:
             return _BUSY
         try:
             data = render()
+        except TimeoutError:
+            return _BUSY
         finally:
             self._renders.release()
         if data is None:
@@ -406,7 +404,8 @@ def application(explorers: Explorers, rules: Gate) -> Callable[..., Awaitable[No
                     body += chunk
                     if len(body) > MAX_BYTES:
                         return Answer(status=413, body=b"the polygon is too large\n")
-        return await run_in_threadpool(explorers.answer, asked.path, body)
+        found: Answer = await run_in_threadpool(explorers.answer, asked.path, body)
+        return found
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         if scope["type"] != "http":

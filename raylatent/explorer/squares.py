@@ -9,8 +9,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent.explorer import pictures
+from raylatent.explorer.blocks import morton
 from raylatent.explorer.pictures import Shown
+from raylatent.explorer.pyramid import SIDE, SINCE
 from raylatent.explorer.reach import Found, Tiles
+from raylatent.montage.cells import CELL
+from raylatent.montage.points import split_ids
 from raylatent.seal import content_digest
 from raylatent.source.protocol import Place
 from raylatent.storage import Store
@@ -22,6 +26,7 @@ class SquareWork:
     """A square of blocks to draw.
 
     Attributes:
+        which: Cells of the explorer's finest level whose tiles are shown, shape (n,).
         finest: The level of its cells.
         root: The coarsest level that is drawn with it.
         shown: Its tiles.
@@ -31,6 +36,7 @@ class SquareWork:
         first: The number of the first picture of these.
     """
 
+    which: NDArray[np.int64]
     finest: int
     root: int
     shown: Shown
@@ -42,15 +48,10 @@ class SquareWork:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SquareDone:
-    """What came of it.
+    """What came of it: files, and the tiles that levels above show, with their pictures.
 
-    Attributes:
-        above: Which of the tiles are shown by levels above, too.
-        cells: Their pictures.
-        sizes: Width and height of the tiles that are stored at their own size.
-        failed: Why tiles could not be read, by their place in the square.
-        digests: Of the files, by name.
-        n_bytes: Of the files.
+    `sizes` are of the tiles at their own size; `failed` says why tiles could not be read,
+    by their place in the square.
     """
 
     above: NDArray[np.int64]
@@ -65,7 +66,7 @@ def draw_square(
     store: Store, work: SquareWork, cell_px: int, tile_px: int
 ) -> SquareDone:
     """Fetch the tiles of a square, and write its pictures: a task's work."""
-    cells, failed = work.cells, {}
+    cells, failed = work.cells, dict[int, str]()
     sizes = np.zeros((len(work.own), 2), np.uint16)
     files: list[tuple[str, bytes]] = []
     if cells is None:
@@ -75,13 +76,14 @@ def draw_square(
             number = work.first + start // pictures.SLOTS**2
             data = pictures.encoded(pictures.sheet(some), pictures.OWN_QUALITY)
             files.append((pictures.own_name(number), data))
-        sizes[:] = [(0, 0) if one is None else one.size for one in own]
+        for i, one in enumerate(own):
+            sizes[i] = (0, 0) if one is None else one.size
     levels = range(work.root, work.finest + 1)
     files += pictures.draw(work.finest, work.shown, cells, levels)
     if work.root == 0:
         block = next(pictures.draw(work.finest, work.shown, cells, [0]), None)
         if block is not None:
-            files += pictures.coarsest(_decoded(block[1]))
+            files += pictures.coarsest(pictures.decoded(block[1]))
     digests, n_bytes = {}, 0
     for name, data in files:
         store.write(name, data)
@@ -95,13 +97,6 @@ def draw_square(
         digests=digests,
         n_bytes=n_bytes,
     )
-
-
-def _decoded(data: bytes) -> NDArray[np.uint8]:
-    import simplejpeg  # noqa: PLC0415
-
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
-    return pixels
 
 
 def _fetched(
@@ -151,62 +146,105 @@ class Drawn:
     n_bytes: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Stage:
-    """Levels that are drawn at once.
+class Pictures:
+    """The pictures of all levels, drawn from the finest up, a few levels at once.
 
-    Attributes:
-        level: The finest of them.
-        which: Cells of the explorer's finest level whose tiles they show.
-        cells: The pictures of these tiles, where they were fetched already.
+    The squares of the finest levels are the work of tasks; what they hand on is drawn
+    here as soon as all of a larger square is there, so that little of it is held.
+
+    Args:
+        store: The explorer's folder.
+        found: Its cells.
+        tiles: How their tiles are found.
     """
 
-    level: int
-    which: NDArray[np.int64]
-    cells: NDArray[np.uint8] | None = None
+    def __init__(self, store: Store, found: Found, tiles: Tiles) -> None:
+        """See the class."""
+        table, n = found.chosen[-1], len(found.chosen[-1])
+        rows, cols = split_ids(table[CELL].to_numpy())
+        since = table[SINCE].to_numpy().astype(np.int64)
+        self._shown = Shown(rows=rows, cols=cols, since=since)
+        self._store, self._found, self._tiles = store, found, tiles
+        self._held: dict[int, tuple[int, list[Any]]] = {}  # by finest level of a square
+        self.drawn = Drawn(
+            picture=np.full(n, -1),
+            slot=np.zeros(n, np.int64),
+            sizes=np.zeros((n, 2), np.uint16),
+        )
 
-    @property
-    def root(self) -> int:
-        """The coarsest of them."""
-        return pictures.root_of(self.level)
+    def works(self) -> Iterator[SquareWork]:
+        """The squares of the finest levels.
 
-
-def works(
-    stage: Stage, shown: Shown, found: Found, tiles: Tiles, drawn: Drawn
-) -> Iterator[tuple[NDArray[np.int64], SquareWork]]:
-    """The squares of a stage: which cells of the finest level they have, and the work."""
-    level, root, which, cells = stage.level, stage.root, stage.which, stage.cells
-    here = shown.take(which).above(found.extent.finest - level)
-    squares = pictures.squares(level, here, root)
-    order = np.argsort(squares, kind="stable")
-    edges = np.flatnonzero(np.diff(squares[order])) + 1
-    first = 0
-    for some in np.split(order, edges) if len(order) else ():
-        own = which[some]
-        if cells is not None:
-            yield (
-                own,
-                SquareWork(
-                    finest=level, root=root, shown=here.take(some), cells=cells[some]
-                ),
-            )
-            continue
-        stored = _stored(shown.take(own), found.extent.own)
-        at = first * pictures.SLOTS**2 + np.arange(len(stored))
-        drawn.picture[own[stored]] = at // pictures.SLOTS**2
-        drawn.slot[own[stored]] = at % pictures.SLOTS**2
-        yield (
-            own,
-            SquareWork(
-                finest=level,
+        They are in the order of a curve that leaves a larger square when it is done.
+        """
+        finest = self._found.extent.finest
+        root = pictures.root_of(finest)
+        rows, cols = (at // (SIDE << (finest - root)) for at in self._places(finest))
+        curve = morton(rows, cols)
+        order = np.argsort(curve, kind="stable")
+        edges = np.flatnonzero(np.diff(curve[order])) + 1
+        first, together = 0, pictures.SLOTS**2
+        for own in np.split(order, edges):
+            shown = self._shown.take(own)
+            stored = _stored(shown, self._found.extent.own)
+            at = first * together + np.arange(len(stored))
+            self.drawn.picture[own[stored]] = at // together
+            self.drawn.slot[own[stored]] = at % together
+            places = self._tiles.places(self._found.chosen[-1].take(pa.array(own)))
+            yield SquareWork(
+                which=own,
+                finest=finest,
                 root=root,
-                shown=here.take(some),
-                places=tiles.places(found.chosen[-1].take(pa.array(own))),
+                shown=shown,
+                places=places,
                 own=stored,
                 first=first,
-            ),
+            )
+            first += -(-len(stored) // together)
+
+    def _places(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        here = self._shown.above(self._found.extent.finest - level)
+        return here.rows, here.cols
+
+    def add(self, work: SquareWork, done: SquareDone) -> None:
+        """Keep what came of a square, and draw the larger ones that are complete."""
+        drawn, own = self.drawn, work.which
+        drawn.sizes[own[work.own]] = done.sizes
+        drawn.failed |= {int(own[i]): why for i, why in done.failed.items()}
+        drawn.digests |= done.digests
+        drawn.n_bytes += done.n_bytes
+        level = work.root - 1
+        if level < 0 or not len(done.above):
+            return
+        which, side = own[done.above], SIDE << (level - pictures.root_of(level))
+        row, col = (int(at[which[0]]) // side for at in self._places(level))
+        square = row << level | col
+        if level in self._held and self._held[level][0] != square:
+            self._draw(level)
+        _, pieces = self._held.setdefault(level, (square, []))
+        pieces.append((which, done.cells))
+
+    def finish(self) -> Drawn:
+        """Draw what is left; everything that was drawn."""
+        for level in reversed(range(self._found.extent.finest)):
+            if level in self._held:
+                self._draw(level)
+        return self.drawn
+
+    def _draw(self, level: int) -> None:
+        _, pieces = self._held.pop(level)
+        which = np.concatenate([own for own, _ in pieces])
+        here = self._shown.take(which).above(self._found.extent.finest - level)
+        work = SquareWork(
+            which=which,
+            finest=level,
+            root=pictures.root_of(level),
+            shown=here,
+            cells=np.concatenate([cells for _, cells in pieces]),
         )
-        first += -(-len(stored) // pictures.SLOTS**2)
+        tiles = self._tiles
+        done = draw_square(self._store, work, tiles.cell_px, tiles.tile_px)
+        self.add(work, done)
 
 
 def _stored(shown: Shown, n_levels: int) -> NDArray[np.int64]:

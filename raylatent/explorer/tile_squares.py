@@ -78,12 +78,8 @@ def slide_files_of(names: Collection[str], slides: Sequence[str]) -> dict[str, s
 def say_unknown(found: Mapping[int, TileSquare], *, qupath: bool) -> None:
     """Log how many slides have no window, or no bounds, which tell QuPath's places.
 
-    Args:
-        found: Of `tile_squares`.
-        qupath: Whether it is for QuPath; else a window is needed.
-
     Raises:
-        MapError: One has no window, where it is needed.
+        MapError: One has no window, and it is not for QuPath.
     """
     n_points = sum(one.window_px is None for one in found.values())
     if n_points and not qupath:

@@ -199,6 +199,13 @@ class FittedMap:
         at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
         return np.where(known[at] == keys, at, -1)
 
+    @property
+    def sample_metric(self) -> str:
+        """By which rows are normalized to be comparable with the sample's `rows`."""
+        placement = self.info["placement"]
+        by_row = placement["engine"] == ROW_ENGINE
+        return str(placement["metric"]) if by_row else "euclidean"
+
     @cached_property
     def _model(self) -> tuple[Any, Any, Any, Any]:
         from raylatent.mapping import place, sample_index  # noqa: PLC0415  (numba)

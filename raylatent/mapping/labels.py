@@ -175,13 +175,21 @@ def in_order(names: Iterable[Any]) -> list[Any]:
 
     >>> in_order(["10", "9", "1"]), in_order(["b", "a", 3])
     (['1', '9', '10'], [3, 'a', 'b'])
+    >>> in_order(["part 10", "part 9"])
+    ['part 9', 'part 10']
     """
-    given = sorted(names, key=str)
+    given = sorted(sorted(names, key=str), key=_pieces)
     values = [number(name) for name in given]
     if None in values:
         return given
     order = sorted(range(len(given)), key=lambda i: values[i] or 0.0)
     return [given[i] for i in order]
+
+
+def _pieces(name: object) -> list[Any]:
+    """Words and whole numbers in turn, of which each is compared with its like."""
+    pieces = re.split(r"([0-9]+)", str(name))
+    return [int(one) if i % 2 else one for i, one in enumerate(pieces)]
 
 
 def colors_by_name(names: Iterable[object]) -> dict[str, str]:

@@ -6,6 +6,7 @@ share of a row's nearest sample rows that are among its nearest on the map.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from warnings import catch_warnings
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ FEWEST_HELD = 200
 _NEIGHBORS = 15
 _BLOCK_ROWS = 256
 _BLOCK_FEATURES = 256
+_ERROR = 1e-9  # of a matrix product in float64, far more than it can be
 _ROW_METRIC = "euclidean"
 
 _SEARCHED_ROWS = 100_000
@@ -201,6 +203,31 @@ def _squares(
     return squares
 
 
+def nearest_rows(rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The k other rows nearest to each row (n, d), int64 (n, k); -1 where there are fewer.
+
+    Euclidean in float64, each sum in one order; of equal ones the first row comes first.
+    A matrix product only rules out those that are farther by more than its error.
+
+    >>> nearest_rows(np.float32([[0], [1], [3]]), 3).tolist()
+    [[1, 2, -1], [0, 2, -1], [1, 0, -1]]
+    """
+    found = np.full((len(rows), k), -1)
+    longest = float(np.square(rows, dtype=np.float64).sum(axis=1).max(initial=0.0))
+    last = min(k, len(rows) - 1) - 1
+    for start in range(0, len(rows) if last >= 0 else 0, _BLOCK_ROWS):
+        about = _squares(rows[start : start + _BLOCK_ROWS], rows)
+        at = np.arange(len(about))
+        about[at, start + at] = np.inf
+        limit = np.partition(about, last, axis=1)[:, last] + _ERROR * longest
+        for i, own in enumerate(about <= limit[:, None]):
+            near = np.flatnonzero(own)
+            away = rows[near].astype(np.float64) - rows[start + i]
+            order = np.argsort(np.square(away).sum(axis=1), kind="stable")[: last + 1]
+            found[start + i, : last + 1] = near[order]
+    return found
+
+
 def cluster(
     features: NDArray[np.floating], n_clusters: int, *, seed: int = 0
 ) -> NDArray[np.int32]:
@@ -209,15 +236,57 @@ def cluster(
     Raises:
         MapError: `n_clusters` is not in 1..n.
     """
+    return np.asarray(_k_means(features, n_clusters, seed).labels_, dtype=np.int32)
+
+
+def cluster_centers(
+    rows: NDArray[np.float32], n_clusters: int, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """Centers (k, d) of the k-means clusters of a sample (n, d), the largest first.
+
+    Of clusters of one size the one with the first row comes first. Where rows are equal
+    there may be fewer than were asked for.
+
+    Raises:
+        MapError: `n_clusters` is not in 1..n.
+    """
+    centers = _k_means(rows, n_clusters, seed).cluster_centers_.astype(np.float64)
+    own = nearest_centers(rows, centers)
+    sizes = np.bincount(own, minlength=len(centers))
+    first = np.full(len(centers), len(rows))
+    np.minimum.at(first, own, np.arange(len(rows)))
+    order = np.lexsort((first, -sizes))
+    return np.ascontiguousarray(centers[order[: (sizes > 0).sum()]])
+
+
+def nearest_centers(
+    rows: NDArray[np.float32], centers: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The nearest of some centers (k, d) to each row (n, d), the first of equal ones.
+
+    Each distance is summed in float64, row by row: none depends on the other rows.
+
+    >>> nearest_centers(np.float32([[0, 1], [2, 2]]), np.array([[0, 0], [3.0, 3.0]]))
+    array([0, 1])
+    """
+    found = np.empty(len(rows), np.int64)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        some = rows[start : start + _BLOCK_ROWS].astype(np.float64)
+        squares = [np.square(some - center).sum(axis=1) for center in centers]
+        found[start : start + len(some)] = np.argmin(squares, axis=0)
+    return found
+
+
+def _k_means(features: NDArray[np.floating], n_clusters: int, seed: int) -> Any:  # noqa: ANN401
     if not 1 <= n_clusters <= len(features):
         message = f"{n_clusters} clusters of {len(features)} points: give 1 to as many"
         raise MapError(message)
     from sklearn.cluster import KMeans  # noqa: PLC0415  (slow)
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    with threadpool_limits(1):  # sums of several threads do not repeat
-        model = KMeans(n_clusters, n_init=10, random_state=seed).fit(features)
-    return np.asarray(model.labels_, dtype=np.int32)
+    # Sums of several threads do not repeat; clusters of equal rows are no news.
+    with threadpool_limits(1), catch_warnings(action="ignore"):
+        return KMeans(n_clusters, n_init=10, random_state=seed).fit(features)
 
 
 def neighbor_statistics(

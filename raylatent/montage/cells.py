@@ -406,7 +406,7 @@ def choose_cells(
         if not names:
             labels = []
     else:
-        bounds = parts.fold(_bounds, Bounds.merge)
+        bounds = parts.fold(bounds_of, Bounds.merge)
     if num_tiles_x is None:
         num_tiles_x = suitable_columns(bounds) if kind == "square" else NUM_TILES_X
     if kind == EvenGrid.kind:
@@ -421,7 +421,8 @@ def choose_cells(
     return Chosen(grid=grid, bounds=bounds, cells=cells)
 
 
-def _bounds(points: Points) -> Bounds:
+def bounds_of(points: Points) -> Bounds:
+    """Of some points."""
     return Bounds.of(points.xy)
 
 
@@ -431,7 +432,7 @@ Names = frozenset[str] | None
 
 def _bounds_and_labels(points: Points) -> tuple[Bounds, Names]:
     names = pc.unique(points.labels).drop_null().to_pylist()
-    return _bounds(points), _few(frozenset(names))
+    return bounds_of(points), _few(frozenset(names))
 
 
 def _merge_both(

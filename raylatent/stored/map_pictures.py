@@ -35,6 +35,7 @@ from raylatent.mapping.labels import (
     scale_of,
 )
 from raylatent.mapping.plot import PICTURES
+from raylatent.montage.points import Label
 from raylatent.seal import content_digest
 from raylatent.storage import Store, absolute, write_file
 from raylatent.stored.manifest import relisted
@@ -44,6 +45,7 @@ from raylatent.stored.map_points import (
     points_parts,
     read_points,
     tile_label_names,
+    tile_labels,
 )
 
 logger = logging.getLogger(__name__)
@@ -57,15 +59,15 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class TileLabels:
-    """That a map is colored by labels of its tiles: their own, or those of places.
+    """That a map is colored by labels of its tiles.
 
     Attributes:
-        names: All of them, sorted.
-        of_places: Gives the labels of places (n, 2); None: tiles have labels of their own.
+        names: All of them, in order.
+        label: Gives those of points; by default tiles' own.
     """
 
     names: Sequence[str]
-    of_places: Callable[[NDArray[np.float64]], list[str | None]] | None = None
+    label: Label = tile_labels
 
     @classmethod
     def of(cls, store: Store) -> "TileLabels | None":
@@ -82,12 +84,7 @@ class TileLabels:
         self, store: Store
     ) -> Iterator[tuple[NDArray[np.float64], list[str | None]]]:
         """Places (n, 2) of a map in its folder and their labels, part by part."""
-        parts = points_parts(store)
-        if self.of_places is None:
-            yield from iter_tile_labels(store, parts)
-            return
-        for xy, _ in iter_places(store, parts, _BLOCK_ROWS):
-            yield xy, self.of_places(xy)
+        yield from iter_tile_labels(store, points_parts(store), self.label)
 
 
 MapLabels = Mapping[str, str] | TileLabels
@@ -213,9 +210,7 @@ def _names_of(labels: MapLabels) -> Collection[str]:
 def _labels_of(points: pa.Table, labels: MapLabels) -> NDArray[np.object_]:
     """The label of each point (n,), None where it has none."""
     if isinstance(labels, TileLabels):
-        own = labels.of_places
-        told = points[schema.LABEL].to_pylist()
-        return np.array(told if own is None else own(schema.places(points)), object)
+        return np.array(labels.label(points).to_pylist(), object)
     return np.array(list(map(labels.get, points[schema.SLIDE].to_pylist())), object)
 
 

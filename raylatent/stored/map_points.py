@@ -215,22 +215,25 @@ def tile_label_names(
 
 
 def iter_tile_labels(
-    store: Store, parts: Sequence[tuple[str, str]]
+    store: Store, parts: Sequence[tuple[str, str]], label: Label
 ) -> Iterator[tuple[NDArray[np.float64], list[str | None]]]:
-    """Where points lie (n, 2) and their tiles' own labels, part by part.
+    """Where points lie (n, 2) and labels of their tiles, part by part.
 
     Args:
         store: The map's folder.
         parts: Of `points_parts`.
+        label: Gives labels of points with slide, tile index, place and own label.
 
     Raises:
         MapError: A place is not finite.
     """
-    tables = _columns_ahead(store, parts, (schema.X, schema.Y, schema.LABEL))
-    for (_, name), table in zip(parts, tables, strict=True):
+    columns = (schema.TILE_INDEX, schema.X, schema.Y, schema.LABEL)
+    tables = _columns_ahead(store, parts, columns)
+    for (slide, name), table in zip(parts, tables, strict=True):
         xy = _finite_places(store, name, table)
         if len(xy):
-            yield xy, table[schema.LABEL].to_pylist()
+            slides = pa.repeat(pa.scalar(slide, pa.string()), len(xy))
+            yield xy, label(table.append_column(schema.SLIDE, slides)).to_pylist()
 
 
 def iter_places(

@@ -41,6 +41,7 @@ _SEALED_JSON = frozenset(
         MAP_JSON,
         MOSAIC_JSON,
         layout.EXPLORER_JSON,
+        layout.CLUSTERS_JSON,
         "record.json",
     }
 )
@@ -273,7 +274,7 @@ class Verification:
         if schema.FOOTER_UNIT in footer:
             wanted[schema.FOOTER_UNIT] = str(unit_of(name))
         if schema.FOOTER_MAP in footer:  # a map that Python saved has none
-            files = self._told_by(f"{name.split('/points/')[0]}/{MAP_JSON}").get(FILES)
+            files = self._told_by(f"{name.rsplit('/', 3)[0]}/{MAP_JSON}").get(FILES)
             if isinstance(files, dict) and MODEL_NPZ in files:
                 wanted[schema.FOOTER_MAP] = files[MODEL_NPZ]
         if stage not in _OF_UNITS:
@@ -418,6 +419,14 @@ class Verification:
             if whole and told != points:
                 says = f"it has {told} points, there are {points}"
                 self.add(WRONG, f"{folder}/{MAP_JSON}", says)
+            clustered = sum(
+                s.rows for s in self.sound_below(f"{folder}/{layout.CLUSTERS}")
+            )
+            file = f"{folder}/{layout.CLUSTERS_JSON}"
+            told = self._told_by(file).get("rows", 0)
+            if whole and told != clustered:
+                says = f"of {clustered} clustered tiles it tells {told}: run again"
+                self.add(INCOMPLETE, file, says)
 
     def _row_parts(self) -> list[Part]:
         """Parts that have rows, as the digest of a map's rows has them."""

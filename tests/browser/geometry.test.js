@@ -69,7 +69,7 @@ test("rings or one ring, and what is none of them", () => {
 });
 
 test("a place stays under the pointer while one zooms", () => {
-  const view = { x: 0.5, y: 0.5, scale: 800, width: 1000, height: 700 };
+  const view = { x: 0.5, y: 0.5, scale: 800, width: 1000, height: 700, box: [0, 0, 1, 1] };
   const before = camera.toShare(view, 300, 200);
   const zoomed = camera.zoomed(view, 3, 300, 200, 1e6);
   const after = camera.toShare(zoomed, 300, 200);
@@ -90,7 +90,7 @@ test("the level shows cells at half of their size to their size", () => {
 
 test("an address is read as it was written, and what is wrong in it is left out", () => {
   const told = {
-    at: [0.25, 0.125, 512], by: "mean:0", show: ["points"], cell: [3, 14, 15],
+    map: "a/b", at: [0.25, 0.125, 512], by: "mean:0", show: ["points"], cell: [3, 14, 15],
     labels: [0, 2], slides: [], select: [[[0.1, -2.5e-7], [1, 0], [0, 1e21]]],
   };
   assert.deepEqual(address.read(`#${address.written(told)}`), told);

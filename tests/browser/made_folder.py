@@ -102,6 +102,7 @@ def write_folder(
     slides: int = 10,
     bounds: Sequence[int] | None = (70, 900),
     kind: str = "all",
+    points_a_block: int = POINTS_A_BLOCK,
 ) -> dict[str, Any]:
     """Writes the whole folder; returns its facts, as in meta.js.
 
@@ -112,6 +113,7 @@ def write_folder(
         slides: How many slides there are.
         bounds: Of the first slide; others have none.
         kind: Whether the points are "all" or a "sample" (every tenth).
+        points_a_block: Points of a block.
     """
     shutil.copytree(PAGE, out)
     (out / "server.js").write_text('"use strict";\n')
@@ -184,7 +186,9 @@ def write_folder(
     ]
     for level in range(levels):
         meta["levels"].append(_write_level(out, points, low, side, level))
-    meta["points"] = _write_points(out, points, low, side, kind)
+    meta["points"] = _write_points(out, points, low, side, kind, points_a_block)
+    meta["similar"] = min(1, levels - 1)
+    meta["made_similar"] = _write_similar(out, meta["similar"], points, low, side)
     (out / "slides").mkdir()
     for i in range(slides):
         Image.new("RGB", (250, 200), tile_color(i, 0)).save(out / "slides" / f"{i}.jpg")
@@ -317,8 +321,39 @@ def _write_pictures(out: Path, cells: Columns, level: int) -> str:
     return base64.b64encode(bytes(bits)).decode()
 
 
+def _write_similar(
+    out: Path, level: int, points: Mapping[str, Any], low: npt.NDArray[Any], side: float
+) -> dict[int, list[int]]:
+    """Cells that are called similar: the next 12 by their number, fewer at the end."""
+    grid = 8 * 2**level
+    col, row = (
+        np.minimum(
+            grid - 1, np.floor((points[axis].astype(np.float64) - low[i]) / side * grid)
+        ).astype(np.int64)
+        for i, axis in enumerate("xy")
+    )
+    cells = np.unique(row * grid + col)
+    others = np.full((len(cells), 12), NO_U4)
+    for k in range(12):
+        others[: len(cells) - 1 - k, k] = cells[k + 1 :]
+    columns = {"cell": ("u4", cells)}
+    columns |= {f"s{k}": ("u4", others[:, k]) for k in range(12)}
+    path = out / "data" / "similar" / f"{level}.js"
+    path.parent.mkdir()
+    path.write_text(block_script(f"similar/{level}", columns))
+    return {
+        int(cell): [int(v) for v in row if v != NO_U4]
+        for cell, row in zip(cells, others, strict=True)
+    }
+
+
 def _write_points(
-    out: Path, points: Mapping[str, Any], low: npt.NDArray[Any], side: float, kind: str
+    out: Path,
+    points: Mapping[str, Any],
+    low: npt.NDArray[Any],
+    side: float,
+    kind: str,
+    a_block: int,
 ) -> dict[str, Any]:
     """The points in order of their place; the facts of their blocks."""
     x, y = (
@@ -333,8 +368,8 @@ def _write_points(
     names = ("x", "y", "loc_x", "loc_y", "slide", "tile", "label", "novelty", "pred")
     (out / "data" / "points").mkdir()
     blocks = []
-    for b, start in enumerate(range(0, len(order), POINTS_A_BLOCK)):
-        part = order[start : start + POINTS_A_BLOCK]
+    for b, start in enumerate(range(0, len(order), a_block)):
+        part = order[start : start + a_block]
         columns = {k: (t, points[k][part]) for k, t in zip(names, kinds, strict=True)}
         (out / "data" / "points" / f"{b}.js").write_text(
             block_script(f"points/{b}", columns)

@@ -15,8 +15,8 @@ test("the other map shows the tiles that were selected", async () => {
   for (const name of ["umap", "other"]) {
     execFileSync(process.env.PYTHON ?? "python3", [path.join(__dirname, "made_folder.py"), path.join(folder, name)]);
     const meta = path.join(folder, name, "data", "meta.js");
-    const text = fs.readFileSync(meta, "utf8").replace('"version": 1', '"version": 1, "maps": ["umap", "other"]');
-    fs.writeFileSync(meta, text.replace('"name": "umap"', `"name": "${name}"`));
+    const text = fs.readFileSync(meta, "utf8").replace('"name": "umap"', `"name": "${name}"`);
+    fs.writeFileSync(meta, text.replace('"version": 1', '"version": 1, "maps": [{"name": "umap"}, {"name": "other"}, {"name": "gone"}]'));
   }
   const { raylatent, elements, read } = await open(path.join(folder, "umap"));
   const told = await raylatent.select([[-99, -99], [-2, -99], [-2, 99], [-99, 99]]);
@@ -33,6 +33,27 @@ test("the other map shows the tiles that were selected", async () => {
   const grey = colors.filter((color) => color === 0xffd8d8d8).length;
   const outside = block.x.filter((x) => x >= -2).length;
   assert.equal(grey, outside);
+  await until(() => raylatent.address.read(globalThis.location.hash).map === "other");
   raylatent.selection.clear();
   assert.equal(raylatent.now.only, null);
+
+  // A map whose folder is not here is said, and this one stays.
+  elements.get("maps").value = "gone";
+  elements.get("maps").fire("change");
+  await until(() => /gone.data.meta.js could not be read/.test(elements.get("status").textContent));
+  assert.equal(raylatent.now.meta.map.name, "other");
+  assert.equal(elements.get("maps").value, "other");
+  assert.equal((await raylatent.select([[-99, -99], [-2, -99], [-2, 99], [-99, 99]])).n, told.n);
+});
+
+test("an address brings back the other map, and none that this one does not know", async () => {
+  // What the page of before draws later must not meet this one.
+  const settled = () => new Promise((done) => setTimeout(done, 400));
+  await settled();
+  const { raylatent } = await open(path.join(folder, "umap"), "#map=other&by=slide");
+  assert.equal(raylatent.now.meta.map.name, "other");
+  assert.equal(raylatent.now.by, "slide");
+  await settled();
+  const other = await open(path.join(folder, "umap"), "#map=..");
+  assert.equal(other.raylatent.now.meta.map.name, "umap");
 });

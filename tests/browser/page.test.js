@@ -58,8 +58,8 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   while (listed < block.tiles[i]) {
     more.fire("click");
     const before = listed;
-    await until(() => shown.find((e) => e.tag === "ol")[0].childElementCount > before);
-    listed = shown.find((e) => e.tag === "ol")[0].childElementCount;
+    await until(() => shown.find((e) => e.attributes.class === "tiles")[0].childElementCount > before);
+    listed = shown.find((e) => e.attributes.class === "tiles")[0].childElementCount;
     assert.ok(listed === block.tiles[i] || listed % 50 === 0);
   }
   assert.equal(more.hidden, true);
@@ -81,12 +81,12 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   for (const [key] of raylatent.color.keysOf(meta, true)) {
     for (const pictures of [true, false]) {
       Object.assign(raylatent.now, { by: key, showPictures: pictures, showPoints: !pictures });
-      raylatent.draw.frame(elements.get("map"));
+      raylatent.draw.frame(elements.get("map"), elements.get("overview"));
       raylatent.controls.legend();
     }
   }
   raylatent.cells.filter(new Set([1]), new Set([1, 2]));
-  raylatent.draw.frame(elements.get("map"));
+  raylatent.draw.frame(elements.get("map"), elements.get("overview"));
   const kept = raylatent.cells.left(level, block);
   assert.ok(kept.some((n) => n > 0) && kept.some((n) => n === 0));
   elements.get("filter-none").fire("click");
@@ -120,7 +120,7 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   press("Escape");
 
   // A contrast of five slides with five.
-  await raylatent.controls.compare();
+  await raylatent.compare.compare();
   assert.match(elements.get("contrast-told").textContent, /\d+ of \d+ cells differ \(q < 0\.05\), tested by slides: 5 LUAD, 5 LUSC <b>&/);
   assert.ok(raylatent.now.contrast.cells.some((one) => one.q < 0.05));
 

@@ -21,6 +21,7 @@ class Element {
     this.parent = null;
   }
   get options() { return this.children; }
+  get selectedOptions() { return this.children.filter((c) => String(c.attributes.value) === String(this.value)); }
   get childElementCount() { return this.children.length; }
   get textContent() {
     return this.children.map((c) => (typeof c === "string" ? c : c.textContent)).join("");
@@ -104,6 +105,7 @@ function run(script) {
     const file = path.join(folder, script.src);
     read.push(script.src);
     if (!fs.existsSync(file)) return script.onerror();
+    globalThis.document.currentScript = script;
     vm.runInThisContext(fs.readFileSync(file, "utf8"), { filename: file });
     return script.onload();
   });

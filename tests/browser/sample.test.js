@@ -49,7 +49,7 @@ test("a server tells the members, the tiles of a cell, and what was named", asyn
   await until(() => !elements.get("panel").hidden);
   const body = elements.get("panel-body");
   body.find((e) => e.tag === "button" && /^List/.test(e.textContent))[0].fire("click");
-  await until(() => body.find((e) => e.tag === "ol")[0].childElementCount === 2);
+  await until(() => body.find((e) => e.attributes.class === "tiles")[0].childElementCount === 2);
   assert.deepEqual(asked.at(-1)[1].cell, [1, block.row[0], block.col[0]]);
   assert.ok(body.find((e) => e.tag === "button" && e.textContent === "Open the slide here").length > 0);
 });

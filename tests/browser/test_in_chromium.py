@@ -1,13 +1,10 @@
 """The page in a real browser, opened from a disk as by a double click.
 
-Debian's chromium, by Playwright: `apt-get install chromium`, `pip install playwright`.
-Without them the tests are skipped with the reason; where CI is set they fail.
+Debian's chromium, by Playwright: `apt-get install chromium`. Without it the tests are
+skipped with the reason; where CI is set they fail.
 """
 
 import io
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,59 +14,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.browser.made_folder import made_points, slide_names, tile_color, write_folder
+from raylatent.explorer.polygon import Polygon
+from tests.browser.conftest import LEVELS
+from tests.browser.made_folder import slide_names, tile_color
 
 pytestmark = pytest.mark.slow
-
-WITHOUT_GPU = ["--disable-webgl", "--disable-3d-apis"]
-LEVELS = 4
-LOCAL = ("file:", "data:", "blob:")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A folder with known tiles, and its points."""
-    folder = tmp_path_factory.mktemp("explorer") / "umap"
-    points = made_points()
-    meta = write_folder(folder, points, levels=LEVELS)
-    return SimpleNamespace(folder=folder, points=points, meta=meta)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Debian's chromium without WebGL, closed at the end."""
-    where = shutil.which("chromium")
-    required = bool(os.environ.get("CI"))
-    if where is None and not required:
-        pytest.skip("chromium is not installed")
-    assert where is not None, "chromium is not installed"
-    if not required:
-        pytest.importorskip("playwright.sync_api")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=where, args=WITHOUT_GPU)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(chromium: Any, made: SimpleNamespace) -> Iterator[Any]:
-    """The page when it is ready; nothing but files may be asked for, nothing be said."""
-    context = chromium.new_context(viewport={"width": 1300, "height": 900})
-    page = context.new_page()
-    asked: list[str] = []
-    said: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto((made.folder / "index.html").as_uri())
-    # Under the page's policy `wait_for_function` would be refused now and then.
-    page.wait_for_selector('body[data-ready="1"]')
-    yield page
-    context.close()
-    assert not [url for url in asked if not url.startswith(LOCAL)]
-    assert not said
 
 
 def cells_of(made: SimpleNamespace, level: int) -> npt.NDArray[np.int64]:
@@ -95,6 +44,18 @@ def look_at(page: Any, level: int, row: int, col: int) -> None:
     )
 
 
+def wait_for_color(page: Any, place: tuple[float, float], color: Any) -> None:
+    """Waits until the map has a color beside a place, where no tip lies."""
+    seen = None
+    for _ in range(40):
+        shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        seen = np.array(shot.getpixel((int(place[0]) - 15, int(place[1]) - 15)))
+        if np.abs(seen - color).max() < 12:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"{seen} is not {color}")
+
+
 @pytest.mark.parametrize("level", range(LEVELS))
 def test_a_click_opens_the_cell_whose_tile_is_shown(
     page: Any,
@@ -113,9 +74,7 @@ def test_a_click_opens_the_cell_whose_tile_is_shown(
         look_at(page, level, row, col)
         box = page.locator("#map").bounding_box()
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        page.wait_for_timeout(300)
-        shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        seen = np.array(shot.getpixel((int(middle[0]) + 15, int(middle[1]) + 15)))
+        wait_for_color(page, middle, tile_color(slide, tile))
         page.mouse.click(*middle)
         page.wait_for_selector(
             f'#panel[data-level="{level}"][data-row="{row}"][data-col="{col}"]'
@@ -124,14 +83,60 @@ def test_a_click_opens_the_cell_whose_tile_is_shown(
         assert panel.get_attribute("data-slide") == names[slide]
         assert panel.get_attribute("data-tile") == str(tile)
         assert panel.get_attribute("data-n") == str(len(members))
-        # The label's color lies over the picture with a fifth of its strength.
-        label = made.meta["labels"]["colors"][
-            int(made.points["label"][members].mean() > 0.5)
+
+
+@pytest.mark.parametrize("level", range(LEVELS))
+def test_any_cell_tells_what_parquet_would(
+    page: Any, made: SimpleNamespace, level: int
+) -> None:
+    own = cells_of(made, level)
+    rng = np.random.default_rng(level)
+    chosen = own[rng.choice(len(own), 200)].tolist()
+    told = page.evaluate(
+        """async ([level, cells]) => {
+          const told = [];
+          for (const [row, col] of cells) {
+            const { block, i } = await raylatent.cells.find({ level, row, col });
+            told.push(["slide", "tile", "loc_x", "loc_y", "x", "y", "tiles", "slides",
+              "count_0", "count_1", "novelty"].map((name) => block[name][i]));
+          }
+          return told;
+        }""",
+        [level, chosen],
+    )
+    for cell, values in zip(chosen, told, strict=True):
+        members = np.flatnonzero((own == cell).all(axis=1))
+        first = [
+            made.points[k][members[0]] for k in ("slide", "tile", "loc_x", "loc_y")
         ]
-        over = np.array([int(label[i : i + 2], 16) for i in (1, 3, 5)])
-        plain = np.array(tile_color(slide, tile))
-        near = [np.abs(seen - (0.8 * plain + 0.2 * c)).max() for c in (over, plain)]
-        assert min(near) < 24
+        assert values[:4] == first
+        assert values[4:6] == [float(made.points[k][members[0]]) for k in "xy"]
+        slides = len(np.unique(made.points["slide"][members]))
+        labels = np.bincount(made.points["label"][members], minlength=2)
+        assert values[6:10] == [len(members), slides, *labels]
+        assert values[10] == pytest.approx(made.points["novelty"][members].mean())
+
+
+def test_every_tile_is_reached_by_a_cell_and_its_list(
+    page: Any, made: SimpleNamespace
+) -> None:
+    own = cells_of(made, LEVELS - 1)
+    names = slide_names(10)
+    rng = np.random.default_rng(5)
+    for point in rng.choice(len(own), 40, replace=False):
+        row, col = own[point].tolist()
+        page.evaluate(
+            "([level, row, col]) => raylatent.page.open({ level, row, col })",
+            [LEVELS - 1, row, col],
+        )
+        page.wait_for_selector(f'#panel[data-row="{row}"][data-col="{col}"]')
+        page.get_by_role("button", name="List the tiles of this cell").click()
+        page.wait_for_selector("ol.tiles li")
+        listed = page.locator("ol.tiles button").evaluate_all(
+            "all => all.map((b) => [b.dataset.slide, Number(b.dataset.tile)])"
+        )
+        slide, tile = (int(made.points[name][point]) for name in ("slide", "tile"))
+        assert [names[slide], tile] in listed
 
 
 def even_odd(rings: list[Any], points: dict[str, Any]) -> npt.NDArray[np.bool_]:
@@ -160,6 +165,9 @@ def test_polygons_have_the_members_that_numpy_finds(
         ]
         told = page.evaluate("rings => raylatent.select(rings)", rings)
         inside = np.flatnonzero(even_odd(rings, made.points))
+        own = Polygon(tuple(tuple(map(tuple, ring)) for ring in rings), "")
+        xy = np.stack([made.points["x"], made.points["y"]], axis=1)
+        assert np.array_equal(inside, np.flatnonzero(own.inside(xy)))
         expected = [
             [names[made.points["slide"][i]], int(made.points["tile"][i])]
             for i in inside
@@ -233,3 +241,109 @@ def test_the_policy_lets_nothing_out(chromium: Any, made: SimpleNamespace) -> No
     )
     page.close()
     assert refused == ["refused", "connect-src", "img-src"]
+
+
+def test_the_whole_map_fills_the_view_and_an_empty_place_shows_the_way_back(
+    page: Any,
+) -> None:
+    box = page.evaluate("raylatent.camera.boxOf(raylatent.now.view)")
+    left, bottom, right, top = page.evaluate("raylatent.now.view.box")
+    assert box[0] <= left < right <= box[2]
+    assert box[1] <= bottom < top <= box[3]
+    shares = (right - left) / (box[2] - box[0]), (top - bottom) / (box[3] - box[1])
+    assert max(shares) > 0.8
+    assert page.locator("#overview").is_hidden()
+    page.evaluate(
+        """() => {
+          const { now, page } = raylatent;
+          const [left, , , top] = now.view.box;
+          now.view = { ...now.view, x: left + 0.02, y: top - 0.02, scale: 40000 };
+          page.changed();
+        }"""
+    )
+    page.wait_for_selector("#overview:not([hidden])")
+    page.get_by_role("button", name="go to the nearest").click()
+    page.wait_for_selector("#nearest", state="hidden")
+    page.wait_for_timeout(300)
+    assert page.evaluate("raylatent.draw.seen.cells") > 0
+    at = page.locator("#overview").bounding_box()
+    page.mouse.click(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    assert page.evaluate("raylatent.now.view.x") == pytest.approx(
+        (left + right) / 2, abs=0.02
+    )
+
+
+def test_a_tile_that_is_alone_is_shown_larger_and_answers_where_it_is_seen(
+    page: Any, made: SimpleNamespace
+) -> None:
+    own = cells_of(made, LEVELS - 1)
+    cells, count = np.unique(own, axis=0, return_counts=True)
+    away = np.abs(cells[:, None] - cells[None]).max(axis=2) + 99 * np.eye(len(cells))
+    lonely = int(np.argmax(away.min(axis=1)))
+    assert away[lonely].min() >= 3
+    row, col = cells[lonely].tolist()
+    first = int(np.flatnonzero((own == cells[lonely]).all(axis=1))[0])
+    look_at(page, LEVELS - 1, row, col)
+    box = page.locator("#map").bounding_box()
+    # More than a cell beside the middle of the cell, whose own width is 90.
+    place = box["x"] + box["width"] / 2 + 100, box["y"] + box["height"] / 2 + 100
+    slide, tile = (int(made.points[name][first]) for name in ("slide", "tile"))
+    wait_for_color(page, place, tile_color(slide, tile))
+    page.mouse.click(*place)
+    page.wait_for_selector(f'#panel[data-row="{row}"][data-col="{col}"]')
+    assert page.locator("#panel").get_attribute("data-n") == str(count[lonely])
+
+
+def test_similar_cells_are_ringed_and_listed(page: Any, made: SimpleNamespace) -> None:
+    level, pairs = made.meta["similar"], made.meta["made_similar"]
+    cell, others = next(iter(pairs.items()))
+    grid = 8 * 2**level
+    page.evaluate(
+        "([level, row, col]) => raylatent.page.open({ level, row, col })",
+        [level, *divmod(cell, grid)],
+    )
+    page.get_by_role("button", name="Find similar cells").click()
+    page.wait_for_selector("ol.similar li")
+    listed = page.locator("ol.similar button").evaluate_all(
+        "all => all.map((b) => [Number(b.dataset.row), Number(b.dataset.col)])"
+    )
+    assert listed == [list(divmod(other, grid)) for other in others]
+    page.locator("ol.similar button").first.click()
+    row, col = divmod(others[0], grid)
+    page.wait_for_selector(f'#panel[data-row="{row}"][data-col="{col}"]')
+
+
+def test_labels_of_tiles_and_named_selections_are_compared_by_slide(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          raylatent.now.meta.labels.of = "tile";
+          raylatent.selection.name([
+            { name: "left <i>", rings: [[[-99, -99], [0, -99], [0, 99], [-99, 99]]] }]);
+        }"""
+    )
+    page.get_by_text("Contrast of two groups").click()
+    page.locator("#contrast-column").select_option("region")
+    page.locator("#contrast-b").select_option("-1")
+    page.locator("#contrast-level").select_option("0")
+    assert "all others" in page.locator("#contrast-b").inner_text()
+    page.locator("#contrast-go").click()
+    page.wait_for_selector("#contrast-told table")
+    told = page.locator("#contrast-told p").inner_text()
+    assert "tested by slides: 10 left <i>, 10 all others, 10 in both" in told
+    found = page.evaluate(
+        """() => {
+          const { cells, level } = raylatent.now.contrast;
+          const grid = raylatent.geometry.gridOf(level);
+          const { x0, side } = raylatent.now.frame;
+          const middle = grid * (0 - x0) / side;
+          return cells.map(({ cell, difference, q }) =>
+            [Math.sign(difference), cell % grid - middle, q]);
+        }"""
+    )
+    assert all(sign > 0 for sign, away, _ in found if away < -1)
+    assert all(sign < 0 for sign, away, _ in found if away > 1)
+    assert sum(q < 0.05 for _, _, q in found) > 10
+    # The labels are those of slides: no slide has both, and they are tested as slides.
+    page.locator("#contrast-column").select_option("label")
+    page.locator("#contrast-go").click()
+    page.wait_for_selector("text=tested by slides: 5 LUAD, 5 LUSC <b>&.")

@@ -14,7 +14,7 @@ from raylatent.config import ExploreConfig
 from raylatent.engine import explore
 from raylatent.errors import ConfigError
 from raylatent.explorer.pyramid import SIDE
-from raylatent.main_job import run_explore
+from raylatent.map_job import run_explore
 from raylatent.seal import json_holds
 from raylatent.stored.mosaic_inputs import source_places
 from raylatent.tiles.fetch import stored_tiles

@@ -3,8 +3,10 @@
 import io
 import math
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import simplejpeg
 from hypothesis import given, settings
@@ -13,7 +15,9 @@ from PIL import Image
 
 from raylatent.explorer import pictures
 from raylatent.explorer.pictures import Shown
-from raylatent.explorer.pyramid import SIDE
+from raylatent.explorer.pyramid import SIDE, SINCE
+from raylatent.explorer.squares import Pictures, SquareDone
+from raylatent.montage.cells import CELL
 
 CELL_PX = 16
 LEVEL = 5
@@ -75,19 +79,37 @@ def test_tiles_are_where_their_cells_are(cells):
 def test_squares_are_drawn_apart_as_all_together(cells):
     shown, own = shown_of(cells), colors(len(cells))
     whole = dict(pictures.draw(LEVEL, shown, own, range(LEVEL + 1)))
-    found, level = {}, LEVEL
-    which = np.arange(len(cells))
-    while level >= 0:
-        root = pictures.root_of(level)
-        here = shown.take(which).above(LEVEL - level)
-        squares = pictures.squares(level, here, root)
-        for square in np.unique(squares):
-            some = np.flatnonzero(squares == square)
-            assert len(some) <= 64 * 64
-            levels = range(root, level + 1)
-            found |= pictures.draw(level, here.take(some), own[which[some]], levels)
-        which, level = which[shown.since[which] < root], root - 1
-    assert found == whole
+    found = {}
+    chosen = pa.table({CELL: (shown.rows << 32) | shown.cols, SINCE: shown.since})
+    store = SimpleNamespace(write=found.__setitem__)
+    reach = SimpleNamespace(finest=LEVEL, own=0)
+    made = Pictures(
+        store,
+        SimpleNamespace(chosen=[chosen], extent=reach),
+        SimpleNamespace(places=len, cell_px=CELL_PX, tile_px=CELL_PX),
+    )
+    seen = []
+    for work in made.works():
+        seen += work.which.tolist()
+        assert len(work.which) <= 64 * 64
+        levels = range(work.root, work.finest + 1)
+        found |= pictures.draw(work.finest, work.shown, own[work.which], levels)
+        above = np.flatnonzero(work.shown.since < work.root)
+        done = SquareDone(
+            above=above,
+            cells=own[work.which[above]],
+            sizes=np.zeros((0, 2), np.uint16),
+            failed={},
+            digests={},
+            n_bytes=0,
+        )
+        made.add(work, done)
+        assert len(made._held) < 3
+    made.finish()
+    assert sorted(seen) == list(range(len(cells)))
+    small = {name for name in found if int(name.split("/")[1]) < 7}
+    assert {name: data for name, data in found.items() if name not in small} == whole
+    assert len(small) == (7 if (shown.since == 0).any() else 0)
 
 
 def test_the_description_is_what_the_pictures_are():

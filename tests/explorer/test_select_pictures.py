@@ -90,8 +90,10 @@ def test_tiles_that_are_gone_are_left_out_and_said(tmp_path, small_points, capsy
     whole = [[-1, -1], [2, -1], [2, 2], [-1, 2]]
     file.write_text(json.dumps({"map": digest_of(run), "polygon": whole}))
     argv = ["select", run.uri, str(file), "--to", "png", "--out", str(tmp_path / "t")]
-    assert cli.main(argv) == 0
+    assert cli.main(argv) == 1
     said = capsys.readouterr()
     n = sum(len(table) for slide, table in points.items() if slide != "g03")
-    assert f"tiles     {n}\n" in said.out
+    lost = len(points["g03"])
+    assert len(list((tmp_path / "t").rglob("*.png"))) == n
+    assert f"error: {lost} of {n + lost} tiles could not be read" in said.err
     assert "of slide g03 is left out" in said.err

@@ -18,7 +18,8 @@ from PIL import Image
 from raylatent import cli
 from raylatent.config import ServeConfig
 from raylatent.errors import ConfigError, MapError
-from raylatent.explorer import server
+from raylatent.explorer import deeper, server
+from raylatent.explorer.pictures import dzi_level
 from raylatent.explorer.polygon import MAX_BYTES
 from tests.engine.slide_files import write_slide
 from tests.explorer.selected_runs import (
@@ -125,9 +126,12 @@ def test_of_very_many_members_only_numbers_are_told(explorer, served, monkeypatc
 
 def test_time_is_bounded(explorer, served, monkeypatch):
     monkeypatch.setattr(server, "_MOST_S", -1.0)
-    answer = explorer._first._counted(lambda xy: np.zeros(len(xy), np.int32))
+    answer = get(explorer, "/members", polygon(served[0]))
     assert answer.status == 503
     assert b"raylatent select" in answer.body
+    monkeypatch.setattr(deeper, "MOST_S", -1.0)
+    dzi = dzi_level(1, 16)
+    assert get(explorer, f"/mosaic_files/{dzi}/0_0.jpg").status == 503
 
 
 @pytest.mark.parametrize(
@@ -211,8 +215,10 @@ def test_pseudonyms_are_shown_and_translated_back(tmp_path):
     run, points = mapped_run(tmp_path / "run", {"a": 20, "b": 20})
     page = tmp_path / "run" / "explorer" / "default"
     (page / "data").mkdir(parents=True)
-    (page / "explorer.json").write_text(json.dumps(about_page(run)))
-    (page / "data" / "meta.js").write_text('raylatent.meta(["p1", "p2"])')
+    about = {**about_page(run), "pseudonyms": True}
+    (page / "explorer.json").write_text(json.dumps(about))
+    with pytest.raises(MapError, match=r"pseudonyms\.csv lacks 2 slides"):
+        server.Explorers(ServeConfig(run=run.uri))
     (tmp_path / "run" / "pseudonyms.csv").write_text("slide,pseudonym\na,p2\nb,p1\n")
     explorer = server.Explorers(ServeConfig(run=run.uri))
     assert explorer._first.slides == ["b", "a"]

@@ -3,7 +3,7 @@
 var raylatent = raylatent || {};
 
 /**
- * @typedef {{at: number[] | null, by: string, show: string[], cell: number[] | null,
+ * @typedef {{map: string, at: number[] | null, by: string, show: string[], cell: number[] | null,
  *   labels: number[] | null, slides: number[] | null, select: Ring[]}} Told
  */
 
@@ -12,6 +12,7 @@ raylatent.address = (() => {
   /** The part of the address after #. @param {Told} told @returns {string} */
   function written(told) {
     const parts = new URLSearchParams();
+    if (told.map) parts.set("map", told.map);
     if (told.at) parts.set("at", told.at.map((v) => Number(v.toPrecision(9))).join(","));
     parts.set("by", told.by);
     parts.set("show", told.show.join(","));
@@ -46,6 +47,7 @@ raylatent.address = (() => {
       if (ring.length > 2) rings.push(ring);
     }
     return {
+      map: parts.get("map") ?? "",
       at: at?.length === 3 && at[2] > 0 ? at : null,
       by: parts.get("by") ?? "",
       show: (parts.get("show") ?? "").split(",").filter(Boolean),

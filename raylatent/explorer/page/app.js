@@ -4,9 +4,9 @@ var raylatent = raylatent || {};
 
 /** @type {any} */
 raylatent.now = {
-  store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1 },
-  by: "none", showPictures: true, showPoints: false, strength: 0, labels: null, slides: null, cell: null,
-  marked: null, rings: [], members: null, regions: [], regionsVersion: 0, filterVersion: 0, only: null,
+  store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1, box: [0, 0, 1, 1] },
+  by: "", showPictures: true, showPoints: false, labels: null, slides: null, cell: null,
+  similar: [], marked: null, rings: [], members: null, regions: [], regionsVersion: 0, filterVersion: 0, only: null,
   contrast: null, mode: "move", path: [], cross: false, tally: null,
   served: Boolean(/** @type {any} */ (window).raylatentServer),
 };
@@ -31,12 +31,23 @@ raylatent.page = (() => {
     asked = true;
     requestAnimationFrame(() => {
       asked = false;
-      draw.frame($("map"));
+      draw.frame($("map"), $("overview"));
       raylatent.slide.draw();
+      tell();
     });
+  }
+  /** Says what the pictures in view stand for, or that none is there. */
+  function tell() {
+    const many = now.showPoints && draw.points.n > cells.MOST_POINTS;
+    const { cells: shown, most } = draw.seen;
+    const what = now.showPictures ? "picture" : "square";
+    $("where").textContent = many ? "Too many points are in view: cells tell the density."
+      : shown === 0 || now.contrast || most === 0 ? "" : most === 1 ? `Each ${what} is one tile.` : `Each ${what} stands for ${shown > 1 ? "up to " : ""}${panel.whole(most)} tiles.`;
+    $("nearest").hidden = shown > 0 || now.store.coming.size > 0;
   }
   /** Draws, and soon brings address, legend and table up to date. */
   function changed() {
+    $("tip").hidden = true;
     redraw();
     clearTimeout(later);
     later = window.setTimeout(settle, 150);
@@ -46,15 +57,11 @@ raylatent.page = (() => {
     const { view, cell } = now;
     const show = [now.showPictures ? "pictures" : "", now.showPoints ? "points" : ""];
     const told = address.written({
-      at: [view.x, view.y, view.scale], by: now.by, show: show.filter(Boolean),
+      map: now.meta.map.name, at: [view.x, view.y, view.scale], by: now.by, show: show.filter(Boolean),
       cell: cell && [cell.level, cell.row, cell.col], select: now.rings,
       labels: now.labels && [...now.labels], slides: now.slides && [...now.slides],
     });
     history.replaceState(null, "", `#${told}`);
-    const level = draw.cellLevel();
-    const many = now.showPoints && draw.points.n > cells.MOST_POINTS;
-    $("where").textContent = `Grid ${geometry.gridOf(level)} x ${geometry.gridOf(level)}` +
-      (many ? "; too many points are in view, cells tell the density" : "");
     document.body.dataset.mode = now.mode;
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();
@@ -92,7 +99,7 @@ raylatent.page = (() => {
     const { block, i } = found;
     const label = now.meta.labels.names[block.label[i]];
     $("tip").textContent = `${now.meta.slides[block.slide[i]].name}${label ? `, ${label}` : ""}: ` +
-      `${panel.whole(block.tiles[i])} tiles`;
+      panel.counted(block.tiles[i], "tile");
     $("tip").style.transform = `translate(${place[0] + 14}px, ${place[1] + 14}px)`;
   }
   /** @param {string} id of a box that is ticked or not */
@@ -117,6 +124,7 @@ raylatent.page = (() => {
       whole: () => gestures.look(camera.whole(now.view)),
       lasso: () => gestures.enter(now.mode === "lasso" ? "move" : "lasso"),
       box: () => gestures.enter(now.mode === "box" ? "move" : "box"),
+      nearest: gestures.nearest,
       "in-view": selection.inView,
       clear: selection.clear,
       "panel-close": () => { open(null); $("map").focus(); },
@@ -131,19 +139,18 @@ raylatent.page = (() => {
         else selection.name([{ name, rings: now.rings }]);
       },
       "filter-none": () => { cells.filter(null, null); controls.filters(); },
-      "contrast-go": () => guard(controls.compare()),
+      "contrast-go": () => guard(raylatent.compare.compare()),
       "contrast-end": () => { now.contrast = null; $("contrast-told").replaceChildren(); changed(); },
     };
     for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
     /** @type {Record<string, () => void>} */
     const changes = {
       by: () => { now.by = $("by").value; now.contrast = null; },
-      strength: () => { now.strength = Number($("strength").value); },
       "show-pictures": () => { now.showPictures = $("show-pictures").checked; },
       "show-points": () => { now.showPoints = $("show-points").checked; },
     };
     for (const [id, act] of Object.entries(changes)) {
-      $(id).addEventListener(id === "strength" ? "input" : "change", () => { act(); changed(); });
+      $(id).addEventListener("change", () => { act(); changed(); });
     }
     $("find-slide").addEventListener("input", controls.filters);
     $("table-box").addEventListener("toggle", controls.table);
@@ -151,9 +158,10 @@ raylatent.page = (() => {
     $("panel").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Escape") clicks["panel-close"]();
     });
-    $("maps").addEventListener("change", () => guard(begin($("maps").value)));
+    $("maps").addEventListener("change", () => guard(begin($("maps").value, "")));
     new ResizeObserver(resized).observe($("map-box"));
     gestures.attach($("map"));
+    gestures.attachOverview($("overview"));
   }
   /** Polygons from a file. @param {File | undefined} file */
   async function opened(file) {
@@ -182,39 +190,47 @@ raylatent.page = (() => {
     if (told.select.length > 0) guard(selection.select(told.select));
   }
   /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its
-   * tiles. @param {string} name "" is this folder's */
-  async function begin(name) {
-    const carried = name && now.meta?.points.kind === "all" ? now.members : null;
-    now.store = new data.Store(name ? `../${encodeURIComponent(name)}/` : "", redraw);
-    Object.assign(now, { cell: null, rings: [], members: null, regions: [], contrast: null,
-      tally: null, only: null });
-    now.meta = await now.store.script("meta");
-    const { map } = now.meta;
-    /** @type {{n: number}[]} */
-    const blocks = now.meta.points.blocks;
-    now.meta.points.n ??= blocks.reduce((n, block) => n + block.n, 0);
-    now.frame = { x0: map.lower[0], y0: map.lower[1], side: map.side };
-    $("title").textContent = `${now.meta.run}: ${map.name}`;
-    document.title = `${now.meta.run}: ${map.name}`;
-    if (now.meta.regions) selection.name(save.regionsOf(now.meta, JSON.stringify(now.meta.regions)));
+   * tiles. @param {string} name "" is this folder's @param {string} hash the address, or "" */
+  async function begin(name, hash) {
+    const carried = now.meta?.points.kind === "all" ? now.members : null;
+    const before = now.store;
+    const store = new data.Store(name ? `../${encodeURIComponent(name)}/` : "", redraw);
+    const meta = await store.script("meta").finally(() => ($("maps").value = now.meta?.map.name));
+    const { map } = meta;
+    /** @type {{n: number, bbox: number[]}[]} */
+    const blocks = meta.points.blocks;
+    Object.assign(now, { store, meta, cell: null, similar: [], rings: [], members: null, regions: [], contrast: null,
+      tally: null, only: null, frame: { x0: map.lower[0], y0: map.lower[1], side: map.side } });
+    meta.points.n ??= blocks.reduce((n, block) => n + block.n, 0);
+    now.view.box = camera.around(now.frame, blocks.map((block) => block.bbox));
+    $("title").textContent = document.title = `${meta.run}: ${map.name}`;
+    $("panel").hidden = true;
+    $("contrast-told").replaceChildren();
+    if (meta.regions) selection.name(save.regionsOf(meta, JSON.stringify(meta.regions)));
     if (now.served) {
-      const kept = await fetch(`${now.store.base}regions.json`);
-      if (kept.ok) guard(kept.text().then((text) => selection.name(save.regionsOf(now.meta, text))));
+      const kept = await fetch(`${store.base}regions.json`);
+      if (kept.ok) guard(kept.text().then((text) => selection.name(save.regionsOf(meta, text))));
     }
-    const maps = now.meta.maps ?? [];
+    /** @type {string[]} */
+    const maps = (meta.maps ?? []).map((/** @type {{name: string}} */ one) => one.name);
     $("maps-box").hidden = maps.length < 2;
-    raylatent.controls.fill("maps", maps.map((/** @type {string} */ one) => [one, one]));
+    raylatent.controls.fill("maps", maps.map((one) => [one, one]));
     $("maps").value = map.name;
     resized();
-    if (name) now.view = camera.whole(now.view);
-    recall(address.read(name ? "" : location.hash));
+    if (before) now.view = camera.whole(now.view);
+    const told = address.read(hash);
+    // Only a map that this one knows: an address comes from others.
+    if (!before && told.map !== map.name && maps.includes(told.map)) {
+      await begin(told.map, hash);
+      return;
+    }
+    recall({ ...told, by: told.by || now.by });
     if (carried) await selection.carry(carried);
     $("show-pictures").checked = now.showPictures;
     $("show-points").checked = now.showPoints;
-    $("strength").value = String(now.strength);
-    raylatent.controls.fill("by", color.keysOf(now.meta, now.regions.length > 0));
+    raylatent.controls.fill("by", color.keysOf(meta, now.regions.length > 0));
     $("by").value = now.by;
-    raylatent.controls.contrastLists();
+    raylatent.compare.lists();
     raylatent.controls.filters();
     raylatent.controls.about();
     changed();
@@ -225,4 +241,4 @@ raylatent.page = (() => {
   return { $, say, guard, redraw, changed, open, go, uncover, hover, toggle, begin };
 })();
 
-raylatent.page.guard(raylatent.page.begin(""));
+raylatent.page.guard(raylatent.page.begin("", location.hash));

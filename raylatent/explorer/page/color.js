@@ -59,19 +59,14 @@ raylatent.color = (() => {
    * are named selections @returns {[string, string][]} */
   function keysOf(meta, regions) {
     const { labels, classes, annotations, novelty } = meta;
-    /** @type {[string, string, boolean][]} */
-    const keys = [
-      ["none", "nothing", true],
-      ["label", `label (${labels.column})`, labels.names.length > 0],
-      ["slide", "slide", true],
-      ["prediction", "prediction (most likely class)", classes.length > 0],
-      ...Array.from(classes, (name, i) => [`mean:${i}`, `prediction of ${name}`, true]),
-      ["novelty", "novelty", novelty.has],
-      ["density", "density (tiles in a cell)", true],
-      ...Array.from(annotations.columns, (one, i) => [`annotation:${i}`, `annotation ${one.name}`, true]),
-      ["region", "named selections", regions],
-    ];
-    return keys.filter((key) => key[2]).map(([key, text]) => [key, text]);
+    const of = (/** @type {string} */ key, /** @type {string} */ text, /** @type {any[]} */ list) =>
+      list.map((one, i) => /** @type {[string, string]} */ ([`${key}:${i}`, `${text} ${one.name ?? one}`]));
+    const when = (/** @type {boolean} */ is, /** @type {string} */ key, /** @type {string} */ text) =>
+      is ? [/** @type {[string, string]} */ ([key, text])] : [];
+    return [["none", "nothing"], ...when(labels.names.length > 0, "label", `label (${labels.column})`), ["slide", "slide"],
+      ...when(classes.length > 0, "prediction", "prediction (most likely class)"), ...of("mean", "prediction of", classes),
+      ...when(novelty.has, "novelty", "novelty"), ["density", "density (tiles in a cell)"],
+      ...of("annotation", "annotation", annotations.columns), ...when(regions, "region", "named selections")];
   }
   /** The least and the largest number, of those that are there. @param {any[]} values */
   function rangeOf(values) {

@@ -1,20 +1,21 @@
 "use strict";
-// Where two groups of patients, or of slides, differ: shares of their tiles in each cell,
-// tested by exchanging whole patients or slides, never tiles. Pure functions.
+// Where two groups of tiles differ: shares of the tiles of patients, or of slides, in each cell, tested by
+// exchanging groups of whole patients or slides, never of tiles. Pure functions.
 var raylatent = raylatent || {};
 
 /**
- * @typedef {{names: string[], of: Int32Array, group: Int8Array, mixed: number,
- *   what: string}} Units `of` has the unit of each slide, -1 for those left out;
- *   `group` is 0 or 1
- * @typedef {{cell: number, difference: number, p: number, q: number, units: number,
- *   a: number, b: number}} Tested
+ * @typedef {{n: number, cell: ArrayLike<number>, slide: ArrayLike<number>, tiles: ArrayLike<number>,
+ *   group: ArrayLike<number>}} Rows how many tiles of a slide and a group (0 or 1; others count not) a cell has
+ * @typedef {{of: Int32Array, group: Int8Array, pairs: number[][], singles: number[], unit: number[],
+ *   what: string}} Units an entry is one patient's, or slide's, tiles of one group: `of` has that of each row,
+ *   `pairs` those of who has tiles of both groups
+ * @typedef {{cell: number, difference: number, p: number, q: number, a: number, b: number}} Tested
  */
 
 raylatent.contrast = (() => {
   const Q = 0.05;
   const ORDERS = 9999;
-  const LEAST_A_GROUP = 3;
+  const LEAST = 3; // patients or slides of a group, and in a cell that is tested
   /** Numbers from 0 to 1, the same for each seed (mulberry32). @param {number} seed */
   function random(seed) {
     return () => {
@@ -24,33 +25,38 @@ raylatent.contrast = (() => {
       return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
     };
   }
-  /** Slides grouped into patients where that column is there, and the patients' group. A patient whose
-   * slides are in both groups is left out, and counted. @param {any} meta @param {any} column a category
-   * of slides @param {number} a @param {number} b indices into its names @returns {Units} */
-  function unitsOf(meta, column, a, b) {
-    const patient = meta.annotations.columns.find(
-      (/** @type {any} */ c) => c.name === meta.annotations.patient,
-    );
-    const of = new Int32Array(meta.slides.length).fill(-1);
-    /** @type {Map<string, {name: string, slides: number[], groups: Set<number>}>} */
-    const found = new Map();
-    column.values.forEach((/** @type {number | null} */ value, /** @type {number} */ s) => {
-      if (value !== a && value !== b) return;
+  /** Whose tiles are compared: patients where that column is there, else slides. @param {any} meta
+   * @param {Rows} rows @returns {Units} */
+  function unitsOf(meta, rows) {
+    const { columns, patient: name } = meta.annotations;
+    const patient = columns.find((/** @type {any} */ column) => column.name === name);
+    /** @type {Map<string, number>} */
+    const ids = new Map();
+    /** @type {number[]} */
+    const unitOf = meta.slides.map((/** @type {any} */ _, /** @type {number} */ s) => {
       const whose = patient?.values[s] ?? null;
       const key = whose === null ? `slide ${s}` : `patient ${whose}`;
-      const name = whose === null ? meta.slides[s].name : String(patient.names?.[whose] ?? whose);
-      const unit = found.get(key) ?? { name, slides: [], groups: new Set() };
-      unit.slides.push(s);
-      unit.groups.add(value === a ? 0 : 1);
-      found.set(key, unit);
+      if (!ids.has(key)) ids.set(key, ids.size);
+      return ids.get(key);
     });
-    const kept = [...found.values()].filter((unit) => unit.groups.size === 1);
-    kept.forEach((unit, u) => unit.slides.forEach((s) => (of[s] = u)));
+    /** @type {Map<number, number>} */
+    const entries = new Map();
+    const of = new Int32Array(rows.n).fill(-1);
+    for (let i = 0; i < rows.n; i += 1) {
+      if (rows.group[i] > 1) continue;
+      const key = 2 * unitOf[rows.slide[i]] + rows.group[i];
+      if (!entries.has(key)) entries.set(key, entries.size);
+      of[i] = entries.get(key) ?? -1;
+    }
+    const keys = [...entries.keys()];
+    const both = keys.filter((key) => entries.has(key ^ 1));
+    const at = (/** @type {number} */ key) => entries.get(key) ?? -1;
     return {
-      names: kept.map((unit) => unit.name),
       of,
-      group: Int8Array.from(kept, (unit) => [...unit.groups][0]),
-      mixed: found.size - kept.length,
+      group: Int8Array.from(keys, (key) => key & 1),
+      pairs: both.filter((key) => !(key & 1)).map((key) => [at(key), at(key + 1)]),
+      singles: keys.filter((key) => !entries.has(key ^ 1)).map(at),
+      unit: keys.map((key) => key >> 1),
       what: patient ? "patients" : "slides",
     };
   }
@@ -60,27 +66,29 @@ raylatent.contrast = (() => {
     for (let i = 1; i <= Math.min(k, n - k); i += 1) ways = (ways * (n - i + 1)) / i;
     return Math.round(ways);
   }
+  /** How many patients or slides each group has. @param {Units} units */
+  const sizesOf = ({ group }) => [0, 1].map((g) => group.filter((one) => one === g).length);
   /** Why there are too few units to find anything, or "". @param {Units} units */
   function tooFew(units) {
-    const b = units.group.reduce((sum, g) => sum + g, 0);
-    const a = units.group.length - b;
-    const least = (a === b ? 2 : 1) / choose(a + b, a);
-    if (Math.min(a, b) >= LEAST_A_GROUP && least <= Q) return "";
-    return (
-      `There are too few ${units.what} for a test: ${a} and ${b}. ` +
-      `At least ${LEAST_A_GROUP} in each group, and 4 in one of them, are needed. ` +
-      "The colors show the difference in this data, and nothing is outlined."
-    );
+    const [a, b] = sizesOf(units);
+    const [left, right] = [a - units.pairs.length, b - units.pairs.length];
+    const least = (left === right ? 2 : 1) / (choose(left + right, left) * 2 ** units.pairs.length);
+    if (Math.min(a, b) >= LEAST && least <= Q) return "";
+    return `There are too few ${units.what} for a test: ${a} and ${b}` +
+      `${units.pairs.length > 0 ? `, ${units.pairs.length} of them in both groups` : ""}. At least ${LEAST} in ` +
+      "each group and 4 in one of them are needed, or 6 in both groups. " +
+      "The colors show the difference in this data, and nothing is outlined.";
   }
-  /** Drawn orders of the groups to compare with. @param {Units} units @returns {Int8Array[]} */
-  function ordersOf(units) {
+  /** Drawn orders of the groups to compare with: who has tiles of both exchanges them or not.
+   * @param {Units} units @returns {Int8Array[]} */
+  function ordersOf({ group, pairs, singles }) {
     const next = random(20260);
     return Array.from({ length: ORDERS }, () => {
-      const order = units.group.slice();
-      for (let i = order.length - 1; i > 0; i -= 1) {
-        const j = Math.floor(next() * (i + 1));
-        [order[i], order[j]] = [order[j], order[i]];
-      }
+      const order = group.slice();
+      const swap = (/** @type {number} */ a, /** @type {number} */ b) =>
+        ([order[a], order[b]] = [order[b], order[a]]);
+      for (let i = singles.length - 1; i > 0; i -= 1) swap(singles[i], singles[Math.floor(next() * (i + 1))]);
+      for (const [a, b] of pairs) if (next() < 0.5) swap(a, b);
       return order;
     });
   }
@@ -95,64 +103,61 @@ raylatent.contrast = (() => {
     });
     return q;
   }
-  /** The shares of each cell's units, by cell: a unit's tiles in the cell of all of its tiles.
-   * @param {any} block columns cell, slide and tiles, of one level @param {Units} units
-   * @returns {Map<number, Map<number, number>>} */
-  function sharesOf(block, units) {
+  /** The shares of each cell's entries, by cell: its tiles in the cell of all of its tiles.
+   * @param {Rows} rows @param {Units} units @returns {[number, Map<number, number>][]} in order of cells */
+  function sharesOf(rows, units) {
     const totals = new Float64Array(units.group.length);
-    for (let i = 0; i < block.n; i += 1) {
-      const unit = units.of[block.slide[i]];
-      if (unit >= 0) totals[unit] += block.tiles[i];
-    }
+    for (let i = 0; i < rows.n; i += 1) if (units.of[i] >= 0) totals[units.of[i]] += rows.tiles[i];
+    /** @type {Map<number, Map<number, number>>} */
     const cells = new Map();
-    for (let i = 0; i < block.n; i += 1) {
-      const unit = units.of[block.slide[i]];
-      if (unit < 0) continue;
-      const shares = cells.get(block.cell[i]) ?? new Map();
-      shares.set(unit, (shares.get(unit) ?? 0) + block.tiles[i] / totals[unit]);
-      cells.set(block.cell[i], shares);
+    for (let i = 0; i < rows.n; i += 1) {
+      const entry = units.of[i];
+      if (entry < 0) continue;
+      const shares = cells.get(rows.cell[i]) ?? new Map();
+      shares.set(entry, (shares.get(entry) ?? 0) + rows.tiles[i] / totals[entry]);
+      cells.set(rows.cell[i], shares);
     }
-    return cells;
+    return [...cells].sort((a, b) => a[0] - b[0]);
   }
   /** The cells of a level with the difference of the groups' mean shares, the first minus the second; p
-   * and q are 1 where there are too few units, or a cell has too few of them to tell. @param {any} block
-   * @param {Units} units @param {() => Promise<void>} breath lets the page draw now and then
+   * and q are 1 where there are too few units, or a cell has too few of them to tell. @param {Rows} rows
+   * @param {Units} units @param {(share: number) => Promise<void>} breath lets the page draw now and then
    * @returns {Promise<Tested[]>} in order of cells */
-  async function tested(block, units, breath) {
-    const sizes = [0, 0];
-    units.group.forEach((g) => (sizes[g] += 1));
+  async function tested(rows, units, breath) {
+    const sizes = sizesOf(units);
     const orders = tooFew(units) ? [] : ordersOf(units);
     /** @type {Tested[]} */
     const found = [];
-    const cells = [...sharesOf(block, units)].sort((a, b) => a[0] - b[0]);
+    /** @type {Tested[]} */
+    const enough = [];
+    const cells = sharesOf(rows, units);
     for (const [cell, shares] of cells) {
-      const who = [...shares.keys()];
-      const share = [...shares.values()];
+      const [who, share] = [[...shares.keys()], [...shares.values()]];
       const means = (/** @type {Int8Array} */ order) => {
         const sums = [0, 0];
         for (let i = 0; i < who.length; i += 1) sums[order[who[i]]] += share[i];
         return [sums[0] / (sizes[0] || 1), sums[1] / (sizes[1] || 1)];
       };
       const [a, b] = means(units.group);
-      let p = 1;
-      if (orders.length > 0 && who.length >= LEAST_A_GROUP) {
-        const seen = Math.abs(a - b) * (1 - 1e-9);
+      /** @type {Tested} */
+      const one = { cell, difference: a - b, p: 1, q: 1, a, b };
+      found.push(one);
+      // Cells of one or two patients or slides cannot tell anything: they are shown, and not tested.
+      if (orders.length > 0 && new Set(who.map((entry) => units.unit[entry])).size >= LEAST) {
+        const least = Math.abs(a - b) * (1 - 1e-9);
         let as = 0;
         for (const order of orders) {
-          const [one, other] = means(order);
-          if (Math.abs(one - other) >= seen) as += 1;
+          const [x, y] = means(order);
+          if (Math.abs(x - y) >= least) as += 1;
         }
-        p = (as + 1) / (orders.length + 1);
+        one.p = (as + 1) / (orders.length + 1);
+        enough.push(one);
       }
-      found.push({ cell, difference: a - b, p, q: 1, units: who.length, a, b });
-      if (found.length % 64 === 0) await breath();
+      if (found.length % 64 === 0) await breath(found.length / cells.length);
     }
-    // Cells of one or two units cannot tell anything: they are shown, and not tested.
-    const enough = found.filter((one) => one.units >= LEAST_A_GROUP);
-    const q = adjusted(enough.map((one) => one.p));
-    if (orders.length > 0) enough.forEach((one, i) => (one.q = q[i]));
+    adjusted(enough.map((one) => one.p)).forEach((q, i) => (enough[i].q = q));
     return found;
   }
 
-  return { Q, random, unitsOf, choose, tooFew, ordersOf, adjusted, sharesOf, tested };
+  return { Q, random, unitsOf, sizesOf, choose, tooFew, ordersOf, adjusted, sharesOf, tested };
 })();

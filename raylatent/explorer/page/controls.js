@@ -3,7 +3,7 @@
 var raylatent = raylatent || {};
 
 raylatent.controls = (() => {
-  const { camera, cells, color, contrast, draw, geometry, panel, save, selection } = raylatent;
+  const { camera, cells, color, draw, geometry, panel, save, selection } = raylatent;
   const { el, link, tableOf, whole, short } = panel;
   const LISTED = 24;
   const IN_TABLE = 50;
@@ -87,26 +87,27 @@ raylatent.controls = (() => {
     $("save").hidden = rings.length === 0 && !told;
     if (!told || told.n === null) {
       $("selected").replaceChildren("Nothing is selected.");
+      $("selected-bars").replaceChildren();
       return;
     }
     const sample = meta.points.kind !== "all" && told.members;
     const about = sample
       ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
         "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
-        "give all)" : `${whole(told.n)} tiles`;
-    const text = `${about} of ${whole(told.slides ?? 0)} slides.`;
-    const parts = [el("p", { id: "selected-n", "data-n": told.n }, text)];
-    /** @param {Iterable<number>} column @param {string[]} names @param {string[]} colors */
-    const bars = (column, names, colors) => {
+        "give all)" : panel.counted(told.n, "tile");
+    const text = `${about} of ${panel.counted(told.slides ?? 0, "slide")}.`;
+    $("selected").replaceChildren(el("p", { id: "selected-n", "data-n": told.n }, text));
+    raylatent.page.say(`Selected: ${text}`);
+    /** @param {string} title @param {Iterable<number>} column @param {string[]} names @param {string[]} colors */
+    const bars = (title, column, names, colors) => {
       const counts = new Map();
       for (const v of column) counts.set(v, (counts.get(v) ?? 0) + 1);
-      parts.push(panel.countsOf(counts, names, colors, told.n ?? 1));
+      const list = panel.countsOf(counts, names, colors, told.n ?? 1);
+      return list.childElementCount > 0 ? [el("h3", {}, title), list] : [];
     };
-    if (told.members) {
-      bars(told.members.label, meta.labels.names, meta.labels.colors);
-      bars(told.members.slide, slideNames(), meta.colors_of_slides);
-    }
-    $("selected").replaceChildren(...parts);
+    $("selected-bars").replaceChildren(...(told.members ? [
+      ...bars(`Label (${meta.labels.column})`, told.members.label, meta.labels.names, meta.labels.colors),
+      ...bars("Slide", told.members.slide, slideNames(), meta.colors_of_slides)] : []));
   }
 
   function regions() {
@@ -142,66 +143,6 @@ raylatent.controls = (() => {
       save.download(file.name, file.pieces, how === "roi" ? "text/csv" : "application/geo+json");
       await new Promise((done) => setTimeout(done, 200));
     }
-  }
-  /** Compares two groups on one grid. */
-  async function compare() {
-    const { now, page } = raylatent;
-    const of = (/** @type {string} */ id) => Number(/** @type {HTMLSelectElement} */ ($(id)).value);
-    const column = now.meta.annotations.columns[of("contrast-column")];
-    const [a, b, level] = [of("contrast-a"), of("contrast-b"), of("contrast-level")];
-    if (a === b) throw new Error("Choose two different groups.");
-    const units = contrast.unitsOf(now.meta, column, a, b);
-    const block = await now.store.load(`slides/${level}`);
-    const breath = () => new Promise((done) => setTimeout(done));
-    page.say("Comparing.");
-    const found = await contrast.tested(block, units, /** @type {any} */ (breath));
-    const most = found.reduce((m, one) => Math.max(m, Math.abs(one.difference)), 1e-9);
-    const names = [column.names[a], column.names[b]];
-    now.contrast = { level, cells: found, most, names };
-    const few = contrast.tooFew(units);
-    const sure = found.filter((one) => one.q < contrast.Q).length;
-    const top = found.slice().sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
-    const grid = geometry.gridOf(level);
-    const percent = (/** @type {number} */ v) => (100 * v).toFixed(2);
-    const sizes = [0, 1].map((g) => units.group.filter((one) => one === g).length);
-    $("contrast-told").replaceChildren(
-      el("p", {}, few || `${whole(sure)} of ${whole(found.length)} cells differ (q < 0.05), ` +
-        `tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}.`),
-      units.mixed > 0 ? el("p", {}, `${units.mixed} ${units.what} are in both groups and left out.`) : "",
-      tableOf(["Cell", `${names[0]} %`, `${names[1]} %`, "q"], top.slice(0, 20).map((one) => {
-        const id = { level, row: Math.floor(one.cell / grid), col: one.cell % grid };
-        return [link(`${id.row}, ${id.col}`, () => page.go(id)), percent(one.a), percent(one.b),
-          few ? "-" : one.q.toPrecision(2)];
-      })));
-    page.changed();
-  }
-  /** Where slides have two groups to compare, the lists of them. */
-  function contrastLists() {
-    const { meta } = raylatent.now;
-    const columns = meta.annotations.columns
-      .map((/** @type {any} */ c, /** @type {number} */ i) => [i, c.name, c])
-      .filter((/** @type {any} */ [, name, c]) =>
-        c.kind === "category" && c.names.length > 1 && name !== meta.annotations.patient);
-    $("contrast-form").hidden = columns.length === 0;
-    if (columns.length === 0) {
-      $("contrast-told").replaceChildren("No annotation puts the slides into two groups or more.");
-      return;
-    }
-    fill("contrast-column", columns);
-    const own = columns.find((/** @type {any} */ [, name]) => name === meta.labels.column) ?? columns[0];
-    /** @type {HTMLSelectElement} */ ($("contrast-column")).value = String(own[0]);
-    const groups = () => {
-      const at = Number(/** @type {HTMLSelectElement} */ ($("contrast-column")).value);
-      const { names } = meta.annotations.columns[at];
-      const list = names.map((/** @type {string} */ n, /** @type {number} */ i) => [i, n]);
-      fill("contrast-a", list);
-      fill("contrast-b", [...list.slice(1), list[0]]);
-    };
-    groups();
-    $("contrast-column").onchange = groups;
-    const last = Math.min(cells.LAST_LEVEL_OF_SLIDES, cells.deepest());
-    fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
-    /** @type {HTMLSelectElement} */ ($("contrast-level")).value = String(Math.min(2, last));
   }
   /** The cells in view as a table: what the map shows, for those who do not see it. */
   function table() {
@@ -241,6 +182,5 @@ raylatent.controls = (() => {
     ]));
   }
 
-  raylatent.selected = { show: selected };
-  return { fill, legend, filters, regions, saved, compare, contrastLists, table, about };
+  return { fill, legend, filters, selected, regions, saved, table, about };
 })();

@@ -93,8 +93,6 @@ raylatent.data = (() => {
       this.arrived = arrived;
       this.blocks = new Recent(80);
       this.pictures = new Recent(80);
-      /** What waits for a script, and what comes of it. @type {Map<string, (raw: any) => void>} */
-      this.pending = new Map();
       /** @type {Map<string, Promise<Block>>} */
       this.coming = new Map();
       /** @type {(() => void)[]} */
@@ -127,19 +125,18 @@ raylatent.data = (() => {
     /** What a script of the folder hands over. @param {string} name @returns {Promise<any>} */
     script(name) {
       return new Promise((done, fail) => {
-        this.pending.set(name, done);
         this.queue.push(() => {
-          const script = document.createElement("script");
+          const script = /** @type {any} */ (document.createElement("script"));
           const path = `${this.base}data/${name}.js`;
           script.onload = script.onerror = () => {
             script.remove();
-            this.pending.delete(name);
             this.loading -= 1;
             this.next();
             // A script that ran has handed its block over by now, and this changes nothing.
             fail(new Error(`The file ${path} could not be read: copy the whole folder, or write it again ` +
               "with `raylatent explore`."));
           };
+          script.handOver = done;
           script.src = path;
           document.head.append(script);
         });
@@ -171,12 +168,11 @@ raylatent.data = (() => {
       return null;
     }
   }
-  /** Where scripts hand over what they have. @param {string} name @param {any} value */
-  const handOver = (name, value) => raylatent.now.store.pending.get(name)?.(value);
-  /** @param {any} value */
-  raylatent.meta = (value) => handOver("meta", value);
-  /** @param {string} name @param {About} about @param {string} text */
-  raylatent.block = (name, about, text) => handOver(name, [about, text]);
+  /** Where a script hands over what it has. @param {any} value */
+  const meta = (value) => /** @type {any} */ (document.currentScript).handOver(value);
+  /** @param {string} _ name @param {About} about @param {string} text */
+  const block = (_, about, text) => meta([about, text]);
+  Object.assign(raylatent, { meta, block });
 
   return { NO_U4, NO_I4, NO_U1, bytesOf, unshuffled, decoded, bit, Recent, Store };
 })();

@@ -4,15 +4,21 @@ var raylatent = raylatent || {};
 
 raylatent.draw = (() => {
   const { camera, cells, color, geometry } = raylatent;
-  const FRAMED_FROM = 20; // CSS pixels of a cell, from which its color is a frame
   const CELL_WITHOUT_PICTURE = 16;
+  const MOST_ENLARGED = 4; // cells that a picture may be wide where it is alone
+  const OWN_SIZE_FROM = 150; // CSS pixels, from which a tile is drawn from its picture at its own size
   const points = { canvas: document.createElement("canvas"), n: 0 };
+  /** What was drawn: how many cells, of at most how many tiles, and pictures wider than their cells.
+   * @type {{cells: number, most: number, wide: (CellId & {x: number, y: number, side: number})[]}} */
+  const seen = { cells: 0, most: 0, wide: [] };
   /** @type {CanvasRenderingContext2D} */
   let ctx;
-  /** The squares of 8 x 8 cells in view: columns and rows from the bottom. @param {number} level */
-  function groups(level) {
+  /** The squares of 8 x 8 cells in view or near: columns and rows from the bottom. @param {number} level
+   * @param {number} near cells by which more than the view is meant */
+  function groups(level, near = 0) {
     const across = geometry.gridOf(level) / 8;
-    const [left, bottom, right, top] = camera.boxOf(raylatent.now.view);
+    const more = [-near, -near, near, near].map((v) => v / geometry.gridOf(level));
+    const [left, bottom, right, top] = camera.boxOf(raylatent.now.view).map((v, i) => v + more[i]);
     const step = (/** @type {number} */ share) =>
       Math.max(0, Math.min(across - 1, Math.floor(share * across)));
     const found = [];
@@ -68,12 +74,13 @@ raylatent.draw = (() => {
     }
   }
   /** Calls back for each cell in view with its place on the screen. @param {number} level
-   * @param {(block: Block, i: number, x: number, y: number, size: number) => void} each */
-  function eachCell(level, each) {
+   * @param {(block: Block, i: number, x: number, y: number, size: number) => void} each
+   * @param {number} [near] */
+  function eachCell(level, each, near) {
     const { view } = raylatent.now;
     const grid = geometry.gridOf(level);
     const size = view.scale / grid;
-    for (const group of groups(level)) {
+    for (const group of groups(level, near)) {
       for (const { block, from, to } of cells.inGroup(level, group.row, group.col)) {
         for (let i = from; i < to; i += 1) {
           const [x, y] = camera.toScreen(view, block.col[i] / grid, (block.row[i] + 1) / grid);
@@ -83,10 +90,46 @@ raylatent.draw = (() => {
     }
   }
 
+  /** How many cells wide a cell's picture is drawn: where it is alone, up to its neighbors.
+   * @param {Set<number>} filled @param {number} id @param {number} grid */
+  function roomOf(filled, id, grid) {
+    for (let reach = 1; reach < MOST_ENLARGED; reach += 1) {
+      for (let d = -reach; d <= reach; d += 1) {
+        for (const to of [d * grid - reach, d * grid + reach, d - reach * grid, d + reach * grid]) {
+          if (filled.has(id + to)) return reach;
+        }
+      }
+    }
+    return MOST_ENLARGED;
+  }
+  /** Draws the picture of a cell that is alone over the empty cells around it. @param {Block} block
+   * @param {number} i @param {number} level @param {number} x @param {number} y @param {number} side */
+  function drawWide(block, i, level, x, y, side) {
+    const { meta, store } = raylatent.now;
+    const own = side >= OWN_SIZE_FROM && block.picture[i] !== raylatent.data.NO_U4
+      ? store.picture(`tiles/${Math.floor(block.picture[i] / 100)}/${block.picture[i]}.jpg`) : null;
+    if (own) {
+      const [slot, least] = [block.slot[i], Math.min(block.width[i], block.height[i])];
+      const px = own.naturalWidth / 4;
+      const [left, top] = [(slot % 4) * px + (block.width[i] - least) / 2, (slot >> 2) * px + (block.height[i] - least) / 2];
+      ctx.drawImage(own, left, top, least, least, x, y, side, side);
+      return;
+    }
+    const [row, col] = [block.row[i], block.col[i]];
+    const found = pictureOf(level, col >> 3, geometry.gridOf(level) / 8 - 1 - (row >> 3));
+    if (!found || found.side < 8) return;
+    const px = found.side / 8;
+    ctx.drawImage(found.image, found.x + (col & 7) * px, found.y + (7 - (row & 7)) * px, px, px, x, y, side, side);
+  }
+
   function drawCells() {
-    const { by, meta, showPictures, strength } = raylatent.now;
+    const { by, meta, showPictures, view } = raylatent.now;
     const level = cellLevel();
+    const grid = geometry.gridOf(level);
     const most = Math.log(1 + (meta.levels[level].most ?? meta.n));
+    const near = showPictures && level === pictureLevel() ? MOST_ENLARGED : 0;
+    const filled = new Set();
+    if (near) eachCell(level, (block, i) => filled.add(block.row[i] * grid + block.col[i]), 2 * near);
     /** @type {Block | null} */
     let last = null;
     /** @type {Uint32Array} */
@@ -94,6 +137,16 @@ raylatent.draw = (() => {
     /** @type {ArrayLike<number> | null} */
     let left = null;
     eachCell(level, (block, i, x, y, size) => {
+      const id = { level, row: block.row[i], col: block.col[i] };
+      const room = near ? roomOf(filled, id.row * grid + id.col, grid) : 1;
+      if (room > 1) {
+        [x, y, size] = [x - ((room - 1) / 2) * size, y - ((room - 1) / 2) * size, room * size - 2];
+        seen.wide.push({ ...id, x, y, side: size });
+        drawWide(block, i, level, x, y, size);
+      }
+      if (x + size > 0 && y + size > 0 && x < view.width && y < view.height) {
+        [seen.cells, seen.most] = [seen.cells + 1, Math.max(seen.most, block.tiles[i])];
+      }
       if (block !== last) {
         last = block;
         colors = cells.colors(block, level, true);
@@ -108,9 +161,6 @@ raylatent.draw = (() => {
         ctx.fillStyle = color.css(colors[i], alpha);
         ctx.fillRect(x, y, Math.max(1, size - (size > 6 ? 1 : 0)), Math.max(1, size - 1));
       } else if (showPictures && by !== "none") {
-        ctx.fillStyle = color.css(colors[i], strength);
-        ctx.fillRect(x, y, size, size);
-        if (size < FRAMED_FROM) return;
         ctx.strokeStyle = color.css(colors[i]);
         ctx.lineWidth = Math.min(4, size / 16);
         const mixed = by === "label" && block.share[i] < 0.5;
@@ -118,7 +168,7 @@ raylatent.draw = (() => {
         const inset = ctx.lineWidth / 2;
         ctx.strokeRect(x + inset, y + inset, size - 2 * inset, size - 2 * inset);
       }
-    });
+    }, near);
     ctx.setLineDash([]);
   }
   /** The blocks of points in view, if they are few enough to be drawn. */
@@ -160,101 +210,24 @@ raylatent.draw = (() => {
     ctx.drawImage(points.canvas, 0, 0, view.width, view.height);
   }
 
-  function drawContrast() {
-    const { contrast, view } = raylatent.now;
-    const grid = geometry.gridOf(contrast.level);
-    const size = view.scale / grid;
-    for (const one of contrast.cells) {
-      const row = Math.floor(one.cell / grid);
-      const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
-      if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
-      const share = 0.5 + (0.5 * one.difference) / contrast.most;
-      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), 0.72);
-      ctx.fillRect(x, y, size, size);
-      if (one.q < raylatent.contrast.Q) {
-        ctx.strokeStyle = "#000000";
-        ctx.lineWidth = Math.max(1.5, Math.min(3, size / 10));
-        ctx.strokeRect(x + 1, y + 1, size - 2, size - 2);
-      }
-    }
-  }
-  /** Rings as a path on the screen. @param {Ring[]} rings @param {boolean} closed */
-  function trace(rings, closed) {
-    const { frame, view } = raylatent.now;
-    for (const ring of rings) {
-      ring.forEach(([x, y], i) => {
-        const [px, py] = camera.toScreen(view, ...geometry.shareOf(frame, x, y));
-        if (i === 0) ctx.moveTo(px, py);
-        else ctx.lineTo(px, py);
-      });
-      if (closed) ctx.closePath();
-    }
-  }
-
-  function drawSelection() {
-    const { rings, view, path, regions } = raylatent.now;
-    if (rings.length > 0) {
-      ctx.beginPath();
-      ctx.rect(0, 0, view.width, view.height);
-      trace(rings, true);
-      ctx.fillStyle = "rgba(225,225,225,0.72)";
-      ctx.fill("evenodd");
-    }
-    /** @type {[Ring[], string, boolean][]} */
-    const lines = regions.map((/** @type {any} */ one) => [one.rings, one.color, true]);
-    lines.push([rings, "#000000", true], [path.length > 0 ? [path] : [], "#000000", false]);
-    for (const [drawn, stroke, closed] of lines) {
-      for (const [style, width] of /** @type {[string, number][]} */ ([["#ffffff", 4], [stroke, 2]])) {
-        ctx.beginPath();
-        trace(drawn, closed);
-        ctx.strokeStyle = style;
-        ctx.lineWidth = width;
-        ctx.stroke();
-      }
-    }
-  }
-  /** The open cell, the tile that was picked in a list, and the cross of the keyboard. */
-  function drawMarks() {
-    const { cell, marked, cross, view, frame } = raylatent.now;
-    ctx.lineWidth = 3;
-    ctx.strokeStyle = "#C0006A";
-    if (cell) {
-      const grid = geometry.gridOf(cell.level);
-      const [x, y] = camera.toScreen(view, cell.col / grid, (cell.row + 1) / grid);
-      ctx.strokeRect(x, y, view.scale / grid, view.scale / grid);
-    }
-    if (marked) {
-      const [x, y] = camera.toScreen(view, ...geometry.shareOf(frame, marked[0], marked[1]));
-      ctx.beginPath();
-      ctx.arc(x, y, 7, 0, 2 * Math.PI);
-      ctx.stroke();
-    }
-    if (cross) {
-      const [x, y] = [view.width / 2, view.height / 2];
-      ctx.beginPath();
-      for (const [dx, dy] of [[12, 0], [0, 12]]) {
-        ctx.moveTo(x - dx, y - dy);
-        ctx.lineTo(x + dx, y + dy);
-      }
-      ctx.stroke();
-    }
-  }
-  /** One frame. @param {HTMLCanvasElement} canvas */
-  function frame(canvas) {
+  /** One frame. @param {HTMLCanvasElement} canvas @param {HTMLCanvasElement} small */
+  function frame(canvas, small) {
     const { now } = raylatent;
+    Object.assign(seen, { cells: 0, most: 0, wide: [] });
     const ratio = window.devicePixelRatio || 1;
     ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
     ctx.fillStyle = "#ffffff";
     ctx.fillRect(0, 0, now.view.width, now.view.height);
     if (now.showPictures) drawPictures();
-    if (now.contrast) drawContrast();
+    if (now.contrast) raylatent.marks.contrast(ctx);
     const numbers = pointsInView();
     if (!now.contrast && (now.showPictures || !numbers)) drawCells();
     if (numbers) drawPoints(numbers, ratio);
-    drawSelection();
-    drawMarks();
+    if (numbers || now.contrast) seen.cells = points.n;
+    raylatent.marks.draw(ctx, seen);
+    raylatent.marks.overview(small);
   }
 
-  return { frame, groups, pictureLevel, cellLevel, eachCell, points };
+  return { frame, groups, pictureLevel, cellLevel, eachCell, points, seen };
 })();

@@ -16,6 +16,8 @@ raylatent.gestures = (() => {
   /** The cell at a place of the screen, or null. @param {number} px @param {number} py
    * @returns {CellId | null} */
   function cellAt(px, py) {
+    const wide = draw.seen.wide.find(({ x, y, side }) => px >= x && py >= y && px < x + side && py < y + side);
+    if (wide) return { level: wide.level, row: wide.row, col: wide.col };
     const [x, y] = camera.toShare(raylatent.now.view, px, py);
     if (x < 0 || y < 0 || x > 1 || y > 1) return null;
     const level = draw.cellLevel();
@@ -36,6 +38,34 @@ raylatent.gestures = (() => {
   }
   /** @param {number} dx @param {number} dy */
   const move = (dx, dy) => look(camera.moved(raylatent.now.view, dx, dy, most()));
+  /** Moves to the nearest tiles, by a coarse grid. */
+  function nearest() {
+    const { view, meta, store, frame } = raylatent.now;
+    const level = Math.min(2, cells.deepest());
+    let [least, x, y] = [Infinity, view.x, view.y];
+    for (let b = 0; b < meta.levels[level].blocks.length; b += 1) {
+      const block = store.block(`cells/${level}/${b}`);
+      for (let i = 0; block && i < block.n; i += 1) {
+        const [tx, ty] = geometry.shareOf(frame, block.x[i], block.y[i]);
+        const far = Math.hypot(tx - view.x, ty - view.y);
+        if (far < least) [least, x, y] = [far, tx, ty];
+      }
+    }
+    look({ ...view, x, y });
+  }
+  /** The overview brings one where it is pressed. @param {HTMLCanvasElement} small */
+  function attachOverview(small) {
+    const press = (/** @type {PointerEvent} */ event) => {
+      if (event.buttons !== 1) return;
+      const { view } = raylatent.now;
+      const [left, bottom, right, top] = view.box;
+      const at = small.getBoundingClientRect();
+      const [x, y] = [(event.clientX - at.left) / at.width, (event.clientY - at.top) / at.height];
+      look(camera.held({ ...view, x: left + x * (right - left), y: top - y * (top - bottom) }, most()));
+    };
+    small.addEventListener("pointerdown", press);
+    small.addEventListener("pointermove", press);
+  }
   /** Changes what a drag does. @param {"move" | "lasso" | "box"} mode */
   function enter(mode) {
     raylatent.now.mode = mode;
@@ -160,5 +190,5 @@ raylatent.gestures = (() => {
     });
   }
 
-  return { attach, placeAt, cellAt, zoom, move, look, enter, key, most };
+  return { attach, attachOverview, nearest, placeAt, cellAt, zoom, move, look, enter, key, most };
 })();

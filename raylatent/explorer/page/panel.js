@@ -30,6 +30,8 @@ raylatent.panel = (() => {
   }
 
   const whole = (/** @type {number} */ v) => v.toLocaleString("en");
+  /** @param {number} n @param {string} what */
+  const counted = (n, what) => `${whole(n)} ${what}${n === 1 ? "" : "s"}`;
   const short = (/** @type {number} */ v) =>
     Number.isFinite(v) ? String(Number(v.toPrecision(4))) : "not known";
   /** Terms and what they are; null is left out. @param {[string, any][]} facts */
@@ -251,7 +253,7 @@ raylatent.panel = (() => {
     if (now.cell !== cell) return;
     if (!cell || !found) {
       panel.hidden = true;
-      now.cell = null;
+      Object.assign(now, { cell: null, similar: [] });
       page.changed();
       if (cell) page.say("No tile lies in this cell.");
       return;
@@ -263,11 +265,12 @@ raylatent.panel = (() => {
     if (now.cell !== cell) return;
     Object.assign(panel.dataset, { level: cell.level, row: cell.row, col: cell.col,
       slide: now.meta.slides[tile.slide].name, tile: tile.tile, n: block.tiles[i] });
-    page.$("panel-body").replaceChildren(shown, numbersOf(block, i, cell.level), listOf(cell, block, i, shown));
+    page.$("panel-body").replaceChildren(shown, numbersOf(block, i, cell.level), raylatent.similar(tile) ?? "",
+      listOf(cell, block, i, shown));
     panel.hidden = false;
     page.uncover(cell);
-    page.say(`Cell with ${whole(block.tiles[i])} tiles; tile ${tile.tile} of ${panel.dataset.slide}.`);
+    page.say(`Cell with ${counted(block.tiles[i], "tile")}; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
 
-  return { el, whole, short, factsOf, link, tableOf, countsOf, open };
+  return { el, whole, counted, short, factsOf, link, tableOf, countsOf, open };
 })();

@@ -36,7 +36,7 @@ raylatent.selection = (() => {
       /** @type {Record<string, any>} */
       const part = {};
       for (const [name, kind] of Object.entries(COLUMNS)) {
-        part[name] = kind.from(found, (i) => block[name][i]);
+        part[name] = new kind(found.length).map((_, i) => block[name][found[i]]);
       }
       parts.push(part);
     }
@@ -45,9 +45,7 @@ raylatent.selection = (() => {
   /** One number for a tile: slides are fewer than 2^21, so that a float64 holds it. @param {number} slide
    * @param {number} tile */
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
-  /** @param {Record<string, any>} part @returns {Float64Array} */
-  const keysOf = (part) =>
-    Float64Array.from(part.slide, (/** @type {number} */ slide, i) => keyOf(slide, part.tile[i]));
+  const keysOf = (/** @type {Record<string, any>} */ part) => new Float64Array(part.slide.length).map((_, i) => keyOf(part.slide[i], part.tile[i]));
   /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n
    * @returns {Members} */
   function sorted(parts, n) {
@@ -99,13 +97,13 @@ raylatent.selection = (() => {
     raylatent.page.changed();
     if (meta.points.kind !== "all" && served) {
       const told = await fromServer({ rings });
-      raylatent.selected.show({ rings, n: told.n, slides: told.slides, members: null });
+      raylatent.controls.selected({ n: told.n, slides: told.slides, members: null });
       return { n: told.n, exact: true, slides: told.slides, rows: told.rows };
     }
     const members = await within(rings);
     if (raylatent.now.rings !== rings) return resultOf(members);
     raylatent.now.members = members;
-    raylatent.selected.show({ rings, n: members.n, slides: slidesOf(members), members });
+    raylatent.controls.selected({ n: members.n, slides: slidesOf(members), members });
     return resultOf(members);
   }
   /** @param {Members} members */
@@ -137,12 +135,12 @@ raylatent.selection = (() => {
       keys.has(keyOf(block.slide[i], block.tile[i])),
     );
     Object.assign(now, { members: found, only: keys, showPoints: true });
-    raylatent.selected.show({ n: found.n, slides: slidesOf(found), members: found });
+    raylatent.controls.selected({ n: found.n, slides: slidesOf(found), members: found });
   }
 
   function clear() {
     Object.assign(raylatent.now, { rings: [], only: null, members: null });
-    raylatent.selected.show(null);
+    raylatent.controls.selected(null);
     raylatent.page.changed();
   }
   /** Names for selections; one with the same name is replaced.
@@ -157,6 +155,7 @@ raylatent.selection = (() => {
       one.color = color.ofCategory(i);
     });
     now.regionsVersion += 1;
+    raylatent.compare.lists();
     raylatent.page.changed();
   }
 

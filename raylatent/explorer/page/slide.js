@@ -78,7 +78,7 @@ raylatent.slide = (() => {
       height: 640, tabindex: 0, role: "application",
       "aria-label": `Slide ${slide.name}; arrows move it, + and - zoom` }));
     now = { about: await response.json(), canvas, tile, id: tile.slide, x: tile.loc_x,
-      y: tile.loc_y, scale: 0.5, window: slide.window_px ?? meta.map.tile_px };
+      y: tile.loc_y, scale: 0.5, window: slide.window_px ?? 64 };
     canvas.addEventListener("keydown", key);
     canvas.addEventListener("pointermove", (event) => {
       if (event.buttons === 1) look(1, -event.movementX, -event.movementY);

@@ -1,0 +1,127 @@
+"""Clusters of a map's tiles: k-means of the sample, every row to its nearest center."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raylatent import schema
+from raylatent.engine.cluster import STALL_TIMEOUT_S, spread
+from raylatent.engine.progress import Progress, still_working
+from raylatent.mapping.fitted_map import normalize
+from raylatent.mapping.statistics import cluster_centers, nearest_centers
+from raylatent.parts import part_name, read_part, write_part
+from raylatent.run import Part
+from raylatent.run.layout import CLUSTERS, CLUSTERS_JSON
+from raylatent.seal import DIGEST
+from raylatent.storage import Store
+from raylatent.stored.manifest import relisted
+from raylatent.stored.map_clusters import write_clusters_json
+from raylatent.stored.map_points import StoredPoints
+from raylatent.stored.maps import load_map
+
+logger = logging.getLogger(__name__)
+
+_TOGETHER = 16  # parts of a task
+
+
+def build_clusters(
+    stored: StoredPoints, n_clusters: int, stall_timeout_s: float = STALL_TIMEOUT_S
+) -> list[int]:
+    """Store the cluster of each tile beside the points of a map.
+
+    Clusters are of activations, as the map's metric has them (cosine: of length 1), not
+    of places on the map. They are fitted on the map's sample.
+
+    Args:
+        stored: The map.
+        n_clusters: How many; 0 takes those away that are there.
+        stall_timeout_s: How long nothing may be finished.
+
+    Returns:
+        The tiles of each.
+
+    Raises:
+        MapError: It has no model, is of other rows than the run has now, or its sample
+            has fewer rows.
+        ClaimError: Another driver works on the run.
+    """
+    stored.check_rows()
+    store, run, layer = stored.same(), stored.run, stored.layer
+    if n_clusters:
+        fitted = load_map(store)
+        with still_working("fitting clusters"):
+            centers = cluster_centers(fitted.arrays["rows"], n_clusters)
+        if len(centers) < n_clusters:
+            logger.warning("the sample has no more than %d clusters", len(centers))
+    with relisted(store.uri) as digests:
+        store.delete(CLUSTERS_JSON)
+        store.delete_folder(CLUSTERS)
+        if not n_clusters:
+            return []
+        parts = [part for part in run.footers(run.slides()) if part.rows]
+        items = [parts[i : i + _TOGETHER] for i in range(0, len(parts), _TOGETHER)]
+        how = (layer, fitted.sample_metric, fitted.digest, centers)
+        calls = [(run.store, store, some, *how) for some in items]
+        sizes: Counter[int] = Counter()
+        with Progress("cluster", sum(part.rows for part in parts)) as progress:
+            for found, counts in spread(assign_parts, calls, stall_timeout_s):
+                digests.update(found)
+                sizes.update(counts)
+                progress.add(counts.total())
+        told = [sizes[number + 1] for number in range(len(centers))]
+        about = {
+            "map": stored.info[DIGEST],
+            "n": len(centers),
+            "rows": sizes.total(),
+            "sizes": told,
+            "layer": layer,
+            "metric": fitted.sample_metric,
+        }
+        stored.same()
+        digests[CLUSTERS_JSON] = write_clusters_json(store, about)
+    return told
+
+
+def assign_parts(
+    rows: Store,
+    store: Store,
+    parts: Sequence[Part],
+    layer: str,
+    metric: str,
+    model: str,
+    centers: NDArray[np.float64],
+) -> tuple[dict[str, str], Counter[int]]:
+    """Write the clusters of some parts: a task's work.
+
+    Args:
+        rows: The run directory.
+        store: The map's folder.
+        parts: Of activations.
+        layer: Whose activations.
+        metric: By which rows are normalized.
+        model: The digest of the map's arrays, for the footers.
+        centers: Of the clusters, float64 (k, d).
+
+    Returns:
+        Digests of the files by name, and the tiles of each cluster.
+    """
+    digests, sizes = {}, Counter[int]()
+    for part in parts:
+        table = read_part(rows, part.name, [schema.TILE_INDEX, layer])
+        features = schema.vectors(table, layer).astype(np.float32)
+        own = 1 + nearest_centers(normalize(features, metric), centers)
+        found = pa.table([table[schema.TILE_INDEX], own], schema.CLUSTERS.names)
+        footer = {
+            schema.FOOTER_SLIDE: part.slide,
+            schema.FOOTER_UNIT: str(part.unit),
+            schema.FOOTER_MAP: model,
+            schema.FOOTER_ROWS: part.footer.get(schema.FOOTER_DIGEST, ""),
+        }
+        name = part_name(CLUSTERS, part.slide, part.unit)
+        digests[name] = write_part(store, name, found.cast(schema.CLUSTERS), footer)
+        sizes.update(own.tolist())
+    return digests, sizes

@@ -1,0 +1,52 @@
+"""Random names of slides: RUN/pseudonyms.csv, outside of the folder that is handed out."""
+
+import csv
+import io
+from collections.abc import Sequence
+from secrets import token_hex
+
+from raylatent.errors import RunError
+from raylatent.run.layout import PSEUDONYMS
+from raylatent.storage import Store
+
+_COLUMNS = ["slide", "pseudonym"]
+
+
+def read_pseudonyms(store: Store) -> dict[str, str]:
+    """The names that slides of a run were given, by slide.
+
+    Raises:
+        RunError: The table is not as it was written.
+    """
+    if not store.exists(PSEUDONYMS):
+        return {}
+    rows = list(csv.reader(io.StringIO(store.read(PSEUDONYMS).decode("utf-8-sig"))))
+    found = {row[0]: row[1] for row in rows[1:] if len(row) == len(_COLUMNS)}
+    whole = rows[:1] == [_COLUMNS] and len(found) == len(rows) - 1
+    if not whole or len(set(found.values())) < len(found) or not all(found.values()):
+        message = (
+            f"{store.uri}/{PSEUDONYMS} is not the table of slide and pseudonym that was "
+            "written, each once: put it back, or delete it for other names"
+        )
+        raise RunError(message)
+    return found
+
+
+def give_pseudonyms(store: Store, slides: Sequence[str]) -> dict[str, str]:
+    """Pseudonyms of slides; those that have none get a random one, and it is kept.
+
+    Args:
+        store: The run directory.
+        slides: Names.
+    """
+    known = read_pseudonyms(store)
+    taken = set(known.values())
+    for slide in slides:
+        while slide not in known:
+            if (name := f"slide-{token_hex(4)}") not in taken:
+                known[slide] = name
+                taken.add(name)
+    text = io.StringIO()
+    csv.writer(text).writerows([_COLUMNS, *sorted(known.items())])
+    store.write(PSEUDONYMS, text.getvalue().encode())
+    return {slide: known[slide] for slide in slides}

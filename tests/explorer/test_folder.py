@@ -1,0 +1,278 @@
+"""The whole folder of an explorer: what is alike, and slides that are called otherwise."""
+
+import base64
+import csv
+import gzip
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from raylatent import cli, schema
+from raylatent.config import ExploreConfig, ServeConfig
+from raylatent.errors import ConfigError, MapError, RunError
+from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
+from raylatent.explorer.pyramid import SIDE
+from raylatent.explorer.server import Explorers
+from raylatent.map_job import run_explore
+from raylatent.mapping.statistics import nearest_rows
+from raylatent.run.layout import is_ours
+from raylatent.storage import Store
+from raylatent.stored.verification import read_states
+from tests.explorer.explored_runs import annotations, explored, run_of_slides
+from tests.explorer.selected_runs import (
+    inside_of,
+    polygon_file,
+    regions_file,
+)
+from tests.explorer.test_scripts import read_block
+from tests.stored_maps import LAYER
+
+SLIDES = {"patient-alpha": 40, "patient-beta": 50, "zz=%2 ü": 30}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, its points by slide, and the folder of its explorer inside of it."""
+    folder = tmp_path_factory.mktemp("explored")
+    run, points = run_of_slides(folder, SLIDES)
+    with pytest.MonkeyPatch.context() as patch:
+        table = annotations(folder / "a.csv", SLIDES)
+        page = folder / "run" / "explorer" / "default"
+        explored(run, page, patch, annotations=table, label="kind")
+    return run, points, page
+
+
+def meta_of(page):
+    text = (page / "data/meta.js").read_text()
+    return json.loads(text.removeprefix("raylatent.meta(").removesuffix(");\n"))
+
+
+def test_similar_cells_are_the_nearest_in_activation_space(made):
+    run, _, page = made
+    level = meta_of(page)["similar"]
+    table = pq.read_table(page / "cells.parquet")
+    rows = [row for row in table.to_pylist() if row["level"] == level]
+    of_slide = {
+        slide: schema.vectors(run.read_rows(slide), LAYER).astype(np.float64)
+        for slide in SLIDES
+    }
+    vectors = [of_slide[row["slide"]][row["tile_index"]] for row in rows]
+    numbers = [row["row"] * (SIDE << level) + row["col"] for row in rows]
+    name, columns = read_block((page / f"data/similar/{level}.js").read_bytes())
+    assert name == f"similar/{level}"
+    assert columns["cell"].tolist() == sorted(numbers)
+    found = {
+        cell: [int(columns[f"s{k}"][i]) for k in range(12)]
+        for i, cell in enumerate(columns["cell"].tolist())
+    }
+    for own, vector in zip(numbers, vectors, strict=True):
+        away = [
+            (float(np.square(other - vector).sum()), number)
+            for number, other in zip(numbers, vectors, strict=True)
+            if number != own
+        ]
+        assert found[own] == [number for _, number in sorted(away)[:12]]
+    assert level == 6 or len(rows) > 10
+
+
+def test_few_rows_have_few_neighbors():
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 3, (600, 5)).astype(np.float32)
+    found = nearest_rows(rows, 4)
+    for i in range(0, 600, 37):
+        away = np.square(rows.astype(float) - rows[i]).sum(axis=1)
+        away[i] = np.inf
+        assert found[i].tolist() == np.argsort(away, kind="stable")[:4].tolist()
+    assert nearest_rows(rows[:1], 3).tolist() == [[-1] * 3]
+    assert nearest_rows(rows[:0], 3).shape == (0, 3)
+
+
+def test_without_activations_the_page_has_no_similar_cells(
+    tmp_path, monkeypatch, caplog
+):
+    run, _ = run_of_slides(tmp_path, {"a": 30}, predictions=False)
+    run.store.delete(run.parts("a")[0])
+    explored(run, tmp_path / "page", monkeypatch)
+    assert meta_of(tmp_path / "page")["similar"] is None
+    assert "knows no similar cells" in caplog.text
+    assert not (tmp_path / "page/data/similar").exists()
+
+
+def test_files_are_known_and_listed(made):
+    run, _, page = made
+    names = [
+        f"explorer/default/{p.relative_to(page).as_posix()}"
+        for p in page.rglob("*")
+        if p.is_file()
+    ]
+    assert [name for name in names if not is_ours(name)] == []
+    listed = run.store.child("manifest")
+    assert "explore-default.parquet" in listed.root_files()
+    from raylatent.stored.manifest import read_manifest
+
+    files = read_manifest(run.store, "manifest/explore-default.parquet")
+    assert set(files) == set(names)
+    for state in read_states(run.store, names):
+        told = files[state.name]
+        assert (state.size, state.digest) == (told.size, told.digest), state.name
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory):
+    """The same of slides that are called otherwise; and the folder above both."""
+    folder = tmp_path_factory.mktemp("patient-alpha")
+    run, points = run_of_slides(folder, SLIDES)
+    with pytest.MonkeyPatch.context() as patch:
+        table = annotations(folder / "a.csv", SLIDES)
+        given = {"annotations": table, "label": "kind", "pseudonymise": True}
+        page = folder / "run" / "explorer" / "default"
+        explored(run, page, patch, keep_columns=("age",), **given)
+    return run, points, page
+
+
+def test_no_byte_has_the_name_of_a_slide(hidden):
+    run, _, page = hidden
+    secrets = [*SLIDES, "secret", "patient 0", run.uri, "file.tif"]
+    told = [secret.encode() for secret in secrets]
+    told += [json.dumps(secret)[1:-1].encode() for secret in secrets]
+    n_blocks = 0
+    for path in page.rglob("*"):
+        assert not any(secret in path.name for secret in secrets)
+        if path.is_dir() or (path.parent == page and path.suffix in {".js", ".html"}):
+            continue
+        data = path.read_bytes()
+        texts = [data]
+        if data.startswith(b"raylatent.block"):
+            texts.append(gzip.decompress(base64.b64decode(data.split(b'"')[-2])))
+            n_blocks += 1
+        if path.suffix == ".parquet":
+            texts.append(json.dumps(pq.read_table(path).to_pylist()).encode())
+        for text in texts:
+            assert not [secret for secret in told if secret in text], path
+    assert n_blocks > 10
+
+
+def test_pseudonyms_are_in_order_and_their_table_is_kept(hidden, monkeypatch):
+    run, _, page = hidden
+    table = read_pseudonyms(run.store)
+    assert set(table) == set(SLIDES)
+    meta = meta_of(page)
+    names = [slide["name"] for slide in meta["slides"]]
+    assert names == sorted(table.values())
+    assert len(set(names)) == 3
+    own = {shown: slide for slide, shown in table.items()}
+    assert [slide["tiles"] for slide in meta["slides"]] == [
+        SLIDES[own[name]] for name in names
+    ]
+    assert [one["name"] for one in meta["annotations"]["columns"]] == ["age"]
+    ages = dict(zip(SLIDES, (0.0, 1.0, 2.0), strict=True))
+    told = meta["annotations"]["columns"][0]["values"]
+    assert told == [ages[own[name]] for name in names]
+    assert meta["labels"]["column"] == "kind"
+    before = run.store.read("pseudonyms.csv")
+    explored(run, page.parent / "again", monkeypatch, pseudonymise=True)
+    assert run.store.read("pseudonyms.csv") == before
+    assert (page.parents[2] / "run/pseudonyms.csv").is_file()
+
+
+def test_cells_and_points_are_those_of_the_slides(made, hidden):
+    """But for the names all is what the page of true names has."""
+    run, _, page = hidden
+    own = {shown: slide for slide, shown in read_pseudonyms(run.store).items()}
+    pages = []
+    for folder, names in ((made[2], {}), (page, own)):
+        rows = pq.read_table(folder / "cells.parquet").to_pylist()
+        meta = meta_of(folder)
+        slides = [names.get(one["name"], one["name"]) for one in meta["slides"]]
+        points = set()
+        for block in range(len(meta["points"]["blocks"])):
+            _, columns = read_block((folder / f"data/points/{block}.js").read_bytes())
+            ids = zip(columns["slide"], columns["tile"], columns["x"], strict=True)
+            points |= {(slides[slide], int(tile), float(x)) for slide, tile, x in ids}
+        cells = {
+            (r["level"], r["row"], r["col"]): (
+                names.get(r["slide"], r["slide"]),
+                *(r[key] for key in ("tile_index", "n", "n_slides", "loc_x", "why")),
+                sorted(r["label_counts"]),
+            )
+            for r in rows
+        }
+        counted = {}
+        _, columns = read_block((folder / "data/slides/0.js").read_bytes())
+        for cell, slide, n in zip(*columns.values(), strict=True):
+            counted[int(cell), slides[slide]] = int(n)
+        hides = {r["source"] for r in rows} | {r["name"] for r in rows}
+        assert (hides == {None}) == bool(names)
+        pages.append((cells, points, counted))
+    assert pages[0] == pages[1]
+    for file in (made[2] / "mosaic_files").rglob("*.jpg"):
+        same = page / file.relative_to(made[2])
+        assert same.read_bytes() == file.read_bytes()
+
+
+def test_thumbnails_are_pixels_alone(made, hidden):
+    assert b"patient-alpha" in (made[2] / "slides/0.jpg").read_bytes()
+    for picture in (hidden[2] / "slides").iterdir():
+        data = picture.read_bytes()
+        assert b"Exif" not in data
+        assert b"\xff\xfe" not in data[:200]
+
+
+def test_the_server_and_select_translate_back(hidden, tmp_path):
+    run, points, page = hidden
+    table = read_pseudonyms(run.store)
+    explorers = Explorers(ServeConfig(run=run.uri))
+    names = [one["name"] for one in meta_of(page)["slides"]]
+    assert [table[slide] for slide in explorers._first.slides] == names
+    body = polygon_file(tmp_path / "p.json", run).read_bytes()
+    told = json.loads(explorers.answer("/members", body).body)
+    expected = inside_of(points)
+    assert [tuple(row) for row in told["rows"]] == sorted(
+        (table[slide], row["tile_index"]) for slide, row in expected
+    )
+    dzi = meta_of(page)["levels"][-1]["level"] + 1 + 7  # 8 cells of 16 pixels
+    tops = range(1 << (dzi - 7))
+    drawn = [explorers.answer(f"/mosaic_files/{dzi}/{x}_{x}.jpg", b"") for x in tops]
+    assert {answer.status for answer in drawn} <= {200, 404}
+    out = tmp_path / "s.csv"
+    words = ["select", run.uri, str(tmp_path / "p.json"), "--out", str(out)]
+    assert cli.main(words) == 0
+    with out.open(newline="", encoding="utf-8") as file:
+        assert [row["slide"] for row in csv.DictReader(file)] == [
+            s for s, _ in expected
+        ]
+
+
+def test_texts_with_the_name_of_a_slide_are_refused(tmp_path, monkeypatch):
+    run, _ = run_of_slides(tmp_path, SLIDES)
+    table = annotations(tmp_path / "a.csv", SLIDES)
+    given = {"annotations": table, "pseudonymise": True}
+    with pytest.raises(
+        MapError, match="'patient-alpha secret' has the name of a slide"
+    ):
+        explored(run, tmp_path / "page", monkeypatch, keep_columns=("secret",), **given)
+    assert not (tmp_path / "page/data").exists()
+    with pytest.raises(ConfigError, match="--keep-columns none is no column of"):
+        run_explore(ExploreConfig(run=run.uri, keep_columns=("none",), **given))
+    regions = regions_file(
+        tmp_path / "r.json", run, **{"zz=%2 ü, left": [[[0, 0], [9, 0], [0, 9]]]}
+    )
+    assert cli.main(["label", run.uri, str(regions)]) == 0
+    with pytest.raises(MapError, match="zz=%2 ü, left"):
+        explored(run, tmp_path / "page", monkeypatch, pseudonymise=True)
+
+
+def test_names_are_random_and_a_broken_table_is_refused(tmp_path):
+    store, other = Store(tmp_path / "a"), Store(tmp_path / "b")
+    names = [f"s{i}" for i in range(50)]
+    some = give_pseudonyms(store, names)
+    assert some != give_pseudonyms(other, names)
+    assert sorted(names) != sorted(names, key=some.get)
+    more = give_pseudonyms(store, ['a,"b"\n', "s3"])
+    assert more["s3"] == some["s3"]
+    assert set(read_pseudonyms(store)) == {*names, 'a,"b"\n'}
+    store.write("pseudonyms.csv", b"slide,pseudonym\na,x\nb,x\n")
+    with pytest.raises(RunError, match="put it back"):
+        read_pseudonyms(store)
