@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 import raylatent as sf
 from raylatent import cli
-from tests.browser.test_in_chromium import chromium  # noqa: F401  (a fixture)
+from tests.browser.conftest import chromium  # noqa: F401  (a fixture)
 from tests.small_data import painted
 from tests.source import synthetic_slides as slides
 
