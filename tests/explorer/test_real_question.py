@@ -101,7 +101,7 @@ def outlined(chromium, made):  # noqa: F811
           const grid = raylatent.geometry.gridOf(contrast.level);
           const sure = contrast.cells.filter((c) => c.q < 0.05 && c.difference > 0);
           // The last cells have the points on the map's upper edges, on no ring's inside.
-          const edge = (v) => (v === grid ? v + 1 : v) / grid * frame.side;
+          const edge = (v) => (v === grid ? v + 0.1 : v) / grid * frame.side;
           const rings = sure.map(({ cell }) => [[0, 0], [1, 0], [1, 1], [0, 1]].map(([i, j]) =>
             [frame.x0 + edge((cell % grid) + i),
              frame.y0 + edge(Math.floor(cell / grid) + j)]));
