@@ -47,8 +47,8 @@ class Page:
     def _repr_html_(self) -> str:
         """Where it is, and its coarsest picture.
 
-        A notebook's page may not open files of the disk, and Jupyter shows files in a
-        sandbox in which the page's scripts are refused: there is no frame and no link.
+        A browser lets no page of a server, as a notebook's, open files of the disk: there
+        is no frame and no link.
         """
         coarsest = self.path.removesuffix("index.html") + "mosaic_files"
         own = {"open": repr(self)[5:], "elsewhere": "raylatent serve RUN"}
