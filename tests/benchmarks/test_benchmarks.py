@@ -1,6 +1,7 @@
 """The benchmarks run; what they measure is theirs to say."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,13 @@ def test_start(capsys):
     said = capsys.readouterr().out
     assert "actors: tiles" in said
     assert "\nall " in said
+
+
+@pytest.mark.campaign
+def test_page(capsys):
+    pytest.importorskip("playwright.sync_api")
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
+    benchmark = runpy.run_path(str(HERE / "bench_page.py"))
+    assert benchmark["main"](["--points", "20000", "--turns", "1"]) > 0
+    assert "20,000 points: ready" in capsys.readouterr().out

@@ -3,7 +3,7 @@ const assert = require("node:assert/strict");
 const test = require("node:test");
 const { load } = require("./load.js");
 
-const { contrast } = load("contrast.js");
+const { contrast } = load("geometry.js", "contrast.js");
 const breath = () => Promise.resolve();
 
 /** Facts with slides of group 0 and 1, and whose they are. */

@@ -10,17 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+_NOWHERE = "127.0.0.1"
 _PREFERENCES = {
-    # Else a page from a disk may read other files, which it may not for people.
-    "remote.prefs.recommended": False,
-    "security.fileuri.strict_origin_policy": True,
-    "browser.shell.checkDefaultBrowser": False,
+    # The browser's own wishes go to a port where nobody listens.
+    "network.proxy.type": 1,
+    "network.proxy.http": _NOWHERE,
+    "network.proxy.http_port": 9,
+    "network.proxy.ssl": _NOWHERE,
+    "network.proxy.ssl_port": 9,
     "browser.startup.page": 0,
-    "datareporting.policy.dataSubmissionEnabled": False,
-    "app.update.auto": False,
-    "network.captive-portal-service.enabled": False,
-    "network.connectivity-service.enabled": False,
 }
+# Under remote control a page from a disk may read other files, which it may not for people.
+_STRICT = "Services.prefs.setBoolPref('security.fileuri.strict_origin_policy', true);"
 _PATIENCE_S = 60
 
 
@@ -58,6 +59,7 @@ class Firefox:
         self._socket = self._connected(port)
         self._read()  # what it greets with
         self.ask("WebDriver:NewSession", {})
+        self.run(_STRICT, system=True)
 
     def __enter__(self) -> "Firefox":
         """The browser itself."""

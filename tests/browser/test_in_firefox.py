@@ -63,6 +63,13 @@ def test_the_page_opens_selects_and_shows_a_cell(
     refused = "return fetch('data/meta.js').then(() => 'read', () => 'refused');"
     assert firefox.run(refused) == "refused"
     asked, said = firefox.run(_SAID, system=True)
-    own = [url for url in asked if "mozilla" not in url]
-    assert not own
+    assert not [url for url in asked if "mozilla" not in url]
     assert not [text for text in said if "data/meta.js" not in text]
+    # The page may ask nobody, and a page without its policy would have been seen to ask.
+    out = "return fetch('http://127.0.0.1:8099/').catch(() => 'refused');"
+    assert firefox.run(out) == "refused"
+    assert "http://127.0.0.1:8099/" not in firefox.run(_SAID, system=True)[0]
+    firefox.ask("Marionette:SetContext", {"value": "content"})
+    firefox.ask("WebDriver:Navigate", {"url": "data:text/html,without"})
+    firefox.run(out)
+    assert "http://127.0.0.1:8099/" in firefox.run(_SAID, system=True)[0]

@@ -71,8 +71,8 @@ def test_a_larger_map_is_held_in_bounds(
         )
         page.wait_for_timeout(300)
     held = page.evaluate(
-        """() => [raylatent.now.store.blocks.kept.size,
-          raylatent.now.store.pictures.kept.size, performance.memory.usedJSHeapSize]"""
+        """() => [raylatent.now.store.blocks.size,
+          raylatent.now.store.pictures.size, performance.memory.usedJSHeapSize]"""
     )
     assert held[0] <= 80
     assert held[1] <= 80

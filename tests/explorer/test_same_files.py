@@ -27,11 +27,11 @@ for (const [key, values] of Object.entries(columns)) {
   members[key] = (kinds[key] ?? Int32Array).from(values);
 }
 const text = (files) => files.map((one) => [one.name, one.pieces.join("")]);
-process.stdout.write(JSON.stringify({
+save.geojsonOf(meta, members, name).then((files) => process.stdout.write(JSON.stringify({
   csv: save.csvOf(meta, members, name).join(""),
-  geojson: text(save.geojsonOf(meta, members, name)),
+  geojson: text(files),
   roi: text(save.roiOf(meta, members, name)),
-}));
+})));
 """
 LOAD = Path(__file__).parents[1] / "browser" / "load.js"
 

@@ -1,7 +1,5 @@
 "use strict";
 // The state of the page in its address, so that a view can be sent: pure functions.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{map: string, at: number[] | null, by: string, show: string[], cell: number[] | null,
  *   labels: number[] | null, slides: number[] | null, select: Ring[]}} Told
@@ -45,18 +43,10 @@ raylatent.address = (() => {
       const ring = [];
       for (let i = 0; i + 1 < flat.length; i += 2) ring.push([flat[i], flat[i + 1]]);
       if (ring.length > 2) rings.push(ring);
-    }
-    return {
-      map: parts.get("map") ?? "",
-      at: at?.length === 3 && at[2] > 0 ? at : null,
-      by: parts.get("by") ?? "",
-      show: (parts.get("show") ?? "").split(",").filter(Boolean),
-      cell: cell?.length === 3 ? cell : null,
-      labels: numbers(parts.get("labels")),
-      slides: numbers(parts.get("slides")),
-      select: rings,
+    } return { map: parts.get("map") ?? "", at: at?.length === 3 && at[2] > 0 ? at : null, by: parts.get("by") ?? "",
+      show: (parts.get("show") ?? "").split(",").filter(Boolean), cell: cell?.length === 3 ? cell : null,
+      labels: numbers(parts.get("labels")), slides: numbers(parts.get("slides")), select: rings,
     };
   }
-
   return { written, read };
 })();

@@ -1,7 +1,5 @@
 "use strict";
 // The page: what it knows now, how it begins, and what its controls do.
-var raylatent = raylatent || {};
-
 /** @type {any} */
 raylatent.now = {
   store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1, box: [0, 0, 1, 1] },
@@ -38,11 +36,12 @@ raylatent.page = (() => {
   }
   /** Says what the pictures in view stand for, or that none is there. */
   function tell() {
-    const many = now.showPoints && draw.points.n > cells.MOST_POINTS;
     const { cells: shown, most } = draw.seen;
     const what = now.showPictures ? "picture" : "square";
-    $("where").textContent = many ? "Too many points are in view: cells tell the density."
-      : shown === 0 || now.contrast || most === 0 ? "" : most === 1 ? `Each ${what} is one tile.` : `Each ${what} stands for ${shown > 1 ? "up to " : ""}${panel.whole(most)} tiles.`;
+    let text = shown === 0 || now.contrast || most === 0 ? "" : most === 1 ? `Each ${what} is one tile.`
+      : `Each ${what} stands for ${shown > 1 ? "up to " : ""}${panel.whole(most)} tiles.`;
+    if (now.showPoints && draw.points.n > cells.MOST_POINTS) text += " Zoom in to see points: too many are in view.";
+    $("where").textContent = text;
     $("nearest").hidden = shown > 0 || now.store.coming.size > 0;
   }
   /** Draws, and soon brings address, legend and table up to date. */
@@ -119,19 +118,14 @@ raylatent.page = (() => {
     const { controls, gestures } = raylatent;
     /** @type {Record<string, () => void>} */
     const clicks = {
-      closer: () => gestures.zoom(1.5),
-      farther: () => gestures.zoom(1 / 1.5),
+      closer: () => gestures.zoom(1.5), farther: () => gestures.zoom(1 / 1.5),
       whole: () => gestures.look(camera.whole(now.view)),
       lasso: () => gestures.enter(now.mode === "lasso" ? "move" : "lasso"),
       box: () => gestures.enter(now.mode === "box" ? "move" : "box"),
-      nearest: gestures.nearest,
-      "in-view": selection.inView,
-      clear: selection.clear,
+      nearest: () => gestures.look(camera.whole(now.view)), "in-view": selection.inView, clear: selection.clear,
       "panel-close": () => { open(null); $("map").focus(); },
-      "save-csv": () => guard(controls.saved("csv")),
-      "save-geojson": () => guard(controls.saved("geojson")),
-      "save-roi": () => guard(controls.saved("roi")),
-      "save-polygon": () => save.download("polygon.json",
+      "save-csv": () => guard(controls.saved("csv")), "save-roi": () => guard(controls.saved("roi")),
+      "save-geojson": () => guard(controls.saved("geojson")), "save-polygon": () => save.download("polygon.json",
         [JSON.stringify(save.polygonOf(now.meta, now.rings))], "application/json"),
       "save-name": () => {
         const name = $("name").value.trim();
@@ -189,11 +183,10 @@ raylatent.page = (() => {
     if (now.meta.levels[level]) open({ level, row, col });
     if (told.select.length > 0) guard(selection.select(told.select));
   }
-  /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its
-   * tiles. @param {string} name "" is this folder's @param {string} hash the address, or "" */
+  /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its tiles.
+   * @param {string} name "" is this folder's @param {string} hash the address, or "" */
   async function begin(name, hash) {
-    const carried = now.meta?.points.kind === "all" ? now.members : null;
-    const before = now.store;
+    const { members: carried, store: before, meta: from } = now;
     const store = new data.Store(name ? `../${encodeURIComponent(name)}/` : "", redraw);
     const meta = await store.script("meta").finally(() => ($("maps").value = now.meta?.map.name));
     const { map } = meta;
@@ -225,7 +218,7 @@ raylatent.page = (() => {
       return;
     }
     recall({ ...told, by: told.by || now.by });
-    if (carried) await selection.carry(carried);
+    if (carried && from?.points.kind === "all") await selection.carry(carried, from.slides);
     $("show-pictures").checked = now.showPictures;
     $("show-points").checked = now.showPoints;
     raylatent.controls.fill("by", color.keysOf(meta, now.regions.length > 0));
@@ -237,7 +230,6 @@ raylatent.page = (() => {
     if (!document.body.dataset.ready) wire();
     document.body.dataset.ready = "1";
   }
-
   return { $, say, guard, redraw, changed, open, go, uncover, hover, toggle, begin };
 })();
 

@@ -1,7 +1,5 @@
 "use strict";
 // The cells and points of the map that are here, and what filters leave of them.
-var raylatent = raylatent || {};
-
 /** @typedef {{level: number, row: number, col: number}} CellId */
 
 raylatent.cells = (() => {
@@ -25,8 +23,8 @@ raylatent.cells = (() => {
     return (block.codes ??= Float64Array.from(block.row, code));
   }
   /** The cells of the level in a square of 8 x 8: parts of blocks that are here. @param {number} level
-   * @param {number} groupRow from the bottom @param {number} groupCol
-   * @returns {{block: Block, from: number, to: number}[]} */
+   * @param {number} groupRow from the bottom @param {number} groupCol @returns {{block: Block, from: number, to:
+   * number}[]} */
   function inGroup(level, groupRow, groupCol) {
     const { meta, store } = raylatent.now;
     const first = geometry.morton(8 * groupRow, 8 * groupCol);
@@ -42,8 +40,7 @@ raylatent.cells = (() => {
     }
     return parts;
   }
-  /** A cell that is here: its block and its place in it, or null. @param {CellId} id
-   * @returns {{block: Block, i: number} | null} */
+  /** A cell that is here: its block and its place in it, or null. @param {CellId} id */
   function here(id) {
     const code = geometry.morton(id.row, id.col);
     for (const { block } of inGroup(id.level, id.row >> 3, id.col >> 3)) {
@@ -66,8 +63,7 @@ raylatent.cells = (() => {
     const [left, bottom, right, top] = box;
     return [x0 + left * side, y0 + bottom * side, x0 + right * side, y0 + top * side];
   }
-  /** The numbers of the blocks of points that a box in map units meets, and how many points they have.
-   * @param {number[]} box */
+  /** The blocks of points that a box in map units meets, and how many points they have. @param {number[]} box */
   function pointsIn(box) {
     const { blocks } = raylatent.now.meta.points;
     /** @type {number[]} */
@@ -91,14 +87,12 @@ raylatent.cells = (() => {
   /** Whether a filter is on. */
   const filtered = () => Boolean(raylatent.now.labels || raylatent.now.slides);
 
-  /** Shows these labels and slides only; null: all. @param {Set<number> | null} labels
-   * @param {Set<number> | null} slides */
+  /** Shows these only; null: all. @param {Set<number> | null} labels @param {Set<number> | null} slides */
   function filter(labels, slides) {
     Object.assign(raylatent.now, { labels, slides, filterVersion: raylatent.now.filterVersion + 1 });
     raylatent.page.changed();
   }
-  /** How many tiles of each cell of a level the filters leave, from the points that are here.
-   * @param {number} level */
+  /** How many tiles of each cell of a level the filters leave, from the points that are here. @param {number} level */
   function tallied(level) {
     const { store, meta, frame, labels, slides } = raylatent.now;
     const key = `${level}/${raylatent.now.filterVersion}`;
@@ -120,8 +114,8 @@ raylatent.cells = (() => {
     });
     return counts;
   }
-  /** How many tiles of each cell of a coarse level are of the slides in the filter, or null until that is
-   * here. @param {number} level @returns {Map<number, number> | null} */
+  /** How many tiles of each cell of a coarse level are of the slides in the filter, or null until that is here.
+   * @param {number} level @returns {Map<number, number> | null} */
   function ofSlides(level) {
     const { store, slides, filterVersion: key } = raylatent.now;
     const block = store.block(`slides/${level}`);
@@ -136,8 +130,7 @@ raylatent.cells = (() => {
     }
     return block.filtered.counts;
   }
-  /** How many tiles of each cell of a block the filters leave; null: no filter is on.
-   * @param {number} level @param {Block} block @returns {ArrayLike<number> | null} */
+  /** How many tiles the filters leave each cell; null: there is none. @param {number} level @param {Block} block */
   function left(level, block) {
     if (!filtered()) return null;
     const { labels, slides, meta, filterVersion: key } = raylatent.now;
@@ -163,8 +156,7 @@ raylatent.cells = (() => {
     block.left = { key: full, counts: left };
     return left;
   }
-  /** The colors of a block as they are now; of points that a filter hides, 0. @param {Block} block
-   * @param {number} level @param {boolean} cells */
+  /** A block's colors now; 0 is hidden. @param {Block} block @param {number} level @param {boolean} cells */
   function colors(block, level, cells) {
     const { meta, by, regions, regionsVersion, filterVersion, labels, slides, only } = raylatent.now;
     const key = `${by}/${level}/${regionsVersion}/${cells ? "" : filterVersion}/${Boolean(only)}`;
@@ -182,8 +174,7 @@ raylatent.cells = (() => {
     }
     return /** @type {Uint32Array} */ (block.painted.colors);
   }
-  /** Whether the mosaic has a picture of a square of 8 x 8 cells, from the top. @param {number} level
-   * @param {number} col @param {number} top */
+  /** Whether a square of 8 x 8 has a picture. @param {number} level @param {number} col @param {number} top */
   function hasPicture(level, col, top) {
     const { levels } = raylatent.now.meta;
     const up = Math.max(0, level - deepest());
@@ -192,7 +183,6 @@ raylatent.cells = (() => {
     const across = geometry.gridOf(level - up) / 8;
     return data.bit(known.bits, (top >> up) * across + (col >> up)) === 1;
   }
-
   return {
     MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
     sharesOf, filter, left, colors, hasPicture,

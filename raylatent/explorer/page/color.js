@@ -1,7 +1,5 @@
 "use strict";
 // What color a cell or a point has, and the legend that says so: pure functions.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{name: string, color: string, count: number | null}} Entry
  * @typedef {{title: string, note: string, entries: Entry[],
@@ -12,25 +10,15 @@ var raylatent = raylatent || {};
 raylatent.color = (() => {
   // Okabe and Ito 2008, told apart by the color-blind; then steps around the circle.
   const OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"];
-  const VIRIDIS = [
-    "#440154", "#472D7B", "#3B528B", "#2C728E", "#21918C", "#28AE80", "#5EC962",
-    "#ADDC30", "#FDE725",
-  ];
+  const VIRIDIS = ["#440154", "#472D7B", "#3B528B", "#2C728E", "#21918C", "#28AE80", "#5EC962", "#ADDC30", "#FDE725"];
   const FROM_B_TO_A = ["#0072B2", "#7FB8D8", "#F2F2F2", "#F0A868", "#D55E00"];
   const NONE = "#BBBBBB";
   const PLAIN = "#35506B";
-  /** The color of a category. @param {number} i @returns {string} */
+  /** The color of a category: beyond those, around the circle by the golden angle. @param {number} i @returns {string} */
   function ofCategory(i) {
     if (i < OKABE_ITO.length) return OKABE_ITO[i];
-    const hue = (i * 137.508) % 360;
-    const light = 0.35 + 0.2 * ((i % 3) / 2);
-    const part = (/** @type {number} */ n) => {
-      const k = (n + hue / 30) % 12;
-      const a = 0.65 * Math.min(light, 1 - light);
-      const value = light - a * Math.max(-1, Math.min(k - 3, 9 - k, 1));
-      return Math.round(255 * value).toString(16).padStart(2, "0");
-    };
-    return `#${part(0)}${part(8)}${part(4)}`.toUpperCase();
+    const part = (/** @type {number} */ k) => Math.round(118 + (60 + 12 * (i % 4)) * Math.cos(2.39996 * i + 2.0944 * k));
+    return `#${[0, 1, 2].map((k) => part(k).toString(16).padStart(2, "0")).join("")}`.toUpperCase();
   }
   /** #RRGGBB as a number whose bytes are red, green, blue, 255: a pixel of ImageData. @param {string} hex */
   function packed(hex) {
@@ -55,8 +43,7 @@ raylatent.color = (() => {
   const RAMP = Uint32Array.from({ length: 1024 }, (_, i) => onScale(VIRIDIS, i / 1023));
 
   const shade = (/** @type {number} */ share) => RAMP[Math.round(1023 * Math.max(0, Math.min(1, share)))];
-  /** What the map can be colored by: [key, text]. @param {any} meta @param {boolean} regions whether there
-   * are named selections @returns {[string, string][]} */
+  /** What can be colored by: [key, text]. @param {any} meta @param {boolean} regions @returns {[string, string][]} */
   function keysOf(meta, regions) {
     const { labels, classes, annotations, novelty } = meta;
     const of = (/** @type {string} */ key, /** @type {string} */ text, /** @type {any[]} */ list) =>
@@ -75,46 +62,31 @@ raylatent.color = (() => {
     const [low, high] = [Math.min(...found), Math.max(...found)];
     return { low, high: high > low ? high : low + 1 };
   }
-  /** What the colors mean. @param {any} meta @param {string} key @param {any} level
-   * @param {Painted[]} regions @returns {Legend} */
+  /** What the colors mean. @type {(meta: any, key: string, level: any, regions: Painted[]) => Legend} */
   function legendOf(meta, key, level, regions) {
     const [kind, number] = key.split(":");
-    /** @type {Legend} */
-    const legend = { title: "", note: "", entries: [], scale: null };
     /** @param {string[]} names @param {string[]} [colors] @param {number[]} [counts] */
     const list = (names, colors, counts) => names.map((name, i) => (
       { name, color: colors?.[i] ?? ofCategory(i), count: counts?.[i] ?? null }));
-    const { labels, annotations } = meta;
-    if (kind === "label") {
-      const entries = list(labels.names, labels.colors, labels.counts);
-      const note = "A cell has the color of most of its tiles; dashed: less than half.";
-      Object.assign(legend, { title: `Label (${labels.column})`, entries, note });
-    } else if (kind === "slide") {
-      const of = (/** @type {string} */ what) => Array.from(meta.slides, (slide) => slide[what]);
-      const entries = list(of("name"), meta.colors_of_slides, of("tiles"));
-      Object.assign(legend, { title: "Slide with most tiles", entries });
-    } else if (kind === "prediction") {
-      const note = "Of a cell: the class with the largest mean.";
-      Object.assign(legend, { title: "Most likely class", entries: list(meta.classes), note });
-    } else if (kind === "mean") {
-      const title = `Mean prediction of ${meta.classes[Number(number)]}`;
-      const note = "Cells only; points have the most likely class.";
-      Object.assign(legend, { title, scale: { low: 0, high: 1 }, note });
-    } else if (kind === "novelty") {
-      const title = "Novelty (distance to the nearest tile of the sample)";
-      Object.assign(legend, { title, scale: { low: 0, high: meta.novelty.max || 1 } });
-    } else if (kind === "density") {
-      const scale = { low: 1, high: level.most ?? meta.n, whole: true };
-      Object.assign(legend, { title: "Tiles in a cell (logarithmic)", scale });
-    } else if (kind === "annotation") {
-      const { name, kind: what, names, values } = annotations.columns[Number(number)];
-      Object.assign(legend, { title: name, note: "Of a cell: the slide with most tiles." });
-      Object.assign(legend, what === "number" ? { scale: rangeOf(values) } : { entries: list(names) });
-    } else if (kind === "region") {
-      const entries = regions.map(({ name, color }) => ({ name, color, count: null }));
-      Object.assign(legend, { title: "Named selections", entries, note: "Of a cell: where its tile lies." });
-    }
-    return legend;
+    const { labels, annotations, classes } = meta;
+    const of = (/** @type {string} */ what) => Array.from(meta.slides, (slide) => slide[what]);
+    const column = kind === "annotation" ? annotations.columns[Number(number)] : {};
+    /** @type {Record<string, Partial<Legend>>} */
+    const legends = {
+      label: { title: `Label (${labels.column})`, entries: list(labels.names, labels.colors, labels.counts),
+        note: "A cell has the color of most of its tiles; dashed: less than half." },
+      slide: { title: "Slide with most tiles", entries: list(of("name"), meta.colors_of_slides, of("tiles")) },
+      prediction: { title: "Most likely class", entries: list(classes), note: "Of a cell: that with the largest mean." },
+      mean: { title: `Mean prediction of ${classes[Number(number)]}`, scale: { low: 0, high: 1 }, note: "Of cells only." },
+      novelty: { title: "Novelty (distance to the nearest tile of the sample)",
+        scale: { low: 0, high: meta.novelty.max || 1 } },
+      density: { title: "Tiles in a cell (logarithmic)", scale: { low: 1, high: level.most ?? meta.n, whole: true } },
+      annotation: { title: column.name, note: "Of a cell: the slide with most tiles.",
+        ...(column.kind === "number" ? { scale: rangeOf(column.values) } : { entries: list(column.names ?? []) }) },
+      region: { title: "Named selections", note: "Of a cell: where its tile lies.",
+        entries: regions.map(({ name, color }) => ({ name, color, count: null })) },
+    };
+    return { title: "", note: "", entries: [], scale: null, ...legends[kind] };
   }
   /** The color of each category of a list; the last, 255 or more, is that of none. @param {Entry[]} list */
   function table(list) {
@@ -122,9 +94,8 @@ raylatent.color = (() => {
     list.forEach(({ color }, i) => (colors[i] = packed(color)));
     return colors;
   }
-  /** The packed colors of a block of cells or points. @param {any} meta @param {string} key
-   * @param {any} level @param {Painted[]} regions @param {any} block @param {boolean} cells
-   * @returns {Uint32Array} */
+  /** The packed colors of a block of cells or points. @param {any} meta @param {string} key @param {any} level
+   * @param {Painted[]} regions @param {any} block @param {boolean} cells @returns {Uint32Array} */
   function paint(meta, key, level, regions, block, cells) {
     const [kind, number] = key.split(":");
     const legend = legendOf(meta, key, level, regions);
@@ -164,6 +135,5 @@ raylatent.color = (() => {
     }
     return colors;
   }
-
   return { OKABE_ITO, VIRIDIS, FROM_B_TO_A, ofCategory, packed, css, onScale, keysOf, legendOf, paint };
 })();

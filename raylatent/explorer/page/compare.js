@@ -1,8 +1,6 @@
 "use strict";
 // The form for a contrast, and what it found. What is compared: values of an annotation of slides, labels of
 // tiles, or named selections.
-var raylatent = raylatent || {};
-
 raylatent.compare = (() => {
   const { cells, contrast, geometry, panel } = raylatent;
   const { el, link, tableOf, whole } = panel;
@@ -18,8 +16,8 @@ raylatent.compare = (() => {
     found.push(["region", "named selections", regions.map((/** @type {any} */ one) => one.name)]);
     return found.filter(([key, , names]) => names.length > (key === "region" ? 0 : 1));
   }
-  /** How many tiles of each slide and group each cell has. @param {string} key @param {number} level
-   * @param {(value: number | null) => number} groupOf @returns {Promise<Rows>} */
+  /** How many tiles of each slide and group each cell has. @param {string} key @param {number} level @param {(value:
+   * number | null) => number} groupOf @returns {Promise<Rows>} */
   async function rowsOf(key, level, groupOf) {
     const { store, meta, frame, regions } = raylatent.now;
     const [kind, number] = key.split(":");
@@ -106,6 +104,5 @@ raylatent.compare = (() => {
     fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
     $("contrast-level").value = String(Math.min(2, last));
   }
-
   return { compare, lists };
 })();

@@ -1,8 +1,6 @@
 "use strict";
 // Where two groups of tiles differ: shares of the tiles of patients, or of slides, in each cell, tested by
 // exchanging groups of whole patients or slides, never of tiles. Pure functions.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{n: number, cell: ArrayLike<number>, slide: ArrayLike<number>, tiles: ArrayLike<number>,
  *   group: ArrayLike<number>}} Rows how many tiles of a slide and a group (0 or 1; others count not) a cell has
@@ -16,17 +14,9 @@ raylatent.contrast = (() => {
   const Q = 0.05;
   const ORDERS = 9999;
   const LEAST = 3; // patients or slides of a group, and in a cell that is tested
-  /** Numbers from 0 to 1, the same for each seed (mulberry32). @param {number} seed */
-  function random(seed) {
-    return () => {
-      seed = (seed + 0x6d2b79f5) | 0;
-      let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-      return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-    };
-  }
-  /** Whose tiles are compared: patients where that column is there, else slides. @param {any} meta
-   * @param {Rows} rows @returns {Units} */
+  /** Numbers from 0 to 1, the same for each seed (a linear congruence). @param {number} seed */
+  const random = (seed) => () => (seed = (1664525 * seed + 1013904223) % 2 ** 32) / 2 ** 32;
+  /** Patients where that column is there, else slides. @param {any} meta @param {Rows} rows @returns {Units} */
   function unitsOf(meta, rows) {
     const { columns, patient: name } = meta.annotations;
     const patient = columns.find((/** @type {any} */ column) => column.name === name);
@@ -52,11 +42,9 @@ raylatent.contrast = (() => {
     const both = keys.filter((key) => entries.has(key ^ 1));
     const at = (/** @type {number} */ key) => entries.get(key) ?? -1;
     return {
-      of,
-      group: Int8Array.from(keys, (key) => key & 1),
+      of, group: Int8Array.from(keys, (key) => key & 1),
       pairs: both.filter((key) => !(key & 1)).map((key) => [at(key), at(key + 1)]),
-      singles: keys.filter((key) => !entries.has(key ^ 1)).map(at),
-      unit: keys.map((key) => key >> 1),
+      singles: keys.filter((key) => !entries.has(key ^ 1)).map(at), unit: keys.map((key) => key >> 1),
       what: patient ? "patients" : "slides",
     };
   }
@@ -79,8 +67,7 @@ raylatent.contrast = (() => {
       "each group and 4 in one of them are needed, or 6 in both groups. " +
       "The colors show the difference in this data, and nothing is outlined.";
   }
-  /** Drawn orders of the groups to compare with: who has tiles of both exchanges them or not.
-   * @param {Units} units @returns {Int8Array[]} */
+  /** Drawn orders of the groups: who has tiles of both exchanges them or not. @param {Units} units */
   function ordersOf({ group, pairs, singles }) {
     const next = random(20260);
     return Array.from({ length: ORDERS }, () => {
@@ -103,8 +90,7 @@ raylatent.contrast = (() => {
     });
     return q;
   }
-  /** The shares of each cell's entries, by cell: its tiles in the cell of all of its tiles.
-   * @param {Rows} rows @param {Units} units @returns {[number, Map<number, number>][]} in order of cells */
+  /** By cell, in their order: of the tiles of each entry the share there. @param {Rows} rows @param {Units} units */
   function sharesOf(rows, units) {
     const totals = new Float64Array(units.group.length);
     for (let i = 0; i < rows.n; i += 1) if (units.of[i] >= 0) totals[units.of[i]] += rows.tiles[i];
@@ -119,10 +105,10 @@ raylatent.contrast = (() => {
     }
     return [...cells].sort((a, b) => a[0] - b[0]);
   }
-  /** The cells of a level with the difference of the groups' mean shares, the first minus the second; p
-   * and q are 1 where there are too few units, or a cell has too few of them to tell. @param {Rows} rows
-   * @param {Units} units @param {(share: number) => Promise<void>} breath lets the page draw now and then
-   * @returns {Promise<Tested[]>} in order of cells */
+  /** The cells of a level with the difference of the groups' mean shares, the first minus the second; p and q are 1
+   * where there are too few units, or a cell has too few of them to tell. @param {Rows} rows @param {Units} units
+   * @param {(share: number) => Promise<void>} breath lets the page draw now and then @returns {Promise<Tested[]>} in
+   * order of cells */
   async function tested(rows, units, breath) {
     const sizes = sizesOf(units);
     const orders = tooFew(units) ? [] : ordersOf(units);
@@ -158,6 +144,5 @@ raylatent.contrast = (() => {
     adjusted(enough.map((one) => one.p)).forEach((q, i) => (enough[i].q = q));
     return found;
   }
-
   return { Q, random, unitsOf, sizesOf, choose, tooFew, ordersOf, adjusted, sharesOf, tested };
 })();

@@ -1,7 +1,5 @@
 "use strict";
 // The controls beside the map: legend, filters, the selection, contrast, table, about.
-var raylatent = raylatent || {};
-
 raylatent.controls = (() => {
   const { camera, cells, color, draw, geometry, panel, save, selection } = raylatent;
   const { el, link, tableOf, whole, short } = panel;
@@ -11,8 +9,7 @@ raylatent.controls = (() => {
   /** @returns {string[]} */
   const slideNames = () => raylatent.now.meta.slides.map((/** @type {any} */ slide) => slide.name);
   /** Puts choices into a list. @param {string} id @param {[string | number, string][]} list */
-  const fill = (id, list) =>
-    $(id).replaceChildren(...list.map(([value, text]) => el("option", { value }, text)));
+  const fill = (id, list) => $(id).replaceChildren(...list.map(([value, text]) => el("option", { value }, text)));
   /** @param {string} hex */
   function swatch(hex) {
     const made = el("span", { class: "swatch", "aria-hidden": "true" });
@@ -43,13 +40,11 @@ raylatent.controls = (() => {
       el("li", {}, swatch(one.color), one.name + (one.count === null ? "" : `: ${whole(one.count)}`)));
     if (entries.length > LISTED) list.push(el("li", {}, `and ${entries.length - LISTED} more`));
     $("legend").replaceChildren(
-      ...(title ? [el("h3", {}, title)] : []),
-      ...(scale ? [scaleOf(title, scale, color.VIRIDIS)] : []),
+      ...(title ? [el("h3", {}, title)] : []),...(scale ? [scaleOf(title, scale, color.VIRIDIS)] : []),
       ...(list.length > 0 ? [el("ul", { class: "list" }, ...list)] : []),
       ...(note ? [el("p", { class: "note" }, note)] : []));
   }
-  /** Boxes to tick, all of which are ticked while there is no filter. @param {string} id
-   * @param {"labels" | "slides"} which @param {[number, string][]} list of numbers and names */
+  /** Boxes to tick. @param {string} id @param {"labels" | "slides"} which @param {[number, string][]} list */
   function ticks(id, which, list) {
     const { now } = raylatent;
     const all = which === "labels" ? now.meta.labels.names.length : now.meta.slides.length;
@@ -80,8 +75,7 @@ raylatent.controls = (() => {
       filters();
     }));
   }
-  /** Tells what is selected.
-   * @param {{n: number | null, slides: number | null, members: Members | null} | null} told */
+  /** Tells what is selected. @param {{n: number | null, slides: number | null, members: Members | null} | null} told */
   function selected(told) {
     const { meta, rings } = raylatent.now;
     $("save").hidden = rings.length === 0 && !told;
@@ -91,8 +85,7 @@ raylatent.controls = (() => {
       return;
     }
     const sample = meta.points.kind !== "all" && told.members;
-    const about = sample
-      ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
+    const about = sample ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
         "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
         "give all)" : panel.counted(told.n, "tile");
     const text = `${about} of ${panel.counted(told.slides ?? 0, "slide")}.`;
@@ -131,7 +124,7 @@ raylatent.controls = (() => {
       save.download("selection.csv", save.csvOf(meta, members, name), "text/csv");
       return;
     }
-    const files = how === "geojson" ? save.geojsonOf(meta, members, name) : save.roiOf(meta, members, name);
+    const files = how === "geojson" ? await save.geojsonOf(meta, members, name) : save.roiOf(meta, members, name);
     const ids = save.bySlide(members).map(([id]) => meta.slides[id]);
     const without = ids.filter((slide) => !slide.window_px).map((slide) => slide.name);
     if (without.length > 0) {
@@ -176,11 +169,9 @@ raylatent.controls = (() => {
       ["Trustworthiness", map.trustworthiness === null ? null : short(map.trustworthiness)],
       ["Deepest grid", `${geometry.gridOf(last.level)} cells a side, ${whole(last.cells)} with tiles: ` +
         `${Math.round((100 * last.cells) / meta.n)} % of the tiles have a picture of their own`],
-      ["Points", points.kind === "all" ? "all" : `a sample of ${whole(points.n)}`],
-      ["Written", meta.created ?? null],
+      ["Points", points.kind === "all" ? "all" : `a sample of ${whole(points.n)}`], ["Written", meta.created ?? null],
       ["Versions", Object.entries(meta.versions).map(([k, v]) => `${k} ${v}`).join(", ")],
     ]));
   }
-
   return { fill, legend, filters, selected, regions, saved, table, about };
 })();

@@ -1,8 +1,6 @@
 "use strict";
 // What the page reads: facts in data/meta.js, columns in blocks, both as scripts, since a
 // page that was opened by double click may read nothing else.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{n: number, columns: [string, string][]}} About
  * @typedef {Record<string, any> & {n: number}} Block the columns by name, and their length
@@ -11,11 +9,7 @@ var raylatent = raylatent || {};
 raylatent.data = (() => {
   /** @type {Record<string, [number, any]>} */
   const TYPES = {
-    u1: [1, Uint8Array],
-    u2: [2, Uint16Array],
-    u4: [4, Uint32Array],
-    i4: [4, Int32Array],
-    f4: [4, Float32Array],
+    u1: [1, Uint8Array], u2: [2, Uint16Array], u4: [4, Uint32Array], i4: [4, Int32Array], f4: [4, Float32Array],
   };
   const NO_U4 = 4294967295;
   const NO_I4 = -2147483648;
@@ -30,8 +24,7 @@ raylatent.data = (() => {
     for (let i = 0; i < bytes.length; i += 1) bytes[i] = binary.charCodeAt(i);
     return bytes;
   }
-  /** A column whose first bytes come first, then the second ones, and so on. @param {Uint8Array} bytes
-   * @param {number} start @param {number} n @param {string} type one of u1 u2 u4 i4 f4 */
+  /** @param {Uint8Array} bytes @param {number} start @param {number} n @param {string} type u1 u2 u4 i4 f4 */
   function unshuffled(bytes, start, n, type) {
     const [width, kind] = TYPES[type];
     const plain = new Uint8Array(n * width);
@@ -59,35 +52,29 @@ raylatent.data = (() => {
   /** Whether a bit of a bitmap is set. @param {Uint8Array} bits @param {number} i */
   const bit = (bits, i) => (bits[i >> 3] >> (i & 7)) & 1;
   /** What was used last, up to a bound: the oldest goes first. */
-  class Recent {
+  class Recent extends Map {
     /** @param {number} most */
     constructor(most) {
+      super();
       this.most = most;
-      /** @type {Map<string, any>} */
-      this.kept = new Map();
     }
     /** @param {string} name */
     get(name) {
-      const value = this.kept.get(name);
-      if (value !== undefined) {
-        this.kept.delete(name);
-        this.kept.set(name, value);
-      }
+      const value = super.get(name);
+      if (super.delete(name)) super.set(name, value);
       return value;
     }
     /** @param {string} name @param {any} value */
     set(name, value) {
-      this.kept.set(name, value);
-      for (const oldest of this.kept.keys()) {
-        if (this.kept.size <= this.most) return;
-        this.kept.delete(oldest);
-      }
+      super.set(name, value);
+      if (this.size > this.most) super.delete(this.keys().next().value);
+      return this;
     }
   }
   /** The blocks and pictures of one map's folder. */
   class Store {
-    /** @param {string} base "" or the path of the folder with a slash at its end
-     * @param {() => void} arrived called when something came that can be drawn */
+    /** @param {string} base "" or the path of the folder with a slash at its end @param {() => void} arrived called
+     * when something came that can be drawn */
     constructor(base, arrived) {
       this.base = base;
       this.arrived = arrived;
@@ -150,14 +137,12 @@ raylatent.data = (() => {
         this.queue.shift()?.();
       }
     }
-    /** A picture that is here, or null, without asking. @param {string} path
-     * @returns {HTMLImageElement | null} */
+    /** A picture that is here, or null, without asking. @param {string} path @returns {HTMLImageElement | null} */
     pictureHere(path) {
       const found = this.pictures.get(path);
       return found?.complete && found.naturalWidth > 0 ? found : null;
     }
-    /** A picture that is here, or null; then it is asked for. @param {string} path
-     * @returns {HTMLImageElement | null} */
+    /** A picture that is here, or null; then it is asked for. @param {string} path @returns {HTMLImageElement | null} */
     picture(path) {
       if (this.pictures.get(path)) return this.pictureHere(path);
       const image = new Image();
@@ -173,6 +158,5 @@ raylatent.data = (() => {
   /** @param {string} _ name @param {About} about @param {string} text */
   const block = (_, about, text) => meta([about, text]);
   Object.assign(raylatent, { meta, block });
-
   return { NO_U4, NO_I4, NO_U1, bytesOf, unshuffled, decoded, bit, Recent, Store };
 })();

@@ -1,26 +1,22 @@
 "use strict";
 // One frame: pictures, cells, points, and what is selected, on one canvas without WebGL.
-var raylatent = raylatent || {};
-
 raylatent.draw = (() => {
   const { camera, cells, color, geometry } = raylatent;
   const CELL_WITHOUT_PICTURE = 16;
   const MOST_ENLARGED = 4; // cells that a picture may be wide where it is alone
   const OWN_SIZE_FROM = 150; // CSS pixels, from which a tile is drawn from its picture at its own size
   const points = { canvas: document.createElement("canvas"), n: 0 };
-  /** What was drawn: how many cells, of at most how many tiles, and pictures wider than their cells.
-   * @type {{cells: number, most: number, wide: (CellId & {x: number, y: number, side: number})[]}} */
+  /** What was drawn: how many cells, of at most how many tiles, and pictures wider than their cells. @type {{cells:
+   * number, most: number, wide: (CellId & {x: number, y: number, side: number})[]}} */
   const seen = { cells: 0, most: 0, wide: [] };
   /** @type {CanvasRenderingContext2D} */
   let ctx;
-  /** The squares of 8 x 8 cells in view or near: columns and rows from the bottom. @param {number} level
-   * @param {number} near cells by which more than the view is meant */
+  /** The squares of 8 x 8 cells in view, or so many cells beside it. @param {number} level @param {number} near */
   function groups(level, near = 0) {
     const across = geometry.gridOf(level) / 8;
     const more = [-near, -near, near, near].map((v) => v / geometry.gridOf(level));
     const [left, bottom, right, top] = camera.boxOf(raylatent.now.view).map((v, i) => v + more[i]);
-    const step = (/** @type {number} */ share) =>
-      Math.max(0, Math.min(across - 1, Math.floor(share * across)));
+    const step = (/** @type {number} */ share) => Math.max(0, Math.min(across - 1, Math.floor(share * across)));
     const found = [];
     if (right < 0 || left > 1 || top < 0 || bottom > 1) return [];
     for (let row = step(bottom); row <= step(top); row += 1) {
@@ -29,16 +25,14 @@ raylatent.draw = (() => {
     return found;
   }
   /** The level whose pictures are shown now. */
-  const pictureLevel = () =>
-    camera.levelOf(raylatent.now.view, raylatent.now.meta.cell_px, cells.deepestPicture());
+  const pictureLevel = () => camera.levelOf(raylatent.now.view, raylatent.now.meta.cell_px, cells.deepestPicture());
   /** The level whose cells are shown and answer to a click now. */
   function cellLevel() {
     const { view, showPictures } = raylatent.now;
     if (showPictures) return Math.min(pictureLevel(), cells.deepest());
     return camera.levelOf(view, CELL_WITHOUT_PICTURE, cells.deepest());
   }
-  /** The picture of a square, or the part of a coarser one until it is here. @param {number} level
-   * @param {number} col @param {number} top */
+  /** A square's picture, or part of a coarser one. @param {number} level @param {number} col @param {number} top */
   function pictureOf(level, col, top) {
     const { store, meta } = raylatent.now;
     const first = Math.ceil(Math.log2(8 * meta.cell_px));
@@ -73,9 +67,8 @@ raylatent.draw = (() => {
       ctx.drawImage(found.image, found.x, found.y, found.side, found.side, x, y, w, h);
     }
   }
-  /** Calls back for each cell in view with its place on the screen. @param {number} level
-   * @param {(block: Block, i: number, x: number, y: number, size: number) => void} each
-   * @param {number} [near] */
+  /** Calls back for each cell in view with its place on the screen. @param {number} level @param {(block: Block, i:
+   * number, x: number, y: number, size: number) => void} each @param {number} [near] */
   function eachCell(level, each, near) {
     const { view } = raylatent.now;
     const grid = geometry.gridOf(level);
@@ -90,8 +83,7 @@ raylatent.draw = (() => {
     }
   }
 
-  /** How many cells wide a cell's picture is drawn: where it is alone, up to its neighbors.
-   * @param {Set<number>} filled @param {number} id @param {number} grid */
+  /** How many cells wide a picture may be. @param {Set<number>} filled @param {number} id @param {number} grid */
   function roomOf(filled, id, grid) {
     for (let reach = 1; reach < MOST_ENLARGED; reach += 1) {
       for (let d = -reach; d <= reach; d += 1) {
@@ -102,8 +94,8 @@ raylatent.draw = (() => {
     }
     return MOST_ENLARGED;
   }
-  /** Draws the picture of a cell that is alone over the empty cells around it. @param {Block} block
-   * @param {number} i @param {number} level @param {number} x @param {number} y @param {number} side */
+  /** Draws one cell's picture larger, or at its own size. @param {Block} block @param {number} i
+   * @param {number} level @param {number} x @param {number} y @param {number} side */
   function drawWide(block, i, level, x, y, side) {
     const { meta, store } = raylatent.now;
     const own = side >= OWN_SIZE_FROM && block.picture[i] !== raylatent.data.NO_U4
@@ -142,8 +134,8 @@ raylatent.draw = (() => {
       if (room > 1) {
         [x, y, size] = [x - ((room - 1) / 2) * size, y - ((room - 1) / 2) * size, room * size - 2];
         seen.wide.push({ ...id, x, y, side: size });
-        drawWide(block, i, level, x, y, size);
       }
+      if (room > 1 || (near && size >= OWN_SIZE_FROM)) drawWide(block, i, level, x, y, size);
       if (x + size > 0 && y + size > 0 && x < view.width && y < view.height) {
         [seen.cells, seen.most] = [seen.cells + 1, Math.max(seen.most, block.tiles[i])];
       }
@@ -228,6 +220,5 @@ raylatent.draw = (() => {
     raylatent.marks.draw(ctx, seen);
     raylatent.marks.overview(small);
   }
-
   return { frame, groups, pictureLevel, cellLevel, eachCell, points, seen };
 })();

@@ -1,6 +1,5 @@
 "use strict";
 // Places on the map, cells of grids, and polygons: pure functions that need no page.
-// eslint-disable-next-line no-use-before-define
 var raylatent = raylatent || {};
 
 /**
@@ -18,26 +17,21 @@ raylatent.geometry = (() => {
     v = (v | (v << 1)) & 0x55555555;
     return v >>> 0;
   }
-  /** The Morton code of a cell: bits of the column in the even places. @param {number} row
-   * @param {number} col */
+  /** The Morton code of a cell: bits of the column in the even places. @param {number} row @param {number} col */
   const morton = (row, col) => spread(col) + 2 * spread(row);
   /** The cells a side of a level's grid. @param {number} level */
   const gridOf = (level) => 8 * 2 ** level;
-  /** A place as a share of the frame, 0 to 1 from the lower left. @param {Frame} frame @param {number} x
-   * @param {number} y @returns {[number, number]} */
+  /** A place as a share, from the lower left. @type {(frame: Frame, x: number, y: number) => [number, number]} */
   const shareOf = (frame, x, y) => [(x - frame.x0) / frame.side, (y - frame.y0) / frame.side];
-  /** The column or row in which a share of the frame lies; the upper edge is in the last.
-   * @param {number} share @param {number} grid */
+  /** The column or row of a share; the upper edge is in the last. @param {number} share @param {number} grid */
   const stepOf = (share, grid) => Math.min(grid - 1, Math.floor(share * grid));
-  /** The cell of a place: row 0 is at the bottom. @param {Frame} frame @param {number} x @param {number} y
-   * @param {number} level */
+  /** Row 0 is at the bottom. @param {Frame} frame @param {number} x @param {number} y @param {number} level */
   function cellOf(frame, x, y, level) {
     const [tx, ty] = shareOf(frame, x, y);
     const grid = gridOf(level);
     return { row: stepOf(ty, grid), col: stepOf(tx, grid) };
   }
-  /** The first index whose value is not below the one sought, of ascending values.
-   * @param {ArrayLike<number>} values @param {number} sought */
+  /** The first index of ascending values that is not below. @param {ArrayLike<number>} values @param {number} sought */
   function lowerBound(values, sought) {
     let low = 0;
     let high = values.length;
@@ -48,8 +42,7 @@ raylatent.geometry = (() => {
     }
     return low;
   }
-  /** Rings from what somebody gave: rings, or one ring. @param {unknown} given @returns {Ring[]}
-   * @throws {Error} if it is no polygon */
+  /** Rings of rings, or of one ring. @param {unknown} given @returns {Ring[]} @throws {Error} if it is no polygon */
   function ringsOf(given) {
     const list = Array.isArray(given) ? given : [];
     const one = list.length > 0 && typeof list[0]?.[0] === "number";
@@ -63,12 +56,11 @@ raylatent.geometry = (() => {
     }
     return rings.map((ring) => ring.map((p) => [p[0], p[1]]));
   }
-  /** The edges of rings: from each vertex to the next, and from the last to the first.
-   * @param {Ring[]} rings @returns {Edges} */
+  /** From each vertex to the next, and from the last to the first. @param {Ring[]} rings @returns {Edges} */
   const edgesOf = (rings) => Float64Array.from(
     rings.flatMap((ring) => ring.flatMap((p, i) => [...p, ...ring[(i + 1) % ring.length]])));
-  /** Whether a place is inside, even-odd over all rings, in float64 in this order: what `raylatent select`
-   * and the server do. @param {Edges} edges @param {number} x @param {number} y */
+  /** Whether a place is inside, even-odd over all rings, in float64 in this order: what `raylatent select` and the
+   * server do. @param {Edges} edges @param {number} x @param {number} y */
   function inside(edges, x, y) {
     let odd = false;
     for (let i = 0; i < edges.length; i += 4) {
@@ -79,8 +71,7 @@ raylatent.geometry = (() => {
     }
     return odd;
   }
-  /** The box around rings [left, bottom, right, top], a little wider for rounding. @param {Ring[]} rings
-   * @returns {[number, number, number, number]} */
+  /** [left, bottom, right, top], a little wider for rounding. @param {Ring[]} rings */
   function boxOf(rings) {
     const places = rings.flat();
     const least = (/** @type {number} */ axis) => places.reduce((v, p) => Math.min(v, p[axis]), Infinity);
@@ -93,8 +84,5 @@ raylatent.geometry = (() => {
   const ringOf = ([left, bottom, right, top]) => [[left, bottom], [right, bottom], [right, top], [left, top]];
   /** Whether two boxes share a place. @param {number[]} a @param {number[]} b */
   const meet = (a, b) => a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
-
-  return {
-    morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet,
-  };
+  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet, };
 })();

@@ -1,20 +1,16 @@
 "use strict";
 // Pointers, wheel and keys on the map; the keyboard alone can do everything.
-var raylatent = raylatent || {};
-
 raylatent.gestures = (() => {
   const { camera, cells, draw, geometry } = raylatent;
   const STILL = 4; // CSS pixels by which a click may move
   const STEP_OF_LASSO = 3;
-  /** The place in map units at a place of the screen. @param {number} px @param {number} py
-   * @returns {[number, number]} */
+  /** The place in map units at a place of the screen. @type {(px: number, py: number) => [number, number]} */
   function placeAt(px, py) {
     const { view, frame } = raylatent.now;
     const [x, y] = camera.toShare(view, px, py);
     return [frame.x0 + x * frame.side, frame.y0 + y * frame.side];
   }
-  /** The cell at a place of the screen, or null. @param {number} px @param {number} py
-   * @returns {CellId | null} */
+  /** The cell at a place of the screen, or null. @param {number} px @param {number} py @returns {CellId | null} */
   function cellAt(px, py) {
     const wide = draw.seen.wide.find(({ x, y, side }) => px >= x && py >= y && px < x + side && py < y + side);
     if (wide) return { level: wide.level, row: wide.row, col: wide.col };
@@ -38,21 +34,6 @@ raylatent.gestures = (() => {
   }
   /** @param {number} dx @param {number} dy */
   const move = (dx, dy) => look(camera.moved(raylatent.now.view, dx, dy, most()));
-  /** Moves to the nearest tiles, by a coarse grid. */
-  function nearest() {
-    const { view, meta, store, frame } = raylatent.now;
-    const level = Math.min(2, cells.deepest());
-    let [least, x, y] = [Infinity, view.x, view.y];
-    for (let b = 0; b < meta.levels[level].blocks.length; b += 1) {
-      const block = store.block(`cells/${level}/${b}`);
-      for (let i = 0; block && i < block.n; i += 1) {
-        const [tx, ty] = geometry.shareOf(frame, block.x[i], block.y[i]);
-        const far = Math.hypot(tx - view.x, ty - view.y);
-        if (far < least) [least, x, y] = [far, tx, ty];
-      }
-    }
-    look({ ...view, x, y });
-  }
   /** The overview brings one where it is pressed. @param {HTMLCanvasElement} small */
   function attachOverview(small) {
     const press = (/** @type {PointerEvent} */ event) => {
@@ -105,8 +86,7 @@ raylatent.gestures = (() => {
     const actions = {
       ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0),
       ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step),
-      "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5),
-      0: () => look(camera.whole(view)),
+      "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: () => look(camera.whole(view)),
       Enter: () => (drawing ? close(event.shiftKey) : page.open(middle)),
       " ": () => (drawing ? corner(event.shiftKey) : page.open(middle)),
       l: () => enter("lasso"), b: () => enter("box"),
@@ -189,6 +169,5 @@ raylatent.gestures = (() => {
       if (key(event)) event.preventDefault();
     });
   }
-
-  return { attach, attachOverview, nearest, placeAt, cellAt, zoom, move, look, enter, key, most };
+  return { attach, attachOverview, placeAt, cellAt, zoom, move, look, enter, key, most };
 })();

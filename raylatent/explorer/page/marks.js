@@ -1,7 +1,5 @@
 "use strict";
 // What is drawn over the tiles: a contrast, selections, marks, and the overview in the corner.
-var raylatent = raylatent || {};
-
 raylatent.marks = (() => {
   const { camera, cells, color, geometry } = raylatent;
   const OVERVIEW_PX = 150;
@@ -15,7 +13,7 @@ raylatent.marks = (() => {
       const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
       if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
       const share = 0.5 + (0.5 * one.difference) / compared.most;
-      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), 0.72);
+      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), 0.85);
       ctx.fillRect(x, y, size, size);
       if (one.q < raylatent.contrast.Q) {
         ctx.strokeStyle = "#000000";
@@ -60,8 +58,8 @@ raylatent.marks = (() => {
       }
     }
   }
-  /** The open cell, the tile that was picked in a list, and the cross of the keyboard; what is similar is
-   * dashed. @param {CanvasRenderingContext2D} ctx @param {{wide: any[]}} seen what was drawn */
+  /** The open cell, the tile that was picked in a list, and the cross of the keyboard; what is similar is dashed.
+   * @param {CanvasRenderingContext2D} ctx @param {{wide: any[]}} seen what was drawn */
   function draw(ctx, seen) {
     selection(ctx);
     const { cell, similar, marked, cross, view, frame } = raylatent.now;
@@ -117,6 +115,5 @@ raylatent.marks = (() => {
     const [w, h] = [(box[2] - box[0]) * scale, (box[3] - box[1]) * scale];
     small.strokeRect((box[0] - left) * scale, (top - box[3]) * scale, Math.max(4, w), Math.max(4, h));
   }
-
   return { contrast, draw, overview };
 })();

@@ -1,7 +1,5 @@
 "use strict";
 // What one cell is: its tile, the slide, its numbers, and the list of all its tiles.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{slide: number, tile: number, loc_x: number, loc_y: number, x: number,
  *   y: number, picture?: number, slot?: number, width?: number, height?: number}} Tile
@@ -13,9 +11,8 @@ raylatent.panel = (() => {
   const MOST_BARS = 25;
   const THUMBNAIL_PX = 280;
   const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot", "width", "height"];
-  /** An element; texts become text, never markup. @param {string} tag @param {Record<string, any>} about
-   * attributes, and on… for what happens @param {(Node | string | number | null)[]} children
-   * @returns {HTMLElement} */
+  /** An element; texts become text, never markup. @param {string} tag @param {Record<string, any>} about attributes,
+   * and on… for what happens @param {(Node | string | number | null)[]} children @returns {HTMLElement} */
   function el(tag, about, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(about)) {
@@ -32,21 +29,18 @@ raylatent.panel = (() => {
   const whole = (/** @type {number} */ v) => v.toLocaleString("en");
   /** @param {number} n @param {string} what */
   const counted = (n, what) => `${whole(n)} ${what}${n === 1 ? "" : "s"}`;
-  const short = (/** @type {number} */ v) =>
-    Number.isFinite(v) ? String(Number(v.toPrecision(4))) : "not known";
+  const short = (/** @type {number} */ v) => Number.isFinite(v) ? String(Number(v.toPrecision(4))) : "not known";
   /** Terms and what they are; null is left out. @param {[string, any][]} facts */
   const factsOf = (facts) => el("dl", {}, ...facts.filter(([, value]) => value !== null)
     .flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, value)]));
-  /** A button that reads as a link. @param {string} text @param {() => void} act
-   * @param {Record<string, any>} [about] */
-  const link = (text, act, about) =>
-    el("button", { type: "button", class: "plain", onclick: act, ...about }, text);
+  /** A button that reads as a link. @param {string} text @param {() => void} act @param {Record<string, any>} [about] */
+  const link = (text, act, about) => el("button", { type: "button", class: "plain", onclick: act, ...about }, text);
   /** A table. @param {string[]} heads @param {(Node | string)[][]} rows */
   const tableOf = (heads, rows) => el("table", {},
     el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((one) => el("td", {}, one))))));
-  /** Counts as bars, the most first. @param {Iterable<[number, number]>} counts of numbers
-   * @param {string[]} names of the numbers @param {string[]} colors @param {number} n of all */
+  /** Counts as bars, the most first. @param {Iterable<[number, number]>} counts of numbers @param {string[]} names of
+   * the numbers @param {string[]} colors @param {number} n of all */
   const countsOf = (counts, names, colors, n) => barsOf([...counts]
     .filter(([i, count]) => names[i] !== undefined && count > 0).sort((a, b) => b[1] - a[1])
     .slice(0, MOST_BARS).map(([i, count]) => ({
@@ -71,9 +65,8 @@ raylatent.panel = (() => {
       image.src = raylatent.now.store.base + path;
     });
   }
-  /** Part of a picture as an own element, shown as large as it is. @param {HTMLImageElement} image
-   * @param {number[]} part left, top, width, height @param {number} width @param {number} height
-   * @param {string} label */
+  /** Part of a picture as an own element, shown as large as it is. @param {HTMLImageElement} image @param {number[]}
+   * part left, top, width, height @param {number} width @param {number} height @param {string} label */
   function cut(image, part, width, height, label) {
     const about = { width, height, role: "img", "aria-label": label, class: "tile" };
     const canvas = /** @type {HTMLCanvasElement} */ (el("canvas", about));
@@ -81,8 +74,7 @@ raylatent.panel = (() => {
     canvas.getContext("2d")?.drawImage(image, x, y, w, h, 0, 0, width, height);
     return canvas;
   }
-  /** The tile at its own size, or the best that is here, and a sentence that says so. @param {Tile} tile
-   * @param {CellId | null} cell whose picture it is on the map */
+  /** The tile as large as it is here, and what to know. @param {Tile} tile @param {CellId | null} cell on the map */
   async function pictureOf(tile, cell) {
     const { meta, served } = raylatent.now;
     const label = `Tile ${tile.tile} of slide ${meta.slides[tile.slide].name}`;
@@ -146,14 +138,9 @@ raylatent.panel = (() => {
   /** What is known of one tile. @param {Tile} tile @param {CellId | null} cell */
   async function tileOf(tile, cell) {
     const slide = raylatent.now.meta.slides[tile.slide];
-    const safe = /^https?:\/\//.test(slide.url ?? "");
-    const url = (slide.url ?? "").replace("{x}", tile.loc_x).replace("{y}", tile.loc_y);
     const facts = factsOf([
-      ["Slide", safe ? el("a", { href: url, rel: "noreferrer" }, slide.name) : slide.name],
-      ["Tile", String(tile.tile)],
-      ["x", coordinate(tile.loc_x, slide)],
-      ["y", coordinate(tile.loc_y, slide)],
-      ["Side", slide.tile_um ? `${short(slide.tile_um)} µm` : null],
+      ["Slide", slide.name], ["Tile", String(tile.tile)], ["x", coordinate(tile.loc_x, slide)],
+      ["y", coordinate(tile.loc_y, slide)], ["Side", slide.tile_um ? `${short(slide.tile_um)} µm` : null],
     ]);
     const [pictures, place] = await Promise.all([pictureOf(tile, cell), placeOf(tile)]);
     return el("div", {}, ...pictures, facts, place, raylatent.slide.button(tile));
@@ -188,8 +175,7 @@ raylatent.panel = (() => {
       countsOf(counts, labels.names, labels.colors, n),
       ...(means.length > 0 ? [el("h3", {}, "Mean predictions"), barsOf(means)] : []));
   }
-  /** All tiles of the cell, the nearest to the shown one first. @param {CellId} cell @param {Block} block
-   * @param {number} i @returns {Promise<(Tile & {far: number})[]>} */
+  /** All tiles of the cell, the nearest first. @param {CellId} cell @param {Block} block @param {number} i */
   async function tilesOf(cell, block, i) {
     const { frame, meta, served } = raylatent.now;
     if (meta.points.kind !== "all" && served) {
@@ -207,12 +193,11 @@ raylatent.panel = (() => {
     });
     return Array.from(members.slide, (slide, m) => ({
       slide, tile: members.tile[m], loc_x: members.loc_x[m], loc_y: members.loc_y[m],
-      x: members.x[m], y: members.y[m],
-      far: Math.hypot(members.x[m] - block.x[i], members.y[m] - block.y[i]),
+      x: members.x[m], y: members.y[m], far: Math.hypot(members.x[m] - block.x[i], members.y[m] - block.y[i]),
     })).sort((a, b) => a.far - b.far);
   }
-  /** The list of the cell's tiles, 50 at a time. @param {CellId} cell @param {Block} block
-   * @param {number} i @param {HTMLElement} shown where a chosen tile is shown */
+  /** The list of the cell's tiles, 50 at a time. @param {CellId} cell @param {Block} block @param {number} i
+   * @param {HTMLElement} shown where a chosen tile is shown */
   function listOf(cell, block, i, shown) {
     const { meta, served } = raylatent.now;
     const list = el("ol", { class: "tiles" });
@@ -271,6 +256,5 @@ raylatent.panel = (() => {
     page.uncover(cell);
     page.say(`Cell with ${counted(block.tiles[i], "tile")}; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
-
   return { el, whole, counted, short, factsOf, link, tableOf, countsOf, open };
 })();

@@ -1,8 +1,6 @@
 "use strict";
 // A selection as files: CSV, GeoJSON for QuPath, Slideflow's ROI CSV, polygons. Pure
 // functions; `download` alone needs a page.
-var raylatent = raylatent || {};
-
 /**
  * @typedef {{slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array,
  *   loc_y: Int32Array, x: Float32Array, y: Float32Array, label: Uint8Array,
@@ -13,40 +11,13 @@ raylatent.save = (() => {
   const NO_LOC = -2147483648;
   // RFC 4122: the name space of addresses, for UUIDs that stay the same.
   const NAMESPACE_URL = "6ba7b8119dad11d180b400c04fd430c8";
-  /** SHA-1 of bytes: pages on plain http have no crypto.subtle. @param {Uint8Array} bytes
-   * @returns {Uint8Array} 20 bytes */
-  function sha1(bytes) {
-    const padded = new Uint8Array((((bytes.length + 8) >> 6) + 1) << 6);
-    padded.set(bytes);
-    padded[bytes.length] = 0x80;
-    const view = new DataView(padded.buffer);
-    view.setUint32(padded.length - 8, Math.floor(bytes.length / 2 ** 29));
-    view.setUint32(padded.length - 4, (bytes.length << 3) >>> 0);
-    const hash = [0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0];
-    const words = new Int32Array(80);
-    const left = (/** @type {number} */ v, /** @type {number} */ by) => (v << by) | (v >>> (32 - by));
-    for (let start = 0; start < padded.length; start += 64) {
-      for (let i = 0; i < 80; i += 1) {
-        words[i] = i < 16 ? view.getInt32(start + 4 * i)
-            : left(words[i - 3] ^ words[i - 8] ^ words[i - 14] ^ words[i - 16], 1);
-      }
-      let [a, b, c, d, e] = hash;
-      for (let i = 0; i < 80; i += 1) {
-        let mixed = (b ^ c ^ d) + (i < 40 ? 0x6ed9eba1 : 0xca62c1d6);
-        if (i < 20) mixed = ((b & c) | (~b & d)) + 0x5a827999;
-        else if (i >= 40 && i < 60) mixed = ((b & c) | (b & d) | (c & d)) + 0x8f1bbcdc;
-        [a, b, c, d, e] = [(left(a, 5) + mixed + e + words[i]) | 0, a, left(b, 30), c, d];
-      }
-      [a, b, c, d, e].forEach((v, i) => (hash[i] = (hash[i] + v) | 0));
-    }
-    const digest = new DataView(new ArrayBuffer(20));
-    hash.forEach((v, i) => digest.setInt32(4 * i, v));
-    return new Uint8Array(digest.buffer);
-  }
-  /** The UUID of version 5 of a name in the name space of addresses. @param {string} name */
-  function uuid5(name) {
+  /** The UUID of version 5 of a name in the name space of addresses; none on plain http, where browsers have no
+   * SHA-1: QuPath then makes its own. @param {string} name @returns {Promise<string | undefined>} */
+  async function uuid5(name) {
+    if (!globalThis.crypto?.subtle) return undefined;
     const space = (NAMESPACE_URL.match(/../g) ?? []).map((h) => parseInt(h, 16));
-    const bytes = sha1(new Uint8Array([...space, ...new TextEncoder().encode(name)]));
+    const text = new Uint8Array([...space, ...new TextEncoder().encode(name)]);
+    const bytes = new Uint8Array(await crypto.subtle.digest("SHA-1", text));
     bytes[6] = (bytes[6] & 0x0f) | 0x50;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     const hex = Array.from(bytes.slice(0, 16), (b) => b.toString(16).padStart(2, "0"));
@@ -63,19 +34,15 @@ raylatent.save = (() => {
     if (!/[\x00-\x1f\x7f/\\]/.test(name) && /[^.]/.test(name)) return name;
     return encodeURIComponent(name).replace(/^\.+/, (dots) => "%2E".repeat(dots.length));
   }
-  /** A float32 in as few digits as tell it; nothing for NaN. @param {number} v */
+  /** A float32 in as few digits as tell it, as `raylatent select` writes it; nothing for NaN. @param {number} v */
   function digits(v) {
     if (!Number.isFinite(v)) return "";
-    for (let n = 6; n < 9; n += 1) {
-      const short = Number(v.toPrecision(n));
-      if (Math.fround(short) === v) return String(short);
-    }
-    return String(Number(v.toPrecision(9)));
+    const few = [6, 7, 8].find((n) => Math.fround(Number(v.toPrecision(n))) === v);
+    return String(Number(v.toPrecision(few ?? 9)));
   }
   /** @param {number} v */
   const loc = (v) => (v === NO_LOC ? "" : String(v));
-  /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the
-   * selection */
+  /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the selection */
   function csvOf(meta, members, name) {
     const pieces = ["slide,tile_index,loc_x,loc_y,x,y,knn_distance,label,region\r\n"];
     for (let i = 0; i < members.n; i += 1) {
@@ -88,8 +55,7 @@ raylatent.save = (() => {
     }
     return pieces;
   }
-  /** The members of each slide: the slide's number, and where its members begin and end.
-   * @param {Members} members @returns {[number, number, number][]} */
+  /** [slide, from, to] of each slide's members. @param {Members} members @returns {[number, number, number][]} */
   function bySlide(members) {
     /** @type {[number, number, number][]} */
     const found = [];
@@ -99,19 +65,17 @@ raylatent.save = (() => {
     }
     return found;
   }
-  /** The square of a tile, as left, top and side in level-0 pixels; side 0 where the run does not know the
-   * window. @param {any} slide @param {number} x @param {number} y */
+  /** In level-0 pixels; side 0 where the window is not known. @param {any} slide @param {number} x @param {number} y */
   function squareOf(slide, x, y) {
     const window = slide.window_px ?? 0;
     const half = Math.floor(window / 2);
     return { left: x - half, top: y - half, side: window };
   }
-  /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath counts from
-   * there; points where the window is not known. Tiles without a place are left out. @param {any} meta
-   * @param {Members} members @param {string} name of the selection
-   * @returns {{name: string, pieces: string[]}[]} */
+  /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath counts from there; points
+   * where the window is not known. Tiles without a place are left out. @param {any} meta @param {Members} members
+   * @param {string} name of the selection @returns {Promise<{name: string, pieces: string[]}[]>} */
   function geojsonOf(meta, members, name) {
-    return bySlide(members).map(([id, from, to]) => {
+    return Promise.all(bySlide(members).map(async ([id, from, to]) => {
       const slide = meta.slides[id];
       const [dx, dy] = slide.bounds ?? [0, 0];
       const features = [];
@@ -123,12 +87,10 @@ raylatent.save = (() => {
         const tile = String(members.tile[i]);
         const measured = { x: members.x[i], y: members.y[i], knn_distance: members.novelty[i] };
         features.push(JSON.stringify({
-          type: "Feature",
-          id: uuid5(`raylatent:${meta.fingerprint}:${slide.name}:${tile}`),
+          type: "Feature", id: await uuid5(`raylatent:${meta.fingerprint}:${slide.name}:${tile}`),
           geometry: side > 0 ? polygon : { type: "Point", coordinates: [l, t] },
           properties: {
-            objectType: "detection",
-            name: `${slide.name} ${tile}`,
+            objectType: "detection", name: `${slide.name} ${tile}`,
             classification: { name: name || "selection", color: [0, 114, 178] },
             measurements: Object.fromEntries(Object.entries(measured).filter(([, v]) => Number.isFinite(v))),
             metadata: { slide: slide.name, tile_index: tile },
@@ -138,11 +100,11 @@ raylatent.save = (() => {
       const pieces = features.map((text, i) => (i > 0 ? ",\n" : "\n") + text);
       const start = '{"type": "FeatureCollection", "features": [';
       return { name: `${fileName(slide.name)}.geojson`, pieces: [start, ...pieces, "\n]}\n"] };
-    });
+    }));
   }
-  /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole slide: tiles
-   * beside each other in a row are one rectangle. @param {any} meta @param {Members} members
-   * @param {string} name @returns {{name: string, pieces: string[]}[]} */
+  /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole slide: tiles beside each
+   * other in a row are one rectangle. @param {any} meta @param {Members} members @param {string} name @returns
+   * {{name: string, pieces: string[]}[]} */
   function roiOf(meta, members, name) {
     return bySlide(members).map(([id, from, to]) => {
       const slide = meta.slides[id];
@@ -166,12 +128,11 @@ raylatent.save = (() => {
       return { name: `${fileName(slide.name)}.csv`, pieces };
     });
   }
-  /** A selection that `raylatent select` and the page read again. @param {any} meta @param {Ring[]} rings
-   * @param {string} [name] */
+  /** A selection as a polygon file. @param {any} meta @param {Ring[]} rings @param {string} [name] */
   const polygonOf = (meta, rings, name) => name === undefined ? { map: meta.map.digest, rings }
       : { name, map: meta.map.digest, rings };
-  /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text
-   * @returns {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
+  /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text @returns
+   * {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
   function regionsOf(meta, text) {
     let given;
     try {
@@ -183,16 +144,14 @@ raylatent.save = (() => {
     return (Array.isArray(given) ? given : [given]).map((one) => {
       if (one?.map !== meta.map.digest) {
         throw new Error(
-          `This selection is of another map (${one?.map ?? "none is named"}); ` +
-            "open the explorer of that map.",
+          `This selection is of another map (${one?.map ?? "none is named"}); ` + "open the explorer of that map.",
         );
       }
       const rings = raylatent.geometry.ringsOf(one.rings ?? one.polygon);
       return { name: typeof one.name === "string" ? one.name : "", rings };
     });
   }
-  /** Hands a file to the person in front of the page. @param {string} name @param {BlobPart[]} pieces
-   * @param {string} type */
+  /** Hands over a file. @param {string} name @param {BlobPart[]} pieces @param {string} type */
   function download(name, pieces, type) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob(pieces, { type }));
@@ -202,9 +161,5 @@ raylatent.save = (() => {
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
-
-  return {
-    sha1, uuid5, quoted, fileName, csvOf, bySlide, squareOf, geojsonOf, roiOf, polygonOf,
-    regionsOf, download,
-  };
+  return { uuid5, quoted, fileName, csvOf, bySlide, squareOf, geojsonOf, roiOf, polygonOf, regionsOf, download, };
 })();

@@ -1,22 +1,21 @@
 "use strict";
 // Selections: which tiles lie in polygons, what they are, and their names.
-var raylatent = raylatent || {};
-
+/** @typedef {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}} Selected rows are
+ * [slide, tile index] in their order */
 raylatent.selection = (() => {
   const { cells, color, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
   const COLUMNS = { slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array,
     x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint8Array };
-  /** The tiles of a block that a test keeps. @param {Block} block
-   * @param {(block: Block, i: number) => boolean} keeps */
+  /** The tiles of a block that a test keeps. @param {Block} block @param {(block: Block, i: number) => boolean} keeps */
   function kept(block, keeps) {
     const found = [];
     for (let i = 0; i < block.n; i += 1) if (keeps(block, i)) found.push(i);
     return found;
   }
-  /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and
-   * tile. @param {number[]} box @param {(block: Block, i: number) => boolean} keeps
-   * @returns {Promise<Members>} @throws {Error} if they are more than a page can hold */
+  /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and tile.
+   * @param {number[]} box @param {(block: Block, i: number) => boolean} keeps @returns {Promise<Members>} @throws
+   * {Error} if they are more than a page can hold */
   async function membersOf(box, keeps) {
     const { store } = raylatent.now;
     /** @type {Record<string, any>[]} */
@@ -42,12 +41,11 @@ raylatent.selection = (() => {
     }
     return sorted(parts, n);
   }
-  /** One number for a tile: slides are fewer than 2^21, so that a float64 holds it. @param {number} slide
-   * @param {number} tile */
+  /** One number for a tile, if slides are fewer than 2^21. @param {number} slide @param {number} tile */
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
-  const keysOf = (/** @type {Record<string, any>} */ part) => new Float64Array(part.slide.length).map((_, i) => keyOf(part.slide[i], part.tile[i]));
-  /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n
-   * @returns {Members} */
+  const keysOf = (/** @type {Record<string, any>} */ part) =>
+    new Float64Array(part.slide.length).map((_, i) => keyOf(part.slide[i], part.tile[i]));
+  /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n */
   function sorted(parts, n) {
     const keys = new Float64Array(n);
     /** @type {Record<string, any>} */
@@ -73,11 +71,10 @@ raylatent.selection = (() => {
   /** The points in rings. @param {Ring[]} rings */
   function within(rings) {
     const edges = geometry.edgesOf(rings);
-    return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]),
-    );
+    return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]));
   }
-  /** Asks the server for the members. @param {Record<string, any>} body
-   * @returns {Promise<{n: number, slides: number, rows: [string, number][]}>} */
+  /** Asks the server for the members. @param {Record<string, any>} body @returns {Promise<{n: number, slides: number,
+   * rows: [string, number][]}>} */
   async function fromServer(body) {
     const { meta, store } = raylatent.now;
     const text = JSON.stringify({ map: meta.map.digest, ...body });
@@ -86,10 +83,7 @@ raylatent.selection = (() => {
     if (!response.ok) throw new Error(`The server does not tell the members: ${await response.text()}`);
     return response.json();
   }
-  /** Selects what lies in rings: what tests and the console use. @param {unknown} given rings, or one
-   * ring, in map units
-   * @returns {Promise<{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}>}
-   * rows [slide, tile index] in their order */
+  /** What tests and the console use. @param {unknown} given rings, or one, in map units @returns {Promise<Selected>} */
   async function select(given) {
     const rings = geometry.ringsOf(given);
     const { meta, served } = raylatent.now;
@@ -108,8 +102,7 @@ raylatent.selection = (() => {
   }
   /** @param {Members} members */
   const slidesOf = (members) => new Set(members.slide).size;
-  /** @param {Members} members
-   * @returns {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}} */
+  /** @param {Members} members @returns {Selected} */
   function resultOf(members) {
     const { meta } = raylatent.now;
     if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
@@ -117,23 +110,22 @@ raylatent.selection = (() => {
     const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
     return { n: members.n, exact: true, slides: slidesOf(members), rows };
   }
-  /** Adds rings to the selection: where rings lie over one another the area goes out again (even-odd), so
-   * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added to what is
-   * selected, instead of it */
+  /** Adds rings to the selection: where rings lie over one another the area goes out again (even-odd), so that a ring
+   * inside another cuts a hole. @param {Ring[]} rings @param {boolean} added to what is selected, instead of it */
   function choose(rings, added) {
     return select(added ? [...raylatent.now.rings, ...rings] : rings);
   }
   /** Selects what is in view. */
   const inView = () => raylatent.page.guard(
     choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));
-  /** Takes a selection over from another map of the run, by its tiles: they keep their color, and the
-   * other points turn grey. @param {Members} members */
-  async function carry(members) {
+  /** Takes a selection over from another map of the run, by its tiles: they keep their color, and the other points
+   * turn grey. @param {Members} members @param {{name: string}[]} slides of that map: their numbers differ */
+  async function carry(members, slides) {
     const { now } = raylatent;
-    const keys = new Set(keysOf(members));
+    const ids = new Map(Array.from(now.meta.slides, (/** @type {any} */ one, id) => [one.name, id]));
+    const keys = new Set(Array.from(members.slide, (slide, i) => keyOf(ids.get(slides[slide].name) ?? -1, members.tile[i])));
     const found = await membersOf([-Infinity, -Infinity, Infinity, Infinity], (block, i) =>
-      keys.has(keyOf(block.slide[i], block.tile[i])),
-    );
+      keys.has(keyOf(block.slide[i], block.tile[i])));
     Object.assign(now, { members: found, only: keys, showPoints: true });
     raylatent.controls.selected({ n: found.n, slides: slidesOf(found), members: found });
   }
@@ -143,8 +135,7 @@ raylatent.selection = (() => {
     raylatent.controls.selected(null);
     raylatent.page.changed();
   }
-  /** Names for selections; one with the same name is replaced.
-   * @param {{name: string, rings: Ring[]}[]} given */
+  /** Names for selections; one with the same name is replaced. @param {{name: string, rings: Ring[]}[]} given */
   function name(given) {
     const { now } = raylatent;
     for (const { name: title, rings } of given) {
@@ -158,7 +149,6 @@ raylatent.selection = (() => {
     raylatent.compare.lists();
     raylatent.page.changed();
   }
-
   return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
 })();
 raylatent.select = raylatent.selection.select;

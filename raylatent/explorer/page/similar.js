@@ -1,7 +1,5 @@
 "use strict";
 // The cells whose tiles are nearest to one in activation space: ringed on the map, and listed.
-var raylatent = raylatent || {};
-
 raylatent.similar = (() => {
   const { cells, data, geometry, panel } = raylatent;
   const { counted, el, link } = panel;

@@ -1,7 +1,5 @@
 "use strict";
 // The slide itself at a tile, level by level: only where `raylatent serve` shows the page.
-var raylatent = raylatent || {};
-
 raylatent.slide = (() => {
   const { data, panel } = raylatent;
   const COARSER = 3; // levels under the one that is shown, until its pictures are here
@@ -99,6 +97,5 @@ raylatent.slide = (() => {
     return panel.el("button", { type: "button",
       onclick: () => raylatent.page.guard(open(tile)) }, "Open the slide here");
   }
-
   return { button, draw };
 })();
