@@ -124,7 +124,8 @@ def merge_occupied(
 ) -> NDArray[np.integer]:
     """Of both sets of points together."""
     if a.dtype == np.uint8:
-        return np.bitwise_or(a, b)
+        either: NDArray[np.integer] = np.bitwise_or(a, b)
+        return either
     return np.union1d(a, b)
 
 
@@ -137,7 +138,8 @@ def count_cells(found: NDArray[np.integer]) -> list[int]:
     counts = []
     if found.dtype == np.uint8:
         side = SIDE << BITMAP_LEVEL
-        cells = np.unpackbits(found, bitorder="little").reshape(side, side)
+        bits = np.unpackbits(found.astype(np.uint8), bitorder="little")
+        cells: NDArray[np.uint8] = bits.reshape(side, side)
         while side >= SIDE:
             counts.append(int(cells.sum(dtype=np.int64)))
             side //= 2
