@@ -143,7 +143,8 @@ def count_cells(found: NDArray[np.integer]) -> list[int]:
         while side >= SIDE:
             counts.append(int(cells.sum(dtype=np.int64)))
             side //= 2
-            cells = cells.reshape(side, 2, side, 2).any(axis=(1, 3)).astype(np.uint8)
+            four = cells.reshape(side, 2, side, 2)
+            cells = np.asarray(four.any(axis=(1, 3)), np.uint8)
         return counts[::-1]
     ids = found.astype(np.int64)
     for _ in range(DEEPEST + 1):
