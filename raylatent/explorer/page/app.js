@@ -206,7 +206,7 @@ raylatent.page = (() => {
     }
     /** @type {string[]} */
     const maps = (meta.maps ?? []).map((/** @type {{name: string}} */ one) => one.name);
-    $("maps-box").hidden = maps.length < 2;
+    $("maps-box").hidden = maps.length < 2 || now.served; // a server shows one map
     raylatent.controls.fill("maps", maps.map((one) => [one, one]));
     $("maps").value = map.name;
     resized();
