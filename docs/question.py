@@ -93,7 +93,7 @@ def take_pictures(page_path: Path) -> None:
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"))
-        page = chromium.new_page(viewport={"width": 1200, "height": 800})
+        page = chromium.new_page(viewport={"width": 1200, "height": 900})
         page.goto(page_path.absolute().as_uri())
         page.wait_for_selector('body[data-ready="1"]')
         _picture(page, "map")
@@ -122,9 +122,9 @@ _OUTLINED = """() => {
   const { contrast, frame } = raylatent.now;
   const grid = raylatent.geometry.gridOf(contrast.level);
   const sure = contrast.cells.filter((c) => c.q < 0.05 && c.difference > 0);
+  const edge = (v) => (v === grid ? v + 0.1 : v) / grid * frame.side;
   return raylatent.select(sure.map(({ cell }) => [[0, 0], [1, 0], [1, 1], [0, 1]].map(([i, j]) =>
-    [frame.x0 + (((cell % grid) + i) / grid) * frame.side,
-     frame.y0 + ((Math.floor(cell / grid) + j) / grid) * frame.side])));
+    [frame.x0 + edge((cell % grid) + i), frame.y0 + edge(Math.floor(cell / grid) + j)])));
 }"""
 
 

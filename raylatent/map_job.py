@@ -152,10 +152,17 @@ def _everywhere(xy: "NDArray[np.float64]") -> "NDArray[np.int32]":
     return np.zeros(len(xy), np.int32)
 
 
-def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
-    """Write the page of a map; where it is, and what explorer.json says."""
+def run_explore(
+    config: ExploreConfig, own: "Label | None" = None
+) -> tuple[str, dict[str, Any]]:
+    """Write the page of a map; where it is, and what explorer.json says.
+
+    Args:
+        config: What the verb `explore` takes.
+        own: Labels that were set in Python, instead of those of the configuration.
+    """
     annotations = _annotations(config)
-    labels = check_labels(config)
+    labels = check_labels(config) if own is None else None
     run = RunDirectory.open(config.run)
     folder = absolute(config.out or f"{run.uri}/{EXPLORER}/{config.map}")
     if is_uri(folder):
@@ -171,14 +178,17 @@ def run_explore(config: ExploreConfig) -> tuple[str, dict[str, Any]]:
     from raylatent.montage.points import labels_of_points  # noqa: PLC0415
     from raylatent.stored.map_points import StoredPoints, tile_labels  # noqa: PLC0415
 
-    label: Label | None = None
-    column, of_map = "", Store(f"{run.uri}/{MAPS}/{config.map}")
+    label = own
+    column, of_map = (
+        "" if own is None else schema.LABEL,
+        Store(f"{run.uri}/{MAPS}/{config.map}"),
+    )
     if labels is not None:
         of_slides = labeled(labels, run.slides(), config)
         label, column = partial(labels_of_points, of_slides), config.label
-    elif (found := stored_labels(of_map, config.stored_labels() or "")) is not None:
+    elif own is None and (found := stored_labels(of_map, config.stored_labels() or "")):
         label, column = found, found.column
-    elif run.has_tile_labels:
+    elif own is None and run.has_tile_labels:
         label, column = tile_labels, schema.LABEL
     hidden = None
     if config.pseudonymise:

@@ -512,20 +512,18 @@ class Mosaic:
     def _um_per_px(self, look: Look) -> float | None:
         """Of the tiles that are drawn; None where it is not known of all, or differs."""
         run = self._map.run if self._map else getattr(self.slide_map, "run", None)
-        sides: set[float | None] = {None}
+        known: list[float | None] = [None]
         if run is not None:
             drawn, sources = set(self.cells[schema.SLIDE].to_pylist()), run.sources()
-            columns = (
-                sources[name].to_pylist() for name in (schema.SLIDE, schema.TILE_UM)
-            )
-            sides = {um for slide, um in zip(*columns, strict=True) if slide in drawn}
-        known = [um for um in sides if um]
-        if not known or len(known) < len(sides) or max(known) > 1.01 * min(known):
+            sides = sources.select([schema.SLIDE, schema.TILE_UM]).to_pydict().values()
+            known = [um for slide, um in zip(*sides, strict=True) if slide in drawn]
+        found = [um for um in known if um]
+        if len(found) < len(known) or max(found) > 1.01 * min(found):
             logger.warning(
                 "no scale bar: the side of the tiles in µm is not known, or differs"
             )
             return None
-        return known[0] / self._room(look)
+        return found[0] / self._room(look)
 
     def _room(self, look: Look) -> int:
         """Side of a tile in pixels."""

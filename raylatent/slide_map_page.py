@@ -9,19 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raylatent import notebook, schema
-from raylatent.annotations import SLIDE_COLUMN, read_annotations
+from raylatent import notebook
 from raylatent.config import ExploreConfig
 from raylatent.errors import MapError
-from raylatent.explorer.named_regions import RegionLabels
+from raylatent.map_job import run_explore
 from raylatent.mapping.plot import MAX_DOTS, MapStyle, map_file
 from raylatent.montage.points import labels_of_points
 from raylatent.run import EXPLORER, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import DIGEST
 from raylatent.slide_map_pictures import SlideMapPictures
-from raylatent.source.names import match
-from raylatent.storage import Store, absolute, is_uri
+from raylatent.storage import Store, absolute
 from raylatent.stored.map_pictures import PICTURE
 from raylatent.stored.map_points import StoredPoints
 
@@ -49,8 +47,8 @@ class Page:
     def _repr_html_(self) -> str:
         """Where it is, and its coarsest picture.
 
-        A notebook's page may not open files of the disk, and Jupyter shows files in a
-        sandbox in which the page's scripts are refused: there is no frame and no link.
+        A browser lets no page of a server, as a notebook's, open files of the disk: there
+        is no frame and no link.
         """
         coarsest = self.path.removesuffix("index.html") + "mosaic_files"
         own = {"open": repr(self)[5:], "elsewhere": "raylatent serve RUN"}
@@ -123,8 +121,9 @@ class SlideMapPage(SlideMapPictures):
     def explore(
         self,
         *,
-        annotations: str | os.PathLike[str] | None = None,
-        out: str | os.PathLike[str] | None = None,
+        annotations: str | os.PathLike[str] = "",
+        label: str = "",
+        out: str | os.PathLike[str] = "",
         max_size: str = ExploreConfig.max_size,
         anew: bool = False,
         show: bool = True,
@@ -132,74 +131,50 @@ class SlideMapPage(SlideMapPictures):
         """The page to walk in; it is written if there is none of this very map.
 
         Where there is a screen it opens in a browser; else, and in a notebook, what is
-        returned shows where it is.
+        returned shows where it is. Labels are those that were set here, if any.
 
         Args:
             annotations: A CSV with a `slide` column, whose others the page can color by
                 and compare; the page is written anew.
+            label: The column that labels slides.
             out: Its folder; default `explorer/<map>` of the run, if that is local.
             max_size: Of the page and its pictures, as `500MB`.
             anew: Write it in any case, as after labels were set by another program.
             show: Whether to open it.
 
         Raises:
-            MapError: Not all tiles of a map of a run, a map at a URI without `out`, or
-                labels of single tiles, which the page has only of regions and clusters.
+            MapError: Not all tiles of a map of a run, or labels of single tiles, which
+                the page has only of regions and clusters.
+            ConfigError: A map at a URI without `out`.
         """
         stored = self._stored
         if stored is None or not self._is_stored():
             message = "a page is of a whole map of a run: SlideMap.load opens one"
             raise MapError(message)
-        folder = absolute(out or f"{stored.run.uri}/{EXPLORER}/{stored.name}")
-        if is_uri(folder):
-            message = f"a page opens from a disk, and {folder} is none: give out="
-            raise MapError(message)
-        anew = anew or annotations is not None or self._is_labeled()
-        if anew or not _is_of(Store(folder), stored):
-            config = ExploreConfig(
-                run=stored.run.uri, map=stored.name, max_size=max_size
-            )
-            self._write_page(stored, folder, config, annotations)
+        config = ExploreConfig(
+            run=stored.run.uri,
+            map=stored.name,
+            annotations=os.fspath(annotations),
+            label=label,
+            out=os.fspath(out),
+            max_size=max_size,
+        )
+        own = self._labels_of_page() if self._is_labeled() and not label else None
+        folder = absolute(config.out or f"{stored.run.uri}/{EXPLORER}/{stored.name}")
+        if anew or own or config.annotations or not _is_of(Store(folder), stored):
+            run_explore(config, own)
         page = Page(f"{folder}/index.html")
         return page.show() if show else page
 
-    def _write_page(
-        self,
-        stored: StoredPoints,
-        folder: str,
-        config: ExploreConfig,
-        annotations: str | os.PathLike[str] | None,
-    ) -> None:
-        from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
-        from raylatent.explorer.write import Wanted  # noqa: PLC0415  (slow)
-
-        labels, column = self._labels_set(stored=True), schema.LABEL
-        label: Label | None
-        if labels is None or callable(labels):
-            label = labels
-            column = "region" if isinstance(labels, RegionLabels) else column
-        elif isinstance(labels, Mapping):
-            label = partial(labels_of_points, labels)
-        else:
-            message = (
-                "labels of single tiles that were set in Python are on no page: name "
-                "regions with `raylatent label`"
-            )
-            raise MapError(message)
-        rows = [] if annotations is None else read_annotations(os.fspath(annotations))
-        by_slide = [
-            (row[SLIDE_COLUMN], {k: v for k, v in row.items() if k != SLIDE_COLUMN})
-            for row in rows
-        ]
-        wanted = Wanted(
-            map=stored.name,
-            label=label,
-            label_column=column if label else "",
-            annotations=match(by_slide, stored.run.slides()),
-            cell_px=config.explorer_cell_px,
-            max_bytes=config.max_bytes(),
+    def _labels_of_page(self) -> "Label":
+        labels = self._labels_set(stored=True)
+        if isinstance(labels, Mapping):
+            return partial(labels_of_points, labels)
+        message = (
+            "labels of single tiles that were set in Python are on no page: name regions "
+            "with `raylatent label`, or store clusters with `raylatent cluster`"
         )
-        build_explorer(stored.run, folder, wanted)
+        raise MapError(message)
 
 
 def _is_of(store: Store, stored: StoredPoints) -> bool:

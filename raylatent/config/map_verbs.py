@@ -80,6 +80,9 @@ class SelectConfig(SlidesMapConfig):
         if not self.polygon and self.cluster is None:
             message = "select takes a polygon file or --cluster N, or both"
             raise ConfigError(message)
+        if self.region and not self.polygon:
+            message = "--region chooses among the regions of a file: give it as well"
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,16 +95,10 @@ def assign_parts(
     model: str,
     centers: NDArray[np.float64],
 ) -> tuple[dict[str, str], Counter[int]]:
-    """Write the clusters of some parts: a task's work.
+    """Write the clusters of some parts of a run into a map's folder: a task's work.
 
-    Args:
-        rows: The run directory.
-        store: The map's folder.
-        parts: Of activations.
-        layer: Whose activations.
-        metric: By which rows are normalized.
-        model: The digest of the map's arrays, for the footers.
-        centers: Of the clusters, float64 (k, d).
+    Rows of the layer are normalized by the metric; `model` is the digest of the map's
+    arrays, for the footers; `centers` are float64 (k, d).
 
     Returns:
         Digests of the files by name, and the tiles of each cluster.

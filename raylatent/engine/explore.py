@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.engine.cells import ClusterPoints
 from raylatent.engine.cluster import spread
-from raylatent.engine.progress import Progress
+from raylatent.engine.progress import Progress, still_working
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.explorer import pictures
 from raylatent.explorer.folder import Told, Wanted
@@ -85,7 +85,8 @@ def similar_cells(points: StoredPoints, found: Found) -> Similar | None:
         return None
     rows = np.empty((len(tiles), width), np.float32)
     rows[order.to_numpy()] = np.concatenate(read)
-    return level, nearest_rows(rows, N_SIMILAR)
+    with still_working("comparing cells"):
+        return level, nearest_rows(rows, N_SIMILAR)
 
 
 def activations_of(points: StoredPoints, tiles: pa.Table) -> NDArray[np.float32]:

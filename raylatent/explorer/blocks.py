@@ -294,7 +294,10 @@ def write_points(
     Of very many, stretches of the curve are put in order one after another. A point is
     in a sample by a hash, however points are divided into parts.
     """
-    take = partial(_sampled, found=found)
+    share = SAMPLE_POINTS / max(SAMPLE_POINTS, found.bounds.n)
+    most = None if found.extent.all_points else int(share * float((1 << 64) - 2048))
+    # To tasks nothing goes but this: all cells would be large.
+    take = partial(_sampled, most=most, seed=found.rule.seed)
     count = partial(_count_bins, take=take, square=found.square)
     about: list[dict[str, Any]] = []
     for low, high in stretches(parts.fold(count, np.add), _TOGETHER):
@@ -332,12 +335,11 @@ def stretches(counts: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
     return [*found, (low, len(counts))] if total else found
 
 
-def _sampled(points: Points, found: Found) -> Points:
-    """All points, or those of a sample."""
-    if found.extent.all_points or points.reference is None:
+def _sampled(points: Points, most: int | None, seed: int) -> Points:
+    """All points, or those of a sample: with a hash of at most so much."""
+    if most is None or points.reference is None:
         return points
-    most = np.uint64(SAMPLE_POINTS / found.bounds.n * float(1 << 64))
-    small = tile_hashes(points.reference, found.rule.seed) < most
+    small = tile_hashes(points.reference, seed) <= np.uint64(most)
     return points.take(np.flatnonzero(small))
 
 

@@ -5,14 +5,13 @@ whole numbers and polygons, never paths; see `gate` for who may ask.
 """
 
 import asyncio
-import io
 import json
 import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
@@ -30,7 +29,7 @@ from raylatent.explorer.folder import CELLS
 from raylatent.explorer.gate import Answer, Asked, Gate, Route
 from raylatent.explorer.members import Where, found_in_time, members
 from raylatent.explorer.named_regions import region_labels
-from raylatent.explorer.pictures import block_name
+from raylatent.explorer.pictures import OWN_QUALITY, block_name, encoded
 from raylatent.explorer.polygon import (
     MAX_BYTES,
     check_map,
@@ -66,7 +65,6 @@ _BODY_S = 20.0
 _RENDERS, _QUERIES = 4, 1  # at a time
 _MOST_SLIDES = 8  # held open
 _JPEG = "image/jpeg"
-_QUALITY = 90
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -76,6 +74,7 @@ _TYPES = {
     ".dzi": "application/xml",
     ".parquet": "application/vnd.apache.parquet",
 }
+_DRAWN = frozenset({"block", "tile", "zoom"})  # what gives a JPEG, or nothing
 _KEPT = {"Cache-Control": "private, max-age=3600"}
 _SERVER_JS = b'"use strict";\nwindow.raylatentServer = {};\n'
 _ABSENT = Answer(status=404, body=b"there is no such thing here\n")
@@ -105,7 +104,8 @@ class Explorer:
         self._deeper = DeeperLevels(self.stored, cells, about, self._square, self.shown)
         self._renders = threading.BoundedSemaphore(_RENDERS)
         self._queries = threading.BoundedSemaphore(_QUERIES)
-        self._zooms = lru_cache(maxsize=_MOST_SLIDES)(_deep_zoom)
+        open_slide = lru_cache(maxsize=_MOST_SLIDES)
+        self._zooms = open_slide(lambda uri: DeepZoom(local_slide(uri)))
         self._rows = lru_cache(maxsize=4)(self._rows_of)
 
     def _told(self) -> tuple[dict[str, Any], Square]:
@@ -174,7 +174,14 @@ class Explorer:
             return _ABSENT
         if route.kind == "file":
             return self._file(route.file)
-        found: Answer = getattr(self, f"_{route.kind}")(*route.numbers, body)
+        if route.kind == "block":
+            written = self._file(block_name(*route.numbers))
+            if written.file is not None:
+                return written
+        method = getattr(self, f"_{route.kind}")
+        if route.kind in _DRAWN:
+            return self._rendered(partial(method, *route.numbers))
+        found: Answer = method(*route.numbers, body)
         return found
 
     def _file(self, name: str) -> Answer:
@@ -254,16 +261,10 @@ class Explorer:
             return _ABSENT
         return Answer(status=200, body=data, media_type=_JPEG, headers=_KEPT)
 
-    def _block(self, dzi: int, col: int, row: int, _: bytes) -> Answer:
-        written = self._file(block_name(dzi, col, row))
-        if written.file is not None:
-            return written
-        return self._rendered(lambda: self._deeper.jpeg(dzi, col, row, self._located))
+    def _block(self, dzi: int, col: int, row: int) -> bytes | None:
+        return self._deeper.jpeg(dzi, col, row, self._located)
 
-    def _tile(self, slide: int, tile: int, _: bytes) -> Answer:
-        return self._rendered(partial(self._tile_jpeg, slide, tile))
-
-    def _tile_jpeg(self, slide: int, tile: int) -> bytes | None:
+    def _tile(self, slide: int, tile: int) -> bytes | None:
         if slide >= len(self.slides):
             return None
         rows = self._rows(self.slides[slide])
@@ -279,9 +280,7 @@ class Explorer:
         [(_, found)] = stored_tiles([place], side, n_threads=1, own_size=True)
         if isinstance(found, str):
             raise StorageError(found)
-        data = io.BytesIO()
-        found.save(data, "JPEG", quality=_QUALITY)
-        return data.getvalue()
+        return encoded(np.asarray(found), OWN_QUALITY)
 
     def _rows_of(self, slide: str) -> pa.Table:
         store, columns = self.stored.same(), schema.REFERENCE.names
@@ -302,10 +301,7 @@ class Explorer:
         told |= {"tile": TILE_PX, "overlap": OVERLAP_PX}
         return _as_json(told)
 
-    def _zoom(self, slide: int, level: int, col: int, row: int, _: bytes) -> Answer:
-        return self._rendered(partial(self._zoom_jpeg, slide, level, col, row))
-
-    def _zoom_jpeg(self, slide: int, level: int, col: int, row: int) -> bytes | None:
+    def _zoom(self, slide: int, level: int, col: int, row: int) -> bytes | None:
         opened = self._opened(slide)
         if opened is None:
             return None
@@ -336,16 +332,12 @@ class Explorers:
 
     def __init__(self, config: ServeConfig) -> None:
         """See the class."""
-        self._config = config
         self._first = Explorer(config)
         beside: Iterable[Path] = (
             [] if config.explorer else self._first.root.parent.iterdir()
         )
         self._names = {one.name for one in beside if (one / EXPLORER_JSON).is_file()}
-        self._others = lru_cache(maxsize=None)(self._opened)
-
-    def _opened(self, name: str) -> Explorer:
-        return Explorer(replace(self._config, map=name))
+        self._others = cache(lambda name: Explorer(replace(config, map=name)))
 
     def answer(self, path: str, body: bytes) -> Answer:
         """What a decoded path asks for; never raises what is raylatent's."""
@@ -359,10 +351,6 @@ class Explorers:
             return Answer(
                 status=500, body=b"it cannot be read: the terminal says why\n"
             )
-
-
-def _deep_zoom(uri: str) -> DeepZoom:
-    return DeepZoom(local_slide(uri))
 
 
 def _as_json(value: object) -> Answer:

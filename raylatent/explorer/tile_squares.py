@@ -44,23 +44,17 @@ class TileSquare:
 
 
 def tile_squares(
-    run: RunDirectory, slides: Sequence[str] = (), needed: Collection[str] | None = None
+    run: RunDirectory, slides: Sequence[str], needed: Collection[str]
 ) -> dict[int, TileSquare]:
-    """The squares of a run's sources, by source id.
+    """The squares of a run's sources of needed slides, by source id.
 
-    Args:
-        run: The run directory.
-        slides: Whole slides, or folders of them, of tiles that were read from elsewhere.
-        needed: Slides that matter; None: all.
+    `slides` are whole slides, or folders of them, of tiles that were read from elsewhere.
 
     Raises:
         SourceError: One of `slides` is not there, or no whole slide.
     """
-    sources = [
-        source
-        for source in sources_from_table(run.sources())
-        if needed is None or source.slide in needed
-    ]
+    every = sources_from_table(run.sources())
+    sources = [source for source in every if source.slide in needed]
     found = {source.source: _planned(source) for source in sources}
     files = slide_files_of([source.slide for source in sources], slides)
     for source in sources:

@@ -186,17 +186,16 @@ def add_caption(
         return picture, 0
     um = 0.0 if um_per_px is None else round_length(um_per_px * cell_px)
     bar_px = round(um / um_per_px) if um_per_px else 0
-    below = "   ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
+    below = "; ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
     texts = [shown(text, _MAX_CAPTION_CHARS) for text in (title, below)]
     fonts = fonts_for(texts)
     size = min(_MOST_PX, max(_LEAST_PX, round(0.6 * cell_px)))
-    while True:
+    for _ in range(2):
         lines = [_runs(fonts.written(text), fonts, size) for text in texts]
         widths = [sum(f.getlength(text) for text, f in runs) for runs in lines]
         widest = max(widths) + 2 * size + bar_px
-        if widest <= picture.width or size == _LEAST_PX:
-            break
-        size = max(_LEAST_PX, size * picture.width // round(widest) - 1)
+        fitting = size * (picture.width - bar_px) / (widest - bar_px)
+        size = max(_LEAST_PX, min(size, int(fitting)))
     heights = [round(1.8 * size) if runs else 0 for runs in lines]
     size_px = (max(picture.width, round(widest)), sum(heights) + picture.height)
     canvas = Image.new("RGB", size_px, background)

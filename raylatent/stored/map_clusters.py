@@ -29,23 +29,11 @@ logger = logging.getLogger(__name__)
 _SLIDES = 8  # whose clusters are held
 
 
-def cluster_name(number: int) -> str:
-    """What a cluster is called as a label.
-
-    >>> cluster_name(3)
-    'cluster 3'
-    """
-    return f"{schema.CLUSTER} {number}"
-
-
 @dataclass(frozen=True)
 class ClusterLabels:
-    """The label of a tile is the name of its cluster.
+    """The label of a tile is the name of its cluster, of n in a map's folder.
 
-    Attributes:
-        store: The map's folder.
-        n: How many clusters there are.
-        digest: Of clusters.json.
+    The digest of clusters.json tells them from others that were there before.
     """
 
     store: Store
@@ -56,7 +44,7 @@ class ClusterLabels:
     @property
     def names(self) -> list[str]:
         """Of all clusters, the largest of the sample first."""
-        return [cluster_name(number) for number in range(1, self.n + 1)]
+        return [f"{self.column} {number}" for number in range(1, self.n + 1)]
 
     def __call__(self, points: pa.Table) -> pa.StringArray:
         """Labels of points with `slide` and `tile_index`, row for row."""

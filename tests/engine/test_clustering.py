@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from raylatent.stored.manifest import read_manifest, relisted
 from raylatent.stored.map_clusters import ClusterLabels
 from raylatent.stored.map_points import StoredPoints, read_points
 from raylatent.stored.maps import read_info, save_map, write_info
+from tests.explorer.explored_runs import explored, run_of_slides
 from tests.explorer.selected_runs import inside_of, mapped_run, polygon_file, tiles_of
 from tests.stored_maps import LAYER
 
@@ -33,7 +35,11 @@ N = 4
 
 def with_model(folder, n_sample=80):
     """A run whose map has a model, fitted on its first rows; the run and its points."""
-    run, points = mapped_run(folder, SLIDES)
+    return fitted_to(*mapped_run(folder, SLIDES), n_sample)
+
+
+def fitted_to(run, points, n_sample=80):
+    """The same run and points; its map has a model now."""
     store = StoredPoints(f"{run.uri}/maps/default", run).store
     told = read_info(store)
     rows = np.concatenate([features(run, slide) for slide in SLIDES])[:n_sample]
@@ -171,8 +177,24 @@ def test_python_mosaics_and_pages_know_them(run_and_points):
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     for one in (table, shuffled):
         tiles = zip(*(one[c].to_pylist() for c in ("slide", "tile_index")), strict=True)
-        told = dict(zip(tiles, labels(one).to_pylist(), strict=True))
+        travelled = pickle.loads(pickle.dumps(labels))  # noqa: S301  (ours)
+        told = dict(zip(tiles, travelled(one).to_pylist(), strict=True))
         assert told == expected
+
+
+def test_a_page_is_colored_by_them(tmp_path, monkeypatch):
+    run, _ = fitted_to(*run_of_slides(tmp_path, SLIDES))
+    assert cli.main(["cluster", run.uri, "--n", "3"]) == 0
+    explored(run, tmp_path / "page", monkeypatch)
+    text = (tmp_path / "page/data/meta.js").read_text()
+    labels = json.loads(text.removeprefix("raylatent.meta(")[:-3])["labels"]
+    told = json.loads(run.store.read("maps/default/clusters.json"))
+    assert (labels["column"], labels["of"]) == ("cluster", "tile")
+    assert labels["names"] == ["cluster 1", "cluster 2", "cluster 3"]
+    assert labels["counts"] == told["sizes"]
+    rows = pq.read_table(tmp_path / "page/cells.parquet").to_pylist()
+    first = [dict(row["label_counts"]) for row in rows if row["level"] == 0]
+    assert sum(one.get("cluster 2", 0) for one in first) == told["sizes"][1]
 
 
 def test_the_word_names_them_without_annotations():
@@ -221,6 +243,8 @@ def test_select_takes_a_cluster_alone_and_in_a_polygon(
     assert not out.exists()
     assert cli.main(["select", run.uri, "--out", str(out)]) == 2
     assert "a polygon file or --cluster N" in capsys.readouterr().err
+    assert cli.main(["select", run.uri, "--region", "a", *words]) == 2
+    assert "--region chooses among" in capsys.readouterr().err
 
 
 def test_they_are_taken_away_and_those_of_another_map_label_nothing(tmp_path, caplog):

@@ -12,12 +12,14 @@ import pytest
 from raylatent import cli, schema
 from raylatent.config import ExploreConfig, ServeConfig
 from raylatent.errors import ConfigError, MapError, RunError
+from raylatent.explorer import blocks
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
 from raylatent.explorer.pyramid import SIDE
 from raylatent.explorer.server import Explorers
 from raylatent.map_job import run_explore
 from raylatent.mapping.statistics import nearest_rows
 from raylatent.run.layout import is_ours
+from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
 from raylatent.stored.verification import read_states
 from tests.explorer.explored_runs import annotations, explored, run_of_slides
@@ -276,3 +278,27 @@ def test_names_are_random_and_a_broken_table_is_refused(tmp_path):
     store.write("pseudonyms.csv", b"slide,pseudonym\na,x\nb,x\n")
     with pytest.raises(RunError, match="put it back"):
         read_pseudonyms(store)
+
+
+def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
+    run = made[0]
+    monkeypatch.setattr(blocks, "SAMPLE_POINTS", 30)
+    explored(run, tmp_path / "page", monkeypatch, max_size="4KB")
+    meta = meta_of(tmp_path / "page")
+    assert meta["points"]["kind"] == "sample"
+    names = [slide["name"] for slide in meta["slides"]]
+    _, columns = read_block((tmp_path / "page/data/points/0.js").read_bytes())
+    found = {
+        (names[s], int(t))
+        for s, t in zip(columns["slide"], columns["tile"], strict=True)
+    }
+    most = int(30 / sum(SLIDES.values()) * float((1 << 64) - 2048))
+    assert found == {
+        (slide, int(tile))
+        for slide, n in SLIDES.items()
+        for tile in np.flatnonzero(tile_hash(0, slide, np.arange(n)) <= most)
+    }
+    assert 10 < len(found) == meta["points"]["n"] < 60
+    monkeypatch.setattr(blocks, "SAMPLE_POINTS", 10**6)
+    explored(run, tmp_path / "page", monkeypatch, max_size="4KB")
+    assert meta_of(tmp_path / "page")["points"]["n"] == sum(SLIDES.values())
