@@ -30,7 +30,7 @@ from raylatent.montage.points import (
 CELLS_OF_BLOCK = 16_384
 POINTS_OF_BLOCK = 65_536
 
-_TOGETHER = 4_000_000  # points that are put in order at once
+_TOGETHER = 2_000_000  # points that are put in order at once
 _BITS = 16  # of each of x and y, by which points are ordered
 _BINS = 12  # bits of the curve by which points are counted
 
