@@ -148,7 +148,10 @@ def test_the_pictures_are_the_tiles(made):
                 (x % block, y % block, x % block + CELL_PX, y % block + CELL_PX)
             )
             away = np.asarray(drawn, float) - np.asarray(pictures[i], float)
-            assert np.abs(away).mean() <= 4
+            assert np.abs(away).mean() <= 8  # of colors a quarter is kept
+            others = [np.asarray(one, float) for _, one in sorted(pictures.items())]
+            apart = [np.abs(np.asarray(drawn, float) - one).mean() for one in others]
+            assert np.argmin(apart) == i
             sheet = Image.open(
                 out / f"tiles/{row['picture'] // 100}/{row['picture']}.jpg"
             )
