@@ -311,7 +311,7 @@ def test_a_working_directory_that_was_deleted_is_said(tmp_path, monkeypatch, cap
 def test_the_last_line_is_the_page_to_open(monkeypatch, capsys):
     facts = {"levels": [{"cells": 1}], "counts": {"points": 1}, "points": "all"}
     made = ("/runs/a b/explorer/default/index.html", {**facts, "failed": 0})
-    monkeypatch.setattr("raylatent.main_job.run_explore", lambda config: made)
+    monkeypatch.setattr("raylatent.map_job.run_explore", lambda config: made)
     assert cli.main(["explore", "/runs/a b"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "open      file:///runs/a%20b/explorer/default/index.html"

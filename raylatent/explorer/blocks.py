@@ -30,7 +30,7 @@ from raylatent.montage.points import (
 CELLS_OF_BLOCK = 16_384
 POINTS_OF_BLOCK = 65_536
 
-_TOGETHER = 4_000_000  # points that are put in order at once
+_TOGETHER = 2_000_000  # points that are put in order at once
 _BITS = 16  # of each of x and y, by which points are ordered
 _BINS = 12  # bits of the curve by which points are counted
 
@@ -90,7 +90,8 @@ class Names:
         """Of a column of slides (n,)."""
         encoded = slides.combine_chunks().dictionary_encode()
         own = [self._numbers[name] for name in encoded.dictionary.to_pylist()]
-        return np.array([*own, 0], np.uint32)[encoded.indices.to_numpy()]
+        at: NDArray[np.int32] = encoded.indices.to_numpy()
+        return np.array([*own, 0], np.uint32)[at]
 
     def label_numbers(self, labels: pa.Array) -> NDArray[np.uint8]:
         """Of a column of labels (n,), `NO_U1` where there is none."""
@@ -98,7 +99,8 @@ class Names:
         other = len(self.labels) - 1 if self.others else NO_U1
         encoded = labels.dictionary_encode()
         own = [known.get(name, other) for name in encoded.dictionary.to_pylist()]
-        at = pc.fill_null(encoded.indices, len(own)).to_numpy(zero_copy_only=False)
+        filled = pc.fill_null(encoded.indices, len(own))
+        at: NDArray[np.int32] = filled.to_numpy(zero_copy_only=False)
         return np.array([*own, NO_U1], np.uint8)[at]
 
 
@@ -207,7 +209,8 @@ def mean_matrix(means: pa.ChunkedArray, n_classes: int) -> NDArray[np.float32]:
 
 
 def _filled(column: pa.ChunkedArray, null: int) -> NDArray[Any]:
-    return pc.fill_null(column, pa.scalar(null, column.type)).to_numpy()
+    values: NDArray[Any] = pc.fill_null(column, pa.scalar(null, column.type)).to_numpy()
+    return values
 
 
 def write_slides(write: Write, level: int, slides: pa.Table, names: Names) -> None:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.explorer import pictures
 from raylatent.explorer.members import MEMBERS, found_in_time, members
-from raylatent.explorer.pyramid import DEEPEST, SIDE, Square, keep, split_ids
+from raylatent.explorer.pyramid import DEEPEST, SIDE, Square, keep
 from raylatent.montage.cells import CELL, partial_cells
-from raylatent.montage.points import Points, Rule
+from raylatent.montage.points import Points, Rule, split_ids
 from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles

@@ -34,9 +34,11 @@ from raylatent.mapping.labels import (
 from raylatent.montage.points import Label, Rule
 from raylatent.montage.tally import label_points
 from raylatent.parts import read_footer
-from raylatent.run import RunDirectory
+from raylatent.run import MAPS, RunDirectory
 from raylatent.seal import DIGEST
+from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints, tile_labels
+from raylatent.stored.maps import MAP_JSON
 
 VERSION = 1
 CELLS = "cells.parquet"
@@ -125,6 +127,7 @@ class Told:
             "run": "" if hidden else self.run.uri.rstrip("/").rsplit("/", 1)[-1],
             "fingerprint": str(self.run.settings()["fingerprint"]),
             "map": self._map(),
+            "maps": [] if hidden else self._maps(),
             "n": found.bounds.n,
             "cell_px": wanted.cell_px,
             "points": {"kind": "all" if found.extent.all_points else "sample"},
@@ -140,6 +143,14 @@ class Told:
         if hidden:
             self._refuse_names(told, hidden)
         return told
+
+    def _maps(self) -> list[dict[str, str]]:
+        """The maps of the run, whose pages lie beside one another."""
+        maps = Store(f"{self.run.uri}/{MAPS}")
+        found = (
+            name for name in maps.root_folders() if maps.exists(f"{name}/{MAP_JSON}")
+        )
+        return [{"name": name} for name in found]
 
     def _refuse_names(self, told: Mapping[str, Any], slides: Iterable[str]) -> None:
         """Refuse texts of people that have the name of a slide in them."""

@@ -20,7 +20,7 @@ from raylatent.tiles.fetch import fitted
 
 HEIGHT = 3
 """Levels that are drawn at once: of the finest a square has 64 x 64 cells."""
-QUALITY, OWN_QUALITY = 80, 90
+QUALITY, OWN_QUALITY = 85, 90
 WHITE = 255
 SLOTS = 4
 """Tiles at their own size: so many across and down are in a picture."""

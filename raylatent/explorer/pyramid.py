@@ -48,8 +48,10 @@ FEW_POINTS = 4_000_000
 SHOWN_SHARE = 0.85
 """Where more of all tiles have a cell of their own, no deeper level is written."""
 
+CONTRAST_LEVEL = 4
+"""The deepest level whose tiles are counted by cell and slide, for contrasts."""
 SINCE, SINCE_N, WHY = "since", "since_n", "why"
-LABEL, COUNT = "label", "count"
+LABEL, COUNT, SLIDES = "label", "count", "slides"
 
 Ids = NDArray[np.int64]
 
@@ -124,7 +126,8 @@ def merge_occupied(
 ) -> NDArray[np.integer]:
     """Of both sets of points together."""
     if a.dtype == np.uint8:
-        return np.bitwise_or(a, b)
+        either: NDArray[np.integer] = np.bitwise_or(a, b)
+        return either
     return np.union1d(a, b)
 
 
@@ -137,11 +140,13 @@ def count_cells(found: NDArray[np.integer]) -> list[int]:
     counts = []
     if found.dtype == np.uint8:
         side = SIDE << BITMAP_LEVEL
-        cells = np.unpackbits(found, bitorder="little").reshape(side, side)
+        bits = np.unpackbits(found.astype(np.uint8), bitorder="little")
+        cells: NDArray[np.uint8] = bits.reshape(side, side)
         while side >= SIDE:
             counts.append(int(cells.sum(dtype=np.int64)))
             side //= 2
-            cells = cells.reshape(side, 2, side, 2).any(axis=(1, 3)).astype(np.uint8)
+            four = cells.reshape(side, 2, side, 2)
+            cells = np.asarray(four.any(axis=(1, 3)), np.uint8)
         return counts[::-1]
     ids = found.astype(np.int64)
     for _ in range(DEEPEST + 1):
@@ -158,10 +163,19 @@ def parents(ids: Ids, levels: int = 1) -> Ids:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PartialLevel:
-    """What some points say of a level: of its cells, and `cell`, `label` (slide), `count`."""
+    """What some points say of a level.
+
+    Attributes:
+        cells: Its cells.
+        slides: Tiles by cell and slide: `cell`, `label` (slide), `count`.
+        counted: Of levels deeper than `CONTRAST_LEVEL`, slides that are not in `slides`
+            since all of their points are known: how many of them a cell has (`slides`),
+            and the one with most tiles, as above.
+    """
 
     cells: PartialCells
     slides: pa.Table
+    counted: pa.Table
 
 
 def partial_levels(
@@ -179,24 +193,63 @@ def partial_levels(
         grid = square.grid(level)
         own = partial_cells(points, grid, rule)
         cell, inside = cell_ids(grid, points.xy)
-        slides = points.reference[schema.SLIDE].combine_chunks().take(pa.array(inside))
-        found.append(
-            PartialLevel(cells=own, slides=counts_by_cell(*coded(cell), slides))
-        )
+        names = points.reference[schema.SLIDE].combine_chunks().take(pa.array(inside))
+        slides = counts_by_cell(*coded(cell), names)
+        none = _one_each(slides.slice(0, 0))
+        found.append(PartialLevel(cells=own, slides=slides, counted=none))
     return found
 
 
 def merge_levels(
     a: Sequence[PartialLevel], b: Sequence[PartialLevel]
 ) -> list[PartialLevel]:
-    """What both sets of points say together; any order, any grouping."""
+    """What both sets of points say together, in any grouping.
+
+    The slides of `a` come before those of `b`, but for one that may be in both: so only
+    the first and the last slide can go on in other points, and of the others it is kept
+    how many there are in each cell, not which.
+
+    Raises:
+        MapError: Slides are in another order.
+    """
     return [
-        PartialLevel(
-            cells=merge_cells(one.cells, other.cells),
-            slides=merge_counts(one.slides, other.slides),
-        )
-        for one, other in zip(a, b, strict=True)
+        _merge(one, other, deep=level > CONTRAST_LEVEL)
+        for level, (one, other) in enumerate(zip(a, b, strict=True))
     ]
+
+
+def _merge(a: PartialLevel, b: PartialLevel, *, deep: bool) -> PartialLevel:
+    cells = merge_cells(a.cells, b.cells)
+    slides: pa.Table = merge_counts(a.slides, b.slides)
+    counted = a.counted
+    if deep and len(a.slides) and len(b.slides):
+        last, first = pc.max(a.slides[LABEL]), pc.min(b.slides[LABEL])
+        if last.as_py() > first.as_py():
+            message = f"points of slide {last} come before those of slide {first}"
+            raise MapError(message)
+        ends = pc.min_max(slides[LABEL]).values()
+        open_ = pc.is_in(slides[LABEL], pa.array([end.as_py() for end in ends]))
+        done = _one_each(slides.filter(pc.invert(open_)))
+        counted = _by_cell(pa.concat_tables([a.counted, b.counted, done]))
+        slides = slides.filter(open_)
+    return PartialLevel(cells=cells, slides=slides, counted=counted)
+
+
+def _one_each(slides: pa.Table) -> pa.Table:
+    return slides.append_column(SLIDES, pa.array(np.ones(len(slides), np.int64)))
+
+
+def _by_cell(slides: pa.Table) -> pa.Table:
+    """Slides of each cell, and the one with most tiles: the first of them by name."""
+    ordered = slides.sort_by(
+        [(CELL, "ascending"), (COUNT, "descending"), (LABEL, "ascending")]
+    )
+    starts = np.flatnonzero(np.diff(ordered[CELL].to_numpy(), prepend=-1))
+    if not len(starts):
+        return ordered
+    total = np.add.reduceat(ordered[SLIDES].to_numpy(), starts)
+    first = ordered.take(pa.array(starts))
+    return first.drop_columns(SLIDES).append_column(SLIDES, pa.array(total))
 
 
 def choose_nested(square: Square, levels: Sequence[PartialLevel]) -> list[pa.Table]:
@@ -244,7 +297,7 @@ def level_table(level: int, chosen: pa.Table, found: PartialLevel) -> pa.Table:
     """
     ids, tally = chosen[CELL].to_numpy(), found.cells.tally
     rows, cols = split_ids(ids)
-    n_slides, top, top_n = _slides_of(ids, found.slides)
+    slides = _by_cell(pa.concat_tables([found.counted, _one_each(found.slides)]))
     since = chosen[SINCE].to_numpy()
     why = [
         text if first == level else f"kept from level {first}, {text}"
@@ -258,7 +311,7 @@ def level_table(level: int, chosen: pa.Table, found: PartialLevel) -> pa.Table:
         schema.ROW: pa.array(rows, pa.int32()),
         schema.COL: pa.array(cols, pa.int32()),
         schema.N: chosen[schema.N],
-        schema.N_SLIDES: pa.array(n_slides, pa.int64()),
+        schema.N_SLIDES: slides[SLIDES],
         schema.SLIDE: chosen[schema.SLIDE],
         schema.LABEL: chosen[schema.LABEL],
         schema.X: chosen[PLACE_X].cast(pa.float32()),
@@ -275,23 +328,10 @@ def level_table(level: int, chosen: pa.Table, found: PartialLevel) -> pa.Table:
         schema.KNN_DISTANCE_MEAN: mean_values(
             len(ids), *means_of(ids, tally.knn_distance)
         ),
-        schema.TOP_SLIDE: top,
-        schema.TOP_SLIDE_N: pa.array(top_n, pa.int64()),
+        schema.TOP_SLIDE: slides[LABEL],
+        schema.TOP_SLIDE_N: slides[COUNT],
     }
     wanted = schema.EXPLORER_CELLS
     return pa.table(
         [columns.get(f.name, pa.nulls(len(ids), f.type)) for f in wanted], wanted
     )
-
-
-def _slides_of(ids: Ids, slides: pa.Table) -> tuple[Ids, pa.Array, Ids]:
-    """Slides of each cell, the one with most tiles (the first by name), and its tiles."""
-    ordered = slides.sort_by(
-        [(CELL, "ascending"), (COUNT, "descending"), (LABEL, "ascending")]
-    )
-    cells = ordered[CELL].to_numpy()
-    starts = np.searchsorted(cells, ids)
-    numbers = np.diff(np.r_[starts, len(cells)])
-    first = ordered.take(pa.array(starts))
-    names = pc.cast(first[LABEL], pa.string()).combine_chunks()
-    return numbers, names, first[COUNT].to_numpy()

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from raylatent import schema
 from raylatent.explorer import pictures, pyramid

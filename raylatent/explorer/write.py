@@ -1,6 +1,5 @@
 """Writing what an explorer has beside pictures: cells, points, slides, and the page."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,12 @@ from raylatent.explorer.blocks import (
     write_slides,
 )
 from raylatent.explorer.folder import CELLS, Told, page_files, picture_bitmap
-from raylatent.explorer.pyramid import LABEL
+from raylatent.explorer.pyramid import CONTRAST_LEVEL
 from raylatent.explorer.scripts import meta_script
 from raylatent.explorer.squares import Drawn
 from raylatent.montage.cells import CELL, PLACE_X, PLACE_Y
 from raylatent.montage.points import Parts, cell_ids
 from raylatent.seal import sealed_parquet
-
-CONTRAST_LEVEL = 4
-"""The deepest level whose tiles are counted by cell and slide for contrasts."""
 
 Similar = tuple[int, NDArray[np.int64]]
 """A level, and of each of its cells the likest ones, as of `write_similar`."""
@@ -61,17 +57,16 @@ def _write_cells(write: Write, told: Told, drawn: Drawn) -> list[dict[str, Any]]
     found, names = told.found, told.names
     tables, levels = [], []
     for level, chosen in enumerate(found.chosen):
-        slides = found.levels[level].slides
-        if told.wanted.pseudonyms is not None:  # by which slides of a cell are sorted
-            at = slides.schema.get_field_index(LABEL)
-            slides = slides.set_column(at, LABEL, told.shown(slides[LABEL]))
-        table = pyramid.level_table(
-            level, told.hidden(chosen), replace(found.levels[level], slides=slides)
-        )
+        table = pyramid.level_table(level, told.hidden(chosen), found.levels[level])
+        if told.wanted.pseudonyms is not None:
+            at = table.schema.get_field_index(schema.TOP_SLIDE)
+            table = table.set_column(
+                at, table.schema.field(at), told.shown(table[schema.TOP_SLIDE])
+            )
         table, sizes = _with_pictures(told, drawn, table, chosen)
         blocks = write_cells(write, level, table, names, sizes, found.square)
         if level <= CONTRAST_LEVEL:
-            write_slides(write, level, slides, names)
+            write_slides(write, level, found.levels[level].slides, names)
         rows, cols = (table[name].to_numpy() for name in (schema.ROW, schema.COL))
         levels.append(
             {

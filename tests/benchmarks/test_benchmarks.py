@@ -1,5 +1,6 @@
 """The benchmarks run; what they measure is theirs to say."""
 
+import math
 import runpy
 import shutil
 from pathlib import Path
@@ -66,7 +67,8 @@ def test_mosaic(capsys):
 def test_activations(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_activations.py"))
     argv = ["--model", "cheap", "--turns", "1", "--shrink", "32", "--simplejpeg"]
-    assert benchmark["main"](argv) > 0  # and the rows were compared
+    # At this size a tile's cost is noise of either sign; that rows differ would raise.
+    assert math.isfinite(benchmark["main"](argv))
     said = capsys.readouterr().out
     assert "cheap: ratio" in said
     for kind in ("driver", "actor"):

@@ -261,3 +261,23 @@ def test_they_are_taken_away_and_those_of_another_map_label_nothing(tmp_path, ca
     assert not (tmp_path / "run/maps/default/umap_by_label.png").exists()
     with pytest.raises(ConfigError, match="--n is 1001"):
         cli.VERBS["cluster"][0](run="r", n=1001)
+
+
+@pytest.mark.ray
+def test_tasks_of_the_cluster_give_the_same_bytes(small_map, monkeypatch):
+    stored = small_map._stored
+    monkeypatch.setattr(clustering, "_TOGETHER", 1)
+    try:
+        found = []
+        for _ in range(2):
+            assert sum(clustering.build_clusters(stored, 3)) == len(small_map)
+            names = [*stored.store.list("clusters"), "clusters.json"]
+            found.append({name: stored.store.read(name) for name in names})
+            monkeypatch.setattr(
+                clustering, "spread", lambda work, calls, _: (work(*c) for c in calls)
+            )
+        assert len(found[0]) > 3
+        assert found[0] == found[1]
+    finally:
+        clustering.build_clusters(stored, 0)
+    assert not stored.store.exists("clusters.json")

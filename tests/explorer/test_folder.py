@@ -302,3 +302,12 @@ def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "SAMPLE_POINTS", 10**6)
     explored(run, tmp_path / "page", monkeypatch, max_size="4KB")
     assert meta_of(tmp_path / "page")["points"]["n"] == sum(SLIDES.values())
+
+
+def test_tiles_that_cannot_be_read_are_gray_and_counted(tmp_path, monkeypatch):
+    run, _ = run_of_slides(tmp_path, {"a": 30})
+    (tmp_path / "file.tif").unlink()
+    facts = explored(run, tmp_path / "page", monkeypatch)
+    assert facts["failed"] == facts["levels"][-1]["cells"] > 10
+    rows = pq.read_table(tmp_path / "page/cells.parquet").to_pylist()
+    assert {row["picture"] for row in rows} == {None}

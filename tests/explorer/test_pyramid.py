@@ -1,5 +1,6 @@
 """The explorer's cells: nested, complete, and the same bits however points are divided."""
 
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from raylatent import schema
 from raylatent.errors import MapError
 from raylatent.explorer.pyramid import (
     BITMAP_LEVEL,
+    CONTRAST_LEVEL,
     DEEPEST,
     SIDE,
     Square,
@@ -29,7 +31,7 @@ from raylatent.montage.cells import partial_cells
 from raylatent.montage.grid import Bounds
 from raylatent.montage.points import Points, Rule, cell_ids, coded
 
-LEVELS = 5
+LEVELS = 7
 places = st.lists(
     st.tuples(
         st.floats(-1e4, 1e4, width=32) | st.sampled_from([0.0, 1.0, 8.0]),
@@ -134,20 +136,38 @@ def test_what_is_shown_stays(places):
         )
 
 
+def in_turn(points, cuts):
+    """The points by slide, in pieces."""
+    order = np.argsort(points.reference[schema.SLIDE].to_pylist(), kind="stable")
+    pieces = [points.take(some) for some in np.split(order, sorted(cuts))]
+    return [piece for piece in pieces if len(piece.xy)]
+
+
 @few
-@given(places, st.integers(1, 4), st.randoms(use_true_random=False))
-def test_parts_in_any_order_give_the_same_bits(places, n_parts, random):
-    points = points_of(places)
+@given(places, st.lists(st.integers(0, 60), max_size=6), st.data())
+def test_parts_however_merged_give_the_same_bits(places, cuts, data):
+    points = points_of(places, n_slides=data.draw(st.integers(1, 7)))
     square, tables = tables_of(points)
-    order = list(range(len(places)))
-    random.shuffle(order)
-    parts = [points.take(np.array(order[i::n_parts], np.int64)) for i in range(n_parts)]
-    parts = [part for part in parts if len(part.xy)]
-    found = levels_of(parts[0], square)
-    for part in parts[1:]:
-        found = merge_levels(levels_of(part, square), found)
-    for level, chosen in enumerate(choose_nested(square, found)):
-        assert level_table(level, chosen, found[level]).equals(tables[level])
+    parts = [levels_of(part, square) for part in in_turn(points, cuts)]
+    while len(parts) > 1:
+        at = data.draw(st.integers(0, len(parts) - 2))
+        parts[at : at + 2] = [merge_levels(*parts[at : at + 2])]
+    for level, chosen in enumerate(choose_nested(square, parts[0])):
+        assert level_table(level, chosen, parts[0][level]).equals(tables[level])
+
+
+def test_of_deep_levels_only_two_slides_are_held():
+    points = points_of([(i % 7, i // 7) for i in range(60)], n_slides=6)
+    square = Square.around(Bounds.of(points.xy))
+    parts = [
+        partial_levels(part, square, CONTRAST_LEVEL + 3, Rule())
+        for part in in_turn(points, range(0, 60, 5))
+    ]
+    whole = reduce(merge_levels, parts)
+    held = [len(set(level.slides["label"].to_pylist())) for level in whole]
+    assert held == [6] * (CONTRAST_LEVEL + 1) + [2] * 2
+    with pytest.raises(MapError, match="s5 come before those of slide s0"):
+        merge_levels(parts[-1], parts[0])
 
 
 @few

@@ -196,7 +196,7 @@ raylatent.page = (() => {
       tally: null, only: null, frame: { x0: map.lower[0], y0: map.lower[1], side: map.side } });
     meta.points.n ??= blocks.reduce((n, block) => n + block.n, 0);
     now.view.box = camera.around(now.frame, blocks.map((block) => block.bbox));
-    $("title").textContent = document.title = `${meta.run}: ${map.name}`;
+    $("title").textContent = document.title = [meta.run, map.name].filter(Boolean).join(": ");
     $("panel").hidden = true;
     $("contrast-told").replaceChildren();
     if (meta.regions) selection.name(save.regionsOf(meta, JSON.stringify(meta.regions)));
@@ -206,7 +206,7 @@ raylatent.page = (() => {
     }
     /** @type {string[]} */
     const maps = (meta.maps ?? []).map((/** @type {{name: string}} */ one) => one.name);
-    $("maps-box").hidden = maps.length < 2;
+    $("maps-box").hidden = maps.length < 2 || now.served; // a server shows one map
     raylatent.controls.fill("maps", maps.map((one) => [one, one]));
     $("maps").value = map.name;
     resized();

@@ -3,6 +3,7 @@
 raylatent.marks = (() => {
   const { camera, cells, color, geometry } = raylatent;
   const OVERVIEW_PX = 150;
+  const LEAST_MARK = 24; // CSS pixels
   /** The cells of a contrast. @param {CanvasRenderingContext2D} ctx */
   function contrast(ctx) {
     const { contrast: compared, view } = raylatent.now;
@@ -70,9 +71,10 @@ raylatent.marks = (() => {
       const grid = geometry.gridOf(one.level);
       const wide = seen.wide.find((w) => w.level === one.level && w.row === one.row && w.col === one.col);
       const [x, y] = wide ? [wide.x, wide.y] : camera.toScreen(view, one.col / grid, (one.row + 1) / grid);
-      const side = Math.max(8, wide ? wide.side : view.scale / grid);
+      const side = wide ? wide.side : view.scale / grid;
+      const more = Math.max(0, (LEAST_MARK - side) / 2);
       ctx.setLineDash(dash);
-      ctx.strokeRect(x, y, side, side);
+      ctx.strokeRect(x - more, y - more, side + 2 * more, side + 2 * more);
     }
     ctx.setLineDash([]);
     if (marked) {
