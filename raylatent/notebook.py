@@ -16,10 +16,8 @@ from raylatent.errors import RaylatentError
 
 MOST_PX = 800
 """Longest side of a picture."""
-MOST_NAMES = 10
-"""Slides or layers that are named."""
 
-_MOST_CHARS = 300
+_MOST_CHARS, _MOST_NAMES = 300, 10
 _TOLD = (RaylatentError, OSError, ValueError, TypeError, LookupError, MemoryError)
 
 Picture = bytes | Image.Image | None
@@ -67,8 +65,8 @@ def listed(names: list[str]) -> str:
     >>> listed([str(i) for i in range(12)])
     '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
     """
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _text(value: object) -> str:

@@ -5,6 +5,7 @@ import os
 import webbrowser
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from raylatent.errors import MapError
 from raylatent.map_job import run_explore
 from raylatent.mapping.plot import MAX_DOTS, MapStyle, map_file
 from raylatent.montage.points import labels_of_points
-from raylatent.run import EXPLORER, RunDirectory
+from raylatent.run import EXPLORER
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import DIGEST
 from raylatent.slide_map_pictures import SlideMapPictures
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _DPI = 100
 
 
+@dataclass(frozen=True, repr=False)
 class Page:
     """A page of a map, on this machine.
 
@@ -36,9 +38,7 @@ class Page:
         path: Of its index.html, which opens by double click.
     """
 
-    def __init__(self, path: str) -> None:
-        """See the class."""
-        self.path = path
+    path: str
 
     def __repr__(self) -> str:
         """Where it is, as browsers take it."""
@@ -71,7 +71,6 @@ def _largest_single(folder: str) -> bytes | None:
 class SlideMapPage(SlideMapPictures):
     """What of a SlideMap is shown in a notebook, and its page."""
 
-    run: RunDirectory | None
     _stored: StoredPoints | None
 
     @property
@@ -96,9 +95,8 @@ class SlideMapPage(SlideMapPictures):
         """How many tiles, of which slides, and the map in small."""
 
         def rows() -> Mapping[str, object]:
-            where = {} if self._stored is None else {"map": self._stored.store.uri}
             told = {"tiles": len(self), "slides": notebook.listed(self.slides)}
-            return {**told, **where}
+            return told if (s := self._stored) is None else {**told, "map": s.store.uri}
 
         return notebook.card("SlideMap", rows, self._in_small)
 
