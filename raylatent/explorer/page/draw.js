@@ -24,8 +24,13 @@ raylatent.draw = (() => {
     }
     return found;
   }
-  /** The level whose pictures are shown now. */
-  const pictureLevel = () => camera.levelOf(raylatent.now.view, raylatent.now.meta.cell_px, cells.deepestPicture());
+  /** The level whose pictures are shown now: where cells of a contrast are large enough, theirs at least. */
+  function pictureLevel() {
+    const { contrast, meta, view } = raylatent.now;
+    const level = camera.levelOf(view, meta.cell_px, cells.deepestPicture());
+    const compared = Math.min(contrast ? contrast.level : 0, cells.deepestPicture());
+    return view.scale / geometry.gridOf(compared) < CELL_WITHOUT_PICTURE ? level : Math.max(level, compared);
+  }
   /** The level whose cells are shown and answer to a click now. */
   function cellLevel() {
     const { view, showPictures } = raylatent.now;
