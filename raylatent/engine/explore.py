@@ -19,7 +19,7 @@ from raylatent.engine.cluster import spread
 from raylatent.engine.progress import Progress, still_working
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.explorer import pictures
-from raylatent.explorer.folder import Told, Wanted
+from raylatent.explorer.folder import CELLS, Told, Wanted
 from raylatent.explorer.reach import (
     N_SIMILAR,
     Found,
@@ -122,10 +122,12 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
     meta = told.meta()
     similar = similar_cells(points, found)
     store = Store(uri)
+    if not store.exists(EXPLORER_JSON) and (store.root_files() or store.root_folders()):
+        message = f"{uri} holds something else than an explorer: give an empty folder"
+        raise MapError(message)
+    points.same()
     with relisted(uri, anew=True) as digests:
-        store.delete(EXPLORER_JSON)
-        for name in ("data", f"{pictures.MOSAIC}_files", "tiles", "slides"):
-            store.delete_folder(name)
+        _clear(store)
         drawn = draw_pictures(store, found, tiles)
         digests.update(drawn.digests)
 
@@ -140,3 +142,16 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
         text = json.dumps(sealed_json(facts), indent=1, ensure_ascii=False)
         store.write(EXPLORER_JSON, f"{text}\n".encode())
     return facts
+
+
+def _clear(store: Store) -> None:
+    """Remove an explorer, and first what opens it; a mark of it stays.
+
+    So a folder whose explorer was killed half-way is known as one, and has nothing of an
+    older one that could be taken for its own.
+    """
+    store.write(EXPLORER_JSON, json.dumps(sealed_json({"maps": []})).encode())
+    for name in ("index.html", CELLS, f"{pictures.MOSAIC}.dzi"):
+        store.delete(name)
+    for name in ("data", f"{pictures.MOSAIC}_files", "tiles", "slides"):
+        store.delete_folder(name)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.explorer.pyramid import SIDE, Square
 from raylatent.explorer.reach import SAMPLE_POINTS, Found
-from raylatent.explorer.scripts import NO_I4, NO_U1, NO_U4, Columns, block_script
+from raylatent.explorer.scripts import NO_I4, NO_U1, NO_U2, NO_U4, Columns, block_script
 from raylatent.montage.points import (
     LABELS,
     PREDICTIONS,
@@ -166,7 +166,7 @@ def _cell_columns(
         "top_slide": ("u4", names.slide_numbers(table[schema.TOP_SLIDE])),
         "top_share": ("f4", table[schema.TOP_SLIDE_N].to_numpy() / n),
         "novelty": ("f4", table[schema.KNN_DISTANCE_MEAN].to_numpy()),
-        "pred": ("u1", np.where(best_mean < 0, NO_U1, best)),
+        "pred": ("u2", np.where(best_mean < 0, NO_U2, best)),
         "pred_mean": ("f4", np.where(best_mean < 0, np.nan, best_mean)),
         "level": ("u1", table[schema.SINCE].to_numpy()),
         "of": ("u4", table[schema.SINCE_N].to_numpy()),
@@ -252,7 +252,7 @@ POINT_TYPES = {
     "tile": "u4",
     "label": "u1",
     "novelty": "f4",
-    "pred": "u1",
+    "pred": "u2",
 }
 
 

@@ -157,13 +157,17 @@ class Told:
         columns = told["annotations"]["columns"]
         texts = [
             *(told["map"]["name"], told["map"]["layer"], told["labels"]["column"]),
-            *(*told["labels"]["names"], *told["classes"]),
+            *(*self.labeled, *told["labels"]["names"], *told["classes"]),
             *(one["name"] for one in (*told["regions"], *columns)),
-            *(word for one in columns for word in one["names"]),
+            *(v for row in self.wanted.annotations.values() for v in row.values()),
         ]
         names = "|".join(re.escape(one) for one in slides if len(one) >= _SHORTEST)
-        named = re.compile(rf"(?<![^\W_])(?:{names})(?![^\W_])")
-        lost = next((text for text in texts if names and named.search(text)), None)
+        named = re.compile(rf"(?<![^\W_])(?:{names})(?![^\W_])", re.IGNORECASE)
+        short = {one for one in slides if len(one) < _SHORTEST}
+        lost = next(
+            (t for t in map(str, texts) if t in short or (names and named.search(t))),
+            None,
+        )
         if lost is not None:
             message = (
                 f"{lost[:80]!r} has the name of a slide in it: with --pseudonymise no "

@@ -40,7 +40,7 @@ def give_pseudonyms(store: Store, slides: Sequence[str]) -> dict[str, str]:
         slides: Names.
     """
     known = read_pseudonyms(store)
-    taken = set(known.values())
+    taken = {*known.values(), *slides}
     for slide in slides:
         while slide not in known:
             if (name := f"slide-{token_hex(4)}") not in taken:

@@ -8,7 +8,7 @@ the same bits however the points are divided and merged.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -192,6 +192,7 @@ def partial_levels(
     for level in range(n_levels):
         grid = square.grid(level)
         own = partial_cells(points, grid, rule)
+        own = replace(own, tally=replace(own.tally, slides=None))  # they are below
         cell, inside = cell_ids(grid, points.xy)
         names = points.reference[schema.SLIDE].combine_chunks().take(pa.array(inside))
         slides = counts_by_cell(*coded(cell), names)

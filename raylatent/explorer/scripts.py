@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i4": "<i4", "f4": "<f4"}
-NO_U1, NO_U4, NO_I4 = 255, 0xFFFFFFFF, -(1 << 31)
+NO_U1, NO_U2, NO_U4, NO_I4 = 255, 0xFFFF, 0xFFFFFFFF, -(1 << 31)
 """What stands for null in columns of these types; in f4 it is NaN."""
 _LEVEL = 6  # of gzip
 

@@ -75,9 +75,11 @@ _TYPES = {
     ".parquet": "application/vnd.apache.parquet",
 }
 _DRAWN = frozenset({"block", "tile", "zoom"})  # what gives a JPEG, or nothing
-_KEPT = {"Cache-Control": "private, max-age=3600"}
 _SERVER_JS = b'"use strict";\nwindow.raylatentServer = {};\n'
 _ABSENT = Answer(status=404, body=b"there is no such thing here\n")
+_REPLACED = Answer(
+    status=409, body=b"the page was written anew meanwhile: start serve again\n"
+)
 _BUSY = Answer(status=503, body=b"busy: ask again\n", headers={"Retry-After": "1"})
 
 
@@ -98,6 +100,7 @@ class Explorer:
         self._config = config
         folder = absolute(config.explorer or f"{self.run.uri}/{EXPLORER}/{config.map}")
         self.root = Path(folder).resolve()
+        self._stamp = _stamp(self.root)
         about, self._square = self._told()
         self._pseudonyms = self._names_shown(about)
         cells = self.root / CELLS
@@ -110,12 +113,13 @@ class Explorer:
 
     def _told(self) -> tuple[dict[str, Any], Square]:
         """What explorer.json says, and the square around the map's points."""
+        folder = self._config.explorer or f"{EXPLORER}/{self._config.map} of the run"
         told = self.root / EXPLORER_JSON
         about = parse_json(told.read_bytes()) if told.is_file() else None
         if about is None:
             message = (
-                f"{self.root} holds no explorer: run `raylatent explore "
-                f"{self.run.uri}` first, or say where it is, --explorer DIR"
+                f"{folder} holds no explorer: write one by `raylatent explore "
+                f"{self.run.uri} --out DIR`, and say where it is, --explorer DIR"
             )
             raise MapError(message)
         for one in about.get("maps", []):
@@ -172,6 +176,8 @@ class Explorer:
         """
         if route is None:
             return _ABSENT
+        if _stamp(self.root) != self._stamp:
+            return _REPLACED
         if route.kind == "file":
             return self._file(route.file)
         if route.kind == "block":
@@ -189,9 +195,7 @@ class Explorer:
         suffix = path.suffix
         if path.resolve() != path or not path.is_file():  # also where it is a link
             return _ABSENT
-        kept = _KEPT if suffix == ".jpg" else {}
-        kind = _TYPES[suffix]
-        return Answer(status=200, media_type=kind, headers=kept, file=str(path))
+        return Answer(status=200, media_type=_TYPES[suffix], file=str(path))
 
     def _server(self, _: bytes) -> Answer:
         return Answer(status=200, body=_SERVER_JS, media_type=_TYPES[".js"])
@@ -259,7 +263,7 @@ class Explorer:
             self._renders.release()
         if data is None:
             return _ABSENT
-        return Answer(status=200, body=data, media_type=_JPEG, headers=_KEPT)
+        return Answer(status=200, body=data, media_type=_JPEG)
 
     def _block(self, dzi: int, col: int, row: int) -> bytes | None:
         return self._deeper.jpeg(dzi, col, row, self._located)
@@ -351,6 +355,13 @@ class Explorers:
             return Answer(
                 status=500, body=b"it cannot be read: the terminal says why\n"
             )
+
+
+def _stamp(root: Path) -> tuple[int, int] | None:
+    """What tells explorer.json from another one; None where there is none."""
+    told = root / EXPLORER_JSON
+    stat = told.stat() if told.is_file() else None
+    return None if stat is None else (stat.st_mtime_ns, stat.st_ino)
 
 
 def _as_json(value: object) -> Answer:

@@ -460,8 +460,13 @@ class Verification:
         self.pages = self._outputs(layout.EXPLORER)
         for name in self.pages:
             told = self._told_by(f"{layout.EXPLORER}/{name}/{layout.EXPLORER_JSON}")
-            maps = told.get("maps")
-            for one in maps if isinstance(maps, list) else ():
+            maps = [one for one in told.get("maps") or () if isinstance(one, dict)]
+            if told and not maps:
+                self.notes.append(
+                    f"the page of the map {name} is not finished: run `raylatent "
+                    "explore` again"
+                )
+            for one in maps:
                 of_map = self._told_by(f"{layout.MAPS}/{one.get('name')}/{MAP_JSON}")
                 if of_map and of_map[DIGEST] != one.get("digest"):
                     self.notes.append(
