@@ -1,12 +1,12 @@
 "use strict";
 // The state of the page in its address, so that a view can be sent: pure functions.
 /**
- * @typedef {{map: string, at: number[] | null, by: string, show: string[], cell: number[] | null,
+ * @typedef {{map: string, at: number[] | null, by: string, show: string[] | null, cell: number[] | null,
  *   labels: number[] | null, slides: number[] | null, select: Ring[]}} Told
  */
 
 raylatent.address = (() => {
-  const MOST_CHARS = 6000;
+  const MOST_CHARS = 30_000; // of a selection; browsers take more
   /** The part of the address after #. @param {Told} told @returns {string} */
   function written(told) {
     const parts = new URLSearchParams();
@@ -18,9 +18,9 @@ raylatent.address = (() => {
     if (told.labels) parts.set("labels", told.labels.join(","));
     if (told.slides) parts.set("slides", told.slides.join(","));
     if (told.select.length > 0) {
-      parts.set("select", told.select.map((ring) => ring.flat().join(",")).join(";"));
+      const text = told.select.map((ring) => ring.flat().join(",")).join(";");
       // A selection that is too long for an address is saved as a polygon file.
-      if (String(parts).length > MOST_CHARS) parts.delete("select");
+      if (text.length <= MOST_CHARS) parts.set("select", text);
     }
     return String(parts).replaceAll("%2C", ",").replaceAll("%3B", ";");
   }
@@ -44,7 +44,7 @@ raylatent.address = (() => {
       for (let i = 0; i + 1 < flat.length; i += 2) ring.push([flat[i], flat[i + 1]]);
       if (ring.length > 2) rings.push(ring);
     } return { map: parts.get("map") ?? "", at: at?.length === 3 && at[2] > 0 ? at : null, by: parts.get("by") ?? "",
-      show: (parts.get("show") ?? "").split(",").filter(Boolean), cell: cell?.length === 3 ? cell : null,
+      show: parts.get("show")?.split(",").filter(Boolean) ?? null, cell: cell?.length === 3 ? cell : null,
       labels: numbers(parts.get("labels")), slides: numbers(parts.get("slides")), select: rings,
     };
   }

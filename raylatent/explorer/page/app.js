@@ -134,7 +134,7 @@ raylatent.page = (() => {
       },
       "filter-none": () => { cells.filter(null, null); controls.filters(); },
       "contrast-go": () => guard(raylatent.compare.compare()),
-      "contrast-end": () => { now.contrast = null; $("contrast-told").replaceChildren(); changed(); },
+      "contrast-end": raylatent.compare.end,
     };
     for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
     /** @type {Record<string, () => void>} */
@@ -170,7 +170,7 @@ raylatent.page = (() => {
   function recall(told) {
     const keys = color.keysOf(now.meta, now.regions.length > 0).map(([key]) => key);
     now.by = keys.includes(told.by) ? told.by : keys.includes("label") ? "label" : "slide";
-    if (told.show.length > 0) {
+    if (told.show) {
       now.showPictures = told.show.includes("pictures");
       now.showPoints = told.show.includes("points");
     }
@@ -214,11 +214,10 @@ raylatent.page = (() => {
     const told = address.read(hash);
     // Only a map that this one knows: an address comes from others.
     if (!before && told.map !== map.name && maps.includes(told.map)) {
-      await begin(told.map, hash);
-      return;
+      if (await begin(told.map, hash).then(() => true, (error) => say(error.message))) return;
     }
     recall({ ...told, by: told.by || now.by });
-    if (carried && from?.points.kind === "all") await selection.carry(carried, from.slides);
+    if (carried && from?.points.kind === "all") guard(selection.carry(carried, from.slides));
     $("show-pictures").checked = now.showPictures;
     $("show-points").checked = now.showPoints;
     raylatent.controls.fill("by", color.keysOf(meta, now.regions.length > 0));

@@ -92,14 +92,16 @@ raylatent.cells = (() => {
     Object.assign(raylatent.now, { labels, slides, filterVersion: raylatent.now.filterVersion + 1 });
     raylatent.page.changed();
   }
-  /** How many tiles of each cell of a level the filters leave, from the points that are here. @param {number} level */
+  /** How many tiles of each cell of a level the filters leave, from the points that are here; null where too many are
+   * in view. @param {number} level @returns {Map<number, number> | null} */
   function tallied(level) {
     const { store, meta, frame, labels, slides } = raylatent.now;
     const key = `${level}/${raylatent.now.filterVersion}`;
     if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
     const { numbers, n } = pointsIn(inUnits(raylatent.camera.boxOf(raylatent.now.view)));
-    if (n <= MOST_POINTS) numbers.forEach((b) => store.block(`points/${b}`));
+    if (n > MOST_POINTS) return null;
+    numbers.forEach((b) => store.block(`points/${b}`));
     const grid = geometry.gridOf(level);
     meta.points.blocks.forEach((/** @type {any} */ _, /** @type {number} */ b) => {
       const block = seen.has(b) ? null : store.blocks.get(`points/${b}`);

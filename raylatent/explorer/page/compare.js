@@ -5,6 +5,7 @@ raylatent.compare = (() => {
   const { cells, contrast, geometry, panel } = raylatent;
   const { el, link, tableOf, whole } = panel;
   const REST = -1;
+  let turn = 0; // of the comparison that counts
   const $ = (/** @type {string} */ id) => raylatent.page.$(id);
   /** What can be compared: [key, text, names]. @returns {[string, string, string[]][]} */
   function sources() {
@@ -33,7 +34,7 @@ raylatent.compare = (() => {
       const points = await store.load(`points/${b}`);
       for (let i = 0; i < points.n; i += 1) {
         const [x, y] = [points.x[i], points.y[i]];
-        const group = groupOf(kind === "label" ? points.label[i]
+        const group = groupOf(kind === "label" ? (points.label[i] === raylatent.data.NO_U1 ? null : points.label[i])
           : regions.findIndex((/** @type {any} */ one) => geometry.inside(one.edges, x, y)));
         if (group > 1) continue;
         const { row, col } = geometry.cellOf(frame, x, y, level);
@@ -54,12 +55,19 @@ raylatent.compare = (() => {
       : String(v) === b || Number(b) === REST ? 1 : 2;
     const names = ["a", "b"].map((id) => $(`contrast-${id}`).selectedOptions[0].textContent);
     page.say("Comparing.");
+    const [mine, { store }] = [(turn += 1), now];
+    const current = () => {
+      if (mine !== turn || now.store !== store) throw new Error("That comparison was ended.");
+    };
     const rows = await rowsOf(key, Number(level), groupOf);
     const units = contrast.unitsOf(now.meta, rows);
+    current();
     const found = await contrast.tested(rows, units, (share) => {
+      current();
       page.say(`Comparing: ${Math.round(100 * share)} % of the cells.`);
       return new Promise((done) => setTimeout(done));
     });
+    current();
     const most = found.reduce((m, one) => Math.max(m, Math.abs(one.difference)), 1e-9);
     now.contrast = { level: Number(level), cells: found, most, names };
     const few = contrast.tooFew(units);
@@ -68,7 +76,7 @@ raylatent.compare = (() => {
       `cells differ (q < ${contrast.Q}), tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}` +
       `${units.pairs.length > 0 ? `, ${units.pairs.length} in both` : ""}.` +
       (key.startsWith("annotation") || now.meta.points.kind === "all" ? "" : " The points are a sample.");
-    const top = found.toSorted((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
+    const top = [...found].sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
     const grid = geometry.gridOf(Number(level));
     const percent = (/** @type {number} */ v) => (100 * v).toFixed(2);
     $("contrast-told").replaceChildren(el("p", {}, told),
@@ -79,6 +87,13 @@ raylatent.compare = (() => {
       })));
     page.say(few ? "There are too few for a test." : "Compared: cells that differ are outlined in black.");
     page.changed();
+  }
+  /** Ends a comparison, also one that is not done. */
+  function end() {
+    turn += 1;
+    raylatent.now.contrast = null;
+    $("contrast-told").replaceChildren();
+    raylatent.page.changed();
   }
   /** Where there are two groups to compare, the lists of them. */
   function lists() {
@@ -104,5 +119,5 @@ raylatent.compare = (() => {
     fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
     $("contrast-level").value = String(Math.min(2, last));
   }
-  return { compare, lists };
+  return { compare, end, lists };
 })();

@@ -31,7 +31,7 @@ raylatent.controls = (() => {
       const scale = { low: -100 * compared.most, high: 100 * compared.most };
       const title = `Share of tiles in ${compared.names[0]} minus ${compared.names[1]}, %`;
       $("legend").replaceChildren(el("h3", {}, title), scaleOf(title, scale, color.FROM_B_TO_A),
-        el("p", { class: "note" }, "Outlined: q below 0.05."));
+        el("p", { class: "note" }, "Outlined: false discovery rate (q) below 0.05."));
       return;
     }
     const level = draw.cellLevel();
@@ -75,28 +75,32 @@ raylatent.controls = (() => {
       filters();
     }));
   }
-  /** Tells what is selected. @param {{n: number | null, slides: number | null, members: Members | null} | null} told */
+  /** Tells what is selected. @param {{n: number | null, slides: number | null, members: Members | null, why?: string}
+   * | null} told n is null while it is not known, or cannot be, and why says that */
   function selected(told) {
     const { meta, rings } = raylatent.now;
     $("save").hidden = rings.length === 0 && !told;
+    $("save-polygon").disabled = $("save-name").disabled = rings.length === 0; // chosen on another map, by its tiles
     if (!told || told.n === null) {
-      $("selected").replaceChildren("Nothing is selected.");
+      $("selected").replaceChildren(told?.why ?? "Nothing is selected.");
       $("selected-bars").replaceChildren();
       return;
     }
     const sample = meta.points.kind !== "all" && told.members;
-    const about = sample ? `About ${whole(Math.round((told.n * meta.n) / Math.max(1, meta.points.n)))} tiles ` +
+    const times = sample ? meta.n / Math.max(1, meta.points.n) : 1;
+    const about = sample ? `About ${whole(Math.round(told.n * times))} tiles ` +
         "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
         "give all)" : panel.counted(told.n, "tile");
-    const text = `${about} of ${panel.counted(told.slides ?? 0, "slide")}.`;
+    const text = `${about} of ${sample ? "at least " : ""}${panel.counted(told.slides ?? 0, "slide")}.`;
     $("selected").replaceChildren(el("p", { id: "selected-n", "data-n": told.n }, text));
     raylatent.page.say(`Selected: ${text}`);
     /** @param {string} title @param {Iterable<number>} column @param {string[]} names @param {string[]} colors */
     const bars = (title, column, names, colors) => {
       const counts = new Map();
       for (const v of column) counts.set(v, (counts.get(v) ?? 0) + 1);
-      const list = panel.countsOf(counts, names, colors, told.n ?? 1);
-      return list.childElementCount > 0 ? [el("h3", {}, title), list] : [];
+      for (const [v, n] of counts) counts.set(v, Math.round(n * times));
+      const list = panel.countsOf(counts, names, colors, (told.n ?? 1) * times);
+      return list.childElementCount > 0 ? [el("h3", {}, sample ? `${title}, about` : title), list] : [];
     };
     $("selected-bars").replaceChildren(...(told.members ? [
       ...bars(`Label (${meta.labels.column})`, told.members.label, meta.labels.names, meta.labels.colors),

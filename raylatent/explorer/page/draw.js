@@ -33,7 +33,8 @@ raylatent.draw = (() => {
   }
   /** The level whose cells are shown and answer to a click now. */
   function cellLevel() {
-    const { view, showPictures } = raylatent.now;
+    const { contrast, view, showPictures } = raylatent.now;
+    if (contrast) return contrast.level;
     if (showPictures) return Math.min(pictureLevel(), cells.deepest());
     return camera.levelOf(view, CELL_WITHOUT_PICTURE, cells.deepest());
   }

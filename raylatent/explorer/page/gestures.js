@@ -8,7 +8,8 @@ raylatent.gestures = (() => {
   function placeAt(px, py) {
     const { view, frame } = raylatent.now;
     const [x, y] = camera.toShare(view, px, py);
-    return [frame.x0 + x * frame.side, frame.y0 + y * frame.side];
+    const place = (/** @type {number} */ v) => Number(v.toPrecision(9)); // addresses and files stay short
+    return [place(frame.x0 + x * frame.side), place(frame.y0 + y * frame.side)];
   }
   /** The cell at a place of the screen, or null. @param {number} px @param {number} py @returns {CellId | null} */
   function cellAt(px, py) {

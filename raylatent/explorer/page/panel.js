@@ -26,6 +26,8 @@ raylatent.panel = (() => {
     return made;
   }
 
+  /** @param {Block} block @param {number} i @returns {Tile} */
+  const tileIn = (block, i) => Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]]));
   const whole = (/** @type {number} */ v) => v.toLocaleString("en");
   /** @param {number} n @param {string} what */
   const counted = (n, what) => `${whole(n)} ${what}${n === 1 ? "" : "s"}`;
@@ -150,7 +152,7 @@ raylatent.panel = (() => {
     const [since, of, tied] = [block.level[i], block.of[i], block.tied[i]];
     const kept = since < level ? `kept from level ${since}, ` : "";
     if (of === 1) return `${kept}the only tile in the cell`;
-    const last = tied > 1 ? `; ${whole(tied)} are as near, this is the smallest hash` : "";
+    const last = tied > 1 ? `; ${whole(tied)} tiles are equally near, and one was drawn by lot` : "";
     const away = `${block.distance[i].toFixed(2)} cells away, of ${whole(of)} tiles`;
     return `${kept}nearest to the cell's center, ${away}${last}`;
   }
@@ -167,7 +169,7 @@ raylatent.panel = (() => {
     const most = slides[block.top_slide[i]]?.name ?? "not known";
     return el("div", {}, factsOf([
         ["Tiles in this cell", whole(n)],
-        ["Slides", `${whole(block.slides[i])}; most of ${most} (${Math.round(100 * block.top_share[i])} %)`],
+        ["Slides", `${whole(block.slides[i])}; most tiles are from ${most} (${Math.round(100 * block.top_share[i])} %)`],
         ["Mean novelty", Number.isFinite(block.novelty[i]) ? short(block.novelty[i]) : null],
         ["Why this tile", whyOf(block, i, level)],
       ]),
@@ -196,6 +198,13 @@ raylatent.panel = (() => {
       x: members.x[m], y: members.y[m], far: Math.hypot(members.x[m] - block.x[i], members.y[m] - block.y[i]),
     })).sort((a, b) => a.far - b.far);
   }
+  /** The picture of a tile at its own size, if the deepest cell shows it, and so it may be stored. @param {Tile} tile */
+  async function shownOf({ slide, tile, x, y }) {
+    const level = cells.deepest();
+    const found = await cells.find({ level, ...geometry.cellOf(raylatent.now.frame, x, y, level) });
+    const own = found && found.block.slide[found.i] === slide && found.block.tile[found.i] === tile;
+    return own ? tileIn(found.block, found.i) : {};
+  }
   /** The list of the cell's tiles, 50 at a time. @param {CellId} cell @param {Block} block @param {number} i
    * @param {HTMLElement} shown where a chosen tile is shown */
   function listOf(cell, block, i, shown) {
@@ -210,12 +219,15 @@ raylatent.panel = (() => {
       tiles ??= await tilesOf(cell, block, i);
       const start = list.childElementCount;
       tiles.slice(start, start + AT_ONCE).forEach((tile) => {
+        const { name } = meta.slides[tile.slide];
         const show = async () => {
           raylatent.now.marked = Number.isFinite(tile.x) ? [tile.x, tile.y] : null;
           raylatent.page.redraw();
-          shown.replaceChildren(await tileOf(tile, null));
+          const own = Number.isFinite(tile.x) ? await shownOf(tile) : {};
+          shown.replaceChildren(await tileOf({ ...tile, ...own }, null));
+          shown.scrollIntoView({ block: "nearest" });
+          raylatent.page.say(`Tile ${tile.tile} of slide ${name}.`);
         };
-        const { name } = meta.slides[tile.slide];
         list.append(el("li", {}, link(`${name}, tile ${tile.tile}`, () => raylatent.page.guard(show()),
           { "data-slide": name, "data-tile": tile.tile })));
       });
@@ -245,7 +257,7 @@ raylatent.panel = (() => {
     }
     page.changed();
     const { block, i } = found;
-    const tile = /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
+    const tile = tileIn(block, i);
     const shown = el("div", {}, await tileOf(tile, cell));
     if (now.cell !== cell) return;
     Object.assign(panel.dataset, { level: cell.level, row: cell.row, col: cell.col,

@@ -6,7 +6,7 @@ raylatent.selection = (() => {
   const { cells, color, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
   const COLUMNS = { slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array,
-    x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint8Array };
+    x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint16Array };
   /** The tiles of a block that a test keeps. @param {Block} block @param {(block: Block, i: number) => boolean} keeps */
   function kept(block, keeps) {
     const found = [];
@@ -88,13 +88,18 @@ raylatent.selection = (() => {
     const rings = geometry.ringsOf(given);
     const { meta, served } = raylatent.now;
     Object.assign(raylatent.now, { rings, members: null, only: null });
+    const unknown = { n: null, slides: null, members: null };
+    raylatent.controls.selected({ ...unknown, why: "Counting the tiles." });
     raylatent.page.changed();
     if (meta.points.kind !== "all" && served) {
       const told = await fromServer({ rings });
       raylatent.controls.selected({ n: told.n, slides: told.slides, members: null });
       return { n: told.n, exact: true, slides: told.slides, rows: told.rows };
     }
-    const members = await within(rings);
+    const members = await within(rings).catch((error) => {
+      if (raylatent.now.rings === rings) raylatent.controls.selected({ ...unknown, why: error.message });
+      throw error;
+    });
     if (raylatent.now.rings !== rings) return resultOf(members);
     raylatent.now.members = members;
     raylatent.controls.selected({ n: members.n, slides: slidesOf(members), members });
@@ -122,10 +127,12 @@ raylatent.selection = (() => {
    * turn grey. @param {Members} members @param {{name: string}[]} slides of that map: their numbers differ */
   async function carry(members, slides) {
     const { now } = raylatent;
+    const { store } = now;
     const ids = new Map(Array.from(now.meta.slides, (/** @type {any} */ one, id) => [one.name, id]));
     const keys = new Set(Array.from(members.slide, (slide, i) => keyOf(ids.get(slides[slide].name) ?? -1, members.tile[i])));
     const found = await membersOf([-Infinity, -Infinity, Infinity, Infinity], (block, i) =>
       keys.has(keyOf(block.slide[i], block.tile[i])));
+    if (now.store !== store) return;
     Object.assign(now, { members: found, only: keys, showPoints: true });
     raylatent.controls.selected({ n: found.n, slides: slidesOf(found), members: found });
   }
