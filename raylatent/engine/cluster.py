@@ -208,6 +208,8 @@ def spread(
     work: Callable[..., T],
     calls: Iterable[tuple[Any, ...]],
     stall_timeout_s: float = STALL_TIMEOUT_S,
+    *,
+    num_cpus: float = READ_CPUS,
 ) -> Iterator[T]:
     """Call `work` with each of the arguments; answers in their order.
 
@@ -218,6 +220,7 @@ def spread(
         work: A function that workers can import.
         calls: Its arguments, asked for as they are needed.
         stall_timeout_s: How long nothing may be finished.
+        num_cpus: Of a task.
 
     Raises:
         RaylatentError: A task raised it, or failed otherwise.
@@ -229,7 +232,7 @@ def spread(
         yield from (work(*arguments) for arguments in first)
         return
     connect()
-    remote = ray.remote(num_cpus=READ_CPUS)(work)
+    remote = ray.remote(num_cpus=num_cpus)(work)
     pending: list[ray.ObjectRef[Any]] = []
     for arguments in chain(first, calls):
         pending.append(remote.remote(*arguments))

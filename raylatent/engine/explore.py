@@ -55,7 +55,7 @@ def draw_pictures(store: Store, found: Found, tiles: Tiles) -> Drawn:
             yield store, work, tiles.cell_px, tiles.tile_px
 
     with Progress("explorer", len(found.chosen[-1])) as progress:
-        for done in spread(draw_square, calls()):
+        for done in spread(draw_square, calls(), num_cpus=1):
             work = waiting.popleft()
             made.add(work, done)
             progress.add(len(work.which))

@@ -66,18 +66,16 @@ def draw_square(
     store: Store, work: SquareWork, cell_px: int, tile_px: int
 ) -> SquareDone:
     """Fetch the tiles of a square, and write its pictures: a task's work."""
-    cells, failed = work.cells, dict[int, str]()
+    failed: dict[int, str] = {}
     sizes = np.zeros((len(work.own), 2), np.uint16)
     files: list[tuple[str, bytes]] = []
+    cells = work.cells
     if cells is None:
-        cells, own, failed = _fetched(work, cell_px, tile_px)
-        for start in range(0, len(own), pictures.SLOTS**2):
-            some = own[start : start + pictures.SLOTS**2]
-            number = work.first + start // pictures.SLOTS**2
-            data = pictures.encoded(pictures.sheet(some), pictures.OWN_QUALITY)
-            files.append((pictures.own_name(number), data))
-        for i, one in enumerate(own):
-            sizes[i] = (0, 0) if one is None else one.size
+        cells = np.empty((len(work.places), cell_px, cell_px, 3), np.uint8)
+        files += _own_sizes(work, cells, sizes, failed, tile_px)
+        others = np.setdiff1d(np.arange(len(cells)), work.own)
+        for i, found in _tiles(work, others, cell_px, failed, own_size=False):
+            cells[i] = pictures.thumbnail(found, cell_px)
     levels = range(work.root, work.finest + 1)
     files += pictures.draw(work.finest, work.shown, cells, levels)
     if work.root == 0:
@@ -99,29 +97,49 @@ def draw_square(
     )
 
 
-def _fetched(
-    work: SquareWork, cell_px: int, tile_px: int
-) -> tuple[NDArray[np.uint8], list[Any], dict[int, str]]:
-    """Cells (n, cell_px, cell_px, 3), tiles at their own size, and why some lack."""
-    n = len(work.places)
-    cells = np.empty((n, cell_px, cell_px, 3), np.uint8)
-    failed: dict[int, str] = {}
-    whole: dict[int, Any] = dict.fromkeys(work.own.tolist())
-    others = np.setdiff1d(np.arange(n), work.own)
-    for which, own_size in ((work.own, True), (others, False)):
-        places = [work.places[i] for i in which]
-        side = tile_px if own_size else cell_px
-        for at, found in stored_tiles(places, side, own_size=own_size):
-            i = int(which[at])
-            if isinstance(found, str):
-                failed[i] = found
-                cells[i] = pictures.thumbnail(None, cell_px)
-            elif own_size:
-                whole[i] = found
-                cells[i] = pictures.cell_of(found, cell_px)
-            else:
-                cells[i] = pictures.thumbnail(found, cell_px)
-    return cells, [whole[i] for i in work.own.tolist()], failed
+def _own_sizes(
+    work: SquareWork,
+    cells: NDArray[np.uint8],
+    sizes: NDArray[np.uint16],
+    failed: dict[int, str],
+    tile_px: int,
+) -> Iterator[tuple[str, bytes]]:
+    """The pictures of tiles at their own size; their cells and sizes are filled in.
+
+    The tiles of one picture are held at a time.
+    """
+    together = pictures.SLOTS**2
+    for number, start in enumerate(range(0, len(work.own), together), work.first):
+        which = work.own[start : start + together]
+        slots = {int(i): slot for slot, i in enumerate(which)}
+        whole: list[Any] = [None] * len(which)
+        for i, found in _tiles(work, which, tile_px, failed, own_size=True):
+            if found is None:
+                cells[i] = pictures.thumbnail(None, cells.shape[1])
+                continue
+            whole[slots[i]], sizes[start + slots[i]] = found, found.size
+            cells[i] = pictures.cell_of(found, cells.shape[1])
+        data = pictures.encoded(pictures.sheet(whole), pictures.OWN_QUALITY)
+        yield pictures.own_name(number), data
+
+
+def _tiles(
+    work: SquareWork,
+    which: NDArray[np.int64],
+    side: int,
+    failed: dict[int, str],
+    *,
+    own_size: bool,
+) -> Iterator[tuple[int, Any]]:
+    """Some tiles of a square as they come; None, and why, where one cannot be read."""
+    places = [work.places[i] for i in which]
+    for at, found in stored_tiles(places, side, own_size=own_size):
+        i = int(which[at])
+        if isinstance(found, str):
+            failed[i] = found
+            yield i, None
+        else:
+            yield i, found
 
 
 @dataclass(eq=False)

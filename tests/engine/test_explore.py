@@ -165,7 +165,7 @@ def test_the_pictures_are_the_tiles(made):
 def test_the_same_bytes_whoever_draws_them(made, tmp_path, monkeypatch):
     out, _, sm = made
     monkeypatch.setattr(
-        explore, "spread", lambda work, calls: (work(*c) for c in calls)
+        explore, "spread", lambda work, calls, **_: (work(*c) for c in calls)
     )
     config = ExploreConfig(
         run=sm.run.uri, out=str(tmp_path / "page"), explorer_cell_px=CELL_PX
