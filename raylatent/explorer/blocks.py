@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from raylatent import schema
 from raylatent.explorer.pyramid import SIDE, Square
 from raylatent.explorer.reach import SAMPLE_POINTS, Found
-from raylatent.explorer.scripts import NO_I4, NO_U1, NO_U2, NO_U4, Columns, block_script
+from raylatent.explorer.scripts import (
+    MOST_CLASSES,
+    NO_I4,
+    NO_U1,
+    NO_U2,
+    NO_U4,
+    Columns,
+    block_script,
+)
 from raylatent.montage.points import (
     LABELS,
     PREDICTIONS,
@@ -30,6 +38,7 @@ from raylatent.montage.points import (
 CELLS_OF_BLOCK = 16_384
 POINTS_OF_BLOCK = 65_536
 
+_BLOCK_NUMBERS = 1_000_000
 _TOGETHER = 2_000_000  # points that are put in order at once
 _BITS = 16  # of each of x and y, by which points are ordered
 _BINS = 12  # bits of the curve by which points are counted
@@ -124,8 +133,9 @@ def write_cells(
     cell = square.side / (SIDE << table[schema.SINCE].to_numpy().astype(np.int64))
     columns["distance"] = ("f4", table[schema.DISTANCE].to_numpy() / cell)
     about = []
-    for block, start in enumerate(range(0, len(order), CELLS_OF_BLOCK)):
-        some = order[start : start + CELLS_OF_BLOCK]
+    # Of very many columns few rows, so that no script is large.
+    rows_of_block = min(CELLS_OF_BLOCK, max(512, _BLOCK_NUMBERS // len(columns)))
+    for block, some in enumerate(_pieces(order, rows_of_block)):
         own = {key: (kind, values[some]) for key, (kind, values) in columns.items()}
         _put(write, f"cells/{level}/{block}", own)
         about.append({"first": int(curve[some[0]]), "cells": len(some)})
@@ -177,7 +187,8 @@ def _cell_columns(
         "height": ("u2", sizes[:, 1]),
     }
     columns |= {f"count_{i}": ("u4", own) for i, own in enumerate(counts.T)}
-    columns |= {f"mean_{i}": ("f4", own) for i, own in enumerate(means.T)}
+    if names.n_classes <= MOST_CLASSES:
+        columns |= {f"mean_{i}": ("f4", own) for i, own in enumerate(means.T)}
     return columns
 
 

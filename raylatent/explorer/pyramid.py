@@ -50,6 +50,8 @@ SHOWN_SHARE = 0.85
 
 CONTRAST_LEVEL = 4
 """The deepest level whose tiles are counted by cell and slide, for contrasts."""
+MOST_PAIRS = 1_000_000
+"""Of cells and slides of a level, that a contrast can be made of."""
 SINCE, SINCE_N, WHY = "since", "since_n", "why"
 LABEL, COUNT, SLIDES = "label", "count", "slides"
 
@@ -168,9 +170,9 @@ class PartialLevel:
     Attributes:
         cells: Its cells.
         slides: Tiles by cell and slide: `cell`, `label` (slide), `count`.
-        counted: Of levels deeper than `CONTRAST_LEVEL`, slides that are not in `slides`
-            since all of their points are known: how many of them a cell has (`slides`),
-            and the one with most tiles, as above.
+        counted: Of levels deeper than `CONTRAST_LEVEL`, and of those with more than
+            `MOST_PAIRS`, slides that are not in `slides` since all of their points are
+            known: how many of them a cell has (`slides`), and the one with most tiles.
     """
 
     cells: PartialCells
@@ -214,16 +216,17 @@ def merge_levels(
         MapError: Slides are in another order.
     """
     return [
-        _merge(one, other, deep=level > CONTRAST_LEVEL)
+        _merge(one, other, level)
         for level, (one, other) in enumerate(zip(a, b, strict=True))
     ]
 
 
-def _merge(a: PartialLevel, b: PartialLevel, *, deep: bool) -> PartialLevel:
+def _merge(a: PartialLevel, b: PartialLevel, level: int) -> PartialLevel:
     cells = merge_cells(a.cells, b.cells)
     slides: pa.Table = merge_counts(a.slides, b.slides)
-    counted = a.counted
-    if deep and len(a.slides) and len(b.slides):
+    counted = pa.concat_tables([a.counted, b.counted])
+    many = level > CONTRAST_LEVEL or (level > 0 and len(slides) > MOST_PAIRS)
+    if (many or len(counted)) and len(a.slides) and len(b.slides):
         last, first = pc.max(a.slides[LABEL]), pc.min(b.slides[LABEL])
         if last.as_py() > first.as_py():
             message = f"points of slide {last} come before those of slide {first}"
@@ -231,7 +234,7 @@ def _merge(a: PartialLevel, b: PartialLevel, *, deep: bool) -> PartialLevel:
         ends = pc.min_max(slides[LABEL]).values()
         open_ = pc.is_in(slides[LABEL], pa.array([end.as_py() for end in ends]))
         done = _one_each(slides.filter(pc.invert(open_)))
-        counted = _by_cell(pa.concat_tables([a.counted, b.counted, done]))
+        counted = _by_cell(pa.concat_tables([counted, done]))
         slides = slides.filter(open_)
     return PartialLevel(cells=cells, slides=slides, counted=counted)
 

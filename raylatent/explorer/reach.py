@@ -13,9 +13,12 @@ from raylatent import schema
 from raylatent.explorer import pictures, pyramid
 from raylatent.explorer.pictures import Shown
 from raylatent.explorer.pyramid import FEW_POINTS, SHOWN_SHARE, PartialLevel, Square
+from raylatent.explorer.scripts import MOST_CLASSES
+from raylatent.mapping.labels import MOST_ENTRIES
 from raylatent.montage.cells import bounds_of
 from raylatent.montage.grid import Bounds
 from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Rule
+from raylatent.montage.tally import label_points
 from raylatent.source.protocol import Place
 from raylatent.stable_hash import tile_hash
 from raylatent.stored.mosaic_inputs import Located
@@ -25,6 +28,7 @@ _SAMPLED_LEVELS = 4  # whose tiles tell how many bytes a tile takes
 _SAMPLED_TILES = 256
 _CELL_BYTES = 70.0  # of a cell in scripts and Parquet
 _POINT_BYTES = 18.0
+_PAIR_BYTES = 6.0  # of a cell and a slide
 _REST_BYTES = 1e6  # of the page, of thumbnails and of the smallest pictures
 SAMPLE_POINTS = 1_000_000
 
@@ -175,7 +179,10 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
     look = partial(pyramid.occupied, square=square, few=few)
     counts = pyramid.count_cells(parts.fold(look, pyramid.merge_occupied))
     some = _levels(parts, square, _SAMPLED_LEVELS, rule)
-    sizes = _sizes(pyramid.choose_nested(square, some)[-1], tiles, rule, bounds.n)
+    chosen, told = pyramid.choose_nested(square, some)[-1], _bytes_told(some[-1])
+    pairs = sum(len(level.slides) for level in some)
+    more = 4 * (1 + N_SIMILAR) * min(MOST_SIMILAR, bounds.n) + _PAIR_BYTES * 3 * pairs
+    sizes = _sizes(chosen, tiles, rule, told, _REST_BYTES + more)
     most = min(SAMPLE_POINTS, bounds.n)
     reach = extent(counts, bounds.n, most, sizes, max_bytes)
     levels = _levels(parts, square, reach.finest + 1, rule)
@@ -196,8 +203,27 @@ def _levels(
     return parts.fold(work, pyramid.merge_levels, [PREDICTIONS, LABELS])
 
 
-def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule, n_points: int) -> Sizes:
-    """What cells and tiles take, by some tiles all over the map."""
+def _bytes_told(level: PartialLevel) -> float:
+    """What scripts and Parquet take for a cell: more where there are labels, classes."""
+    tally = level.cells.tally
+    n_classes = 0 if tally.predictions is None else tally.predictions.digits.shape[2]
+    n_labels = min(len(label_points(tally.labels)), MOST_ENTRIES + 1)
+    in_page = n_classes if n_classes <= MOST_CLASSES else 1
+    return _CELL_BYTES + 8 * n_classes + 5 * in_page + 2 * n_labels
+
+
+def _sizes(
+    chosen: pa.Table, tiles: Tiles, rule: Rule, told: float, rest: float
+) -> Sizes:
+    """What cells and tiles take, by some tiles all over the map.
+
+    Args:
+        chosen: Cells whose tiles tell it.
+        tiles: How they are found.
+        rule: Its seed.
+        told: Bytes of what is told of a cell beside its picture.
+        rest: Bytes of all that does not grow with cells, tiles and points.
+    """
     names = (schema.SLIDE, schema.TILE_INDEX)
     columns = (chosen[name].to_pylist() for name in names)
     hashes = [tile_hash(rule.seed, s, [i])[0] for s, i in zip(*columns, strict=True)]
@@ -221,9 +247,9 @@ def _sizes(chosen: pa.Table, tiles: Tiles, rule: Rule, n_points: int) -> Sizes:
         for i in range(0, len(whole), together)
     ]
     return Sizes(
-        cell=(sum(drawn) - len(drawn) * block) / len(whole) + _CELL_BYTES,
+        cell=(sum(drawn) - len(drawn) * block) / len(whole) + told,
         block=block,
         tile=sum(map(len, own)) / len(whole),
         point=_POINT_BYTES,
-        rest=_REST_BYTES + 4 * (1 + N_SIMILAR) * min(MOST_SIMILAR, n_points),
+        rest=rest,
     )

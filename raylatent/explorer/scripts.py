@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i4": "<i4", "f4": "<f4"}
 NO_U1, NO_U2, NO_U4, NO_I4 = 255, 0xFFFF, 0xFFFFFFFF, -(1 << 31)
 """What stands for null in columns of these types; in f4 it is NaN."""
+MOST_CLASSES = 64
+"""Whose mean predictions a page has; of more it has the most likely one."""
 _LEVEL = 6  # of gzip
 
 Columns = Mapping[str, tuple[str, NDArray[Any]]]

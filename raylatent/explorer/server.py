@@ -62,6 +62,7 @@ MOST_POINTS = 10_000
 
 _MOST_S = 60.0  # that members are looked for
 _BODY_S = 20.0
+_WAIT_S = 2.0  # for members that others look for
 _RENDERS, _QUERIES = 4, 1  # at a time
 _MOST_SLIDES = 8  # held open
 _JPEG = "image/jpeg"
@@ -209,7 +210,7 @@ class Explorer:
             where = self._where(body)
         except MapError as error:
             return Answer(status=400, body=f"{error}\n".encode())
-        if not self._queries.acquire(timeout=_MOST_S):
+        if not self._queries.acquire(timeout=_WAIT_S):
             return _BUSY
         try:
             return self._counted(where)

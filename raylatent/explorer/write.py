@@ -65,13 +65,15 @@ def _write_cells(write: Write, told: Told, drawn: Drawn) -> list[dict[str, Any]]
             )
         table, sizes = _with_pictures(told, drawn, table, chosen)
         blocks = write_cells(write, level, table, names, sizes, found.square)
-        if level <= CONTRAST_LEVEL:
+        pairs = level <= CONTRAST_LEVEL and not len(found.levels[level].counted)
+        if pairs:
             write_slides(write, level, found.levels[level].slides, names)
         rows, cols = (table[name].to_numpy() for name in (schema.ROW, schema.COL))
         levels.append(
             {
                 "level": level,
                 "cells": len(table),
+                "slides": pairs,
                 "most": int(table[schema.N].to_numpy().max()),
                 "blocks": blocks,
                 "tiles_stored": level < found.extent.own,

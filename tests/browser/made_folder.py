@@ -234,6 +234,7 @@ def _write_level(
     return {
         "level": level,
         "cells": len(found),
+        "slides": True,
         "most": int(table["n"][1].max()),
         "blocks": blocks,
         "tiles_stored": False,
@@ -267,7 +268,7 @@ def _cells(
         "top_slide": ("u4", np.array([s.argmax() for s in slides])),
         "top_share": ("f4", np.array([s.max() for s in slides]) / n),
         "novelty": ("f4", np.array([points["novelty"][m].mean() for m in members])),
-        "pred": ("u1", means.argmax(axis=1)),
+        "pred": ("u2", means.argmax(axis=1)),
         "pred_mean": ("f4", means.max(axis=1)),
         "level": ("u1", np.zeros(len(n))),
         "of": ("u4", n),

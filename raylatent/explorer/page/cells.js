@@ -5,7 +5,8 @@
 raylatent.cells = (() => {
   const { data, geometry, color } = raylatent;
   const MOST_POINTS = 2_000_000;
-  const LAST_LEVEL_OF_SLIDES = 4;
+  /** The deepest level whose tiles are told by slide. */
+  const lastOfSlides = () => raylatent.now.meta.levels.findLastIndex((/** @type {any} */ level) => level.slides);
 
   const deepest = () => raylatent.now.meta.levels.length - 1;
   /** A server draws levels that were not written. */
@@ -147,7 +148,7 @@ raylatent.cells = (() => {
       }
       return block.left.counts;
     }
-    const coarse = level <= LAST_LEVEL_OF_SLIDES && (!labels || meta.points.kind !== "all");
+    const coarse = level <= lastOfSlides() && (!labels || meta.points.kind !== "all");
     const counts = coarse ? ofSlides(level) : tallied(level);
     if (!counts) return null;
     const grid = geometry.gridOf(level);
@@ -186,7 +187,7 @@ raylatent.cells = (() => {
     return data.bit(known.bits, (top >> up) * across + (col >> up)) === 1;
   }
   return {
-    MOST_POINTS, LAST_LEVEL_OF_SLIDES, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
+    MOST_POINTS, lastOfSlides, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
     sharesOf, filter, left, colors, hasPicture,
   };
 })();

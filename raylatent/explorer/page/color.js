@@ -51,7 +51,7 @@ raylatent.color = (() => {
     const when = (/** @type {boolean} */ is, /** @type {string} */ key, /** @type {string} */ text) =>
       is ? [/** @type {[string, string]} */ ([key, text])] : [];
     return [["none", "nothing"], ...when(labels.names.length > 0, "label", `label (${labels.column})`), ["slide", "slide"],
-      ...when(classes.length > 0, "prediction", "prediction (most likely class)"), ...of("mean", "prediction of", classes),
+      ...when(classes.length > 0, "prediction", "prediction (most likely class)"), ...of("mean", "prediction of", classes.length <= 64 ? classes : []),
       ...when(novelty.has, "novelty", "novelty"), ["density", "density (tiles in a cell)"],
       ...of("annotation", "annotation", annotations.columns), ...when(regions, "region", "named selections")];
   }

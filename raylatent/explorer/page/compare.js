@@ -115,7 +115,7 @@ raylatent.compare = (() => {
     };
     groups();
     $("contrast-column").onchange = groups;
-    const last = Math.min(cells.LAST_LEVEL_OF_SLIDES, cells.deepest());
+    const last = cells.lastOfSlides();
     fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
     $("contrast-level").value = String(Math.min(2, last));
   }

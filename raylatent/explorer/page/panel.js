@@ -162,7 +162,7 @@ raylatent.panel = (() => {
     const n = block.tiles[i];
     /** @type {[number, number][]} */
     const counts = Array.from(labels.names, (_, l) => [l, block[`count_${l}`]?.[i] ?? 0]);
-    const means = Array.from(classes, (name, c) => {
+    const means = Array.from(classes.length <= 64 ? classes : [], (name, c) => {
       const share = block[`mean_${c}`][i];
       return { name: String(name), color: color.ofCategory(c), share, text: share.toFixed(3) };
     });

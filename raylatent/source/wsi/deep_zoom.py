@@ -12,6 +12,7 @@ from raylatent.storage import reason
 
 TILE_PX, OVERLAP_PX = 510, 1
 _QUALITY = 80
+_MOST_PIXELS = 64_000_000  # that are read for a square
 _ERRORS = (openslide.OpenSlideError, OSError, ValueError, MemoryError)
 
 
@@ -58,6 +59,9 @@ class DeepZoom:
         cols, rows = self._levels.level_tiles[level]
         if not (0 <= col < cols and 0 <= row < rows):
             return None
+        _, _, (width, height) = self._levels.get_tile_coordinates(level, (col, row))
+        if width * height > _MOST_PIXELS:
+            return None  # the slide has no smaller level that it could be read from
         try:
             picture = self._levels.get_tile(level, (col, row))
             data = io.BytesIO()
