@@ -254,10 +254,10 @@ def run_atlas(
     config = replace(config, out=report.run)  # in which {fingerprint} was filled in
     if len(config.layers) > 1 and not config.layer:
         config = replace(config, layer=config.layers[0])
-    if labels is None:
-        config = replace(config, annotations="")  # what was to be said of it is said
-    made = run_map(_part(config, MapConfig))
-    mosaic = run_mosaic(_part(config, MosaicConfig))
+    # What was to be said of annotations without a label is said.
+    drawn = replace(config, annotations="") if labels is None else config
+    made = run_map(_part(drawn, MapConfig))
+    mosaic = run_mosaic(_part(drawn, MosaicConfig))
     return Outcome(report, made, mosaic, _explored(config))
 
 

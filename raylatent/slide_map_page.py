@@ -1,6 +1,5 @@
 """What one sees of a SlideMap without asking for a file: in a notebook, and its page."""
 
-import json
 import os
 import webbrowser
 from abc import abstractmethod
@@ -18,7 +17,7 @@ from raylatent.mapping.plot import MAX_DOTS, MapStyle, map_file
 from raylatent.montage.points import labels_of_points
 from raylatent.run import EXPLORER
 from raylatent.run.layout import EXPLORER_JSON
-from raylatent.seal import DIGEST
+from raylatent.seal import DIGEST, parse_json
 from raylatent.slide_map_pictures import SlideMapPictures
 from raylatent.storage import Store, absolute
 from raylatent.stored.map_pictures import PICTURE
@@ -159,7 +158,7 @@ class SlideMapPage(SlideMapPictures):
         )
         own = self._labels_of_page() if self._is_labeled() and not label else None
         folder = absolute(config.out or f"{stored.run.uri}/{EXPLORER}/{stored.name}")
-        if anew or own or config.annotations or not _is_of(Store(folder), stored):
+        if anew or own or config.annotations or label or not _is_of(Store(folder), stored):
             run_explore(config, own)
         page = Page(f"{folder}/index.html")
         return page.show() if show else page
@@ -179,5 +178,5 @@ def _is_of(store: Store, stored: StoredPoints) -> bool:
     """Whether a folder has a finished page of a map."""
     if not store.exists(EXPLORER_JSON):
         return False
-    told = json.loads(store.read(EXPLORER_JSON))
-    return bool(told["maps"][0][DIGEST] == stored.info[DIGEST])
+    told = parse_json(store.read(EXPLORER_JSON)) or {}
+    return any(one.get(DIGEST) == stored.info[DIGEST] for one in told.get("maps", []))

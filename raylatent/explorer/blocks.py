@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.explorer.pyramid import SIDE, Square
-from raylatent.explorer.reach import SAMPLE_POINTS, Found
+from raylatent.explorer.reach import Found
 from raylatent.explorer.scripts import (
     MOST_CLASSES,
     NO_I4,
@@ -308,7 +308,7 @@ def write_points(
     Of very many, stretches of the curve are put in order one after another. A point is
     in a sample by a hash, however points are divided into parts.
     """
-    share = SAMPLE_POINTS / max(SAMPLE_POINTS, found.bounds.n)
+    share = min(1.0, found.extent.sample / found.bounds.n)
     most = None if found.extent.all_points else int(share * float((1 << 64) - 2048))
     # To tasks nothing goes but this: all cells would be large.
     take = partial(_sampled, most=most, seed=found.rule.seed)

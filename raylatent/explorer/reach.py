@@ -61,12 +61,14 @@ class Extent:
     Attributes:
         finest: The deepest level that is written.
         all_points: Whether all points are written, or a sample.
+        sample: How many points a sample has, about.
         own: The levels below this one have their tiles at their own size as well.
         n_bytes: What it is to take, by the sizes of a sample.
     """
 
     finest: int
     all_points: bool
+    sample: int
     own: int
     n_bytes: float
 
@@ -88,9 +90,9 @@ def extent(
 
     >>> sizes = Sizes(cell=1, block=0, tile=10, point=1, rest=0)
     >>> extent([4, 9, 12], 12, 5, sizes, 100)
-    Extent(finest=2, all_points=True, own=1, n_bytes=77.0)
+    Extent(finest=2, all_points=True, sample=5, own=1, n_bytes=77.0)
     >>> extent([4, 9, 12], 12, 5, sizes, 20)
-    Extent(finest=1, all_points=False, own=0, n_bytes=18.0)
+    Extent(finest=1, all_points=False, sample=5, own=0, n_bytes=18.0)
     """
     all_points = n_points * sizes.point <= max_bytes / 2
     wanted = next(
@@ -110,7 +112,11 @@ def extent(
     own = sum(counts[level] * sizes.tile <= left for level in range(finest + 1))
     drawn = counts[own - 1] if own else 0  # a level has the tiles of those above
     return Extent(
-        finest=finest, all_points=all_points, own=own, n_bytes=used + drawn * sizes.tile
+        finest=finest,
+        all_points=all_points,
+        sample=n_sample,
+        own=own,
+        n_bytes=used + drawn * sizes.tile,
     )
 
 
@@ -183,7 +189,7 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
     pairs = sum(len(level.slides) for level in some)
     more = 4 * (1 + N_SIMILAR) * min(MOST_SIMILAR, bounds.n) + _PAIR_BYTES * 3 * pairs
     sizes = _sizes(chosen, tiles, rule, told, _REST_BYTES + more)
-    most = min(SAMPLE_POINTS, bounds.n)
+    most = min(SAMPLE_POINTS, bounds.n, int(max_bytes / 2 / _POINT_BYTES))
     reach = extent(counts, bounds.n, most, sizes, max_bytes)
     levels = _levels(parts, square, reach.finest + 1, rule)
     return Found(

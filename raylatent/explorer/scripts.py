@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raylatent.errors import MapError
+
 TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i4": "<i4", "f4": "<f4"}
 NO_U1, NO_U2, NO_U4, NO_I4 = 255, 0xFFFF, 0xFFFFFFFF, -(1 << 31)
 """What stands for null in columns of these types; in f4 it is NaN."""
@@ -38,12 +40,18 @@ def block_script(name: str, columns: Columns) -> bytes:
         name: As the page asks for it.
         columns: All of the same length.
 
+    Raises:
+        MapError: A number does not fit its type.
+
     >>> block_script("a", {"n": ("u1", np.arange(2))})[:52]
     b'raylatent.block("a",{"n":2,"columns":[["n","u1"]]},"'
     """
-    arrays = [
-        np.ascontiguousarray(values, TYPES[kind]) for kind, values in columns.values()
-    ]
+    arrays = []
+    for column, (kind, values) in columns.items():
+        arrays.append(np.ascontiguousarray(values, TYPES[kind]))
+        if kind != "f4" and not np.array_equal(arrays[-1], values):
+            message = f"a page cannot hold all numbers of {column} ({name}): as {kind}"
+            raise MapError(message)
     raw = b"".join(shuffled(array) for array in arrays)
     packed = gzip.compress(raw, _LEVEL, mtime=0)
     about = {

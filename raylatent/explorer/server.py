@@ -77,6 +77,8 @@ _TYPES = {
 }
 _DRAWN = frozenset({"block", "tile", "zoom"})  # what gives a JPEG, or nothing
 _SERVER_JS = b'"use strict";\nwindow.raylatentServer = {};\n'
+_FOLDERS = {"data", "mosaic_files", "slide", "slides", "tile", "tiles"}
+"""Of a page: a map of such a name is not shown beside another one."""
 _ABSENT = Answer(status=404, body=b"there is no such thing here\n")
 _REPLACED = Answer(
     status=409, body=b"the page was written anew meanwhile: start serve again\n"
@@ -341,7 +343,8 @@ class Explorers:
         beside: Iterable[Path] = (
             [] if config.explorer else self._first.root.parent.iterdir()
         )
-        self._names = {one.name for one in beside if (one / EXPLORER_JSON).is_file()}
+        pages = {one.name for one in beside if (one / EXPLORER_JSON).is_file()}
+        self._names = pages - _FOLDERS
         self._others = cache(lambda name: Explorer(replace(config, map=name)))
 
     def answer(self, path: str, body: bytes) -> Answer:

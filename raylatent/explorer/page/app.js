@@ -15,6 +15,7 @@ raylatent.page = (() => {
   const $ = (id) => document.getElementById(id);
   let asked = false;
   let later = 0;
+  let home = ""; // the map of this folder, whatever that is called
   /** Tells those who see, and those who hear. @param {string} text */
   function say(text) {
     $("status").textContent = text;
@@ -187,9 +188,10 @@ raylatent.page = (() => {
    * @param {string} name "" is this folder's @param {string} hash the address, or "" */
   async function begin(name, hash) {
     const { members: carried, store: before, meta: from } = now;
-    const store = new data.Store(name ? `../${encodeURIComponent(name)}/` : "", redraw);
+    const store = new data.Store(name && name !== home ? `../${encodeURIComponent(name)}/` : "", redraw);
     const meta = await store.script("meta").finally(() => ($("maps").value = now.meta?.map.name));
     const { map } = meta;
+    home ||= map.name;
     /** @type {{n: number, bbox: number[]}[]} */
     const blocks = meta.points.blocks;
     Object.assign(now, { store, meta, cell: null, similar: [], rings: [], members: null, regions: [], contrast: null,
@@ -206,7 +208,7 @@ raylatent.page = (() => {
     }
     /** @type {string[]} */
     const maps = (meta.maps ?? []).map((/** @type {{name: string}} */ one) => one.name);
-    $("maps-box").hidden = maps.length < 2 || now.served; // a server shows one map
+    $("maps-box").hidden = maps.length < 2;
     raylatent.controls.fill("maps", maps.map((one) => [one, one]));
     $("maps").value = map.name;
     resized();
