@@ -50,7 +50,7 @@ def thumbnail(slide):
 def explored(run, out, monkeypatch, **options):
     """The folder of a run's explorer, made by this process alone."""
     monkeypatch.setattr(
-        explore, "spread", lambda work, calls: (work(*c) for c in calls)
+        explore, "spread", lambda work, calls, **_: (work(*c) for c in calls)
     )
     config = ExploreConfig(
         run=run.uri, out=str(out), explorer_cell_px=CELL_PX, **options

@@ -12,7 +12,7 @@ import pytest
 from raylatent import cli, schema
 from raylatent.config import ExploreConfig, ServeConfig
 from raylatent.errors import ConfigError, MapError, RunError
-from raylatent.explorer import blocks
+from raylatent.explorer import reach, squares
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
 from raylatent.explorer.pyramid import SIDE
 from raylatent.explorer.server import Explorers
@@ -282,7 +282,7 @@ def test_names_are_random_and_a_broken_table_is_refused(tmp_path):
 
 def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
     run = made[0]
-    monkeypatch.setattr(blocks, "SAMPLE_POINTS", 30)
+    monkeypatch.setattr(reach, "SAMPLE_POINTS", 30)
     explored(run, tmp_path / "page", monkeypatch, max_size="4KB")
     meta = meta_of(tmp_path / "page")
     assert meta["points"]["kind"] == "sample"
@@ -299,9 +299,9 @@ def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
         for tile in np.flatnonzero(tile_hash(0, slide, np.arange(n)) <= most)
     }
     assert 10 < len(found) == meta["points"]["n"] < 60
-    monkeypatch.setattr(blocks, "SAMPLE_POINTS", 10**6)
+    monkeypatch.setattr(reach, "SAMPLE_POINTS", 10**6)
     explored(run, tmp_path / "page", monkeypatch, max_size="4KB")
-    assert meta_of(tmp_path / "page")["points"]["n"] == sum(SLIDES.values())
+    assert 60 < meta_of(tmp_path / "page")["points"]["n"] < sum(SLIDES.values())
 
 
 def test_tiles_that_cannot_be_read_are_gray_and_counted(tmp_path, monkeypatch):
@@ -311,3 +311,72 @@ def test_tiles_that_cannot_be_read_are_gray_and_counted(tmp_path, monkeypatch):
     assert facts["failed"] == facts["levels"][-1]["cells"] > 10
     rows = pq.read_table(tmp_path / "page/cells.parquet").to_pylist()
     assert {row["picture"] for row in rows} == {None}
+
+
+def test_a_rare_label_with_the_name_of_a_slide_is_refused(tmp_path, monkeypatch):
+    slides = {f"slide {i:02d} of many": 3 for i in range(30)}
+    run, _ = run_of_slides(tmp_path, slides)
+    lines = [f"{slide},label {i}" for i, slide in enumerate(slides)]
+    lines[-1] = "slide 29 of many,scan of SLIDE 03 OF MANY"
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(["slide,kind", *lines]), "utf-8")
+    with pytest.raises(MapError, match="scan of SLIDE 03"):
+        explored(
+            run,
+            tmp_path / "page",
+            monkeypatch,
+            annotations=str(table),
+            label="kind",
+            pseudonymise=True,
+        )
+
+
+def test_numbers_that_are_the_name_of_a_slide_are_refused(tmp_path, monkeypatch):
+    run, _ = run_of_slides(tmp_path, {"1234567": 9, "7": 9})
+    for value in ("1234567", "7"):
+        table = tmp_path / "a.csv"
+        table.write_text(f"slide,case\n1234567,{value}\n7,9\n")
+        with pytest.raises(MapError, match=f"'{value}' has the name of a slide"):
+            explored(
+                run,
+                tmp_path / "page",
+                monkeypatch,
+                annotations=str(table),
+                keep_columns=("case",),
+                pseudonymise=True,
+            )
+
+
+def test_a_folder_of_something_else_is_left_alone(made, tmp_path, monkeypatch):
+    slides = tmp_path / "work" / "slides"
+    slides.mkdir(parents=True)
+    (slides / "a.svs").write_bytes(b"x")
+    for out in (tmp_path / "work", made[0].uri, f"{made[0].uri}/maps/default"):
+        with pytest.raises(MapError, match="holds something else than an explorer"):
+            explored(made[0], out, monkeypatch)
+    assert (slides / "a.svs").read_bytes() == b"x"
+
+
+def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
+    run, _ = run_of_slides(tmp_path, SLIDES)
+    page = tmp_path / "run" / "explorer" / "default"
+    explored(run, page, monkeypatch)
+    before = page / "index.html"
+    assert before.is_file()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(squares, "draw_square", killed)
+        patch.setattr("raylatent.engine.explore.draw_square", killed)
+        with pytest.raises(KeyboardInterrupt):
+            explored(run, page, patch, pseudonymise=True)
+    kept = [p for p in page.rglob("*") if p.is_file()]
+    assert not before.exists()
+    for file in kept:
+        assert not any(name.encode() in file.read_bytes() for name in SLIDES)
+    with pytest.raises(MapError, match="is of another map|holds no explorer"):
+        Explorers(ServeConfig(run=run.uri))
+    explored(run, page, monkeypatch, pseudonymise=True)
+    assert before.is_file()

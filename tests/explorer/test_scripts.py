@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylatent.errors import MapError
 from raylatent.explorer.scripts import TYPES, as_json, block_script, meta_script
 
 
@@ -64,3 +65,9 @@ def test_no_text_ends_a_script(text):
 def test_numbers_that_are_none_are_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         meta_script({"n": float("nan")})
+
+
+@pytest.mark.parametrize(("kind", "value"), [("u1", 256), ("u4", 2**32), ("u2", -1)])
+def test_numbers_that_do_not_fit_are_refused(kind, value):
+    with pytest.raises(MapError, match=f"all numbers of n .*as {kind}"):
+        block_script("a", {"n": (kind, np.array([0, value]))})

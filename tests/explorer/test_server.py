@@ -377,3 +377,26 @@ def test_many_clients_at_once(process):
 def test_serve_is_a_verb(capsys):
     assert cli.main(["serve", "--port", "99999", "run"]) == 2
     assert "--port is 99999" in capsys.readouterr().err
+
+
+def test_a_page_that_was_written_anew_is_not_served_on(served, tmp_path):
+    run, _, _ = served
+    page = tmp_path / "page"
+    page.mkdir()
+    told = page / "explorer.json"
+    told.write_text(json.dumps(about_page(run)))
+    (page / "index.html").write_bytes(INDEX)
+    own = server.Explorers(ServeConfig(run=run.uri, explorer=str(page)))
+    assert get(own, "/").status == 200
+    told.unlink()
+    told.write_text(json.dumps(about_page(run)) + " ")
+    for path in ("/", "/tile/0/0.jpg", "/members"):
+        answer = get(own, path, polygon(run))
+        assert answer.status == 409
+        assert b"start serve again" in answer.body
+
+
+def test_no_picture_is_kept_by_browsers(explorer):
+    answer = get(explorer, "/tile/0/0.jpg")
+    assert answer.status == 200
+    assert "Cache-Control" not in answer.headers  # the gate says no-store
