@@ -188,7 +188,7 @@ def run_explore(
         label, column = partial(labels_of_points, of_slides), config.label
     elif own is None and (found := stored_labels(of_map, config.stored_labels() or "")):
         label, column = found, found.column
-    elif own is None and run.has_tile_labels:
+    elif own is None and labels_of_tiles(run, of_map):
         label, column = tile_labels, schema.LABEL
     hidden = None
     if config.pseudonymise:

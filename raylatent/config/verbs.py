@@ -33,6 +33,7 @@ NUM_TILES_X = 50
 GRIDS = ("square", "slideflow")
 LAYOUTS = ("plain", "compact", "even")
 EACH = ("none", "label")
+_MOST_CELL_PX = 1024  # of the page: a block of 8 x 8 is one JPEG
 _LONGEST_EACH = 120  # bytes of --mosaic, which a label follows
 PLACEMENTS = ("rows", "umap-learn")
 TILE_LABELS = ("region", "cluster")
@@ -387,6 +388,9 @@ class PageConfig(NamedMapConfig):
         """Refuse nonsense."""
         super().__post_init__()
         at_least("--explorer-cell-px", self.explorer_cell_px, 16)
+        if self.explorer_cell_px > _MOST_CELL_PX:
+            message = f"--explorer-cell-px is {self.explorer_cell_px}, above {_MOST_CELL_PX}"
+            raise ConfigError(message)
         self.max_bytes()
 
     def max_bytes(self) -> int:

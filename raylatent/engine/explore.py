@@ -130,6 +130,12 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
         _clear(store)
         drawn = draw_pictures(store, found, tiles)
         digests.update(drawn.digests)
+        if drawn.failed:
+            logger.warning(
+                "%d of %d tiles cannot be read and are gray; the first: %s",
+                *(len(drawn.failed), len(found.chosen[-1])),
+                drawn.failed[min(drawn.failed)],
+            )
 
         def write(name: str, data: bytes) -> None:
             store.write(name, data)
