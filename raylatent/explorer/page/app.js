@@ -65,7 +65,6 @@ raylatent.page = (() => {
     document.body.dataset.mode = now.mode;
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();
-    raylatent.controls.regions();
     raylatent.controls.table();
     const regions = now.regions.length > 0;
     const keys = color.keysOf(now.meta, regions);
@@ -131,7 +130,10 @@ raylatent.page = (() => {
       "save-name": () => {
         const name = $("name").value.trim();
         if (!name) say("Write a name first.");
-        else selection.name([{ name, rings: now.rings }]);
+        else {
+          selection.name([{ name, rings: now.rings }]);
+          say("It is kept until the page is closed: save regions.json.");
+        }
       },
       "filter-none": () => { cells.filter(null, null); controls.filters(); },
       "contrast-go": () => guard(raylatent.compare.compare()),
@@ -155,6 +157,7 @@ raylatent.page = (() => {
     });
     $("maps").addEventListener("change", () => guard(begin($("maps").value, "")));
     new ResizeObserver(resized).observe($("map-box"));
+    addEventListener("hashchange", () => location.reload());
     gestures.attach($("map"));
     gestures.attachOverview($("overview"));
   }
@@ -165,7 +168,8 @@ raylatent.page = (() => {
     const named = given.filter((one) => one.name);
     if (named.length > 0) selection.name(named);
     if (given.length === 1) await selection.choose(given[0].rings, false);
-    else say(`${given.length} named selections were read.`);
+    else say(`${panel.counted(named.length, "named selection")} of ${given.length} areas were read.`);
+    $("open-file").value = "";
   }
   /** What the address asks for. @param {Told} told */
   function recall(told) {

@@ -140,6 +140,12 @@ raylatent.cells = (() => {
     if (!slides) {
       if (block.left?.key !== key) {
         const counts = new Uint32Array(block.n);
+        if (labels?.has(data.NO_U1)) {
+          counts.set(block.tiles);
+          for (let l = 0; block[`count_${l}`]; l += 1) {
+            for (let i = 0; i < block.n; i += 1) counts[i] -= block[`count_${l}`][i];
+          }
+        }
         for (const label of labels ?? []) {
           const column = block[`count_${label}`];
           for (let i = 0; column && i < block.n; i += 1) counts[i] += column[i];
@@ -188,6 +194,6 @@ raylatent.cells = (() => {
   }
   return {
     MOST_POINTS, lastOfSlides, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
-    sharesOf, filter, left, colors, hasPicture,
+    sharesOf, filter, filtered, left, colors, hasPicture,
   };
 })();

@@ -75,6 +75,8 @@ raylatent.compare = (() => {
     const told = few || `${whole(found.filter((one) => one.q < contrast.Q).length)} of ${whole(found.length)} ` +
       `cells differ (q < ${contrast.Q}), tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}` +
       `${units.pairs.length > 0 ? `, ${units.pairs.length} in both` : ""}.` +
+      (contrast.leastOf(units) * found.filter((one) => one.is).length > contrast.Q
+        ? ` With so few ${units.what} one cell alone cannot reach that on this grid: a coarser one tests fewer cells.` : "") +
       (key.startsWith("annotation") || now.meta.points.kind === "all" ? "" : " The points are a sample.");
     const top = [...found].sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
     const grid = geometry.gridOf(Number(level));

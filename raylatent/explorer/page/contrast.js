@@ -7,7 +7,8 @@
  * @typedef {{of: Int32Array, group: Int8Array, pairs: number[][], singles: number[], unit: number[],
  *   what: string}} Units an entry is one patient's, or slide's, tiles of one group: `of` has that of each row,
  *   `pairs` those of who has tiles of both groups
- * @typedef {{cell: number, difference: number, p: number, q: number, a: number, b: number}} Tested
+ * @typedef {{cell: number, difference: number, p: number, q: number, a: number, b: number,
+ *   is: boolean}} Tested is: whether it was tested
  */
 
 raylatent.contrast = (() => {
@@ -56,15 +57,19 @@ raylatent.contrast = (() => {
   }
   /** How many patients or slides each group has. @param {Units} units */
   const sizesOf = ({ group }) => [0, 1].map((g) => group.filter((one) => one === g).length);
+  /** The smallest p that exchanging groups can give. @param {Units} units */
+  function leastOf(units) {
+    const [left, right] = sizesOf(units).map((n) => n - units.pairs.length);
+    const exact = (left === right ? 2 : 1) / (choose(left + right, left) * 2 ** units.pairs.length);
+    return Math.max(exact, 1 / (ORDERS + 1));
+  }
   /** Why there are too few units to find anything, or "". @param {Units} units */
   function tooFew(units) {
     const [a, b] = sizesOf(units);
-    const [left, right] = [a - units.pairs.length, b - units.pairs.length];
-    const least = (left === right ? 2 : 1) / (choose(left + right, left) * 2 ** units.pairs.length);
-    if (Math.min(a, b) >= LEAST && least <= Q) return "";
+    if (Math.min(a, b) >= LEAST && leastOf(units) <= Q) return "";
     return `There are too few ${units.what} for a test: ${a} and ${b}` +
       `${units.pairs.length > 0 ? `, ${units.pairs.length} of them in both groups` : ""}. At least ${LEAST} in ` +
-      "each group and 4 in one of them are needed, or 6 in both groups. " +
+      "each group and 4 in one of them are needed, more where some are in both groups. " +
       "The colors show the difference in this data, and nothing is outlined.";
   }
   /** Drawn orders of the groups: who has tiles of both exchanges them or not. @param {Units} units */
@@ -117,6 +122,7 @@ raylatent.contrast = (() => {
     /** @type {Tested[]} */
     const enough = [];
     const cells = sharesOf(rows, units);
+    let last = performance.now();
     for (const [cell, shares] of cells) {
       const [who, share] = [[...shares.keys()], [...shares.values()]];
       const means = (/** @type {Int8Array} */ order) => {
@@ -126,7 +132,7 @@ raylatent.contrast = (() => {
       };
       const [a, b] = means(units.group);
       /** @type {Tested} */
-      const one = { cell, difference: a - b, p: 1, q: 1, a, b };
+      const one = { cell, difference: a - b, p: 1, q: 1, a, b, is: false };
       found.push(one);
       // Cells of one or two patients or slides cannot tell anything: they are shown, and not tested.
       if (orders.length > 0 && new Set(who.map((entry) => units.unit[entry])).size >= LEAST) {
@@ -137,12 +143,16 @@ raylatent.contrast = (() => {
           if (Math.abs(x - y) >= least) as += 1;
         }
         one.p = (as + 1) / (orders.length + 1);
+        one.is = true;
         enough.push(one);
       }
-      if (found.length % 64 === 0) await breath(found.length / cells.length);
+      if (performance.now() - last > 50) {
+        await breath(found.length / cells.length);
+        last = performance.now();
+      }
     }
     adjusted(enough.map((one) => one.p)).forEach((q, i) => (enough[i].q = q));
     return found;
   }
-  return { Q, random, unitsOf, sizesOf, choose, tooFew, ordersOf, adjusted, sharesOf, tested };
+  return { Q, random, unitsOf, sizesOf, choose, leastOf, tooFew, ordersOf, adjusted, sharesOf, tested };
 })();

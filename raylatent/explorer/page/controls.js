@@ -47,15 +47,15 @@ raylatent.controls = (() => {
   /** Boxes to tick. @param {string} id @param {"labels" | "slides"} which @param {[number, string][]} list */
   function ticks(id, which, list) {
     const { now } = raylatent;
-    const all = which === "labels" ? now.meta.labels.names.length : now.meta.slides.length;
+    const all = which === "labels" ? list.map(([value]) => value) : [...now.meta.slides.keys()];
     $(id).replaceChildren(...list.map(([value, name]) => {
       const input = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox" }));
       input.checked = !now[which] || now[which].has(value);
       input.addEventListener("change", () => {
-        const kept = now[which] ?? new Set(Array.from({ length: all }, (_, i) => i));
+        const kept = now[which] ?? new Set(all);
         if (input.checked) kept.add(value);
         else kept.delete(value);
-        const left = kept.size === all ? null : new Set(kept);
+        const left = kept.size === all.length ? null : new Set(kept);
         cells.filter(which === "labels" ? left : now.labels, which === "slides" ? left : now.slides);
       });
       return el("label", {}, input, name);
@@ -66,9 +66,14 @@ raylatent.controls = (() => {
     const sought = /** @type {HTMLInputElement} */ ($("find-slide")).value.toLowerCase();
     /** @param {string[]} names @returns {[number, string][]} */
     const numbered = (names) => names.map((name, i) => [i, name]);
-    ticks("filter-labels", "labels", numbered(raylatent.now.meta.labels.names));
+    const { labels, n } = raylatent.now.meta;
+    const some = labels.counts.reduce((/** @type {number} */ sum, /** @type {number} */ count) => sum + count, 0) < n;
+    /** @type {[number, string][]} */
+    const none = some && labels.names.length > 0 ? [[raylatent.data.NO_U1, "(no label)"]] : [];
+    ticks("filter-labels", "labels", [...numbered(labels.names), ...none]);
     const found = numbered(slideNames()).filter(([, name]) => name.toLowerCase().includes(sought));
     ticks("filter-slides", "slides", found.slice(0, 200));
+    if (found.length > 200) $("filter-slides").append(el("p", { class: "note" }, `The first 200 of ${found.length}: find others.`));
     if (!sought || found.length === 0) return;
     $("filter-slides").prepend(link(`Only these ${found.length}`, () => {
       cells.filter(raylatent.now.labels, new Set(found.map(([i]) => i)));
@@ -91,7 +96,8 @@ raylatent.controls = (() => {
     const about = sample ? `About ${whole(Math.round(told.n * times))} tiles ` +
         "(this folder holds a sample of the points; the polygon file and `raylatent select` " +
         "give all)" : panel.counted(told.n, "tile");
-    const text = `${about} of ${sample ? "at least " : ""}${panel.counted(told.slides ?? 0, "slide")}.`;
+    const aside = cells.filtered() ? " A filter does not narrow a selection." : "";
+    const text = `${about} of ${sample ? "at least " : ""}${panel.counted(told.slides ?? 0, "slide")}.${aside}`;
     $("selected").replaceChildren(el("p", { id: "selected-n", "data-n": told.n }, text));
     raylatent.page.say(`Selected: ${text}`);
     /** @param {string} title @param {Iterable<number>} column @param {string[]} names @param {string[]} colors */
@@ -155,6 +161,7 @@ raylatent.controls = (() => {
       if (x >= left && x <= right && y >= bottom && y <= top) rows.push([block, i]);
     });
     rows.sort((a, b) => b[0].tiles[b[1]] - a[0].tiles[a[1]]);
+    const focused = $("table").contains(document.activeElement) ? document.activeElement?.textContent : null;
     $("table").replaceChildren(
       el("p", {}, `${whole(Math.min(IN_TABLE, rows.length))} of ${whole(rows.length)} cells in view.`),
       tableOf(["Cell", "Tiles", "Slide", "Label"], rows.slice(0, IN_TABLE).map(([block, i]) => {
@@ -162,6 +169,8 @@ raylatent.controls = (() => {
         return [link(`${id.row}, ${id.col}`, () => raylatent.page.open(id)), whole(block.tiles[i]),
           meta.slides[block.slide[i]].name, meta.labels.names[block.label[i]] ?? ""];
       })));
+    const same = (/** @type {HTMLElement} */ one) => one.textContent === focused;
+    if (focused) Array.from($("table").querySelectorAll("button")).find(same)?.focus();
   }
   function about() {
     const { meta } = raylatent.now;

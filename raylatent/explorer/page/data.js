@@ -15,6 +15,7 @@ raylatent.data = (() => {
   const NO_I4 = -2147483648;
   const NO_U1 = 255;
   const SCRIPTS_AT_ONCE = 4;
+  const RETRY_MS = 5000; // until a picture is asked for again, as of a server that was busy
   /** Bytes of base64. @param {string} text @returns {Uint8Array} */
   function bytesOf(text) {
     const native = /** @type {any} */ (Uint8Array).fromBase64;
@@ -79,7 +80,7 @@ raylatent.data = (() => {
       this.base = base;
       this.arrived = arrived;
       this.blocks = new Recent(80);
-      this.pictures = new Recent(80);
+      this.pictures = new Recent(160);
       /** @type {Map<string, Promise<Block>>} */
       this.coming = new Map();
       /** @type {(() => void)[]} */
@@ -148,6 +149,7 @@ raylatent.data = (() => {
       const image = new Image();
       image.decoding = "async";
       image.onload = () => this.arrived();
+      image.onerror = () => setTimeout(() => this.pictures.delete(path), RETRY_MS);
       image.src = this.base + path;
       this.pictures.set(path, image);
       return null;

@@ -64,7 +64,10 @@ raylatent.gestures = (() => {
     let ring = now.path;
     if (now.mode === "box" && ring.length > 1) ring = geometry.ringOf([...ring[0], ...ring[ring.length - 1]]);
     enter("move");
-    if (ring.length < 3) return;
+    if (ring.length < 3) {
+      raylatent.page.say("An area needs three corners: nothing was selected.");
+      return;
+    }
     raylatent.page.guard(raylatent.selection.choose([ring], added));
   }
   /** A corner in the middle of the view, by the keyboard. @param {boolean} added */
@@ -120,6 +123,7 @@ raylatent.gestures = (() => {
       return /** @type {[number, number]} */ ([event.clientX - box.left, event.clientY - box.top]);
     };
     canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0 || (now.mode !== "move" && down.size > 0)) return;
       canvas.setPointerCapture(event.pointerId);
       down.set(event.pointerId, at(event));
       now.cross = false;

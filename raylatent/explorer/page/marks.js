@@ -4,17 +4,19 @@ raylatent.marks = (() => {
   const { camera, cells, color, geometry } = raylatent;
   const OVERVIEW_PX = 150;
   const LEAST_MARK = 24; // CSS pixels
+  const SEEN_THROUGH_PX = 48; // of cells whose tiles can be made out
   /** The cells of a contrast. @param {CanvasRenderingContext2D} ctx */
   function contrast(ctx) {
-    const { contrast: compared, view } = raylatent.now;
+    const { contrast: compared, view, showPictures } = raylatent.now;
     const grid = geometry.gridOf(compared.level);
     const size = view.scale / grid;
+    const alpha = showPictures && size >= SEEN_THROUGH_PX ? 0.3 : 0.85;
     for (const one of compared.cells) {
       const row = Math.floor(one.cell / grid);
       const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
       if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
       const share = 0.5 + (0.5 * one.difference) / compared.most;
-      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), 0.85);
+      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), alpha);
       ctx.fillRect(x, y, size, size);
       if (one.q < raylatent.contrast.Q) {
         ctx.strokeStyle = "#000000";

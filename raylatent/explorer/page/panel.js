@@ -246,7 +246,10 @@ raylatent.panel = (() => {
     const { now, page } = raylatent;
     const panel = page.$("panel");
     Object.assign(now, { cell, marked: null });
-    const found = cell ? await cells.find(cell) : null;
+    const found = cell ? await cells.find(cell).catch((error) => {
+      panel.hidden = true; // it was another cell's
+      throw error;
+    }) : null;
     if (now.cell !== cell) return;
     if (!cell || !found) {
       panel.hidden = true;

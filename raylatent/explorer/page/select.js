@@ -154,6 +154,7 @@ raylatent.selection = (() => {
     });
     now.regionsVersion += 1;
     raylatent.compare.lists();
+    raylatent.controls.regions();
     raylatent.page.changed();
   }
   return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
