@@ -121,3 +121,12 @@ def test_page(capsys):
     benchmark = runpy.run_path(str(HERE / "bench_page.py"))
     assert benchmark["main"](["--points", "20000", "--turns", "1"]) > 0
     assert "20,000 points: ready" in capsys.readouterr().out
+
+
+@pytest.mark.campaign
+def test_explore(capsys):
+    benchmark = runpy.run_path(str(HERE / "bench_explore.py"))
+    growth, ratios = benchmark["main"](["--rows", "5000", "--max-size", "60MB"])
+    assert growth > 0
+    assert ratios == pytest.approx([1, 1], abs=0.1)
+    assert "larger peak over the smaller one" in capsys.readouterr().out
