@@ -67,7 +67,9 @@ def write_rows(folder, n):
         own = rng.choice(CLUMPS, SLIDE_ROWS, p=shares)
         xy = centers[own] + rng.normal(size=(SLIDE_ROWS, 2)) * widths[own, None]
         frame = frames[rng.integers(0, len(frames), SLIDE_ROWS)]
-        columns = dict(zip(schema.REFERENCE.names, reference(SLIDE_ROWS), strict=True))
+        columns = dict(
+            zip(schema.REFERENCE.names, reference(SLIDE_ROWS).columns, strict=True)
+        )
         columns |= {
             schema.SOURCE: np.full(SLIDE_ROWS, number, np.int32),
             schema.OFFSET: frame[:, 0],
