@@ -158,7 +158,13 @@ class SlideMapPage(SlideMapPictures):
         )
         own = self._labels_of_page() if self._is_labeled() and not label else None
         folder = absolute(config.out or f"{stored.run.uri}/{EXPLORER}/{stored.name}")
-        if anew or own or config.annotations or label or not _is_of(Store(folder), stored):
+        if (
+            anew
+            or own
+            or config.annotations
+            or label
+            or not _is_of(Store(folder), stored)
+        ):
             run_explore(config, own)
         page = Page(f"{folder}/index.html")
         return page.show() if show else page

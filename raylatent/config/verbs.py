@@ -389,7 +389,9 @@ class PageConfig(NamedMapConfig):
         super().__post_init__()
         at_least("--explorer-cell-px", self.explorer_cell_px, 16)
         if self.explorer_cell_px > _MOST_CELL_PX:
-            message = f"--explorer-cell-px is {self.explorer_cell_px}, above {_MOST_CELL_PX}"
+            message = (
+                f"--explorer-cell-px is {self.explorer_cell_px}, above {_MOST_CELL_PX}"
+            )
             raise ConfigError(message)
         self.max_bytes()
 

@@ -221,7 +221,7 @@ def mean_matrix(means: pa.ChunkedArray, n_classes: int) -> NDArray[np.float32]:
 
 def _filled(column: pa.ChunkedArray, null: int) -> NDArray[Any]:
     values: NDArray[Any] = pc.fill_null(column, pa.scalar(null, column.type)).to_numpy()
-    return values
+    return values.astype(np.int64)
 
 
 def write_slides(write: Write, level: int, slides: pa.Table, names: Names) -> None:

@@ -117,7 +117,9 @@ class Gate:
         if own_origin and {"same-origin", "none"} >= {*asked.header("sec-fetch-site")}:
             return None
         # A link with the token in it, as in a message or a notebook, may be followed.
-        by_link = asked.header("sec-fetch-mode") == ["navigate"] and "token=" in asked.query
+        by_link = (
+            asked.header("sec-fetch-mode") == ["navigate"] and "token=" in asked.query
+        )
         if own_origin and by_link and (asked.method, asked.path) == ("GET", "/"):
             return None
         return _refusal(403, "a page of another site asks")

@@ -121,8 +121,9 @@ class Explorer:
         about = parse_json(told.read_bytes()) if told.is_file() else None
         if about is None:
             message = (
-                f"{folder} holds no explorer: write one by `raylatent explore "
-                f"{self.run.uri} --out DIR`, and say where it is, --explorer DIR"
+                f"{folder} holds no explorer: run `raylatent explore {self.run.uri}` "
+                "first (of a run at a URI with --out DIR), or say where it is, "
+                "--explorer DIR"
             )
             raise MapError(message)
         for one in about.get("maps", []):

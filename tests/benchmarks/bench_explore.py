@@ -129,7 +129,9 @@ def main(argv=None):
         child(options.child, options.max_size)
         return None
     peaks, ratios = [], []
-    print(f"{'rows':>12}{'cells':>10}{'CPU s':>9}{'MiB':>8}{'MB':>9}{'of forecast':>13}")
+    print(
+        f"{'rows':>12}{'cells':>10}{'CPU s':>9}{'MiB':>8}{'MB':>9}{'of forecast':>13}"
+    )
     for rows in (options.rows, 10 * options.rows):
         with tempfile.TemporaryDirectory(prefix="raylatent-bench-") as scratch:
             write_rows(Path(scratch), rows)

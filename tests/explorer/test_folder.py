@@ -376,7 +376,7 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
     assert not before.exists()
     for file in kept:
         assert not any(name.encode() in file.read_bytes() for name in SLIDES)
-    with pytest.raises(MapError, match="is of another map|holds no explorer"):
+    with pytest.raises(MapError, match=r"is of another map|holds no explorer"):
         Explorers(ServeConfig(run=run.uri))
     explored(run, page, monkeypatch, pseudonymise=True)
     assert before.is_file()

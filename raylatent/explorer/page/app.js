@@ -157,7 +157,7 @@ raylatent.page = (() => {
     });
     $("maps").addEventListener("change", () => guard(begin($("maps").value, "")));
     new ResizeObserver(resized).observe($("map-box"));
-    addEventListener("hashchange", () => location.reload());
+    window.addEventListener("hashchange", () => location.reload());
     gestures.attach($("map"));
     gestures.attachOverview($("overview"));
   }
