@@ -138,7 +138,7 @@ async function open(where, hash = "") {
   }
   const body = new Element("body");
   Object.assign(globalThis, {
-    window: globalThis,
+    window: globalThis, addEventListener: () => {},
     location: { hash },
     history: { replaceState: (_a, _b, to) => { globalThis.location.hash = to; } },
     document: {

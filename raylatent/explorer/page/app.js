@@ -54,6 +54,7 @@ raylatent.page = (() => {
   }
 
   function settle() {
+    if (!now.meta) return;
     const { view, cell } = now;
     const show = [now.showPictures ? "pictures" : "", now.showPoints ? "points" : ""];
     const told = address.written({
