@@ -267,6 +267,7 @@ def test_the_whole_map_fills_the_view_and_an_empty_place_shows_the_way_back(
     page.wait_for_timeout(300)
     assert page.evaluate("raylatent.draw.seen.cells") > 0
     page.locator("#closer").click(click_count=3)
+    page.wait_for_selector("#overview:not([hidden])")
     at = page.locator("#overview").bounding_box()
     page.mouse.click(at["x"] + at["width"] / 4, at["y"] + at["height"] / 2)
     x = page.evaluate("raylatent.now.view.x")
