@@ -13,7 +13,7 @@ raylatent.address = (() => {
     if (told.map) parts.set("map", told.map);
     if (told.at) parts.set("at", told.at.map((v) => Number(v.toPrecision(9))).join(","));
     parts.set("by", told.by);
-    parts.set("show", told.show.join(","));
+    if (told.show) parts.set("show", told.show.join(","));
     if (told.cell) parts.set("cell", told.cell.join(","));
     if (told.labels) parts.set("labels", told.labels.join(","));
     if (told.slides) parts.set("slides", told.slides.join(","));
@@ -43,7 +43,8 @@ raylatent.address = (() => {
       const ring = [];
       for (let i = 0; i + 1 < flat.length; i += 2) ring.push([flat[i], flat[i + 1]]);
       if (ring.length > 2) rings.push(ring);
-    } return { map: parts.get("map") ?? "", at: at?.length === 3 && at[2] > 0 ? at : null, by: parts.get("by") ?? "",
+    }
+    return { map: parts.get("map") ?? "", at: at?.length === 3 && at[2] > 0 ? at : null, by: parts.get("by") ?? "",
       show: parts.get("show")?.split(",").filter(Boolean) ?? null, cell: cell?.length === 3 ? cell : null,
       labels: numbers(parts.get("labels")), slides: numbers(parts.get("slides")), select: rings,
     };

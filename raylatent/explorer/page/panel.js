@@ -26,8 +26,8 @@ raylatent.panel = (() => {
     return made;
   }
 
-  /** @param {Block} block @param {number} i @returns {Tile} */
-  const tileIn = (block, i) => Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]]));
+  /** @param {Block} block @param {number} i */
+  const tileIn = (block, i) => /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
   const whole = (/** @type {number} */ v) => v.toLocaleString("en");
   /** @param {number} n @param {string} what */
   const counted = (n, what) => `${whole(n)} ${what}${n === 1 ? "" : "s"}`;
