@@ -95,6 +95,7 @@ def run_select(config: SelectConfig) -> int:
     """Write the tiles of a map inside polygons, or of a cluster; how many there are."""
     from raylatent.explorer import exports, polygon  # noqa: PLC0415
     from raylatent.explorer.members import members  # noqa: PLC0415
+    from raylatent.explorer.on_slides import slide_picture  # noqa: PLC0415
     from raylatent.explorer.tile_squares import say_unknown, tile_squares  # noqa: PLC0415
     from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
     from raylatent.stored.mosaic_inputs import source_places  # noqa: PLC0415
@@ -113,9 +114,10 @@ def run_select(config: SelectConfig) -> int:
     stored.check_rows()
     found: dict[int, TileSquare] = {}
     located: dict[int, Any] = {}
-    if config.to in {"geojson", "roi"}:
+    if config.to in {"geojson", "roi", "slides"}:
         found = tile_squares(run, config.slides, stored.slides)
-        say_unknown(found, qupath=config.to == "geojson")
+        if config.to != "slides":
+            say_unknown(found, qupath=config.to == "geojson")
     elif config.to == "png":
         roots = [config.source_root] if config.source_root else None
         located = source_places(run, roots, stored.slides)
@@ -124,6 +126,7 @@ def run_select(config: SelectConfig) -> int:
         regions=names,
         squares=found,
         located=located,
+        pictures=partial(slide_picture, run),
     )
     inside = members(stored, where, names, only)
     tables = (table for table in inside if table is not None)

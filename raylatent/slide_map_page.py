@@ -7,18 +7,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from raylatent import notebook
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from raylatent import notebook, schema
 from raylatent.config import ExploreConfig
 from raylatent.errors import MapError
+from raylatent.explorer.on_slides import Sheet, card_of, slide_picture
+from raylatent.explorer.polygon import check_map, read_polygons, region_of
+from raylatent.explorer.tile_squares import tile_squares
 from raylatent.map_job import run_explore
+from raylatent.mapping.labels import (
+    NO_LABEL_COLOR,
+    OKABE_ITO,
+    Entries,
+    entries_of,
+    number,
+    scale_of,
+)
 from raylatent.mapping.plot import MAX_DOTS, MapStyle, map_file
 from raylatent.montage.points import labels_of_points
-from raylatent.run import EXPLORER
+from raylatent.run import EXPLORER, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import DIGEST, parse_json
-from raylatent.slide_map_pictures import SlideMapPictures
+from raylatent.slide_map_pictures import LABEL, SlideMapPictures
 from raylatent.storage import Store, absolute
 from raylatent.stored.map_pictures import PICTURE
 from raylatent.stored.map_points import StoredPoints
@@ -80,6 +97,14 @@ class SlideMapPage(SlideMapPictures):
     @abstractmethod
     def __len__(self) -> int:
         """Number of points."""
+
+    @property
+    @abstractmethod
+    def points(self) -> pa.Table:
+        """The points with their full reference, row for row those of `data`."""
+
+    @abstractmethod
+    def _run(self) -> RunDirectory: ...
 
     @abstractmethod
     def _is_read(self) -> bool: ...
@@ -168,6 +193,59 @@ class SlideMapPage(SlideMapPictures):
             run_explore(config, own)
         page = Page(f"{folder}/index.html")
         return page.show() if show else page
+
+    def inside(self, polygon: str | os.PathLike[str]) -> NDArray[np.bool_]:
+        """Which tiles lie in the areas of a polygon file, or of a regions.json: bool (n,).
+
+        Args:
+            polygon: As the page saves it, of this map.
+
+        Raises:
+            MapError: It is no such file, or of another map.
+        """
+        areas = read_polygons(os.fspath(polygon))
+        if self._stored is not None:
+            check_map(areas, self._stored.info[DIGEST], os.fspath(polygon))
+        return region_of(areas, self._xy()) >= 0
+
+    def on_slides(self, which: ArrayLike | None = None) -> Image.Image:
+        """Where on their slides tiles lie: a sheet of the slides with most of them.
+
+        A tile has the color of its label where the map is labeled. Where the run has no
+        picture of a slide, as of TFRecords, the ground is empty.
+
+        Args:
+            which: Of the rows of `data`, bool (n,) or positions; None: all. As
+                `sm.data["cluster"] == 3`, or `sm.inside("polygon.json")`.
+
+        Raises:
+            MapError: The map belongs to no run.
+        """
+        frame, run = self.data, self._run()
+        chosen = np.arange(len(frame)) if which is None else np.asarray(which)
+        chosen = np.arange(len(frame))[chosen]
+        colors, legend = np.full(len(frame), OKABE_ITO[0], object), Entries()
+        if LABEL in frame.columns:
+            of_labels, legend = self._colors_told()
+            known = frame[LABEL].map(of_labels)
+            colors = known.fillna(NO_LABEL_COLOR).to_numpy(object)
+        squares = tile_squares(run, (), self.slides)
+        pictures = partial(slide_picture, run)
+        sheet, tiles = Sheet(), self.points.take(pa.array(chosen))
+        for slide in pc.unique(tiles[schema.SLIDE]).to_pylist():
+            own = pc.equal(tiles[schema.SLIDE], slide)
+            here = colors[chosen[own.to_numpy()]].tolist()
+            sheet.add(card_of(tiles.filter(own), pictures, squares, here))
+        return sheet.picture(legend)
+
+    def _colors_told(self) -> tuple[dict[Any, str], Entries]:
+        """The color of each label, and what a legend says of them."""
+        counts = self.data[LABEL].value_counts()
+        if (scale := scale_of(counts.index)) is None:
+            colors = self._colors()
+            return colors, entries_of(dict(counts), colors)
+        told = [(f"{tick:g}", scale.color(tick)) for tick in scale.ticks()]
+        return {v: scale.color(number(v) or 0.0) for v in counts.index}, told
 
     def _labels_of_page(self) -> "Label":
         labels = self._labels_set(stored=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from raylatent.config.options import flag, one_of, option, plain_name
 from raylatent.errors import ConfigError
 
-EXPORTS = ("csv", "geojson", "roi", "parquet", "png")
+EXPORTS = ("csv", "geojson", "roi", "parquet", "png", "slides")
 MOST_CLUSTERS = 1_000
 
 
@@ -56,7 +56,8 @@ class SelectConfig(SlidesMapConfig):
     to: str = option(
         "csv",
         "csv and parquet: a table; geojson: for QuPath, a file a slide; roi: regions as "
-        "Slideflow reads them, a file a slide; png: the tiles as pictures",
+        "Slideflow reads them, a file a slide; png: the tiles as pictures; slides: where "
+        "they lie on each slide, and all slides on a sheet",
         choices=EXPORTS,
     )
     out: str = option(

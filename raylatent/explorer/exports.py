@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -18,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import IncompleteError
 from raylatent.explorer.members import FIRST, MEMBERS, REGION
+from raylatent.explorer.on_slides import Sheet, SlidePicture, card_of, png
 from raylatent.explorer.tile_squares import TileSquare
-from raylatent.mapping.labels import category_colors
+from raylatent.mapping.labels import category_colors, entries_of
 from raylatent.parts import escape_partition
 from raylatent.storage import Store, absolute
 from raylatent.stored.mosaic_inputs import Located
@@ -47,13 +48,14 @@ class Export:
     """What is to be written, beside the tiles themselves.
 
     `regions` are names, empty for one without; `squares` and `located`, for pictures, are
-    of sources by id.
+    of sources by id; `pictures` are of slides.
     """
 
     fingerprint: str
     regions: Sequence[str]
     squares: Mapping[int, TileSquare] = field(default_factory=dict)
     located: Mapping[int, Located] = field(default_factory=dict)
+    pictures: Callable[[str], SlidePicture | None] = lambda _: None
 
 
 def write_csv(path: str, members: Members, _: Export) -> int:
@@ -189,7 +191,7 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
                 lost += 1
                 continue
             slide = file_name(row[schema.SLIDE])
-            store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", _png(tile))
+            store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", png(tile))
             n += 1
     if lost:
         message = (
@@ -200,12 +202,32 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
     return n
 
 
+def write_on_slides(folder: str, members: Members, export: Export) -> int:
+    """The tiles on each slide, `slides/<slide>.png`, and `sheet.png`; how many there are."""
+    colors = dict(
+        zip(export.regions, category_colors(len(export.regions)), strict=True)
+    )
+    whole, counts = Sheet(), Counter[str]()
+    for tables, writing in _files(f"{folder}/slides", members, ".png"):
+        with writing as append:
+            tiles = pa.concat_tables(tables)
+            names = [name or "" for name in tiles[REGION].to_pylist()]
+            counts.update(filter(None, names))
+            own = [colors[name] for name in names]
+            card = card_of(tiles, export.pictures, export.squares, own)
+            append(png(card.image))
+            whole.add(card)
+    Store(folder).write("sheet.png", png(whole.picture(entries_of(counts, colors))))
+    return whole.n_tiles
+
+
 WRITERS: Mapping[str, Callable[[str, Members, Export], int]] = {
     "csv": write_csv,
     "geojson": write_geojson,
     "roi": write_rois,
     "parquet": write_parquet,
     "png": write_pictures,
+    "slides": write_on_slides,
 }
 
 
@@ -274,12 +296,6 @@ def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) 
         "properties": properties,
     }
     return json.dumps(feature, ensure_ascii=False, allow_nan=False)
-
-
-def _png(tile: Image.Image) -> bytes:
-    data = io.BytesIO()
-    tile.save(data, "PNG")
-    return data.getvalue()
 
 
 def _say_lost(n: int) -> None:

@@ -1,7 +1,6 @@
 """The folder of an explorer: what the page and machines are told, and the page itself."""
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from raylatent.errors import MapError
 from raylatent.explorer import pictures
 from raylatent.explorer.blocks import Names
 from raylatent.explorer.named_regions import region_labels
+from raylatent.explorer.on_slides import slide_picture
 from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import LABEL, SIDE
 from raylatent.explorer.reach import Found
@@ -33,7 +33,6 @@ from raylatent.mapping.labels import (
 )
 from raylatent.montage.points import Label, Rule
 from raylatent.montage.tally import label_points
-from raylatent.parts import read_footer
 from raylatent.run import MAPS, RunDirectory
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
@@ -280,18 +279,13 @@ class Told:
 
     def _thumbnail(self, slide: str) -> tuple[Sequence[int | None], bytes | None]:
         """Width and height of a slide in pixels, and its picture, where there is one."""
-        store, run = self.run.store, self.run
-        grid, picture = run.grid_part(slide), run.thumbnail(slide)
-        if not store.exists(grid) or not store.exists(picture):
+        found = slide_picture(self.run, slide)
+        if found is None:
             return (None, None), None
-        made = json.loads(read_footer(store, grid)[1].get(schema.FOOTER_GRID, "{}"))
-        size = made.get("geometry", {})
-        if not {"width", "height"} <= size.keys():
-            return (None, None), None
-        data = store.read(picture)
+        data = found.jpeg
         if self.wanted.pseudonyms is not None:  # nothing but pixels
             data = pictures.encoded(pictures.decoded(data), pictures.OWN_QUALITY)
-        return (int(size["width"]), int(size["height"])), data
+        return found.size, data
 
     def hidden(self, chosen: pa.Table) -> pa.Table:
         """Tiles of cells without what tells of their slides or files, if that is asked."""
