@@ -277,7 +277,8 @@ def _explored(config: AtlasConfig) -> str | None:
         "out": "",
         "source_root": config.source_root,
     }
-    return run_explore(ExploreConfig(run=config.out, **given))[0]
+    page, _ = run_explore(ExploreConfig(run=config.out, **given), anew=False)
+    return page
 
 
 def run_activations(

@@ -156,14 +156,17 @@ def _everywhere(xy: "NDArray[np.float64]") -> "NDArray[np.int32]":
 
 
 def run_explore(
-    config: ExploreConfig, own: "Label | None" = None
+    config: ExploreConfig, own: "Label | None" = None, *, anew: bool = True
 ) -> tuple[str, dict[str, Any]]:
     """Write the page of a map; where it is, and what explorer.json says.
 
     Args:
         config: What the verb `explore` takes.
         own: Labels that were set in Python, instead of those of the configuration.
+        anew: Whether it is written though there is one that was made of the same.
     """
+    from raylatent.explorer.folder import Wanted, asked_for  # noqa: PLC0415
+
     annotations = _annotations(config)
     labels = check_labels(config) if own is None else None
     run = RunDirectory.open(config.run)
@@ -174,29 +177,10 @@ def run_explore(
             f"folder, or show it by `raylatent serve {config.run}`"
         )
         raise ConfigError(message)
-    from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
-    from raylatent.explorer.folder import Wanted  # noqa: PLC0415
-    from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
-    from raylatent.explorer.pseudonyms import give_pseudonyms  # noqa: PLC0415
-    from raylatent.montage.points import labels_of_points  # noqa: PLC0415
-    from raylatent.stored.map_points import StoredPoints, tile_labels  # noqa: PLC0415
-
-    label = own
-    column, of_map = (
-        "" if own is None else schema.LABEL,
-        Store(f"{run.uri}/{MAPS}/{config.map}"),
-    )
-    if labels is not None:
-        of_slides = labeled(labels, run.slides(), config)
-        label, column = partial(labels_of_points, of_slides), config.label
-    elif own is None and (found := stored_labels(of_map, config.stored_labels() or "")):
-        label, column = found, found.column
-    elif own is None and labels_of_tiles(run, of_map):
-        label, column = tile_labels, schema.LABEL
-    hidden = None
-    if config.pseudonymise:
-        slides = StoredPoints(of_map.uri, run).slides
-        hidden = give_pseudonyms(run.store, slides)
+    of_map = Store(f"{run.uri}/{MAPS}/{config.map}")
+    label, column = own, schema.LABEL
+    if own is None:
+        label, column = _labels_of_page(config, run, of_map, labels)
     wanted = Wanted(
         map=config.map,
         label=label,
@@ -205,10 +189,44 @@ def run_explore(
         cell_px=config.explorer_cell_px,
         max_bytes=config.max_bytes(),
         source_roots=[config.source_root] if config.source_root else None,
-        pseudonyms=hidden,
+        pseudonyms=_pseudonyms(config, run, of_map),
     )
-    facts = build_explorer(run, folder, wanted)
+    facts = None if anew else asked_for(Store(folder), of_map, wanted)
+    if facts is None:
+        from raylatent.engine.explore import build_explorer  # noqa: PLC0415  (ray: slow)
+
+        facts = build_explorer(run, folder, wanted)
     return f"{folder}/index.html", facts
+
+
+def _labels_of_page(
+    config: ExploreConfig,
+    run: RunDirectory,
+    of_map: Store,
+    labels: Mapping[str, str] | None,
+) -> "tuple[Label | None, str]":
+    """The labels of a page, and the column that they are from."""
+    from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
+    from raylatent.montage.points import labels_of_points  # noqa: PLC0415
+    from raylatent.stored.map_points import tile_labels  # noqa: PLC0415
+
+    if labels is not None:
+        of_slides = labeled(labels, run.slides(), config)
+        return partial(labels_of_points, of_slides), config.label
+    if (found := stored_labels(of_map, config.stored_labels() or "")) is not None:
+        return found, found.column
+    return (tile_labels, schema.LABEL) if labels_of_tiles(run, of_map) else (None, "")
+
+
+def _pseudonyms(
+    config: ExploreConfig, run: RunDirectory, of_map: Store
+) -> dict[str, str] | None:
+    from raylatent.explorer.pseudonyms import give_pseudonyms  # noqa: PLC0415
+    from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
+
+    if not config.pseudonymise:
+        return None
+    return give_pseudonyms(run.store, StoredPoints(of_map.uri, run).slides)
 
 
 def _annotations(config: ExploreConfig) -> dict[str, dict[str, str]]:

@@ -157,7 +157,7 @@ class SlideMapPage(SlideMapPictures):
 
         Args:
             annotations: A CSV with a `slide` column, whose others the page can color by
-                and compare; the page is written anew.
+                and compare.
             label: The column that labels slides.
             out: Its folder; default `explorer/<map>` of the run, if that is local.
             max_size: Of the page and its pictures, as `500MB`.
@@ -183,14 +183,9 @@ class SlideMapPage(SlideMapPictures):
         )
         own = self._labels_of_page() if self._is_labeled() and not label else None
         folder = absolute(config.out or f"{stored.run.uri}/{EXPLORER}/{stored.name}")
-        if (
-            anew
-            or own
-            or config.annotations
-            or label
-            or not _is_of(Store(folder), stored)
-        ):
-            run_explore(config, own)
+        asked = anew or own or config.annotations or label
+        if asked or not _is_of(Store(folder), stored):
+            run_explore(config, own, anew=anew)
         page = Page(f"{folder}/index.html")
         return page.show() if show else page
 

@@ -1,6 +1,7 @@
 """The folder of an explorer: what the page and machines are told, and the page itself."""
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ from raylatent.mapping.labels import (
 from raylatent.montage.points import Label, Rule
 from raylatent.montage.tally import label_points
 from raylatent.run import MAPS, RunDirectory
-from raylatent.seal import DIGEST
+from raylatent.run.layout import CLUSTERS_JSON, EXPLORER_JSON, REGIONS_JSON
+from raylatent.seal import DIGEST, content_digest, parse_json
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints, tile_labels
 from raylatent.stored.maps import MAP_JSON
@@ -43,6 +45,7 @@ VERSION = 1
 CELLS = "cells.parquet"
 OTHERS = "(other labels)"
 
+_MAP = (MAP_JSON, REGIONS_JSON, CLUSTERS_JSON)
 _SHORTEST = 3  # characters of a slide's name that is looked for in other texts
 _PATIENT = ("patient", "case", "submitter_id")
 
@@ -72,6 +75,26 @@ class Wanted:
     source_roots: Sequence[str] | None = None
     pseudonyms: Mapping[str, str] | None = None
     seed: int = Rule.seed
+
+    def request(self, of_map: Store) -> str:
+        """A digest of all that a page of the map in a folder is made of."""
+        own = self.label
+        told = [
+            [[name, content_digest(data)] for name, data in page_files()],
+            [content_digest(of_map.read(name)) for name in _MAP if of_map.exists(name)],
+            [self.label_column, own.args if isinstance(own, partial) else None],
+            [self.annotations, self.cell_px, self.max_bytes, self.pseudonyms],
+        ]
+        return content_digest(json.dumps(told, sort_keys=True).encode())
+
+
+def asked_for(store: Store, of_map: Store, wanted: Wanted) -> dict[str, Any] | None:
+    """What explorer.json says, if that page is as wanted and no tile is missing."""
+    if not store.exists(EXPLORER_JSON) or not store.exists("index.html"):
+        return None
+    facts = parse_json(store.read(EXPLORER_JSON)) or {}
+    same = facts.get("request") == wanted.request(of_map)
+    return facts if same and facts.get("failed") == 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +216,7 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
+            "request": self.wanted.request(self.points.store),
             "rule": vars(found.rule),
             "cell_px": self.wanted.cell_px,
             "pseudonyms": self.wanted.pseudonyms is not None,
