@@ -130,6 +130,7 @@ def small_job(monkeypatch):
     monkeypatch.setattr(
         main_job, "run_mosaic", lambda config: asked.update(mosaic=config)
     )
+    monkeypatch.setattr(main_job, "_explored", lambda config: asked.update(page=config))
     return asked
 
 
