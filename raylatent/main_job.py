@@ -361,7 +361,10 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
     from raylatent.stored.map_pictures import labels_on_map  # noqa: PLC0415
-    from raylatent.stored.mosaics import folder_of_label  # noqa: PLC0415
+    from raylatent.stored.mosaics import (  # noqa: PLC0415
+        delete_mosaics_of_labels,
+        folder_of_label,
+    )
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     slide_map = SlideMap.load(of_map, run=run, stall_timeout_s=config.stall_timeout_s)
@@ -385,15 +388,14 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
         layout=config.layout,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
-    look: dict[str, Any] = {"gap_px": config.gap_px, "scale_bar": config.scale_bar}
-    mosaic.export(folder, title=config.title, pdf=config.pdf, **look)
-    if config.each == "label":
-        for label, one in mosaic.by_label().items():
-            name = folder_of_label(config.mosaic, label)
-            title = f"{config.title}: {label}" if config.title else label
-            one.export(
-                f"{run.uri}/{MOSAICS}/{name}", title=title, pdf=config.pdf, **look
-            )
+    drawn = [(folder, config.title, mosaic)]
+    for label, one in (mosaic.by_label() if config.each == "label" else {}).items():
+        title = f"{config.title}: {label}" if config.title else label
+        drawn.append((folder_of_label(folder, label), title, one))
+    delete_mosaics_of_labels(run.store, config.mosaic, {uri for uri, _, _ in drawn})
+    how: dict[str, Any] = {"gap_px": config.gap_px, "scale_bar": config.scale_bar}
+    for uri, title, one in drawn:
+        one.export(uri, title=title, pdf=config.pdf, **how)
     return mosaic, folder
 
 

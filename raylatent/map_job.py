@@ -58,11 +58,17 @@ def run_label(config: LabelConfig) -> tuple[list[str], Sequence[str]]:
 def run_cluster(config: ClusterConfig) -> tuple[list[int], Sequence[str]]:
     """Store clusters beside a map, and draw it so; tiles of each, and pictures."""
     from raylatent.engine.clustering import build_clusters  # noqa: PLC0415  (ray: slow)
+    from raylatent.explorer.named_regions import region_labels  # noqa: PLC0415
     from raylatent.stored.map_points import StoredPoints  # noqa: PLC0415
 
     run = RunDirectory.open(config.run)
     stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
     sizes = build_clusters(stored, config.n)
+    if sizes and region_labels(stored.store) is not None:
+        logger.warning(
+            "the map has named regions, which go before clusters: it stays colored by "
+            "them; --label cluster colors mosaics and pages by cluster"
+        )
     return sizes, _drawn_again(stored)
 
 

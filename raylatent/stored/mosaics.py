@@ -3,19 +3,22 @@
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from raylatent import schema
+from raylatent.claim import Claim, new_token
 from raylatent.errors import MapError
 from raylatent.montage.render import Layout, Look
+from raylatent.run import layout
 from raylatent.seal import (
     DIGEST,
     FILES,
     content_digest,
+    parse_json,
     seal_in,
     sealed_json,
     sealed_parquet,
@@ -68,7 +71,7 @@ def encoded(picture: Image.Image, kind: str, references: str = "") -> bytes:
     return data.getvalue()
 
 
-def references_of(cells: pa.Table, layout: Layout, look: Look, above_px: int) -> str:
+def references_of(cells: pa.Table, drawn: Layout, look: Look, above_px: int) -> str:
     """Which tile is where in a picture, as JSON; at most 1,000,000 characters.
 
     The tile in `row` (0 at the bottom) and `col` begins at x = col * pitch and
@@ -77,17 +80,17 @@ def references_of(cells: pa.Table, layout: Layout, look: Look, above_px: int) ->
 
     Args:
         cells: Of the mosaic.
-        layout: Where they are.
+        drawn: Where they are.
         look: How they were drawn.
         above_px: Pixels above the tiles.
     """
     slides, *others = (cells[name].to_pylist() for name in _TOLD)
     number = {slide: i for i, slide in enumerate(dict.fromkeys(slides))}
     codes = [None if slide is None else number[slide] for slide in slides]
-    places = (layout.rows.tolist(), layout.cols.tolist())
+    places = (drawn.rows.tolist(), drawn.cols.tolist())
     told = {
-        "rows": layout.n_rows,
-        "cols": layout.n_cols,
+        "rows": drawn.n_rows,
+        "cols": drawn.n_cols,
         "cell_px": look.cell_px,
         "gap_px": look.gap_px,
         "above_px": above_px,
@@ -116,6 +119,35 @@ def folder_of_label(mosaic: str, label: str) -> str:
         kept = name.encode()[:_MAX_LABEL_BYTES].decode(errors="ignore")
         name = f"{kept}~{slide_hash(label):016x}"
     return f"{mosaic}-label={name}"
+
+
+def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) -> None:
+    """Delete labels' own mosaics of an earlier drawing of a mosaic.
+
+    Args:
+        run: The run directory.
+        mosaic: The name of the mosaic.
+        drawn: Folders of those that are drawn now.
+
+    Raises:
+        StorageError: They could not be deleted.
+        ClaimError: Another driver works on the run.
+    """
+    store = run.child(layout.MOSAICS)
+    for name in store.root_folders():
+        here = store.child(name)
+        if here.uri in drawn or not name.startswith(f"{mosaic}-label="):
+            continue
+        whole = here.exists(MOSAIC_JSON)
+        told = parse_json(here.read(MOSAIC_JSON)) if whole else None
+        if whole and (told is None or "label" not in told):
+            continue  # somebody called a mosaic so
+        with Claim(run, new_token()):
+            for file in (MOSAIC_JSON, "cells.parquet", "mosaic.png", _PDF):
+                here.delete(file)
+            run.delete(layout.manifest_of("mosaic", name))
+            if not here.list():
+                store.delete_folder(name)
 
 
 def _escaped(found: re.Match[str]) -> str:
