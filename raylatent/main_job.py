@@ -23,10 +23,10 @@ from raylatent.config import (
 )
 from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
-from raylatent.map_job import check_labels, labeled, labels_of_tiles, run_explore
 from raylatent.mapping.umap_learn import MapParameters
 from raylatent.run import MAPS, MOSAICS, RunDirectory
 from raylatent.source.kinds import find_sources
+from raylatent.source.names import check_labels, labeled
 from raylatent.storage import Store, is_uri
 
 if TYPE_CHECKING:
@@ -272,11 +272,10 @@ def _explored(config: AtlasConfig) -> str | None:
             *(config.out, config.out),
         )
         return None
-    given = {
-        **_values(config, PageConfig),
-        "out": "",
-        "source_root": config.source_root,
-    }
+    from raylatent.map_job import run_explore  # noqa: PLC0415  (slow)
+
+    page: PageConfig = _part(config, PageConfig)
+    given = {**vars(page), "out": "", "source_root": config.source_root}
     return run_explore(ExploreConfig(run=config.out, **given))[0]
 
 
@@ -333,6 +332,7 @@ def run_map(config: MapConfig) -> StoredMap:
     if labels is not None:
         labels = labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
+    from raylatent.map_job import labels_of_tiles  # noqa: PLC0415
     from raylatent.stored.map_pictures import save_pictures  # noqa: PLC0415
     from raylatent.stored.maps import read_info  # noqa: PLC0415
 
@@ -436,11 +436,7 @@ def _as_json(name: str, value: object) -> str:
 
 def _part(config: AtlasConfig, kind: type[Any]) -> Any:  # noqa: ANN401
     """The configuration of one of the verbs that `atlas` is made of."""
-    return kind(**_values(config, kind))
-
-
-def _values(config: AtlasConfig, kind: type[Any]) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(kind)}
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind)})
 
 
 def _demo(config: AtlasConfig) -> AtlasConfig:

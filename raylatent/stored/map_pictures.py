@@ -80,6 +80,11 @@ class TileLabels:
             say_too_many_labels()
         return cls(names) if names else None
 
+    @property
+    def column(self) -> str:
+        """Where they are from, for people."""
+        return getattr(self.label, "column", schema.LABEL)
+
     def read(
         self, store: Store
     ) -> Iterator[tuple[NDArray[np.float64], list[str | None]]]:
