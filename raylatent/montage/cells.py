@@ -20,7 +20,7 @@ from raylatent import schema
 from raylatent.config import NUM_TILES_X
 from raylatent.errors import MapError
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
-from raylatent.montage.even import even_grid, reasons_of_lot
+from raylatent.montage.even import even_grid
 from raylatent.montage.grid import (
     Bounds,
     EvenGrid,
@@ -314,7 +314,10 @@ def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
         schema.WHY: reasons(best, partial.rule, grid.cell),
     }
     if isinstance(grid, EvenGrid) and partial.rule.select == "nearest":
-        columns[schema.WHY] = reasons_of_lot(best[schema.N].to_pylist())
+        columns[schema.WHY] = [
+            f"drawn by lot, for the {n:,} tiles that are nearest to it"
+            for n in best[schema.N].to_pylist()
+        ]
     if partial.rule.select == "first":
         columns[schema.DISTANCE] = pa.nulls(len(ids), pa.float64())
     return pa.table([columns[name] for name in schema.CELLS.names], schema.CELLS)
