@@ -34,12 +34,8 @@ def build_clusters(
     """Store the cluster of each tile beside the points of a map.
 
     Clusters are of activations, as the map's metric has them (cosine: of length 1), not
-    of places on the map. They are fitted on the map's sample.
-
-    Args:
-        stored: The map.
-        n_clusters: How many; 0 takes those away that are there.
-        stall_timeout_s: How long nothing may be finished.
+    of places on the map, and fitted on the map's sample. Of 0 those that are there are
+    taken away.
 
     Returns:
         The tiles of each.
@@ -50,7 +46,7 @@ def build_clusters(
         ClaimError: Another driver works on the run.
     """
     stored.check_rows()
-    store, run, layer = stored.same(), stored.run, stored.layer
+    store, run = stored.same(), stored.run
     if n_clusters:
         fitted = load_map(store)
         with still_working("fitting clusters"):
@@ -63,9 +59,11 @@ def build_clusters(
         if not n_clusters:
             return []
         parts = [part for part in run.footers(run.slides()) if part.rows]
-        items = [parts[i : i + _TOGETHER] for i in range(0, len(parts), _TOGETHER)]
-        how = (layer, fitted.sample_metric, fitted.digest, centers)
-        calls = [(run.store, store, some, *how) for some in items]
+        how = (stored.layer, fitted.sample_metric, fitted.digest, centers)
+        calls = [
+            (run.store, store, parts[i : i + _TOGETHER], *how)
+            for i in range(0, len(parts), _TOGETHER)
+        ]
         sizes: Counter[int] = Counter()
         with Progress("cluster", sum(part.rows for part in parts)) as progress:
             for found, counts in spread(assign_parts, calls, stall_timeout_s):
@@ -78,7 +76,7 @@ def build_clusters(
             "n": len(centers),
             "rows": sizes.total(),
             "sizes": told,
-            "layer": layer,
+            "layer": stored.layer,
             "metric": fitted.sample_metric,
         }
         stored.same()
@@ -98,10 +96,8 @@ def assign_parts(
     """Write the clusters of some parts of a run into a map's folder: a task's work.
 
     Rows of the layer are normalized by the metric; `model` is the digest of the map's
-    arrays, for the footers; `centers` are float64 (k, d).
-
-    Returns:
-        Digests of the files by name, and the tiles of each cluster.
+    arrays, for the footers; `centers` are float64 (k, d). Returned are digests of the
+    files by name, and the tiles of each cluster.
     """
     digests, sizes = {}, Counter[int]()
     for part in parts:

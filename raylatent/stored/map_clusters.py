@@ -27,13 +27,14 @@ from raylatent.stored.maps import read_info
 logger = logging.getLogger(__name__)
 
 _SLIDES = 8  # whose clusters are held
+_NO_TILE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
 class ClusterLabels:
     """The label of a tile is the name of its cluster, of n in a map's folder.
 
-    The digest of clusters.json tells them from others that were there before.
+    `digest`, of clusters.json, tells them from others that were there before.
     """
 
     store: Store
@@ -62,8 +63,8 @@ class ClusterLabels:
         for code, slide in enumerate(slides):
             rows = np.flatnonzero(codes == code)
             known, clusters = _of_slide(self.store.uri, self.digest, slide)
-            at = np.minimum(np.searchsorted(known, tiles[rows]), max(len(known) - 1, 0))
-            if not len(known) or (known[at] != tiles[rows]).any():
+            at = np.searchsorted(known, tiles[rows])
+            if (known[at] != tiles[rows]).any():
                 message = (
                     f"tiles of slide {slide!r} lack a cluster in {self.store.uri}: run "
                     "`raylatent cluster` again"
@@ -79,16 +80,16 @@ def _of_slide(
     digest: str,  # noqa: ARG001  (others are read anew)
     slide: str,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Tile indices (n,) of a slide, ascending, and the cluster of each."""
+    """Tile indices of a slide, ascending, and the cluster of each; last one of none."""
     store = Store(uri)
+    folder = f"{CLUSTERS}/{partition_folder(slide)}"
     parts = [
-        read_part(store, name, schema.CLUSTERS.names).replace_schema_metadata()
-        for name in store.list(f"{CLUSTERS}/{partition_folder(slide)}")
+        read_part(store, name, schema.CLUSTERS.names) for name in store.list(folder)
     ]
-    whole = pa.concat_tables([schema.CLUSTERS.empty_table(), *parts])
-    tiles, clusters = (column.to_numpy() for column in whole.columns)
+    columns = ([part[name] for part in parts] for name in schema.CLUSTERS.names)
+    tiles, clusters = (np.concatenate([*one, [_NO_TILE]]) for one in columns)
     order = np.argsort(tiles, kind="stable")
-    return tiles[order], clusters[order]
+    return tiles[order], clusters[order].astype(np.int32)
 
 
 def cluster_labels(store: Store) -> ClusterLabels | None:
