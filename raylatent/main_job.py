@@ -359,6 +359,7 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     labels = check_labels(config)
     run = RunDirectory.open(config.out)
     from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
+    from raylatent.montage.render import Look  # noqa: PLC0415
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
     from raylatent.stored.map_pictures import labels_on_map  # noqa: PLC0415
     from raylatent.stored.mosaics import (  # noqa: PLC0415
@@ -393,9 +394,10 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
         title = f"{config.title}: {label}" if config.title else label
         drawn.append((folder_of_label(folder, label), title, one))
     delete_mosaics_of_labels(run.store, config.mosaic, {uri for uri, _, _ in drawn})
-    how: dict[str, Any] = {"gap_px": config.gap_px, "scale_bar": config.scale_bar}
+    px, gap, bar = config.cell_px, config.gap_px, config.scale_bar
     for uri, title, one in drawn:
-        one.export(uri, title=title, pdf=config.pdf, **how)
+        look = Look(cell_px=px, gap_px=gap, title=title, scale_bar=bar)
+        one.export(uri, look, pdf=config.pdf)
     return mosaic, folder
 
 

@@ -82,13 +82,7 @@ def _drawn_again(stored: StoredPoints) -> list[str]:
 def labels_of_tiles(
     run: RunDirectory, store: Store, which: str = ""
 ) -> TileLabels | None:
-    """Labels of a map's tiles: regions, clusters, or their own; None without.
-
-    Args:
-        run: The run.
-        store: The map's folder.
-        which: As of `stored_labels`.
-    """
+    """Labels of a map's tiles: regions or clusters (`which`), or their own, if any."""
     if (found := stored_labels(store, which)) is not None:
         return TileLabels(found.names, found)
     return TileLabels.of(store) if run.has_tile_labels else None
@@ -173,9 +167,7 @@ def run_explore(
         which = config.stored_labels() or ""
         if (found := labels_of_tiles(run, stored.store, which)) is not None:
             label, column = found.label, found.column
-    hidden = None
-    if config.pseudonymise:
-        hidden = give_pseudonyms(run.store, stored.slides)
+    hide = config.pseudonymise
     wanted = Wanted(
         map=config.map,
         label=label,
@@ -184,7 +176,7 @@ def run_explore(
         cell_px=config.explorer_cell_px,
         max_bytes=config.max_bytes(),
         source_roots=[config.source_root] if config.source_root else None,
-        pseudonyms=hidden,
+        pseudonyms=give_pseudonyms(run.store, stored.slides) if hide else None,
     )
     return f"{folder}/index.html", build_explorer(run, folder, wanted)
 

@@ -329,7 +329,7 @@ class Mosaic:
         uri, look = absolute(path), self._styled(locals())
         kind = picture_format(uri)
         if kind is None:
-            self._export(uri, look)
+            self.export(uri, look)
         else:
             picture, _, references = self._picture(look)
             put_listed(uri, encoded(picture, kind, references))
@@ -338,31 +338,23 @@ class Mosaic:
     def export(
         self,
         folder: str | os.PathLike[str],
+        look: Look | None = None,
         *,
-        gap_px: int = Look.gap_px,
-        title: str = Look.title,
-        scale_bar: bool = Look.scale_bar,
         pdf: bool = False,
     ) -> None:
         """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder.
 
         Args:
             folder: A folder or URI, whatever it is called.
-            gap_px: As of `plot`.
-            title: Likewise.
-            scale_bar: Likewise.
+            look: How it is drawn; by default with cells of the mosaic's own `cell_px`.
             pdf: Whether to write `mosaic.pdf` as well.
         """
-        look = replace(self._look, gap_px=gap_px, title=title, scale_bar=scale_bar)
-        self._export(absolute(folder), look, ("PNG", "PDF") if pdf else ("PNG",))
-
-    def _export(self, uri: str, look: Look, kinds: tuple[str, ...] = ("PNG",)) -> None:
-        """Put pictures and `cells.parquet` in place, then what describes them."""
-        picture, drawn, references = self._picture(look)
+        uri = absolute(folder)
+        picture, drawn, references = self._picture(look or self._look)
         about = {**self._described(drawn), **self._of_map(uri)}
         pictures = {
             f"mosaic.{kind.lower()}": encoded(picture, kind, references)
-            for kind in kinds
+            for kind in (("PNG", "PDF") if pdf else ("PNG",))
         }
         export_mosaic(uri, pictures, self.cells, about)
 
@@ -570,12 +562,11 @@ def _kind_of_grid(layout: str, grid: str) -> str:
     if layout not in LAYOUTS:
         message = f"unknown layout {layout!r}: choose {', '.join(LAYOUTS)}"
         raise MapError(message)
-    if layout != EvenGrid.kind:
-        return grid
-    if grid != MosaicConfig.grid:
+    even = layout == EvenGrid.kind
+    if even and grid != MosaicConfig.grid:
         message = f"layout='even' has cells of its own: leave out grid={grid!r}"
         raise MapError(message)
-    return layout
+    return layout if even else grid
 
 
 def _cells_of(grid: Grid) -> int:

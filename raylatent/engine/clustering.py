@@ -60,13 +60,16 @@ def build_clusters(
             return []
         parts = [part for part in run.footers(run.slides()) if part.rows]
         how = (stored.layer, fitted.sample_metric, fitted.digest, centers)
-        calls = [
-            (run.store, store, parts[i : i + _TOGETHER], *how)
-            for i in range(0, len(parts), _TOGETHER)
-        ]
+
+        def assign(some: Sequence[Part]) -> tuple[dict[str, str], Counter[int]]:
+            # The centers go to a worker with this function, once.
+            return assign_parts(run.store, store, some, *how)
+
+        starts = range(0, len(parts), _TOGETHER)
+        calls = [(parts[i : i + _TOGETHER],) for i in starts]
         sizes: Counter[int] = Counter()
         with Progress("cluster", sum(part.rows for part in parts)) as progress:
-            for found, counts in spread(assign_parts, calls, stall_timeout_s):
+            for found, counts in spread(assign, calls, stall_timeout_s):
                 digests.update(found)
                 sizes.update(counts)
                 progress.add(counts.total())

@@ -32,14 +32,11 @@ _NO_TILE = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class ClusterLabels:
-    """The label of a tile is the name of its cluster, of n in a map's folder.
-
-    `digest`, of clusters.json, tells them from others that were there before.
-    """
+    """The label of a tile is the name of its cluster, of n in a map's folder."""
 
     store: Store
     n: int
-    digest: str
+    digest: str  # of clusters.json: it tells them from others that were there before
     column: ClassVar[str] = schema.CLUSTER
 
     @property
@@ -75,17 +72,13 @@ class ClusterLabels:
 
 
 @lru_cache(maxsize=_SLIDES)
-def _of_slide(
-    uri: str,
-    digest: str,  # noqa: ARG001  (others are read anew)
-    slide: str,
+def _of_slide(  # (of another digest they are read anew)
+    uri: str, _digest: str, slide: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Tile indices of a slide, ascending, and the cluster of each; last one of none."""
     store = Store(uri)
-    folder = f"{CLUSTERS}/{partition_folder(slide)}"
-    parts = [
-        read_part(store, name, schema.CLUSTERS.names) for name in store.list(folder)
-    ]
+    files = store.list(f"{CLUSTERS}/{partition_folder(slide)}")
+    parts = [read_part(store, name, schema.CLUSTERS.names) for name in files]
     columns = ([part[name] for part in parts] for name in schema.CLUSTERS.names)
     tiles, clusters = (np.concatenate([*one, [_NO_TILE]]) for one in columns)
     order = np.argsort(tiles, kind="stable")

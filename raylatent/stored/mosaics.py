@@ -77,12 +77,6 @@ def references_of(cells: pa.Table, drawn: Layout, look: Look, above_px: int) -> 
     The tile in `row` (0 at the bottom) and `col` begins at x = col * pitch and
     y = above + (rows - 1 - row) * pitch, in pixels, pitch = cell_px + gap_px. Where
     there are too many tiles, `tiles` is null.
-
-    Args:
-        cells: Of the mosaic.
-        drawn: Where they are.
-        look: How they were drawn.
-        above_px: Pixels above the tiles.
     """
     slides, *others = (cells[name].to_pylist() for name in _TOLD)
     number = {slide: i for i, slide in enumerate(dict.fromkeys(slides))}
@@ -122,12 +116,7 @@ def folder_of_label(mosaic: str, label: str) -> str:
 
 
 def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) -> None:
-    """Delete labels' own mosaics of an earlier drawing of a mosaic.
-
-    Args:
-        run: The run directory.
-        mosaic: The name of the mosaic.
-        drawn: Folders of those that are drawn now.
+    """Delete labels' own mosaics of an earlier drawing, but for folders drawn now.
 
     Raises:
         StorageError: They could not be deleted.
@@ -164,8 +153,8 @@ def export_mosaic(
 
     Args:
         uri: The folder.
-        pictures: Of the mosaic, by name: `mosaic.png`, `mosaic.pdf`; one that is not
-            given, and is there of an earlier drawing, is deleted.
+        pictures: Of the mosaic, by name; a `mosaic.pdf` of an earlier drawing is
+            deleted where none is given.
         cells: Its cells, `schema.CELLS`.
         about: What mosaic.json says of it.
 
@@ -179,10 +168,8 @@ def export_mosaic(
     text = json.dumps(told, indent=1, ensure_ascii=False)
     with relisted(uri) as digests:
         Store(uri).delete(MOSAIC_JSON)  # which tells of those that were there before
-        if _PDF not in pictures:
-            Store(uri).delete(_PDF)
-        for name, data in pictures.items():
+        Store(uri).delete(_PDF)
+        for name, data in {**pictures, "cells.parquet": table}.items():
             write_file(f"{uri}/{name}", data)
-        write_file(f"{uri}/cells.parquet", table)
         write_file(f"{uri}/{MOSAIC_JSON}", text.encode("utf-8", "replace"))
         digests.update({**files, MOSAIC_JSON: told[DIGEST]})
