@@ -12,12 +12,7 @@ import numpy as np
 
 from raylatent import schema
 from raylatent.annotations import SLIDE_COLUMN, read_annotations
-from raylatent.config import (
-    ClusterConfig,
-    ExploreConfig,
-    LabelConfig,
-    SelectConfig,
-)
+from raylatent.config import ClusterConfig, ExploreConfig, LabelConfig, SelectConfig
 from raylatent.config.map_verbs import RunMapConfig
 from raylatent.errors import ConfigError
 from raylatent.explorer import exports, polygon

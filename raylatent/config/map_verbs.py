@@ -107,10 +107,7 @@ class ClusterConfig(RunMapConfig):
     """
 
     n: int = option(
-        -1,
-        "how many; 0 takes away those that are there",
-        metavar="K",
-        required=True,
+        -1, "how many; 0 takes away those that are there", metavar="K", required=True
     )
 
     def __post_init__(self) -> None:

@@ -173,16 +173,12 @@ def cell_ids(
     return (rows[inside] << 32) | cols[inside], inside
 
 
-def split_ids(
-    ids: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_ids(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of cell ids."""
     return ids >> 32, ids & 0xFFFFFFFF
 
 
-def coded(
-    cell: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def coded(cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The distinct ids of cells, ascending, and which of them each one is."""
     ids, code = np.unique(cell, return_inverse=True)
     return ids, code.astype(np.int64, copy=False)

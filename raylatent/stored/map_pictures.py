@@ -5,14 +5,7 @@ One shows all points; small multiples show those of each label by themselves.
 
 import logging
 import math
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +14,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.mapping import plot
-from raylatent.mapping.density import (
-    Labels,
-    Parts,
-    density,
-    means,
-)
+from raylatent.mapping.density import Labels, Parts, density, means
 from raylatent.mapping.labels import (
     MOST_ENTRIES,
     MOST_LABELS,
