@@ -26,7 +26,8 @@ def option(default: Any, text: str, **extra: Any) -> Any:  # noqa: ANN401
     Args:
         default: The field's default.
         text: What it is, with its unit.
-        **extra: `choices`, `metavar`, `many` (takes several values), `required`.
+        **extra: `choices` (others are refused), `metavar`, `many` (takes several
+            values), `required`.
     """
     return field(default=default, metadata={"help": text, **extra})
 
@@ -51,6 +52,10 @@ class RunConfig:
         """Refuse nonsense."""
         for name, allowed in _allowed(type(self)).items():
             _of_kind(name, getattr(self, name), allowed)
+        for f in fields(self):
+            choices, value = f.metadata.get("choices"), getattr(self, f.name)
+            if choices and value is not None:
+                one_of(f"--{f.name.replace('_', '-')}", value, choices)
         needed = any(
             f.name == "out" and f.metadata.get("required") for f in fields(self)
         )
