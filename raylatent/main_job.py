@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from raylatent.mosaic import Mosaic
     from raylatent.slide_map import SlideMap
     from raylatent.source.protocol import Request
-    from raylatent.stored.map_pictures import TileLabels
 
 logger = logging.getLogger(__name__)
 
@@ -347,9 +346,7 @@ def run_map(config: MapConfig) -> StoredMap:
     info = read_info(store)
     n_points = info["points"]["rows"]
     kinds = [kind for kind in ("png", config.vector) if kind != "none"]
-    shown: Mapping[str, str] | TileLabels | None = labels
-    if labels is None:
-        shown = labels_of_tiles(run, store)
+    shown = labels_of_tiles(run, store) if labels is None else labels
     by_label, pictures = save_pictures(store, shown, n_points=n_points, kinds=kinds)
     return StoredMap(folder, info, pictures, by_label)
 

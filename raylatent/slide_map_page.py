@@ -151,7 +151,6 @@ def explore(
 
 def _is_of(store: Store, stored: StoredPoints) -> bool:
     """Whether a folder has a finished page of a map."""
-    if not store.exists(EXPLORER_JSON):
-        return False
-    told = parse_json(store.read(EXPLORER_JSON)) or {}
-    return any(one.get(DIGEST) == stored.info[DIGEST] for one in told.get("maps", []))
+    told = parse_json(store.read(EXPLORER_JSON)) if store.exists(EXPLORER_JSON) else {}
+    maps = (told or {}).get("maps", [])
+    return any(one.get(DIGEST) == stored.info[DIGEST] for one in maps)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raylatent.config.options import flag, one_of, option, plain_name
+from raylatent.config.options import between, flag, one_of, option, plain_name
 from raylatent.errors import ConfigError
 
 EXPORTS = ("csv", "geojson", "roi", "parquet", "png")
@@ -113,9 +113,7 @@ class ClusterConfig(RunMapConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if not 0 <= self.n <= MOST_CLUSTERS:
-            message = f"--n is {self.n}, not 0 to {MOST_CLUSTERS} clusters"
-            raise ConfigError(message)
+        between("--n", self.n, 0, MOST_CLUSTERS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,13 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(message)
 
 
+def between(name: str, value: int, smallest: int, largest: int) -> None:
+    """ConfigError unless a value is from the smallest to the largest allowed."""
+    if not smallest <= value <= largest:
+        message = f"{name} is {value}, not {smallest} to {largest}"
+        raise ConfigError(message)
+
+
 def at_least(name: str, value: int, smallest: int) -> None:
     """ConfigError if a value is less than the smallest allowed."""
     if value < smallest:

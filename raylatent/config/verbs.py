@@ -7,6 +7,7 @@ from raylatent.config.options import (
     PatientConfig,
     above_zero,
     at_least,
+    between,
     flag,
     names,
     number_from,
@@ -31,7 +32,6 @@ NUM_TILES_X = 50
 """Columns of a mosaic, as Slideflow's."""
 GRIDS = ("square", "slideflow")
 LAYOUTS = ("plain", "compact", "even")
-_MOST_CELL_PX = 1024  # of the page: a block of 8 x 8 is one JPEG
 _LONGEST_EACH = 120  # bytes of --mosaic, which a label follows
 PLACEMENTS = ("rows", "umap-learn")
 TILE_LABELS = ("region", "cluster")
@@ -232,9 +232,7 @@ class ExtractTilesConfig(SlidesConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if not 1 <= self.jpeg_quality <= 100:
-            message = f"--jpeg-quality is {self.jpeg_quality}, not 1 to 100"
-            raise ConfigError(message)
+        between("--jpeg-quality", self.jpeg_quality, 1, 100)
         if self.slides and self.tile_px is None:
             message = "extract-tiles needs --tile-px: a tile's side in pixels"
             raise ConfigError(message)
@@ -298,9 +296,7 @@ class MapConfig(NamedMapConfig):
         super().__post_init__()
         at_least("--sample", self.sample, 1)
         at_least("--n-neighbors", self.n_neighbors, 2)
-        if not 0 <= self.seed < 1 << 32:
-            message = f"--seed is {self.seed}, not 0 to {(1 << 32) - 1}"
-            raise ConfigError(message)
+        between("--seed", self.seed, 0, (1 << 32) - 1)
         number_from("--min-dist", self.min_dist, 0)
         for pair in self.umap:
             name, equals, _ = pair.partition("=")
@@ -376,12 +372,8 @@ class PageConfig(NamedMapConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        at_least("--explorer-cell-px", self.explorer_cell_px, 16)
-        if self.explorer_cell_px > _MOST_CELL_PX:
-            message = (
-                f"--explorer-cell-px is {self.explorer_cell_px}, above {_MOST_CELL_PX}"
-            )
-            raise ConfigError(message)
+        # A block of 8 x 8 cells is one JPEG.
+        between("--explorer-cell-px", self.explorer_cell_px, 16, 1024)
         self.max_bytes()
 
     def max_bytes(self) -> int:

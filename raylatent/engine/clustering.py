@@ -1,5 +1,6 @@
 """Clusters of a map's tiles: k-means of the sample, every row to its nearest center."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +17,9 @@ from raylatent.mapping.statistics import cluster_centers, nearest_centers
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import Part
 from raylatent.run.layout import CLUSTERS, CLUSTERS_JSON
-from raylatent.seal import DIGEST
+from raylatent.seal import DIGEST, sealed_json
 from raylatent.storage import Store
 from raylatent.stored.manifest import relisted
-from raylatent.stored.map_clusters import write_clusters_json
 from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.maps import load_map
 
@@ -73,18 +73,20 @@ def build_clusters(
                 digests.update(found)
                 sizes.update(counts)
                 progress.add(counts.total())
-        told = [sizes[number + 1] for number in range(len(centers))]
         about = {
             "map": stored.info[DIGEST],
             "n": len(centers),
             "rows": sizes.total(),
-            "sizes": told,
+            "sizes": [sizes[number + 1] for number in range(len(centers))],
             "layer": stored.layer,
             "metric": fitted.sample_metric,
         }
         stored.same()
-        digests[CLUSTERS_JSON] = write_clusters_json(store, about)
-    return told
+        told = sealed_json(about)
+        # Last, since it says that they are whole.
+        store.write(CLUSTERS_JSON, f"{json.dumps(told, indent=1)}\n".encode())
+        digests[CLUSTERS_JSON] = told[DIGEST]
+    return list(told["sizes"])
 
 
 def assign_parts(

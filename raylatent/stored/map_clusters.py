@@ -4,12 +4,10 @@ Each file has the rows of the part of activations that is called alike. `cluster
 written last, says of which map they are; a map that takes its place has none.
 """
 
-import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +18,7 @@ from raylatent.errors import MapError
 from raylatent.montage.points import slide_codes
 from raylatent.parts import partition_folder, read_part
 from raylatent.run.layout import CLUSTERS, CLUSTERS_JSON
-from raylatent.seal import DIGEST, json_holds, parse_json, sealed_json
+from raylatent.seal import DIGEST, json_holds, parse_json
 from raylatent.storage import Store
 from raylatent.stored.maps import read_info
 
@@ -101,10 +99,3 @@ def cluster_labels(store: Store) -> ClusterLabels | None:
         logger.warning("%s is of a map that was here before: it labels nothing", where)
         return None
     return ClusterLabels(store, int(told["n"]), str(told[DIGEST]))
-
-
-def write_clusters_json(store: Store, about: Mapping[str, Any]) -> str:
-    """Write clusters.json: last, since it says that they are whole; its digest."""
-    values = sealed_json(about)
-    store.write(CLUSTERS_JSON, f"{json.dumps(values, indent=1)}\n".encode())
-    return str(values[DIGEST])

@@ -127,10 +127,10 @@ def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) ->
         here = store.child(name)
         if here.uri in drawn or not name.startswith(f"{mosaic}-label="):
             continue
-        whole = here.exists(MOSAIC_JSON)
-        told = parse_json(here.read(MOSAIC_JSON)) if whole else None
-        if whole and (told is None or "label" not in told):
-            continue  # somebody called a mosaic so
+        if here.exists(MOSAIC_JSON):
+            told = parse_json(here.read(MOSAIC_JSON)) or {}
+            if folder_of_label(mosaic, str(told.get("label"))) != name:
+                continue  # somebody called a mosaic so
         with Claim(run, new_token()):
             for file in (MOSAIC_JSON, "cells.parquet", "mosaic.png", _PDF):
                 here.delete(file)
