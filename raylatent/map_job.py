@@ -121,7 +121,8 @@ def _of_cluster(stored: StoredPoints, number: int) -> tuple[Only, list[str]]:
     """Which points are of a cluster, and what it is called."""
     labels = cluster_labels(stored.store)
     if labels is None or not 1 <= number <= labels.n:
-        has = "no clusters" if labels is None else f"clusters 1 to {labels.n}"
+        none = "no clusters: run `raylatent cluster` first"
+        has = none if labels is None else f"clusters 1 to {labels.n}"
         message = f"--cluster is {number}, and {stored.store.uri} has {has}"
         raise ConfigError(message)
     return (lambda points: labels.of(points) == number), [labels.names[number - 1]]

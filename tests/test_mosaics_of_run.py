@@ -87,7 +87,10 @@ def test_a_folder_for_each_label(run, tmp_path, kind):
     assert [path.name for path in (tmp_path / "run/mosaics").iterdir()] == ["default"]
 
 
-def test_mosaics_of_labels_that_are_no_more_are_deleted(run, tmp_path, monkeypatch):
+def test_mosaics_of_labels_that_are_no_more_are_deleted(
+    run, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
     drawn(run, tmp_path, each="label", mosaic="other")
     drawn(run, tmp_path, mosaic="default-label=mine")
     drawn(run, tmp_path, each="label")
@@ -99,6 +102,8 @@ def test_mosaics_of_labels_that_are_no_more_are_deleted(run, tmp_path, monkeypat
     drawn(run, tmp_path, each="label")
     names = ["default", "default-label=mine", "default-label=new", "default-label=x"]
     others = ["other", "other-label=%2E%2E%2Fup", "other-label=x%20y"]
+    assert "default-label=x%20y is of an earlier drawing" in caplog.text
+    assert "default-label=mine is of" not in caplog.text
     kept = place / "default-label=x%20y"
     assert sorted(place.iterdir()) == sorted(
         [*(place / n for n in names + others), kept]

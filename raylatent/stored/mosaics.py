@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 
@@ -26,6 +27,8 @@ from raylatent.seal import (
 from raylatent.stable_hash import slide_hash
 from raylatent.storage import Store, write_file
 from raylatent.stored.manifest import relisted
+
+logger = logging.getLogger(__name__)
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _NOT_WRITTEN = (".bmp", ".eps", ".gif", ".svg", ".tif", ".tiff", ".webp")
@@ -131,6 +134,7 @@ def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) ->
             told = parse_json(here.read(MOSAIC_JSON)) or {}
             if folder_of_label(mosaic, str(told.get("label"))) != name:
                 continue  # somebody called a mosaic so
+        logger.info("%s is of an earlier drawing: it is deleted", here.uri)
         with Claim(run, new_token()):
             for file in (MOSAIC_JSON, "cells.parquet", "mosaic.png", _PDF):
                 here.delete(file)

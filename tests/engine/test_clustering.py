@@ -212,8 +212,11 @@ def test_the_word_names_them_without_annotations():
         assert cli.main([*words, "--out", "r"]) == 2
 
 
-def test_a_map_without_them_says_so(tmp_path):
+def test_a_map_without_them_says_so(tmp_path, capsys):
     run, _ = mapped_run(tmp_path / "run", SLIDES)
+    words = ["--cluster", "1", "--out", str(tmp_path / "s.csv")]
+    assert cli.main(["select", run.uri, *words]) == 2
+    assert "has no clusters: run `raylatent cluster` first" in capsys.readouterr().err
     stored = StoredPoints(f"{run.uri}/maps/default", run)
     assert stored_labels(stored.store) is None
     with pytest.raises(MapError, match="run `raylatent cluster` first"):
