@@ -109,6 +109,9 @@ def test_mosaics_of_labels_that_are_no_more_are_deleted(
         [*(place / n for n in names + others), kept]
     )
     assert [path.name for path in kept.iterdir()] == ["notes.txt"]
+    caplog.clear()
+    drawn(run, tmp_path, each="label")
+    assert "earlier drawing" not in caplog.text
     listed = {path.name for path in (tmp_path / "run/manifest").iterdir()}
     assert listed == {f"mosaic-{name}.parquet" for name in names + others}
 

@@ -39,6 +39,7 @@ REFERENCES = "raylatent.mosaic"
 MAX_REFERENCES = 1_000_000  # characters: Pillow opens no PNG with texts above 1 MiB
 _DPI = 300.0
 _PDF = "mosaic.pdf"
+_FILES = (MOSAIC_JSON, "cells.parquet", "mosaic.png", _PDF)
 _MAX_LABEL_BYTES = 60  # of a folder's name
 _TOLD = (schema.SLIDE, schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y)
 
@@ -130,13 +131,16 @@ def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) ->
         here = store.child(name)
         if here.uri in drawn or not name.startswith(f"{mosaic}-label="):
             continue
-        if here.exists(MOSAIC_JSON):
+        files = [file for file in _FILES if here.exists(file)]
+        if MOSAIC_JSON in files:
             told = parse_json(here.read(MOSAIC_JSON)) or {}
             if folder_of_label(mosaic, str(told.get("label"))) != name:
                 continue  # somebody called a mosaic so
+        if not files:
+            continue
         logger.info("%s is of an earlier drawing: it is deleted", here.uri)
         with Claim(run, new_token()):
-            for file in (MOSAIC_JSON, "cells.parquet", "mosaic.png", _PDF):
+            for file in files:
                 here.delete(file)
             run.delete(layout.manifest_of("mosaic", name))
             if not here.list():
