@@ -27,8 +27,6 @@ from raylatent.stored.map_points import StoredPoints
 if TYPE_CHECKING:
     from raylatent.slide_map import SlideMap
 
-_DPI = 100
-
 
 @dataclass(frozen=True, repr=False)
 class Page:
@@ -85,7 +83,7 @@ def as_html(self: "SlideMap") -> str:
             if len(self) > MAX_DOTS:
                 return None
         xy, labels, style = self._drawn(MAX_DOTS // 10, MapStyle())
-        return map_file("map.png", xy, labels, style, dpi=_DPI)
+        return map_file("map.png", xy, labels, style, dpi=100)
 
     return notebook.card("SlideMap", rows, in_small)
 

@@ -112,9 +112,9 @@ def between(name: str, value: int, smallest: int, largest: int) -> None:
         raise ConfigError(message)
 
 
-def at_least(name: str, value: int, smallest: int) -> None:
-    """ConfigError if a value is less than the smallest allowed."""
-    if value < smallest:
+def at_least(name: str, value: int | None, smallest: int) -> None:
+    """ConfigError if a value is given and less than the smallest allowed."""
+    if value is not None and value < smallest:
         message = f"{name} is {value}, less than {smallest}"
         raise ConfigError(message)
 

@@ -140,8 +140,7 @@ class SlidesConfig(WorkConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if self.tile_px is not None:
-            at_least("--tile-px", self.tile_px, 1)
+        at_least("--tile-px", self.tile_px, 1)
         above_zero("--stride-div", self.stride_div)
         if self.mpp is not None:
             pixel_size("--mpp", self.mpp)
@@ -343,8 +342,7 @@ class MosaicConfig(NamedMapConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if self.num_tiles_x is not None:
-            at_least("--num-tiles-x", self.num_tiles_x, 1)
+        at_least("--num-tiles-x", self.num_tiles_x, 1)
         at_least("--cell-px", self.cell_px, 1)
         at_least("--gap-px", self.gap_px, 0)
         plain_name("--mosaic", self.mosaic)
