@@ -404,10 +404,10 @@ class Mosaic:
                 "cell_size": self.grid.cell,
                 "columns": self.grid.n_cols,
                 "rows": self.grid.n_rows,
-                **{
-                    end: getattr(bounds, end)
-                    for end in ("xmin", "xmax", "ymin", "ymax")
-                },
+                "xmin": bounds.xmin,
+                "xmax": bounds.xmax,
+                "ymin": bounds.ymin,
+                "ymax": bounds.ymax,
             },
             "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),
         }
