@@ -85,7 +85,7 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
       raylatent.controls.legend();
     }
   }
-  raylatent.cells.filter(new Set([1]), new Set([1, 2]));
+  raylatent.cells.filter({ labels: new Set([1]), slides: new Set([1, 2]) });
   raylatent.draw.frame(elements.get("map"), elements.get("overview"));
   const kept = raylatent.cells.left(level, block);
   assert.ok(kept.some((n) => n > 0) && kept.some((n) => n === 0));

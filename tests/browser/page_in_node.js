@@ -61,10 +61,12 @@ class Element {
     }
     this.fire("click");
   }
-  focus() {}
+  focus() { globalThis.document.activeElement = this; }
   setPointerCapture() {}
   getBoundingClientRect() { return { left: 0, top: 0, width: 900, height: 700 }; }
   getContext() { return context; }
+  contains(other) { return other === this || this.find((e) => e === other).length > 0; }
+  querySelectorAll(tag) { return this.find((e) => e.tag === tag); }
   find(test) {
     const below = this.children.filter((c) => c instanceof Element);
     return [...below.filter(test), ...below.flatMap((c) => c.find(test))];
@@ -144,6 +146,8 @@ async function open(where, hash = "") {
     document: {
       body, head: new Element("head"), createElement: (tag) => new Element(tag),
       getElementById: (id) => elements.get(id) ?? null,
+      querySelectorAll: () => [...elements.values()].filter((e) => e.dataset.key), // for [data-key] alone
+      activeElement: body,
     },
     devicePixelRatio: 1,
     Image: Picture,

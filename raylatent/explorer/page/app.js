@@ -67,12 +67,9 @@ raylatent.page = (() => {
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();
     raylatent.controls.table();
-    const regions = now.regions.length > 0;
-    const keys = color.keysOf(now.meta, regions);
-    if ($("by").options.length !== keys.length) {
-      raylatent.controls.fill("by", keys);
-      $("by").value = now.by;
-    }
+    const keys = color.keysOf(now.meta, now.regions.length > 0);
+    if ($("by").options.length !== keys.length) raylatent.controls.options("by", keys);
+    $("by").value = now.by;
   }
   /** @param {CellId | null} cell */
   const open = (cell) => guard(panel.open(cell));
@@ -102,9 +99,6 @@ raylatent.page = (() => {
       panel.counted(block.tiles[i], "tile");
     $("tip").style.transform = `translate(${place[0] + 14}px, ${place[1] + 14}px)`;
   }
-  /** @param {string} id of a box that is ticked or not */
-  const toggle = (id) => $(id).click();
-
   function resized() {
     const box = $("map-box").getBoundingClientRect();
     const ratio = window.devicePixelRatio || 1;
@@ -112,34 +106,34 @@ raylatent.page = (() => {
     [now.view.width, now.view.height] = [Math.max(1, box.width), Math.max(1, box.height)];
     [$("map").width, $("map").height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
     if (first) now.view = camera.whole(now.view);
+    now.store.holds(now.view.width, now.view.height);
     redraw();
   }
 
   function wire() {
     const { controls, gestures } = raylatent;
+    const draws = (/** @type {"lasso" | "box"} */ mode) => {
+      gestures.enter(now.mode === mode ? "move" : mode);
+      $("map").focus();
+    };
     /** @type {Record<string, () => void>} */
     const clicks = {
       closer: () => gestures.zoom(1.5), farther: () => gestures.zoom(1 / 1.5),
       whole: () => gestures.look(camera.whole(now.view)),
-      lasso: () => gestures.enter(now.mode === "lasso" ? "move" : "lasso"),
-      box: () => gestures.enter(now.mode === "box" ? "move" : "box"),
-      nearest: () => gestures.look(camera.whole(now.view)), "in-view": selection.inView, clear: selection.clear,
+      nearest: () => { clicks.whole(); $("map").focus(); },
+      lasso: () => draws("lasso"), box: () => draws("box"), "in-view": selection.inView, clear: selection.clear,
       "panel-close": () => { open(null); $("map").focus(); },
-      "save-csv": () => guard(controls.saved("csv")), "save-roi": () => guard(controls.saved("roi")),
-      "save-geojson": () => guard(controls.saved("geojson")), "save-polygon": () => save.download("polygon.json",
-        [JSON.stringify(save.polygonOf(now.meta, now.rings))], "application/json"),
       "save-name": () => {
         const name = $("name").value.trim();
-        if (!name) say("Write a name first.");
-        else {
-          selection.name([{ name, rings: now.rings }]);
-          say("It is kept until the page is closed: save regions.json.");
-        }
+        if (name) selection.name([{ name, rings: now.rings }]);
+        say(name ? "It is kept until the page is closed: save regions.json." : "Write a name first.");
       },
-      "filter-none": () => { cells.filter(null, null); controls.filters(); },
-      "contrast-go": () => guard(raylatent.compare.compare()),
-      "contrast-end": raylatent.compare.end,
+      "filter-none": () => { cells.filter({ labels: null, slides: null }); controls.filters(); },
+      "contrast-go": () => guard(raylatent.compare.compare()), "contrast-end": raylatent.compare.end,
     };
+    for (const how of /** @type {const} */ (["csv", "geojson", "roi", "polygon"])) {
+      clicks[`save-${how}`] = () => guard(controls.saved(how));
+    }
     for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
     /** @type {Record<string, () => void>} */
     const changes = {
@@ -158,7 +152,11 @@ raylatent.page = (() => {
     });
     $("maps").addEventListener("change", () => guard(begin($("maps").value, "")));
     new ResizeObserver(resized).observe($("map-box"));
-    window.addEventListener("hashchange", () => location.reload());
+    window.addEventListener("hashchange", () => {
+      const told = address.read(location.hash);
+      if (told.map && told.map !== now.meta.map.name) location.reload();
+      else recall(told);
+    });
     gestures.attach($("map"));
     gestures.attachOverview($("overview"));
   }
@@ -184,10 +182,15 @@ raylatent.page = (() => {
       const [x, y, scale] = told.at;
       now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
     }
-    cells.filter(told.labels && new Set(told.labels), told.slides && new Set(told.slides));
+    cells.filter({ labels: told.labels && new Set(told.labels), slides: told.slides && new Set(told.slides) });
+    raylatent.controls.filters();
     const [level, row, col] = told.cell ?? [-1, 0, 0];
-    if (now.meta.levels[level]) open({ level, row, col });
+    open(now.meta.levels[level] ? { level, row, col } : null);
     if (told.select.length > 0) guard(selection.select(told.select));
+    else if (now.rings.length > 0) selection.clear();
+    $("show-pictures").checked = now.showPictures;
+    $("show-points").checked = now.showPoints;
+    changed();
   }
   /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its tiles.
    * @param {string} name "" is this folder's @param {string} hash the address, or "" */
@@ -214,7 +217,7 @@ raylatent.page = (() => {
     /** @type {string[]} */
     const maps = (meta.maps ?? []).map((/** @type {{name: string}} */ one) => one.name);
     $("maps-box").hidden = maps.length < 2;
-    raylatent.controls.fill("maps", maps.map((one) => [one, one]));
+    raylatent.controls.options("maps", maps.map((one) => [one, one]));
     $("maps").value = map.name;
     resized();
     if (before) now.view = camera.whole(now.view);
@@ -225,18 +228,12 @@ raylatent.page = (() => {
     }
     recall({ ...told, by: told.by || now.by });
     if (carried && from?.points.kind === "all") guard(selection.carry(carried, from.slides));
-    $("show-pictures").checked = now.showPictures;
-    $("show-points").checked = now.showPoints;
-    raylatent.controls.fill("by", color.keysOf(meta, now.regions.length > 0));
-    $("by").value = now.by;
     raylatent.compare.lists();
-    raylatent.controls.filters();
     raylatent.controls.about();
-    changed();
     if (!document.body.dataset.ready) wire();
     document.body.dataset.ready = "1";
   }
-  return { $, say, guard, redraw, changed, open, go, uncover, hover, toggle, begin };
+  return { $, say, guard, redraw, changed, open, go, uncover, hover, begin };
 })();
 
 raylatent.page.guard(raylatent.page.begin("", location.hash));

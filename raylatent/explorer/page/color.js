@@ -74,7 +74,7 @@ raylatent.color = (() => {
     /** @type {Record<string, Partial<Legend>>} */
     const legends = {
       label: { title: `Label (${labels.column})`, entries: list(labels.names, labels.colors, labels.counts),
-        note: "A cell has the color of most of its tiles; dashed: less than half." },
+        note: "A cell has the color of most of its tiles." },
       slide: { title: "Slide with most tiles", entries: list(of("name"), meta.colors_of_slides, of("tiles")) },
       prediction: { title: "Most likely class", entries: list(classes), note: "Of a cell: that with the largest mean." },
       mean: { title: `Mean prediction of ${classes[Number(number)]}`, scale: { low: 0, high: 1 }, note: "Shown for cells, not for points." },

@@ -3,7 +3,7 @@
 // tiles, or named selections.
 raylatent.compare = (() => {
   const { cells, contrast, geometry, panel } = raylatent;
-  const { el, link, tableOf, whole } = panel;
+  const { cellLink, el, fill, tableOf, whole } = panel;
   const REST = -1;
   let turn = 0; // of the comparison that counts
   const $ = (/** @type {string} */ id) => raylatent.page.$(id);
@@ -81,10 +81,10 @@ raylatent.compare = (() => {
     const top = [...found].sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
     const grid = geometry.gridOf(Number(level));
     const percent = (/** @type {number} */ v) => (100 * v).toFixed(2);
-    $("contrast-told").replaceChildren(el("p", {}, told),
+    fill($("contrast-told"), el("p", {}, told),
       tableOf(["Cell", `${names[0]} %`, `${names[1]} %`, "q"], top.slice(0, 20).map((one) => {
         const id = { level: Number(level), row: Math.floor(one.cell / grid), col: one.cell % grid };
-        return [link(`${id.row}, ${id.col}`, () => page.go(id)), percent(one.a), percent(one.b),
+        return [cellLink(id, page.go), percent(one.a), percent(one.b),
           few ? "-" : one.q.toPrecision(2)];
       })));
     page.say(few ? "There are too few for a test." : "Compared: cells that differ are outlined in black.");
@@ -95,6 +95,7 @@ raylatent.compare = (() => {
     turn += 1;
     raylatent.now.contrast = null;
     $("contrast-told").replaceChildren();
+    raylatent.page.say("The comparison was ended.");
     raylatent.page.changed();
   }
   /** Where there are two groups to compare, the lists of them. */
@@ -104,21 +105,21 @@ raylatent.compare = (() => {
     $("contrast-form").hidden = found.length === 0;
     $("contrast-none").hidden = found.length > 0;
     if (found.length === 0) return;
-    const { fill } = raylatent.controls;
-    fill("contrast-column", found.map(([key, text]) => [key, text]));
+    const { options } = raylatent.controls;
+    options("contrast-column", found.map(([key, text]) => [key, text]));
     const own = found.find(([, text]) => text.startsWith(meta.labels.column)) ?? found[0];
     $("contrast-column").value = own[0];
     const groups = () => {
       const names = found.find(([key]) => key === $("contrast-column").value)?.[2] ?? [];
       /** @type {[number, string][]} */
       const list = names.map((name, i) => [i, name]);
-      fill("contrast-a", list);
-      fill("contrast-b", [...list.slice(1), [REST, "all others"], ...list.slice(0, 1)]);
+      options("contrast-a", list);
+      options("contrast-b", [...list.slice(1), [REST, "all others"], ...list.slice(0, 1)]);
     };
     groups();
     $("contrast-column").onchange = groups;
     const last = cells.lastOfSlides();
-    fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
+    options("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
     $("contrast-level").value = String(Math.min(2, last));
   }
   return { compare, end, lists };

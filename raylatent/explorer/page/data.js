@@ -15,7 +15,8 @@ raylatent.data = (() => {
   const NO_I4 = -2147483648;
   const NO_U1 = 255;
   const SCRIPTS_AT_ONCE = 4;
-  const RETRY_MS = 5000; // until a picture is asked for again, as of a server that was busy
+  const RETRY_MS = 5000; // until a picture is asked for once more, as of a server that was busy
+  const LEAST_PICTURE_PX = 150; // on the screen: of a tile at its own size, the smallest pictures that are drawn
   /** Bytes of base64. @param {string} text @returns {Uint8Array} */
   function bytesOf(text) {
     const native = /** @type {any} */ (Uint8Array).fromBase64;
@@ -80,7 +81,7 @@ raylatent.data = (() => {
       this.base = base;
       this.arrived = arrived;
       this.blocks = new Recent(80);
-      this.pictures = new Recent(160);
+      this.pictures = new Recent(0); // as many as `holds` says
       /** @type {Map<string, Promise<Block>>} */
       this.coming = new Map();
       /** @type {(() => void)[]} */
@@ -138,6 +139,11 @@ raylatent.data = (() => {
         this.queue.shift()?.();
       }
     }
+    /** Keeps as many pictures as two views of a size show. @param {number} width @param {number} height CSS pixels */
+    holds(width, height) {
+      const along = (/** @type {number} */ px) => Math.ceil(px / LEAST_PICTURE_PX) + 1;
+      this.pictures.most = 2 * along(width) * along(height);
+    }
     /** A picture that is here, or null, without asking. @param {string} path @returns {HTMLImageElement | null} */
     pictureHere(path) {
       const found = this.pictures.get(path);
@@ -149,7 +155,14 @@ raylatent.data = (() => {
       const image = new Image();
       image.decoding = "async";
       image.onload = () => this.arrived();
-      image.onerror = () => setTimeout(() => this.pictures.delete(path), RETRY_MS);
+      image.onerror = () => {
+        if (this.failed.has(path)) return;
+        this.failed.add(path);
+        setTimeout(() => {
+          this.pictures.delete(path);
+          this.arrived();
+        }, RETRY_MS);
+      };
       image.src = this.base + path;
       this.pictures.set(path, image);
       return null;

@@ -13,8 +13,6 @@ raylatent.gestures = (() => {
   }
   /** The cell at a place of the screen, or null. @param {number} px @param {number} py @returns {CellId | null} */
   function cellAt(px, py) {
-    const wide = draw.seen.wide.find(({ x, y, side }) => px >= x && py >= y && px < x + side && py < y + side);
-    if (wide) return { level: wide.level, row: wide.row, col: wide.col };
     const [x, y] = camera.toShare(raylatent.now.view, px, py);
     if (x < 0 || y < 0 || x > 1 || y > 1) return null;
     const level = draw.cellLevel();
@@ -78,35 +76,28 @@ raylatent.gestures = (() => {
     else raylatent.page.say(`Corner ${now.path.length} is set.`);
     raylatent.page.changed();
   }
-  /** What each key does. @param {KeyboardEvent} event @returns {boolean} whether it did */
+  /** What each key does; others press the button that is marked with them. @param {KeyboardEvent} event
+   * @returns {boolean} whether it did */
   function key(event) {
     const { now, page } = raylatent;
     const { view } = now;
     const cell = view.scale / geometry.gridOf(draw.cellLevel());
     const step = event.shiftKey ? cell : Math.min(view.width, view.height) / 8;
     const drawing = now.mode !== "move";
-    const middle = cellAt(view.width / 2, view.height / 2);
+    const middle = () => page.open(cellAt(view.width / 2, view.height / 2));
     /** @type {Record<string, () => void>} */
     const actions = {
       ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0),
       ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step),
-      "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: () => look(camera.whole(view)),
-      Enter: () => (drawing ? close(event.shiftKey) : page.open(middle)),
-      " ": () => (drawing ? corner(event.shiftKey) : page.open(middle)),
-      l: () => enter("lasso"), b: () => enter("box"),
-      p: () => page.toggle("show-points"), i: () => page.toggle("show-pictures"),
-      Escape: () => {
-        if (drawing) enter("move");
-        else if (now.cell) page.open(null);
-        else raylatent.selection.clear();
-      },
+      Enter: () => (drawing ? close(event.shiftKey) : middle()),
+      " ": () => (drawing ? corner(event.shiftKey) : middle()),
+      Escape: () => (drawing ? enter("move") : page.open(null)),
     };
-    if ((event.ctrlKey || event.metaKey) && event.key === "a") {
-      raylatent.selection.inView();
-      return true;
-    }
-    if (event.ctrlKey || event.metaKey || event.altKey) return false;
-    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const held = event.ctrlKey || event.metaKey ? "Control+" : "";
+    const pressed = held + (event.key.length === 1 ? event.key.toLowerCase() : event.key);
+    const marked = Array.from(document.querySelectorAll("[data-key]"), (one) => /** @type {HTMLElement} */ (one))
+      .find((one) => one.dataset.key?.split(" ").includes(pressed));
+    const action = event.altKey ? null : actions[pressed] ?? marked?.click.bind(marked);
     if (!action) return false;
     now.cross = true;
     action();

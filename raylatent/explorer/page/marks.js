@@ -4,23 +4,26 @@ raylatent.marks = (() => {
   const { camera, cells, color, geometry } = raylatent;
   const OVERVIEW_PX = 150;
   const LEAST_MARK = 24; // CSS pixels
-  const SEEN_THROUGH_PX = 48; // of cells whose tiles can be made out
+  const FRAMED_FROM = 40; // CSS pixels, from which cells are framed in the color of a contrast, and their tiles seen
   /** The cells of a contrast. @param {CanvasRenderingContext2D} ctx */
   function contrast(ctx) {
     const { contrast: compared, view, showPictures } = raylatent.now;
     const grid = geometry.gridOf(compared.level);
     const size = view.scale / grid;
-    const alpha = showPictures && size >= SEEN_THROUGH_PX ? 0.3 : 0.85;
+    const framed = showPictures && size >= FRAMED_FROM;
+    const frame = framed ? size / 8 : 0;
     for (const one of compared.cells) {
       const row = Math.floor(one.cell / grid);
       const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
       if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
       const share = 0.5 + (0.5 * one.difference) / compared.most;
-      ctx.fillStyle = color.css(color.onScale(color.FROM_B_TO_A, share), alpha);
-      ctx.fillRect(x, y, size, size);
+      const shade = color.css(color.onScale(color.FROM_B_TO_A, share));
+      [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth] = [shade, shade, frame];
+      if (framed) ctx.strokeRect(x + frame / 2, y + frame / 2, size - frame, size - frame);
+      else ctx.fillRect(x, y, size, size);
       if (one.q < raylatent.contrast.Q) {
         ctx.strokeStyle = "#000000";
-        ctx.lineWidth = Math.max(1.5, Math.min(3, size / 10));
+        ctx.lineWidth = Math.max(1.5, Math.min(4, size / 10));
         ctx.strokeRect(x + 1, y + 1, size - 2, size - 2);
       }
     }
@@ -62,8 +65,8 @@ raylatent.marks = (() => {
     }
   }
   /** The open cell, the tile that was picked in a list, and the cross of the keyboard; what is similar is dashed.
-   * @param {CanvasRenderingContext2D} ctx @param {{wide: any[]}} seen what was drawn */
-  function draw(ctx, seen) {
+   * @param {CanvasRenderingContext2D} ctx */
+  function draw(ctx) {
     selection(ctx);
     const { cell, similar, marked, cross, view, frame } = raylatent.now;
     ctx.lineWidth = 3;
@@ -71,9 +74,8 @@ raylatent.marks = (() => {
     for (const [one, dash] of [[cell, []], ...similar.map((/** @type {CellId} */ id) => [id, [6, 4]])]) {
       if (!one) continue;
       const grid = geometry.gridOf(one.level);
-      const wide = seen.wide.find((w) => w.level === one.level && w.row === one.row && w.col === one.col);
-      const [x, y] = wide ? [wide.x, wide.y] : camera.toScreen(view, one.col / grid, (one.row + 1) / grid);
-      const side = wide ? wide.side : view.scale / grid;
+      const [x, y] = camera.toScreen(view, one.col / grid, (one.row + 1) / grid);
+      const side = view.scale / grid;
       const more = Math.max(0, (LEAST_MARK - side) / 2);
       ctx.setLineDash(dash);
       ctx.strokeRect(x - more, y - more, side + 2 * more, side + 2 * more);

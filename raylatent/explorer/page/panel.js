@@ -1,16 +1,11 @@
 "use strict";
 // What one cell is: its tile, the slide, its numbers, and the list of all its tiles.
-/**
- * @typedef {{slide: number, tile: number, loc_x: number, loc_y: number, x: number,
- *   y: number, picture?: number, slot?: number, width?: number, height?: number}} Tile
- */
 
 raylatent.panel = (() => {
   const { cells, color, data, geometry, selection } = raylatent;
   const AT_ONCE = 50;
   const MOST_BARS = 25;
   const THUMBNAIL_PX = 280;
-  const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot", "width", "height"];
   /** An element; texts become text, never markup. @param {string} tag @param {Record<string, any>} about attributes,
    * and on… for what happens @param {(Node | string | number | null)[]} children @returns {HTMLElement} */
   function el(tag, about, ...children) {
@@ -26,8 +21,6 @@ raylatent.panel = (() => {
     return made;
   }
 
-  /** @param {Block} block @param {number} i */
-  const tileIn = (block, i) => /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
   const whole = (/** @type {number} */ v) => v.toLocaleString("en");
   /** @param {number} n @param {string} what */
   const counted = (n, what) => `${whole(n)} ${what}${n === 1 ? "" : "s"}`;
@@ -35,10 +28,23 @@ raylatent.panel = (() => {
   /** Terms and what they are; null is left out. @param {[string, any][]} facts */
   const factsOf = (facts) => el("dl", {}, ...facts.filter(([, value]) => value !== null)
     .flatMap(([term, value]) => [el("dt", {}, term), el("dd", {}, value)]));
+  const note = (/** @type {string} */ text) => el("p", { class: "note" }, text);
+  /** Puts new contents into a box: a focus in it stays at the button of the same text, or else in the box.
+   * @param {HTMLElement} box @param {(Node | string)[]} children */
+  function fill(box, ...children) {
+    const had = box.contains(document.activeElement) && document.activeElement?.textContent;
+    box.replaceChildren(...children);
+    if (had === false) return;
+    const same = Array.from(box.querySelectorAll("button")).find((button) => button.textContent === had);
+    box.tabIndex = -1;
+    (same ?? box).focus();
+  }
   /** A button that reads as a link. @param {string} text @param {() => void} act @param {Record<string, any>} [about] */
   const link = (text, act, about) => el("button", { type: "button", class: "plain", onclick: act, ...about }, text);
-  /** A table. @param {string[]} heads @param {(Node | string)[][]} rows */
-  const tableOf = (heads, rows) => el("table", {},
+  /** What brings one to a cell. @param {CellId} id @param {(id: CellId) => void} go */
+  const cellLink = (id, go) => link(`${id.row}, ${id.col}`, () => go(id));
+  /** A table of cells, whose numbers come first. @param {string[]} heads @param {(Node | string)[][]} rows */
+  const tableOf = (heads, rows) => el("table", {}, el("caption", { class: "note" }, "Cells by row and column, from the lower left."),
     el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((one) => el("td", {}, one))))));
   /** Counts as bars, the most first. @param {Iterable<[number, number]>} counts of numbers @param {string[]} names of
@@ -47,7 +53,7 @@ raylatent.panel = (() => {
     .filter(([i, count]) => names[i] !== undefined && count > 0).sort((a, b) => b[1] - a[1])
     .slice(0, MOST_BARS).map(([i, count]) => ({
       name: names[i], color: colors[i], share: count / n,
-      text: `${whole(count)} (${Math.round((100 * count) / n)} %)`,
+      text: `${whole(Math.round(count))} (${Math.round((100 * count) / n)} %)`,
     })));
   /** Bars with their texts. @param {{name: string, color: string, share: number, text: string}[]} bars */
   function barsOf(bars) {
@@ -67,12 +73,13 @@ raylatent.panel = (() => {
       image.src = raylatent.now.store.base + path;
     });
   }
-  /** Part of a picture as an own element, shown as large as it is. @param {HTMLImageElement} image @param {number[]}
-   * part left, top, width, height @param {number} width @param {number} height @param {string} label */
-  function cut(image, part, width, height, label) {
+  /** A picture or a part of it as an own element. @param {HTMLImageElement} image @param {number[] | null} part left, top,
+   * width, height @param {number} width of the element @param {string} label */
+  function cut(image, part, width, label) {
+    const [x, y, w, h] = part ?? [0, 0, image.naturalWidth, image.naturalHeight];
+    const height = Math.round((width * h) / w);
     const about = { width, height, role: "img", "aria-label": label, class: "tile" };
     const canvas = /** @type {HTMLCanvasElement} */ (el("canvas", about));
-    const [x, y, w, h] = part;
     canvas.getContext("2d")?.drawImage(image, x, y, w, h, 0, 0, width, height);
     return canvas;
   }
@@ -80,33 +87,18 @@ raylatent.panel = (() => {
   async function pictureOf(tile, cell) {
     const { meta, served } = raylatent.now;
     const label = `Tile ${tile.tile} of slide ${meta.slides[tile.slide].name}`;
-    if (tile.picture !== undefined && tile.picture !== data.NO_U4) {
-      const path = `tiles/${Math.floor(tile.picture / 100)}/${tile.picture}.jpg`;
-      const image = await picture(path);
-      const slot = Number(tile.slot);
-      const [w, h] = [Number(tile.width), Number(tile.height)];
-      // Four slots a row, each as large as the largest tile of the picture.
-      const size = (image?.naturalWidth ?? 0) / 4;
-      if (image) return [cut(image, [(slot % 4) * size, (slot >> 2) * size, w, h], w, h, label)];
-    }
-    if (served) {
-      const image = await picture(`tile/${tile.slide}/${tile.tile}.jpg`);
-      if (image) {
-        const [w, h] = [image.naturalWidth, image.naturalHeight];
-        return [cut(image, [0, 0, w, h], w, h, label)];
-      }
-    }
-    const why = "This tile is not stored at its own size here; `raylatent serve` shows it.";
-    const note = el("p", { class: "note" }, why);
-    if (!cell) return [note];
-    const across = geometry.gridOf(cell.level) / 8;
-    const dzi = cell.level + Math.ceil(Math.log2(8 * meta.cell_px));
-    const top = across - 1 - (cell.row >> 3);
-    const image = await picture(`mosaic_files/${dzi}/${cell.col >> 3}_${top}.jpg`);
-    if (!image) return [note];
+    const stored = cells.storedOf(tile);
+    const image = stored && (await picture(stored.path));
+    if (image) return [cut(image, stored.partOf(image), stored.partOf(image)[2], label)];
+    const own = served && (await picture(`tile/${tile.slide}/${tile.tile}.jpg`));
+    if (own) return [cut(own, null, own.naturalWidth, label)];
+    const why = note("This tile is not stored at its own size here; `raylatent serve` shows it.");
+    const top = cell ? geometry.gridOf(cell.level) / 8 - 1 - (cell.row >> 3) : 0;
+    const drawn = cell && (await picture(cells.pathOf(cell.level, cell.col >> 3, top)));
+    if (!drawn) return [why];
     const px = meta.cell_px;
     const part = [(cell.col & 7) * px, (7 - (cell.row & 7)) * px, px, px];
-    return [cut(image, part, 2 * px, 2 * px, `${label}, enlarged from the map`), note];
+    return [cut(drawn, part, 2 * px, `${label}, enlarged from the map`), why];
   }
   /** A slide's thumbnail with the tile framed and the selection's tiles on it. @param {Tile} tile */
   async function placeOf(tile) {
@@ -115,24 +107,31 @@ raylatent.panel = (() => {
     if (!slide.thumbnail || !slide.width || tile.loc_x === data.NO_I4) return null;
     const image = await picture(`slides/${tile.slide}.jpg`);
     if (!image) return null;
-    const height = Math.round((THUMBNAIL_PX * image.naturalHeight) / image.naturalWidth);
-    const all = [0, 0, image.naturalWidth, image.naturalHeight];
-    const canvas = cut(image, all, THUMBNAIL_PX, height, `Where the tile lies in slide ${slide.name}`);
+    const canvas = cut(image, null, THUMBNAIL_PX, `Where the tile lies in slide ${slide.name}`);
     const ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     const scale = THUMBNAIL_PX / slide.width;
     const side = Math.max(2, (slide.window_px ?? 0) * scale);
-    ctx.fillStyle = "rgba(0,114,178,0.6)";
-    for (let i = 0; members && i < members.n; i += 1) {
-      if (members.slide[i] !== tile.slide) continue;
-      const [x, y] = [members.loc_x[i] * scale, members.loc_y[i] * scale];
-      ctx.fillRect(x - side / 2, y - side / 2, side, side);
-    }
-    ctx.strokeStyle = "#C0006A";
-    ctx.lineWidth = 3;
-    const frame = Math.max(12, side + 4);
-    const [x, y] = [tile.loc_x * scale, tile.loc_y * scale];
-    ctx.strokeRect(x - frame / 2, y - frame / 2, frame, frame);
+    squares(ctx, members, tile, (x, y, own) => {
+      const px = own ? Math.max(12, side + 4) : side;
+      return [x * scale - px / 2, y * scale - px / 2, px, px];
+    });
     return canvas;
+  }
+  /** The selection's tiles of a slide as squares, and one of them framed. @param {CanvasRenderingContext2D} ctx
+   * @param {Members | null} members @param {Tile} tile @param {(x: number, y: number, own: boolean) => number[]} boxOf of
+   * what has its middle at a place in level-0 pixels: left, top, width, height */
+  function squares(ctx, members, tile, boxOf) {
+    [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth] = ["rgba(0,114,178,0.35)", "#0072B2", 1.5];
+    const draw = (/** @type {number} */ x, /** @type {number} */ y, /** @type {boolean} */ own) => {
+      const [left, top, width, height] = boxOf(x, y, own);
+      if (!own && width < 12) ctx.fillRect(left, top, width, height);
+      ctx.strokeRect(left, top, width, height);
+    };
+    for (let i = 0; members && i < members.n; i += 1) {
+      if (members.slide[i] === tile.slide) draw(members.loc_x[i], members.loc_y[i], false);
+    }
+    [ctx.strokeStyle, ctx.lineWidth] = ["#C0006A", 3];
+    draw(tile.loc_x, tile.loc_y, true);
   }
   /** One coordinate in pixels and, where it is known, µm. @param {number} v @param {any} slide */
   const coordinate = (v, slide) => v === data.NO_I4 ? "not known"
@@ -150,11 +149,11 @@ raylatent.panel = (() => {
   /** Why a cell shows its tile. @param {Block} block @param {number} i @param {number} level */
   function whyOf(block, i, level) {
     const [since, of, tied] = [block.level[i], block.of[i], block.tied[i]];
-    const kept = since < level ? `kept from level ${since}, ` : "";
-    if (of === 1) return `${kept}the only tile in the cell`;
+    const grid = geometry.gridOf(since);
+    const kept = since < level ? `chosen on the grid of ${grid} x ${grid}, ` : "";
+    if (of === 1) return `${kept}the only tile in its cell`;
     const last = tied > 1 ? `; ${whole(tied)} tiles are equally near, and one was drawn by lot` : "";
-    const away = `${block.distance[i].toFixed(2)} cells away, of ${whole(of)} tiles`;
-    return `${kept}nearest to the cell's center, ${away}${last}`;
+    return `${kept}nearest to the cell's center of ${whole(of)} tiles, ${block.distance[i].toFixed(2)} cells away${last}`;
   }
   /** The cell's numbers. @param {Block} block @param {number} i @param {number} level */
   function numbersOf(block, i, level) {
@@ -203,14 +202,14 @@ raylatent.panel = (() => {
     const level = cells.deepest();
     const found = await cells.find({ level, ...geometry.cellOf(raylatent.now.frame, x, y, level) });
     const own = found && found.block.slide[found.i] === slide && found.block.tile[found.i] === tile;
-    return own ? tileIn(found.block, found.i) : {};
+    return own ? cells.tileIn(found.block, found.i) : {};
   }
   /** The list of the cell's tiles, 50 at a time. @param {CellId} cell @param {Block} block @param {number} i
    * @param {HTMLElement} shown where a chosen tile is shown */
   function listOf(cell, block, i, shown) {
     const { meta, served } = raylatent.now;
     const list = el("ol", { class: "tiles" });
-    const note = el("p", { class: "note", role: "status" });
+    const told = el("p", { class: "note", role: "status" });
     /** @type {(Tile & {far: number})[] | null} */
     let tiles = null;
     const press = () => raylatent.page.guard(next());
@@ -234,12 +233,13 @@ raylatent.panel = (() => {
       const left = tiles.length - list.childElementCount;
       more.textContent = `List ${Math.min(AT_ONCE, left)} more`;
       more.hidden = left <= 0;
+      if (more.hidden) list.querySelectorAll("button")[start]?.focus(); // the first of those that came
       const sample = meta.points.kind !== "all" && !served;
       const listed = whole(list.childElementCount);
-      note.textContent = `${listed} of ${whole(tiles.length)} tiles, the nearest first.` +
+      told.textContent = `${listed} of ${whole(tiles.length)} tiles, the nearest first.` +
         (sample ? " They are of the sample in this folder; `raylatent serve` lists all." : "");
     }
-    return el("div", {}, el("h3", {}, "Tiles of this cell"), list, note, more);
+    return el("div", {}, el("h3", {}, "Tiles of this cell"), list, told, more);
   }
   /** Shows a cell, or closes the panel. @param {CellId | null} cell */
   async function open(cell) {
@@ -260,16 +260,16 @@ raylatent.panel = (() => {
     }
     page.changed();
     const { block, i } = found;
-    const tile = tileIn(block, i);
+    const tile = cells.tileIn(block, i);
     const shown = el("div", {}, await tileOf(tile, cell));
     if (now.cell !== cell) return;
     Object.assign(panel.dataset, { level: cell.level, row: cell.row, col: cell.col,
       slide: now.meta.slides[tile.slide].name, tile: tile.tile, n: block.tiles[i] });
-    page.$("panel-body").replaceChildren(shown, numbersOf(block, i, cell.level), raylatent.similar(tile) ?? "",
+    fill(page.$("panel-body"), shown, numbersOf(block, i, cell.level), raylatent.similar(tile) ?? "",
       listOf(cell, block, i, shown));
     panel.hidden = false;
     page.uncover(cell);
     page.say(`Cell with ${counted(block.tiles[i], "tile")}; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
-  return { el, whole, counted, short, factsOf, link, tableOf, countsOf, open };
+  return { el, whole, counted, short, factsOf, note, fill, link, cellLink, tableOf, countsOf, squares, open };
 })();

@@ -5,14 +5,9 @@
 raylatent.selection = (() => {
   const { cells, color, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
+  /** @type {Record<string, any>} */
   const COLUMNS = { slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array,
     x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint16Array };
-  /** The tiles of a block that a test keeps. @param {Block} block @param {(block: Block, i: number) => boolean} keeps */
-  function kept(block, keeps) {
-    const found = [];
-    for (let i = 0; i < block.n; i += 1) if (keeps(block, i)) found.push(i);
-    return found;
-  }
   /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and tile.
    * @param {number[]} box @param {(block: Block, i: number) => boolean} keeps @returns {Promise<Members>} @throws
    * {Error} if they are more than a page can hold */
@@ -26,47 +21,39 @@ raylatent.selection = (() => {
       // The next ones come while this one is looked at; what fails is told in its turn.
       for (const next of numbers.slice(at + 1, at + 4)) store.block(`points/${next}`);
       const block = await store.load(`points/${number}`);
-      const found = kept(block, keeps);
+      /** @type {number[]} */
+      const found = [];
+      for (let i = 0; i < block.n; i += 1) if (keeps(block, i)) found.push(i);
       n += found.length;
       if (n > MOST_MEMBERS) {
-        throw new Error("These are too many tiles for a page: save the polygon file, and use " +
-          "`raylatent select`.");
+        throw new Error("These are too many tiles for a page: save the polygon file, and use `raylatent select`.");
       }
-      /** @type {Record<string, any>} */
-      const part = {};
-      for (const [name, kind] of Object.entries(COLUMNS)) {
-        part[name] = new kind(found.length).map((_, i) => block[name][found[i]]);
-      }
-      parts.push(part);
+      parts.push(Object.fromEntries(Object.entries(COLUMNS).map(([name, kind]) =>
+        [name, kind.from(found, (/** @type {number} */ i) => block[name][i])])));
     }
     return sorted(parts, n);
   }
   /** One number for a tile, if slides are fewer than 2^21. @param {number} slide @param {number} tile */
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
-  const keysOf = (/** @type {Record<string, any>} */ part) =>
-    new Float64Array(part.slide.length).map((_, i) => keyOf(part.slide[i], part.tile[i]));
   /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n */
   function sorted(parts, n) {
-    const keys = new Float64Array(n);
-    /** @type {Record<string, any>} */
-    const members = { n };
-    const places = new Uint32Array(n).map((_, i) => i);
-    let at = 0;
-    for (const part of parts) {
-      keys.set(keysOf(part), at);
-      at += part.slide.length;
-    }
-    places.sort((a, b) => keys[a] - keys[b]);
-    for (const [name, kind] of Object.entries(COLUMNS)) {
+    /** @param {any} kind @param {(part: Record<string, any>) => ArrayLike<number>} of */
+    const joined = (kind, of) => {
       const whole = new kind(n);
-      let start = 0;
+      let at = 0;
       for (const part of parts) {
-        whole.set(part[name], start);
-        start += part[name].length;
+        whole.set(of(part), at);
+        at += part.slide.length;
       }
-      members[name] = whole.map((_, i) => whole[places[i]]);
-    }
-    return /** @type {Members} */ (members);
+      return whole;
+    };
+    const keys = joined(Float64Array, ({ slide, tile }) => Float64Array.from(slide, (s, i) => keyOf(s, tile[i])));
+    const order = Uint32Array.from(keys, (_, i) => i).sort((a, b) => keys[a] - keys[b]);
+    const columns = Object.entries(COLUMNS).map(([name, kind]) => {
+      const whole = joined(kind, (part) => part[name]);
+      return [name, kind.from(order, (/** @type {number} */ i) => whole[i])];
+    });
+    return /** @type {Members} */ ({ n, ...Object.fromEntries(columns) });
   }
   /** The points in rings. @param {Ring[]} rings */
   function within(rings) {
@@ -88,22 +75,25 @@ raylatent.selection = (() => {
     const rings = geometry.ringsOf(given);
     const { meta, served } = raylatent.now;
     Object.assign(raylatent.now, { rings, members: null, only: null });
-    const unknown = { n: null, slides: null, members: null };
-    raylatent.controls.selected({ ...unknown, why: "Counting the tiles." });
+    const said = (/** @type {Parameters<typeof raylatent.controls.selected>[0]} */ told) => {
+      if (raylatent.now.rings === rings) raylatent.controls.selected(told);
+    };
+    said({ n: null, why: "Counting the tiles." });
     raylatent.page.changed();
-    if (meta.points.kind !== "all" && served) {
-      const told = await fromServer({ rings });
-      raylatent.controls.selected({ n: told.n, slides: told.slides, members: null });
-      return { n: told.n, exact: true, slides: told.slides, rows: told.rows };
-    }
-    const members = await within(rings).catch((error) => {
-      if (raylatent.now.rings === rings) raylatent.controls.selected({ ...unknown, why: error.message });
+    try {
+      if (meta.points.kind !== "all" && served) {
+        const { n, slides, rows } = await fromServer({ rings });
+        said({ n, slides });
+        return { n, exact: true, slides, rows };
+      }
+      const members = await within(rings);
+      if (raylatent.now.rings === rings) raylatent.now.members = members;
+      said({ n: members.n, slides: slidesOf(members), members });
+      return resultOf(members);
+    } catch (error) {
+      said({ n: null, why: /** @type {Error} */ (error).message });
       throw error;
-    });
-    if (raylatent.now.rings !== rings) return resultOf(members);
-    raylatent.now.members = members;
-    raylatent.controls.selected({ n: members.n, slides: slidesOf(members), members });
-    return resultOf(members);
+    }
   }
   /** @param {Members} members */
   const slidesOf = (members) => new Set(members.slide).size;
@@ -115,11 +105,9 @@ raylatent.selection = (() => {
     const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
     return { n: members.n, exact: true, slides: slidesOf(members), rows };
   }
-  /** Adds rings to the selection: where rings lie over one another the area goes out again (even-odd), so that a ring
-   * inside another cuts a hole. @param {Ring[]} rings @param {boolean} added to what is selected, instead of it */
-  function choose(rings, added) {
-    return select(added ? [...raylatent.now.rings, ...rings] : rings);
-  }
+  /** Adds rings to the selection, or begins another: where rings lie over one another the area goes out again (even-odd),
+   * so that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added */
+  const choose = (rings, added) => select(added ? [...raylatent.now.rings, ...rings] : rings);
   /** Selects what is in view. */
   const inView = () => raylatent.page.guard(
     choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));

@@ -38,17 +38,8 @@ raylatent.slide = (() => {
     const finest = about.levels - 1;
     const level = Math.max(0, Math.min(finest, finest - Math.floor(Math.log2(1 / scale))));
     for (let l = Math.max(0, level - COARSER); l <= level; l += 1) drawLevel(ctx, l);
-    const square = (/** @type {number} */ px, /** @type {number} */ py) => ctx.strokeRect(
-      (px - window / 2 - x) * scale + canvas.width / 2,
-      (py - window / 2 - y) * scale + canvas.height / 2, window * scale, window * scale,
-    );
-    const { members } = raylatent.now;
-    [ctx.strokeStyle, ctx.lineWidth] = ["#0072B2", 2];
-    for (let i = 0; members && i < members.n; i += 1) {
-      if (members.slide[i] === tile.slide) square(members.loc_x[i], members.loc_y[i]);
-    }
-    [ctx.strokeStyle, ctx.lineWidth] = ["#C0006A", 4];
-    square(tile.loc_x, tile.loc_y);
+    panel.squares(ctx, raylatent.now.members, tile, (px, py) => [(px - window / 2 - x) * scale + canvas.width / 2,
+      (py - window / 2 - y) * scale + canvas.height / 2, window * scale, window * scale]);
   }
   /** @param {number} factor @param {number} dx @param {number} dy in pixels of the screen */
   function look(factor, dx, dy) {
