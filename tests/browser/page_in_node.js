@@ -115,6 +115,9 @@ function run(script) {
 
 class Picture extends Element {
   constructor() { super("img"); this.complete = false; this.naturalWidth = 0; }
+  decode() {
+    return new Promise((done, fail) => Object.assign(this, { onload: done, onerror: () => fail(new Error("none")) }));
+  }
   set src(name) {
     setImmediate(() => {
       this.complete = true;
@@ -146,10 +149,14 @@ async function open(where, hash = "") {
     document: {
       body, head: new Element("head"), createElement: (tag) => new Element(tag),
       getElementById: (id) => elements.get(id) ?? null,
-      querySelectorAll: () => [...elements.values()].filter((e) => e.dataset.key), // for [data-key] alone
+      // For [data-key~="…"] alone.
+      querySelector: (selector) => [...elements.values()].find((e) =>
+        e.dataset.key?.split(" ").includes(selector.slice(12, -2))) ?? null,
       activeElement: body,
     },
     devicePixelRatio: 1,
+    CSS: { escape: (text) => text },
+    Path2D: class { lineTo() {} rect() {} closePath() {} },
     Image: Picture,
     ResizeObserver: class { observe() {} },
     requestAnimationFrame: (f) => setImmediate(f),
@@ -165,7 +172,7 @@ async function open(where, hash = "") {
 
 /** Waits until something holds. @param {() => boolean} test */
 async function until(test) {
-  for (let i = 0; i < 400 && !test(); i += 1) await new Promise((done) => setTimeout(done, 5));
+  for (let i = 0; i < 1000 && !test(); i += 1) await new Promise((done) => setTimeout(done, 5));
   if (!test()) throw new Error(`This never came: ${test}`);
 }
 

@@ -2,35 +2,28 @@
 // The page: what it knows now, how it begins, and what its controls do.
 /** @type {any} */
 raylatent.now = {
-  store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1, box: [0, 0, 1, 1] },
-  by: "", showPictures: true, showPoints: false, labels: null, slides: null, cell: null,
-  similar: [], marked: null, rings: [], members: null, regions: [], regionsVersion: 0, filterVersion: 0, only: null,
-  contrast: null, mode: "move", path: [], cross: false, tally: null,
-  served: Boolean(/** @type {any} */ (window).raylatentServer),
+  meta: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1, box: [0, 0, 1, 1] }, by: "", mode: "move",
+  showPictures: true, showPoints: false, labels: null, slides: null, cell: null, contrast: null, members: null,
+  only: null, similar: [], marked: null, rings: [], path: [], regions: [], regionsVersion: 0, filterVersion: 0,
+  cross: false, served: Boolean(/** @type {any} */ (window).raylatentServer),
 };
-
 raylatent.page = (() => {
-  const { address, camera, cells, color, data, draw, geometry, now, panel, save, selection } = raylatent;
-  /** @param {string} id @returns {any} */
-  const $ = (id) => document.getElementById(id);
+  const { $, address, camera, cells, color, data, draw, geometry, now, panel, save, selection } = raylatent;
   let asked = false;
   let later = 0;
   let home = ""; // the map of this folder, whatever that is called
   /** Tells those who see, and those who hear. @param {string} text */
-  function say(text) {
-    $("status").textContent = text;
-  }
+  const say = (text) => ($("status").textContent = text);
   /** Says what went wrong in a promise. @param {Promise<any>} promise */
-  function guard(promise) {
-    promise.catch((error) => say(error.message));
-  }
+  const guard = (promise) => void promise.catch((error) => say(error.message));
   /** Draws once before the next frame. */
   function redraw() {
     if (asked || !now.meta) return;
     asked = true;
     requestAnimationFrame(() => {
       asked = false;
-      draw.frame($("map"), $("overview"));
+      $("cross").hidden = !now.cross;
+      draw.frame($("map"));
       raylatent.slide.draw();
       tell();
     });
@@ -52,17 +45,18 @@ raylatent.page = (() => {
     clearTimeout(later);
     later = window.setTimeout(settle, 150);
   }
-
   function settle() {
     if (!now.meta) return;
     const { view, cell } = now;
-    const show = [now.showPictures ? "pictures" : "", now.showPoints ? "points" : ""];
     const told = address.written({
-      map: now.meta.map.name, at: [view.x, view.y, view.scale], by: now.by, show: show.filter(Boolean),
+      map: now.meta.map.name, at: [view.x, view.y, view.scale], by: now.by,
+      show: [...(now.showPictures ? ["pictures"] : []), ...(now.showPoints ? ["points"] : [])],
       cell: cell && [cell.level, cell.row, cell.col], select: now.rings,
       labels: now.labels && [...now.labels], slides: now.slides && [...now.slides],
     });
     history.replaceState(null, "", `#${told}`);
+    $("show-pictures").checked = now.showPictures;
+    $("show-points").checked = now.showPoints;
     document.body.dataset.mode = now.mode;
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();
@@ -94,9 +88,8 @@ raylatent.page = (() => {
     $("tip").hidden = !found;
     if (!found) return;
     const { block, i } = found;
-    const label = now.meta.labels.names[block.label[i]];
-    $("tip").textContent = `${now.meta.slides[block.slide[i]].name}${label ? `, ${label}` : ""}: ` +
-      panel.counted(block.tiles[i], "tile");
+    const names = [now.meta.slides[block.slide[i]].name, now.meta.labels.names[block.label[i]]];
+    $("tip").textContent = `${names.filter(Boolean).join(", ")}: ${panel.counted(block.tiles[i], "tile")}`;
     $("tip").style.transform = `translate(${place[0] + 14}px, ${place[1] + 14}px)`;
   }
   function resized() {
@@ -109,7 +102,6 @@ raylatent.page = (() => {
     now.store.holds(now.view.width, now.view.height);
     redraw();
   }
-
   function wire() {
     const { controls, gestures } = raylatent;
     const draws = (/** @type {"lasso" | "box"} */ mode) => {
@@ -135,21 +127,19 @@ raylatent.page = (() => {
       clicks[`save-${how}`] = () => guard(controls.saved(how));
     }
     for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-    /** @type {Record<string, () => void>} */
-    const changes = {
-      by: () => { now.by = $("by").value; now.contrast = null; },
-      "show-pictures": () => { now.showPictures = $("show-pictures").checked; },
-      "show-points": () => { now.showPoints = $("show-points").checked; },
-    };
-    for (const [id, act] of Object.entries(changes)) {
-      $(id).addEventListener("change", () => { act(); changed(); });
+    for (const id of ["by", "show-pictures", "show-points"]) {
+      $(id).addEventListener("change", () => {
+        if (id === "by") now.contrast = null;
+        now.by = $("by").value;
+        [now.showPictures, now.showPoints] = [$("show-pictures").checked, $("show-points").checked];
+        changed();
+      });
     }
     $("find-slide").addEventListener("input", controls.filters);
     $("table-box").addEventListener("toggle", controls.table);
     $("open-file").addEventListener("change", () => guard(opened($("open-file").files[0])));
-    $("panel").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      if (event.key === "Escape") clicks["panel-close"]();
-    });
+    const leave = (/** @type {KeyboardEvent} */ { key }) => key === "Escape" && clicks["panel-close"]();
+    $("panel").addEventListener("keydown", leave);
     $("maps").addEventListener("change", () => guard(begin($("maps").value, "")));
     new ResizeObserver(resized).observe($("map-box"));
     window.addEventListener("hashchange", () => {
@@ -174,22 +164,16 @@ raylatent.page = (() => {
   function recall(told) {
     const keys = color.keysOf(now.meta, now.regions.length > 0).map(([key]) => key);
     now.by = keys.includes(told.by) ? told.by : keys.includes("label") ? "label" : "slide";
-    if (told.show) {
-      now.showPictures = told.show.includes("pictures");
-      now.showPoints = told.show.includes("points");
-    }
-    if (told.at) {
-      const [x, y, scale] = told.at;
-      now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
-    }
+    const { show } = told;
+    if (show) [now.showPictures, now.showPoints] = ["pictures", "points"].map((one) => show.includes(one));
+    const [x, y, scale] = told.at ?? [now.view.x, now.view.y, now.view.scale];
+    now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
     cells.filter({ labels: told.labels && new Set(told.labels), slides: told.slides && new Set(told.slides) });
     raylatent.controls.filters();
     const [level, row, col] = told.cell ?? [-1, 0, 0];
     open(now.meta.levels[level] ? { level, row, col } : null);
     if (told.select.length > 0) guard(selection.select(told.select));
     else if (now.rings.length > 0) selection.clear();
-    $("show-pictures").checked = now.showPictures;
-    $("show-points").checked = now.showPoints;
     changed();
   }
   /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its tiles.
@@ -200,27 +184,23 @@ raylatent.page = (() => {
     const meta = await store.script("meta").finally(() => ($("maps").value = now.meta?.map.name));
     const { map } = meta;
     home ||= map.name;
-    /** @type {{n: number, bbox: number[]}[]} */
-    const blocks = meta.points.blocks;
     Object.assign(now, { store, meta, cell: null, similar: [], rings: [], members: null, regions: [], contrast: null,
       tally: null, only: null, frame: { x0: map.lower[0], y0: map.lower[1], side: map.side } });
-    meta.points.n ??= blocks.reduce((n, block) => n + block.n, 0);
-    now.view.box = camera.around(now.frame, blocks.map((block) => block.bbox));
+    // Of no width: the whole map comes into view as soon as there is one.
+    const boxes = Array.from(meta.points.blocks, (block) => block.bbox);
+    now.view = { ...now.view, width: 1, box: camera.around(now.frame, boxes) };
     $("title").textContent = document.title = [meta.run, map.name].filter(Boolean).join(": ");
-    $("panel").hidden = true;
     $("contrast-told").replaceChildren();
     if (meta.regions) selection.name(save.regionsOf(meta, JSON.stringify(meta.regions)));
     if (now.served) {
       const kept = await fetch(`${store.base}regions.json`);
       if (kept.ok) guard(kept.text().then((text) => selection.name(save.regionsOf(meta, text))));
     }
-    /** @type {string[]} */
-    const maps = (meta.maps ?? []).map((/** @type {{name: string}} */ one) => one.name);
+    const maps = Array.from(meta.maps ?? [], (one) => String(one.name));
     $("maps-box").hidden = maps.length < 2;
     raylatent.controls.options("maps", maps.map((one) => [one, one]));
     $("maps").value = map.name;
     resized();
-    if (before) now.view = camera.whole(now.view);
     const told = address.read(hash);
     // Only a map that this one knows: an address comes from others.
     if (!before && told.map !== map.name && maps.includes(told.map)) {
@@ -233,7 +213,7 @@ raylatent.page = (() => {
     if (!document.body.dataset.ready) wire();
     document.body.dataset.ready = "1";
   }
-  return { $, say, guard, redraw, changed, open, go, uncover, hover, begin };
+  return { say, guard, redraw, changed, open, go, uncover, hover, begin };
 })();
 
 raylatent.page.guard(raylatent.page.begin("", location.hash));

@@ -2,10 +2,9 @@
 // The cells and points of the map that are here, and what filters leave of them.
 /**
  * @typedef {{level: number, row: number, col: number}} CellId
- * @typedef {{slide: number, tile: number, loc_x: number, loc_y: number, x: number,
- *   y: number, picture?: number, slot?: number, width?: number, height?: number}} Tile
+ * @typedef {{slide: number, tile: number, loc_x: number, loc_y: number, x: number, y: number, picture?: number,
+ *   slot?: number, width?: number, height?: number}} Tile
  */
-
 raylatent.cells = (() => {
   const { data, geometry, color } = raylatent;
   const MOST_POINTS = 2_000_000;
@@ -13,17 +12,12 @@ raylatent.cells = (() => {
   const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot", "width", "height"];
   /** The deepest level whose tiles are told by slide. */
   const lastOfSlides = () => raylatent.now.meta.levels.findLastIndex((/** @type {any} */ level) => level.slides);
-
   const deepest = () => raylatent.now.meta.levels.length - 1;
   /** A server draws levels that were not written. */
   const deepestPicture = () => (raylatent.now.served ? Math.max(13, deepest()) : deepest());
-  /** The first Morton codes of a level's blocks. @param {any} level */
-  const firsts = (level) => (level.firsts ??= level.blocks.map((/** @type {any} */ block) => block.first));
   /** The number of the block that may hold a code. @param {number} level @param {number} code */
-  function blockNumber(level, code) {
-    const found = firsts(raylatent.now.meta.levels[level]);
-    return Math.max(0, geometry.lowerBound(found, code + 1) - 1);
-  }
+  const blockNumber = (level, code) => Math.max(0,
+    raylatent.now.meta.levels[level].blocks.findLastIndex((/** @type {any} */ block) => block.first <= code));
   /** The codes of a block's cells, ascending. @param {Block} block @returns {Float64Array} */
   function codes(block) {
     const code = (/** @type {number} */ row, /** @type {number} */ i) => geometry.morton(row, block.col[i]);
@@ -49,10 +43,8 @@ raylatent.cells = (() => {
   }
   /** A cell that is here: its block and its place in it, or null. @param {CellId} id */
   function here(id) {
-    const code = geometry.morton(id.row, id.col);
-    for (const { block } of inGroup(id.level, id.row >> 3, id.col >> 3)) {
-      const i = geometry.lowerBound(codes(block), code);
-      if (codes(block)[i] === code) return { block, i };
+    for (const { block, from, to } of inGroup(id.level, id.row >> 3, id.col >> 3)) {
+      for (let i = from; i < to; i += 1) if (block.row[i] === id.row && block.col[i] === id.col) return { block, i };
     }
     return null;
   }
@@ -72,26 +64,19 @@ raylatent.cells = (() => {
   }
   /** The blocks of points that a box in map units meets, and how many points they have. @param {number[]} box */
   function pointsIn(box) {
-    const { blocks } = raylatent.now.meta.points;
-    /** @type {number[]} */
-    const numbers = [];
-    let n = 0;
-    blocks.forEach((/** @type {any} */ block, /** @type {number} */ i) => {
-      if (!geometry.meet(block.bbox, box)) return;
-      numbers.push(i);
-      n += block.n;
-    });
-    return { numbers, n };
+    /** @type {{n: number, bbox: number[]}[]} */
+    const blocks = raylatent.now.meta.points.blocks;
+    const numbers = [...blocks.keys()].filter((b) => geometry.meet(blocks[b].bbox, box));
+    return { numbers, n: numbers.reduce((n, b) => n + blocks[b].n, 0) };
   }
   /** Whether a filter is on. */
   const filtered = () => Boolean(raylatent.now.labels || raylatent.now.slides);
-
   /** Shows these only; null: all. @param {{labels?: Set<number> | null, slides?: Set<number> | null}} some */
   function filter(some) {
     Object.assign(raylatent.now, some, { filterVersion: raylatent.now.filterVersion + 1 });
     raylatent.page.changed();
   }
-  /** How many tiles of each cell of a level the filter of slides leaves: of a coarse one as `slides/<level>` tells, else
+  /** How many tiles the filter of slides leaves each cell of a level: of a coarse one as `slides/<level>` tells, else
    * from the points that are here. Null where too many are in view, or nothing has come. @param {number} level
    * @param {boolean} coarse @returns {Map<number, number> | null} */
   function tallied(level, coarse) {
@@ -108,8 +93,9 @@ raylatent.cells = (() => {
       seen.add(name);
       for (let i = 0; i < block.n; i += 1) {
         if (!slides?.has(block.slide[i]) || (!coarse && labels && !labels.has(block.label[i]))) continue;
-        const { row, col } = coarse ? { row: 0, col: block.cell[i] } : geometry.cellOf(frame, block.x[i], block.y[i], level);
-        counts.set(row * grid + col, (counts.get(row * grid + col) ?? 0) + (coarse ? block.tiles[i] : 1));
+        const { row, col } = geometry.cellOf(frame, block.x?.[i], block.y?.[i], level);
+        const cell = coarse ? block.cell[i] : row * grid + col;
+        counts.set(cell, (counts.get(cell) ?? 0) + (coarse ? block.tiles[i] : 1));
       }
     }
     return coarse && seen.size === 0 ? null : counts;
@@ -160,9 +146,10 @@ raylatent.cells = (() => {
   const pathOf = (level, col, top) =>
     `mosaic_files/${level + Math.ceil(Math.log2(8 * raylatent.now.meta.cell_px))}/${col}_${top}.jpg`;
   /** The tile that a cell shows. @param {Block} block @param {number} i */
-  const tileIn = (block, i) => /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
-  /** Where a tile is stored at its own size, or null: a picture of four slots a row, each as large as the largest of its
-   * tiles, and [left, top, width, height] in it. @param {Tile} tile */
+  const tileIn = (block, i) =>
+    /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
+  /** Where a tile is stored at its own size, or null: a picture of four slots a row, each as large as its largest
+   * tile, and [left, top, width, height] in it. @param {Tile} tile */
   function storedOf({ picture = data.NO_U4, slot = 0, width = 0, height = 0 }) {
     if (picture === data.NO_U4) return null;
     const partOf = (/** @type {HTMLImageElement} */ { naturalWidth: across }) =>

@@ -1,12 +1,10 @@
 "use strict";
-// The form for a contrast, and what it found. What is compared: values of an annotation of slides, labels of
-// tiles, or named selections.
+// The form for a contrast of values of an annotation, labels of tiles, or named selections, and what it found.
 raylatent.compare = (() => {
-  const { cells, contrast, geometry, panel } = raylatent;
+  const { $, cells, contrast, geometry, panel } = raylatent;
   const { cellLink, el, fill, tableOf, whole } = panel;
   const REST = -1;
   let turn = 0; // of the comparison that counts
-  const $ = (/** @type {string} */ id) => raylatent.page.$(id);
   /** What can be compared: [key, text, names]. @returns {[string, string, string[]][]} */
   function sources() {
     const { meta, regions } = raylatent.now;
@@ -71,12 +69,12 @@ raylatent.compare = (() => {
     const most = found.reduce((m, one) => Math.max(m, Math.abs(one.difference)), 1e-9);
     now.contrast = { level: Number(level), cells: found, most, names };
     const few = contrast.tooFew(units);
-    const sizes = contrast.sizesOf(units);
+    const [sizes, both] = [contrast.sizesOf(units), units.pairs.length];
     const told = few || `${whole(found.filter((one) => one.q < contrast.Q).length)} of ${whole(found.length)} ` +
       `cells differ (q < ${contrast.Q}), tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}` +
-      `${units.pairs.length > 0 ? `, ${units.pairs.length} in both` : ""}.` +
-      (contrast.leastOf(units) * found.filter((one) => one.is).length > contrast.Q
-        ? ` With so few ${units.what} one cell alone cannot reach that on this grid: a coarser one tests fewer cells.` : "") +
+      (both > 0 ? `, ${both} in both.` : ".") +
+      (contrast.leastOf(units) * found.filter((one) => one.is).length > contrast.Q ? ` With so few ${units.what} ` +
+        "one cell alone cannot reach that on this grid: a coarser one tests fewer cells." : "") +
       (key.startsWith("annotation") || now.meta.points.kind === "all" ? "" : " The points are a sample.");
     const top = [...found].sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
     const grid = geometry.gridOf(Number(level));
@@ -84,8 +82,7 @@ raylatent.compare = (() => {
     fill($("contrast-told"), el("p", {}, told),
       tableOf(["Cell", `${names[0]} %`, `${names[1]} %`, "q"], top.slice(0, 20).map((one) => {
         const id = { level: Number(level), row: Math.floor(one.cell / grid), col: one.cell % grid };
-        return [cellLink(id, page.go), percent(one.a), percent(one.b),
-          few ? "-" : one.q.toPrecision(2)];
+        return [cellLink(id, page.go), percent(one.a), percent(one.b), few ? "-" : one.q.toPrecision(2)];
       })));
     page.say(few ? "There are too few for a test." : "Compared: cells that differ are outlined in black.");
     page.changed();
@@ -107,8 +104,7 @@ raylatent.compare = (() => {
     if (found.length === 0) return;
     const { options } = raylatent.controls;
     options("contrast-column", found.map(([key, text]) => [key, text]));
-    const own = found.find(([, text]) => text.startsWith(meta.labels.column)) ?? found[0];
-    $("contrast-column").value = own[0];
+    $("contrast-column").value = (found.find(([, text]) => text.startsWith(meta.labels.column)) ?? found[0])[0];
     const groups = () => {
       const names = found.find(([key]) => key === $("contrast-column").value)?.[2] ?? [];
       /** @type {[number, string][]} */
@@ -120,7 +116,7 @@ raylatent.compare = (() => {
     $("contrast-column").onchange = groups;
     const last = cells.lastOfSlides();
     options("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
-    $("contrast-level").value = String(Math.min(2, last));
+    $("contrast-level").value = String(Math.min(1, last));
   }
   return { compare, end, lists };
 })();

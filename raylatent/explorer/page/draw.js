@@ -1,8 +1,10 @@
 "use strict";
-// One frame: pictures, cells, points, and what is selected, on one canvas without WebGL.
+// One frame: pictures, cells, points, a contrast, and what is selected, on one canvas without WebGL.
 raylatent.draw = (() => {
-  const { camera, cells, color, geometry } = raylatent;
+  const { $, camera, cells, color, geometry } = raylatent;
   const CELL_WITHOUT_PICTURE = 16;
+  const LEAST_MARK = 24; // CSS pixels
+  const FRAMED_FROM = 40; // CSS pixels, from which cells are framed in the color of a contrast, and their tiles seen
   const OWN_SIZE_FROM = 150; // CSS pixels, from which a tile is drawn from its picture at its own size
   const points = { canvas: document.createElement("canvas"), n: 0 };
   const seen = { cells: 0, most: 0 }; // how many cells were drawn, of at most how many tiles
@@ -50,7 +52,6 @@ raylatent.draw = (() => {
     }
     return null;
   }
-
   function drawPictures() {
     const { view } = raylatent.now;
     const level = pictureLevel();
@@ -94,7 +95,6 @@ raylatent.draw = (() => {
     const least = Math.min(width, height);
     ctx.drawImage(image, left + (width - least) / 2, top + (height - least) / 2, least, least, x, y, side, side);
   }
-
   function drawCells() {
     const { by, meta, showPictures } = raylatent.now;
     const level = cellLevel();
@@ -136,8 +136,7 @@ raylatent.draw = (() => {
     const { view, frame, store } = raylatent.now;
     const { n } = points;
     const [width, height] = [Math.round(view.width * ratio), Math.round(view.height * ratio)];
-    if (points.canvas.width !== width) points.canvas.width = width;
-    if (points.canvas.height !== height) points.canvas.height = height;
+    Object.assign(points.canvas, { width, height });
     const context = /** @type {CanvasRenderingContext2D} */ (points.canvas.getContext("2d"));
     const image = context.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
@@ -164,9 +163,93 @@ raylatent.draw = (() => {
     context.putImageData(image, 0, 0);
     ctx.drawImage(points.canvas, 0, 0, view.width, view.height);
   }
-
-  /** One frame. @param {HTMLCanvasElement} canvas @param {HTMLCanvasElement} small */
-  function frame(canvas, small) {
+  /** The cells of a contrast. */
+  function drawContrast() {
+    const { contrast: compared, view, showPictures } = raylatent.now;
+    const grid = geometry.gridOf(compared.level);
+    const [size, frame] = [view.scale / grid, view.scale / grid / 8];
+    const framed = showPictures && size >= FRAMED_FROM;
+    ctx.fillStyle = "rgba(255,255,255,0.7)"; // over what is of neither group
+    if (!framed) ctx.fillRect(0, 0, view.width, view.height);
+    for (const one of compared.cells) {
+      const row = Math.floor(one.cell / grid);
+      const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
+      if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
+      const share = 0.5 + (0.5 * one.difference) / compared.most;
+      const shade = color.css(color.onScale(color.FROM_B_TO_A, share));
+      [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth] = [shade, shade, frame];
+      if (framed) ctx.strokeRect(x + frame / 2, y + frame / 2, size - frame, size - frame);
+      else ctx.fillRect(x, y, size, size);
+      if (one.q < raylatent.contrast.Q) {
+        [ctx.strokeStyle, ctx.lineWidth] = ["#000000", Math.max(1.5, Math.min(4, size / 10))];
+        ctx.strokeRect(x + 1, y + 1, size - 2, size - 2);
+      }
+    }
+  }
+  /** Rings as a path on the screen. @param {Ring[]} rings @param {boolean} closed */
+  function pathOf(rings, closed) {
+    const { frame, view } = raylatent.now;
+    const path = new Path2D();
+    for (const ring of rings) {
+      for (const [x, y] of ring) path.lineTo(...camera.toScreen(view, ...geometry.shareOf(frame, x, y)));
+      if (closed) path.closePath();
+    }
+    return path;
+  }
+  /** The selection, and the named ones. */
+  function drawSelections() {
+    const { rings, view, path, regions } = raylatent.now;
+    if (rings.length > 0) {
+      const outside = pathOf(rings, true);
+      outside.rect(0, 0, view.width, view.height);
+      ctx.fillStyle = "rgba(225,225,225,0.72)";
+      ctx.fill(outside, "evenodd");
+    }
+    /** @type {[Path2D, string][]} */
+    const lines = regions.map((/** @type {any} */ one) => [pathOf(one.rings, true), one.color]);
+    lines.push([pathOf(rings, true), "#000000"], [pathOf([path], false), "#000000"]);
+    for (const [line, stroke] of lines) {
+      [ctx.strokeStyle, ctx.lineWidth] = ["#ffffff", 4];
+      ctx.stroke(line);
+      [ctx.strokeStyle, ctx.lineWidth] = [stroke, 2];
+      ctx.stroke(line);
+    }
+  }
+  /** The open cell, and the tile that was picked in a list; what is similar is dashed. */
+  function drawMarks() {
+    drawSelections();
+    const { cell, similar, marked, view, frame } = raylatent.now;
+    [ctx.strokeStyle, ctx.lineWidth] = ["#C0006A", 3];
+    for (const [one, dash] of [[cell, []], ...similar.map((/** @type {CellId} */ id) => [id, [6, 4]])]) {
+      if (!one) continue;
+      const grid = geometry.gridOf(one.level);
+      const [x, y] = camera.toScreen(view, one.col / grid, (one.row + 1) / grid);
+      const side = view.scale / grid;
+      const more = Math.max(0, (LEAST_MARK - side) / 2);
+      ctx.setLineDash(dash);
+      ctx.strokeRect(x - more, y - more, side + 2 * more, side + 2 * more);
+    }
+    ctx.setLineDash([]);
+    if (!marked) return;
+    ctx.beginPath();
+    ctx.arc(...camera.toScreen(view, ...geometry.shareOf(frame, marked[0], marked[1])), 7, 0, 2 * Math.PI);
+    ctx.stroke();
+  }
+  /** The whole map in small, and what of it is in view, where that is less. */
+  function overview() {
+    const { view, store } = raylatent.now;
+    const [left, bottom, right, top] = camera.boxOf(view);
+    const [first, lowest, last, highest] = view.box;
+    $("overview").hidden = left <= first && bottom <= lowest && right >= last && top >= highest;
+    if ($("overview").hidden) return;
+    const picture = store.base + cells.pathOf(0, 0, 0);
+    if ($("overview-map").getAttribute("src") !== picture) $("overview-map").setAttribute("src", picture);
+    const percent = (/** @type {number} */ share) => `${100 * share}%`;
+    Object.assign($("overview-view").style, { left: percent(left), bottom: percent(bottom),
+      width: percent(right - left), height: percent(top - bottom) });
+  }
+  /** One frame. @param {HTMLCanvasElement} canvas */
+  function frame(canvas) {
     const { now } = raylatent;
     Object.assign(seen, { cells: 0, most: 0 });
     const ratio = window.devicePixelRatio || 1;
@@ -175,13 +258,13 @@ raylatent.draw = (() => {
     ctx.fillStyle = "#ffffff";
     ctx.fillRect(0, 0, now.view.width, now.view.height);
     if (now.showPictures) drawPictures();
-    if (now.contrast) raylatent.marks.contrast(ctx);
+    if (now.contrast) drawContrast();
     const numbers = pointsInView();
     if (!now.contrast && (now.showPictures || !numbers)) drawCells();
     if (numbers) drawPoints(numbers, ratio);
     if (numbers || now.contrast) seen.cells = points.n;
-    raylatent.marks.draw(ctx);
-    raylatent.marks.overview(small);
+    drawMarks();
+    overview();
   }
   return { frame, groups, pictureLevel, cellLevel, eachCell, points, seen };
 })();

@@ -1,16 +1,12 @@
 "use strict";
-// A selection as files: CSV, GeoJSON for QuPath, Slideflow's ROI CSV, polygons. Pure
-// functions; `download` alone needs a page.
+// A selection as files: CSV, GeoJSON for QuPath, Slideflow's ROI CSV, polygons. Only `download` needs a page.
 /**
- * @typedef {{slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array,
- *   loc_y: Int32Array, x: Float32Array, y: Float32Array, label: Uint8Array,
- *   novelty: Float32Array, pred: Uint8Array, n: number}} Members in order of slide and tile
+ * @typedef {{slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array, x: Float32Array,
+ *   y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint16Array, n: number}} Members by slide and tile
  */
-
 raylatent.save = (() => {
   const NO_LOC = -2147483648;
-  // RFC 4122: the name space of addresses, for UUIDs that stay the same.
-  const NAMESPACE_URL = "6ba7b8119dad11d180b400c04fd430c8";
+  const NAMESPACE_URL = "6ba7b8119dad11d180b400c04fd430c8"; // RFC 4122: of addresses
   /** The UUID of version 5 of a name in the name space of addresses; none on plain http, where browsers have no
    * SHA-1: QuPath then makes its own. @param {string} name @returns {Promise<string | undefined>} */
   async function uuid5(name) {
@@ -30,7 +26,6 @@ raylatent.save = (() => {
   }
   /** A name as that of a file: as it is, where it can be. @param {string} name */
   function fileName(name) {
-    // eslint-disable-next-line no-control-regex
     if (!/[\x00-\x1f\x7f/\\]/.test(name) && /[^.]/.test(name)) return name;
     return encodeURIComponent(name).replace(/^\.+/, (dots) => "%2E".repeat(dots.length));
   }
@@ -72,9 +67,9 @@ raylatent.save = (() => {
     return { left: x - half - shift[0], top: y - half - shift[1], side: side ?? 0 };
   }
   /** How many members have no place in their slide: GeoJSON and regions leave them out. @param {Members} members */
-  const withoutPlace = ({ loc_x: x, loc_y: y }) => x.reduce((n, v, i) => n + (v === NO_LOC || y[i] === NO_LOC ? 1 : 0), 0);
-  /** A slide's file for QuPath: squares in level-0 pixels minus the bounds, since QuPath counts from there; points where
-   * the window is not known. @param {any} meta @param {Members} members @param {string} name of the selection
+  const withoutPlace = ({ loc_x: x, loc_y: y }) => x.filter((v, i) => v === NO_LOC || y[i] === NO_LOC).length;
+  /** A slide's file for QuPath: squares in level-0 pixels minus the bounds, since QuPath counts from there; points
+   * where the window is not known. @param {any} meta @param {Members} members @param {string} name of the selection
    * @param {[number, number, number]} part slide, from, to @returns {Promise<string[]>} pieces of text */
   async function geojsonOf(meta, members, name, [id, from, to]) {
     const slide = meta.slides[id];
@@ -99,8 +94,8 @@ raylatent.save = (() => {
     }
     return [...pieces, "\n]}\n"];
   }
-  /** A slide's regions for Slideflow, one row a vertex, in level-0 pixels of the whole slide: tiles beside each other in
-   * a row are one rectangle. @param {any} meta @param {Members} members @param {string} name
+  /** A slide's regions for Slideflow, one row a vertex, in level-0 pixels of the whole slide: tiles beside each other
+   * in a row are one rectangle. @param {any} meta @param {Members} members @param {string} name
    * @param {[number, number, number]} part slide, from, to @returns {string[]} pieces of text */
   function roiOf(meta, members, name, [id, from, to]) {
     const slide = meta.slides[id];
@@ -137,7 +132,8 @@ raylatent.save = (() => {
     }
     return (Array.isArray(given) ? given : [given]).map((one) => {
       if (one?.map !== meta.map.digest) {
-        throw new Error(`This selection is of another map (${one?.map ?? "none is named"}); open the explorer of that map.`);
+        throw new Error(`This selection is of another map (${one?.map ?? "none is named"}); ` +
+          "open the explorer of that map.");
       }
       const rings = raylatent.geometry.ringsOf(one.rings ?? one.polygon);
       return { name: typeof one.name === "string" ? one.name : "", rings };

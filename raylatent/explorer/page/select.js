@@ -55,11 +55,6 @@ raylatent.selection = (() => {
     });
     return /** @type {Members} */ ({ n, ...Object.fromEntries(columns) });
   }
-  /** The points in rings. @param {Ring[]} rings */
-  function within(rings) {
-    const edges = geometry.edgesOf(rings);
-    return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]));
-  }
   /** Asks the server for the members. @param {Record<string, any>} body @returns {Promise<{n: number, slides: number,
    * rows: [string, number][]}>} */
   async function fromServer(body) {
@@ -86,7 +81,8 @@ raylatent.selection = (() => {
         said({ n, slides });
         return { n, exact: true, slides, rows };
       }
-      const members = await within(rings);
+      const edges = geometry.edgesOf(rings);
+      const members = await membersOf(geometry.boxOf(rings), ({ x, y }, i) => geometry.inside(edges, x[i], y[i]));
       if (raylatent.now.rings === rings) raylatent.now.members = members;
       said({ n: members.n, slides: slidesOf(members), members });
       return resultOf(members);
@@ -105,8 +101,8 @@ raylatent.selection = (() => {
     const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
     return { n: members.n, exact: true, slides: slidesOf(members), rows };
   }
-  /** Adds rings to the selection, or begins another: where rings lie over one another the area goes out again (even-odd),
-   * so that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added */
+  /** Adds rings to the selection, or begins another: where rings lie over one another the area goes out again, so
+   * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added */
   const choose = (rings, added) => select(added ? [...raylatent.now.rings, ...rings] : rings);
   /** Selects what is in view. */
   const inView = () => raylatent.page.guard(
@@ -117,14 +113,16 @@ raylatent.selection = (() => {
     const { now } = raylatent;
     const { store } = now;
     const ids = new Map(Array.from(now.meta.slides, (/** @type {any} */ one, id) => [one.name, id]));
-    const keys = new Set(Array.from(members.slide, (slide, i) => keyOf(ids.get(slides[slide].name) ?? -1, members.tile[i])));
+    const keyHere = (/** @type {number} */ slide, /** @type {number} */ i) =>
+      keyOf(ids.get(slides[slide].name) ?? -1, members.tile[i]);
+    const keys = new Set(Array.from(members.slide, keyHere));
     const found = await membersOf([-Infinity, -Infinity, Infinity, Infinity], (block, i) =>
       keys.has(keyOf(block.slide[i], block.tile[i])));
     if (now.store !== store) return;
     Object.assign(now, { members: found, only: keys, showPoints: true });
     raylatent.controls.selected({ n: found.n, slides: slidesOf(found), members: found });
+    raylatent.page.changed();
   }
-
   function clear() {
     Object.assign(raylatent.now, { rings: [], only: null, members: null });
     raylatent.controls.selected(null);
@@ -137,14 +135,12 @@ raylatent.selection = (() => {
       now.regions = now.regions.filter((/** @type {any} */ one) => one.name !== title);
       now.regions.push({ name: title, rings, edges: geometry.edgesOf(rings), color: "" });
     }
-    now.regions.forEach((/** @type {any} */ one, /** @type {number} */ i) => {
-      one.color = color.ofCategory(i);
-    });
+    now.regions.forEach((/** @type {any} */ one, /** @type {number} */ i) => (one.color = color.ofCategory(i)));
     now.regionsVersion += 1;
     raylatent.compare.lists();
     raylatent.controls.regions();
     raylatent.page.changed();
   }
-  return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
+  return { MOST_MEMBERS, membersOf, fromServer, select, choose, inView, carry, keyOf, clear, name };
 })();
 raylatent.select = raylatent.selection.select;
