@@ -91,6 +91,16 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.ok(kept.some((n) => n > 0) && kept.some((n) => n === 0));
   elements.get("filter-none").fire("click");
   assert.equal(raylatent.now.slides, null);
+  // Tiles without a label are a choice of their own.
+  const some = { n: 2, tiles: [5, 3], count_0: [2, 3], count_1: [1, 0] };
+  for (const [labels, expected] of [[[255], [2, 0]], [[0, 255], [4, 3]], [[0], [2, 3]]]) {
+    raylatent.cells.filter({ labels: new Set(labels) });
+    assert.deepEqual([...raylatent.cells.left(level, some)], expected);
+  }
+  assert.equal(/no label/.test(elements.get("filter-labels").textContent), false);
+  meta.labels.counts[0] -= 1;
+  elements.get("filter-none").fire("click");
+  assert.match(elements.get("filter-labels").textContent, /\(no label\)/);
 
   // Files.
   elements.get("name").value = "island";
@@ -105,6 +115,13 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.equal(polygon.map, "d1g357");
   const again = await raylatent.select(polygon.rings);
   assert.deepEqual(again.rows, right.rows);
+
+  // A tile without a place in its slide is left out of what has places, and that is said.
+  const { members } = raylatent.now;
+  raylatent.now.members = { ...members, n: 1, loc_x: Int32Array.of(-2147483648), loc_y: Int32Array.of(5) };
+  await raylatent.controls.saved("geojson");
+  assert.match(status.textContent, /Saved: 1 file\. 1 tile without a place in the slide: left out\./);
+  raylatent.now.members = members;
 
   // The keyboard alone selects and opens.
   const map = elements.get("map");

@@ -156,7 +156,7 @@ async function open(where, hash = "") {
     },
     devicePixelRatio: 1,
     CSS: { escape: (text) => text },
-    Path2D: class { lineTo() {} rect() {} closePath() {} },
+    Path2D: class { moveTo() {} lineTo() {} rect() {} closePath() {} },
     Image: Picture,
     ResizeObserver: class { observe() {} },
     requestAnimationFrame: (f) => setImmediate(f),

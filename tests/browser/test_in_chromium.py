@@ -183,6 +183,35 @@ def test_polygons_have_the_members_that_numpy_finds(
         assert told["rows"] == sorted(expected)
 
 
+def test_what_is_outside_of_all_rings_turns_grey(page: Any) -> None:
+    # Two squares in the upper left, where no tile is, and places in and beside them.
+    page.evaluate(
+        """async () => {
+          const { camera, now } = raylatent;
+          const at = (px, py) => {
+            const [x, y] = camera.toShare(now.view, px, py);
+            const { x0, y0, side } = now.frame;
+            return [x0 + x * side, y0 + y * side];
+          };
+          const square = (px) => [[0, 0], [60, 0], [60, 60], [0, 60]].map(
+            ([dx, dy]) => at(px + dx, 10 + dy));
+          await raylatent.select([square(10), square(110)]);
+        }"""
+    )
+    page.wait_for_timeout(400)
+    box = page.locator("#map").bounding_box()
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("L")
+    seen = [
+        shot.getpixel((int(box["x"]) + x, int(box["y"]) + y))
+        for x, y in (
+            *((20, 20), (60, 60), (60, 20), (20, 60), (120, 20), (160, 60)),
+            *((90, 40), (40, 90)),
+        )
+    ]
+    assert seen[:6] == [255] * 6
+    assert max(seen[6:]) < 240
+
+
 def test_a_selection_is_saved_as_csv(page: Any) -> None:
     told = page.evaluate("raylatent.select([[-9, -9], [0, -9], [0, 9], [-9, 9]])")
     with page.expect_download() as download:

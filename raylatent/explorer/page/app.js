@@ -65,8 +65,7 @@ raylatent.page = (() => {
     if ($("by").options.length !== keys.length) raylatent.controls.options("by", keys);
     $("by").value = now.by;
   }
-  /** @param {CellId | null} cell */
-  const open = (cell) => guard(panel.open(cell));
+  const open = (/** @type {CellId | null} */ cell) => guard(panel.open(cell));
   /** Moves to a cell, and opens it. @param {CellId} cell */
   function go(cell) {
     const grid = geometry.gridOf(cell.level);

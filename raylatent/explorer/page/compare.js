@@ -70,11 +70,11 @@ raylatent.compare = (() => {
     now.contrast = { level: Number(level), cells: found, most, names };
     const few = contrast.tooFew(units);
     const [sizes, both] = [contrast.sizesOf(units), units.pairs.length];
-    const told = few || `${whole(found.filter((one) => one.q < contrast.Q).length)} of ${whole(found.length)} ` +
-      `cells differ (q < ${contrast.Q}), tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}` +
-      (both > 0 ? `, ${both} in both.` : ".") +
-      (contrast.leastOf(units) * found.filter((one) => one.is).length > contrast.Q ? ` With so few ${units.what} ` +
-        "one cell alone cannot reach that on this grid: a coarser one tests fewer cells." : "") +
+    const n = found.filter((one) => one.q < contrast.Q).length;
+    const told = few || `${whole(n)} of ${whole(found.length)} cells differ (q < ${contrast.Q}), tested by ` +
+      `${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}${both > 0 ? `, ${both} in both` : ""}.` +
+      (n === 0 && contrast.leastOf(units) * found.filter((one) => one.is).length > contrast.Q
+        ? ` With so few ${units.what} one cell alone cannot reach that here: a coarser grid tests fewer.` : "") +
       (key.startsWith("annotation") || now.meta.points.kind === "all" ? "" : " The points are a sample.");
     const top = [...found].sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
     const grid = geometry.gridOf(Number(level));

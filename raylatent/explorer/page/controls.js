@@ -26,7 +26,7 @@ raylatent.controls = (() => {
     if (compared) {
       const title = `Share of tiles in ${compared.names[0]} minus ${compared.names[1]}, %`;
       const scale = scaleOf(title, { low: -100 * compared.most, high: 100 * compared.most }, color.FROM_B_TO_A);
-      const outlined = noteOf("Outlined in black: false discovery rate (q) below 0.05.");
+      const outlined = noteOf("Outlined in black: false discovery rate (q) below 0.05. Pale: of neither group.");
       return $("contrast-legend").append(el("h3", {}, title), scale, outlined);
     }
     const { title, note, entries, scale } = color.legendOf(meta, by, meta.levels[draw.cellLevel()], regions);

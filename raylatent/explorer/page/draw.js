@@ -169,12 +169,13 @@ raylatent.draw = (() => {
     const grid = geometry.gridOf(compared.level);
     const [size, frame] = [view.scale / grid, view.scale / grid / 8];
     const framed = showPictures && size >= FRAMED_FROM;
-    ctx.fillStyle = "rgba(255,255,255,0.7)"; // over what is of neither group
-    if (!framed) ctx.fillRect(0, 0, view.width, view.height);
+    const others = pathOf([], false); // what is of neither group turns pale
+    others.rect(0, 0, view.width, view.height);
     for (const one of compared.cells) {
       const row = Math.floor(one.cell / grid);
       const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
       if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
+      others.rect(x, y, size, size);
       const share = 0.5 + (0.5 * one.difference) / compared.most;
       const shade = color.css(color.onScale(color.FROM_B_TO_A, share));
       [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth] = [shade, shade, frame];
@@ -185,13 +186,17 @@ raylatent.draw = (() => {
         ctx.strokeRect(x + 1, y + 1, size - 2, size - 2);
       }
     }
+    ctx.fillStyle = "rgba(255,255,255,0.7)";
+    ctx.fill(others, "evenodd");
   }
   /** Rings as a path on the screen. @param {Ring[]} rings @param {boolean} closed */
   function pathOf(rings, closed) {
     const { frame, view } = raylatent.now;
     const path = new Path2D();
     for (const ring of rings) {
-      for (const [x, y] of ring) path.lineTo(...camera.toScreen(view, ...geometry.shareOf(frame, x, y)));
+      const places = ring.map(([x, y]) => camera.toScreen(view, ...geometry.shareOf(frame, x, y)));
+      if (places.length > 0) path.moveTo(...places[0]);
+      for (const place of places) path.lineTo(...place);
       if (closed) path.closePath();
     }
     return path;

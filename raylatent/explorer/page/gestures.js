@@ -20,8 +20,7 @@ raylatent.gestures = (() => {
   }
   /** The scale at which the deepest cells are four times their own size. */
   const most = () => 4 * geometry.gridOf(cells.deepestPicture()) * raylatent.now.meta.cell_px;
-  /** @param {View} view */
-  function look(view) {
+  function look(/** @type {View} */ view) {
     raylatent.now.view = view;
     raylatent.page.changed();
   }

@@ -35,8 +35,7 @@ raylatent.save = (() => {
     const few = [6, 7, 8].find((n) => Math.fround(Number(v.toPrecision(n))) === v);
     return String(Number(v.toPrecision(few ?? 9)));
   }
-  /** @param {number} v */
-  const loc = (v) => (v === NO_LOC ? "" : String(v));
+  const loc = (/** @type {number} */ v) => (v === NO_LOC ? "" : String(v));
   /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the selection */
   function csvOf(meta, members, name) {
     const pieces = ["slide,tile_index,loc_x,loc_y,x,y,knn_distance,label,region\r\n"];

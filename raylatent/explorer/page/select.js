@@ -91,8 +91,7 @@ raylatent.selection = (() => {
       throw error;
     }
   }
-  /** @param {Members} members */
-  const slidesOf = (members) => new Set(members.slide).size;
+  const slidesOf = (/** @type {Members} */ members) => new Set(members.slide).size;
   /** @param {Members} members @returns {Selected} */
   function resultOf(members) {
     const { meta } = raylatent.now;
