@@ -67,6 +67,8 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.deepEqual([first.dataset.slide, Number(first.dataset.tile)], [meta.slides[block.slide[i]].name, block.tile[i]]);
   first.fire("click");
   await until(() => raylatent.now.marked !== null);
+  await until(() => status.textContent.startsWith(`Tile ${first.dataset.tile} of slide`));
+  assert.ok(shown.find((e) => e.scrolledTo).length === 1);
 
   // A tile that is stored is shown at its own size.
   const coarse = await store.load("cells/0/0");
@@ -106,6 +108,7 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   elements.get("name").value = "island";
   elements.get("save-name").fire("click");
   assert.equal(raylatent.now.regions[0].name, "island");
+  assert.match(status.textContent, /kept until the page is closed: save regions\.json/);
   for (const id of ["save-csv", "save-polygon", "save-geojson"]) elements.get(id).fire("click");
   const slides = new Set(right.rows.map(([name]) => name)).size;
   await until(() => downloads.length === 2 + slides);
@@ -115,6 +118,13 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.equal(polygon.map, "d1g357");
   const again = await raylatent.select(polygon.rings);
   assert.deepEqual(again.rows, right.rows);
+
+  // Of a file with many areas those without a name are not kept, and that is said.
+  const area = { map: "d1g357", rings: polygon.rings };
+  elements.get("open-file").files = [{ text: async () => JSON.stringify([area, { ...area, name: "b" }, area]) }];
+  elements.get("open-file").fire("change");
+  await until(() => status.textContent === "1 named selection of 3 areas were read.");
+  assert.deepEqual(raylatent.now.regions.map((one) => one.name), ["island", "b"]);
 
   // A tile without a place in its slide is left out of what has places, and that is said.
   const { members } = raylatent.now;

@@ -63,6 +63,7 @@ class Element {
   }
   focus() { globalThis.document.activeElement = this; }
   setPointerCapture() {}
+  scrollIntoView() { this.scrolledTo = true; }
   getBoundingClientRect() { return { left: 0, top: 0, width: 900, height: 700 }; }
   getContext() { return context; }
   contains(other) { return other === this || this.find((e) => e === other).length > 0; }
