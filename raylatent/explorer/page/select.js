@@ -29,7 +29,7 @@ raylatent.selection = (() => {
         throw new Error("These are too many tiles for a page: save the polygon file, and use `raylatent select`.");
       }
       parts.push(Object.fromEntries(Object.entries(COLUMNS).map(([name, kind]) =>
-        [name, kind.from(found, (/** @type {number} */ i) => block[name][i])])));
+        [name, new kind(found.length).map((/** @type {any} */ _, /** @type {number} */ i) => block[name][found[i]])])));
     }
     return sorted(parts, n);
   }
@@ -47,11 +47,11 @@ raylatent.selection = (() => {
       }
       return whole;
     };
-    const keys = joined(Float64Array, ({ slide, tile }) => Float64Array.from(slide, (s, i) => keyOf(s, tile[i])));
-    const order = Uint32Array.from(keys, (_, i) => i).sort((a, b) => keys[a] - keys[b]);
+    const keys = joined(Float64Array, ({ slide, tile }) => new Float64Array(slide).map((s, i) => keyOf(s, tile[i])));
+    const order = new Uint32Array(n).map((_, i) => i).sort((a, b) => keys[a] - keys[b]);
     const columns = Object.entries(COLUMNS).map(([name, kind]) => {
       const whole = joined(kind, (part) => part[name]);
-      return [name, kind.from(order, (/** @type {number} */ i) => whole[i])];
+      return [name, new kind(n).map((/** @type {any} */ _, /** @type {number} */ i) => whole[order[i]])];
     });
     return /** @type {Members} */ ({ n, ...Object.fromEntries(columns) });
   }
