@@ -55,3 +55,28 @@ test("a bounded store keeps what was used last", () => {
   recent.set("c", 3);
   assert.deepEqual([recent.get("a"), recent.get("b"), recent.get("c")], [1, undefined, 3]);
 });
+
+test("a picture that failed is asked for once more, and not again", async () => {
+  const asked = [];
+  globalThis.Image = class { set src(path) { asked.push(path); setImmediate(() => this.onerror()); } };
+  const { setTimeout: kept } = globalThis;
+  globalThis.setTimeout = (act) => setImmediate(act);
+  let came = 0;
+  const store = new data.Store("", () => (came += 1));
+  store.holds(600, 600);
+  for (let i = 0; i < 10; i += 1) {
+    assert.equal(store.picture("a.jpg"), null);
+    await new Promise((done) => setImmediate(done));
+  }
+  globalThis.setTimeout = kept;
+  assert.deepEqual(asked, ["a.jpg", "a.jpg"]);
+  assert.equal(came, 1);
+});
+
+test("more pictures are kept for a larger view", () => {
+  const store = new data.Store("", () => {});
+  store.holds(980, 830);
+  const small = store.pictures.most;
+  store.holds(3840, 2160);
+  assert.ok(small >= 2 * 6 * 5 && store.pictures.most >= 2 * 25 * 14);
+});

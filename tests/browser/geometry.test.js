@@ -100,3 +100,12 @@ test("an address is read as it was written, and what is wrong in it is left out"
   assert.equal(wrong.labels, null);
   assert.deepEqual(wrong.select, []);
 });
+
+test("a selection that is too long for an address is left out of it", () => {
+  const ring = (n) => [Array.from({ length: n }, (_, i) => [i + 0.123456, -i - 0.123456])];
+  const told = { map: "m", at: null, by: "", show: null, cell: null, labels: null, slides: null };
+  for (const [n, fits] of [[100, true], [2000, false]]) {
+    assert.equal(address.fits(ring(n)), fits);
+    assert.equal(address.read(address.written({ ...told, select: ring(n) })).select.length, fits ? 1 : 0);
+  }
+});

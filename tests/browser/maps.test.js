@@ -24,6 +24,7 @@ test("the other map shows the tiles that were selected", async () => {
   elements.get("maps").value = "other";
   elements.get("maps").fire("change");
   await until(() => raylatent.now.only !== null);
+  await until(() => elements.get("show-points").checked);
   assert.equal(raylatent.now.meta.map.name, "other");
   assert.ok(read.includes("../other/data/meta.js"));
   assert.equal(raylatent.now.members.n, told.n);

@@ -67,6 +67,8 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.deepEqual([first.dataset.slide, Number(first.dataset.tile)], [meta.slides[block.slide[i]].name, block.tile[i]]);
   first.fire("click");
   await until(() => raylatent.now.marked !== null);
+  await until(() => status.textContent.startsWith(`Tile ${first.dataset.tile} of slide`));
+  assert.ok(shown.find((e) => e.scrolledTo).length === 1);
 
   // A tile that is stored is shown at its own size.
   const coarse = await store.load("cells/0/0");
@@ -85,17 +87,28 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
       raylatent.controls.legend();
     }
   }
-  raylatent.cells.filter(new Set([1]), new Set([1, 2]));
+  raylatent.cells.filter({ labels: new Set([1]), slides: new Set([1, 2]) });
   raylatent.draw.frame(elements.get("map"), elements.get("overview"));
   const kept = raylatent.cells.left(level, block);
   assert.ok(kept.some((n) => n > 0) && kept.some((n) => n === 0));
   elements.get("filter-none").fire("click");
   assert.equal(raylatent.now.slides, null);
+  // Tiles without a label are a choice of their own.
+  const some = { n: 2, tiles: [5, 3], count_0: [2, 3], count_1: [1, 0] };
+  for (const [labels, expected] of [[[255], [2, 0]], [[0, 255], [4, 3]], [[0], [2, 3]]]) {
+    raylatent.cells.filter({ labels: new Set(labels) });
+    assert.deepEqual([...raylatent.cells.left(level, some)], expected);
+  }
+  assert.equal(/no label/.test(elements.get("filter-labels").textContent), false);
+  meta.labels.counts[0] -= 1;
+  elements.get("filter-none").fire("click");
+  assert.match(elements.get("filter-labels").textContent, /\(no label\)/);
 
   // Files.
   elements.get("name").value = "island";
   elements.get("save-name").fire("click");
   assert.equal(raylatent.now.regions[0].name, "island");
+  assert.match(status.textContent, /kept until the page is closed: save regions\.json/);
   for (const id of ["save-csv", "save-polygon", "save-geojson"]) elements.get(id).fire("click");
   const slides = new Set(right.rows.map(([name]) => name)).size;
   await until(() => downloads.length === 2 + slides);
@@ -105,6 +118,20 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.equal(polygon.map, "d1g357");
   const again = await raylatent.select(polygon.rings);
   assert.deepEqual(again.rows, right.rows);
+
+  // Of a file with many areas those without a name are not kept, and that is said.
+  const area = { map: "d1g357", rings: polygon.rings };
+  elements.get("open-file").files = [{ text: async () => JSON.stringify([area, { ...area, name: "b" }, area]) }];
+  elements.get("open-file").fire("change");
+  await until(() => status.textContent === "1 named selection of 3 areas were read.");
+  assert.deepEqual(raylatent.now.regions.map((one) => one.name), ["island", "b"]);
+
+  // A tile without a place in its slide is left out of what has places, and that is said.
+  const { members } = raylatent.now;
+  raylatent.now.members = { ...members, n: 1, loc_x: Int32Array.of(-2147483648), loc_y: Int32Array.of(5) };
+  await raylatent.controls.saved("geojson");
+  assert.match(status.textContent, /Saved: 1 file\. 1 tile without a place in the slide: left out\./);
+  raylatent.now.members = members;
 
   // The keyboard alone selects and opens.
   const map = elements.get("map");

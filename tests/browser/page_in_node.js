@@ -61,10 +61,13 @@ class Element {
     }
     this.fire("click");
   }
-  focus() {}
+  focus() { globalThis.document.activeElement = this; }
   setPointerCapture() {}
+  scrollIntoView() { this.scrolledTo = true; }
   getBoundingClientRect() { return { left: 0, top: 0, width: 900, height: 700 }; }
   getContext() { return context; }
+  contains(other) { return other === this || this.find((e) => e === other).length > 0; }
+  querySelectorAll(tag) { return this.find((e) => e.tag === tag); }
   find(test) {
     const below = this.children.filter((c) => c instanceof Element);
     return [...below.filter(test), ...below.flatMap((c) => c.find(test))];
@@ -113,6 +116,9 @@ function run(script) {
 
 class Picture extends Element {
   constructor() { super("img"); this.complete = false; this.naturalWidth = 0; }
+  decode() {
+    return new Promise((done, fail) => Object.assign(this, { onload: done, onerror: () => fail(new Error("none")) }));
+  }
   set src(name) {
     setImmediate(() => {
       this.complete = true;
@@ -144,8 +150,14 @@ async function open(where, hash = "") {
     document: {
       body, head: new Element("head"), createElement: (tag) => new Element(tag),
       getElementById: (id) => elements.get(id) ?? null,
+      // For [data-key~="…"] alone.
+      querySelector: (selector) => [...elements.values()].find((e) =>
+        e.dataset.key?.split(" ").includes(selector.slice(12, -2))) ?? null,
+      activeElement: body,
     },
     devicePixelRatio: 1,
+    CSS: { escape: (text) => text },
+    Path2D: class { moveTo() {} lineTo() {} rect() {} closePath() {} },
     Image: Picture,
     ResizeObserver: class { observe() {} },
     requestAnimationFrame: (f) => setImmediate(f),
@@ -161,7 +173,7 @@ async function open(where, hash = "") {
 
 /** Waits until something holds. @param {() => boolean} test */
 async function until(test) {
-  for (let i = 0; i < 400 && !test(); i += 1) await new Promise((done) => setTimeout(done, 5));
+  for (let i = 0; i < 1000 && !test(); i += 1) await new Promise((done) => setTimeout(done, 5));
   if (!test()) throw new Error(`This never came: ${test}`);
 }
 

@@ -53,9 +53,12 @@ test("CSV is quoted, has no formula, and its floats come back", () => {
 });
 
 test("GeoJSON is one file a slide, minus the bounds, with squares around the middle", async () => {
-  const files = await save.geojsonOf(meta, members, "island");
-  assert.deepEqual(files.map((f) => f.name), ["007.geojson", "%2E%2E%2Fb%3Ac.geojson"]);
-  const [first, second] = files.map((f) => JSON.parse(f.pieces.join("")));
+  const parts = save.bySlide(members);
+  assert.deepEqual(parts, [[0, 0, 3], [1, 3, 4]]);
+  assert.deepEqual(meta.slides.map(({ name }) => save.fileName(name)), ["007", "%2E%2E%2Fb%3Ac"]);
+  const files = await Promise.all(parts.map((part) => save.geojsonOf(meta, members, "island", part)));
+  const [first, second] = files.map((pieces) => JSON.parse(pieces.join("")));
+  assert.equal(save.withoutPlace(members), 1);
   assert.equal(first.features.length, 2);
   const [square] = first.features[0].geometry.coordinates;
   const [left, top] = [1000 - 150 - 70, 2000 - 150 - 900];
@@ -69,12 +72,12 @@ test("GeoJSON is one file a slide, minus the bounds, with squares around the mid
 });
 
 test("regions for Slideflow are in pixels of the whole slide", () => {
-  const [file, none] = save.roiOf(meta, members, "is,land");
-  const rows = file.pieces.join("").trim().split("\r\n");
+  const [file, none] = save.bySlide(members).map((part) => save.roiOf(meta, members, "is,land", part));
+  const rows = file.join("").trim().split("\r\n");
   assert.equal(rows[0], "roi_name,x_base,y_base,label");
   // The two tiles touch: they are one rectangle.
   assert.deepEqual(rows.slice(1), ["850,1850", "1452,1850", "1452,2151", "850,2151"].map((at) => `ROI_1,${at},"is,land"`));
-  assert.equal(none.pieces.length, 1);
+  assert.equal(none.length, 1);
 });
 
 test("polygons come back, and those of another map do not", () => {

@@ -136,6 +136,54 @@ def test_the_keyboard_alone_selects_and_saves(page: Any) -> None:
     assert page.evaluate("raylatent.now.regions[0].name") == "mine"
 
 
+def in_focus(page: Any, box: str) -> bool:
+    """Whether the focus is in a box, and not lost."""
+    return bool(
+        page.evaluate(
+            """(box) => document.querySelector(box).contains(document.activeElement)""",
+            box,
+        )
+    )
+
+
+def test_the_focus_stays_where_its_button_was_replaced(page: Any) -> None:
+    press = page.keyboard.press
+    # The button of a mode leads to the map, where its keys work.
+    page.locator("#lasso").press("Enter")
+    assert in_focus(page, "#map")
+    press("Escape")
+    page.get_by_text("Filter", exact=True).click()
+    page.locator("#find-slide").fill("00")
+    page.get_by_role("button", name="Only these 10").press("Enter")
+    assert in_focus(page, "#filter-slides")
+    page.locator("#find-slide").fill("003")
+    page.get_by_role("button", name="Only these 1", exact=True).press("Enter")
+    assert page.evaluate("[...raylatent.now.slides]") == [3]
+    page.locator("#filter-none").press("Enter")
+    # From cell to cell, and down the list of one.
+    page.evaluate("raylatent.page.open({ level: 1, row: 8, col: 8 })")
+    page.locator("#similar").press("Enter")
+    page.locator("ol.similar button").first.press("Enter")
+    page.wait_for_selector('#panel:not([data-row="8"][data-col="8"])')
+    assert in_focus(page, "#panel-body")
+    more = page.get_by_role("button", name="List the tiles of this cell")
+    more.press("Enter")
+    page.wait_for_selector("ol.tiles li")
+    while page.get_by_role("button", name="more", exact=False).count():
+        page.get_by_role("button", name="more", exact=False).press("Enter")
+        page.wait_for_timeout(100)
+    assert in_focus(page, "ol.tiles")
+    # The table is written again with every view.
+    page.locator("#table-box summary").click()
+    button = page.locator("#table button").nth(2)
+    said = button.inner_text()
+    button.focus()
+    page.evaluate("raylatent.page.changed()")
+    page.wait_for_timeout(400)
+    assert page.evaluate("document.activeElement.textContent") == said
+    assert in_focus(page, "#table")
+
+
 def test_the_keyboard_alone_colors_filters_and_compares(page: Any) -> None:
     press = page.keyboard.press
     tab_to(page, "#by")

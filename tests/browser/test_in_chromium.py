@@ -5,6 +5,7 @@ skipped with the reason; where CI is set they fail.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,12 @@ from PIL import Image
 
 from raylatent.explorer.polygon import Polygon
 from tests.browser.conftest import LEVELS
-from tests.browser.made_folder import slide_names, tile_color
+from tests.browser.made_folder import (
+    made_points,
+    slide_names,
+    tile_color,
+    write_folder,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +183,35 @@ def test_polygons_have_the_members_that_numpy_finds(
         assert told["rows"] == sorted(expected)
 
 
+def test_what_is_outside_of_all_rings_turns_grey(page: Any) -> None:
+    # Two squares in the upper left, where no tile is, and places in and beside them.
+    page.evaluate(
+        """async () => {
+          const { camera, now } = raylatent;
+          const at = (px, py) => {
+            const [x, y] = camera.toShare(now.view, px, py);
+            const { x0, y0, side } = now.frame;
+            return [x0 + x * side, y0 + y * side];
+          };
+          const square = (px) => [[0, 0], [60, 0], [60, 60], [0, 60]].map(
+            ([dx, dy]) => at(px + dx, 10 + dy));
+          await raylatent.select([square(10), square(110)]);
+        }"""
+    )
+    page.wait_for_timeout(400)
+    box = page.locator("#map").bounding_box()
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("L")
+    seen = [
+        shot.getpixel((int(box["x"]) + x, int(box["y"]) + y))
+        for x, y in (
+            *((20, 20), (60, 60), (60, 20), (20, 60), (120, 20), (160, 60)),
+            *((90, 40), (40, 90)),
+        )
+    ]
+    assert seen[:6] == [255] * 6
+    assert max(seen[6:]) < 240
+
+
 def test_a_selection_is_saved_as_csv(page: Any) -> None:
     told = page.evaluate("raylatent.select([[-9, -9], [0, -9], [0, 9], [-9, 9]])")
     with page.expect_download() as download:
@@ -200,7 +235,10 @@ def test_the_keyboard_alone_opens_and_selects(page: Any) -> None:
     page.keyboard.press("0")
     for _ in range(3):
         page.keyboard.press("+")
+    # Escape closes, and leaves the selection; Delete clears it.
     page.keyboard.press("Escape")
+    page.wait_for_selector("#selected-n")
+    page.keyboard.press("Delete")
     assert page.locator("#selected").inner_text() == "Nothing is selected."
 
 
@@ -221,6 +259,25 @@ def test_an_address_brings_the_view_back(
     assert page.locator("#by").input_value() == "slide"
     view = page.evaluate("raylatent.now.view")
     assert view["x"] == pytest.approx(9.5 / 32)
+
+
+def test_another_address_changes_the_view_and_keeps_what_was_named(page: Any) -> None:
+    page.evaluate(
+        """async () => {
+          await raylatent.select([[-4, -2], [0, -2], [0, 2], [-4, 2]]);
+          raylatent.selection.name([{ name: "mine", rings: raylatent.now.rings }]);
+          location.hash = "#map=umap&at=0.25,0.5,4000&by=slide&show=points&labels=1";
+        }"""
+    )
+    page.wait_for_selector("text=Nothing is selected.")
+    page.wait_for_timeout(400)
+    assert page.locator("#by").input_value() == "slide"
+    assert not page.locator("#show-pictures").is_checked()
+    assert page.locator("#show-points").is_checked()
+    view = page.evaluate("raylatent.now.view")
+    assert [view["x"], view["y"], view["scale"]] == [0.25, 0.5, 4000]
+    assert page.evaluate("[...raylatent.now.labels]") == [1]
+    assert page.get_by_role("button", name="mine").count() == 1
 
 
 def test_the_policy_lets_nothing_out(chromium: Any, made: SimpleNamespace) -> None:
@@ -271,28 +328,37 @@ def test_the_whole_map_fills_the_view_and_an_empty_place_shows_the_way_back(
     at = page.locator("#overview").bounding_box()
     page.mouse.click(at["x"] + at["width"] / 4, at["y"] + at["height"] / 2)
     x = page.evaluate("raylatent.now.view.x")
-    assert x == pytest.approx(left + (right - left) / 4, abs=0.02)
+    assert x == pytest.approx(0.25, abs=0.02)
 
 
-def test_a_tile_that_is_alone_is_shown_larger_and_answers_where_it_is_seen(
-    page: Any, made: SimpleNamespace
+def test_a_tile_is_drawn_at_its_own_size_where_it_is_large_enough(
+    opened: Callable[[Path], Any], tmp_path: Path
 ) -> None:
-    own = cells_of(made, LEVELS - 1)
-    cells, count = np.unique(own, axis=0, return_counts=True)
-    away = np.abs(cells[:, None] - cells[None]).max(axis=2) + 99 * np.eye(len(cells))
-    lonely = int(np.argmax(away.min(axis=1)))
-    assert away[lonely].min() >= 3
-    row, col = cells[lonely].tolist()
-    first = int(np.flatnonzero((own == cells[lonely]).all(axis=1))[0])
-    look_at(page, LEVELS - 1, row, col)
+    points = made_points(400)
+    write_folder(tmp_path / "umap", points, levels=1)
+    page = opened(tmp_path / "umap")
+    stored = "/tiles/0/0.jpg"
+    assert not any(url.endswith(stored) for url in page.asked)
+    page.evaluate(
+        """async () => {
+          const { now, page } = raylatent;
+          const block = await now.store.load("cells/0/0");
+          now.view = { ...now.view, x: (block.col[0] + 0.5) / 8,
+            y: (block.row[0] + 0.5) / 8, scale: 8 * 300 };
+          page.changed();
+        }"""
+    )
+    page.wait_for_timeout(500)
+    assert any(url.endswith(stored) for url in page.asked)
+    slide, tile = page.evaluate(
+        """async () => {
+          const block = await raylatent.now.store.load("cells/0/0");
+          return [block.slide[0], block.tile[0]];
+        }"""
+    )
     box = page.locator("#map").bounding_box()
-    # More than a cell beside the middle of the cell, whose own width is 90.
-    place = box["x"] + box["width"] / 2 + 100, box["y"] + box["height"] / 2 + 100
-    slide, tile = (int(made.points[name][first]) for name in ("slide", "tile"))
-    wait_for_color(page, place, tile_color(slide, tile))
-    page.mouse.click(*place)
-    page.wait_for_selector(f'#panel[data-row="{row}"][data-col="{col}"]')
-    assert page.locator("#panel").get_attribute("data-n") == str(count[lonely])
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    wait_for_color(page, middle, tile_color(slide, tile))
 
 
 def test_similar_cells_are_ringed_and_listed(page: Any, made: SimpleNamespace) -> None:

@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "raylatent" / "explorer" / "page"
 MOST_LINES = 300
+MOST_LINES_OF_ALL = 2_500
 
 
 @pytest.mark.slow
@@ -53,6 +54,11 @@ def test_files_of_the_page_are_short_and_write_no_markup(path: Path) -> None:
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function"
     )
     assert not re.search(markup, text)
+
+
+def test_the_page_is_small() -> None:
+    lines = {path.name: len(path.read_text().splitlines()) for path in PAGE.iterdir()}
+    assert sum(lines.values()) <= MOST_LINES_OF_ALL, lines
 
 
 def test_every_script_is_loaded_and_every_element_is_there() -> None:

@@ -2,35 +2,28 @@
 // The page: what it knows now, how it begins, and what its controls do.
 /** @type {any} */
 raylatent.now = {
-  store: null, meta: null, frame: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1, box: [0, 0, 1, 1] },
-  by: "", showPictures: true, showPoints: false, labels: null, slides: null, cell: null,
-  similar: [], marked: null, rings: [], members: null, regions: [], regionsVersion: 0, filterVersion: 0, only: null,
-  contrast: null, mode: "move", path: [], cross: false, tally: null,
-  served: Boolean(/** @type {any} */ (window).raylatentServer),
+  meta: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1, box: [0, 0, 1, 1] }, by: "", mode: "move",
+  showPictures: true, showPoints: false, labels: null, slides: null, cell: null, contrast: null, members: null,
+  only: null, similar: [], marked: null, rings: [], path: [], regions: [], regionsVersion: 0, filterVersion: 0,
+  cross: false, served: Boolean(/** @type {any} */ (window).raylatentServer),
 };
-
 raylatent.page = (() => {
-  const { address, camera, cells, color, data, draw, geometry, now, panel, save, selection } = raylatent;
-  /** @param {string} id @returns {any} */
-  const $ = (id) => document.getElementById(id);
+  const { $, address, camera, cells, color, data, draw, geometry, now, panel, save, selection } = raylatent;
   let asked = false;
   let later = 0;
   let home = ""; // the map of this folder, whatever that is called
   /** Tells those who see, and those who hear. @param {string} text */
-  function say(text) {
-    $("status").textContent = text;
-  }
+  const say = (text) => ($("status").textContent = text);
   /** Says what went wrong in a promise. @param {Promise<any>} promise */
-  function guard(promise) {
-    promise.catch((error) => say(error.message));
-  }
+  const guard = (promise) => void promise.catch((error) => say(error.message));
   /** Draws once before the next frame. */
   function redraw() {
     if (asked || !now.meta) return;
     asked = true;
     requestAnimationFrame(() => {
       asked = false;
-      draw.frame($("map"), $("overview"));
+      $("cross").hidden = !now.cross;
+      draw.frame($("map"));
       raylatent.slide.draw();
       tell();
     });
@@ -52,30 +45,27 @@ raylatent.page = (() => {
     clearTimeout(later);
     later = window.setTimeout(settle, 150);
   }
-
   function settle() {
     if (!now.meta) return;
     const { view, cell } = now;
-    const show = [now.showPictures ? "pictures" : "", now.showPoints ? "points" : ""];
     const told = address.written({
-      map: now.meta.map.name, at: [view.x, view.y, view.scale], by: now.by, show: show.filter(Boolean),
+      map: now.meta.map.name, at: [view.x, view.y, view.scale], by: now.by,
+      show: [...(now.showPictures ? ["pictures"] : []), ...(now.showPoints ? ["points"] : [])],
       cell: cell && [cell.level, cell.row, cell.col], select: now.rings,
       labels: now.labels && [...now.labels], slides: now.slides && [...now.slides],
     });
     history.replaceState(null, "", `#${told}`);
+    $("show-pictures").checked = now.showPictures;
+    $("show-points").checked = now.showPoints;
     document.body.dataset.mode = now.mode;
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();
     raylatent.controls.table();
-    const regions = now.regions.length > 0;
-    const keys = color.keysOf(now.meta, regions);
-    if ($("by").options.length !== keys.length) {
-      raylatent.controls.fill("by", keys);
-      $("by").value = now.by;
-    }
+    const keys = color.keysOf(now.meta, now.regions.length > 0);
+    if ($("by").options.length !== keys.length) raylatent.controls.options("by", keys);
+    $("by").value = now.by;
   }
-  /** @param {CellId | null} cell */
-  const open = (cell) => guard(panel.open(cell));
+  const open = (/** @type {CellId | null} */ cell) => guard(panel.open(cell));
   /** Moves to a cell, and opens it. @param {CellId} cell */
   function go(cell) {
     const grid = geometry.gridOf(cell.level);
@@ -97,14 +87,10 @@ raylatent.page = (() => {
     $("tip").hidden = !found;
     if (!found) return;
     const { block, i } = found;
-    const label = now.meta.labels.names[block.label[i]];
-    $("tip").textContent = `${now.meta.slides[block.slide[i]].name}${label ? `, ${label}` : ""}: ` +
-      panel.counted(block.tiles[i], "tile");
+    const names = [now.meta.slides[block.slide[i]].name, now.meta.labels.names[block.label[i]]];
+    $("tip").textContent = `${names.filter(Boolean).join(", ")}: ${panel.counted(block.tiles[i], "tile")}`;
     $("tip").style.transform = `translate(${place[0] + 14}px, ${place[1] + 14}px)`;
   }
-  /** @param {string} id of a box that is ticked or not */
-  const toggle = (id) => $(id).click();
-
   function resized() {
     const box = $("map-box").getBoundingClientRect();
     const ratio = window.devicePixelRatio || 1;
@@ -112,54 +98,55 @@ raylatent.page = (() => {
     [now.view.width, now.view.height] = [Math.max(1, box.width), Math.max(1, box.height)];
     [$("map").width, $("map").height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
     if (first) now.view = camera.whole(now.view);
+    now.store.holds(now.view.width, now.view.height);
     redraw();
   }
-
   function wire() {
     const { controls, gestures } = raylatent;
+    const draws = (/** @type {"lasso" | "box"} */ mode) => {
+      gestures.enter(now.mode === mode ? "move" : mode);
+      $("map").focus();
+    };
     /** @type {Record<string, () => void>} */
     const clicks = {
       closer: () => gestures.zoom(1.5), farther: () => gestures.zoom(1 / 1.5),
       whole: () => gestures.look(camera.whole(now.view)),
-      lasso: () => gestures.enter(now.mode === "lasso" ? "move" : "lasso"),
-      box: () => gestures.enter(now.mode === "box" ? "move" : "box"),
-      nearest: () => gestures.look(camera.whole(now.view)), "in-view": selection.inView, clear: selection.clear,
+      nearest: () => { clicks.whole(); $("map").focus(); },
+      lasso: () => draws("lasso"), box: () => draws("box"), "in-view": selection.inView, clear: selection.clear,
       "panel-close": () => { open(null); $("map").focus(); },
-      "save-csv": () => guard(controls.saved("csv")), "save-roi": () => guard(controls.saved("roi")),
-      "save-geojson": () => guard(controls.saved("geojson")), "save-polygon": () => save.download("polygon.json",
-        [JSON.stringify(save.polygonOf(now.meta, now.rings))], "application/json"),
       "save-name": () => {
         const name = $("name").value.trim();
-        if (!name) say("Write a name first.");
-        else {
-          selection.name([{ name, rings: now.rings }]);
-          say("It is kept until the page is closed: save regions.json.");
-        }
+        if (name) selection.name([{ name, rings: now.rings }]);
+        say(name ? "It is kept until the page is closed: save regions.json." : "Write a name first.");
       },
       "on-slides": () => guard(raylatent.sheet.open()), "sheet-close": () => $("sheet").close(),
-      "filter-none": () => { cells.filter(null, null); controls.filters(); },
-      "contrast-go": () => guard(raylatent.compare.compare()),
-      "contrast-end": raylatent.compare.end,
+      "filter-none": () => { cells.filter({ labels: null, slides: null }); controls.filters(); },
+      "contrast-go": () => guard(raylatent.compare.compare()), "contrast-end": raylatent.compare.end,
     };
+    for (const how of /** @type {const} */ (["csv", "geojson", "roi", "polygon"])) {
+      clicks[`save-${how}`] = () => guard(controls.saved(how));
+    }
     for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-    /** @type {Record<string, () => void>} */
-    const changes = {
-      by: () => { now.by = $("by").value; now.contrast = null; },
-      "show-pictures": () => { now.showPictures = $("show-pictures").checked; },
-      "show-points": () => { now.showPoints = $("show-points").checked; },
-    };
-    for (const [id, act] of Object.entries(changes)) {
-      $(id).addEventListener("change", () => { act(); changed(); });
+    for (const id of ["by", "show-pictures", "show-points"]) {
+      $(id).addEventListener("change", () => {
+        if (id === "by") now.contrast = null;
+        now.by = $("by").value;
+        [now.showPictures, now.showPoints] = [$("show-pictures").checked, $("show-points").checked];
+        changed();
+      });
     }
     $("find-slide").addEventListener("input", controls.filters);
     $("table-box").addEventListener("toggle", controls.table);
     $("open-file").addEventListener("change", () => guard(opened($("open-file").files[0])));
-    $("panel").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      if (event.key === "Escape") clicks["panel-close"]();
-    });
+    const leave = (/** @type {KeyboardEvent} */ { key }) => key === "Escape" && clicks["panel-close"]();
+    $("panel").addEventListener("keydown", leave);
     $("maps").addEventListener("change", () => guard(begin($("maps").value, "")));
     new ResizeObserver(resized).observe($("map-box"));
-    window.addEventListener("hashchange", () => location.reload());
+    window.addEventListener("hashchange", () => {
+      const told = address.read(location.hash);
+      if (told.map && told.map !== now.meta.map.name) location.reload();
+      else recall(told);
+    });
     gestures.attach($("map"));
     gestures.attachOverview($("overview"));
   }
@@ -177,18 +164,17 @@ raylatent.page = (() => {
   function recall(told) {
     const keys = color.keysOf(now.meta, now.regions.length > 0).map(([key]) => key);
     now.by = keys.includes(told.by) ? told.by : keys.includes("label") ? "label" : "slide";
-    if (told.show) {
-      now.showPictures = told.show.includes("pictures");
-      now.showPoints = told.show.includes("points");
-    }
-    if (told.at) {
-      const [x, y, scale] = told.at;
-      now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
-    }
-    cells.filter(told.labels && new Set(told.labels), told.slides && new Set(told.slides));
+    const { show } = told;
+    if (show) [now.showPictures, now.showPoints] = ["pictures", "points"].map((one) => show.includes(one));
+    const [x, y, scale] = told.at ?? [now.view.x, now.view.y, now.view.scale];
+    now.view = camera.held({ ...now.view, x, y, scale }, raylatent.gestures.most());
+    cells.filter({ labels: told.labels && new Set(told.labels), slides: told.slides && new Set(told.slides) });
+    raylatent.controls.filters();
     const [level, row, col] = told.cell ?? [-1, 0, 0];
-    if (now.meta.levels[level]) open({ level, row, col });
+    open(now.meta.levels[level] ? { level, row, col } : null);
     if (told.select.length > 0) guard(selection.select(told.select));
+    else if (now.rings.length > 0) selection.clear();
+    changed();
   }
   /** Begins with a map: this folder's, or that of a folder beside it; a selection comes along by its tiles.
    * @param {string} name "" is this folder's @param {string} hash the address, or "" */
@@ -198,27 +184,23 @@ raylatent.page = (() => {
     const meta = await store.script("meta").finally(() => ($("maps").value = now.meta?.map.name));
     const { map } = meta;
     home ||= map.name;
-    /** @type {{n: number, bbox: number[]}[]} */
-    const blocks = meta.points.blocks;
     Object.assign(now, { store, meta, cell: null, similar: [], rings: [], members: null, regions: [], contrast: null,
       tally: null, only: null, frame: { x0: map.lower[0], y0: map.lower[1], side: map.side } });
-    meta.points.n ??= blocks.reduce((n, block) => n + block.n, 0);
-    now.view.box = camera.around(now.frame, blocks.map((block) => block.bbox));
+    // Of no width: the whole map comes into view as soon as there is one.
+    const boxes = Array.from(meta.points.blocks, (block) => block.bbox);
+    now.view = { ...now.view, width: 1, box: camera.around(now.frame, boxes) };
     $("title").textContent = document.title = [meta.run, map.name].filter(Boolean).join(": ");
-    $("panel").hidden = true;
     $("contrast-told").replaceChildren();
     if (meta.regions) selection.name(save.regionsOf(meta, JSON.stringify(meta.regions)));
     if (now.served) {
       const kept = await fetch(`${store.base}regions.json`);
       if (kept.ok) guard(kept.text().then((text) => selection.name(save.regionsOf(meta, text))));
     }
-    /** @type {string[]} */
-    const maps = (meta.maps ?? []).map((/** @type {{name: string}} */ one) => one.name);
+    const maps = Array.from(meta.maps ?? [], (one) => String(one.name));
     $("maps-box").hidden = maps.length < 2;
-    raylatent.controls.fill("maps", maps.map((one) => [one, one]));
+    raylatent.controls.options("maps", maps.map((one) => [one, one]));
     $("maps").value = map.name;
     resized();
-    if (before) now.view = camera.whole(now.view);
     const told = address.read(hash);
     // Only a map that this one knows: an address comes from others.
     if (!before && told.map !== map.name && maps.includes(told.map)) {
@@ -226,18 +208,12 @@ raylatent.page = (() => {
     }
     recall({ ...told, by: told.by || now.by });
     if (carried && from?.points.kind === "all") guard(selection.carry(carried, from.slides));
-    $("show-pictures").checked = now.showPictures;
-    $("show-points").checked = now.showPoints;
-    raylatent.controls.fill("by", color.keysOf(meta, now.regions.length > 0));
-    $("by").value = now.by;
     raylatent.compare.lists();
-    raylatent.controls.filters();
     raylatent.controls.about();
-    changed();
     if (!document.body.dataset.ready) wire();
     document.body.dataset.ready = "1";
   }
-  return { $, say, guard, redraw, changed, open, go, uncover, hover, toggle, begin };
+  return { say, guard, redraw, changed, open, go, uncover, hover, begin };
 })();
 
 raylatent.page.guard(raylatent.page.begin("", location.hash));

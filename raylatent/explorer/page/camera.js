@@ -2,8 +2,8 @@
 // Where one looks: the middle of the view as a share of the frame (y upward), and how
 // many CSS pixels the frame's side has; `box` is where the tiles are. Pure functions.
 /** @typedef {{x: number, y: number, scale: number, width: number, height: number, box: number[]}} View */
-
 raylatent.camera = (() => {
+  const ROOM = 96; // CSS pixels for the pictures at the edges
   /** The screen place of a share. @param {View} v @param {number} x @param {number} y @returns {[number, number]} */
   const toScreen = (v, x, y) => [(x - v.x) * v.scale + v.width / 2, v.height / 2 - (y - v.y) * v.scale];
   /** The share at a screen place. @param {View} v @param {number} px @param {number} py @returns {[number, number]} */
@@ -34,8 +34,7 @@ raylatent.camera = (() => {
   /** All tiles in view, and some room for their pictures. @param {View} v @returns {View} */
   function whole(v) {
     const [left, bottom, right, top] = v.box;
-    const room = 96;
-    const scale = Math.min((v.width - room) / (right - left), (v.height - room) / (top - bottom));
+    const scale = Math.min((v.width - ROOM) / (right - left), (v.height - ROOM) / (top - bottom));
     return { ...v, x: (left + right) / 2, y: (bottom + top) / 2, scale: Math.max(50, scale) };
   }
   /** The box of boxes of places, as shares, never less than a little. @param {Frame} frame @param {number[][]} boxes */

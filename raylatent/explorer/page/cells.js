@@ -1,23 +1,23 @@
 "use strict";
 // The cells and points of the map that are here, and what filters leave of them.
-/** @typedef {{level: number, row: number, col: number}} CellId */
-
+/**
+ * @typedef {{level: number, row: number, col: number}} CellId
+ * @typedef {{slide: number, tile: number, loc_x: number, loc_y: number, x: number, y: number, picture?: number,
+ *   slot?: number, width?: number, height?: number}} Tile
+ */
 raylatent.cells = (() => {
   const { data, geometry, color } = raylatent;
   const MOST_POINTS = 2_000_000;
+  const OTHERS = 0xffd8d8d8; // the color of points that are not of a selection carried over
+  const TILE_COLUMNS = ["slide", "tile", "loc_x", "loc_y", "x", "y", "picture", "slot", "width", "height"];
   /** The deepest level whose tiles are told by slide. */
   const lastOfSlides = () => raylatent.now.meta.levels.findLastIndex((/** @type {any} */ level) => level.slides);
-
   const deepest = () => raylatent.now.meta.levels.length - 1;
   /** A server draws levels that were not written. */
   const deepestPicture = () => (raylatent.now.served ? Math.max(13, deepest()) : deepest());
-  /** The first Morton codes of a level's blocks. @param {any} level */
-  const firsts = (level) => (level.firsts ??= level.blocks.map((/** @type {any} */ block) => block.first));
   /** The number of the block that may hold a code. @param {number} level @param {number} code */
-  function blockNumber(level, code) {
-    const found = firsts(raylatent.now.meta.levels[level]);
-    return Math.max(0, geometry.lowerBound(found, code + 1) - 1);
-  }
+  const blockNumber = (level, code) => Math.max(0,
+    raylatent.now.meta.levels[level].blocks.findLastIndex((/** @type {any} */ block) => block.first <= code));
   /** The codes of a block's cells, ascending. @param {Block} block @returns {Float64Array} */
   function codes(block) {
     const code = (/** @type {number} */ row, /** @type {number} */ i) => geometry.morton(row, block.col[i]);
@@ -43,10 +43,8 @@ raylatent.cells = (() => {
   }
   /** A cell that is here: its block and its place in it, or null. @param {CellId} id */
   function here(id) {
-    const code = geometry.morton(id.row, id.col);
-    for (const { block } of inGroup(id.level, id.row >> 3, id.col >> 3)) {
-      const i = geometry.lowerBound(codes(block), code);
-      if (codes(block)[i] === code) return { block, i };
+    for (const { block, from, to } of inGroup(id.level, id.row >> 3, id.col >> 3)) {
+      for (let i = from; i < to; i += 1) if (block.row[i] === id.row && block.col[i] === id.col) return { block, i };
     }
     return null;
   }
@@ -66,104 +64,67 @@ raylatent.cells = (() => {
   }
   /** The blocks of points that a box in map units meets, and how many points they have. @param {number[]} box */
   function pointsIn(box) {
-    const { blocks } = raylatent.now.meta.points;
-    /** @type {number[]} */
-    const numbers = [];
-    let n = 0;
-    blocks.forEach((/** @type {any} */ block, /** @type {number} */ i) => {
-      if (!geometry.meet(block.bbox, box)) return;
-      numbers.push(i);
-      n += block.n;
-    });
-    return { numbers, n };
-  }
-  /** The places of a block's points as shares, for drawing. @param {Block} block @param {Frame} frame */
-  function sharesOf(block, frame) {
-    const of = (/** @type {Float32Array} */ places, /** @type {number} */ from) =>
-      Float32Array.from(places, (place) => (place - from) / frame.side);
-    block.tx ??= of(block.x, frame.x0);
-    block.ty ??= of(block.y, frame.y0);
-    return block;
+    /** @type {{n: number, bbox: number[]}[]} */
+    const blocks = raylatent.now.meta.points.blocks;
+    const numbers = [...blocks.keys()].filter((b) => geometry.meet(blocks[b].bbox, box));
+    return { numbers, n: numbers.reduce((n, b) => n + blocks[b].n, 0) };
   }
   /** Whether a filter is on. */
   const filtered = () => Boolean(raylatent.now.labels || raylatent.now.slides);
-
-  /** Shows these only; null: all. @param {Set<number> | null} labels @param {Set<number> | null} slides */
-  function filter(labels, slides) {
-    Object.assign(raylatent.now, { labels, slides, filterVersion: raylatent.now.filterVersion + 1 });
+  /** Shows these only; null: all. @param {{labels?: Set<number> | null, slides?: Set<number> | null}} some */
+  function filter(some) {
+    Object.assign(raylatent.now, some, { filterVersion: raylatent.now.filterVersion + 1 });
     raylatent.page.changed();
   }
-  /** How many tiles of each cell of a level the filters leave, from the points that are here; null where too many are
-   * in view. @param {number} level @returns {Map<number, number> | null} */
-  function tallied(level) {
-    const { store, meta, frame, labels, slides } = raylatent.now;
-    const key = `${level}/${raylatent.now.filterVersion}`;
+  /** How many tiles the filter of slides leaves each cell of a level: of a coarse one as `slides/<level>` tells, else
+   * from the points that are here. Null where too many are in view, or nothing has come. @param {number} level
+   * @param {boolean} coarse @returns {Map<number, number> | null} */
+  function tallied(level, coarse) {
+    const { store, frame, labels, slides, filterVersion, view } = raylatent.now;
+    const key = `${level}/${filterVersion}`;
     if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
-    const { numbers, n } = pointsIn(inUnits(raylatent.camera.boxOf(raylatent.now.view)));
-    if (n > MOST_POINTS) return null;
-    numbers.forEach((b) => store.block(`points/${b}`));
+    const points = pointsIn(inUnits(raylatent.camera.boxOf(view)));
+    if (!coarse && points.n > MOST_POINTS) return null;
     const grid = geometry.gridOf(level);
-    meta.points.blocks.forEach((/** @type {any} */ _, /** @type {number} */ b) => {
-      const block = seen.has(b) ? null : store.blocks.get(`points/${b}`);
-      if (!block) return;
-      seen.add(b);
+    for (const name of coarse ? [`slides/${level}`] : points.numbers.map((b) => `points/${b}`)) {
+      const block = store.block(name);
+      if (!block || seen.has(name)) continue;
+      seen.add(name);
       for (let i = 0; i < block.n; i += 1) {
-        if (labels && !labels.has(block.label[i])) continue;
-        if (slides && !slides.has(block.slide[i])) continue;
-        const { row, col } = geometry.cellOf(frame, block.x[i], block.y[i], level);
-        counts.set(row * grid + col, (counts.get(row * grid + col) ?? 0) + 1);
+        if (!slides?.has(block.slide[i]) || (!coarse && labels && !labels.has(block.label[i]))) continue;
+        const { row, col } = geometry.cellOf(frame, block.x?.[i], block.y?.[i], level);
+        const cell = coarse ? block.cell[i] : row * grid + col;
+        counts.set(cell, (counts.get(cell) ?? 0) + (coarse ? block.tiles[i] : 1));
       }
-    });
+    }
+    return coarse && seen.size === 0 ? null : counts;
+  }
+  /** How many tiles of each cell of a block have one of the labels. @param {Block} block @param {Set<number>} labels */
+  function ofLabels(block, labels) {
+    const unlabeled = labels.has(data.NO_U1); // all tiles, without those of labels that are not shown
+    const counts = unlabeled ? Uint32Array.from(block.tiles) : new Uint32Array(block.n);
+    for (let l = 0; block[`count_${l}`]; l += 1) {
+      const times = Number(labels.has(l)) - Number(unlabeled);
+      for (let i = 0; i < block.n; i += 1) counts[i] += times * block[`count_${l}`][i];
+    }
     return counts;
   }
-  /** How many tiles of each cell of a coarse level are of the slides in the filter, or null until that is here.
-   * @param {number} level @returns {Map<number, number> | null} */
-  function ofSlides(level) {
-    const { store, slides, filterVersion: key } = raylatent.now;
-    const block = store.block(`slides/${level}`);
-    if (!block) return null;
-    if (block.filtered?.key !== key) {
-      const counts = new Map();
-      for (let i = 0; i < block.n; i += 1) {
-        if (!slides?.has(block.slide[i])) continue;
-        counts.set(block.cell[i], (counts.get(block.cell[i]) ?? 0) + block.tiles[i]);
-      }
-      block.filtered = { key, counts };
-    }
-    return block.filtered.counts;
-  }
-  /** How many tiles the filters leave each cell; null: there is none. @param {number} level @param {Block} block */
+  /** How many tiles the filters leave each cell; null: there is none, or that is not known. @param {number} level
+   * @param {Block} block */
   function left(level, block) {
+    const { labels, slides, meta, filterVersion } = raylatent.now;
     if (!filtered()) return null;
-    const { labels, slides, meta, filterVersion: key } = raylatent.now;
-    if (!slides) {
-      if (block.left?.key !== key) {
-        const counts = new Uint32Array(block.n);
-        if (labels?.has(data.NO_U1)) {
-          counts.set(block.tiles);
-          for (let l = 0; block[`count_${l}`]; l += 1) {
-            for (let i = 0; i < block.n; i += 1) counts[i] -= block[`count_${l}`][i];
-          }
-        }
-        for (const label of labels ?? []) {
-          const column = block[`count_${label}`];
-          for (let i = 0; column && i < block.n; i += 1) counts[i] += column[i];
-        }
-        block.left = { key, counts };
-      }
-      return block.left.counts;
-    }
     const coarse = level <= lastOfSlides() && (!labels || meta.points.kind !== "all");
-    const counts = coarse ? ofSlides(level) : tallied(level);
-    if (!counts) return null;
+    const counts = slides && tallied(level, coarse);
+    if (slides && !counts) return null;
+    const key = `${filterVersion}/${slides ? raylatent.now.tally.seen.size : ""}`;
     const grid = geometry.gridOf(level);
-    const full = `${key}/${coarse}/${coarse ? 0 : raylatent.now.tally.seen.size}`;
-    if (block.left?.key === full) return block.left.counts;
-    const left = Uint32Array.from(block.row, (/** @type {number} */ row, i) =>
-      counts.get(row * grid + block.col[i]) ?? 0);
-    block.left = { key: full, counts: left };
-    return left;
+    const countOf = (/** @type {number} */ row, /** @type {number} */ i) => counts?.get(row * grid + block.col[i]) ?? 0;
+    if (block.left?.key !== key) {
+      block.left = { key, counts: counts ? Uint32Array.from(block.row, countOf) : ofLabels(block, labels) };
+    }
+    return block.left.counts;
   }
   /** A block's colors now; 0 is hidden. @param {Block} block @param {number} level @param {boolean} cells */
   function colors(block, level, cells) {
@@ -171,17 +132,29 @@ raylatent.cells = (() => {
     const key = `${by}/${level}/${regionsVersion}/${cells ? "" : filterVersion}/${Boolean(only)}`;
     if (block.painted?.key !== key) {
       const painted = color.paint(meta, by, meta.levels[level], regions, block, cells);
-      for (let i = 0; !cells && filtered() && i < block.n; i += 1) {
+      const { keyOf } = raylatent.selection;
+      for (let i = 0; !cells && (filtered() || only) && i < block.n; i += 1) {
         const hidden = (labels && !labels.has(block.label[i])) || (slides && !slides.has(block.slide[i]));
         if (hidden) painted[i] = 0;
-      }
-      const { keyOf } = raylatent.selection;
-      for (let i = 0; !cells && only && i < block.n; i += 1) {
-        if (!only.has(keyOf(block.slide[i], block.tile[i]))) painted[i] = 0xffd8d8d8;
+        else if (only && !only.has(keyOf(block.slide[i], block.tile[i]))) painted[i] = OTHERS;
       }
       block.painted = { key, colors: painted };
     }
     return /** @type {Uint32Array} */ (block.painted.colors);
+  }
+  /** The picture of a square of 8 x 8 cells. @param {number} level @param {number} col @param {number} top */
+  const pathOf = (level, col, top) =>
+    `mosaic_files/${level + Math.ceil(Math.log2(8 * raylatent.now.meta.cell_px))}/${col}_${top}.jpg`;
+  /** The tile that a cell shows. @param {Block} block @param {number} i */
+  const tileIn = (block, i) =>
+    /** @type {Tile} */ (Object.fromEntries(TILE_COLUMNS.map((name) => [name, block[name][i]])));
+  /** Where a tile is stored at its own size, or null: a picture of four slots a row, each as large as its largest
+   * tile, and [left, top, width, height] in it. @param {Tile} tile */
+  function storedOf({ picture = data.NO_U4, slot = 0, width = 0, height = 0 }) {
+    if (picture === data.NO_U4) return null;
+    const partOf = (/** @type {HTMLImageElement} */ { naturalWidth: across }) =>
+      [((slot % 4) * across) / 4, ((slot >> 2) * across) / 4, width, height];
+    return { path: `tiles/${Math.floor(picture / 100)}/${picture}.jpg`, partOf };
   }
   /** Whether a square of 8 x 8 has a picture. @param {number} level @param {number} col @param {number} top */
   function hasPicture(level, col, top) {
@@ -193,7 +166,7 @@ raylatent.cells = (() => {
     return data.bit(known.bits, (top >> up) * across + (col >> up)) === 1;
   }
   return {
-    MOST_POINTS, lastOfSlides, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn,
-    sharesOf, filter, filtered, left, colors, hasPicture,
+    MOST_POINTS, lastOfSlides, deepest, deepestPicture, inGroup, here, find, inUnits, pointsIn, filter, filtered, left,
+    colors, hasPicture, pathOf, tileIn, storedOf,
   };
 })();

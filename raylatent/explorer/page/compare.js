@@ -1,12 +1,10 @@
 "use strict";
-// The form for a contrast, and what it found. What is compared: values of an annotation of slides, labels of
-// tiles, or named selections.
+// The form for a contrast of values of an annotation, labels of tiles, or named selections, and what it found.
 raylatent.compare = (() => {
-  const { cells, contrast, geometry, panel } = raylatent;
-  const { el, link, tableOf, whole } = panel;
+  const { $, cells, contrast, geometry, panel } = raylatent;
+  const { cellLink, el, fill, tableOf, whole } = panel;
   const REST = -1;
   let turn = 0; // of the comparison that counts
-  const $ = (/** @type {string} */ id) => raylatent.page.$(id);
   /** What can be compared: [key, text, names]. @returns {[string, string, string[]][]} */
   function sources() {
     const { meta, regions } = raylatent.now;
@@ -71,21 +69,20 @@ raylatent.compare = (() => {
     const most = found.reduce((m, one) => Math.max(m, Math.abs(one.difference)), 1e-9);
     now.contrast = { level: Number(level), cells: found, most, names };
     const few = contrast.tooFew(units);
-    const sizes = contrast.sizesOf(units);
-    const told = few || `${whole(found.filter((one) => one.q < contrast.Q).length)} of ${whole(found.length)} ` +
-      `cells differ (q < ${contrast.Q}), tested by ${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}` +
-      `${units.pairs.length > 0 ? `, ${units.pairs.length} in both` : ""}.` +
-      (contrast.leastOf(units) * found.filter((one) => one.is).length > contrast.Q
-        ? ` With so few ${units.what} one cell alone cannot reach that on this grid: a coarser one tests fewer cells.` : "") +
+    const [sizes, both] = [contrast.sizesOf(units), units.pairs.length];
+    const n = found.filter((one) => one.q < contrast.Q).length;
+    const told = few || `${whole(n)} of ${whole(found.length)} cells differ (q < ${contrast.Q}), tested by ` +
+      `${units.what}: ${sizes[0]} ${names[0]}, ${sizes[1]} ${names[1]}${both > 0 ? `, ${both} in both` : ""}.` +
+      (n === 0 && contrast.leastOf(units) * found.filter((one) => one.is).length > contrast.Q
+        ? ` With so few ${units.what} one cell alone cannot reach that here: a coarser grid tests fewer.` : "") +
       (key.startsWith("annotation") || now.meta.points.kind === "all" ? "" : " The points are a sample.");
     const top = [...found].sort((x, y) => x.q - y.q || Math.abs(y.difference) - Math.abs(x.difference));
     const grid = geometry.gridOf(Number(level));
     const percent = (/** @type {number} */ v) => (100 * v).toFixed(2);
-    $("contrast-told").replaceChildren(el("p", {}, told),
+    fill($("contrast-told"), el("p", {}, told),
       tableOf(["Cell", `${names[0]} %`, `${names[1]} %`, "q"], top.slice(0, 20).map((one) => {
         const id = { level: Number(level), row: Math.floor(one.cell / grid), col: one.cell % grid };
-        return [link(`${id.row}, ${id.col}`, () => page.go(id)), percent(one.a), percent(one.b),
-          few ? "-" : one.q.toPrecision(2)];
+        return [cellLink(id, page.go), percent(one.a), percent(one.b), few ? "-" : one.q.toPrecision(2)];
       })));
     page.say(few ? "There are too few for a test." : "Compared: cells that differ are outlined in black.");
     page.changed();
@@ -95,6 +92,7 @@ raylatent.compare = (() => {
     turn += 1;
     raylatent.now.contrast = null;
     $("contrast-told").replaceChildren();
+    raylatent.page.say("The comparison was ended.");
     raylatent.page.changed();
   }
   /** Where there are two groups to compare, the lists of them. */
@@ -104,22 +102,21 @@ raylatent.compare = (() => {
     $("contrast-form").hidden = found.length === 0;
     $("contrast-none").hidden = found.length > 0;
     if (found.length === 0) return;
-    const { fill } = raylatent.controls;
-    fill("contrast-column", found.map(([key, text]) => [key, text]));
-    const own = found.find(([, text]) => text.startsWith(meta.labels.column)) ?? found[0];
-    $("contrast-column").value = own[0];
+    const { options } = raylatent.controls;
+    options("contrast-column", found.map(([key, text]) => [key, text]));
+    $("contrast-column").value = (found.find(([, text]) => text.startsWith(meta.labels.column)) ?? found[0])[0];
     const groups = () => {
       const names = found.find(([key]) => key === $("contrast-column").value)?.[2] ?? [];
       /** @type {[number, string][]} */
       const list = names.map((name, i) => [i, name]);
-      fill("contrast-a", list);
-      fill("contrast-b", [...list.slice(1), [REST, "all others"], ...list.slice(0, 1)]);
+      options("contrast-a", list);
+      options("contrast-b", [...list.slice(1), [REST, "all others"], ...list.slice(0, 1)]);
     };
     groups();
     $("contrast-column").onchange = groups;
     const last = cells.lastOfSlides();
-    fill("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
-    $("contrast-level").value = String(Math.min(2, last));
+    options("contrast-level", Array.from({ length: last + 1 }, (_, l) => [l, `${8 * 2 ** l} x ${8 * 2 ** l}`]));
+    $("contrast-level").value = String(Math.min(1, last));
   }
   return { compare, end, lists };
 })();

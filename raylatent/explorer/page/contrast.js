@@ -7,13 +7,10 @@
  * @typedef {{of: Int32Array, group: Int8Array, pairs: number[][], singles: number[], unit: number[],
  *   what: string}} Units an entry is one patient's, or slide's, tiles of one group: `of` has that of each row,
  *   `pairs` those of who has tiles of both groups
- * @typedef {{cell: number, difference: number, p: number, q: number, a: number, b: number,
- *   is: boolean}} Tested is: whether it was tested
+ * @typedef {{cell: number, difference: number, p: number, q: number, a: number, b: number, is: boolean}} Tested
  */
-
 raylatent.contrast = (() => {
-  const Q = 0.05;
-  const ORDERS = 9999;
+  const [Q, ORDERS] = [0.05, 9999];
   const LEAST = 3; // patients or slides of a group, and in a cell that is tested
   /** Numbers from 0 to 1, the same for each seed (a linear congruence). @param {number} seed */
   const random = (seed) => () => (seed = (1664525 * seed + 1013904223) % 2 ** 32) / 2 ** 32;
@@ -119,8 +116,6 @@ raylatent.contrast = (() => {
     const orders = tooFew(units) ? [] : ordersOf(units);
     /** @type {Tested[]} */
     const found = [];
-    /** @type {Tested[]} */
-    const enough = [];
     const cells = sharesOf(rows, units);
     let last = performance.now();
     for (const [cell, shares] of cells) {
@@ -131,26 +126,21 @@ raylatent.contrast = (() => {
         return [sums[0] / (sizes[0] || 1), sums[1] / (sizes[1] || 1)];
       };
       const [a, b] = means(units.group);
-      /** @type {Tested} */
-      const one = { cell, difference: a - b, p: 1, q: 1, a, b, is: false };
-      found.push(one);
+      const least = Math.abs(a - b) * (1 - 1e-9);
+      const asLarge = (/** @type {Int8Array} */ order) => {
+        const [x, y] = means(order);
+        return Math.abs(x - y) >= least;
+      };
       // Cells of one or two patients or slides cannot tell anything: they are shown, and not tested.
-      if (orders.length > 0 && new Set(who.map((entry) => units.unit[entry])).size >= LEAST) {
-        const least = Math.abs(a - b) * (1 - 1e-9);
-        let as = 0;
-        for (const order of orders) {
-          const [x, y] = means(order);
-          if (Math.abs(x - y) >= least) as += 1;
-        }
-        one.p = (as + 1) / (orders.length + 1);
-        one.is = true;
-        enough.push(one);
-      }
+      const is = orders.length > 0 && new Set(who.map((entry) => units.unit[entry])).size >= LEAST;
+      const p = is ? (orders.filter(asLarge).length + 1) / (orders.length + 1) : 1;
+      found.push({ cell, difference: a - b, p, q: 1, a, b, is });
       if (performance.now() - last > 50) {
         await breath(found.length / cells.length);
         last = performance.now();
       }
     }
+    const enough = found.filter((one) => one.is);
     adjusted(enough.map((one) => one.p)).forEach((q, i) => (enough[i].q = q));
     return found;
   }

@@ -1,21 +1,15 @@
 "use strict";
-// What the page reads: facts in data/meta.js, columns in blocks, both as scripts, since a
-// page that was opened by double click may read nothing else.
+// What the page reads: facts and columns, as scripts, since a page that was opened by double click reads nothing else.
 /**
  * @typedef {{n: number, columns: [string, string][]}} About
  * @typedef {Record<string, any> & {n: number}} Block the columns by name, and their length
  */
-
 raylatent.data = (() => {
-  /** @type {Record<string, [number, any]>} */
-  const TYPES = {
-    u1: [1, Uint8Array], u2: [2, Uint16Array], u4: [4, Uint32Array], i4: [4, Int32Array], f4: [4, Float32Array],
-  };
-  const NO_U4 = 4294967295;
-  const NO_I4 = -2147483648;
-  const NO_U1 = 255;
-  const SCRIPTS_AT_ONCE = 4;
-  const RETRY_MS = 5000; // until a picture is asked for again, as of a server that was busy
+  /** @type {Record<string, any>} */
+  const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i4: Int32Array, f4: Float32Array };
+  const [NO_U4, NO_I4, NO_U1] = [4294967295, -2147483648, 255];
+  const RETRY_MS = 5000; // until a picture is asked for once more, as of a server that was busy
+  const LEAST_PICTURE_PX = 150; // on the screen: of a tile at its own size, the smallest pictures that are drawn
   /** Bytes of base64. @param {string} text @returns {Uint8Array} */
   function bytesOf(text) {
     const native = /** @type {any} */ (Uint8Array).fromBase64;
@@ -27,13 +21,13 @@ raylatent.data = (() => {
   }
   /** @param {Uint8Array} bytes @param {number} start @param {number} n @param {string} type u1 u2 u4 i4 f4 */
   function unshuffled(bytes, start, n, type) {
-    const [width, kind] = TYPES[type];
+    const width = TYPES[type].BYTES_PER_ELEMENT;
     const plain = new Uint8Array(n * width);
     for (let b = 0; b < width; b += 1) {
       const from = start + b * n;
       for (let i = 0; i < n; i += 1) plain[i * width + b] = bytes[from + i];
     }
-    return new kind(plain.buffer);
+    return new TYPES[type](plain.buffer);
   }
   /** The columns of a block. @param {About} about @param {string} text @returns {Promise<Block>} */
   async function decoded(about, text) {
@@ -46,7 +40,7 @@ raylatent.data = (() => {
     for (const [name, type] of about.columns) {
       // The length of a block is its n; how many tiles a cell has is its column "tiles".
       block[name === "n" ? "tiles" : name] = unshuffled(bytes, start, about.n, type);
-      start += about.n * TYPES[type][0];
+      start += about.n * TYPES[type].BYTES_PER_ELEMENT;
     }
     return block;
   }
@@ -80,12 +74,9 @@ raylatent.data = (() => {
       this.base = base;
       this.arrived = arrived;
       this.blocks = new Recent(80);
-      this.pictures = new Recent(160);
+      this.pictures = new Recent(0); // as many as `holds` says
       /** @type {Map<string, Promise<Block>>} */
       this.coming = new Map();
-      /** @type {(() => void)[]} */
-      this.queue = [];
-      this.loading = 0;
       this.failed = new Set();
     }
     /** A block that is here, or undefined; then it is asked for. @param {string} name */
@@ -103,7 +94,8 @@ raylatent.data = (() => {
     async load(name) {
       const found = this.blocks.get(name) ?? this.coming.get(name);
       if (found) return found;
-      const coming = this.script(name).then(([about, text]) => decoded(about, text)).then((block) => {
+      const coming = this.script(name).then(async ([about, text]) => {
+        const block = await decoded(about, text);
         this.blocks.set(name, block);
         return block;
       }).finally(() => this.coming.delete(name));
@@ -113,43 +105,42 @@ raylatent.data = (() => {
     /** What a script of the folder hands over. @param {string} name @returns {Promise<any>} */
     script(name) {
       return new Promise((done, fail) => {
-        this.queue.push(() => {
-          const script = /** @type {any} */ (document.createElement("script"));
-          const path = `${this.base}data/${name}.js`;
-          script.onload = script.onerror = () => {
-            script.remove();
-            this.loading -= 1;
-            this.next();
-            // A script that ran has handed its block over by now, and this changes nothing.
-            fail(new Error(`The file ${path} could not be read: copy the whole folder, or write it again ` +
-              "with `raylatent explore`."));
-          };
-          script.handOver = done;
-          script.src = path;
-          document.head.append(script);
-        });
-        this.next();
+        const script = /** @type {any} */ (document.createElement("script"));
+        const path = `${this.base}data/${name}.js`;
+        script.onload = script.onerror = () => {
+          script.remove();
+          // A script that ran has handed its block over by now, and this changes nothing.
+          fail(new Error(`The file ${path} could not be read: copy the whole folder, or write it again ` +
+            "with `raylatent explore`."));
+        };
+        Object.assign(script, { handOver: done, src: path });
+        document.head.append(script);
       });
     }
-
-    next() {
-      while (this.loading < SCRIPTS_AT_ONCE && this.queue.length > 0) {
-        this.loading += 1;
-        this.queue.shift()?.();
-      }
+    /** Keeps as many pictures as two views of a size show. @param {number} width @param {number} height CSS pixels */
+    holds(width, height) {
+      const along = (/** @type {number} */ px) => Math.ceil(px / LEAST_PICTURE_PX) + 1;
+      this.pictures.most = 2 * along(width) * along(height);
     }
     /** A picture that is here, or null, without asking. @param {string} path @returns {HTMLImageElement | null} */
     pictureHere(path) {
       const found = this.pictures.get(path);
       return found?.complete && found.naturalWidth > 0 ? found : null;
     }
-    /** A picture that is here, or null; then it is asked for. @param {string} path @returns {HTMLImageElement | null} */
+    /** A picture that is here, or null; then it is asked for. @param {string} path */
     picture(path) {
       if (this.pictures.get(path)) return this.pictureHere(path);
       const image = new Image();
       image.decoding = "async";
       image.onload = () => this.arrived();
-      image.onerror = () => setTimeout(() => this.pictures.delete(path), RETRY_MS);
+      image.onerror = () => {
+        if (this.failed.has(path)) return;
+        this.failed.add(path);
+        setTimeout(() => {
+          this.pictures.delete(path);
+          this.arrived();
+        }, RETRY_MS);
+      };
       image.src = this.base + path;
       this.pictures.set(path, image);
       return null;

@@ -1,21 +1,19 @@
 "use strict";
-// One frame: pictures, cells, points, and what is selected, on one canvas without WebGL.
+// One frame: pictures, cells, points, a contrast, and what is selected, on one canvas without WebGL.
 raylatent.draw = (() => {
-  const { camera, cells, color, geometry } = raylatent;
+  const { $, camera, cells, color, geometry } = raylatent;
   const CELL_WITHOUT_PICTURE = 16;
-  const MOST_ENLARGED = 4; // cells that a picture may be wide where it is alone
+  const LEAST_MARK = 24; // CSS pixels
+  const FRAMED_FROM = 40; // CSS pixels, from which cells are framed in the color of a contrast, and their tiles seen
   const OWN_SIZE_FROM = 150; // CSS pixels, from which a tile is drawn from its picture at its own size
   const points = { canvas: document.createElement("canvas"), n: 0 };
-  /** What was drawn: how many cells, of at most how many tiles, and pictures wider than their cells. @type {{cells:
-   * number, most: number, wide: (CellId & {x: number, y: number, side: number})[]}} */
-  const seen = { cells: 0, most: 0, wide: [] };
+  const seen = { cells: 0, most: 0 }; // how many cells were drawn, of at most how many tiles
   /** @type {CanvasRenderingContext2D} */
   let ctx;
-  /** The squares of 8 x 8 cells in view, or so many cells beside it. @param {number} level @param {number} near */
-  function groups(level, near = 0) {
+  /** The squares of 8 x 8 cells in view. @param {number} level */
+  function groups(level) {
     const across = geometry.gridOf(level) / 8;
-    const more = [-near, -near, near, near].map((v) => v / geometry.gridOf(level));
-    const [left, bottom, right, top] = camera.boxOf(raylatent.now.view).map((v, i) => v + more[i]);
+    const [left, bottom, right, top] = camera.boxOf(raylatent.now.view);
     const step = (/** @type {number} */ share) => Math.max(0, Math.min(across - 1, Math.floor(share * across)));
     const found = [];
     if (right < 0 || left > 1 || top < 0 || bottom > 1) return [];
@@ -40,10 +38,9 @@ raylatent.draw = (() => {
   }
   /** A square's picture, or part of a coarser one. @param {number} level @param {number} col @param {number} top */
   function pictureOf(level, col, top) {
-    const { store, meta } = raylatent.now;
-    const first = Math.ceil(Math.log2(8 * meta.cell_px));
+    const { store } = raylatent.now;
     for (let up = 0; up <= level; up += 1) {
-      const path = `mosaic_files/${level - up + first}/${col >> up}_${top >> up}.jpg`;
+      const path = cells.pathOf(level - up, col >> up, top >> up);
       // The coarsest is always fetched, the others are used where they are here.
       const fetched = up === 0 || up === level;
       const image = fetched ? store.picture(path) : store.pictureHere(path);
@@ -55,7 +52,6 @@ raylatent.draw = (() => {
     }
     return null;
   }
-
   function drawPictures() {
     const { view } = raylatent.now;
     const level = pictureLevel();
@@ -73,100 +69,60 @@ raylatent.draw = (() => {
       ctx.drawImage(found.image, found.x, found.y, found.side, found.side, x, y, w, h);
     }
   }
-  /** Calls back for each cell in view with its place on the screen. @param {number} level @param {(block: Block, i:
-   * number, x: number, y: number, size: number) => void} each @param {number} [near] */
-  function eachCell(level, each, near) {
+  /** Calls back for each cell in view with its place on the screen. @param {number} level @param {(block: Block) =>
+   * (i: number, x: number, y: number, size: number) => void} of what to do with the cells of a block */
+  function eachCell(level, of) {
     const { view } = raylatent.now;
     const grid = geometry.gridOf(level);
     const size = view.scale / grid;
-    for (const group of groups(level, near)) {
+    for (const group of groups(level)) {
       for (const { block, from, to } of cells.inGroup(level, group.row, group.col)) {
+        const each = of(block);
         for (let i = from; i < to; i += 1) {
           const [x, y] = camera.toScreen(view, block.col[i] / grid, (block.row[i] + 1) / grid);
-          each(block, i, x, y, size);
+          if (x + size > 0 && y + size > 0 && x < view.width && y < view.height) each(i, x, y, size);
         }
       }
     }
   }
-
-  /** How many cells wide a picture may be. @param {Set<number>} filled @param {number} id @param {number} grid */
-  function roomOf(filled, id, grid) {
-    for (let reach = 1; reach < MOST_ENLARGED; reach += 1) {
-      for (let d = -reach; d <= reach; d += 1) {
-        for (const to of [d * grid - reach, d * grid + reach, d - reach * grid, d + reach * grid]) {
-          if (filled.has(id + to)) return reach;
-        }
-      }
-    }
-    return MOST_ENLARGED;
+  /** Draws a cell's tile at its own size, where that is stored. @param {Tile} tile @param {number} x @param {number} y
+   * @param {number} side */
+  function drawOwn(tile, x, y, side) {
+    const stored = cells.storedOf(tile);
+    const image = stored && raylatent.now.store.picture(stored.path);
+    if (!image) return;
+    const [left, top, width, height] = stored.partOf(image);
+    const least = Math.min(width, height);
+    ctx.drawImage(image, left + (width - least) / 2, top + (height - least) / 2, least, least, x, y, side, side);
   }
-  /** Draws one cell's picture larger, or at its own size. @param {Block} block @param {number} i
-   * @param {number} level @param {number} x @param {number} y @param {number} side */
-  function drawWide(block, i, level, x, y, side) {
-    const { meta, store } = raylatent.now;
-    const own = side >= OWN_SIZE_FROM && block.picture[i] !== raylatent.data.NO_U4
-      ? store.picture(`tiles/${Math.floor(block.picture[i] / 100)}/${block.picture[i]}.jpg`) : null;
-    if (own) {
-      const [slot, least] = [block.slot[i], Math.min(block.width[i], block.height[i])];
-      const px = own.naturalWidth / 4;
-      const [left, top] = [(slot % 4) * px + (block.width[i] - least) / 2, (slot >> 2) * px + (block.height[i] - least) / 2];
-      ctx.drawImage(own, left, top, least, least, x, y, side, side);
-      return;
-    }
-    const [row, col] = [block.row[i], block.col[i]];
-    const found = pictureOf(level, col >> 3, geometry.gridOf(level) / 8 - 1 - (row >> 3));
-    if (!found || found.side < 8) return;
-    const px = found.side / 8;
-    ctx.drawImage(found.image, found.x + (col & 7) * px, found.y + (7 - (row & 7)) * px, px, px, x, y, side, side);
-  }
-
   function drawCells() {
-    const { by, meta, showPictures, view } = raylatent.now;
+    const { by, meta, showPictures } = raylatent.now;
     const level = cellLevel();
-    const grid = geometry.gridOf(level);
     const most = Math.log(1 + (meta.levels[level].most ?? meta.n));
-    const near = showPictures && level === pictureLevel() ? MOST_ENLARGED : 0;
-    const filled = new Set();
-    if (near) eachCell(level, (block, i) => filled.add(block.row[i] * grid + block.col[i]), 2 * near);
-    /** @type {Block | null} */
-    let last = null;
-    /** @type {Uint32Array} */
-    let colors = new Uint32Array(0);
-    /** @type {ArrayLike<number> | null} */
-    let left = null;
-    eachCell(level, (block, i, x, y, size) => {
-      const id = { level, row: block.row[i], col: block.col[i] };
-      const room = near ? roomOf(filled, id.row * grid + id.col, grid) : 1;
-      if (room > 1) {
-        [x, y, size] = [x - ((room - 1) / 2) * size, y - ((room - 1) / 2) * size, room * size - 2];
-        seen.wide.push({ ...id, x, y, side: size });
-      }
-      if (room > 1 || (near && size >= OWN_SIZE_FROM)) drawWide(block, i, level, x, y, size);
-      if (x + size > 0 && y + size > 0 && x < view.width && y < view.height) {
-        [seen.cells, seen.most] = [seen.cells + 1, Math.max(seen.most, block.tiles[i])];
-      }
-      if (block !== last) {
-        last = block;
-        colors = cells.colors(block, level, true);
-        left = cells.left(level, block);
-      }
-      const n = left ? left[i] : block.tiles[i];
-      if (showPictures && left && n === 0) {
-        ctx.fillStyle = "rgba(235,235,235,0.88)";
-        ctx.fillRect(x, y, size, size);
-      } else if (!showPictures && n > 0) {
-        const alpha = by === "density" ? 1 : 0.3 + (0.7 * Math.log(1 + n)) / most;
-        ctx.fillStyle = color.css(colors[i], alpha);
-        ctx.fillRect(x, y, Math.max(1, size - (size > 6 ? 1 : 0)), Math.max(1, size - 1));
-      } else if (showPictures && by !== "none") {
-        ctx.strokeStyle = color.css(colors[i]);
-        ctx.lineWidth = Math.min(4, size / 16);
-        const mixed = by === "label" && block.share[i] < 0.5;
-        ctx.setLineDash(mixed ? [size / 8, size / 8] : []);
-        const inset = ctx.lineWidth / 2;
-        ctx.strokeRect(x + inset, y + inset, size - 2 * inset, size - 2 * inset);
-      }
-    }, near);
+    const deepest = showPictures && level === pictureLevel();
+    eachCell(level, (block) => {
+      const colors = cells.colors(block, level, true);
+      const left = cells.left(level, block);
+      return (i, x, y, size) => {
+        if (deepest && size >= OWN_SIZE_FROM) drawOwn(cells.tileIn(block, i), x, y, size);
+        Object.assign(seen, { cells: seen.cells + 1, most: Math.max(seen.most, block.tiles[i]) });
+        const n = left ? left[i] : block.tiles[i];
+        if (showPictures && n === 0) {
+          ctx.fillStyle = "rgba(235,235,235,0.88)";
+          ctx.fillRect(x, y, size, size);
+        } else if (!showPictures && n > 0) {
+          const alpha = by === "density" ? 1 : 0.3 + (0.7 * Math.log(1 + n)) / most;
+          ctx.fillStyle = color.css(colors[i], alpha);
+          ctx.fillRect(x, y, Math.max(1, size - (size > 6 ? 1 : 0)), Math.max(1, size - 1));
+        } else if (showPictures && by !== "none") {
+          ctx.strokeStyle = color.css(colors[i]);
+          ctx.lineWidth = Math.min(4, size / 16);
+          ctx.setLineDash(by === "label" && block.share[i] < 0.5 ? [size / 8, size / 8] : []);
+          const inset = ctx.lineWidth / 2;
+          ctx.strokeRect(x + inset, y + inset, size - 2 * inset, size - 2 * inset);
+        }
+      };
+    });
     ctx.setLineDash([]);
   }
   /** The blocks of points in view, if they are few enough to be drawn. */
@@ -180,24 +136,24 @@ raylatent.draw = (() => {
     const { view, frame, store } = raylatent.now;
     const { n } = points;
     const [width, height] = [Math.round(view.width * ratio), Math.round(view.height * ratio)];
-    if (points.canvas.width !== width) points.canvas.width = width;
-    if (points.canvas.height !== height) points.canvas.height = height;
+    Object.assign(points.canvas, { width, height });
     const context = /** @type {CanvasRenderingContext2D} */ (points.canvas.getContext("2d"));
     const image = context.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
     const size = Math.round(ratio * (n > 300_000 ? 2 : n > 30_000 ? 3 : 5));
     const sx = view.scale * ratio;
+    const unit = sx / frame.side;
     const ox = (view.width / 2 - view.x * view.scale) * ratio - size / 2;
     const oy = (view.height / 2 + view.y * view.scale) * ratio - size / 2;
     for (const number of numbers) {
       const block = store.block(`points/${number}`);
       if (!block) continue;
       const colors = cells.colors(block, 0, false);
-      const { tx, ty } = cells.sharesOf(block, frame);
+      const { x: xs, y: ys } = block;
       for (let i = 0; i < block.n; i += 1) {
         const packed = colors[i];
-        const px = Math.round(tx[i] * sx + ox);
-        const py = Math.round(oy - ty[i] * sx);
+        const px = Math.round((xs[i] - frame.x0) * unit + ox);
+        const py = Math.round(oy - (ys[i] - frame.y0) * unit);
         if (packed === 0 || px < 0 || py < 0 || px + size > width || py + size > height) continue;
         for (let y = py * width; y < (py + size) * width; y += width) {
           for (let x = px; x < px + size; x += 1) pixels[y + x] = packed;
@@ -207,24 +163,113 @@ raylatent.draw = (() => {
     context.putImageData(image, 0, 0);
     ctx.drawImage(points.canvas, 0, 0, view.width, view.height);
   }
-
-  /** One frame. @param {HTMLCanvasElement} canvas @param {HTMLCanvasElement} small */
-  function frame(canvas, small) {
+  /** The cells of a contrast. */
+  function drawContrast() {
+    const { contrast: compared, view, showPictures } = raylatent.now;
+    const grid = geometry.gridOf(compared.level);
+    const [size, frame] = [view.scale / grid, view.scale / grid / 8];
+    const framed = showPictures && size >= FRAMED_FROM;
+    const others = pathOf([], false); // what is of neither group turns pale
+    others.rect(0, 0, view.width, view.height);
+    for (const one of compared.cells) {
+      const row = Math.floor(one.cell / grid);
+      const [x, y] = camera.toScreen(view, (one.cell % grid) / grid, (row + 1) / grid);
+      if (x + size < 0 || y + size < 0 || x > view.width || y > view.height) continue;
+      others.rect(x, y, size, size);
+      const share = 0.5 + (0.5 * one.difference) / compared.most;
+      const shade = color.css(color.onScale(color.FROM_B_TO_A, share));
+      [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth] = [shade, shade, frame];
+      if (framed) ctx.strokeRect(x + frame / 2, y + frame / 2, size - frame, size - frame);
+      else ctx.fillRect(x, y, size, size);
+      if (one.q < raylatent.contrast.Q) {
+        [ctx.strokeStyle, ctx.lineWidth] = ["#000000", Math.max(1.5, Math.min(4, size / 10))];
+        ctx.strokeRect(x + 1, y + 1, size - 2, size - 2);
+      }
+    }
+    ctx.fillStyle = "rgba(255,255,255,0.7)";
+    ctx.fill(others, "evenodd");
+  }
+  /** Rings as a path on the screen. @param {Ring[]} rings @param {boolean} closed */
+  function pathOf(rings, closed) {
+    const { frame, view } = raylatent.now;
+    const path = new Path2D();
+    for (const ring of rings) {
+      const places = ring.map(([x, y]) => camera.toScreen(view, ...geometry.shareOf(frame, x, y)));
+      if (places.length > 0) path.moveTo(...places[0]);
+      for (const place of places) path.lineTo(...place);
+      if (closed) path.closePath();
+    }
+    return path;
+  }
+  /** The selection, and the named ones. */
+  function drawSelections() {
+    const { rings, view, path, regions } = raylatent.now;
+    if (rings.length > 0) {
+      const outside = pathOf(rings, true);
+      outside.rect(0, 0, view.width, view.height);
+      ctx.fillStyle = "rgba(225,225,225,0.72)";
+      ctx.fill(outside, "evenodd");
+    }
+    /** @type {[Path2D, string][]} */
+    const lines = regions.map((/** @type {any} */ one) => [pathOf(one.rings, true), one.color]);
+    lines.push([pathOf(rings, true), "#000000"], [pathOf([path], false), "#000000"]);
+    for (const [line, stroke] of lines) {
+      [ctx.strokeStyle, ctx.lineWidth] = ["#ffffff", 4];
+      ctx.stroke(line);
+      [ctx.strokeStyle, ctx.lineWidth] = [stroke, 2];
+      ctx.stroke(line);
+    }
+  }
+  /** The open cell, and the tile that was picked in a list; what is similar is dashed. */
+  function drawMarks() {
+    drawSelections();
+    const { cell, similar, marked, view, frame } = raylatent.now;
+    [ctx.strokeStyle, ctx.lineWidth] = ["#C0006A", 3];
+    for (const [one, dash] of [[cell, []], ...similar.map((/** @type {CellId} */ id) => [id, [6, 4]])]) {
+      if (!one) continue;
+      const grid = geometry.gridOf(one.level);
+      const [x, y] = camera.toScreen(view, one.col / grid, (one.row + 1) / grid);
+      const side = view.scale / grid;
+      const more = Math.max(0, (LEAST_MARK - side) / 2);
+      ctx.setLineDash(dash);
+      ctx.strokeRect(x - more, y - more, side + 2 * more, side + 2 * more);
+    }
+    ctx.setLineDash([]);
+    if (!marked) return;
+    ctx.beginPath();
+    ctx.arc(...camera.toScreen(view, ...geometry.shareOf(frame, marked[0], marked[1])), 7, 0, 2 * Math.PI);
+    ctx.stroke();
+  }
+  /** The whole map in small, and what of it is in view, where that is less. */
+  function overview() {
+    const { view, store } = raylatent.now;
+    const [left, bottom, right, top] = camera.boxOf(view);
+    const [first, lowest, last, highest] = view.box;
+    $("overview").hidden = left <= first && bottom <= lowest && right >= last && top >= highest;
+    if ($("overview").hidden) return;
+    const picture = store.base + cells.pathOf(0, 0, 0);
+    if ($("overview-map").getAttribute("src") !== picture) $("overview-map").setAttribute("src", picture);
+    const percent = (/** @type {number} */ share) => `${100 * share}%`;
+    Object.assign($("overview-view").style, { left: percent(left), bottom: percent(bottom),
+      width: percent(right - left), height: percent(top - bottom) });
+  }
+  /** One frame. @param {HTMLCanvasElement} canvas */
+  function frame(canvas) {
     const { now } = raylatent;
-    Object.assign(seen, { cells: 0, most: 0, wide: [] });
+    Object.assign(seen, { cells: 0, most: 0 });
     const ratio = window.devicePixelRatio || 1;
     ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
     ctx.fillStyle = "#ffffff";
     ctx.fillRect(0, 0, now.view.width, now.view.height);
     if (now.showPictures) drawPictures();
-    if (now.contrast) raylatent.marks.contrast(ctx);
+    if (now.contrast) drawContrast();
     const numbers = pointsInView();
     if (!now.contrast && (now.showPictures || !numbers)) drawCells();
     if (numbers) drawPoints(numbers, ratio);
     if (numbers || now.contrast) seen.cells = points.n;
-    raylatent.marks.draw(ctx, seen);
-    raylatent.marks.overview(small);
+    drawMarks();
+    overview();
   }
   return { frame, groups, pictureLevel, cellLevel, eachCell, points, seen };
 })();

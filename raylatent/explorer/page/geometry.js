@@ -1,13 +1,13 @@
 "use strict";
 // Places on the map, cells of grids, and polygons: pure functions that need no page.
 var raylatent = raylatent || {};
-
 /**
  * @typedef {{x0: number, y0: number, side: number}} Frame the square that holds the map
  * @typedef {number[][]} Ring vertices [x, y] in map units; the last is joined to the first
  * @typedef {Float64Array} Edges x1, y1, x2, y2 of each edge
  */
-
+/** @param {string} id @returns {any} */
+raylatent.$ = (id) => document.getElementById(id);
 raylatent.geometry = (() => {
   /** The bits of a number below 65,536 in the even places of another. @param {number} v */
   function spread(v) {
@@ -45,12 +45,9 @@ raylatent.geometry = (() => {
   /** Rings of rings, or of one ring. @param {unknown} given @returns {Ring[]} @throws {Error} if it is no polygon */
   function ringsOf(given) {
     const list = Array.isArray(given) ? given : [];
-    const one = list.length > 0 && typeof list[0]?.[0] === "number";
-    const rings = /** @type {Ring[]} */ (one ? [list] : list);
-    const sound = rings.every(
-      (ring) => Array.isArray(ring) && ring.length > 2 &&
-        ring.every((p) => Array.isArray(p) && p.length === 2 && p.every(Number.isFinite)),
-    );
+    const rings = /** @type {Ring[]} */ (typeof list[0]?.[0] === "number" ? [list] : list);
+    const sound = rings.every((ring) => Array.isArray(ring) && ring.length > 2 &&
+      ring.every((p) => Array.isArray(p) && p.length === 2 && p.every(Number.isFinite)));
     if (rings.length === 0 || !sound) {
       throw new Error("This is not a polygon: rings are lists of at least three places [x, y].");
     }
@@ -73,10 +70,9 @@ raylatent.geometry = (() => {
   }
   /** [left, bottom, right, top], a little wider for rounding. @param {Ring[]} rings */
   function boxOf(rings) {
-    const places = rings.flat();
-    const least = (/** @type {number} */ axis) => places.reduce((v, p) => Math.min(v, p[axis]), Infinity);
-    const most = (/** @type {number} */ axis) => places.reduce((v, p) => Math.max(v, p[axis]), -Infinity);
-    const box = [least(0), least(1), most(0), most(1)];
+    const most = (/** @type {number} */ axis, /** @type {number} */ sign) =>
+      sign * rings.flat().reduce((v, p) => Math.max(v, sign * p[axis]), -Infinity);
+    const box = [most(0, -1), most(1, -1), most(0, 1), most(1, 1)];
     const pad = 1e-9 * Math.max(1, ...box.map(Math.abs));
     return [box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad];
   }
@@ -84,5 +80,5 @@ raylatent.geometry = (() => {
   const ringOf = ([left, bottom, right, top]) => [[left, bottom], [right, bottom], [right, top], [left, top]];
   /** Whether two boxes share a place. @param {number[]} a @param {number[]} b */
   const meet = (a, b) => a[0] <= b[2] && b[0] <= a[2] && a[1] <= b[3] && b[1] <= a[3];
-  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet, };
+  return { morton, gridOf, shareOf, stepOf, cellOf, lowerBound, ringsOf, edgesOf, inside, boxOf, ringOf, meet };
 })();

@@ -2,8 +2,7 @@
 // Pointers, wheel and keys on the map; the keyboard alone can do everything.
 raylatent.gestures = (() => {
   const { camera, cells, draw, geometry } = raylatent;
-  const STILL = 4; // CSS pixels by which a click may move
-  const STEP_OF_LASSO = 3;
+  const [STILL, STEP_OF_LASSO] = [4, 3]; // CSS pixels by which a click may move, and a corner follows another
   /** The place in map units at a place of the screen. @type {(px: number, py: number) => [number, number]} */
   function placeAt(px, py) {
     const { view, frame } = raylatent.now;
@@ -13,8 +12,6 @@ raylatent.gestures = (() => {
   }
   /** The cell at a place of the screen, or null. @param {number} px @param {number} py @returns {CellId | null} */
   function cellAt(px, py) {
-    const wide = draw.seen.wide.find(({ x, y, side }) => px >= x && py >= y && px < x + side && py < y + side);
-    if (wide) return { level: wide.level, row: wide.row, col: wide.col };
     const [x, y] = camera.toShare(raylatent.now.view, px, py);
     if (x < 0 || y < 0 || x > 1 || y > 1) return null;
     const level = draw.cellLevel();
@@ -23,8 +20,7 @@ raylatent.gestures = (() => {
   }
   /** The scale at which the deepest cells are four times their own size. */
   const most = () => 4 * geometry.gridOf(cells.deepestPicture()) * raylatent.now.meta.cell_px;
-  /** @param {View} view */
-  function look(view) {
+  function look(/** @type {View} */ view) {
     raylatent.now.view = view;
     raylatent.page.changed();
   }
@@ -35,40 +31,28 @@ raylatent.gestures = (() => {
   }
   /** @param {number} dx @param {number} dy */
   const move = (dx, dy) => look(camera.moved(raylatent.now.view, dx, dy, most()));
-  /** The overview brings one where it is pressed. @param {HTMLCanvasElement} small */
+  /** The overview brings one where it is pressed. @param {HTMLElement} small */
   function attachOverview(small) {
-    const press = (/** @type {PointerEvent} */ event) => {
-      if (event.buttons !== 1) return;
-      const { view } = raylatent.now;
-      const [left, bottom, right, top] = view.box;
-      const at = small.getBoundingClientRect();
-      const [x, y] = [(event.clientX - at.left) / at.width, (event.clientY - at.top) / at.height];
-      look(camera.held({ ...view, x: left + x * (right - left), y: top - y * (top - bottom) }, most()));
+    small.onpointerdown = small.onpointermove = ({ buttons, offsetX, offsetY }) => {
+      const [x, y] = [offsetX / small.clientWidth, 1 - offsetY / small.clientHeight];
+      if (buttons === 1) look(camera.held({ ...raylatent.now.view, x, y }, most()));
     };
-    small.addEventListener("pointerdown", press);
-    small.addEventListener("pointermove", press);
   }
   /** Changes what a drag does. @param {"move" | "lasso" | "box"} mode */
   function enter(mode) {
-    raylatent.now.mode = mode;
-    raylatent.now.path = [];
+    Object.assign(raylatent.now, { mode, path: [] });
     raylatent.page.changed();
-    if (mode !== "move") {
-      raylatent.page.say(`${mode === "lasso" ? "Lasso" : "Box"}: drag over the map, or move it by arrows ` +
-        "and set corners with the space bar; Enter closes, Escape leaves.");
-    }
+    if (mode === "move") return;
+    raylatent.page.say(`${mode === "lasso" ? "Lasso" : "Box"}: drag over the map, or move it by arrows ` +
+      "and set corners with the space bar; Enter closes, Escape leaves.");
   }
   /** Closes the ring that is being drawn. @param {boolean} added */
   function close(added) {
-    const { now } = raylatent;
-    let ring = now.path;
-    if (now.mode === "box" && ring.length > 1) ring = geometry.ringOf([...ring[0], ...ring[ring.length - 1]]);
+    const { mode, path } = raylatent.now;
+    const ring = mode === "box" && path.length > 1 ? geometry.ringOf([...path[0], ...path[path.length - 1]]) : path;
     enter("move");
-    if (ring.length < 3) {
-      raylatent.page.say("An area needs three corners: nothing was selected.");
-      return;
-    }
-    raylatent.page.guard(raylatent.selection.choose([ring], added));
+    if (ring.length > 2) raylatent.page.guard(raylatent.selection.choose([ring], added));
+    else raylatent.page.say("An area needs three corners: nothing was selected.");
   }
   /** A corner in the middle of the view, by the keyboard. @param {boolean} added */
   function corner(added) {
@@ -78,35 +62,26 @@ raylatent.gestures = (() => {
     else raylatent.page.say(`Corner ${now.path.length} is set.`);
     raylatent.page.changed();
   }
-  /** What each key does. @param {KeyboardEvent} event @returns {boolean} whether it did */
+  /** What each key does; others press the button that is marked with them. @param {KeyboardEvent} event
+   * @returns {boolean} whether it did */
   function key(event) {
-    const { now, page } = raylatent;
-    const { view } = now;
+    const { now, now: { view }, page } = raylatent;
     const cell = view.scale / geometry.gridOf(draw.cellLevel());
     const step = event.shiftKey ? cell : Math.min(view.width, view.height) / 8;
     const drawing = now.mode !== "move";
-    const middle = cellAt(view.width / 2, view.height / 2);
+    const middle = () => page.open(cellAt(view.width / 2, view.height / 2));
     /** @type {Record<string, () => void>} */
     const actions = {
       ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0),
       ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step),
-      "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: () => look(camera.whole(view)),
-      Enter: () => (drawing ? close(event.shiftKey) : page.open(middle)),
-      " ": () => (drawing ? corner(event.shiftKey) : page.open(middle)),
-      l: () => enter("lasso"), b: () => enter("box"),
-      p: () => page.toggle("show-points"), i: () => page.toggle("show-pictures"),
-      Escape: () => {
-        if (drawing) enter("move");
-        else if (now.cell) page.open(null);
-        else raylatent.selection.clear();
-      },
+      Enter: () => (drawing ? close(event.shiftKey) : middle()),
+      " ": () => (drawing ? corner(event.shiftKey) : middle()),
+      Escape: () => (drawing ? enter("move") : page.open(null)),
     };
-    if ((event.ctrlKey || event.metaKey) && event.key === "a") {
-      raylatent.selection.inView();
-      return true;
-    }
-    if (event.ctrlKey || event.metaKey || event.altKey) return false;
-    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const held = event.ctrlKey || event.metaKey ? "Control+" : "";
+    const pressed = held + (event.key.length === 1 ? event.key.toLowerCase() : event.key);
+    const marked = /** @type {HTMLElement} */ (document.querySelector(`[data-key~="${CSS.escape(pressed)}"]`));
+    const action = event.altKey ? null : actions[pressed] ?? marked?.click.bind(marked);
     if (!action) return false;
     now.cross = true;
     action();
@@ -118,10 +93,7 @@ raylatent.gestures = (() => {
     /** @type {Map<number, [number, number]>} */
     const down = new Map();
     let travelled = 0;
-    const at = (/** @type {PointerEvent | WheelEvent | MouseEvent} */ event) => {
-      const box = canvas.getBoundingClientRect();
-      return /** @type {[number, number]} */ ([event.clientX - box.left, event.clientY - box.top]);
-    };
+    const at = (/** @type {MouseEvent} */ { offsetX, offsetY }) => /** @type {[number, number]} */ ([offsetX, offsetY]);
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button !== 0 || (now.mode !== "move" && down.size > 0)) return;
       canvas.setPointerCapture(event.pointerId);
@@ -133,10 +105,7 @@ raylatent.gestures = (() => {
     canvas.addEventListener("pointermove", (event) => {
       const was = down.get(event.pointerId);
       const is = at(event);
-      if (!was) {
-        page.hover(cellAt(...is), is);
-        return;
-      }
+      if (!was) return page.hover(cellAt(...is), is);
       const [dx, dy] = [is[0] - was[0], is[1] - was[1]];
       if (now.mode !== "move") {
         if (Math.hypot(dx, dy) < STEP_OF_LASSO) return;
@@ -170,9 +139,7 @@ raylatent.gestures = (() => {
       const pixels = event.deltaY * (event.deltaMode === 1 ? 16 : 1);
       zoom(Math.exp(-Math.max(-200, Math.min(200, pixels)) / 400), ...at(event));
     }, { passive: false });
-    canvas.addEventListener("keydown", (event) => {
-      if (key(event)) event.preventDefault();
-    });
+    canvas.addEventListener("keydown", (event) => key(event) && event.preventDefault());
   }
   return { attach, attachOverview, placeAt, cellAt, zoom, move, look, enter, key, most };
 })();

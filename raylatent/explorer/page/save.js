@@ -1,16 +1,12 @@
 "use strict";
-// A selection as files: CSV, GeoJSON for QuPath, Slideflow's ROI CSV, polygons. Pure
-// functions; `download` alone needs a page.
+// A selection as files: CSV, GeoJSON for QuPath, Slideflow's ROI CSV, polygons. Only `download` needs a page.
 /**
- * @typedef {{slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array,
- *   loc_y: Int32Array, x: Float32Array, y: Float32Array, label: Uint8Array,
- *   novelty: Float32Array, pred: Uint8Array, n: number}} Members in order of slide and tile
+ * @typedef {{slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array, x: Float32Array,
+ *   y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint16Array, n: number}} Members by slide and tile
  */
-
 raylatent.save = (() => {
   const NO_LOC = -2147483648;
-  // RFC 4122: the name space of addresses, for UUIDs that stay the same.
-  const NAMESPACE_URL = "6ba7b8119dad11d180b400c04fd430c8";
+  const NAMESPACE_URL = "6ba7b8119dad11d180b400c04fd430c8"; // RFC 4122: of addresses
   /** The UUID of version 5 of a name in the name space of addresses; none on plain http, where browsers have no
    * SHA-1: QuPath then makes its own. @param {string} name @returns {Promise<string | undefined>} */
   async function uuid5(name) {
@@ -30,7 +26,6 @@ raylatent.save = (() => {
   }
   /** A name as that of a file: as it is, where it can be. @param {string} name */
   function fileName(name) {
-    // eslint-disable-next-line no-control-regex
     if (!/[\x00-\x1f\x7f/\\]/.test(name) && /[^.]/.test(name)) return name;
     return encodeURIComponent(name).replace(/^\.+/, (dots) => "%2E".repeat(dots.length));
   }
@@ -40,8 +35,7 @@ raylatent.save = (() => {
     const few = [6, 7, 8].find((n) => Math.fround(Number(v.toPrecision(n))) === v);
     return String(Number(v.toPrecision(few ?? 9)));
   }
-  /** @param {number} v */
-  const loc = (v) => (v === NO_LOC ? "" : String(v));
+  const loc = (/** @type {number} */ v) => (v === NO_LOC ? "" : String(v));
   /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the selection */
   function csvOf(meta, members, name) {
     const pieces = ["slide,tile_index,loc_x,loc_y,x,y,knn_distance,label,region\r\n"];
@@ -65,72 +59,66 @@ raylatent.save = (() => {
     }
     return found;
   }
-  /** In level-0 pixels; side 0 where the window is not known. @param {any} slide @param {number} x @param {number} y */
-  function squareOf(slide, x, y) {
-    const window = slide.window_px ?? 0;
-    const half = Math.floor(window / 2);
-    return { left: x - half, top: y - half, side: window };
+  /** The square of a tile in level-0 pixels, less a shift; side 0 where the window is not known. @param {any} slide
+   * @param {number} x @param {number} y of its middle @param {number[]} shift */
+  function squareOf({ window_px: side }, x, y, shift = [0, 0]) {
+    const half = Math.floor((side ?? 0) / 2);
+    return { left: x - half - shift[0], top: y - half - shift[1], side: side ?? 0 };
   }
-  /** One file for QuPath a slide: squares in level-0 pixels minus the bounds, since QuPath counts from there; points
-   * where the window is not known. Tiles without a place are left out. @param {any} meta @param {Members} members
-   * @param {string} name of the selection @returns {Promise<{name: string, pieces: string[]}[]>} */
-  function geojsonOf(meta, members, name) {
-    return Promise.all(bySlide(members).map(async ([id, from, to]) => {
-      const slide = meta.slides[id];
-      const [dx, dy] = slide.bounds ?? [0, 0];
-      const features = [];
-      for (let i = from; i < to; i += 1) {
-        if (members.loc_x[i] === NO_LOC || members.loc_y[i] === NO_LOC) continue;
-        const { left, top, side } = squareOf(slide, members.loc_x[i], members.loc_y[i]);
-        const [l, t, r, b] = [left - dx, top - dy, left - dx + side, top - dy + side];
-        const polygon = { type: "Polygon", coordinates: [[[l, t], [r, t], [r, b], [l, b], [l, t]]] };
-        const tile = String(members.tile[i]);
-        const measured = { x: members.x[i], y: members.y[i], knn_distance: members.novelty[i] };
-        features.push(JSON.stringify({
-          type: "Feature", id: await uuid5(`raylatent:${meta.fingerprint}:${slide.name}:${tile}`),
-          geometry: side > 0 ? polygon : { type: "Point", coordinates: [l, t] },
-          properties: {
-            objectType: "detection", name: `${slide.name} ${tile}`,
-            classification: { name: name || "selection", color: [0, 114, 178] },
-            measurements: Object.fromEntries(Object.entries(measured).filter(([, v]) => Number.isFinite(v))),
-            metadata: { slide: slide.name, tile_index: tile },
-          },
-        }));
+  /** How many members have no place in their slide: GeoJSON and regions leave them out. @param {Members} members */
+  const withoutPlace = ({ loc_x: x, loc_y: y }) => x.filter((v, i) => v === NO_LOC || y[i] === NO_LOC).length;
+  /** A slide's file for QuPath: squares in level-0 pixels minus the bounds, since QuPath counts from there; points
+   * where the window is not known. @param {any} meta @param {Members} members @param {string} name of the selection
+   * @param {[number, number, number]} part slide, from, to @returns {Promise<string[]>} pieces of text */
+  async function geojsonOf(meta, members, name, [id, from, to]) {
+    const slide = meta.slides[id];
+    const pieces = ['{"type": "FeatureCollection", "features": ['];
+    for (let i = from; i < to; i += 1) {
+      if (members.loc_x[i] === NO_LOC || members.loc_y[i] === NO_LOC) continue;
+      const { left, top, side } = squareOf(slide, members.loc_x[i], members.loc_y[i], slide.bounds ?? undefined);
+      const [right, bottom] = [left + side, top + side];
+      const ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]];
+      const tile = String(members.tile[i]);
+      const measured = { x: members.x[i], y: members.y[i], knn_distance: members.novelty[i] };
+      pieces.push((pieces.length > 1 ? ",\n" : "\n") + JSON.stringify({
+        type: "Feature", id: await uuid5(`raylatent:${meta.fingerprint}:${slide.name}:${tile}`),
+        geometry: side > 0 ? { type: "Polygon", coordinates: [ring] } : { type: "Point", coordinates: [left, top] },
+        properties: {
+          objectType: "detection", name: `${slide.name} ${tile}`,
+          classification: { name: name || "selection", color: [0, 114, 178] },
+          measurements: Object.fromEntries(Object.entries(measured).filter(([, v]) => Number.isFinite(v))),
+          metadata: { slide: slide.name, tile_index: tile },
+        },
+      }));
+    }
+    return [...pieces, "\n]}\n"];
+  }
+  /** A slide's regions for Slideflow, one row a vertex, in level-0 pixels of the whole slide: tiles beside each other
+   * in a row are one rectangle. @param {any} meta @param {Members} members @param {string} name
+   * @param {[number, number, number]} part slide, from, to @returns {string[]} pieces of text */
+  function roiOf(meta, members, name, [id, from, to]) {
+    const slide = meta.slides[id];
+    const pieces = ["roi_name,x_base,y_base,label\r\n"];
+    const { loc_x: x, loc_y: y } = members;
+    const order = Array.from({ length: to - from }, (_, i) => from + i)
+      .filter((i) => x[i] !== NO_LOC && y[i] !== NO_LOC && slide.window_px)
+      .sort((a, b) => y[a] - y[b] || x[a] - x[b]);
+    let start = 0;
+    order.forEach((i, at) => {
+      const next = order[at + 1];
+      if (next !== undefined && y[next] === y[i] && x[next] - x[i] <= slide.window_px) return;
+      const { left, top, side } = squareOf(slide, x[order[start]], y[i]);
+      const right = squareOf(slide, x[i], y[i]).left + side;
+      const roi = `ROI_${(pieces.length - 1) / 4 + 1}`;
+      for (const [px, py] of [[left, top], [right, top], [right, top + side], [left, top + side]]) {
+        pieces.push(`${roi},${px},${py},${quoted(name || "selection")}\r\n`);
       }
-      const pieces = features.map((text, i) => (i > 0 ? ",\n" : "\n") + text);
-      const start = '{"type": "FeatureCollection", "features": [';
-      return { name: `${fileName(slide.name)}.geojson`, pieces: [start, ...pieces, "\n]}\n"] };
-    }));
-  }
-  /** Slideflow's regions, one file a slide, one row a vertex, in level-0 pixels of the whole slide: tiles beside each
-   * other in a row are one rectangle. @param {any} meta @param {Members} members @param {string} name @returns
-   * {{name: string, pieces: string[]}[]} */
-  function roiOf(meta, members, name) {
-    return bySlide(members).map(([id, from, to]) => {
-      const slide = meta.slides[id];
-      const pieces = ["roi_name,x_base,y_base,label\r\n"];
-      const { loc_x: x, loc_y: y } = members;
-      const order = Array.from({ length: to - from }, (_, i) => from + i)
-        .filter((i) => x[i] !== NO_LOC && y[i] !== NO_LOC && slide.window_px)
-        .sort((a, b) => y[a] - y[b] || x[a] - x[b]);
-      let start = 0;
-      order.forEach((i, at) => {
-        const next = order[at + 1];
-        if (next !== undefined && y[next] === y[i] && x[next] - x[i] <= slide.window_px) return;
-        const { left, top, side } = squareOf(slide, x[order[start]], y[i]);
-        const right = squareOf(slide, x[i], y[i]).left + side;
-        const roi = `ROI_${(pieces.length - 1) / 4 + 1}`;
-        for (const [px, py] of [[left, top], [right, top], [right, top + side], [left, top + side]]) {
-          pieces.push(`${roi},${px},${py},${quoted(name || "selection")}\r\n`);
-        }
-        start = at + 1;
-      });
-      return { name: `${fileName(slide.name)}.csv`, pieces };
+      start = at + 1;
     });
+    return pieces;
   }
   /** A selection as a polygon file. @param {any} meta @param {Ring[]} rings @param {string} [name] */
-  const polygonOf = (meta, rings, name) => name === undefined ? { map: meta.map.digest, rings }
-      : { name, map: meta.map.digest, rings };
+  const polygonOf = (meta, rings, name) => ({ ...(name === undefined ? {} : { name }), map: meta.map.digest, rings });
   /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text @returns
    * {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
   function regionsOf(meta, text) {
@@ -143,9 +131,8 @@ raylatent.save = (() => {
     }
     return (Array.isArray(given) ? given : [given]).map((one) => {
       if (one?.map !== meta.map.digest) {
-        throw new Error(
-          `This selection is of another map (${one?.map ?? "none is named"}); ` + "open the explorer of that map.",
-        );
+        throw new Error(`This selection is of another map (${one?.map ?? "none is named"}); ` +
+          "open the explorer of that map.");
       }
       const rings = raylatent.geometry.ringsOf(one.rings ?? one.polygon);
       return { name: typeof one.name === "string" ? one.name : "", rings };
@@ -161,5 +148,5 @@ raylatent.save = (() => {
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
-  return { uuid5, quoted, fileName, csvOf, bySlide, squareOf, geojsonOf, roiOf, polygonOf, regionsOf, download, };
+  return { uuid5, quoted, fileName, csvOf, bySlide, withoutPlace, geojsonOf, roiOf, polygonOf, regionsOf, download };
 })();

@@ -5,14 +5,9 @@
 raylatent.selection = (() => {
   const { cells, color, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
+  /** @type {Record<string, any>} */
   const COLUMNS = { slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array,
     x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint16Array };
-  /** The tiles of a block that a test keeps. @param {Block} block @param {(block: Block, i: number) => boolean} keeps */
-  function kept(block, keeps) {
-    const found = [];
-    for (let i = 0; i < block.n; i += 1) if (keeps(block, i)) found.push(i);
-    return found;
-  }
   /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and tile.
    * @param {number[]} box @param {(block: Block, i: number) => boolean} keeps @returns {Promise<Members>} @throws
    * {Error} if they are more than a page can hold */
@@ -26,52 +21,39 @@ raylatent.selection = (() => {
       // The next ones come while this one is looked at; what fails is told in its turn.
       for (const next of numbers.slice(at + 1, at + 4)) store.block(`points/${next}`);
       const block = await store.load(`points/${number}`);
-      const found = kept(block, keeps);
+      /** @type {number[]} */
+      const found = [];
+      for (let i = 0; i < block.n; i += 1) if (keeps(block, i)) found.push(i);
       n += found.length;
       if (n > MOST_MEMBERS) {
-        throw new Error("These are too many tiles for a page: save the polygon file, and use " +
-          "`raylatent select`.");
+        throw new Error("These are too many tiles for a page: save the polygon file, and use `raylatent select`.");
       }
-      /** @type {Record<string, any>} */
-      const part = {};
-      for (const [name, kind] of Object.entries(COLUMNS)) {
-        part[name] = new kind(found.length).map((_, i) => block[name][found[i]]);
-      }
-      parts.push(part);
+      parts.push(Object.fromEntries(Object.entries(COLUMNS).map(([name, kind]) =>
+        [name, new kind(found.length).map((/** @type {any} */ _, /** @type {number} */ i) => block[name][found[i]])])));
     }
     return sorted(parts, n);
   }
   /** One number for a tile, if slides are fewer than 2^21. @param {number} slide @param {number} tile */
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
-  const keysOf = (/** @type {Record<string, any>} */ part) =>
-    new Float64Array(part.slide.length).map((_, i) => keyOf(part.slide[i], part.tile[i]));
   /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n */
   function sorted(parts, n) {
-    const keys = new Float64Array(n);
-    /** @type {Record<string, any>} */
-    const members = { n };
-    const places = new Uint32Array(n).map((_, i) => i);
-    let at = 0;
-    for (const part of parts) {
-      keys.set(keysOf(part), at);
-      at += part.slide.length;
-    }
-    places.sort((a, b) => keys[a] - keys[b]);
-    for (const [name, kind] of Object.entries(COLUMNS)) {
+    /** @param {any} kind @param {(part: Record<string, any>) => ArrayLike<number>} of */
+    const joined = (kind, of) => {
       const whole = new kind(n);
-      let start = 0;
+      let at = 0;
       for (const part of parts) {
-        whole.set(part[name], start);
-        start += part[name].length;
+        whole.set(of(part), at);
+        at += part.slide.length;
       }
-      members[name] = whole.map((_, i) => whole[places[i]]);
-    }
-    return /** @type {Members} */ (members);
-  }
-  /** The points in rings. @param {Ring[]} rings */
-  function within(rings) {
-    const edges = geometry.edgesOf(rings);
-    return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]));
+      return whole;
+    };
+    const keys = joined(Float64Array, ({ slide, tile }) => new Float64Array(slide).map((s, i) => keyOf(s, tile[i])));
+    const order = new Uint32Array(n).map((_, i) => i).sort((a, b) => keys[a] - keys[b]);
+    const columns = Object.entries(COLUMNS).map(([name, kind]) => {
+      const whole = joined(kind, (part) => part[name]);
+      return [name, new kind(n).map((/** @type {any} */ _, /** @type {number} */ i) => whole[order[i]])];
+    });
+    return /** @type {Members} */ ({ n, ...Object.fromEntries(columns) });
   }
   /** The points of a cell. @param {CellId} cell */
   function inCell({ level, row, col }) {
@@ -97,25 +79,28 @@ raylatent.selection = (() => {
     const rings = geometry.ringsOf(given);
     const { meta, served } = raylatent.now;
     Object.assign(raylatent.now, { rings, members: null, only: null });
-    const unknown = { n: null, slides: null, members: null };
-    raylatent.controls.selected({ ...unknown, why: "Counting the tiles." });
+    const said = (/** @type {Parameters<typeof raylatent.controls.selected>[0]} */ told) => {
+      if (raylatent.now.rings === rings) raylatent.controls.selected(told);
+    };
+    said({ n: null, why: "Counting the tiles." });
     raylatent.page.changed();
-    if (meta.points.kind !== "all" && served) {
-      const told = await fromServer({ rings });
-      raylatent.controls.selected({ n: told.n, slides: told.slides, members: null });
-      return { n: told.n, exact: true, slides: told.slides, rows: told.rows };
-    }
-    const members = await within(rings).catch((error) => {
-      if (raylatent.now.rings === rings) raylatent.controls.selected({ ...unknown, why: error.message });
+    try {
+      if (meta.points.kind !== "all" && served) {
+        const { n, slides, rows } = await fromServer({ rings });
+        said({ n, slides });
+        return { n, exact: true, slides, rows };
+      }
+      const edges = geometry.edgesOf(rings);
+      const members = await membersOf(geometry.boxOf(rings), ({ x, y }, i) => geometry.inside(edges, x[i], y[i]));
+      if (raylatent.now.rings === rings) raylatent.now.members = members;
+      said({ n: members.n, slides: slidesOf(members), members });
+      return resultOf(members);
+    } catch (error) {
+      said({ n: null, why: /** @type {Error} */ (error).message });
       throw error;
-    });
-    if (raylatent.now.rings !== rings) return resultOf(members);
-    raylatent.now.members = members;
-    raylatent.controls.selected({ n: members.n, slides: slidesOf(members), members });
-    return resultOf(members);
+    }
   }
-  /** @param {Members} members */
-  const slidesOf = (members) => new Set(members.slide).size;
+  const slidesOf = (/** @type {Members} */ members) => new Set(members.slide).size;
   /** @param {Members} members @returns {Selected} */
   function resultOf(members) {
     const { meta } = raylatent.now;
@@ -124,11 +109,9 @@ raylatent.selection = (() => {
     const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
     return { n: members.n, exact: true, slides: slidesOf(members), rows };
   }
-  /** Adds rings to the selection: where rings lie over one another the area goes out again (even-odd), so that a ring
-   * inside another cuts a hole. @param {Ring[]} rings @param {boolean} added to what is selected, instead of it */
-  function choose(rings, added) {
-    return select(added ? [...raylatent.now.rings, ...rings] : rings);
-  }
+  /** Adds rings to the selection, or begins another: where rings lie over one another the area goes out again, so
+   * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added */
+  const choose = (rings, added) => select(added ? [...raylatent.now.rings, ...rings] : rings);
   /** Selects what is in view. */
   const inView = () => raylatent.page.guard(
     choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));
@@ -138,14 +121,16 @@ raylatent.selection = (() => {
     const { now } = raylatent;
     const { store } = now;
     const ids = new Map(Array.from(now.meta.slides, (/** @type {any} */ one, id) => [one.name, id]));
-    const keys = new Set(Array.from(members.slide, (slide, i) => keyOf(ids.get(slides[slide].name) ?? -1, members.tile[i])));
+    const keyHere = (/** @type {number} */ slide, /** @type {number} */ i) =>
+      keyOf(ids.get(slides[slide].name) ?? -1, members.tile[i]);
+    const keys = new Set(Array.from(members.slide, keyHere));
     const found = await membersOf([-Infinity, -Infinity, Infinity, Infinity], (block, i) =>
       keys.has(keyOf(block.slide[i], block.tile[i])));
     if (now.store !== store) return;
     Object.assign(now, { members: found, only: keys, showPoints: true });
     raylatent.controls.selected({ n: found.n, slides: slidesOf(found), members: found });
+    raylatent.page.changed();
   }
-
   function clear() {
     Object.assign(raylatent.now, { rings: [], only: null, members: null });
     raylatent.controls.selected(null);
@@ -158,14 +143,12 @@ raylatent.selection = (() => {
       now.regions = now.regions.filter((/** @type {any} */ one) => one.name !== title);
       now.regions.push({ name: title, rings, edges: geometry.edgesOf(rings), color: "" });
     }
-    now.regions.forEach((/** @type {any} */ one, /** @type {number} */ i) => {
-      one.color = color.ofCategory(i);
-    });
+    now.regions.forEach((/** @type {any} */ one, /** @type {number} */ i) => (one.color = color.ofCategory(i)));
     now.regionsVersion += 1;
     raylatent.compare.lists();
     raylatent.controls.regions();
     raylatent.page.changed();
   }
-  return { MOST_MEMBERS, membersOf, inCell, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
+  return { MOST_MEMBERS, membersOf, inCell, fromServer, select, choose, inView, carry, keyOf, clear, name };
 })();
 raylatent.select = raylatent.selection.select;

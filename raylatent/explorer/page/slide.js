@@ -1,54 +1,40 @@
 "use strict";
 // The slide itself at a tile, level by level: only where `raylatent serve` shows the page.
 raylatent.slide = (() => {
-  const { data, panel } = raylatent;
+  const { $, data, panel } = raylatent;
   const COARSER = 3; // levels under the one that is shown, until its pictures are here
   /** What is shown: the slide's facts, the middle in level-0 pixels, and the scale. @type {any} */
   let now = null;
-  const $ = (/** @type {string} */ id) => raylatent.page.$(id);
   /** The pictures of a level in view. @param {CanvasRenderingContext2D} ctx @param {number} level */
   function drawLevel(ctx, level) {
-    const { about, x, y, scale, canvas, id } = now;
+    const { about, x, y, scale, canvas, tile } = now;
     const shrunk = 2 ** (about.levels - 1 - level);
     const side = about.tile * shrunk;
-    const overlap = (about.overlap ?? 0) * shrunk;
-    const [halfWidth, halfHeight] = [canvas.width / 2 / scale, canvas.height / 2 / scale];
-    const last = (/** @type {number} */ size) => Math.ceil(size / side) - 1;
+    const place = (/** @type {number} */ i) => i * side - (i > 0 ? (about.overlap ?? 0) * shrunk : 0);
     const from = (/** @type {number} */ v) => Math.max(0, Math.floor(v / side));
-    const lowest = Math.min(last(about.height), from(y + halfHeight));
-    const right = Math.min(last(about.width), from(x + halfWidth));
-    for (let row = from(y - halfHeight); row <= lowest; row += 1) {
-      for (let col = from(x - halfWidth); col <= right; col += 1) {
-        const image = raylatent.now.store.picture(`slide/${id}/${level}/${col}_${row}.jpg`);
+    const to = (/** @type {number} */ v, /** @type {number} */ size) => Math.min(Math.ceil(size / side) - 1, from(v));
+    const [halfWidth, halfHeight] = [canvas.width / 2 / scale, canvas.height / 2 / scale];
+    for (let row = from(y - halfHeight); row <= to(y + halfHeight, about.height); row += 1) {
+      for (let col = from(x - halfWidth); col <= to(x + halfWidth, about.width); col += 1) {
+        const image = raylatent.now.store.picture(`slide/${tile.slide}/${level}/${col}_${row}.jpg`);
         if (!image) continue;
-        const [w, h] = [image.naturalWidth, image.naturalHeight].map((v) => v * shrunk * scale);
-        const place = (/** @type {number} */ i) => i * side - (i > 0 ? overlap : 0);
-        const left = (place(col) - x) * scale + canvas.width / 2;
-        ctx.drawImage(image, left, (place(row) - y) * scale + canvas.height / 2, w, h);
+        ctx.drawImage(image, place(col), place(row), image.naturalWidth * shrunk, image.naturalHeight * shrunk);
       }
     }
   }
-
+  /** Draws what is in view, in level-0 pixels. */
   function draw() {
     if (!now) return;
-    const { about, x, y, scale, canvas, tile, window } = now;
+    const { about, x, y, scale, canvas, tile } = now;
     const ctx = canvas.getContext("2d");
+    ctx.resetTransform();
     ctx.fillStyle = "#ffffff";
     ctx.fillRect(0, 0, canvas.width, canvas.height);
+    ctx.setTransform(scale, 0, 0, scale, canvas.width / 2 - x * scale, canvas.height / 2 - y * scale);
     const finest = about.levels - 1;
     const level = Math.max(0, Math.min(finest, finest - Math.floor(Math.log2(1 / scale))));
     for (let l = Math.max(0, level - COARSER); l <= level; l += 1) drawLevel(ctx, l);
-    const square = (/** @type {number} */ px, /** @type {number} */ py) => ctx.strokeRect(
-      (px - window / 2 - x) * scale + canvas.width / 2,
-      (py - window / 2 - y) * scale + canvas.height / 2, window * scale, window * scale,
-    );
-    const { members } = raylatent.now;
-    [ctx.strokeStyle, ctx.lineWidth] = ["#0072B2", 2];
-    for (let i = 0; members && i < members.n; i += 1) {
-      if (members.slide[i] === tile.slide) square(members.loc_x[i], members.loc_y[i]);
-    }
-    [ctx.strokeStyle, ctx.lineWidth] = ["#C0006A", 4];
-    square(tile.loc_x, tile.loc_y);
+    panel.squares(ctx, tile, scale);
   }
   /** @param {number} factor @param {number} dx @param {number} dy in pixels of the screen */
   function look(factor, dx, dy) {
@@ -71,21 +57,17 @@ raylatent.slide = (() => {
     const { meta, store } = raylatent.now;
     const response = await fetch(`${store.base}slide/${tile.slide}.json`);
     if (!response.ok) throw new Error(`The slide cannot be shown: ${await response.text()}`);
-    const slide = meta.slides[tile.slide];
-    const canvas = /** @type {HTMLCanvasElement} */ (panel.el("canvas", { width: 1000,
-      height: 640, tabindex: 0, role: "application",
-      "aria-label": `Slide ${slide.name}; arrows move it, + and - zoom` }));
-    now = { about: await response.json(), canvas, tile, id: tile.slide, x: tile.loc_x,
-      y: tile.loc_y, scale: 0.5, window: slide.window_px ?? 64 };
+    const { name } = meta.slides[tile.slide];
+    const canvas = /** @type {HTMLCanvasElement} */ (panel.el("canvas", { width: 1000, height: 640, tabindex: 0,
+      role: "application", "aria-label": `Slide ${name}; arrows move it, + and - zoom` }));
+    now = { about: await response.json(), canvas, tile, x: tile.loc_x, y: tile.loc_y, scale: 0.5 };
     canvas.addEventListener("keydown", key);
-    canvas.addEventListener("pointermove", (event) => {
-      if (event.buttons === 1) look(1, -event.movementX, -event.movementY);
-    });
+    canvas.addEventListener("pointermove", (e) => e.buttons === 1 && look(1, -e.movementX, -e.movementY));
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       look(Math.exp(-event.deltaY / 400), 0, 0);
     }, { passive: false });
-    $("slide-body").replaceChildren(panel.el("h2", {}, slide.name), canvas);
+    $("slide-body").replaceChildren(panel.el("h2", {}, name), canvas);
     $("slide-close").onclick = () => $("slide").close();
     $("slide").onclose = () => { now = null; };
     $("slide").showModal();
@@ -94,8 +76,8 @@ raylatent.slide = (() => {
   /** What opens the slide at a tile, or null without a server. @param {Tile} tile */
   function button(tile) {
     if (!raylatent.now.served || tile.loc_x === data.NO_I4) return null;
-    return panel.el("button", { type: "button",
-      onclick: () => raylatent.page.guard(open(tile)) }, "Open the slide here");
+    const act = () => raylatent.page.guard(open(tile));
+    return panel.el("button", { type: "button", onclick: act }, "Open the slide here");
   }
   return { button, draw };
 })();
