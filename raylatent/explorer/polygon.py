@@ -53,11 +53,17 @@ class Polygon:
         edges = [np.hstack([ring, np.roll(ring, -1, axis=0)]) for ring in rings]
         return np.concatenate(edges)
 
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Least x and y, largest x and y."""
-        low, high = self._edges[:, :2].min(axis=0), self._edges[:, :2].max(axis=0)
-        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    @cached_property
+    def box(self) -> tuple[float, float, float, float]:
+        """Least x and y, largest x and y of what can lie inside.
+
+        Beyond all edges the number of crossings is even as well. What is computed of a
+        crossing may be rounded beyond its edge, but not by more than there is room here.
+        """
+        left, lower = self._edges[:, :2].min(axis=0).tolist()
+        right, upper = self._edges[:, :2].max(axis=0).tolist()
+        slack = (right - left) + 1e-9 * max(abs(left), abs(right))
+        return left - slack, lower, right + slack, upper
 
     def inside(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Which places (n, 2) lie inside, bool (n,).
@@ -73,15 +79,12 @@ class Polygon:
         # numpy would compare float32 with the bounds in float32.
         xy = np.asarray(xy, np.float64)
         found = np.zeros(len(xy), np.bool_)
-        left, lower, right, upper = self.bounds
-        # Beyond all edges the number of crossings is even as well. What is computed of a
-        # crossing may be rounded beyond its edge, but not by more than this.
-        slack = (right - left) + 1e-9 * max(abs(left), abs(right))
+        left, lower, right, upper = self.box
         near = np.flatnonzero(
             (xy[:, 1] >= lower)
             & (xy[:, 1] < upper)
-            & (xy[:, 0] >= left - slack)
-            & (xy[:, 0] <= right + slack)
+            & (xy[:, 0] >= left)
+            & (xy[:, 0] <= right)
         )
         if not len(near):
             return found

@@ -5,11 +5,10 @@ whole numbers and polygons, never paths; see `gate` for who may ask.
 """
 
 import asyncio
-import json
 import logging
 import socket
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
@@ -18,7 +17,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import uvicorn
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from raylatent import schema
 from raylatent.config import ServeConfig
@@ -26,8 +28,7 @@ from raylatent.errors import ConfigError, MapError, RaylatentError, StorageError
 from raylatent.explorer import gate
 from raylatent.explorer.deeper import DeeperLevels
 from raylatent.explorer.folder import CELLS
-from raylatent.explorer.gate import Answer, Asked, Gate, Route
-from raylatent.explorer.members import Where, found_in_time, members
+from raylatent.explorer.members import Box, Where, found_in_time, members, of_cells
 from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.pictures import OWN_QUALITY, block_name, encoded
 from raylatent.explorer.polygon import (
@@ -38,10 +39,8 @@ from raylatent.explorer.polygon import (
     region_of,
 )
 from raylatent.explorer.pseudonyms import read_pseudonyms
-from raylatent.explorer.pyramid import DEEPEST, Square
+from raylatent.explorer.pyramid import DEEPEST, SIDE, Square
 from raylatent.explorer.tile_squares import slide_files_of
-from raylatent.montage.grid import SquareGrid
-from raylatent.parts import read_part
 from raylatent.run import EXPLORER, MAPS, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON, PSEUDONYMS
 from raylatent.seal import DIGEST, parse_json
@@ -49,7 +48,7 @@ from raylatent.source.kinds import kind_of
 from raylatent.source.slides import local_slide
 from raylatent.source.wsi.deep_zoom import OVERLAP_PX, TILE_PX, DeepZoom
 from raylatent.storage import absolute
-from raylatent.stored.map_points import StoredPoints
+from raylatent.stored.map_points import StoredPoints, iter_points
 from raylatent.stored.mosaic_inputs import source_places
 from raylatent.tiles.fetch import stored_tiles
 
@@ -61,33 +60,28 @@ MOST_POINTS = 10_000
 """Of a polygon that is asked for."""
 
 _MOST_S = 60.0  # that members are looked for
-_BODY_S = 20.0
-_WAIT_S = 2.0  # for members that others look for
-_RENDERS, _QUERIES = 4, 1  # at a time
+_WAIT_S = 20.0  # for a body, and for others whose work takes long
+_AT_ONCE = {"members": 1, "block": 1}
+_OTHERS_AT_ONCE = 4
 _MOST_SLIDES = 8  # held open
-_JPEG = "image/jpeg"
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
+_JS = "text/javascript"
+_TYPES = {  # not the system's, which may take a script for something else
+    ".html": "text/html",
+    ".js": _JS,
+    ".css": "text/css",
     ".json": "application/json",
-    ".jpg": _JPEG,
-    ".dzi": "application/xml",
-    ".parquet": "application/vnd.apache.parquet",
+    ".jpg": "image/jpeg",
 }
-_DRAWN = frozenset({"block", "tile", "zoom"})  # what gives a JPEG, or nothing
-_SERVER_JS = b'"use strict";\nwindow.raylatentServer = {};\n'
+_SERVER_JS = '"use strict";\nwindow.raylatentServer = {};\n'
 _FOLDERS = {"data", "mosaic_files", "slide", "slides", "tile", "tiles"}
 """Of a page: a map of such a name is not shown beside another one."""
-_ABSENT = Answer(status=404, body=b"there is no such thing here\n")
-_REPLACED = Answer(
-    status=409, body=b"the page was written anew meanwhile: start serve again\n"
-)
-_BUSY = Answer(status=503, body=b"busy: ask again\n", headers={"Retry-After": "1"})
+
+Found = Response | bytes | None
+"""An answer, or a JPEG, or nothing."""
 
 
 class Explorer:
-    """What is served of a run; threads may ask at once.
+    """What is served of a map; threads may ask at once, but for blocks.
 
     Args:
         config: What the verb takes.
@@ -103,27 +97,36 @@ class Explorer:
         self._config = config
         folder = absolute(config.explorer or f"{self.run.uri}/{EXPLORER}/{config.map}")
         self.root = Path(folder).resolve()
-        self._stamp = _stamp(self.root)
+        self._stamp = self._stamp_now()
         about, self._square = self._told()
-        self._pseudonyms = self._names_shown(about)
-        cells = self.root / CELLS
-        self._deeper = DeeperLevels(self.stored, cells, about, self._square, self.shown)
-        self._renders = threading.BoundedSemaphore(_RENDERS)
-        self._queries = threading.BoundedSemaphore(_QUERIES)
+        self._pseudonyms: dict[str, str] = {}
+        if about.get("pseudonyms"):
+            self._pseudonyms = read_pseudonyms(self.run.store)
+            if lost := len(set(self.stored.slides) - set(self._pseudonyms)):
+                message = (
+                    f"{self.run.uri}/{PSEUDONYMS} lacks {lost} slides of the page "
+                    f"{self.root}: run `raylatent explore --pseudonymise` again"
+                )
+                raise MapError(message)
+        self._boxes: dict[str, Box] = {}
+        self._deeper = DeeperLevels(
+            *(self.stored, self.root / CELLS, about, self._square),
+            *(self.shown, self._boxes),
+        )
         open_slide = lru_cache(maxsize=_MOST_SLIDES)
         self._zooms = open_slide(lambda uri: DeepZoom(local_slide(uri)))
         self._rows = lru_cache(maxsize=4)(self._rows_of)
 
     def _told(self) -> tuple[dict[str, Any], Square]:
         """What explorer.json says, and the square around the map's points."""
-        folder = self._config.explorer or f"{EXPLORER}/{self._config.map} of the run"
         told = self.root / EXPLORER_JSON
         about = parse_json(told.read_bytes()) if told.is_file() else None
         if about is None:
+            folder = f"{EXPLORER}/{self._config.map} of the run"
             message = (
-                f"{folder} holds no explorer: run `raylatent explore {self.run.uri}` "
-                "first (of a run at a URI with --out DIR), or say where it is, "
-                "--explorer DIR"
+                f"{self._config.explorer or folder} holds no explorer: run `raylatent "
+                f"explore {self.run.uri}` first (of a run at a URI with --out DIR), or "
+                "say where it is, --explorer DIR"
             )
             raise MapError(message)
         for one in about.get("maps", []):
@@ -136,27 +139,20 @@ class Explorer:
         )
         raise MapError(message)
 
-    @cached_property
-    def slides(self) -> list[str]:
-        """The slides in the order of the page's numbers: by the names that it shows."""
-        return sorted(self.stored.slides, key=self.shown)
-
-    def _names_shown(self, about: Mapping[str, Any]) -> dict[str, str]:
-        """What the page calls slides, where it does not call them by their names."""
-        if not about.get("pseudonyms"):
-            return {}
-        table = read_pseudonyms(self.run.store)
-        if lost := len(set(self.stored.slides) - set(table)):
-            message = (
-                f"{self.run.uri}/{PSEUDONYMS} lacks {lost} slides of the page {self.root}: "
-                "run `raylatent explore --pseudonymise` again"
-            )
-            raise MapError(message)
-        return table
+    def _stamp_now(self) -> tuple[int, int] | None:
+        """What tells explorer.json from another one; None where there is none."""
+        told = self.root / EXPLORER_JSON
+        stat = told.stat() if told.is_file() else None
+        return None if stat is None else (stat.st_mtime_ns, stat.st_ino)
 
     def shown(self, slide: str) -> str:
         """What the page calls a slide."""
         return self._pseudonyms[slide] if self._pseudonyms else slide
+
+    @cached_property
+    def slides(self) -> list[str]:
+        """The slides in the order of the page's numbers: by the names that it shows."""
+        return sorted(self.stored.slides, key=self.shown)
 
     @cached_property
     def _located(self) -> dict[int, Any]:
@@ -172,107 +168,86 @@ class Explorer:
                 found[one.source.slide] = one.uri
         return found
 
-    def answer(self, route: Route | None, body: bytes) -> Answer:
-        """What a path asks for.
+    def answer(self, kind: str, values: Iterable[Any]) -> Response:
+        """What `gate.route_of` made of a path, the body at the end of a POST.
 
         Raises:
             RaylatentError: It cannot be read.
+            TimeoutError: It took too long.
         """
-        if route is None:
-            return _ABSENT
-        if _stamp(self.root) != self._stamp:
-            return _REPLACED
-        if route.kind == "file":
-            return self._file(route.file)
-        if route.kind == "block":
-            written = self._file(block_name(*route.numbers))
-            if written.file is not None:
-                return written
-        method = getattr(self, f"_{route.kind}")
-        if route.kind in _DRAWN:
-            return self._rendered(partial(method, *route.numbers))
-        found: Answer = method(*route.numbers, body)
+        if self._stamp_now() != self._stamp:
+            return gate.said(409, "the page was written anew: start serve again")
+        found: Found = getattr(self, f"_{kind}")(*values)
+        if found is None:
+            return _absent()
+        if isinstance(found, bytes):
+            return Response(found, media_type=_TYPES[".jpg"])
         return found
 
-    def _file(self, name: str) -> Answer:
+    def _file(self, name: str) -> Found:
         path = self.root / name
-        suffix = path.suffix
         if path.resolve() != path or not path.is_file():  # also where it is a link
-            return _ABSENT
-        return Answer(status=200, media_type=_TYPES[suffix], file=str(path))
+            return None
+        media_type = _TYPES.get(path.suffix, "application/octet-stream")
+        return FileResponse(path, media_type=media_type)
 
-    def _server(self, _: bytes) -> Answer:
-        return Answer(status=200, body=_SERVER_JS, media_type=_TYPES[".js"])
+    def _server(self) -> Found:
+        return Response(_SERVER_JS, media_type=_JS)
 
-    def _regions(self, _: bytes) -> Answer:
+    def _regions(self) -> Found:
         found = region_labels(self.stored.store)
-        return _as_json([] if found is None else listed(found.regions))
+        return JSONResponse([] if found is None else listed(found.regions))
 
-    def _members(self, body: bytes) -> Answer:
+    def _members(self, body: bytes) -> Found:
         try:
-            where = self._where(body)
+            where, box = self._where(body)
         except MapError as error:
-            return Answer(status=400, body=f"{error}\n".encode())
-        if not self._queries.acquire(timeout=_WAIT_S):
-            return _BUSY
-        try:
-            return self._counted(where)
-        except TimeoutError:
-            text = f"{_MOST_S:g} s did not suffice: use `raylatent select`\n"
-            return Answer(status=503, body=text.encode())
-        finally:
-            self._queries.release()
-
-    def _where(self, body: bytes) -> Where:
-        """What a polygon or the cell of a level holds; MapError if it is neither."""
-        values = parse_json(body) or {}
-        if "cell" in values:
-            cell = values["cell"]
-            whole = isinstance(cell, list) and [type(v) for v in cell] == [int] * 3
-            if not whole or not 0 <= cell[0] <= DEEPEST:
-                message = "a cell is [level, row, column]"
-                raise MapError(message)
-            if values.get("map") != self.stored.info[DIGEST]:
-                message = "the cell is of another map: load the page again"
-                raise MapError(message)
-            return partial(_of_cell, self._square.grid(cell[0]), *cell[1:])
-        polygons = parse_polygons(body, "what was sent")
-        if sum(len(ring) for one in polygons for ring in one.rings) > MOST_POINTS:
-            message = f"of more than {MOST_POINTS:,} points: use `raylatent select`"
-            raise MapError(message)
-        check_map(polygons, self.stored.info[DIGEST], "the polygon")
-        return partial(region_of, polygons)
-
-    def _counted(self, where: Where) -> Answer:
+            return gate.said(400, str(error))
         n, slides = 0, set[str]()
         rows: list[tuple[str, int]] | None = []
-        for table in found_in_time(members(self.stored, where), _MOST_S):
+        found = members(self.stored, where, within=box, boxes=self._boxes)
+        for table in found_in_time(found, _MOST_S):
             n += table.num_rows
             slide = self.shown(table[schema.SLIDE][0].as_py())
             slides.add(slide)
             rows = None if rows is None or n > MOST_ROWS else rows
             if rows is not None:
                 rows += [(slide, tile) for tile in table[schema.TILE_INDEX].to_pylist()]
-        found = {"n": n, "slides": len(slides), "rows": rows and sorted(rows)}
-        return _as_json(found)
+        told = {"n": n, "slides": len(slides), "rows": rows and sorted(rows)}
+        return JSONResponse(told)
 
-    def _rendered(self, render: Callable[[], bytes | None]) -> Answer:
-        if not self._renders.acquire(timeout=_BODY_S):
-            return _BUSY
-        try:
-            data = render()
-        except TimeoutError:
-            return _BUSY
-        finally:
-            self._renders.release()
-        if data is None:
-            return _ABSENT
-        return Answer(status=200, body=data, media_type=_JPEG)
+    def _where(self, body: bytes) -> tuple[Where, Box]:
+        """What a polygon or the cell of a level holds; MapError if it is neither."""
+        values, digest = parse_json(body) or {}, self.stored.info[DIGEST]
+        if "cell" in values:
+            cell = values["cell"]
+            whole = isinstance(cell, list) and [type(v) for v in cell] == [int] * 3
+            if not whole or not 0 <= cell[0] <= DEEPEST:
+                message = "a cell is [level, row, column]"
+                raise MapError(message)
+            if not 0 <= min(cell) <= max(cell[1:]) < SIDE << cell[0]:
+                message = "there is no such cell"
+                raise MapError(message)
+            if values.get("map") != digest:
+                message = "the cell is of another map: load the page again"
+                raise MapError(message)
+            return of_cells(self._square.grid(cell[0]), *cell[1:])
+        polygons = parse_polygons(body, "what was sent")
+        if len(polygons) != 1:
+            message = "one polygon is to be sent"
+            raise MapError(message)
+        [polygon] = polygons
+        if sum(map(len, polygon.rings)) > MOST_POINTS:
+            message = f"of more than {MOST_POINTS:,} points: use `raylatent select`"
+            raise MapError(message)
+        check_map(polygons, digest, "the polygon")
+        return partial(region_of, polygons), polygon.box
 
-    def _block(self, dzi: int, col: int, row: int) -> bytes | None:
-        return self._deeper.jpeg(dzi, col, row, self._located)
+    def _block(self, dzi: int, col: int, row: int) -> Found:
+        written = self._file(block_name(dzi, col, row))
+        return written or self._deeper.jpeg(dzi, col, row, self._located)
 
-    def _tile(self, slide: int, tile: int) -> bytes | None:
+    def _tile(self, slide: int, tile: int) -> Found:
         if slide >= len(self.slides):
             return None
         rows = self._rows(self.slides[slide])
@@ -291,25 +266,20 @@ class Explorer:
         return encoded(np.asarray(found), OWN_QUALITY)
 
     def _rows_of(self, slide: str) -> pa.Table:
-        store, columns = self.stored.same(), schema.REFERENCE.names
-        parts = [
-            read_part(store, name, columns)
-            for own, name in self.stored.part_names
-            if own == slide
-        ]
-        whole = pa.concat_tables([part.replace_schema_metadata() for part in parts])
-        return whole.sort_by(schema.TILE_INDEX)
+        """The points of a slide by tile index."""
+        parts = [part for part in self.stored.part_names if part[0] == slide]
+        [table] = iter_points(self.stored.same(), parts, 1 << 62)
+        return table
 
-    def _slide(self, slide: int, _: bytes) -> Answer:
+    def _slide(self, slide: int) -> Found:
         opened = self._opened(slide)
         if opened is None:
-            return _ABSENT
+            return None
         width, height = opened.dimensions
         told = {"width": width, "height": height, "levels": opened.levels}
-        told |= {"tile": TILE_PX, "overlap": OVERLAP_PX}
-        return _as_json(told)
+        return JSONResponse({**told, "tile": TILE_PX, "overlap": OVERLAP_PX})
 
-    def _zoom(self, slide: int, level: int, col: int, row: int) -> bytes | None:
+    def _zoom(self, slide: int, level: int, col: int, row: int) -> Found:
         opened = self._opened(slide)
         if opened is None:
             return None
@@ -340,93 +310,83 @@ class Explorers:
 
     def __init__(self, config: ServeConfig) -> None:
         """See the class."""
-        self._first = Explorer(config)
-        beside: Iterable[Path] = (
-            [] if config.explorer else self._first.root.parent.iterdir()
-        )
-        pages = {one.name for one in beside if (one / EXPLORER_JSON).is_file()}
-        self._names = pages - _FOLDERS
-        self._others = cache(lambda name: Explorer(replace(config, map=name)))
+        self.first = Explorer(config)
+        beside = self.first.root.parent.glob(f"*/{EXPLORER_JSON}")
+        self._names = set() if config.explorer else {one.parent.name for one in beside}
+        self._other = cache(lambda name: Explorer(replace(config, map=name)))
 
-    def answer(self, path: str, body: bytes) -> Answer:
+    def find(self, path: str) -> tuple[str, gate.Route | None]:
+        """The name of another map, and what a decoded path asks for of it."""
+        name, _, rest = path.removeprefix("/").partition("/")
+        if rest and name in self._names - _FOLDERS:
+            return name, gate.route_of(f"/{rest}")
+        return "", gate.route_of(path)
+
+    def answer(self, path: str, body: bytes = b"") -> Response:
         """What a decoded path asks for; never raises what is raylatent's."""
-        first, _, rest = path.removeprefix("/").partition("/")
+        name, route = self.find(path)
+        if route is None:
+            return _absent()
+        kind, values = route
         try:
-            if rest and first in self._names:
-                return self._others(first).answer(gate.route_of(f"/{rest}"), body)
-            return self._first.answer(gate.route_of(path), body)
+            explorer = self._other(name) if name else self.first
+            return explorer.answer(kind, (body,) if kind == "members" else values)
+        except TimeoutError:
+            text = (
+                f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
+            )
+            return gate.said(503, text)
         except RaylatentError as error:
             logger.warning("not shown: %s", error)
-            return Answer(
-                status=500, body=b"it cannot be read: the terminal says why\n"
-            )
+            return gate.said(500, "it cannot be read: the terminal says why")
 
 
-def _stamp(root: Path) -> tuple[int, int] | None:
-    """What tells explorer.json from another one; None where there is none."""
-    told = root / EXPLORER_JSON
-    stat = told.stat() if told.is_file() else None
-    return None if stat is None else (stat.st_mtime_ns, stat.st_ino)
+def _absent() -> Response:
+    return gate.said(404, "there is no such thing here")
 
 
-def _as_json(value: object) -> Answer:
-    data = json.dumps(value).encode()
-    return Answer(status=200, body=data, media_type=_TYPES[".json"])
-
-
-def _of_cell(
-    grid: SquareGrid, row: int, col: int, xy: NDArray[np.float64]
-) -> NDArray[np.int32]:
-    """0 for places (n, 2) in a cell of the explorer, else -1."""
-    rows, cols = grid.bin(xy)
-    return np.where((rows == row) & (cols == col), 0, -1).astype(np.int32)
-
-
-def application(explorers: Explorers, rules: Gate) -> Callable[..., Awaitable[None]]:
+def application(
+    explorers: Explorers, rules: gate.Gate
+) -> Callable[..., Awaitable[None]]:
     """The server's ASGI application."""
-    from starlette.concurrency import run_in_threadpool  # noqa: PLC0415  (an extra)
-    from starlette.requests import Request  # noqa: PLC0415
-    from starlette.responses import FileResponse, Response  # noqa: PLC0415
+    # Who waits for others of a kind takes no thread from other kinds.
+    limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
+        lambda: asyncio.Semaphore(_OTHERS_AT_ONCE),
+        {kind: asyncio.Semaphore(n) for kind, n in _AT_ONCE.items()},
+    )
 
-    async def answer(request: Request) -> Answer:
-        headers = [
-            (k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw
-        ]
-        asked = Asked(
-            method=request.method,
-            path=request.scope["path"],
-            query=request.scope["query_string"].decode("latin-1"),
-            headers=headers,
-        )
-        refused = rules.refuses(asked)
-        if refused is not None:
+    async def answer(request: Request) -> Response:
+        if (refused := rules.refuses(request)) is not None:
             return refused
-        body = b""
-        if asked.method == "POST":
-            async with asyncio.timeout(_BODY_S):
+        path, body = request.scope["path"], b""
+        if request.method == "POST":
+            async with asyncio.timeout(_WAIT_S):
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > MAX_BYTES:
-                        return Answer(status=413, body=b"the polygon is too large\n")
-        found: Answer = await run_in_threadpool(explorers.answer, asked.path, body)
-        return found
+                        return gate.said(413, "the polygon is too large")
+        _, route = explorers.find(path)
+        limit = limits[route[0] if route else ""]
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await limit.acquire()
+        except TimeoutError:
+            return gate.said(503, "busy: ask again")
+        try:
+            found: Response = await run_in_threadpool(explorers.answer, path, body)
+            return found
+        finally:
+            limit.release()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         if scope["type"] != "http":
             return
         try:
             found = await answer(Request(scope, receive))
-        except TimeoutError:
-            found = Answer(status=408)
-        about: dict[str, Any] = {
-            "status_code": found.status,
-            "headers": {**gate.HEADERS, **found.headers},
-            "media_type": found.media_type,
-        }
-        if found.file is None:
-            await Response(found.body, **about)(scope, receive, send)
-        else:
-            await FileResponse(found.file, **about)(scope, receive, send)
+        except (TimeoutError, ClientDisconnect):
+            found = Response(status_code=408)
+        found.headers.update(gate.HEADERS)
+        await found(scope, receive, send)
 
     return app
 
@@ -439,21 +399,15 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
         say: Is told the address, with the token.
 
     Raises:
-        ConfigError: The extra is not installed, or the address cannot be listened on.
+        ConfigError: The address cannot be listened on.
         MapError: As of `Explorers`.
     """
-    try:
-        import starlette  # noqa: F401, PLC0415  (an extra)
-        import uvicorn  # noqa: PLC0415
-    except ImportError as error:
-        message = "serve needs the extra serve: pip install 'raylatent[serve]'"
-        raise ConfigError(message) from error
     hosts = gate.hosts_of(config.host, config.allow_host)
     explorers = Explorers(config)
     listening = _listen(config.host, config.port)
     port = listening.getsockname()[1]
     token = token_urlsafe(16)  # 128 bits
-    rules = Gate(token=token, hosts=hosts, cookie=f"raylatent_{port}")
+    rules = gate.Gate(token=token, hosts=hosts, cookie=f"raylatent_{port}")
     if config.host not in {"127.0.0.1", "::1", "localhost"}:
         logger.warning(
             "%s can be reached by others, and without TLS the token and all that is "

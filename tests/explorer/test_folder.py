@@ -227,7 +227,7 @@ def test_the_server_and_select_translate_back(hidden, tmp_path):
     table = read_pseudonyms(run.store)
     explorers = Explorers(ServeConfig(run=run.uri))
     names = [one["name"] for one in meta_of(page)["slides"]]
-    assert [table[slide] for slide in explorers._first.slides] == names
+    assert [table[slide] for slide in explorers.first.slides] == names
     body = polygon_file(tmp_path / "p.json", run).read_bytes()
     told = json.loads(explorers.answer("/members", body).body)
     expected = inside_of(points)
@@ -237,7 +237,7 @@ def test_the_server_and_select_translate_back(hidden, tmp_path):
     dzi = meta_of(page)["levels"][-1]["level"] + 1 + 7  # 8 cells of 16 pixels
     tops = range(1 << (dzi - 7))
     drawn = [explorers.answer(f"/mosaic_files/{dzi}/{x}_{x}.jpg", b"") for x in tops]
-    assert {answer.status for answer in drawn} <= {200, 404}
+    assert {answer.status_code for answer in drawn} <= {200, 404}
     out = tmp_path / "s.csv"
     words = ["select", run.uri, str(tmp_path / "p.json"), "--out", str(out)]
     assert cli.main(words) == 0
