@@ -164,7 +164,8 @@ def run_explore(
     annotations = _annotations(config)
     labels = check_labels(config) if own is None else None
     run = RunDirectory.open(config.run)
-    folder = absolute(config.out or f"{run.uri}/{EXPLORER}/{config.map}")
+    in_run = f"{run.uri}/{EXPLORER}/{config.map}"
+    folder = absolute(config.out or in_run)
     if is_uri(folder):
         message = (
             f"a page opens from a disk, and {folder} is none: give --out DIR, a local "
@@ -203,6 +204,7 @@ def run_explore(
         max_bytes=config.max_bytes(),
         source_roots=[config.source_root] if config.source_root else None,
         pseudonyms=hidden,
+        in_run=folder == in_run,
     )
     facts = build_explorer(run, folder, wanted)
     return f"{folder}/index.html", facts

@@ -25,7 +25,7 @@ from raylatent.errors import IncompleteError
 from raylatent.explorer.members import FIRST, MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
-from raylatent.parts import escape_partition
+from raylatent.parts import escape_partition, unescape_partition
 from raylatent.storage import Store, absolute
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles
@@ -214,10 +214,14 @@ def file_name(slide: str) -> str:
 
     >>> file_name("a'b<c>&=%20 ü"), file_name("../a"), file_name("..")
     ("a'b<c>&=%20 ü", '..%2Fa', '%2E%2E')
+    >>> file_name("a/b"), file_name("a%2Fb")
+    ('a%2Fb', 'a%252Fb')
     """
     plain = slide.isprintable() and not {"/", "\\"} & set(slide)
     if plain and slide.strip(".") and len(slide.encode()) <= _MOST_NAME_BYTES:
-        return slide
+        other = unescape_partition(slide)
+        if other == slide or file_name(other) != slide:  # else it would be the other's
+            return slide
     return escape_partition(slide)
 
 

@@ -34,11 +34,11 @@ from raylatent.mapping.labels import (
 from raylatent.montage.points import Label, Rule
 from raylatent.montage.tally import label_points
 from raylatent.parts import read_footer
-from raylatent.run import MAPS, RunDirectory
+from raylatent.run import EXPLORER, RunDirectory
+from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints, tile_labels
-from raylatent.stored.maps import MAP_JSON
 
 VERSION = 1
 CELLS = "cells.parquet"
@@ -61,6 +61,7 @@ class Wanted:
         max_bytes: Of everything that is written.
         source_roots: Where the sources are now, if they were moved.
         pseudonyms: Of all slides; None: they are called by their names.
+        in_run: Whether it is to be where explorers of a run are.
         seed: Of ties and of a sample.
     """
 
@@ -72,6 +73,7 @@ class Wanted:
     max_bytes: int
     source_roots: Sequence[str] | None = None
     pseudonyms: Mapping[str, str] | None = None
+    in_run: bool = False
     seed: int = Rule.seed
 
 
@@ -105,11 +107,13 @@ class Told:
         order, shown = in_order(self.labeled), self.wanted.pseudonyms
         most = sorted(order, key=lambda name: -self.labeled[name])[:MOST_ENTRIES]
         labels = [str(name) for name in order if name in most]
-        others = len(order) > len(labels)
+        others, rest = len(order) > len(labels), OTHERS
+        while rest in self.labeled:
+            rest = f"({rest})"
         pairs = [(s, s if shown is None else shown[s]) for s in self.points.slides]
         return Names(
             slides=sorted(pairs, key=lambda pair: pair[1]),
-            labels=[*labels, OTHERS] if others else labels,
+            labels=[*labels, rest] if others else labels,
             others=others,
             n_classes=len(self.classes),
         )
@@ -127,7 +131,7 @@ class Told:
             "run": "" if hidden else self.run.uri.rstrip("/").rsplit("/", 1)[-1],
             "fingerprint": str(self.run.settings()["fingerprint"]),
             "map": self._map(),
-            "maps": [] if hidden else self._maps(),
+            "maps": self._maps(),
             "n": found.bounds.n,
             "cell_px": wanted.cell_px,
             "points": {"kind": "all" if found.extent.all_points else "sample"},
@@ -145,12 +149,14 @@ class Told:
         return told
 
     def _maps(self) -> list[dict[str, str]]:
-        """The maps of the run, whose pages lie beside one another."""
-        maps = Store(f"{self.run.uri}/{MAPS}")
-        found = (
-            name for name in maps.root_folders() if maps.exists(f"{name}/{MAP_JSON}")
-        )
-        return [{"name": name} for name in found]
+        """The maps whose pages are here, beside one another."""
+        if self.wanted.pseudonyms is not None or not self.wanted.in_run:
+            return []
+        pages = Store(f"{self.run.uri}/{EXPLORER}")
+        found = {
+            n for n in pages.root_folders() if pages.exists(f"{n}/{EXPLORER_JSON}")
+        }
+        return [{"name": name} for name in sorted({self.wanted.map, *found})]
 
     def _refuse_names(self, told: Mapping[str, Any], slides: Iterable[str]) -> None:
         """Refuse texts of people that have the name of a slide in them."""

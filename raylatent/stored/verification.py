@@ -460,7 +460,12 @@ class Verification:
         self.pages = self._outputs(layout.EXPLORER)
         for name in self.pages:
             told = self._told_by(f"{layout.EXPLORER}/{name}/{layout.EXPLORER_JSON}")
-            maps = [one for one in told.get("maps") or () if isinstance(one, dict)]
+            maps = told.get("maps")
+            maps = (
+                [one for one in maps if isinstance(one, dict)]
+                if isinstance(maps, list)
+                else []
+            )
             if told and not maps:
                 self.notes.append(
                     f"the page of the map {name} is not finished: run `raylatent "
@@ -468,7 +473,7 @@ class Verification:
                 )
             for one in maps:
                 of_map = self._told_by(f"{layout.MAPS}/{one.get('name')}/{MAP_JSON}")
-                if of_map and of_map[DIGEST] != one.get("digest"):
+                if of_map and of_map.get(DIGEST) != one.get(DIGEST):
                     self.notes.append(
                         f"the page of the map {name} is of another map than there is "
                         "now: run `raylatent explore` again"

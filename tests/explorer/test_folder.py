@@ -4,14 +4,16 @@ import base64
 import csv
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from raylatent import cli, schema
+from raylatent.claim import Claim
 from raylatent.config import ExploreConfig, ServeConfig
-from raylatent.errors import ConfigError, MapError, RunError
+from raylatent.errors import ClaimError, ConfigError, MapError, RunError
 from raylatent.explorer import reach, squares
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
 from raylatent.explorer.pyramid import SIDE
@@ -21,7 +23,7 @@ from raylatent.mapping.statistics import nearest_rows
 from raylatent.run.layout import is_ours
 from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
-from raylatent.stored.verification import read_states
+from raylatent.stored.verification import Verification, read_states
 from tests.explorer.explored_runs import annotations, explored, run_of_slides
 from tests.explorer.selected_runs import (
     inside_of,
@@ -29,7 +31,7 @@ from tests.explorer.selected_runs import (
     regions_file,
 )
 from tests.explorer.test_scripts import read_block
-from tests.stored_maps import LAYER
+from tests.stored_maps import LAYER, write_map
 
 SLIDES = {"patient-alpha": 40, "patient-beta": 50, "zz=%2 ü": 30}
 
@@ -275,6 +277,9 @@ def test_names_are_random_and_a_broken_table_is_refused(tmp_path):
     more = give_pseudonyms(store, ['a,"b"\n', "s3"])
     assert more["s3"] == some["s3"]
     assert set(read_pseudonyms(store)) == {*names, 'a,"b"\n'}
+    assert (tmp_path / "a/pseudonyms.csv").stat().st_mode & 0o777 == 0o600
+    with Claim(store, "x" * 8), pytest.raises(ClaimError):
+        give_pseudonyms(store, names)
     store.write("pseudonyms.csv", b"slide,pseudonym\na,x\nb,x\n")
     with pytest.raises(RunError, match="put it back"):
         read_pseudonyms(store)
@@ -380,3 +385,46 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
         Explorers(ServeConfig(run=run.uri))
     explored(run, page, monkeypatch, pseudonymise=True)
     assert before.is_file()
+
+
+def test_the_list_of_maps_has_those_with_a_page(tmp_path, monkeypatch):
+    run, points = run_of_slides(tmp_path, {"a": 30})
+    for name in ("b", "c"):
+        write_map(run, points, name, unit=5)
+    pages = tmp_path / "run" / "explorer"
+    for name in ("default", "c"):
+        explored(run, pages / name, monkeypatch, map=name)
+    assert meta_of(pages / "default")["maps"] == [{"name": "default"}]
+    assert meta_of(pages / "c")["maps"] == [{"name": "c"}, {"name": "default"}]
+    explored(run, tmp_path / "elsewhere", monkeypatch)
+    assert meta_of(tmp_path / "elsewhere")["maps"] == []
+
+
+def test_a_label_that_is_called_as_all_others_is_one_of_its_own(tmp_path, monkeypatch):
+    slides = {f"s{i:02d}": 4 if i else 9 for i in range(28)}
+    run, _ = run_of_slides(tmp_path, slides)
+    lines = [
+        f"{s},label {i}" if i else f"{s},(other labels)" for i, s in enumerate(slides)
+    ]
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(["slide,kind", *lines]))
+    explored(run, tmp_path / "page", monkeypatch, annotations=str(table), label="kind")
+    told = meta_of(tmp_path / "page")["labels"]
+    assert len(set(told["names"])) == len(told["names"]) == len(told["counts"])
+    counts = dict(zip(told["names"], told["counts"], strict=True))
+    assert counts["(other labels)"] == 9
+    assert told["names"][-1] == "((other labels))"
+    assert sum(told["counts"]) == sum(slides.values())
+
+
+def test_what_explorer_json_says_may_be_anything(made):
+    run = made[0]
+    name = "explorer/default/explorer.json"
+    states = {one.name: one for one in read_states(run.store, [name])}
+    for maps in (5, "x", [5], {"a": 1}, None):
+        about = {**states[name].about, "maps": maps}
+        found = Verification(
+            run=run.uri, states={name: replace(states[name], about=about)}
+        )
+        found._compare_pages()
+        assert "is not finished" in found.notes[0]
