@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.resources import files
@@ -19,7 +19,7 @@ from raylatent.explorer import pictures
 from raylatent.explorer.blocks import Names
 from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.polygon import listed
-from raylatent.explorer.pyramid import LABEL, SIDE
+from raylatent.explorer.pyramid import COUNT, LABEL, SIDE
 from raylatent.explorer.reach import Found
 from raylatent.mapping.fitted_map import library_versions
 from raylatent.mapping.labels import (
@@ -158,7 +158,7 @@ class Told:
         }
         return [{"name": name} for name in sorted({self.wanted.map, *found})]
 
-    def _refuse_names(self, told: Mapping[str, Any], slides: Iterable[str]) -> None:
+    def _refuse_names(self, told: Mapping[str, Any], slides: Collection[str]) -> None:
         """Refuse texts of people that have the name of a slide in them."""
         columns = told["annotations"]["columns"]
         texts = [
@@ -167,36 +167,26 @@ class Told:
             *(one["name"] for one in (*told["regions"], *columns)),
             *(v for row in self.wanted.annotations.values() for v in row.values()),
         ]
-        names = "|".join(re.escape(one) for one in slides if len(one) >= _SHORTEST)
-        named = re.compile(rf"(?<![^\W_])(?:{names})(?![^\W_])", re.IGNORECASE)
-        short = {one for one in slides if len(one) < _SHORTEST}
-        lost = next(
-            (t for t in map(str, texts) if t in short or (names and named.search(t))),
-            None,
-        )
-        if lost is not None:
-            message = (
-                f"{lost[:80]!r} has the name of a slide in it: with --pseudonymise no "
-                "label, region, column, class or map may"
-            )
-            raise MapError(message)
+        long = "|".join(re.escape(one) for one in slides if len(one) >= _SHORTEST)
+        named = re.compile(rf"(?<![^\W_])(?:{long})(?![^\W_])", re.IGNORECASE)
+        for text in map(str, texts):
+            if text in slides or (long and named.search(text)):
+                message = (
+                    f"{text[:80]!r} has the name of a slide in it: with --pseudonymise "
+                    "no label, region, column, class or map may"
+                )
+                raise MapError(message)
 
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
         """What machines are told, with bytes of the pictures and tiles without one."""
-        found = self.found
-        one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
+        found, bounds, about = self.found, self.found.bounds, self._map()
+        levels = enumerate(map(len, found.chosen))
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
-            "maps": [one],
-            "counts": {
-                "points": found.bounds.n,
-                "dropped_not_finite": found.bounds.n_dropped,
-            },
-            "levels": [
-                {"level": level, "side": SIDE << level, "cells": len(cells)}
-                for level, cells in enumerate(found.chosen)
-            ],
+            "maps": [{key: about[key] for key in ("name", DIGEST, "lower", "side")}],
+            "counts": {"points": bounds.n, "dropped_not_finite": bounds.n_dropped},
+            "levels": [{"level": i, "side": SIDE << i, "cells": n} for i, n in levels],
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
@@ -221,14 +211,15 @@ class Told:
         names, points, label = self.names, self.labeled, self.wanted.label
         colors = colors_by_name(points)
         counts = [points[name] for name in names.labels if name in points]
-        rest = [sum(points.values()) - sum(counts)] if names.others else []
+        if names.others:
+            counts.append(sum(points.values()) - sum(counts))
         return {
             "column": self.wanted.label_column,
             # As `labels_of_points` is made of labels by slide.
             "of": "slide" if label is None or isinstance(label, partial) else "tile",
             "names": list(names.labels),
             "colors": [colors.get(name, OTHER_COLOR) for name in names.labels],
-            "counts": [*counts, *rest],
+            "counts": counts,
         }
 
     def _annotations(self) -> dict[str, Any]:
@@ -238,14 +229,14 @@ class Told:
         for column in columns:
             own = [rows.get(name, {}).get(column) for name, _ in self.names.slides]
             given = [value for value in own if value]
-            told: dict[str, Any] = {"name": column, "kind": "category"}
-            words = in_order(set(given))
+            kind, words = "category", in_order(set(given))
             at: Mapping[str, Any] = {word: i for i, word in enumerate(words)}
             if given and scale_of(given) is not None:
                 at = dict(zip(given, numbers_of(given), strict=True))
-                told["kind"], words = "number", []
+                kind, words = "number", []
             values = [at[value] if value else None for value in own]
-            found.append({**told, "values": values, "names": words})
+            told = {"name": column, "kind": kind, "values": values, "names": words}
+            found.append(told)
         patient = next((name for name in _PATIENT if name in columns), None)
         return {"columns": found, "patient": patient}
 
@@ -258,46 +249,35 @@ class Told:
     def slides(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
         """What the page is told of each slide, and pictures of them by file."""
         rows = {row[schema.SLIDE]: row for row in self.run.sources().to_pylist()}
-        counted = (
-            self.found.levels[0].slides.group_by(LABEL).aggregate([("count", "sum")])
-        )
-        tiles = dict(
-            zip(*(column.to_pylist() for column in counted.columns), strict=True)
-        )
+        by_slide = self.found.levels[0].slides.group_by(LABEL)
+        counts = by_slide.aggregate([(COUNT, "sum")]).to_pydict()
+        tiles = dict(zip(*counts.values(), strict=True))
         found, files = [], {}
         for number, (name, shown) in enumerate(self.names.slides):
-            row, (size, picture) = rows.get(name, {}), self._thumbnail(name)
+            row, (width, height, picture) = rows.get(name, {}), self._thumbnail(name)
             bounds = [row.get(schema.BOUNDS_X), row.get(schema.BOUNDS_Y)]
             if picture is not None:
                 files[f"slides/{number}.jpg"] = picture
-            found.append(
-                {
-                    "name": shown,
-                    "tiles": tiles.get(name, 0),
-                    "thumbnail": picture is not None,
-                    "width": size[0],
-                    "height": size[1],
-                    "bounds": None if None in bounds else bounds,
-                    **{key: row.get(key) for key in ("window_px", "mpp", "tile_um")},
-                    "url": None,
-                }
-            )
+            told = {"name": shown, "tiles": tiles.get(name, 0), "url": None}
+            told |= {"width": width, "height": height, "thumbnail": bool(picture)}
+            told |= {key: row.get(key) for key in ("window_px", "mpp", "tile_um")}
+            found.append({**told, "bounds": None if None in bounds else bounds})
         return found, files
 
-    def _thumbnail(self, slide: str) -> tuple[Sequence[int | None], bytes | None]:
+    def _thumbnail(self, slide: str) -> tuple[int | None, int | None, bytes | None]:
         """Width and height of a slide in pixels, and its picture, where there is one."""
         store, run = self.run.store, self.run
         grid, picture = run.grid_part(slide), run.thumbnail(slide)
         if not store.exists(grid) or not store.exists(picture):
-            return (None, None), None
+            return None, None, None
         made = json.loads(read_footer(store, grid)[1].get(schema.FOOTER_GRID, "{}"))
         size = made.get("geometry", {})
         if not {"width", "height"} <= size.keys():
-            return (None, None), None
+            return None, None, None
         data = store.read(picture)
         if self.wanted.pseudonyms is not None:  # nothing but pixels
             data = pictures.encoded(pictures.decoded(data), pictures.OWN_QUALITY)
-        return (int(size["width"]), int(size["height"])), data
+        return int(size["width"]), int(size["height"]), data
 
     def hidden(self, chosen: pa.Table) -> pa.Table:
         """Tiles of cells without what tells of their slides or files, if that is asked."""
@@ -305,13 +285,10 @@ class Told:
             return chosen
         lost = {schema.SOURCE, schema.OFFSET, schema.LENGTH, schema.NAME}
         lost |= {schema.LABEL} if self.wanted.label is not tile_labels else set()
-        columns = [
-            pa.nulls(len(chosen), f.type) if f.name in lost else chosen[f.name]
-            for f in chosen.schema
-        ]
-        table = pa.table(columns, chosen.schema.names)
-        at = table.schema.get_field_index(schema.SLIDE)
-        return table.set_column(at, schema.SLIDE, self.shown(chosen[schema.SLIDE]))
+        columns = {name: chosen[name] for name in chosen.schema.names}
+        columns |= {name: pa.nulls(len(chosen), chosen[name].type) for name in lost}
+        columns[schema.SLIDE] = self.shown(chosen[schema.SLIDE])
+        return pa.table(columns)
 
     def shown(self, slides: pa.ChunkedArray) -> pa.Array:
         """What the page calls slides (n,)."""

@@ -102,10 +102,11 @@ def stored_labels(store: Store, which: str = "") -> RegionLabels | ClusterLabels
     Raises:
         MapError: It has none of these.
     """
-    of_regions = region_labels(store) if which != ClusterLabels.column else None
-    found = of_regions or (
-        cluster_labels(store) if which != RegionLabels.column else None
-    )
+    found: RegionLabels | ClusterLabels | None = None
+    if which != ClusterLabels.column:
+        found = region_labels(store)
+    if found is None and which != RegionLabels.column:
+        found = cluster_labels(store)
     if which and found is None:
         verb = "cluster" if which == ClusterLabels.column else "label"
         message = (

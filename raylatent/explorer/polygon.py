@@ -6,6 +6,7 @@ with a `name`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +79,7 @@ class Polygon:
         """
         # numpy would compare float32 with the bounds in float32.
         xy = np.asarray(xy, np.float64)
-        found = np.zeros(len(xy), np.bool_)
+        odd = np.zeros(len(xy), np.bool_)
         left, lower, right, upper = self.box
         near = np.flatnonzero(
             (xy[:, 1] >= lower)
@@ -86,11 +87,8 @@ class Polygon:
             & (xy[:, 0] >= left)
             & (xy[:, 0] <= right)
         )
-        if not len(near):
-            return found
         near = near[np.argsort(xy[near, 1], kind="stable")]
         x, y = xy[near].T
-        odd = np.zeros(len(near), np.bool_)
         ends = np.sort(self._edges[:, [1, 3]], axis=1)
         # (y1 > y) != (y2 > y) is the lower end <= y < the upper one: a run of sorted y.
         runs = np.searchsorted(y, ends)
@@ -99,9 +97,8 @@ class Polygon:
                 if start < stop:
                     at = y[start:stop]
                     crossed = x[start:stop] < (x2 - x1) * (at - y1) / (y2 - y1) + x1
-                    odd[start:stop] ^= crossed
-        found[near] = odd
-        return found
+                    odd[near[start:stop]] ^= crossed
+        return odd
 
 
 def region_of(
@@ -140,10 +137,9 @@ def parse_polygons(data: bytes, what: str) -> list[Polygon]:
         polygons = [_polygon(one, what, named=True) for one in values]
     else:
         raise _refused(what, f"it is no object, nor a list of at most {MAX_REGIONS}")
-    names = [one.name for one in polygons]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise _refused(what, f"two regions are called {twice!r}")
+    for name, n in Counter(one.name for one in polygons).items():
+        if n > 1:
+            raise _refused(what, f"two regions are called {name!r}")
     if sum(len(ring) for one in polygons for ring in one.rings) > MAX_POINTS:
         raise _refused(what, f"it has more than {MAX_POINTS:,} points")
     return polygons
@@ -159,25 +155,20 @@ def read_polygons(path: str) -> list[Polygon]:
     if not list_files(path):
         message = f"there is no polygon file {path}"
         raise MapError(message)
-    with open_input(path) as file:
-        # One byte more tells that it is too large.
+    with open_input(path) as file:  # one byte more tells that it is too large
         data = retry(lambda: file.read(MAX_BYTES + 1), f"read {path}")
     return parse_polygons(data, path)
 
 
 def check_map(polygons: Sequence[Polygon], digest: str, what: str) -> None:
-    """Refuse polygons that were drawn on another map.
-
-    Raises:
-        MapError: One was.
-    """
-    other = next((one for one in polygons if one.map != digest), None)
-    if other is not None:
-        message = (
-            f"{what} was drawn on another map (its digest is {other.map[:16]!r}, the "
-            f"map's {digest[:16]!r}): draw it again, or choose --map"
-        )
-        raise MapError(message)
+    """Refuse polygons that were drawn on another map: MapError."""
+    for other in polygons:
+        if other.map != digest:
+            message = (
+                f"{what} was drawn on another map (its digest is {other.map[:16]!r}, the "
+                f"map's {digest[:16]!r}): draw it again, or choose --map"
+            )
+            raise MapError(message)
 
 
 def named(
@@ -189,11 +180,11 @@ def named(
         MapError: One is not there.
     """
     there = [one.name for one in polygons]
-    lost = next((name for name in names if name not in there), None)
-    if lost is not None:
-        shown = ", ".join(map(repr, there[:5]))
-        message = f"{what} has no region {lost!r}: it has {shown or 'none'}"
-        raise MapError(message)
+    for name in names:
+        if name not in there:
+            shown = ", ".join(map(repr, there[:5])) or "none"
+            message = f"{what} has no region {name!r}: it has {shown}"
+            raise MapError(message)
     return [one for one in polygons if not names or one.name in names]
 
 
@@ -220,30 +211,27 @@ def _polygon(values: Any, what: str, *, named: bool) -> Polygon:  # noqa: ANN401
     digest, name = values.get("map"), values.get("name", "")
     if not isinstance(digest, str):
         raise _refused(what, '"map" is missing')
-    if named and not _is_name(name):
+    is_text = isinstance(name, str) and name.isprintable()
+    if named and not (is_text and 0 < len(name) <= MAX_NAME):
         raise _refused(what, f'"name" is {str(name)[:40]!r}, no text of one line')
-    forms = [key for key in ("rings", "polygon") if key in values]
-    if len(forms) != 1:
+    if ("rings" in values) == ("polygon" in values):
         raise _refused(what, 'there must be one of "rings" and "polygon"')
-    rings = values["rings"] if forms == ["rings"] else [values["polygon"]]
+    rings = values["rings"] if "rings" in values else [values["polygon"]]
     if not isinstance(rings, list) or not rings:
         raise _refused(what, "there is no ring")
     return Polygon(tuple(_ring(ring, what) for ring in rings), digest, name)
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME
 
 
 def _ring(points: Any, what: str) -> Ring:  # noqa: ANN401
     if not isinstance(points, list) or len(points) < _MIN_RING:
         raise _refused(what, f"a ring has fewer than {_MIN_RING} points")
     for one in points:
-        pair = isinstance(one, list) and len(one) == 2
-        if not pair or not all(type(v) in {int, float} and _is_near(v) for v in one):
+        if not (isinstance(one, list) and len(one) == 2 and all(map(_is_place, one))):
             raise _refused(what, f"{str(one)[:40]} is no point [x, y] of numbers")
     return tuple((float(x), float(y)) for x, y in points)
 
 
-def _is_near(value: float) -> bool:
+def _is_place(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     return -MAX_COORDINATE <= value <= MAX_COORDINATE
