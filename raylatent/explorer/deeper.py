@@ -66,7 +66,9 @@ class DeeperLevels:
     def jpeg(
         self, dzi: int, left: int, top: int, located: Mapping[int, Located]
     ) -> bytes | None:
-        """A block as a JPEG, by DZI's numbers; None where no tile is, or no level is drawn.
+        """A block as a JPEG, by DZI's numbers; None where there is none, or none is drawn.
+
+        One without a tile is white: a page would show the level above in its place.
 
         Raises:
             TimeoutError: Points were looked for longer than `MOST_S`.
@@ -78,9 +80,12 @@ class DeeperLevels:
         if left > last or top > last:
             return None
         rows = self.tiles(level, last - top, left)
-        places = [located[row[schema.SOURCE]].place(row) for row in rows.to_pylist()]
-        if not places:
+        if rows is None:
             return None
+        if not len(rows):
+            white = np.full((SIDE, SIDE, 3), pictures.WHITE, np.uint8)
+            return pictures.encoded(white, pictures.QUALITY)
+        places = [located[row[schema.SOURCE]].place(row) for row in rows.to_pylist()]
         cells = np.empty((len(places), self._cell_px, self._cell_px, 3), np.uint8)
         for at, tile in stored_tiles(places, self._cell_px):
             found = None if isinstance(tile, str) else tile
@@ -90,13 +95,18 @@ class DeeperLevels:
         [(_, data)] = pictures.draw(level, shown, cells, [level])
         return data
 
-    def tiles(self, level: int, row: int, col: int) -> pa.Table:
-        """The cells of a block, row 0 the lowest, and the tile of each, by cell."""
+    def tiles(self, level: int, row: int, col: int) -> pa.Table | None:
+        """The cells of a block, row 0 the lowest, and the tile of each, by cell.
+
+        None where they are of too many points.
+        """
         up = level - self._finest
         held = self._held(row >> up, col >> up)
         if held is None:
-            return pa.table({CELL: pa.array([], pa.int64())})
+            return None
         points, chosen = held
+        if not len(chosen):
+            return chosen
         for number in range(self._finest + 1, level + 1):
             grid = self._square.grid(number)
             chosen = keep(grid, chosen, partial_cells(points, grid, self._rule).best)
@@ -105,7 +115,10 @@ class DeeperLevels:
         return chosen.filter(pa.array(own))
 
     def _read(self, row: int, col: int) -> tuple[Points, pa.Table] | None:
-        """The points of a block of the deepest written level, and its cells' tiles."""
+        """The points of a block of the deepest written level, and its cells' tiles.
+
+        None where there are more than `MOST_POINTS`.
+        """
         grid = self._square.grid(self._finest)
         where, box = of_cells(grid, row, col, SIDE)
         found = members(self._stored, where, within=box, boxes=self._boxes)
@@ -130,8 +143,6 @@ class DeeperLevels:
             (self._name(one[schema.SLIDE]), one[schema.TILE_INDEX]) in shown
             for one in told.to_pylist()
         ]
-        if not any(own):
-            return None
         return points, partial_cells(points.take(near[own]), grid, self._rule).best
 
     def _shown(self, row: int, col: int) -> set[tuple[str, int]]:

@@ -23,9 +23,9 @@ def read_pseudonyms(store: Store) -> dict[str, str]:
     if not store.exists(PSEUDONYMS):
         return {}
     rows = list(csv.reader(io.StringIO(store.read(PSEUDONYMS).decode("utf-8-sig"))))
-    found = {row[0]: row[1] for row in rows[1:] if len(row) == len(_COLUMNS)}
-    whole = rows[:1] == [_COLUMNS] and len(found) == len(rows) - 1
-    if not whole or len(set(found.values())) < len(found) or not all(found.values()):
+    found = {row[0]: row[1] for row in rows[1:] if len(row) == len(_COLUMNS) and row[1]}
+    n = len(set(found.values()))
+    if rows[:1] != [_COLUMNS] or not n == len(found) == len(rows) - 1:
         message = (
             f"{store.uri}/{PSEUDONYMS} is not the table of slide and pseudonym that was "
             "written, each once: put it back, or delete it for other names"

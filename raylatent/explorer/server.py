@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import uvicorn
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -39,7 +40,7 @@ from raylatent.explorer.polygon import (
     region_of,
 )
 from raylatent.explorer.pseudonyms import read_pseudonyms
-from raylatent.explorer.pyramid import DEEPEST, SIDE, Square
+from raylatent.explorer.pyramid import DEEPEST, Square
 from raylatent.explorer.tile_squares import slide_files_of
 from raylatent.run import EXPLORER, MAPS, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON, PSEUDONYMS
@@ -222,14 +223,11 @@ class Explorer:
         if "cell" in values:
             cell = values["cell"]
             whole = isinstance(cell, list) and [type(v) for v in cell] == [int] * 3
-            if not whole or not 0 <= cell[0] <= DEEPEST:
-                message = "a cell is [level, row, column]"
-                raise MapError(message)
-            if not 0 <= min(cell) <= max(cell[1:]) < SIDE << cell[0]:
-                message = "there is no such cell"
-                raise MapError(message)
-            if values.get("map") != digest:
-                message = "the cell is of another map: load the page again"
+            known = whole and min(cell) >= 0 and cell[0] <= DEEPEST
+            if not known or values.get("map") != digest:
+                message = (
+                    "a cell is [level, row, column] of this map: load the page again"
+                )
                 raise MapError(message)
             return of_cells(self._square.grid(cell[0]), *cell[1:])
         polygons = parse_polygons(body, "what was sent")
@@ -250,23 +248,18 @@ class Explorer:
     def _tile(self, slide: int, tile: int) -> Found:
         if slide >= len(self.slides):
             return None
-        rows = self._rows(self.slides[slide])
-        indices = rows[schema.TILE_INDEX].to_numpy()
-        at = int(np.searchsorted(indices, tile))
-        if at == len(indices) or indices[at] != tile:
-            return None
-        row = rows.slice(at, 1).to_pylist()[0]
-        located = self._located.get(row[schema.SOURCE])
+        of_slide = self._rows(self.slides[slide])
+        rows = of_slide.filter(pc.field(schema.TILE_INDEX) == tile).to_pylist()
+        located = self._located.get(rows[0][schema.SOURCE]) if rows else None
         if located is None:
             return None
-        place, side = located.place(row), located.source.tile_px or 0
+        place, side = located.place(rows[0]), located.source.tile_px or 0
         [(_, found)] = stored_tiles([place], side, n_threads=1, own_size=True)
         if isinstance(found, str):
             raise StorageError(found)
         return encoded(np.asarray(found), OWN_QUALITY)
 
     def _rows_of(self, slide: str) -> pa.Table:
-        """The points of a slide by tile index."""
         parts = [part for part in self.stored.part_names if part[0] == slide]
         [table] = iter_points(self.stored.same(), parts, 1 << 62)
         return table

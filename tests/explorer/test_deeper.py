@@ -102,7 +102,7 @@ def test_a_block_has_the_tiles_in_their_places(levels):
     assert np.abs(picture.astype(int) - expected).mean() < 6
 
 
-def test_there_is_no_block_without_tiles_nor_beyond_the_grid(levels):
+def test_a_block_without_tiles_is_white_and_there_is_none_beyond_the_grid(levels):
     made, tables, run = levels
     located = source_places(run)
     level = LAST
@@ -117,7 +117,8 @@ def test_there_is_no_block_without_tiles_nor_beyond_the_grid(levels):
         (r, c) for r in range(last + 1) for c in range(last + 1) if (r, c) not in blocks
     )
     dzi = dzi_level(level, CELL_PX)
-    assert made.jpeg(dzi, col, last - row, located) is None
+    white = Image.open(io.BytesIO(made.jpeg(dzi, col, last - row, located)))
+    assert np.asarray(white).min() == 255
     assert made.jpeg(dzi, last + 1, 0, located) is None
     assert made.jpeg(dzi, 0, 10**17, located) is None
     for written_or_not in (
@@ -137,7 +138,7 @@ def test_below_very_many_points_nothing_is_drawn(levels, monkeypatch, caplog):
     asked = (FINEST + 1, row // SIDE, col // SIDE)
     assert len(made.tiles(*asked)) > 0
     monkeypatch.setattr(deeper, "MOST_POINTS", 2)
-    assert len(few.tiles(*asked)) == 0
+    assert few.tiles(*asked) is None
     assert "has more than 2 tiles" in caplog.text
     dzi, last = dzi_level(FINEST + 1, CELL_PX), (1 << FINEST + 1) - 1
     assert few.jpeg(dzi, asked[2], last - asked[1], source_places(run)) is None

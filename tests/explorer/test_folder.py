@@ -280,9 +280,10 @@ def test_names_are_random_and_a_broken_table_is_refused(tmp_path):
     assert (tmp_path / "a/pseudonyms.csv").stat().st_mode & 0o777 == 0o600
     with Claim(store, "x" * 8), pytest.raises(ClaimError):
         give_pseudonyms(store, names)
-    store.write("pseudonyms.csv", b"slide,pseudonym\na,x\nb,x\n")
-    with pytest.raises(RunError, match="put it back"):
-        read_pseudonyms(store)
+    for rows in ("slide,pseudonym\na,x\nb,x\n", "", "a,x\n", "slide,pseudonym\na\n"):
+        store.write("pseudonyms.csv", rows.encode())
+        with pytest.raises(RunError, match="put it back"):
+            read_pseudonyms(store)
 
 
 def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
