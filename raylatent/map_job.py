@@ -6,6 +6,7 @@ What these verbs do, without their words.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from secrets import randbits
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def run_explore(
     from raylatent.explorer.folder import Wanted  # noqa: PLC0415
     from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
     from raylatent.explorer.pseudonyms import give_pseudonyms  # noqa: PLC0415
-    from raylatent.montage.points import labels_of_points  # noqa: PLC0415
+    from raylatent.montage.points import Rule, labels_of_points  # noqa: PLC0415
     from raylatent.stored.map_points import StoredPoints, tile_labels  # noqa: PLC0415
 
     label = own
@@ -191,10 +192,11 @@ def run_explore(
         label, column = found, found.column
     elif own is None and labels_of_tiles(run, of_map):
         label, column = tile_labels, schema.LABEL
-    hidden = None
+    hidden, seed = None, Rule.seed
     if config.pseudonymise:
         slides = StoredPoints(of_map.uri, run).slides
         hidden = give_pseudonyms(run.store, slides)
+        seed = randbits(64)  # hashes of names choose tiles: none can be tried
     wanted = Wanted(
         map=config.map,
         label=label,
@@ -205,6 +207,7 @@ def run_explore(
         source_roots=[config.source_root] if config.source_root else None,
         pseudonyms=hidden,
         in_run=folder == in_run,
+        seed=seed,
     )
     facts = build_explorer(run, folder, wanted)
     return f"{folder}/index.html", facts

@@ -62,7 +62,7 @@ class Wanted:
         source_roots: Where the sources are now, if they were moved.
         pseudonyms: Of all slides; None: they are called by their names.
         in_run: Whether it is to be where explorers of a run are.
-        seed: Of ties and of a sample.
+        seed: Of ties and of a sample; not told where there are pseudonyms.
     """
 
     map: str
@@ -180,6 +180,7 @@ class Told:
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
         """What machines are told, with bytes of the pictures and tiles without one."""
         found, bounds, about = self.found, self.found.bounds, self._map()
+        hidden = self.wanted.pseudonyms
         levels = enumerate(map(len, found.chosen))
         return {
             "version": VERSION,
@@ -190,9 +191,9 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
-            "rule": vars(found.rule),
+            "rule": vars(found.rule) | ({} if hidden is None else {"seed": None}),
             "cell_px": self.wanted.cell_px,
-            "pseudonyms": self.wanted.pseudonyms is not None,
+            "pseudonyms": hidden is not None,
             "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),
         }
 
