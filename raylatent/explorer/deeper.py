@@ -55,7 +55,6 @@ class DeeperLevels:
         shown: Callable[[str], str] = str,
         boxes: dict[str, Box] | None = None,
     ) -> None:
-        """See the class."""
         self._stored, self._cells, self._square = stored, cells, square
         self._name, self._boxes = shown, {} if boxes is None else boxes
         self._cell_px = int(about["cell_px"])
@@ -75,12 +74,9 @@ class DeeperLevels:
             TimeoutError: Points were looked for longer than `MOST_S`.
         """
         level = dzi - pictures.dzi_level(0, self._cell_px)
-        if not self._finest < level <= DEEPEST:
+        if not self._finest < level <= DEEPEST or max(left, top) >= 1 << level:
             return None
-        last = (1 << level) - 1
-        if left > last or top > last:
-            return None
-        rows = self.tiles(level, last - top, left)
+        rows = self.tiles(level, (1 << level) - 1 - top, left)
         if rows is None:
             return None
         if not len(rows):

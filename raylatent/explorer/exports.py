@@ -63,9 +63,8 @@ def write_csv(path: str, members: Members, _: Export) -> int:
     with store.writing(name) as append:
         append(_lines([FIRST]))
         for table in members:
-            append(
-                _lines(zip(*(_text(table, column) for column in FIRST), strict=True))
-            )
+            columns = (_text(table, column) for column in FIRST)
+            append(_lines(zip(*columns, strict=True)))
             n += len(table)
     return n
 
@@ -135,11 +134,10 @@ def rectangles(
         return
     square = export.squares.get(table[schema.SOURCE][0].as_py(), TileSquare())
     side = square.window_px or 0
-    y, x = (
-        table[at].to_numpy().astype(np.int64) for at in (schema.LOC_Y, schema.LOC_X)
-    )
+    names = (schema.LOC_Y, schema.LOC_X)
+    y, x = (table[name].to_numpy().astype(np.int64) for name in names)
     called = table[REGION].fill_null(UNNAMED).combine_chunks().dictionary_encode()
-    region, names = called.indices.to_numpy(), called.dictionary.to_pylist()
+    region, regions = called.indices.to_numpy(), called.dictionary.to_pylist()
     order = np.lexsort((x, y, region))
     region, y, x = region[order], y[order], x[order]
     apart = (np.diff(region) != 0) | (np.diff(y) != 0) | (np.diff(x) > side)
@@ -148,7 +146,7 @@ def rectangles(
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         x0, y0 = square.corner(int(x[start]), int(y[start]))
         x1 = square.corner(int(x[end]), 0)[0] + side
-        yield names[region[start]], (x0, y0, x1, y0 + side)
+        yield regions[region[start]], (x0, y0, x1, y0 + side)
 
 
 def write_pictures(folder: str, members: Members, export: Export) -> int:
@@ -250,10 +248,8 @@ def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) 
     if (side := square.window_px) is not None:
         ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         geometry = {"type": "Polygon", "coordinates": [ring]}
-    measured = {name: row[name] for name in (schema.X, schema.Y, schema.KNN_DISTANCE)}
-    known = {
-        name: v for name, v in measured.items() if v is not None and np.isfinite(v)
-    }
+    measured = {key: row[key] for key in (schema.X, schema.Y, schema.KNN_DISTANCE)}
+    known = {k: v for k, v in measured.items() if v is not None and np.isfinite(v)}
     properties = {
         "objectType": "detection",
         "name": f"{slide} {tile}",
@@ -262,12 +258,8 @@ def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) 
         "metadata": {schema.SLIDE: slide, schema.TILE_INDEX: str(tile)},
     }
     unique = f"raylatent:{export.fingerprint}:{slide}:{tile}"
-    feature = {
-        "type": "Feature",
-        "id": str(uuid5(NAMESPACE_URL, unique)),
-        "geometry": geometry,
-        "properties": properties,
-    }
+    about = {"type": "Feature", "id": str(uuid5(NAMESPACE_URL, unique))}
+    feature = {**about, "geometry": geometry, "properties": properties}
     return json.dumps(feature, ensure_ascii=False, allow_nan=False)
 
 

@@ -21,16 +21,8 @@ from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import COUNT, LABEL, SIDE
 from raylatent.explorer.reach import Found
+from raylatent.mapping import labels
 from raylatent.mapping.fitted_map import library_versions
-from raylatent.mapping.labels import (
-    MOST_ENTRIES,
-    OTHER_COLOR,
-    category_colors,
-    colors_by_name,
-    in_order,
-    numbers_of,
-    scale_of,
-)
 from raylatent.montage.points import Label, Rule
 from raylatent.montage.tally import label_points
 from raylatent.parts import read_footer
@@ -95,25 +87,25 @@ class Told:
     def classes(self) -> list[str]:
         """Names of the classes whose predictions the cells have."""
         sums = self.found.levels[0].cells.tally.predictions
-        if sums is None:
-            return []
-        told = self.run.settings().get("classes")
-        n = sums.digits.shape[2]
-        return list(map(str, told)) if told else [f"class {i}" for i in range(n)]
+        n = 0 if sums is None else sums.digits.shape[2]
+        told = self.run.settings().get("classes") if n else None
+        return list(map(str, told or (f"class {i}" for i in range(n))))
 
     @cached_property
     def names(self) -> Names:
         """What numbers in scripts stand for: the labels of most points have a color."""
-        order, shown = in_order(self.labeled), self.wanted.pseudonyms
-        most = sorted(order, key=lambda name: -self.labeled[name])[:MOST_ENTRIES]
-        labels = [str(name) for name in order if name in most]
-        others, rest = len(order) > len(labels), OTHERS
+        order, hidden = labels.in_order(self.labeled), self.wanted.pseudonyms
+        most = sorted(order, key=lambda name: -self.labeled[name])[
+            : labels.MOST_ENTRIES
+        ]
+        shown = [str(name) for name in order if name in most]
+        others, rest = len(order) > len(shown), OTHERS
         while rest in self.labeled:
             rest = f"({rest})"
-        pairs = [(s, s if shown is None else shown[s]) for s in self.points.slides]
+        pairs = [(s, s if hidden is None else hidden[s]) for s in self.points.slides]
         return Names(
             slides=sorted(pairs, key=lambda pair: pair[1]),
-            labels=[*labels, rest] if others else labels,
+            labels=[*shown, rest] if others else shown,
             others=others,
             n_classes=len(self.classes),
         )
@@ -140,7 +132,7 @@ class Told:
             "classes": self.classes,
             "annotations": self._annotations(),
             "novelty": self._novelty(),
-            "colors_of_slides": category_colors(len(self.names.slides)),
+            "colors_of_slides": labels.category_colors(len(self.names.slides)),
             "tiles": {"slots": pictures.SLOTS, "levels": found.extent.own},
             "versions": library_versions(("raylatent",)),
         }
@@ -160,17 +152,16 @@ class Told:
 
     def _refuse_names(self, told: Mapping[str, Any], slides: Collection[str]) -> None:
         """Refuse texts of people that have the name of a slide in them."""
-        columns = told["annotations"]["columns"]
+        named = *told["regions"], *told["annotations"]["columns"], told["map"]
         texts = [
-            *(told["map"]["name"], told["map"]["layer"], told["labels"]["column"]),
-            *(*self.labeled, *told["labels"]["names"], *told["classes"]),
-            *(one["name"] for one in (*told["regions"], *columns)),
+            *(told["map"]["layer"], told["labels"]["column"], *told["labels"]["names"]),
+            *(*self.labeled, *told["classes"], *(one["name"] for one in named)),
             *(v for row in self.wanted.annotations.values() for v in row.values()),
         ]
         long = "|".join(re.escape(one) for one in slides if len(one) >= _SHORTEST)
-        named = re.compile(rf"(?<![^\W_])(?:{long})(?![^\W_])", re.IGNORECASE)
+        pattern = re.compile(rf"(?<![^\W_])(?:{long})(?![^\W_])", re.IGNORECASE)
         for text in map(str, texts):
-            if text in slides or (long and named.search(text)):
+            if text in slides or (long and pattern.search(text)):
                 message = (
                     f"{text[:80]!r} has the name of a slide in it: with --pseudonymise "
                     "no label, region, column, class or map may"
@@ -210,7 +201,7 @@ class Told:
 
     def _labels(self) -> dict[str, Any]:
         names, points, label = self.names, self.labeled, self.wanted.label
-        colors = colors_by_name(points)
+        colors, other = labels.colors_by_name(points), labels.OTHER_COLOR
         counts = [points[name] for name in names.labels if name in points]
         if names.others:
             counts.append(sum(points.values()) - sum(counts))
@@ -219,7 +210,7 @@ class Told:
             # As `labels_of_points` is made of labels by slide.
             "of": "slide" if label is None or isinstance(label, partial) else "tile",
             "names": list(names.labels),
-            "colors": [colors.get(name, OTHER_COLOR) for name in names.labels],
+            "colors": [colors.get(name, other) for name in names.labels],
             "counts": counts,
         }
 
@@ -230,10 +221,10 @@ class Told:
         for column in columns:
             own = [rows.get(name, {}).get(column) for name, _ in self.names.slides]
             given = [value for value in own if value]
-            kind, words = "category", in_order(set(given))
+            kind, words = "category", labels.in_order(set(given))
             at: Mapping[str, Any] = {word: i for i, word in enumerate(words)}
-            if given and scale_of(given) is not None:
-                at = dict(zip(given, numbers_of(given), strict=True))
+            if given and labels.scale_of(given) is not None:
+                at = dict(zip(given, labels.numbers_of(given), strict=True))
                 kind, words = "number", []
             values = [at[value] if value else None for value in own]
             told = {"name": column, "kind": kind, "values": values, "names": words}
@@ -242,10 +233,10 @@ class Told:
         return {"columns": found, "patient": patient}
 
     def _novelty(self) -> dict[str, Any]:
-        means = self.found.levels[-1].cells.tally.knn_distance
-        known = means is not None and len(means.cell)
-        top = float(np.nanmax(means.means())) if means is not None and known else 0.0
-        return {"max": top, "has": means is not None}
+        sums = self.found.levels[-1].cells.tally.knn_distance
+        if sums is None or not len(sums.cell):
+            return {"max": 0.0, "has": sums is not None}
+        return {"max": float(np.nanmax(sums.means())), "has": True}
 
     def slides(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
         """What the page is told of each slide, and pictures of them by file."""

@@ -43,8 +43,8 @@ _SIMILAR_BYTES = 1 << 30  # of activations that are held
 class Sizes:
     """Bytes that parts of an explorer take, as a sample tells.
 
-    Of a cell, in a picture and scripts, beyond its share of an empty block; of a tile at
-    its own size, a point, and of all that does not grow with these.
+    Of a cell beyond its share of an empty block, of a block without any, a tile at its own
+    size, a point, and of all that does not grow with these.
     """
 
     cell: float
@@ -212,15 +212,7 @@ def _bytes_told(level: PartialLevel) -> float:
 def _sizes(
     chosen: pa.Table, tiles: Tiles, rule: Rule, told: float, rest: float
 ) -> Sizes:
-    """What cells and tiles take, by some tiles all over the map.
-
-    Args:
-        chosen: Cells whose tiles tell it.
-        tiles: How they are found.
-        rule: Its seed.
-        told: Bytes of what is told of a cell beside its picture.
-        rest: Bytes of all that does not grow with cells, tiles and points.
-    """
+    """By some tiles of cells all over the map; `told` of a cell beside its picture."""
     order = np.argsort(tile_hashes(chosen, rule.seed), kind="stable")
     some = chosen.take(pa.array(order[:_SAMPLED_TILES]))
     fetched = dict(stored_tiles(tiles.places(some), tiles.tile_px, own_size=True))

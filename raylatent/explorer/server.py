@@ -26,19 +26,12 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from raylatent import schema
 from raylatent.config import ServeConfig
 from raylatent.errors import ConfigError, MapError, RaylatentError, StorageError
-from raylatent.explorer import gate
+from raylatent.explorer import gate, polygon
 from raylatent.explorer.deeper import DeeperLevels
 from raylatent.explorer.folder import CELLS
 from raylatent.explorer.members import Box, Where, found_in_time, members, of_cells
 from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.pictures import OWN_QUALITY, block_name, encoded
-from raylatent.explorer.polygon import (
-    MAX_BYTES,
-    check_map,
-    listed,
-    parse_polygons,
-    region_of,
-)
 from raylatent.explorer.pseudonyms import read_pseudonyms
 from raylatent.explorer.pyramid import DEEPEST, Square
 from raylatent.explorer.tile_squares import slide_files_of
@@ -92,7 +85,6 @@ class Explorer:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        """See the class."""
         self.run = RunDirectory.open(config.run)
         self.stored = StoredPoints(f"{self.run.uri}/{MAPS}/{config.map}", self.run)
         self._config = config
@@ -197,7 +189,7 @@ class Explorer:
 
     def _regions(self) -> Found:
         found = region_labels(self.stored.store)
-        return JSONResponse([] if found is None else listed(found.regions))
+        return JSONResponse([] if found is None else polygon.listed(found.regions))
 
     def _members(self, body: bytes) -> Found:
         try:
@@ -230,16 +222,16 @@ class Explorer:
                 )
                 raise MapError(message)
             return of_cells(self._square.grid(cell[0]), *cell[1:])
-        polygons = parse_polygons(body, "what was sent")
-        if len(polygons) != 1:
-            message = "one polygon is to be sent"
+        sent = polygon.parse_polygons(body, "what was sent")
+        n_points = sum(len(ring) for one in sent for ring in one.rings)
+        if len(sent) != 1 or n_points > MOST_POINTS:
+            message = (
+                f"send one polygon of at most {MOST_POINTS:,} points, or use "
+                "`raylatent select`"
+            )
             raise MapError(message)
-        [polygon] = polygons
-        if sum(map(len, polygon.rings)) > MOST_POINTS:
-            message = f"of more than {MOST_POINTS:,} points: use `raylatent select`"
-            raise MapError(message)
-        check_map(polygons, digest, "the polygon")
-        return partial(region_of, polygons), polygon.box
+        polygon.check_map(sent, digest, "the polygon")
+        return partial(polygon.region_of, sent), sent[0].box
 
     def _block(self, dzi: int, col: int, row: int) -> Found:
         written = self._file(block_name(dzi, col, row))
@@ -302,7 +294,6 @@ class Explorers:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        """See the class."""
         self.first = Explorer(config)
         beside = self.first.root.parent.glob(f"*/{EXPLORER_JSON}")
         self._names = set() if config.explorer else {one.parent.name for one in beside}
@@ -356,7 +347,7 @@ def application(
             async with asyncio.timeout(_WAIT_S):
                 async for chunk in request.stream():
                     body += chunk
-                    if len(body) > MAX_BYTES:
+                    if len(body) > polygon.MAX_BYTES:
                         return gate.said(413, "the polygon is too large")
         _, route = explorers.find(path)
         limit = limits[route[0] if route else ""]

@@ -21,6 +21,7 @@ from raylatent import cli
 from raylatent.config import ServeConfig
 from raylatent.errors import ConfigError, MapError
 from raylatent.explorer import deeper, gate, server
+from raylatent.explorer import polygon as polygon_room
 from raylatent.explorer.pictures import dzi_level
 from raylatent.explorer.polygon import MAX_BYTES
 from tests.engine.slide_files import write_slide
@@ -476,8 +477,18 @@ def test_nothing_is_done_for_who_may_not_ask_or_sends_too_much(monkeypatch):
         for path, method in (("/tile/0/0.jpg", "GET"), ("/members", "POST")):
             status, _ = asyncio.run(sent(app, path, method, headers=wrong))
             assert status in {400, 403}, (wrong, path)
-    monkeypatch.setattr(server, "MAX_BYTES", 10)
+    monkeypatch.setattr(polygon_room, "MAX_BYTES", 10)
     assert asyncio.run(sent(app, "/members", "POST", b"x" * 11))[0] == 413
     assert slow.begun == []
     assert asyncio.run(sent(app, "/members", "POST", b"x" * 10))[0] == 200
     assert slow.begun == [("/members", 10)]
+
+
+def test_a_polygon_of_very_many_points_is_refused(explorer, served, monkeypatch):
+    monkeypatch.setattr(server, "MOST_POINTS", 8)
+    body = {"map": digest_of(served[0]), "rings": [SQUARE, SQUARE]}
+    assert get(explorer, "/members", json.dumps(body).encode()).status_code == 200
+    body["rings"].append(SQUARE)
+    answer = get(explorer, "/members", json.dumps(body).encode())
+    assert answer.status_code == 400
+    assert b"at most 8 points" in answer.body

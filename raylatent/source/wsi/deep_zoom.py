@@ -30,7 +30,6 @@ class DeepZoom:
     """
 
     def __init__(self, local: LocalSlide) -> None:
-        """See the class."""
         self._local = local  # keeps the node's copy
         try:
             slide = openslide.OpenSlide(local.path)
