@@ -75,7 +75,10 @@ Found = Response | bytes | None
 
 
 class Explorer:
-    """What is served of a map; threads may ask at once, but for blocks.
+    """What is served of a map, and of the run's other maps whose pages are beside it.
+
+    Threads may ask at once, but for blocks. The page calls another map `../<map>/`,
+    which from `/` is `/<map>/`.
 
     Args:
         config: What the verb takes.
@@ -109,6 +112,9 @@ class Explorer:
         open_slide = lru_cache(maxsize=_MOST_SLIDES)
         self._zooms = open_slide(lambda uri: DeepZoom(local_slide(uri)))
         self._rows = lru_cache(maxsize=4)(self._rows_of)
+        pages = () if config.explorer else self.root.parent.glob(f"*/{EXPLORER_JSON}")
+        self._beside = {page.parent.name for page in pages} - _FOLDERS
+        self._other = cache(lambda name: Explorer(replace(config, map=name)))
 
     def _told(self) -> tuple[dict[str, Any], Square]:
         """What explorer.json says, and the square around the map's points."""
@@ -161,13 +167,32 @@ class Explorer:
                 found[one.source.slide] = one.uri
         return found
 
-    def answer(self, kind: str, values: Iterable[Any]) -> Response:
-        """What `gate.route_of` made of a path, the body at the end of a POST.
+    def find(self, path: str) -> tuple[str, gate.Route | None]:
+        """The name of another map, and what a decoded path asks for of it."""
+        name, _, rest = path.removeprefix("/").partition("/")
+        if rest and name in self._beside:
+            return name, gate.route_of(f"/{rest}")
+        return "", gate.route_of(path)
 
-        Raises:
-            RaylatentError: It cannot be read.
-            TimeoutError: It took too long.
-        """
+    def answer(self, path: str, body: bytes = b"") -> Response:
+        """What a decoded path asks for; never raises what is raylatent's."""
+        name, route = self.find(path)
+        if route is None:
+            return _absent()
+        kind, values = route
+        try:
+            explorer = self._other(name) if name else self
+            return explorer._own(kind, (body,) if kind == "members" else values)
+        except TimeoutError:
+            text = (
+                f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
+            )
+            return gate.said(503, text)
+        except RaylatentError as error:
+            logger.warning("not shown: %s", error)
+            return gate.said(500, "it cannot be read: the terminal says why")
+
+    def _own(self, kind: str, values: Iterable[Any]) -> Response:
         if self._stamp_now() != self._stamp:
             return gate.said(409, "the page was written anew: start serve again")
         found: Found = getattr(self, f"_{kind}")(*values)
@@ -281,57 +306,11 @@ class Explorer:
         return None if uri is None else self._zooms(uri)
 
 
-class Explorers:
-    """The explorer that a server shows, and those of the run's other maps beside it.
-
-    The page calls another one `../<map>/`, which from `/` is `/<map>/`.
-
-    Args:
-        config: What the verb takes.
-
-    Raises:
-        MapError: As of `Explorer`.
-    """
-
-    def __init__(self, config: ServeConfig) -> None:
-        self.first = Explorer(config)
-        beside = self.first.root.parent.glob(f"*/{EXPLORER_JSON}")
-        self._names = set() if config.explorer else {one.parent.name for one in beside}
-        self._other = cache(lambda name: Explorer(replace(config, map=name)))
-
-    def find(self, path: str) -> tuple[str, gate.Route | None]:
-        """The name of another map, and what a decoded path asks for of it."""
-        name, _, rest = path.removeprefix("/").partition("/")
-        if rest and name in self._names - _FOLDERS:
-            return name, gate.route_of(f"/{rest}")
-        return "", gate.route_of(path)
-
-    def answer(self, path: str, body: bytes = b"") -> Response:
-        """What a decoded path asks for; never raises what is raylatent's."""
-        name, route = self.find(path)
-        if route is None:
-            return _absent()
-        kind, values = route
-        try:
-            explorer = self._other(name) if name else self.first
-            return explorer.answer(kind, (body,) if kind == "members" else values)
-        except TimeoutError:
-            text = (
-                f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
-            )
-            return gate.said(503, text)
-        except RaylatentError as error:
-            logger.warning("not shown: %s", error)
-            return gate.said(500, "it cannot be read: the terminal says why")
-
-
 def _absent() -> Response:
     return gate.said(404, "there is no such thing here")
 
 
-def application(
-    explorers: Explorers, rules: gate.Gate
-) -> Callable[..., Awaitable[None]]:
+def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable[None]]:
     """The server's ASGI application."""
     # Who waits for others of a kind takes no thread from other kinds.
     limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
@@ -349,7 +328,7 @@ def application(
                     body += chunk
                     if len(body) > polygon.MAX_BYTES:
                         return gate.said(413, "the polygon is too large")
-        _, route = explorers.find(path)
+        _, route = explorer.find(path)
         limit = limits[route[0] if route else ""]
         try:
             async with asyncio.timeout(_WAIT_S):
@@ -357,7 +336,7 @@ def application(
         except TimeoutError:
             return gate.said(503, "busy: ask again")
         try:
-            found: Response = await run_in_threadpool(explorers.answer, path, body)
+            found: Response = await run_in_threadpool(explorer.answer, path, body)
             return found
         finally:
             limit.release()
@@ -384,10 +363,10 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: The address cannot be listened on.
-        MapError: As of `Explorers`.
+        MapError: As of `Explorer`.
     """
     hosts = gate.hosts_of(config.host, config.allow_host)
-    explorers = Explorers(config)
+    explorer = Explorer(config)
     listening = _listen(config.host, config.port)
     port = listening.getsockname()[1]
     token = token_urlsafe(16)  # 128 bits
@@ -401,7 +380,7 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
     shown = f"[{config.host}]" if ":" in config.host else config.host
     say(f"http://{shown}:{port}/?token={token}")
     settings = uvicorn.Config(
-        application(explorers, rules),
+        application(explorer, rules),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -17,7 +17,7 @@ from raylatent.errors import ClaimError, ConfigError, MapError, RunError
 from raylatent.explorer import reach, squares
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
 from raylatent.explorer.pyramid import SIDE
-from raylatent.explorer.server import Explorers
+from raylatent.explorer.server import Explorer
 from raylatent.map_job import run_explore
 from raylatent.mapping.statistics import nearest_rows
 from raylatent.run.layout import is_ours
@@ -228,9 +228,9 @@ def test_thumbnails_are_pixels_alone(made, hidden):
 def test_the_server_and_select_translate_back(hidden, tmp_path):
     run, points, page = hidden
     table = read_pseudonyms(run.store)
-    explorers = Explorers(ServeConfig(run=run.uri))
+    explorers = Explorer(ServeConfig(run=run.uri))
     names = [one["name"] for one in meta_of(page)["slides"]]
-    assert [table[slide] for slide in explorers.first.slides] == names
+    assert [table[slide] for slide in explorers.slides] == names
     body = polygon_file(tmp_path / "p.json", run).read_bytes()
     told = json.loads(explorers.answer("/members", body).body)
     expected = inside_of(points)
@@ -384,7 +384,7 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
     for file in kept:
         assert not any(name.encode() in file.read_bytes() for name in SLIDES)
     with pytest.raises(MapError, match=r"is of another map|holds no explorer"):
-        Explorers(ServeConfig(run=run.uri))
+        Explorer(ServeConfig(run=run.uri))
     explored(run, page, monkeypatch, pseudonymise=True)
     assert before.is_file()
 

@@ -67,7 +67,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explorer(served):
-    return server.Explorers(ServeConfig(run=served[0].uri))
+    return server.Explorer(ServeConfig(run=served[0].uri))
 
 
 def get(explorer, path, body=b""):
@@ -205,8 +205,8 @@ def test_the_slide_is_shown_by_deep_zoom(explorer, served):
 
 def test_a_slide_that_is_gone_says_nothing_of_its_path(served, tmp_path, caplog):
     run = served[0]
-    explorer = server.Explorers(ServeConfig(run=run.uri))
-    explorer.first._slide_files["s"] = str(tmp_path / "gone.svs")
+    explorer = server.Explorer(ServeConfig(run=run.uri))
+    explorer._slide_files["s"] = str(tmp_path / "gone.svs")
     with caplog.at_level(logging.WARNING):
         answer = get(explorer, "/slide/0.json")
     assert answer.status_code == 500
@@ -221,10 +221,10 @@ def test_pseudonyms_are_shown_and_translated_back(tmp_path):
     about = {**about_page(run), "pseudonyms": True}
     (page / "explorer.json").write_text(json.dumps(about))
     with pytest.raises(MapError, match=r"pseudonyms\.csv lacks 2 slides"):
-        server.Explorers(ServeConfig(run=run.uri))
+        server.Explorer(ServeConfig(run=run.uri))
     (tmp_path / "run" / "pseudonyms.csv").write_text("slide,pseudonym\na,p2\nb,p1\n")
-    explorer = server.Explorers(ServeConfig(run=run.uri))
-    assert explorer.first.slides == ["b", "a"]
+    explorer = server.Explorer(ServeConfig(run=run.uri))
+    assert explorer.slides == ["b", "a"]
     told = json.loads(get(explorer, "/members", polygon(run)).body)
     names = {"a": "p2", "b": "p1"}
     expected = sorted((names[s], tile) for s, tile in tiles_of(inside_of(points)))
@@ -245,7 +245,7 @@ def test_regions_of_the_map_that_is_there_now(tmp_path):
     page = tmp_path / "run" / "explorer" / "default"
     page.mkdir(parents=True)
     (page / "explorer.json").write_text(json.dumps(about_page(run)))
-    explorer = server.Explorers(ServeConfig(run=run.uri))
+    explorer = server.Explorer(ServeConfig(run=run.uri))
     assert json.loads(get(explorer, "/regions.json").body) == []
     file = regions_file(tmp_path / "r.json", run, tumor=[SQUARE])
     assert cli.main(["label", run.uri, str(file)]) == 0
@@ -267,7 +267,10 @@ def test_other_maps_of_the_run_are_beside_it(tmp_path):
         (page / "data").mkdir(parents=True)
         (page / "data" / "meta.js").write_text(text)
         (page / "explorer.json").write_text(json.dumps(about_page(run, name)))
-    explorer = server.Explorers(ServeConfig(run=run.uri))
+    # A map that is called as a folder of a page takes none of the page's files.
+    (tmp_path / "run" / "explorer" / "data").mkdir()
+    (tmp_path / "run" / "explorer" / "data" / "explorer.json").write_text("{}")
+    explorer = server.Explorer(ServeConfig(run=run.uri))
     for path, text in (("", "1"), ("/default", "1"), ("/ü b", "2")):
         answer = get(explorer, f"{path}/data/meta.js")
         assert Path(answer.path).read_text() == text
@@ -390,7 +393,7 @@ def test_a_page_that_was_written_anew_is_not_served_on(served, tmp_path):
     told = page / "explorer.json"
     told.write_text(json.dumps(about_page(run)))
     (page / "index.html").write_bytes(INDEX)
-    own = server.Explorers(ServeConfig(run=run.uri, explorer=str(page)))
+    own = server.Explorer(ServeConfig(run=run.uri, explorer=str(page)))
     assert get(own, "/").status_code == 200
     told.unlink()
     told.write_text(json.dumps(about_page(run)) + " ")
@@ -412,8 +415,8 @@ class Slow:
     def __init__(self):
         self.go, self.begun = threading.Event(), []
 
-    find = server.Explorers.find
-    _names = frozenset()
+    find = server.Explorer.find
+    _beside = frozenset()
 
     def answer(self, path, body):
         self.begun.append((path, len(body)))
