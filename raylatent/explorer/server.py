@@ -33,7 +33,7 @@ from raylatent.explorer.members import Box, Where, found_in_time, members, of_ce
 from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.pictures import OWN_QUALITY, block_name, encoded
 from raylatent.explorer.pseudonyms import read_pseudonyms
-from raylatent.explorer.pyramid import DEEPEST, Square
+from raylatent.explorer.pyramid import DEEPEST, SIDE, Square
 from raylatent.explorer.tile_squares import slide_files_of
 from raylatent.run import EXPLORER, MAPS, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON, PSEUDONYMS
@@ -240,11 +240,12 @@ class Explorer:
         if "cell" in values:
             cell = values["cell"]
             whole = isinstance(cell, list) and [type(v) for v in cell] == [int] * 3
-            known = whole and min(cell) >= 0 and cell[0] <= DEEPEST
-            if not known or values.get("map") != digest:
-                message = (
-                    "a cell is [level, row, column] of this map: load the page again"
-                )
+            known = whole and 0 <= cell[0] <= DEEPEST and min(cell) >= 0
+            if (
+                not (known and max(cell) < SIDE << DEEPEST)
+                or values.get("map") != digest
+            ):
+                message = "a cell is [level, row, column] of this map: load it again"
                 raise MapError(message)
             return of_cells(self._square.grid(cell[0]), *cell[1:])
         sent = polygon.parse_polygons(body, "what was sent")

@@ -158,6 +158,17 @@ def test_what_is_no_polygon_of_the_map_is_refused(explorer, body):
     assert b"/run" not in answer.body.replace(b"../run.json", b"")
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [[14, 0, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 10**4000], [0, 0, True], [0, 0], 5],
+)
+def test_a_cell_beyond_all_levels_is_refused(explorer, served, cell):
+    body = json.dumps({"map": digest_of(served[0]), "cell": cell}).encode()
+    answer = get(explorer, "/members", body)
+    assert answer.status_code == 400
+    assert b"a cell is" in answer.body
+
+
 def test_a_tile_at_its_own_size_is_that_of_the_slide(explorer, served):
     slide = served[2]
     # By reference(): tile i of a slide is at (10 i, 20 i).
