@@ -44,10 +44,9 @@ Members = Iterator[pa.Table]
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What is to be written, beside the tiles themselves.
+    """What is to be written, beside the tiles themselves; sources are told by id.
 
-    `regions` are names, empty for one without; `squares` and `located`, for pictures, are
-    of sources by id.
+    `regions` are names, empty for one without.
     """
 
     fingerprint: str

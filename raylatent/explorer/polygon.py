@@ -80,13 +80,8 @@ class Polygon:
         # numpy would compare float32 with the bounds in float32.
         xy = np.asarray(xy, np.float64)
         odd = np.zeros(len(xy), np.bool_)
-        left, lower, right, upper = self.box
-        near = np.flatnonzero(
-            (xy[:, 1] >= lower)
-            & (xy[:, 1] < upper)
-            & (xy[:, 0] >= left)
-            & (xy[:, 0] <= right)
-        )
+        low, high = np.reshape(self.box, (2, 2))
+        near = np.flatnonzero(((xy >= low) & (xy <= high)).all(axis=1))
         near = near[np.argsort(xy[near, 1], kind="stable")]
         x, y = xy[near].T
         ends = np.sort(self._edges[:, [1, 3]], axis=1)
@@ -114,12 +109,8 @@ def region_of(
 def parse_polygons(data: bytes, what: str) -> list[Polygon]:
     """The polygons of a file, of anybody; one without name, or regions with a name each.
 
-    Args:
-        data: Its content.
-        what: The file, for messages.
-
     Raises:
-        MapError: It is no such file, or larger than is read.
+        MapError: It (`what` in messages) is no such file, or larger than is read.
 
     >>> [one] = parse_polygons(b'{"map": "d", "polygon": [[0,0],[1,0],[0,1]]}', "p.json")
     >>> one.rings
@@ -131,12 +122,11 @@ def parse_polygons(data: bytes, what: str) -> list[Polygon]:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _refused(what, "it is no JSON") from error
-    if isinstance(values, dict):
-        polygons = [_polygon(values, what, named="name" in values)]
-    elif isinstance(values, list) and len(values) <= MAX_REGIONS:
-        polygons = [_polygon(one, what, named=True) for one in values]
-    else:
+    of_regions = isinstance(values, list)
+    given = values if of_regions else [values]
+    if not isinstance(values, dict | list) or len(given) > MAX_REGIONS:
         raise _refused(what, f"it is no object, nor a list of at most {MAX_REGIONS}")
+    polygons = [_polygon(one, what, named=of_regions) for one in given]
     for name, n in Counter(one.name for one in polygons).items():
         if n > 1:
             raise _refused(what, f"two regions are called {name!r}")
@@ -212,7 +202,7 @@ def _polygon(values: Any, what: str, *, named: bool) -> Polygon:  # noqa: ANN401
     if not isinstance(digest, str):
         raise _refused(what, '"map" is missing')
     is_text = isinstance(name, str) and name.isprintable()
-    if named and not (is_text and 0 < len(name) <= MAX_NAME):
+    if (named or "name" in values) and not (is_text and 0 < len(name) <= MAX_NAME):
         raise _refused(what, f'"name" is {str(name)[:40]!r}, no text of one line')
     if ("rings" in values) == ("polygon" in values):
         raise _refused(what, 'there must be one of "rings" and "polygon"')

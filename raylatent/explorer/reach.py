@@ -76,17 +76,10 @@ class Extent:
 def extent(
     counts: Sequence[int], n_points: int, n_sample: int, sizes: Sizes, max_bytes: int
 ) -> Extent:
-    """What of an explorer fits: the deepest levels go first, then points.
+    """What of an explorer fits, by the cells of each level: the deepest ones go first.
 
-    Points go where all of them would take more than half, or level 0 would not fit
+    Then points, where all of them would take more than half, or level 0 would not fit
     beside them. Tiles at their own size take what is left, at most half.
-
-    Args:
-        counts: Cells of each level.
-        n_points: Points of the map.
-        n_sample: Points of a sample.
-        sizes: Bytes.
-        max_bytes: Of everything.
 
     >>> sizes = Sizes(cell=1, block=0, tile=10, point=1, rest=0)
     >>> extent([4, 9, 12], 12, 5, sizes, 100)
@@ -129,10 +122,6 @@ def _up_to(counts: Sequence[int], sizes: Sizes) -> list[float]:
 
 def similar_level(n_cells: Sequence[int], n_features: int) -> int | None:
     """The deepest level whose cells can be compared; None where there is none.
-
-    Args:
-        n_cells: Of each level.
-        n_features: Of a tile.
 
     >>> similar_level([60, 240, 21_000], 64), similar_level([60] * 9, 64)
     (1, 6)
