@@ -6,7 +6,6 @@ What these verbs do, without their words.
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from secrets import randbits
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,8 +164,7 @@ def run_explore(
     annotations = _annotations(config)
     labels = check_labels(config) if own is None else None
     run = RunDirectory.open(config.run)
-    in_run = f"{run.uri}/{EXPLORER}/{config.map}"
-    folder = absolute(config.out or in_run)
+    folder = absolute(config.out or f"{run.uri}/{EXPLORER}/{config.map}")
     if is_uri(folder):
         message = (
             f"a page opens from a disk, and {folder} is none: give --out DIR, a local "
@@ -177,7 +175,7 @@ def run_explore(
     from raylatent.explorer.folder import Wanted  # noqa: PLC0415
     from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
     from raylatent.explorer.pseudonyms import give_pseudonyms  # noqa: PLC0415
-    from raylatent.montage.points import Rule, labels_of_points  # noqa: PLC0415
+    from raylatent.montage.points import labels_of_points  # noqa: PLC0415
     from raylatent.stored.map_points import StoredPoints, tile_labels  # noqa: PLC0415
 
     label = own
@@ -192,11 +190,10 @@ def run_explore(
         label, column = found, found.column
     elif own is None and labels_of_tiles(run, of_map):
         label, column = tile_labels, schema.LABEL
-    hidden, seed = None, Rule.seed
+    hidden = None
     if config.pseudonymise:
         slides = StoredPoints(of_map.uri, run).slides
         hidden = give_pseudonyms(run.store, slides)
-        seed = randbits(64)  # hashes of names choose tiles: none can be tried
     wanted = Wanted(
         map=config.map,
         label=label,
@@ -206,8 +203,7 @@ def run_explore(
         max_bytes=config.max_bytes(),
         source_roots=[config.source_root] if config.source_root else None,
         pseudonyms=hidden,
-        in_run=folder == in_run,
-        seed=seed,
+        in_run=folder == f"{run.uri}/{EXPLORER}/{config.map}",
     )
     facts = build_explorer(run, folder, wanted)
     return f"{folder}/index.html", facts

@@ -59,8 +59,9 @@ class DeeperLevels:
         self._name, self._boxes = shown, {} if boxes is None else boxes
         self._cell_px = int(about["cell_px"])
         self._finest = int(about["levels"][-1]["level"])
-        told = {key: v for key, v in about["rule"].items() if v is not None}
-        self._rule = Rule(**told)  # of a page with pseudonyms with another seed
+        self._rule = Rule(
+            **about["rule"]
+        )  # where the seed is not told, with another one
         self._held = lru_cache(maxsize=_HELD)(self._read)
 
     def jpeg(

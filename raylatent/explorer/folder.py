@@ -54,7 +54,7 @@ class Wanted:
         source_roots: Where the sources are now, if they were moved.
         pseudonyms: Of all slides; None: they are called by their names.
         in_run: Whether it is to be where explorers of a run are.
-        seed: Of ties and of a sample; not told where there are pseudonyms.
+        seed: Of ties and of a sample.
     """
 
     map: str
@@ -87,17 +87,18 @@ class Told:
     def classes(self) -> list[str]:
         """Names of the classes whose predictions the cells have."""
         sums = self.found.levels[0].cells.tally.predictions
-        n = 0 if sums is None else sums.digits.shape[2]
-        told = self.run.settings().get("classes") if n else None
-        return list(map(str, told or (f"class {i}" for i in range(n))))
+        if sums is None:
+            return []
+        told = self.run.settings().get("classes")
+        n = sums.digits.shape[2]
+        return list(map(str, told)) if told else [f"class {i}" for i in range(n)]
 
     @cached_property
     def names(self) -> Names:
         """What numbers in scripts stand for: the labels of most points have a color."""
         order, hidden = labels.in_order(self.labeled), self.wanted.pseudonyms
-        most = sorted(order, key=lambda name: -self.labeled[name])[
-            : labels.MOST_ENTRIES
-        ]
+        most = sorted(order, key=lambda name: -self.labeled[name])
+        most = most[: labels.MOST_ENTRIES]
         shown = [str(name) for name in order if name in most]
         others, rest = len(order) > len(shown), OTHERS
         while rest in self.labeled:
@@ -145,10 +146,12 @@ class Told:
         if self.wanted.pseudonyms is not None or not self.wanted.in_run:
             return []
         pages = Store(f"{self.run.uri}/{EXPLORER}")
-        found = {
-            n for n in pages.root_folders() if pages.exists(f"{n}/{EXPLORER_JSON}")
-        }
-        return [{"name": name} for name in sorted({self.wanted.map, *found})]
+        names = {self.wanted.map, *pages.root_folders()}
+        return [
+            {"name": name}
+            for name in sorted(names)
+            if name == self.wanted.map or pages.exists(f"{name}/{EXPLORER_JSON}")
+        ]
 
     def _refuse_names(self, told: Mapping[str, Any], slides: Collection[str]) -> None:
         """Refuse texts of people that have the name of a slide in them."""
@@ -170,21 +173,21 @@ class Told:
 
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
         """What machines are told, with bytes of the pictures and tiles without one."""
-        found, bounds, about = self.found, self.found.bounds, self._map()
-        hidden = self.wanted.pseudonyms
-        levels = enumerate(map(len, found.chosen))
+        found = self.found
+        one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
+        bounds, levels = found.bounds, enumerate(map(len, found.chosen))
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
-            "maps": [{key: about[key] for key in ("name", DIGEST, "lower", "side")}],
+            "maps": [one],
             "counts": {"points": bounds.n, "dropped_not_finite": bounds.n_dropped},
             "levels": [{"level": i, "side": SIDE << i, "cells": n} for i, n in levels],
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
-            "rule": vars(found.rule) | ({} if hidden is None else {"seed": None}),
+            "rule": vars(found.rule),
             "cell_px": self.wanted.cell_px,
-            "pseudonyms": hidden is not None,
+            "pseudonyms": self.wanted.pseudonyms is not None,
             "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),
         }
 

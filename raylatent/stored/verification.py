@@ -473,7 +473,7 @@ class Verification:
                 )
             for one in maps:
                 of_map = self._told_by(f"{layout.MAPS}/{one.get('name')}/{MAP_JSON}")
-                if of_map and of_map.get(DIGEST) != one.get(DIGEST):
+                if of_map and of_map[DIGEST] != one.get("digest"):
                     self.notes.append(
                         f"the page of the map {name} is of another map than there is "
                         "now: run `raylatent explore` again"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raylatent import cli, map_job, schema
+from raylatent import cli, schema
 from raylatent.claim import Claim
 from raylatent.config import ExploreConfig, ServeConfig
 from raylatent.errors import ClaimError, ConfigError, MapError, RunError
@@ -132,7 +132,6 @@ def hidden(tmp_path_factory):
         table = annotations(folder / "a.csv", SLIDES)
         given = {"annotations": table, "label": "kind", "pseudonymise": True}
         page = folder / "run" / "explorer" / "default"
-        patch.setattr(map_job, "randbits", lambda _: 0)  # as of the other page
         explored(run, page, patch, keep_columns=("age",), **given)
     return run, points, page
 
@@ -430,21 +429,3 @@ def test_what_explorer_json_says_may_be_anything(made):
         )
         found._compare_pages()
         assert "is not finished" in found.notes[0]
-
-
-def test_no_name_can_be_tried_by_the_sample_of_a_page_with_pseudonyms(
-    made, hidden, tmp_path, monkeypatch
-):
-    assert json.loads((made[2] / "explorer.json").read_text())["rule"]["seed"] == 0
-    assert json.loads((hidden[2] / "explorer.json").read_text())["rule"]["seed"] is None
-    run, _ = run_of_slides(tmp_path, SLIDES)
-    monkeypatch.setattr(reach, "SAMPLE_POINTS", 60)
-    samples = []
-    for name in ("a", "b"):
-        given = {"max_size": "4KB", "pseudonymise": True}
-        explored(run, tmp_path / name, monkeypatch, **given)
-        names = [one["name"] for one in meta_of(tmp_path / name)["slides"]]
-        _, columns = read_block((tmp_path / name / "data/points/0.js").read_bytes())
-        ids = zip(columns["slide"].tolist(), columns["tile"].tolist(), strict=True)
-        samples.append({(names[slide], tile) for slide, tile in ids})
-    assert samples[0] != samples[1]
