@@ -173,9 +173,9 @@ class Told:
 
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
         """What machines are told, with bytes of the pictures and tiles without one."""
+        levels, bounds = enumerate(map(len, self.found.chosen)), self.found.bounds
         found = self.found
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
-        bounds, levels = found.bounds, enumerate(map(len, found.chosen))
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
