@@ -16,7 +16,7 @@ from raylatent.config import ClusterConfig, ExploreConfig, LabelConfig, SelectCo
 from raylatent.config.map_verbs import RunMapConfig
 from raylatent.errors import ConfigError
 from raylatent.explorer import exports, polygon
-from raylatent.explorer.folder import Wanted, asked_for
+from raylatent.explorer.folder import Wanted, asked_for, maps_with_page
 from raylatent.explorer.members import Only, Where, members
 from raylatent.explorer.named_regions import put_regions, region_labels, stored_labels
 from raylatent.explorer.on_slides import slide_picture
@@ -149,7 +149,8 @@ def run_explore(
     annotations = _annotations(config)
     given = check_labels(config) if own is None else None
     run = RunDirectory.open(config.run)
-    folder = absolute(config.out or f"{run.uri}/{EXPLORER}/{config.map}")
+    in_run = f"{run.uri}/{EXPLORER}/{config.map}"
+    folder = absolute(config.out or in_run)
     if is_uri(folder):
         message = (
             f"a page opens from a disk, and {folder} is none: give --out DIR, a local "
@@ -175,6 +176,7 @@ def run_explore(
         max_bytes=config.max_bytes(),
         source_roots=[config.source_root] if config.source_root else None,
         pseudonyms=give_pseudonyms(run.store, stored.slides) if hide else None,
+        maps=maps_with_page(run, config.map) if folder == in_run else [],
     )
     facts = None if anew else asked_for(Store(folder), stored.store, wanted)
     if facts is None:
