@@ -43,6 +43,7 @@ from raylatent.stored.maps import MAP_JSON
 VERSION = 1
 CELLS = "cells.parquet"
 OTHERS = "(other labels)"
+OTHER_CLASSES = "(best of the other classes)"
 
 _SHORTEST = 3  # characters of a slide's name that is looked for in other texts
 _PATIENT = ("patient", "case", "submitter_id")
@@ -83,6 +84,8 @@ class Told:
     points: StoredPoints
     found: Found
     wanted: Wanted
+    kept_classes: Sequence[int] = ()
+    """Where not all classes are told: these, and the best of the others."""
 
     @cached_property
     def labeled(self) -> dict[str, int]:
@@ -96,8 +99,9 @@ class Told:
         if sums is None:
             return []
         told = self.run.settings().get("classes")
-        n = sums.digits.shape[2]
-        return list(map(str, told)) if told else [f"class {i}" for i in range(n)]
+        n, kept = sums.digits.shape[2], self.kept_classes
+        own = [str(told[i] if told else f"class {i}") for i in kept or range(n)]
+        return [*own, OTHER_CLASSES] if kept else own
 
     @cached_property
     def names(self) -> Names:

@@ -82,9 +82,11 @@ def thumbnail(picture: Image.Image | None, cell_px: int) -> Pixels:
     return cell
 
 
-def cell_of(tile: Image.Image, cell_px: int) -> Pixels:
+def cell_of(tile: Image.Image | None, cell_px: int) -> Pixels:
     """The cell of a tile at its own size, see `thumbnail`."""
-    return thumbnail(fitted(tile, tile.size, 1.0, cell_px), cell_px)
+    if tile is not None:
+        tile = fitted(tile, tile.size, 1.0, cell_px)
+    return thumbnail(tile, cell_px)
 
 
 def draw(

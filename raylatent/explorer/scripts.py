@@ -19,13 +19,15 @@ from raylatent.errors import MapError
 
 TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i4": "<i4", "f4": "<f4"}
 NO_U1, NO_U2, NO_U4, NO_I4 = 255, 0xFFFF, 0xFFFFFFFF, -(1 << 31)
+NULLS = {"u1": NO_U1, "u2": NO_U2, "u4": NO_U4, "i4": NO_I4}
 """What stands for null in columns of these types; in f4 it is NaN."""
 MOST_CLASSES = 64
-"""Whose mean predictions a page has; of more it has the most likely one."""
+"""Whose predictions a page has; see `pyramid.FewClasses`."""
 _LEVEL = 6  # of gzip
 
-Columns = Mapping[str, tuple[str, NDArray[Any]]]
-"""By name the type and the values (n,) of each."""
+Column = tuple[str, NDArray[Any]]
+"""The type and the values (n,)."""
+Columns = Mapping[str, Column]
 
 
 def meta_script(values: Mapping[str, Any]) -> bytes:

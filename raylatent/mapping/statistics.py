@@ -282,10 +282,12 @@ def _k_means(features: NDArray[np.floating], n_clusters: int, seed: int) -> Any:
         message = f"{n_clusters} clusters of {len(features)} points: give 1 to as many"
         raise MapError(message)
     from sklearn.cluster import KMeans  # noqa: PLC0415  (slow)
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    # Sums of several threads do not repeat; clusters of equal rows are no news.
-    with threadpool_limits(1), catch_warnings(action="ignore"):
+    # Sums of several threads do not repeat; that rows are equal is no news.
+    known = catch_warnings(action="ignore", category=ConvergenceWarning)
+    with threadpool_limits(1), known:
         return KMeans(n_clusters, n_init=10, random_state=seed).fit(features)
 
 
