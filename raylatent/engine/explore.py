@@ -107,45 +107,27 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
 
     Raises:
         MapError: There is no such map, it is of other rows than the run has now,
-            another one has taken its place meanwhile, or a text has the name of a slide
-            that is to have a pseudonym.
+            another one has taken its place meanwhile, the folder holds something else,
+            or a text has the name of a slide that is to have a pseudonym.
     """
-    points = ClusterPoints(f"{run.uri}/{MAPS}/{wanted.map}", run)
-    points.check_rows()
-    parts: Parts = points.labeled(wanted.label)
-    settings, kept = run.settings(), []
-    n_classes = settings.get("num_classes") or 0
-    if n_classes > MOST_CLASSES:
-        parts = few = FewClasses.of(parts)
-        kept = few.kept.tolist()
-        logger.warning(
-            "of %d classes the page has the %d with the largest mean predictions, and "
-            "the best of the others as one",
-            *(n_classes, len(kept)),
-        )
-    places = source_places(run, wanted.source_roots, points.slides)
-    tiles = Tiles(
-        sources={n: one for n, one in places.items() if isinstance(one, Located)},
-        cell_px=wanted.cell_px,
-        tile_px=int(settings["fields"]["tile_px"]),
-    )
-    # By hashes of a known seed one could try out the names behind pseudonyms.
-    hidden = wanted.pseudonyms is not None
-    seed = secrets.randbits(62) if hidden else wanted.seed
-    rule = Rule(select="nearest", ties="hash", seed=seed)
-    found = find_cells(parts, rule, tiles, wanted.max_bytes)
-    pa.default_memory_pool().release_unused()  # what merging took
-    told = Told(run=run, points=points, found=found, wanted=wanted, kept_classes=kept)
-    meta = told.meta()
-    similar = similar_cells(points, found)
     store = Store(uri)
     if not store.exists(EXPLORER_JSON) and (store.root_files() or store.root_folders()):
         message = f"{uri} holds something else than an explorer: give an empty folder"
         raise MapError(message)
+    points = ClusterPoints(f"{run.uri}/{MAPS}/{wanted.map}", run)
+    points.check_rows()
+    places = source_places(run, wanted.source_roots, points.slides)
+    tiles = Tiles(
+        sources={n: one for n, one in places.items() if isinstance(one, Located)},
+        cell_px=wanted.cell_px,
+        tile_px=int(run.settings()["fields"]["tile_px"]),
+    )
+    told, parts = _found(points, wanted, tiles)
+    meta, similar = told.meta(), similar_cells(points, told.found)
     points.same()
     with relisted(uri, anew=True) as digests:
         _clear(store)
-        drawn = draw_pictures(store, found, tiles)
+        drawn = draw_pictures(store, told.found, tiles)
         digests.update({name: digest for name, (digest, _) in drawn.files.items()})
 
         def write(name: str, data: bytes) -> None:
@@ -157,12 +139,32 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
         points.same()
         n_bytes = sum(n for _, n in drawn.files.values())
         facts = told.facts(n_bytes, len(drawn.failed))
-        facts["classes_left_out"] = n_classes - len(kept) if kept else 0
-        if hidden:
-            facts["rule"] = {key: facts["rule"][key] for key in ("select", "ties")}
         text = json.dumps(sealed_json(facts), indent=1, ensure_ascii=False)
         store.write(EXPLORER_JSON, f"{text}\n".encode())
     return facts
+
+
+def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Parts]:
+    """The cells, and the points with the predictions that are told."""
+    parts, kept = points.labeled(wanted.label), []
+    n_classes = points.run.settings().get("num_classes") or 0
+    if n_classes > MOST_CLASSES:
+        parts = few = FewClasses.of(parts)
+        kept = few.kept.tolist()
+        logger.warning(
+            "of %d classes the page has the %d with the largest mean predictions, and "
+            "the best of the others as one",
+            *(n_classes, len(kept)),
+        )
+    # By hashes of a known seed one could try out the names behind pseudonyms.
+    seed = wanted.seed if wanted.pseudonyms is None else secrets.randbits(62)
+    rule = Rule(select="nearest", ties="hash", seed=seed)
+    found = find_cells(parts, rule, tiles, wanted.max_bytes)
+    pa.default_memory_pool().release_unused()  # what merging took
+    told = Told(
+        run=points.run, points=points, found=found, wanted=wanted, kept_classes=kept
+    )
+    return told, parts
 
 
 def _clear(store: Store) -> None:

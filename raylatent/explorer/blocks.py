@@ -56,11 +56,9 @@ class Names:
     """What numbers in blocks stand for.
 
     Attributes:
-        slides: All slides of the map, each with the name that is shown, by which they
-            are in order.
-        labels: The labels that have a color, in order; others count as the last one
-            where there are more.
-        others: Whether the last of the labels is of all others.
+        slides: All slides of the map, each with the name that is shown, ascending by it.
+        labels: The labels that have a color, in order.
+        others: Whether the last of them is of all others.
         n_classes: Of the predictions, 0 without.
     """
 
@@ -74,22 +72,25 @@ class Names:
         """Of slides by either name."""
         return {name: at for at, both in enumerate(self.slides) for name in both}
 
-    def slide_numbers(self, slides: pa.ChunkedArray) -> NDArray[np.uint32]:
+    def slide_numbers(self, slides: pa.ChunkedArray) -> NDArray[np.int64]:
         """Of a column of slides (n,)."""
-        encoded = slides.combine_chunks().dictionary_encode()
-        own = [self._numbers[name] for name in encoded.dictionary.to_pylist()]
-        at: NDArray[np.int32] = encoded.indices.to_numpy()
-        return np.array([*own, 0], np.uint32)[at]
+        return _coded(slides.combine_chunks(), self._numbers.__getitem__, 0)
 
-    def label_numbers(self, labels: pa.Array) -> NDArray[np.uint8]:
+    def label_numbers(self, labels: pa.Array) -> NDArray[np.int64]:
         """Of a column of labels (n,), `NO_U1` where there is none."""
         known = {name: number for number, name in enumerate(self.labels)}
         other = len(self.labels) - 1 if self.others else NO_U1
-        encoded = labels.dictionary_encode()
-        own = [known.get(name, other) for name in encoded.dictionary.to_pylist()]
-        filled = pc.fill_null(encoded.indices, len(own))
-        at: NDArray[np.int32] = filled.to_numpy(zero_copy_only=False)
-        return np.array([*own, NO_U1], np.uint8)[at]
+        return _coded(labels, lambda name: known.get(name, other), NO_U1)
+
+
+def _coded(
+    words: pa.Array, number: Callable[[str], int], null: int
+) -> NDArray[np.int64]:
+    encoded = words.dictionary_encode()
+    own = [*map(number, encoded.dictionary.to_pylist()), null]
+    at = pc.fill_null(encoded.indices, len(own) - 1)
+    found: NDArray[np.int64] = np.array(own)[at.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def write_cells(
@@ -181,16 +182,14 @@ def _largest(
 def label_matrix(counts: pa.ChunkedArray, names: Names) -> NDArray[np.int64]:
     """How many tiles of each cell have each label that has a color, (cells, labels)."""
     found = np.zeros((len(counts), len(names.labels)), np.int64)
-    if not names.labels:
-        return found
-    maps = counts.combine_chunks()
-    lengths = np.diff(maps.offsets.to_numpy())
-    first, last = maps.offsets[0].as_py(), maps.offsets[-1].as_py()
-    cell = np.repeat(np.arange(len(maps)), lengths)
-    label = names.label_numbers(maps.keys.slice(first, last - first))
-    known = label != NO_U1
-    n = maps.items.slice(first, last - first).to_numpy()
-    np.add.at(found, (cell[known], label[known]), n[known])
+    if names.labels:
+        maps = counts.combine_chunks()
+        offsets = maps.offsets.to_numpy()
+        some = slice(offsets[0], offsets[-1])
+        cell = np.repeat(np.arange(len(maps)), np.diff(offsets))
+        label, n = names.label_numbers(maps.keys[some]), maps.items[some].to_numpy()
+        known = label != NO_U1
+        np.add.at(found, (cell[known], label[known]), n[known])
     return found
 
 
@@ -216,15 +215,12 @@ def _filled(column: pa.ChunkedArray, kind: str) -> NDArray[Any]:
 
 def write_slides(write: Write, level: int, slides: pa.Table, names: Names) -> None:
     """Write how many tiles of each slide (`PartialLevel.slides`) each cell has."""
-    cell, label, count = slides.columns
-    own = names.slide_numbers(label)
-    order = np.lexsort((own, cell.to_numpy()))
-    columns = {
-        "cell": ("u4", cell_numbers(level, cell.to_numpy())[order]),
-        "slide": ("u4", own[order]),
-        "n": ("u4", count.to_numpy()[order]),
-    }
-    _put(write, f"slides/{level}", columns)
+    cells, labels, counts = slides.columns
+    cell, slide = cell_numbers(level, cells.to_numpy()), names.slide_numbers(labels)
+    order = np.lexsort((slide, cell))
+    columns = {"cell": cell, "slide": slide, "n": counts.to_numpy()}
+    own = {name: ("u4", values[order]) for name, values in columns.items()}
+    _put(write, f"slides/{level}", own)
 
 
 def cell_numbers(level: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -183,6 +183,9 @@ class Told:
         """What machines are told, with bytes of the pictures and tiles without one."""
         found = self.found
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
+        rule = dict(vars(found.rule))
+        if self.wanted.pseudonyms is not None:
+            del rule["seed"]  # it would let names be tried out
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
@@ -198,7 +201,8 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
-            "rule": vars(found.rule),
+            "rule": rule,
+            "classes": self.classes,
             "cell_px": self.wanted.cell_px,
             "pseudonyms": self.wanted.pseudonyms is not None,
             "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),

@@ -85,18 +85,13 @@ class Square:
 
     @classmethod
     def around(cls, bounds: Bounds) -> "Square":
-        """Around all points that are finite.
-
-        Raises:
-            MapError: There is none, or they are too far apart.
+        """Around all finite points; MapError where there is none, or side is none.
 
         >>> Square.around(Bounds.of([(1, 2), (5, 3)]))
         Square(x=1.0, y=2.0, side=4.0)
         """
         if not bounds.n:
-            message = (
-                "the map has no point with a finite place: there is nothing to show"
-            )
+            message = "no point of the map has a finite place: there is nothing to show"
             raise MapError(message)
         side = max(bounds.width, bounds.height)
         if not np.isfinite(side):
@@ -111,24 +106,20 @@ class Square:
         changes no bit of where a point lies in it.
         """
         n = SIDE << level
-        return SquareGrid(
-            xmin=self.x, ymin=self.y, cell=self.side / n, n_cols=n, n_rows=n
-        )
+        cell = self.side / n
+        return SquareGrid(xmin=self.x, ymin=self.y, cell=cell, n_cols=n, n_rows=n)
 
 
 @dataclass(frozen=True)
 class FewClasses(Parts):
     """Points with the predictions of some classes, then the largest of all others.
 
-    Sums of very many would be held for each cell.
-
-    Attributes:
-        parts: Points with all of them.
-        kept: Numbers of these classes, ascending, shape (k,).
+    Sums of very many classes would be held for each cell. Those that are kept have
+    the numbers `kept`, ascending, shape (k,).
     """
 
     parts: Parts
-    kept: NDArray[np.int64]
+    kept: Ids
 
     @classmethod
     def of(cls, parts: Parts) -> "FewClasses":
@@ -162,16 +153,14 @@ def _predicted(points: Points) -> CellSums:
     return sums_by_cell(np.zeros(1, np.int64), one, points.predictions, rows)
 
 
-def _with_few(points: Points, kept: NDArray[np.int64]) -> Points:
+def _with_few(points: Points, kept: Ids) -> Points:
     if points.predictions is None:
         return points
     others = np.delete(points.predictions, kept, axis=1).max(axis=1)
     return replace(points, predictions=np.c_[points.predictions[:, kept], others])
 
 
-def _work_with_few(
-    points: Points, work: Callable[[Points], T], kept: NDArray[np.int64]
-) -> T:
+def _work_with_few(points: Points, work: Callable[[Points], T], kept: Ids) -> T:
     return work(_with_few(points, kept))
 
 
@@ -238,12 +227,6 @@ def count_cells(found: Occupied) -> list[int]:
     return counts[::-1]
 
 
-def parents(ids: Ids, levels: int = 1) -> Ids:
-    """The cells so many levels above that hold these, as ids."""
-    rows, cols = split_ids(ids)
-    return ((rows >> levels) << 32) | (cols >> levels)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PartialLevel:
     """What some points say of a level.
@@ -269,14 +252,13 @@ def partial_levels(
     if points.reference is None:
         message = "the explorer needs the slides of its tiles"
         raise MapError(message)
-    found = []
-    for level in range(n_levels):
-        grid = square.grid(level)
+    names, found = points.reference[schema.SLIDE].combine_chunks(), []
+    for grid in map(square.grid, range(n_levels)):
         own = partial_cells(points, grid, rule)
         own = replace(own, tally=replace(own.tally, slides=None))  # they are below
         cell, inside = cell_ids(grid, points.xy)
-        names = points.reference[schema.SLIDE].combine_chunks().take(pa.array(inside))
-        slides = counts_by_cell(*coded(cell), names).sort_by(LABEL)
+        slides = counts_by_cell(*coded(cell), names.take(pa.array(inside)))
+        slides = slides.sort_by(LABEL)
         none = _one_each(slides.slice(0, 0))
         found.append(PartialLevel(cells=own, slides=slides, counted=none))
     return found
@@ -294,10 +276,7 @@ def merge_levels(
     Raises:
         MapError: Slides are in another order.
     """
-    return [
-        _merge(one, other, level)
-        for level, (one, other) in enumerate(zip(a, b, strict=True))
-    ]
+    return list(map(_merge, a, b, range(len(a))))
 
 
 def _merge(a: PartialLevel, b: PartialLevel, level: int) -> PartialLevel:

@@ -241,7 +241,7 @@ def _sizes(
     block = float(len(pictures.encoded(white, pictures.QUALITY)))
     if not whole:
         whole = [Image.new("RGB", (1, 1))]
-    cells = np.stack([pictures.cell_of(one, cell_px) for one in whole])
+    cells = np.stack([pictures.thumbnail(one, cell_px) for one in whole])
     at = np.arange(len(whole))
     shown = Shown(rows=at // side, cols=at % side, since=np.zeros_like(at))
     level = math.ceil(math.log2(max(1, len(whole) / side**2)))

@@ -36,11 +36,7 @@ def meta_script(values: Mapping[str, Any]) -> bytes:
 
 
 def block_script(name: str, columns: Columns) -> bytes:
-    """The script of some rows.
-
-    Args:
-        name: As the page asks for it.
-        columns: All of the same length.
+    """The script of some rows, by the name by which the page asks for it.
 
     Raises:
         MapError: A number does not fit its type.
@@ -54,12 +50,9 @@ def block_script(name: str, columns: Columns) -> bytes:
         if kind != "f4" and not np.array_equal(arrays[-1], values):
             message = f"a page cannot hold all numbers of {column} ({name}): as {kind}"
             raise MapError(message)
-    raw = b"".join(shuffled(array) for array in arrays)
-    packed = gzip.compress(raw, _LEVEL, mtime=0)
-    about = {
-        "n": len(arrays[0]) if arrays else 0,
-        "columns": [[column, kind] for column, (kind, _) in columns.items()],
-    }
+    packed = gzip.compress(b"".join(map(shuffled, arrays)), _LEVEL, mtime=0)
+    kinds = [[column, kind] for column, (kind, _) in columns.items()]
+    about = {"n": len(arrays[0]), "columns": kinds}
     text = base64.b64encode(packed).decode()
     return f'raylatent.block({as_json(name)},{as_json(about)},"{text}");\n'.encode()
 

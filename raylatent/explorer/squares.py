@@ -115,7 +115,7 @@ def _fetch(
         which = work.own[start : start + _SHEET]
         sheet: list[Image.Image | None] = [None] * len(which)
         for at, tile in tiles(which, tile_px, own_size=True):
-            sheet[at], done.cells[which[at]] = tile, pictures.cell_of(tile, cell_px)
+            sheet[at], done.cells[which[at]] = tile, pictures.thumbnail(tile, cell_px)
             if tile is not None:
                 done.sizes[int(work.which[which[at]])] = tile.size
         data = pictures.encoded(pictures.sheet(sheet), pictures.OWN_QUALITY)
