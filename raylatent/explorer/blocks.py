@@ -297,7 +297,9 @@ def write_points(
     take = partial(_taken, most=most, seed=found.rule.seed)
     count = partial(_count_bins, take=take, square=found.square)
     counts = parts.fold(count, np.add)
-    firsts = stretches(counts, max(_TOGETHER, int(counts.sum()) // _MOST_FILES))
+    size = max(_TOGETHER, int(counts.sum()) // _MOST_FILES)
+    starts = np.arange(0, counts.sum(), size)
+    firsts = np.unique(np.searchsorted(counts.cumsum(), starts, side="right"))
     about: list[dict[str, Any]] = []
     with ExitStack() as stack:
         files = [stack.enter_context(TemporaryFile(dir=folder)) for _ in firsts]
@@ -326,21 +328,6 @@ def write_points(
 def _pieces(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def stretches(counts: NDArray[np.int64], most: int) -> list[int]:
-    """The first bins of stretches of about so many points.
-
-    >>> stretches(np.array([3, 3, 0, 5, 1]), 6)
-    [0, 3]
-    """
-    firsts, total = [0], 0
-    for i, n in enumerate(counts.tolist()):
-        if total and total + n > most:
-            firsts.append(i)
-            total = 0
-        total += n
-    return firsts
 
 
 def _taken(points: Points, most: int | None, seed: int) -> Points:

@@ -183,9 +183,6 @@ class Told:
         """What machines are told, with bytes of the pictures and tiles without one."""
         found = self.found
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
-        rule = dict(vars(found.rule))
-        if self.wanted.pseudonyms is not None:
-            del rule["seed"]  # it would let names be tried out
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
@@ -201,7 +198,7 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
-            "rule": rule,
+            "rule": vars(found.rule),
             "classes": self.classes,
             "cell_px": self.wanted.cell_px,
             "pseudonyms": self.wanted.pseudonyms is not None,
