@@ -203,6 +203,7 @@ def run_explore(
         max_bytes=config.max_bytes(),
         source_roots=[config.source_root] if config.source_root else None,
         pseudonyms=hidden,
+        in_run=folder == f"{run.uri}/{EXPLORER}/{config.map}",
     )
     facts = build_explorer(run, folder, wanted)
     return f"{folder}/index.html", facts

@@ -22,6 +22,7 @@ from raylatent.config import (
     ServeConfig,
     VerifyConfig,
 )
+from raylatent.errors import ConfigError
 from raylatent.storage import Store, absolute
 from raylatent.terminal import fail, say
 
@@ -165,8 +166,11 @@ def _cluster(config: ClusterConfig) -> int:
 
 
 def _serve(config: ServeConfig) -> int:
-    from raylatent.explorer.server import serve  # noqa: PLC0415  (an extra)
-
+    try:
+        from raylatent.explorer.server import serve  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        message = "serve needs the extra serve: pip install 'raylatent[serve]'"
+        raise ConfigError(message) from error
     serve(config, say)
     return 0
 

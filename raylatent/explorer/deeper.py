@@ -4,7 +4,7 @@ They show what would have been written: the cells of the deepest level that was 
 keep their tiles, and the rule of the explorer chooses the others.
 """
 
-import threading
+import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.explorer import pictures
-from raylatent.explorer.members import MEMBERS, found_in_time, members
+from raylatent.explorer.members import (
+    MEMBERS,
+    Box,
+    found_in_time,
+    members,
+    of_cells,
+)
 from raylatent.explorer.pyramid import DEEPEST, SIDE, Square, keep
 from raylatent.montage.cells import CELL, partial_cells
 from raylatent.montage.points import Points, Rule, split_ids
@@ -25,16 +30,20 @@ from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles
 
+logger = logging.getLogger(__name__)
+
 MOST_S = 60.0
-"""That points are looked for, and that is waited for others who look."""
-_HELD = 8  # blocks of the deepest written level whose points are kept
+"""That points are looked for."""
+MOST_POINTS = 2_000_000
+"""Of a block of the deepest written level: below one with more nothing is drawn."""
+_HELD = 4  # blocks of the deepest written level whose points are kept
 
 
 class DeeperLevels:
-    """Draws blocks of levels below those that an explorer has; threads may ask at once.
+    """Draws blocks of levels below those that an explorer has; for one thread at a time.
 
     Of the explorer it knows cells.parquet, what explorer.json says, the square around all
-    points, and what it calls a slide.
+    points, and what it calls a slide; `boxes` are as of `members`.
     """
 
     def __init__(
@@ -44,34 +53,37 @@ class DeeperLevels:
         about: Mapping[str, Any],
         square: Square,
         shown: Callable[[str], str] = str,
+        boxes: dict[str, Box] | None = None,
     ) -> None:
-        """See the class."""
         self._stored, self._cells, self._square = stored, cells, square
-        self._name = shown
+        self._name, self._boxes = shown, {} if boxes is None else boxes
         self._cell_px = int(about["cell_px"])
         self._finest = int(about["levels"][-1]["level"])
-        self._rule = Rule(**about["rule"])
-        self._lock = threading.Lock()
+        self._rule = Rule(
+            **about["rule"]
+        )  # where the seed is not told, with another one
         self._held = lru_cache(maxsize=_HELD)(self._read)
 
     def jpeg(
         self, dzi: int, left: int, top: int, located: Mapping[int, Located]
     ) -> bytes | None:
-        """A block as a JPEG, by DZI's numbers; None where no tile is, or no level is drawn.
+        """A block as a JPEG, by DZI's numbers; None where there is none, or none is drawn.
+
+        One without a tile is white: a page would show the level above in its place.
 
         Raises:
             TimeoutError: Points were looked for longer than `MOST_S`.
         """
         level = dzi - pictures.dzi_level(0, self._cell_px)
-        if not self._finest < level <= DEEPEST:
+        if not self._finest < level <= DEEPEST or max(left, top) >= 1 << level:
             return None
-        last = (1 << level) - 1
-        if left > last or top > last:
+        rows = self.tiles(level, (1 << level) - 1 - top, left)
+        if rows is None:
             return None
-        rows = self.tiles(level, last - top, left)
+        if not len(rows):
+            white = np.full((SIDE, SIDE, 3), pictures.WHITE, np.uint8)
+            return pictures.encoded(white, pictures.QUALITY)
         places = [located[row[schema.SOURCE]].place(row) for row in rows.to_pylist()]
-        if not places:
-            return None
         cells = np.empty((len(places), self._cell_px, self._cell_px, 3), np.uint8)
         for at, tile in stored_tiles(places, self._cell_px):
             found = None if isinstance(tile, str) else tile
@@ -81,17 +93,18 @@ class DeeperLevels:
         [(_, data)] = pictures.draw(level, shown, cells, [level])
         return data
 
-    def tiles(self, level: int, row: int, col: int) -> pa.Table:
-        """The cells of a block, row 0 the lowest, and the tile of each, by cell."""
+    def tiles(self, level: int, row: int, col: int) -> pa.Table | None:
+        """The cells of a block, row 0 the lowest, and the tile of each, by cell.
+
+        None where they are of too many points.
+        """
         up = level - self._finest
-        if not self._lock.acquire(timeout=MOST_S):
-            raise TimeoutError
-        try:  # not read twice
-            points, chosen = self._held(row >> up, col >> up)
-        finally:
-            self._lock.release()
-        if chosen is None:
-            return pa.table({CELL: pa.array([], pa.int64())})
+        held = self._held(row >> up, col >> up)
+        if held is None:
+            return None
+        points, chosen = held
+        if not len(chosen):
+            return chosen
         for number in range(self._finest + 1, level + 1):
             grid = self._square.grid(number)
             chosen = keep(grid, chosen, partial_cells(points, grid, self._rule).best)
@@ -99,26 +112,36 @@ class DeeperLevels:
         own = (rows // SIDE == row) & (cols // SIDE == col)
         return chosen.filter(pa.array(own))
 
-    def _read(self, row: int, col: int) -> tuple[Points, pa.Table | None]:
-        """The points of a block of the deepest written level, and its cells' tiles."""
+    def _read(self, row: int, col: int) -> tuple[Points, pa.Table] | None:
+        """The points of a block of the deepest written level, and its cells' tiles.
+
+        None where there are more than `MOST_POINTS`.
+        """
         grid = self._square.grid(self._finest)
-
-        def where(xy: NDArray[np.float64]) -> NDArray[np.int32]:
-            rows, cols = grid.bin(xy)
-            inside = (rows // SIDE == row) & (cols // SIDE == col)
-            return np.where(inside, 0, -1).astype(np.int32)
-
-        tables = found_in_time(members(self._stored, where), MOST_S)
-        whole = pa.concat_tables([MEMBERS.empty_table(), *tables])
+        where, box = of_cells(grid, row, col, SIDE)
+        found = members(self._stored, where, within=box, boxes=self._boxes)
+        tables, n = [MEMBERS.empty_table()], 0
+        for table in found_in_time(found, MOST_S):
+            tables.append(table)
+            n += table.num_rows
+            if n > MOST_POINTS:
+                logger.warning(
+                    "a part of the map has more than %d tiles, and nothing is drawn "
+                    "below it: `raylatent explore` with a larger --max-size goes deeper",
+                    MOST_POINTS,
+                )
+                return None
+        whole = pa.concat_tables(tables)
         points = Points.of(schema.places(whole), reference=whole)
         shown = self._shown(row, col)
-        slides = map(self._name, whole[schema.SLIDE].to_pylist())
-        tiles = zip(slides, whole[schema.TILE_INDEX].to_pylist(), strict=True)
-        own = [i for i, tile in enumerate(tiles) if tile in shown]
-        if not own:
-            return points, None
-        picks = points.take(np.array(own, np.int64))
-        return points, partial_cells(picks, grid, self._rule).best
+        tiles = [tile for _, tile in shown]
+        near = np.flatnonzero(np.isin(whole[schema.TILE_INDEX].to_numpy(), tiles))
+        told = whole.select([schema.SLIDE, schema.TILE_INDEX]).take(pa.array(near))
+        own = [
+            (self._name(one[schema.SLIDE]), one[schema.TILE_INDEX]) in shown
+            for one in told.to_pylist()
+        ]
+        return points, partial_cells(points.take(near[own]), grid, self._rule).best
 
     def _shown(self, row: int, col: int) -> set[tuple[str, int]]:
         """The tiles that the cells of a block of the deepest written level show."""
@@ -127,8 +150,8 @@ class DeeperLevels:
             columns=[schema.SLIDE, schema.TILE_INDEX],
             filters=[
                 (schema.LEVEL, "=", self._finest),
-                *((schema.ROW, ">=", row * SIDE), (schema.ROW, "<", (row + 1) * SIDE)),
-                *((schema.COL, ">=", col * SIDE), (schema.COL, "<", (col + 1) * SIDE)),
+                (schema.ROW, "in", range(row * SIDE, (row + 1) * SIDE)),
+                (schema.COL, "in", range(col * SIDE, (col + 1) * SIDE)),
             ],
         )
         slides, tiles = (column.to_pylist() for column in table.columns)

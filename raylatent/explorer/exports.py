@@ -10,7 +10,8 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
+from types import SimpleNamespace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -18,14 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from raylatent import schema
 from raylatent.errors import IncompleteError
 from raylatent.explorer.members import FIRST, MEMBERS, REGION
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import category_colors
-from raylatent.parts import escape_partition
+from raylatent.parts import escape_partition, unescape_partition
 from raylatent.storage import Store, absolute
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles
@@ -36,18 +36,17 @@ UNNAMED = "selection"
 """What the tiles of a polygon without name are called."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_ROWS = 1 << 17  # of a row group
+_TABLES, _ROWS = 16, 1 << 17  # that are held, and of a row group
 _MOST_NAME_BYTES = 240
 
-Members = Iterable[pa.Table]
+Members = Iterator[pa.Table]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What is to be written, beside the tiles themselves.
+    """What is to be written, beside the tiles themselves; sources are told by id.
 
-    `regions` are names, empty for one without; `squares` and `located`, for pictures, are
-    of sources by id.
+    `regions` are names, empty for one without.
     """
 
     fingerprint: str
@@ -63,9 +62,9 @@ def write_csv(path: str, members: Members, _: Export) -> int:
     with store.writing(name) as append:
         append(_lines([FIRST]))
         for table in members:
-            columns = [_text(table, column) for column in FIRST]
+            columns = (_text(table, column) for column in FIRST)
             append(_lines(zip(*columns, strict=True)))
-            n += table.num_rows
+            n += len(table)
     return n
 
 
@@ -74,13 +73,14 @@ def write_parquet(path: str, members: Members, _: Export) -> int:
     store, name = _split(path)
     n = 0
     with store.writing(name) as append:
-        sink = pa.PythonFile(_Sink(append), mode="w")
-        with pq.ParquetWriter(
-            sink, MEMBERS, compression="zstd", write_page_checksum=True
-        ) as writer:
-            for table in _together(members):
-                writer.write_table(table)
-                n += table.num_rows
+        file = SimpleNamespace(write=append, close=lambda: None, closed=False)
+        sink = pa.PythonFile(file, mode="w")
+        about = {"compression": "zstd", "write_page_checksum": True}
+        with pq.ParquetWriter(sink, MEMBERS, **about) as writer:
+            # Tables of small slides make a row group together.
+            while held := list(islice(members, _TABLES)):
+                writer.write_table(pa.concat_tables(held), _ROWS)
+                n += sum(map(len, held))
     return n
 
 
@@ -90,26 +90,19 @@ def write_geojson(folder: str, members: Members, export: Export) -> int:
     Coordinates are level-0 pixels from the slide's bounds on, as QuPath has them. Tiles
     whose side is not known are points; those without location are left out, and counted.
     """
-    colors = dict(
-        zip(export.regions, category_colors(len(export.regions)), strict=True)
-    )
-    lost = n = 0
+    hues = category_colors(len(export.regions))
+    colors = dict(zip(export.regions, hues, strict=True))
+    n = 0
     for tables, writing in _files(folder, members, ".geojson"):
         with writing as append:
             append(b'{"type": "FeatureCollection", "features": [')
-            comma = b"\n"
+            comma = "\n"
             for table in tables:
-                rows = [
-                    row for row in table.to_pylist() if row[schema.LOC_X] is not None
-                ]
-                lost += table.num_rows - len(rows)
-                n += len(rows)
-                if rows:
-                    texts = (_feature(row, export, colors) for row in rows)
-                    append(comma + ",\n".join(texts).encode())
-                    comma = b",\n"
+                for row in table.to_pylist():
+                    append(f"{comma}{_feature(row, export, colors)}".encode())
+                    comma = ",\n"
+                n += len(table)
             append(b"\n]}\n")
-    _say_lost(lost)
     return n
 
 
@@ -118,20 +111,17 @@ def write_rois(folder: str, members: Members, export: Export) -> int:
 
     Tiles beside each other in a row are one rectangle. Coordinates are level-0 pixels.
     """
-    lost = n = 0
+    n = 0
     for tables, writing in _files(folder, members, ".csv"):
         with writing as append:
             append(_lines([("roi_name", "x_base", "y_base", "label")]))
             whole = pa.concat_tables(tables)
-            located = whole.filter(pc.is_valid(whole[schema.LOC_X]))
-            lost += whole.num_rows - located.num_rows
-            n += located.num_rows
-            for number, (region, box) in enumerate(rectangles(located, export), 1):
+            n += len(whole)
+            for number, (region, box) in enumerate(rectangles(whole, export), 1):
                 x0, y0, x1, y1 = box
                 label = guarded(region)
                 corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
                 append(_lines((f"ROI_{number}", *at, label) for at in corners))
-    _say_lost(lost)
     return n
 
 
@@ -143,11 +133,10 @@ def rectangles(
         return
     square = export.squares.get(table[schema.SOURCE][0].as_py(), TileSquare())
     side = square.window_px or 0
-    y, x = (
-        table[at].to_numpy().astype(np.int64) for at in (schema.LOC_Y, schema.LOC_X)
-    )
+    names = (schema.LOC_Y, schema.LOC_X)
+    y, x = (table[name].to_numpy().astype(np.int64) for name in names)
     called = table[REGION].fill_null(UNNAMED).combine_chunks().dictionary_encode()
-    region, names = called.indices.to_numpy(), called.dictionary.to_pylist()
+    region, regions = called.indices.to_numpy(), called.dictionary.to_pylist()
     order = np.lexsort((x, y, region))
     region, y, x = region[order], y[order], x[order]
     apart = (np.diff(region) != 0) | (np.diff(y) != 0) | (np.diff(x) > side)
@@ -156,7 +145,7 @@ def rectangles(
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         x0, y0 = square.corner(int(x[start]), int(y[start]))
         x1 = square.corner(int(x[end]), 0)[0] + side
-        yield names[region[start]], (x0, y0, x1, y0 + side)
+        yield regions[region[start]], (x0, y0, x1, y0 + side)
 
 
 def write_pictures(folder: str, members: Members, export: Export) -> int:
@@ -170,15 +159,12 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
     store = Store(folder)
     n = lost = 0
     for table in members:
-        rows = [
-            row for row in table.to_pylist() if row[schema.SOURCE] in export.located
-        ]
-        if len(rows) < table.num_rows:
-            logger.warning("%d tiles are of no source", table.num_rows - len(rows))
-            lost += table.num_rows - len(rows)
-        if not rows:
+        rows = table.to_pylist()
+        located = export.located.get(rows[0][schema.SOURCE])  # a slide is one source
+        if located is None:
+            logger.warning("%d tiles are of no source", len(rows))
+            lost += len(rows)
             continue
-        located = export.located[rows[0][schema.SOURCE]]
         places = [located.place(row) for row in rows]
         side = located.source.tile_px or 0  # known where tiles are cut out of slides
         for position, tile in stored_tiles(places, side, own_size=True):
@@ -188,8 +174,10 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
                 logger.warning("tile %d of slide %s is left out: %s", *about)
                 lost += 1
                 continue
-            slide = file_name(row[schema.SLIDE])
-            store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", _png(tile))
+            data = io.BytesIO()
+            tile.save(data, "PNG")
+            name = f"{file_name(row[schema.SLIDE])}/{row[schema.TILE_INDEX]}.png"
+            store.write(name, data.getvalue())
             n += 1
     if lost:
         message = (
@@ -214,10 +202,14 @@ def file_name(slide: str) -> str:
 
     >>> file_name("a'b<c>&=%20 ü"), file_name("../a"), file_name("..")
     ("a'b<c>&=%20 ü", '..%2Fa', '%2E%2E')
+    >>> file_name("a/b"), file_name("a%2Fb")
+    ('a%2Fb', 'a%252Fb')
     """
     plain = slide.isprintable() and not {"/", "\\"} & set(slide)
     if plain and slide.strip(".") and len(slide.encode()) <= _MOST_NAME_BYTES:
-        return slide
+        other = unescape_partition(slide)
+        if other == slide or file_name(other) != slide:  # else it would be the other's
+            return slide
     return escape_partition(slide)
 
 
@@ -255,10 +247,8 @@ def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) 
     if (side := square.window_px) is not None:
         ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         geometry = {"type": "Polygon", "coordinates": [ring]}
-    measured = {name: row[name] for name in (schema.X, schema.Y, schema.KNN_DISTANCE)}
-    known = {
-        name: v for name, v in measured.items() if v is not None and np.isfinite(v)
-    }
+    measured = {key: row[key] for key in (schema.X, schema.Y, schema.KNN_DISTANCE)}
+    known = {k: v for k, v in measured.items() if v is not None and np.isfinite(v)}
     properties = {
         "objectType": "detection",
         "name": f"{slide} {tile}",
@@ -267,36 +257,30 @@ def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) 
         "metadata": {schema.SLIDE: slide, schema.TILE_INDEX: str(tile)},
     }
     unique = f"raylatent:{export.fingerprint}:{slide}:{tile}"
-    feature = {
-        "type": "Feature",
-        "id": str(uuid5(NAMESPACE_URL, unique)),
-        "geometry": geometry,
-        "properties": properties,
-    }
+    about = {"type": "Feature", "id": str(uuid5(NAMESPACE_URL, unique))}
+    feature = {**about, "geometry": geometry, "properties": properties}
     return json.dumps(feature, ensure_ascii=False, allow_nan=False)
-
-
-def _png(tile: Image.Image) -> bytes:
-    data = io.BytesIO()
-    tile.save(data, "PNG")
-    return data.getvalue()
-
-
-def _say_lost(n: int) -> None:
-    if n:
-        logger.warning("%d tiles have no location on their slide: left out", n)
 
 
 def _files(
     folder: str, members: Members, ending: str
 ) -> Iterator[tuple[Iterator[pa.Table], Any]]:
-    """The tables of each slide, and what writes its file."""
-    store = Store(folder)
+    """The tiles of each slide that have a location, and what writes its file."""
+    store, lost = Store(folder), 0
     others = {name for name in store.root_files() if name.endswith(ending)}
+
+    def located(tables: Members) -> Iterator[pa.Table]:
+        nonlocal lost
+        for table in tables:
+            lost += table[schema.LOC_X].null_count
+            yield table.filter(pc.is_valid(table[schema.LOC_X]))
+
     for slide, tables in groupby(members, lambda table: table[schema.SLIDE][0].as_py()):
         name = file_name(slide) + ending
         others.discard(name)
-        yield tables, store.writing(name)
+        yield located(tables), store.writing(name)
+    if lost:
+        logger.warning("%d tiles have no location on their slide: left out", lost)
     if others:
         logger.warning(
             "%s has %d other files %s, which were there before: they are of no tile of "
@@ -305,32 +289,6 @@ def _files(
         )
 
 
-def _together(members: Members) -> Iterator[pa.Table]:
-    """Tables of about as many rows as a row group."""
-    held: list[pa.Table] = []
-    for table in members:
-        held.append(table)
-        if sum(one.num_rows for one in held) >= _ROWS:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
-
-
 def _split(path: str) -> tuple[Store, str]:
     folder, name = absolute(path).rsplit("/", 1)
     return Store(folder or "/"), name
-
-
-class _Sink(io.RawIOBase):
-    """What appends to a file, for a library that writes to files."""
-
-    def __init__(self, append: Callable[[bytes], None]) -> None:
-        self._append = append
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:  # noqa: ANN401  (any buffer)
-        self._append(bytes(data))
-        return len(data)

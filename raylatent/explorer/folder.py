@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.resources import files
@@ -19,26 +19,18 @@ from raylatent.explorer import pictures
 from raylatent.explorer.blocks import Names
 from raylatent.explorer.named_regions import region_labels
 from raylatent.explorer.polygon import listed
-from raylatent.explorer.pyramid import LABEL, SIDE
+from raylatent.explorer.pyramid import COUNT, LABEL, SIDE
 from raylatent.explorer.reach import Found
+from raylatent.mapping import labels
 from raylatent.mapping.fitted_map import library_versions
-from raylatent.mapping.labels import (
-    MOST_ENTRIES,
-    OTHER_COLOR,
-    category_colors,
-    colors_by_name,
-    in_order,
-    numbers_of,
-    scale_of,
-)
 from raylatent.montage.points import Label, Rule
 from raylatent.montage.tally import label_points
 from raylatent.parts import read_footer
-from raylatent.run import MAPS, RunDirectory
+from raylatent.run import EXPLORER, RunDirectory
+from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import DIGEST
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints, tile_labels
-from raylatent.stored.maps import MAP_JSON
 
 VERSION = 1
 CELLS = "cells.parquet"
@@ -62,6 +54,7 @@ class Wanted:
         max_bytes: Of everything that is written.
         source_roots: Where the sources are now, if they were moved.
         pseudonyms: Of all slides; None: they are called by their names.
+        in_run: Whether it is to be where explorers of a run are.
         seed: Of ties and of a sample.
     """
 
@@ -73,6 +66,7 @@ class Wanted:
     max_bytes: int
     source_roots: Sequence[str] | None = None
     pseudonyms: Mapping[str, str] | None = None
+    in_run: bool = False
     seed: int = Rule.seed
 
 
@@ -106,14 +100,17 @@ class Told:
     @cached_property
     def names(self) -> Names:
         """What numbers in scripts stand for: the labels of most points have a color."""
-        order, shown = in_order(self.labeled), self.wanted.pseudonyms
-        most = sorted(order, key=lambda name: -self.labeled[name])[:MOST_ENTRIES]
-        labels = [str(name) for name in order if name in most]
-        others = len(order) > len(labels)
-        pairs = [(s, s if shown is None else shown[s]) for s in self.points.slides]
+        order, hidden = labels.in_order(self.labeled), self.wanted.pseudonyms
+        most = sorted(order, key=lambda name: -self.labeled[name])
+        most = most[: labels.MOST_ENTRIES]
+        shown = [str(name) for name in order if name in most]
+        others, rest = len(order) > len(shown), OTHERS
+        while rest in self.labeled:
+            rest = f"({rest})"
+        pairs = [(s, s if hidden is None else hidden[s]) for s in self.points.slides]
         return Names(
             slides=sorted(pairs, key=lambda pair: pair[1]),
-            labels=[*labels, OTHERS] if others else labels,
+            labels=[*shown, rest] if others else shown,
             others=others,
             n_classes=len(self.classes),
         )
@@ -131,7 +128,7 @@ class Told:
             "run": "" if hidden else self.run.uri.rstrip("/").rsplit("/", 1)[-1],
             "fingerprint": str(self.run.settings()["fingerprint"]),
             "map": self._map(),
-            "maps": [] if hidden else self._maps(),
+            "maps": self._maps(),
             "n": found.bounds.n,
             "cell_px": wanted.cell_px,
             "points": {"kind": "all" if found.extent.all_points else "sample"},
@@ -140,7 +137,7 @@ class Told:
             "classes": self.classes,
             "annotations": self._annotations(),
             "novelty": self._novelty(),
-            "colors_of_slides": category_colors(len(self.names.slides)),
+            "colors_of_slides": labels.category_colors(len(self.names.slides)),
             "tiles": {"slots": pictures.SLOTS, "levels": found.extent.own},
             "versions": library_versions(("raylatent",)),
         }
@@ -149,52 +146,46 @@ class Told:
         return told
 
     def _maps(self) -> list[dict[str, str]]:
-        """The maps of the run, whose pages lie beside one another."""
-        maps = Store(f"{self.run.uri}/{MAPS}")
-        found = (
-            name for name in maps.root_folders() if maps.exists(f"{name}/{MAP_JSON}")
-        )
-        return [{"name": name} for name in found]
+        """The maps whose pages are here, beside one another."""
+        if self.wanted.pseudonyms is not None or not self.wanted.in_run:
+            return []
+        pages = Store(f"{self.run.uri}/{EXPLORER}")
+        names = {self.wanted.map, *pages.root_folders()}
+        return [
+            {"name": name}
+            for name in sorted(names)
+            if name == self.wanted.map or pages.exists(f"{name}/{EXPLORER_JSON}")
+        ]
 
-    def _refuse_names(self, told: Mapping[str, Any], slides: Iterable[str]) -> None:
+    def _refuse_names(self, told: Mapping[str, Any], slides: Collection[str]) -> None:
         """Refuse texts of people that have the name of a slide in them."""
-        columns = told["annotations"]["columns"]
+        named = *told["regions"], *told["annotations"]["columns"], told["map"]
         texts = [
-            *(told["map"]["name"], told["map"]["layer"], told["labels"]["column"]),
-            *(*self.labeled, *told["labels"]["names"], *told["classes"]),
-            *(one["name"] for one in (*told["regions"], *columns)),
+            *(told["map"]["layer"], told["labels"]["column"], *told["labels"]["names"]),
+            *(*self.labeled, *told["classes"], *(one["name"] for one in named)),
             *(v for row in self.wanted.annotations.values() for v in row.values()),
         ]
-        names = "|".join(re.escape(one) for one in slides if len(one) >= _SHORTEST)
-        named = re.compile(rf"(?<![^\W_])(?:{names})(?![^\W_])", re.IGNORECASE)
-        short = {one for one in slides if len(one) < _SHORTEST}
-        lost = next(
-            (t for t in map(str, texts) if t in short or (names and named.search(t))),
-            None,
-        )
-        if lost is not None:
-            message = (
-                f"{lost[:80]!r} has the name of a slide in it: with --pseudonymise no "
-                "label, region, column, class or map may"
-            )
-            raise MapError(message)
+        long = "|".join(re.escape(one) for one in slides if len(one) >= _SHORTEST)
+        pattern = re.compile(rf"(?<![^\W_])(?:{long})(?![^\W_])", re.IGNORECASE)
+        for text in map(str, texts):
+            if text in slides or (long and pattern.search(text)):
+                message = (
+                    f"{text[:80]!r} has the name of a slide in it: with --pseudonymise "
+                    "no label, region, column, class or map may"
+                )
+                raise MapError(message)
 
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
         """What machines are told, with bytes of the pictures and tiles without one."""
         found = self.found
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
+        bounds, levels = found.bounds, enumerate(map(len, found.chosen))
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
             "maps": [one],
-            "counts": {
-                "points": found.bounds.n,
-                "dropped_not_finite": found.bounds.n_dropped,
-            },
-            "levels": [
-                {"level": level, "side": SIDE << level, "cells": len(cells)}
-                for level, cells in enumerate(found.chosen)
-            ],
+            "counts": {"points": bounds.n, "dropped_not_finite": bounds.n_dropped},
+            "levels": [{"level": i, "side": SIDE << i, "cells": n} for i, n in levels],
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
@@ -218,16 +209,17 @@ class Told:
 
     def _labels(self) -> dict[str, Any]:
         names, points, label = self.names, self.labeled, self.wanted.label
-        colors = colors_by_name(points)
+        colors, other = labels.colors_by_name(points), labels.OTHER_COLOR
         counts = [points[name] for name in names.labels if name in points]
-        rest = [sum(points.values()) - sum(counts)] if names.others else []
+        if names.others:
+            counts.append(sum(points.values()) - sum(counts))
         return {
             "column": self.wanted.label_column,
             # As `labels_of_points` is made of labels by slide.
             "of": "slide" if label is None or isinstance(label, partial) else "tile",
             "names": list(names.labels),
-            "colors": [colors.get(name, OTHER_COLOR) for name in names.labels],
-            "counts": [*counts, *rest],
+            "colors": [colors.get(name, other) for name in names.labels],
+            "counts": counts,
         }
 
     def _annotations(self) -> dict[str, Any]:
@@ -237,66 +229,55 @@ class Told:
         for column in columns:
             own = [rows.get(name, {}).get(column) for name, _ in self.names.slides]
             given = [value for value in own if value]
-            told: dict[str, Any] = {"name": column, "kind": "category"}
-            words = in_order(set(given))
+            kind, words = "category", labels.in_order(set(given))
             at: Mapping[str, Any] = {word: i for i, word in enumerate(words)}
-            if given and scale_of(given) is not None:
-                at = dict(zip(given, numbers_of(given), strict=True))
-                told["kind"], words = "number", []
+            if given and labels.scale_of(given) is not None:
+                at = dict(zip(given, labels.numbers_of(given), strict=True))
+                kind, words = "number", []
             values = [at[value] if value else None for value in own]
-            found.append({**told, "values": values, "names": words})
+            told = {"name": column, "kind": kind, "values": values, "names": words}
+            found.append(told)
         patient = next((name for name in _PATIENT if name in columns), None)
         return {"columns": found, "patient": patient}
 
     def _novelty(self) -> dict[str, Any]:
-        means = self.found.levels[-1].cells.tally.knn_distance
-        known = means is not None and len(means.cell)
-        top = float(np.nanmax(means.means())) if means is not None and known else 0.0
-        return {"max": top, "has": means is not None}
+        sums = self.found.levels[-1].cells.tally.knn_distance
+        if sums is None or not len(sums.cell):
+            return {"max": 0.0, "has": sums is not None}
+        return {"max": float(np.nanmax(sums.means())), "has": True}
 
     def slides(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
         """What the page is told of each slide, and pictures of them by file."""
         rows = {row[schema.SLIDE]: row for row in self.run.sources().to_pylist()}
-        counted = (
-            self.found.levels[0].slides.group_by(LABEL).aggregate([("count", "sum")])
-        )
-        tiles = dict(
-            zip(*(column.to_pylist() for column in counted.columns), strict=True)
-        )
+        by_slide = self.found.levels[0].slides.group_by(LABEL)
+        counts = by_slide.aggregate([(COUNT, "sum")]).to_pydict()
+        tiles = dict(zip(*counts.values(), strict=True))
         found, files = [], {}
         for number, (name, shown) in enumerate(self.names.slides):
-            row, (size, picture) = rows.get(name, {}), self._thumbnail(name)
+            row, (width, height, picture) = rows.get(name, {}), self._thumbnail(name)
             bounds = [row.get(schema.BOUNDS_X), row.get(schema.BOUNDS_Y)]
             if picture is not None:
                 files[f"slides/{number}.jpg"] = picture
-            found.append(
-                {
-                    "name": shown,
-                    "tiles": tiles.get(name, 0),
-                    "thumbnail": picture is not None,
-                    "width": size[0],
-                    "height": size[1],
-                    "bounds": None if None in bounds else bounds,
-                    **{key: row.get(key) for key in ("window_px", "mpp", "tile_um")},
-                    "url": None,
-                }
-            )
+            told = {"name": shown, "tiles": tiles.get(name, 0), "url": None}
+            told |= {"width": width, "height": height, "thumbnail": bool(picture)}
+            told |= {key: row.get(key) for key in ("window_px", "mpp", "tile_um")}
+            found.append({**told, "bounds": None if None in bounds else bounds})
         return found, files
 
-    def _thumbnail(self, slide: str) -> tuple[Sequence[int | None], bytes | None]:
+    def _thumbnail(self, slide: str) -> tuple[int | None, int | None, bytes | None]:
         """Width and height of a slide in pixels, and its picture, where there is one."""
         store, run = self.run.store, self.run
         grid, picture = run.grid_part(slide), run.thumbnail(slide)
         if not store.exists(grid) or not store.exists(picture):
-            return (None, None), None
+            return None, None, None
         made = json.loads(read_footer(store, grid)[1].get(schema.FOOTER_GRID, "{}"))
         size = made.get("geometry", {})
         if not {"width", "height"} <= size.keys():
-            return (None, None), None
+            return None, None, None
         data = store.read(picture)
         if self.wanted.pseudonyms is not None:  # nothing but pixels
             data = pictures.encoded(pictures.decoded(data), pictures.OWN_QUALITY)
-        return (int(size["width"]), int(size["height"])), data
+        return int(size["width"]), int(size["height"]), data
 
     def hidden(self, chosen: pa.Table) -> pa.Table:
         """Tiles of cells without what tells of their slides or files, if that is asked."""
@@ -304,13 +285,10 @@ class Told:
             return chosen
         lost = {schema.SOURCE, schema.OFFSET, schema.LENGTH, schema.NAME}
         lost |= {schema.LABEL} if self.wanted.label is not tile_labels else set()
-        columns = [
-            pa.nulls(len(chosen), f.type) if f.name in lost else chosen[f.name]
-            for f in chosen.schema
-        ]
-        table = pa.table(columns, chosen.schema.names)
-        at = table.schema.get_field_index(schema.SLIDE)
-        return table.set_column(at, schema.SLIDE, self.shown(chosen[schema.SLIDE]))
+        columns = {name: chosen[name] for name in chosen.schema.names}
+        columns |= {name: pa.nulls(len(chosen), chosen[name].type) for name in lost}
+        columns[schema.SLIDE] = self.shown(chosen[schema.SLIDE])
+        return pa.table(columns)
 
     def shown(self, slides: pa.ChunkedArray) -> pa.Array:
         """What the page calls slides (n,)."""

@@ -8,9 +8,12 @@ a client is ever a path of a file but by a vocabulary without dots and slashes.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from secrets import compare_digest
-from urllib.parse import parse_qs
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from raylatent.errors import ConfigError
 
@@ -27,55 +30,24 @@ HEADERS: Mapping[str, str] = {
 }
 """Of every answer."""
 
+Route = tuple[str, tuple[Any, ...]]
+"""What a path asks for: a kind, and whole numbers or the name of a file."""
+
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
-_NUMBER = "(0|[1-9][0-9]{0,17})"
+_N = "(0|[1-9][0-9]{0,17})"
 _ROUTES = {
-    "slide": re.compile(rf"/slide/{_NUMBER}\.json"),
-    "zoom": re.compile(rf"/slide/{_NUMBER}/{_NUMBER}/{_NUMBER}_{_NUMBER}\.jpg"),
-    "block": re.compile(rf"/mosaic_files/{_NUMBER}/{_NUMBER}_{_NUMBER}\.jpg"),
-    "tile": re.compile(rf"/tile/{_NUMBER}/{_NUMBER}\.jpg"),
-    "members": re.compile("/members"),
-    "server": re.compile(r"/server\.js"),
-    "regions": re.compile(r"/regions\.json"),
+    "slide": rf"/slide/{_N}\.json",
+    "zoom": rf"/slide/{_N}/{_N}/{_N}_{_N}\.jpg",
+    "block": rf"/mosaic_files/{_N}/{_N}_{_N}\.jpg",
+    "tile": rf"/tile/{_N}/{_N}\.jpg",
+    "members": "/members",
+    "server": r"/server\.js",
+    "regions": r"/regions\.json",
 }
-_FILE = re.compile(
-    r"/((?:[A-Za-z0-9_-]{1,40}/){0,4}[A-Za-z0-9_-]{1,40}"
+_FILE = (
+    r"/(?!tile/|slide/)((?:[A-Za-z0-9_-]{1,40}/){0,4}[A-Za-z0-9_-]{1,40}"
     r"\.(?:html|js|css|json|jpg|dzi|parquet))"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A request, but for its body: the path decoded, headers in small letters."""
-
-    method: str
-    path: str
-    query: str = ""
-    headers: Sequence[tuple[str, str]] = ()
-
-    def header(self, name: str) -> list[str]:
-        """All values of a header."""
-        return [value for key, value in self.headers if key == name]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What is sent back; `HEADERS` are sent with it."""
-
-    status: int
-    body: bytes = b""
-    media_type: str = "text/plain; charset=utf-8"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    file: str | None = None
-
-
-@dataclass(frozen=True)
-class Route:
-    """What a path asks for: a kind and whole numbers, or a file of the page."""
-
-    kind: str
-    numbers: tuple[int, ...] = ()
-    file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,68 +61,55 @@ class Gate:
     hosts: frozenset[str]
     cookie: str
 
-    def refuses(self, asked: Asked) -> Answer | None:
+    def refuses(self, asked: Request) -> Response | None:
         """The answer to who may not ask, or comes in by the token; None: may go on."""
-        refused = self._of_elsewhere(asked)
-        if refused is not None:
-            return refused
-        given = parse_qs(asked.query, keep_blank_values=True).get("token")
-        if given is not None and not all(map(self._is_token, given)):
-            return _refusal(403, "this is not the token")
-        if given and asked.path == "/" and asked.method == "GET":
-            crumb = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"
-            return Answer(status=303, headers={"Location": "/", "Set-Cookie": crumb})
-        if not any(map(self._is_token, self._crumbs(asked))):
-            return _refusal(403, "open the address that was printed, with its token")
-        allowed = "POST" if asked.path.endswith("/members") else "GET"
-        if asked.method != allowed:
-            return Answer(status=405, headers={"Allow": allowed})
-        return None
-
-    def _of_elsewhere(self, asked: Asked) -> Answer | None:
-        hosts = asked.header("host")
+        headers, path = asked.headers.getlist, asked.scope["path"]
+        hosts = headers("host")
         name = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if name is None or name[1].lower() not in self.hosts:
-            return _refusal(400, "this server does not go by this Host (--allow-host)")
-        own = {f"{scheme}://{hosts[0]}".lower() for scheme in ("http", "https")}
-        own_origin = all(origin.lower() in own for origin in asked.header("origin"))
-        if own_origin and {"same-origin", "none"} >= {*asked.header("sec-fetch-site")}:
-            return None
+            return said(400, "this server does not go by this Host (--allow-host)")
+        given = asked.query_params.getlist("token")
+        enters = bool(given) and (asked.method, path) == ("GET", "/")
         # A link with the token in it, as in a message or a notebook, may be followed.
-        by_link = (
-            asked.header("sec-fetch-mode") == ["navigate"] and "token=" in asked.query
-        )
-        if own_origin and by_link and (asked.method, asked.path) == ("GET", "/"):
-            return None
-        return _refusal(403, "a page of another site asks")
-
-    def _crumbs(self, asked: Asked) -> list[str]:
-        pairs = [
-            crumb.strip().partition("=")
-            for header in asked.header("cookie")
-            for crumb in header.split(";")
-        ]
-        return [value for name, _, value in pairs if name == self.cookie]
+        linked = enters and headers("sec-fetch-mode") == ["navigate"]
+        own_site = linked or {"same-origin", "none"} >= {*headers("sec-fetch-site")}
+        own = {f"{scheme}://{hosts[0]}".lower() for scheme in ("http", "https")}
+        if not own_site or not own >= {one.lower() for one in headers("origin")}:
+            return said(403, "a page of another site asks")
+        shown = given if enters else [*given, asked.cookies.get(self.cookie, "")]
+        if not all(map(self._is_token, shown)):
+            return said(403, "open the address that was printed, with its token")
+        if enters:
+            answer = RedirectResponse("/", 303)
+            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
+            return answer
+        allowed = "POST" if path.endswith("/members") else "GET"
+        if asked.method != allowed:
+            return Response(status_code=405, headers={"Allow": allowed})
+        return None
 
     def _is_token(self, text: str) -> bool:
         return compare_digest(text.encode("utf-8", "replace"), self.token.encode())
 
 
+def said(status: int, text: str) -> Response:
+    """An answer of one sentence."""
+    return PlainTextResponse(f"{text}\n", status)
+
+
 def route_of(path: str) -> Route | None:
     """What a decoded path asks for, None for nothing that there could be.
 
-    >>> route_of("/tile/3/77.jpg"), route_of("/data/meta.js").file
-    (Route(kind='tile', numbers=(3, 77), file=''), 'data/meta.js')
+    >>> route_of("/tile/3/77.jpg"), route_of("/data/meta.js")
+    (('tile', (3, 77)), ('file', ('data/meta.js',)))
     >>> route_of("/../run.json"), route_of("//etc/passwd"), route_of("/tile/03/1.jpg")
     (None, None, None)
     """
     for kind, pattern in _ROUTES.items():
-        if found := pattern.fullmatch(path):
-            return Route(kind, tuple(map(int, found.groups())))
-    if path.startswith(("/tile/", "/slide/")):
-        return None
-    found = _FILE.fullmatch("/index.html" if path == "/" else path)
-    return Route("file", file=found[1]) if found else None
+        if found := re.fullmatch(pattern, path):
+            return kind, tuple(map(int, found.groups()))
+    found = re.fullmatch(_FILE, "/index.html" if path == "/" else path)
+    return ("file", (found[1],)) if found else None
 
 
 def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str]:
@@ -172,7 +131,3 @@ def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str]:
             raise ConfigError(message)
         names.append(bare.lower())
     return LOOPBACK | frozenset(names)
-
-
-def _refusal(status: int, text: str) -> Answer:
-    return Answer(status=status, body=f"{text}\n".encode())

@@ -1,5 +1,6 @@
 """The tiles of a map inside polygons, part by part, by slide, then tile index."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
+from raylatent.montage.grid import SquareGrid
 from raylatent.parts import read_part
-from raylatent.storage import Store
 from raylatent.stored.map_points import MAP_POINTS, StoredPoints
 from raylatent.tiles.threads import in_order
 
@@ -34,8 +35,28 @@ Where = Callable[[NDArray[np.float64]], NDArray[np.int32]]
 Only = Callable[[pa.Table], NDArray[np.bool_]]
 """Which of some points, with their slide, are meant (n,)."""
 
+Box = tuple[float, float, float, float]
+"""Least x and y, largest x and y."""
+
+_ANYWHERE = (-math.inf, -math.inf, math.inf, math.inf)
 _ROWS = 1 << 16
 _THREADS = 8  # on an object store reading is mostly waiting
+
+
+def of_cells(grid: SquareGrid, row: int, col: int, side: int = 1) -> tuple[Where, Box]:
+    """What lies in a square of cells, and a box that holds all of it.
+
+    Row and column count such squares, of so many cells a side.
+    """
+
+    def where(xy: NDArray[np.float64]) -> NDArray[np.int32]:
+        rows, cols = grid.bin(xy)
+        inside = (rows // side == row) & (cols // side == col)
+        return np.where(inside, 0, -1).astype(np.int32)
+
+    step = grid.cell * side  # which is also the margin: places are rounded
+    x, y = grid.xmin + col * step, grid.ymin + row * step
+    return where, (x - step, y - step, x + 2 * step, y + 2 * step)
 
 
 def members(
@@ -43,6 +64,8 @@ def members(
     where: Where,
     names: Sequence[str] = ("",),
     only: Only | None = None,
+    within: Box = _ANYWHERE,
+    boxes: dict[str, Box] | None = None,
 ) -> Iterator[pa.Table | None]:
     """The points that lie in something, as `MEMBERS`; only a few parts are held.
 
@@ -54,16 +77,38 @@ def members(
         where: In what places lie.
         names: Of these; an empty one is null.
         only: Which of the points inside count; None: all.
+        within: A box that holds all that is inside.
+        boxes: Of parts that were read before, by name; others are added. A part whose
+            box is apart from `within` is not read.
 
     Raises:
         MapError: Another map has taken the place of this one, before or meanwhile.
         StorageError: A part cannot be read.
     """
-    store = stored.same()
-    jobs = (
-        partial(_members_of, store, slide, name, where, names, only)
-        for slide, name in stored.part_names
-    )
+    store, boxes = stored.same(), {} if boxes is None else boxes
+
+    def of_part(slide: str, name: str) -> pa.Table | None:
+        if name in boxes and _apart(boxes[name], within):
+            return None
+        # Most parts have none inside: then only their places are read.
+        places = schema.places(read_part(store, name, (schema.X, schema.Y)))
+        if len(places):
+            boxes[name] = (*places.min(axis=0).tolist(), *places.max(axis=0).tolist())
+        if not (where(places) >= 0).any():
+            return None
+        table = read_part(store, name, schema.POINTS.names).replace_schema_metadata()
+        numbers = where(schema.places(table))
+        slides = pa.repeat(pa.scalar(slide, pa.string()), table.num_rows)
+        if only is not None:
+            own = only(table.append_column(schema.SLIDE, slides))
+            numbers = np.where(own, numbers, -1)
+        told = pa.array([name or None for name in names], pa.string())
+        regions = told.take(pa.array(np.maximum(numbers, 0)))
+        columns = [slides, *table.cast(schema.POINTS).columns, regions]
+        inside = pa.table(columns, schema=_WHOLE).filter(pa.array(numbers >= 0))
+        return inside.select(MEMBERS.names).sort_by(schema.TILE_INDEX)
+
+    jobs = (partial(of_part, *part) for part in stored.part_names)
     with (
         ThreadPoolExecutor(_THREADS, "members") as pool,
         closing(in_order(jobs, pool, _THREADS + 1)) as found,
@@ -77,6 +122,11 @@ def members(
     stored.same()
 
 
+def _apart(a: Box, b: Box) -> bool:
+    """Whether boxes share no place; those with NaN, which nobody knows, may."""
+    return a[2] < b[0] or b[2] < a[0] or a[3] < b[1] or b[3] < a[1]
+
+
 def found_in_time(
     found: Iterable[pa.Table | None], most_s: float
 ) -> Iterator[pa.Table]:
@@ -87,28 +137,3 @@ def found_in_time(
             raise TimeoutError
         if table is not None:
             yield table
-
-
-def _members_of(
-    store: Store,
-    slide: str,
-    name: str,
-    where: Where,
-    names: Sequence[str],
-    only: Only | None,
-) -> pa.Table | None:
-    # Most parts have none inside: then only their places are read.
-    places = schema.places(read_part(store, name, (schema.X, schema.Y)))
-    if not (where(places) >= 0).any():
-        return None
-    table = read_part(store, name, schema.POINTS.names).replace_schema_metadata()
-    numbers = where(schema.places(table))
-    slides = pa.repeat(pa.scalar(slide, pa.string()), table.num_rows)
-    if only is not None:
-        own = only(table.append_column(schema.SLIDE, slides))
-        numbers = np.where(own, numbers, -1)
-    told = pa.array([name or None for name in names], pa.string())
-    regions = told.take(pa.array(np.maximum(numbers, 0)))
-    columns = [slides, *table.cast(schema.POINTS).columns, regions]
-    inside = pa.table(columns, schema=_WHOLE).filter(pa.array(numbers >= 0))
-    return inside.select(MEMBERS.names).sort_by(schema.TILE_INDEX)

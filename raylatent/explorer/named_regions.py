@@ -1,9 +1,7 @@
 """Named regions of a map: their names are labels of the tiles that lie in them.
 
-So are the names of its clusters; where a map has both, regions come first.
-
-`maps/<name>/regions.json` has them, beside the map that they are of; a map that takes its
-place has another digest, and none of their names.
+`maps/<name>/regions.json` has them; a map that takes the place of theirs has none of their
+names. So are the names of clusters; where a map has both, regions come first.
 """
 
 import logging
@@ -35,11 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RegionLabels:
-    """The label of a place is the name of the first region that has it.
-
-    Attributes:
-        regions: In their order in the file.
-    """
+    """The label of a place is the name of the first region that has it, in this order."""
 
     regions: tuple[Polygon, ...]
 
@@ -102,10 +96,11 @@ def stored_labels(store: Store, which: str = "") -> RegionLabels | ClusterLabels
     Raises:
         MapError: It has none of these.
     """
-    of_regions = region_labels(store) if which != ClusterLabels.column else None
-    found = of_regions or (
-        cluster_labels(store) if which != RegionLabels.column else None
-    )
+    found: RegionLabels | ClusterLabels | None = None
+    if which != ClusterLabels.column:
+        found = region_labels(store)
+    if found is None and which != RegionLabels.column:
+        found = cluster_labels(store)
     if which and found is None:
         verb = "cluster" if which == ClusterLabels.column else "label"
         message = (

@@ -6,6 +6,7 @@ with a `name`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,11 +54,17 @@ class Polygon:
         edges = [np.hstack([ring, np.roll(ring, -1, axis=0)]) for ring in rings]
         return np.concatenate(edges)
 
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Least x and y, largest x and y."""
-        low, high = self._edges[:, :2].min(axis=0), self._edges[:, :2].max(axis=0)
-        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    @cached_property
+    def box(self) -> tuple[float, float, float, float]:
+        """Least x and y, largest x and y of what can lie inside.
+
+        Beyond all edges the number of crossings is even as well. What is computed of a
+        crossing may be rounded beyond its edge, but not by more than there is room here.
+        """
+        left, lower = self._edges[:, :2].min(axis=0).tolist()
+        right, upper = self._edges[:, :2].max(axis=0).tolist()
+        slack = (right - left) + 1e-9 * max(abs(left), abs(right))
+        return left - slack, lower, right + slack, upper
 
     def inside(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Which places (n, 2) lie inside, bool (n,).
@@ -72,22 +79,11 @@ class Polygon:
         """
         # numpy would compare float32 with the bounds in float32.
         xy = np.asarray(xy, np.float64)
-        found = np.zeros(len(xy), np.bool_)
-        left, lower, right, upper = self.bounds
-        # Beyond all edges the number of crossings is even as well. What is computed of a
-        # crossing may be rounded beyond its edge, but not by more than this.
-        slack = (right - left) + 1e-9 * max(abs(left), abs(right))
-        near = np.flatnonzero(
-            (xy[:, 1] >= lower)
-            & (xy[:, 1] < upper)
-            & (xy[:, 0] >= left - slack)
-            & (xy[:, 0] <= right + slack)
-        )
-        if not len(near):
-            return found
+        odd = np.zeros(len(xy), np.bool_)
+        low, high = np.reshape(self.box, (2, 2))
+        near = np.flatnonzero(((xy >= low) & (xy <= high)).all(axis=1))
         near = near[np.argsort(xy[near, 1], kind="stable")]
         x, y = xy[near].T
-        odd = np.zeros(len(near), np.bool_)
         ends = np.sort(self._edges[:, [1, 3]], axis=1)
         # (y1 > y) != (y2 > y) is the lower end <= y < the upper one: a run of sorted y.
         runs = np.searchsorted(y, ends)
@@ -96,9 +92,8 @@ class Polygon:
                 if start < stop:
                     at = y[start:stop]
                     crossed = x[start:stop] < (x2 - x1) * (at - y1) / (y2 - y1) + x1
-                    odd[start:stop] ^= crossed
-        found[near] = odd
-        return found
+                    odd[near[start:stop]] ^= crossed
+        return odd
 
 
 def region_of(
@@ -114,12 +109,8 @@ def region_of(
 def parse_polygons(data: bytes, what: str) -> list[Polygon]:
     """The polygons of a file, of anybody; one without name, or regions with a name each.
 
-    Args:
-        data: Its content.
-        what: The file, for messages.
-
     Raises:
-        MapError: It is no such file, or larger than is read.
+        MapError: It (`what` in messages) is no such file, or larger than is read.
 
     >>> [one] = parse_polygons(b'{"map": "d", "polygon": [[0,0],[1,0],[0,1]]}', "p.json")
     >>> one.rings
@@ -131,16 +122,14 @@ def parse_polygons(data: bytes, what: str) -> list[Polygon]:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _refused(what, "it is no JSON") from error
-    if isinstance(values, dict):
-        polygons = [_polygon(values, what, named="name" in values)]
-    elif isinstance(values, list) and len(values) <= MAX_REGIONS:
-        polygons = [_polygon(one, what, named=True) for one in values]
-    else:
+    of_regions = isinstance(values, list)
+    given = values if of_regions else [values]
+    if not isinstance(values, dict | list) or len(given) > MAX_REGIONS:
         raise _refused(what, f"it is no object, nor a list of at most {MAX_REGIONS}")
-    names = [one.name for one in polygons]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise _refused(what, f"two regions are called {twice!r}")
+    polygons = [_polygon(one, what, named=of_regions) for one in given]
+    for name, n in Counter(one.name for one in polygons).items():
+        if n > 1:
+            raise _refused(what, f"two regions are called {name!r}")
     if sum(len(ring) for one in polygons for ring in one.rings) > MAX_POINTS:
         raise _refused(what, f"it has more than {MAX_POINTS:,} points")
     return polygons
@@ -156,25 +145,20 @@ def read_polygons(path: str) -> list[Polygon]:
     if not list_files(path):
         message = f"there is no polygon file {path}"
         raise MapError(message)
-    with open_input(path) as file:
-        # One byte more tells that it is too large.
+    with open_input(path) as file:  # one byte more tells that it is too large
         data = retry(lambda: file.read(MAX_BYTES + 1), f"read {path}")
     return parse_polygons(data, path)
 
 
 def check_map(polygons: Sequence[Polygon], digest: str, what: str) -> None:
-    """Refuse polygons that were drawn on another map.
-
-    Raises:
-        MapError: One was.
-    """
-    other = next((one for one in polygons if one.map != digest), None)
-    if other is not None:
-        message = (
-            f"{what} was drawn on another map (its digest is {other.map[:16]!r}, the "
-            f"map's {digest[:16]!r}): draw it again, or choose --map"
-        )
-        raise MapError(message)
+    """Refuse polygons that were drawn on another map: MapError."""
+    for other in polygons:
+        if other.map != digest:
+            message = (
+                f"{what} was drawn on another map (its digest is {other.map[:16]!r}, the "
+                f"map's {digest[:16]!r}): draw it again, or choose --map"
+            )
+            raise MapError(message)
 
 
 def named(
@@ -186,11 +170,11 @@ def named(
         MapError: One is not there.
     """
     there = [one.name for one in polygons]
-    lost = next((name for name in names if name not in there), None)
-    if lost is not None:
-        shown = ", ".join(map(repr, there[:5]))
-        message = f"{what} has no region {lost!r}: it has {shown or 'none'}"
-        raise MapError(message)
+    for name in names:
+        if name not in there:
+            shown = ", ".join(map(repr, there[:5])) or "none"
+            message = f"{what} has no region {name!r}: it has {shown}"
+            raise MapError(message)
     return [one for one in polygons if not names or one.name in names]
 
 
@@ -217,30 +201,27 @@ def _polygon(values: Any, what: str, *, named: bool) -> Polygon:  # noqa: ANN401
     digest, name = values.get("map"), values.get("name", "")
     if not isinstance(digest, str):
         raise _refused(what, '"map" is missing')
-    if named and not _is_name(name):
+    is_text = isinstance(name, str) and name.isprintable()
+    if (named or "name" in values) and not (is_text and 0 < len(name) <= MAX_NAME):
         raise _refused(what, f'"name" is {str(name)[:40]!r}, no text of one line')
-    forms = [key for key in ("rings", "polygon") if key in values]
-    if len(forms) != 1:
+    if ("rings" in values) == ("polygon" in values):
         raise _refused(what, 'there must be one of "rings" and "polygon"')
-    rings = values["rings"] if forms == ["rings"] else [values["polygon"]]
+    rings = values["rings"] if "rings" in values else [values["polygon"]]
     if not isinstance(rings, list) or not rings:
         raise _refused(what, "there is no ring")
     return Polygon(tuple(_ring(ring, what) for ring in rings), digest, name)
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_NAME
 
 
 def _ring(points: Any, what: str) -> Ring:  # noqa: ANN401
     if not isinstance(points, list) or len(points) < _MIN_RING:
         raise _refused(what, f"a ring has fewer than {_MIN_RING} points")
     for one in points:
-        pair = isinstance(one, list) and len(one) == 2
-        if not pair or not all(type(v) in {int, float} and _is_near(v) for v in one):
+        if not (isinstance(one, list) and len(one) == 2 and all(map(_is_place, one))):
             raise _refused(what, f"{str(one)[:40]} is no point [x, y] of numbers")
     return tuple((float(x), float(y)) for x, y in points)
 
 
-def _is_near(value: float) -> bool:
+def _is_place(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     return -MAX_COORDINATE <= value <= MAX_COORDINATE

@@ -17,15 +17,15 @@ from raylatent.explorer.scripts import MOST_CLASSES
 from raylatent.mapping.labels import MOST_ENTRIES
 from raylatent.montage.cells import bounds_of
 from raylatent.montage.grid import Bounds
-from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Rule
+from raylatent.montage.points import LABELS, PREDICTIONS, Parts, Rule, tile_hashes
 from raylatent.montage.tally import label_points
 from raylatent.source.protocol import Place
-from raylatent.stable_hash import tile_hash
 from raylatent.stored.mosaic_inputs import Located
 from raylatent.tiles.fetch import stored_tiles
 
 _SAMPLED_LEVELS = 4  # whose tiles tell how many bytes a tile takes
 _SAMPLED_TILES = 256
+_SHEET = pictures.SLOTS**2  # tiles at their own size in a picture
 _CELL_BYTES = 70.0  # of a cell in scripts and Parquet
 _POINT_BYTES = 18.0
 _PAIR_BYTES = 6.0  # of a cell and a slide
@@ -35,7 +35,7 @@ SAMPLE_POINTS = 1_000_000
 MOST_SIMILAR = 20_000
 """Cells of the level whose cells are compared with each other."""
 N_SIMILAR = 12
-_SIMILAR_SIDE = 512
+_SIMILAR_LEVELS = 7  # the last one has 512 cells a side
 _SIMILAR_BYTES = 1 << 30  # of activations that are held
 
 
@@ -43,8 +43,8 @@ _SIMILAR_BYTES = 1 << 30  # of activations that are held
 class Sizes:
     """Bytes that parts of an explorer take, as a sample tells.
 
-    Of a cell, in a picture and scripts, beyond its share of an empty block; of a tile at
-    its own size, a point, and of all that does not grow with these.
+    Of a cell beyond its share of an empty block, of a block without any, a tile at its own
+    size, a point, and of all that does not grow with these.
     """
 
     cell: float
@@ -54,7 +54,7 @@ class Sizes:
     rest: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Extent:
     """How far an explorer goes.
 
@@ -76,17 +76,10 @@ class Extent:
 def extent(
     counts: Sequence[int], n_points: int, n_sample: int, sizes: Sizes, max_bytes: int
 ) -> Extent:
-    """What of an explorer fits: the deepest levels go first, then points.
+    """What of an explorer fits, by the cells of each level: the deepest ones go first.
 
-    Points go where all of them would take more than half, or level 0 would not fit
+    Then points, where all of them would take more than half, or level 0 would not fit
     beside them. Tiles at their own size take what is left, at most half.
-
-    Args:
-        counts: Cells of each level.
-        n_points: Points of the map.
-        n_sample: Points of a sample.
-        sizes: Bytes.
-        max_bytes: Of everything.
 
     >>> sizes = Sizes(cell=1, block=0, tile=10, point=1, rest=0)
     >>> extent([4, 9, 12], 12, 5, sizes, 100)
@@ -94,30 +87,25 @@ def extent(
     >>> extent([4, 9, 12], 12, 5, sizes, 20)
     Extent(finest=1, all_points=False, sample=5, own=0, n_bytes=18.0)
     """
-    all_points = n_points * sizes.point <= max_bytes / 2
-    wanted = next(
-        (i for i, n in enumerate(counts) if n > SHOWN_SHARE * n_points), len(counts) - 1
+    up_to = _up_to(counts, sizes)
+    every, some = (sizes.rest + n * sizes.point for n in (n_points, n_sample))
+    all_points = (
+        n_points * sizes.point <= max_bytes / 2 and every + up_to[0] <= max_bytes
     )
-    fixed, finest, up_to = 0.0, 0, _up_to(counts, sizes)
-    for points in (True, False) if all_points else (False,):
-        fixed = sizes.rest + (n_points if points else n_sample) * sizes.point
-        fitting = [
-            level for level in range(wanted + 1) if fixed + up_to[level] <= max_bytes
-        ]
-        all_points, finest = points, max(fitting, default=0)
-        if fitting:
-            break
+    fixed = every if all_points else some
+    finest = 0
+    while (
+        counts[finest] <= SHOWN_SHARE * n_points
+        and finest + 1 < len(counts)
+        and fixed + up_to[finest + 1] <= max_bytes
+    ):
+        finest += 1
     used = fixed + up_to[finest]
     left = min(max_bytes / 2, max_bytes - used)
     own = sum(counts[level] * sizes.tile <= left for level in range(finest + 1))
     drawn = counts[own - 1] if own else 0  # a level has the tiles of those above
-    return Extent(
-        finest=finest,
-        all_points=all_points,
-        sample=n_sample,
-        own=own,
-        n_bytes=used + drawn * sizes.tile,
-    )
+    n_bytes = used + drawn * sizes.tile
+    return Extent(finest, all_points, n_sample, own, n_bytes)
 
 
 def _up_to(counts: Sequence[int], sizes: Sizes) -> list[float]:
@@ -135,20 +123,12 @@ def _up_to(counts: Sequence[int], sizes: Sizes) -> list[float]:
 def similar_level(n_cells: Sequence[int], n_features: int) -> int | None:
     """The deepest level whose cells can be compared; None where there is none.
 
-    Args:
-        n_cells: Of each level.
-        n_features: Of a tile.
-
     >>> similar_level([60, 240, 21_000], 64), similar_level([60] * 9, 64)
     (1, 6)
     """
     most = min(MOST_SIMILAR, _SIMILAR_BYTES // (4 * max(1, n_features)))
-    fitting = [
-        level
-        for level, n in enumerate(n_cells)
-        if n <= most and pyramid.SIDE << level <= _SIMILAR_SIDE
-    ]
-    return max(fitting, default=None)
+    levels = enumerate(n_cells[:_SIMILAR_LEVELS])
+    return max((level for level, n in levels if n <= most), default=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -220,41 +200,31 @@ def _bytes_told(level: PartialLevel) -> float:
 def _sizes(
     chosen: pa.Table, tiles: Tiles, rule: Rule, told: float, rest: float
 ) -> Sizes:
-    """What cells and tiles take, by some tiles all over the map.
-
-    Args:
-        chosen: Cells whose tiles tell it.
-        tiles: How they are found.
-        rule: Its seed.
-        told: Bytes of what is told of a cell beside its picture.
-        rest: Bytes of all that does not grow with cells, tiles and points.
-    """
-    names = (schema.SLIDE, schema.TILE_INDEX)
-    columns = (chosen[name].to_pylist() for name in names)
-    hashes = [tile_hash(rule.seed, s, [i])[0] for s, i in zip(*columns, strict=True)]
-    order = np.argsort(np.array(hashes, np.uint64), kind="stable")
+    """By some tiles of cells all over the map; `told` of a cell beside its picture."""
+    order = np.argsort(tile_hashes(chosen, rule.seed), kind="stable")
     some = chosen.take(pa.array(order[:_SAMPLED_TILES]))
     fetched = dict(stored_tiles(tiles.places(some), tiles.tile_px, own_size=True))
-    whole = [one for _, one in sorted(fetched.items()) if not isinstance(one, str)]
-    side, cell_px = pyramid.SIDE, tiles.cell_px
+    found = [fetched[i] for i in sorted(fetched)]
+    whole = [one for one in found if not isinstance(one, str)]
+    whole = whole or [Image.new("RGB", (1, 1))]
+    n, side, cell_px = len(whole), pyramid.SIDE, tiles.cell_px
     white = np.full((side * cell_px, side * cell_px, 3), pictures.WHITE, np.uint8)
     block = float(len(pictures.encoded(white, pictures.QUALITY)))
-    if not whole:
-        whole = [Image.new("RGB", (1, 1))]
     cells = np.stack([pictures.thumbnail(one, cell_px) for one in whole])
-    at = np.arange(len(whole))
+    at = np.arange(n)
     shown = Shown(rows=at // side, cols=at % side, since=np.zeros_like(at))
-    level = math.ceil(math.log2(max(1, len(whole) / side**2)))
-    drawn = [len(data) for _, data in pictures.draw(level, shown, cells, [level])]
-    together = pictures.SLOTS**2
+    level = math.ceil(math.log2(max(1, n / side**2)))
+    drawn = [
+        len(data) - block for _, data in pictures.draw(level, shown, cells, [level])
+    ]
     own = [
-        pictures.encoded(pictures.sheet(whole[i : i + together]), pictures.OWN_QUALITY)
-        for i in range(0, len(whole), together)
+        len(pictures.encoded(pictures.sheet(together), pictures.OWN_QUALITY))
+        for together in (whole[i : i + _SHEET] for i in range(0, n, _SHEET))
     ]
     return Sizes(
-        cell=(sum(drawn) - len(drawn) * block) / len(whole) + told,
+        cell=sum(drawn) / n + told,
         block=block,
-        tile=sum(map(len, own)) / len(whole),
+        tile=sum(own) / n,
         point=_POINT_BYTES,
         rest=rest,
     )

@@ -70,7 +70,7 @@ _OURS = re.compile(
     rf"|{MAPS}/[^/]+/(?:points|{CLUSTERS})/{_SLIDE}/[0-9]+\.parquet"
     rf"|{MOSAICS}/[^/]+/(?:mosaic\.json|cells\.parquet)"
     rf"|(?:{MAPS}|{MOSAICS})/[^/]+/[^/]+\.(?:png|jpg|jpeg|pdf|svg|csv)"
-    rf"|{EXPLORER}/[^/]+/(?:explorer\.json|cells\.parquet|mosaic\.dzi|regions\.json"
+    rf"|{EXPLORER}/[^/]+/(?:explorer\.json|cells\.parquet|mosaic\.dzi"
     r"|[a-z_]+\.(?:html|css|js)|data/(?:meta|(?:cells|points|slides|similar)/[0-9/]+)\.js"
     r"|(?:mosaic_files|tiles)/[0-9]+/[0-9_]+\.jpg|slides/[0-9]+\.jpg)"
     rf"|{MANIFESTS}/[^/]+\.parquet"

@@ -460,7 +460,12 @@ class Verification:
         self.pages = self._outputs(layout.EXPLORER)
         for name in self.pages:
             told = self._told_by(f"{layout.EXPLORER}/{name}/{layout.EXPLORER_JSON}")
-            maps = [one for one in told.get("maps") or () if isinstance(one, dict)]
+            maps = told.get("maps")
+            maps = (
+                [one for one in maps if isinstance(one, dict)]
+                if isinstance(maps, list)
+                else []
+            )
             if told and not maps:
                 self.notes.append(
                     f"the page of the map {name} is not finished: run `raylatent "

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from raylatent import schema
+from raylatent.explorer import deeper
 from raylatent.explorer.deeper import DeeperLevels
 from raylatent.explorer.pictures import dzi_level
 from raylatent.explorer.pyramid import (
@@ -56,12 +57,12 @@ def levels(tmp_path_factory):
 
 @pytest.mark.parametrize("level", range(FINEST + 1, LAST + 1))
 def test_cells_are_those_that_would_have_been_written(levels, level):
-    deeper, tables, _ = levels
+    made, tables, _ = levels
     wanted = tables[level]
     found = []
     for row in range(1 << level):
         for col in range(1 << level):
-            own = deeper.tiles(level, row, col)
+            own = made.tiles(level, row, col)
             ids = own["cell"].to_numpy()
             assert ((ids >> 32) // SIDE == row).all()
             if len(own):
@@ -78,12 +79,12 @@ def test_cells_are_those_that_would_have_been_written(levels, level):
 
 
 def test_a_block_has_the_tiles_in_their_places(levels):
-    deeper, tables, run = levels
+    made, tables, run = levels
     level, located = FINEST + 2, source_places(run)
     row, col = (tables[level][name].to_pylist()[0] for name in ("row", "col"))
     last = (1 << level) - 1
     dzi = dzi_level(level, CELL_PX)
-    data = deeper.jpeg(dzi, col // SIDE, last - row // SIDE, located)
+    data = made.jpeg(dzi, col // SIDE, last - row // SIDE, located)
     picture = np.asarray(Image.open(io.BytesIO(data)))
     assert picture.shape == (SIDE * CELL_PX, SIDE * CELL_PX, 3)
     expected = np.full(picture.shape, 255, np.uint8)
@@ -101,8 +102,8 @@ def test_a_block_has_the_tiles_in_their_places(levels):
     assert np.abs(picture.astype(int) - expected).mean() < 6
 
 
-def test_there_is_no_block_without_tiles_nor_beyond_the_grid(levels):
-    deeper, tables, run = levels
+def test_a_block_without_tiles_is_white_and_there_is_none_beyond_the_grid(levels):
+    made, tables, run = levels
     located = source_places(run)
     level = LAST
     blocks = {
@@ -116,13 +117,28 @@ def test_there_is_no_block_without_tiles_nor_beyond_the_grid(levels):
         (r, c) for r in range(last + 1) for c in range(last + 1) if (r, c) not in blocks
     )
     dzi = dzi_level(level, CELL_PX)
-    assert deeper.jpeg(dzi, col, last - row, located) is None
-    assert deeper.jpeg(dzi, last + 1, 0, located) is None
-    assert deeper.jpeg(dzi, 0, 10**17, located) is None
+    white = Image.open(io.BytesIO(made.jpeg(dzi, col, last - row, located)))
+    assert np.asarray(white).min() == 255
+    assert made.jpeg(dzi, last + 1, 0, located) is None
+    assert made.jpeg(dzi, 0, 10**17, located) is None
     for written_or_not in (
         0,
         dzi_level(FINEST, CELL_PX),
         dzi_level(14, CELL_PX),
         10**9,
     ):
-        assert deeper.jpeg(written_or_not, 0, 0, located) is None
+        assert made.jpeg(written_or_not, 0, 0, located) is None
+
+
+def test_below_very_many_points_nothing_is_drawn(levels, monkeypatch, caplog):
+    made, tables, run = levels
+    told = {"cell_px": CELL_PX, "levels": [{"level": FINEST}], "rule": vars(RULE)}
+    few = DeeperLevels(made._stored, made._cells, told, made._square)
+    row, col = (tables[FINEST + 1][name].to_pylist()[0] for name in ("row", "col"))
+    asked = (FINEST + 1, row // SIDE, col // SIDE)
+    assert len(made.tiles(*asked)) > 0
+    monkeypatch.setattr(deeper, "MOST_POINTS", 2)
+    assert few.tiles(*asked) is None
+    assert "has more than 2 tiles" in caplog.text
+    dzi, last = dzi_level(FINEST + 1, CELL_PX), (1 << FINEST + 1) - 1
+    assert few.jpeg(dzi, asked[2], last - asked[1], source_places(run)) is None

@@ -4,6 +4,7 @@ import base64
 import csv
 import gzip
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,21 +12,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from raylatent import cli, schema
+from raylatent.claim import Claim
 from raylatent.config import ExploreConfig, ServeConfig
 from raylatent.engine import explore
 from raylatent.engine.cells import ClusterPoints
-from raylatent.errors import ConfigError, MapError, RunError
+from raylatent.errors import ClaimError, ConfigError, MapError, RunError
 from raylatent.explorer import pyramid, reach, squares
 from raylatent.explorer.folder import OTHER_CLASSES
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
 from raylatent.explorer.pyramid import SIDE
-from raylatent.explorer.server import Explorers
+from raylatent.explorer.server import Explorer
 from raylatent.map_job import run_explore
 from raylatent.mapping.statistics import nearest_rows
 from raylatent.run.layout import is_ours
 from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
-from raylatent.stored.verification import read_states
+from raylatent.stored.verification import Verification, read_states
 from tests.explorer.explored_runs import annotations, explored, run_of_slides
 from tests.explorer.selected_runs import (
     inside_of,
@@ -33,7 +35,7 @@ from tests.explorer.selected_runs import (
     regions_file,
 )
 from tests.explorer.test_scripts import read_block
-from tests.stored_maps import LAYER
+from tests.stored_maps import LAYER, write_map
 
 SLIDES = {"patient-alpha": 40, "patient-beta": 50, "zz=%2 ü": 30}
 
@@ -245,9 +247,9 @@ def test_thumbnails_are_pixels_alone(made, hidden):
 def test_the_server_and_select_translate_back(hidden, tmp_path):
     run, points, page = hidden
     table = read_pseudonyms(run.store)
-    explorers = Explorers(ServeConfig(run=run.uri))
+    explorers = Explorer(ServeConfig(run=run.uri))
     names = [one["name"] for one in meta_of(page)["slides"]]
-    assert [table[slide] for slide in explorers._first.slides] == names
+    assert [table[slide] for slide in explorers.slides] == names
     body = polygon_file(tmp_path / "p.json", run).read_bytes()
     told = json.loads(explorers.answer("/members", body).body)
     expected = inside_of(points)
@@ -257,7 +259,7 @@ def test_the_server_and_select_translate_back(hidden, tmp_path):
     dzi = meta_of(page)["levels"][-1]["level"] + 1 + 7  # 8 cells of 16 pixels
     tops = range(1 << (dzi - 7))
     drawn = [explorers.answer(f"/mosaic_files/{dzi}/{x}_{x}.jpg", b"") for x in tops]
-    assert {answer.status for answer in drawn} <= {200, 404}
+    assert {answer.status_code for answer in drawn} <= {200, 404}
     out = tmp_path / "s.csv"
     words = ["select", run.uri, str(tmp_path / "p.json"), "--out", str(out)]
     assert cli.main(words) == 0
@@ -295,9 +297,13 @@ def test_names_are_random_and_a_broken_table_is_refused(tmp_path):
     more = give_pseudonyms(store, ['a,"b"\n', "s3"])
     assert more["s3"] == some["s3"]
     assert set(read_pseudonyms(store)) == {*names, 'a,"b"\n'}
-    store.write("pseudonyms.csv", b"slide,pseudonym\na,x\nb,x\n")
-    with pytest.raises(RunError, match="put it back"):
-        read_pseudonyms(store)
+    assert (tmp_path / "a/pseudonyms.csv").stat().st_mode & 0o777 == 0o600
+    with Claim(store, "x" * 8), pytest.raises(ClaimError):
+        give_pseudonyms(store, names)
+    for rows in ("slide,pseudonym\na,x\nb,x\n", "", "a,x\n", "slide,pseudonym\na\n"):
+        store.write("pseudonyms.csv", rows.encode())
+        with pytest.raises(RunError, match="put it back"):
+            read_pseudonyms(store)
 
 
 def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
@@ -421,6 +427,49 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
     for file in kept:
         assert not any(name.encode() in file.read_bytes() for name in SLIDES)
     with pytest.raises(MapError, match=r"is of another map|holds no explorer"):
-        Explorers(ServeConfig(run=run.uri))
+        Explorer(ServeConfig(run=run.uri))
     explored(run, page, monkeypatch, pseudonymise=True)
     assert before.is_file()
+
+
+def test_the_list_of_maps_has_those_with_a_page(tmp_path, monkeypatch):
+    run, points = run_of_slides(tmp_path, {"a": 30})
+    for name in ("b", "c"):
+        write_map(run, points, name, unit=5)
+    pages = tmp_path / "run" / "explorer"
+    for name in ("default", "c"):
+        explored(run, pages / name, monkeypatch, map=name)
+    assert meta_of(pages / "default")["maps"] == [{"name": "default"}]
+    assert meta_of(pages / "c")["maps"] == [{"name": "c"}, {"name": "default"}]
+    explored(run, tmp_path / "elsewhere", monkeypatch)
+    assert meta_of(tmp_path / "elsewhere")["maps"] == []
+
+
+def test_a_label_that_is_called_as_all_others_is_one_of_its_own(tmp_path, monkeypatch):
+    slides = {f"s{i:02d}": 4 if i else 9 for i in range(28)}
+    run, _ = run_of_slides(tmp_path, slides)
+    lines = [
+        f"{s},label {i}" if i else f"{s},(other labels)" for i, s in enumerate(slides)
+    ]
+    table = tmp_path / "a.csv"
+    table.write_text("\n".join(["slide,kind", *lines]))
+    explored(run, tmp_path / "page", monkeypatch, annotations=str(table), label="kind")
+    told = meta_of(tmp_path / "page")["labels"]
+    assert len(set(told["names"])) == len(told["names"]) == len(told["counts"])
+    counts = dict(zip(told["names"], told["counts"], strict=True))
+    assert counts["(other labels)"] == 9
+    assert told["names"][-1] == "((other labels))"
+    assert sum(told["counts"]) == sum(slides.values())
+
+
+def test_what_explorer_json_says_may_be_anything(made):
+    run = made[0]
+    name = "explorer/default/explorer.json"
+    states = {one.name: one for one in read_states(run.store, [name])}
+    for maps in (5, "x", [5], {"a": 1}, None):
+        about = {**states[name].about, "maps": maps}
+        found = Verification(
+            run=run.uri, states={name: replace(states[name], about=about)}
+        )
+        found._compare_pages()
+        assert "is not finished" in found.notes[0]

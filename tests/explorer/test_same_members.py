@@ -13,7 +13,7 @@ import pytest
 from raylatent import cli
 from raylatent.config import ServeConfig
 from raylatent.explorer.polygon import Polygon
-from raylatent.explorer.server import Explorers
+from raylatent.explorer.server import Explorer
 from tests.explorer.selected_runs import digest_of, mapped_run
 from tests.explorer.test_server import about_page
 
@@ -60,7 +60,7 @@ def by_duckdb(run, rings):
 
 
 def test_the_same_members(run, tmp_path):
-    explorers = Explorers(ServeConfig(run=run.uri))
+    explorers = Explorer(ServeConfig(run=run.uri))
     rng = np.random.default_rng(5)
     n = 0
     for number in range(50):

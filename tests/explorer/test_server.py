@@ -1,5 +1,6 @@
 """What the explorer's server answers: without a server, and over a socket."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -14,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.responses import FileResponse, Response
 
 from raylatent import cli
 from raylatent.config import ServeConfig
 from raylatent.errors import ConfigError, MapError
-from raylatent.explorer import deeper, server
+from raylatent.explorer import deeper, gate, server
+from raylatent.explorer import polygon as polygon_room
 from raylatent.explorer.pictures import dzi_level
 from raylatent.explorer.polygon import MAX_BYTES
 from tests.engine.slide_files import write_slide
@@ -64,7 +67,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explorer(served):
-    return server.Explorers(ServeConfig(run=served[0].uri))
+    return server.Explorer(ServeConfig(run=served[0].uri))
 
 
 def get(explorer, path, body=b""):
@@ -76,7 +79,7 @@ def polygon(run, **more):
 
 
 def test_the_page_is_served_and_nothing_else(explorer):
-    assert get(explorer, "/").file.endswith("/run/explorer/default/index.html")
+    assert str(get(explorer, "/").path).endswith("/run/explorer/default/index.html")
     assert get(explorer, "/data/meta.js").media_type.startswith("text/javascript")
     assert get(explorer, "/server.js").body.startswith(b'"use strict";')
     for path in (
@@ -88,8 +91,8 @@ def test_the_page_is_served_and_nothing_else(explorer):
         "/none.js",
     ):
         answer = get(explorer, path)
-        assert answer.status == 404, path
-        assert answer.file is None
+        assert answer.status_code == 404, path
+        assert not isinstance(answer, FileResponse)
 
 
 def test_members_are_those_of_the_plain_loop(explorer, served):
@@ -127,11 +130,11 @@ def test_of_very_many_members_only_numbers_are_told(explorer, served, monkeypatc
 def test_time_is_bounded(explorer, served, monkeypatch):
     monkeypatch.setattr(server, "_MOST_S", -1.0)
     answer = get(explorer, "/members", polygon(served[0]))
-    assert answer.status == 503
+    assert answer.status_code == 503
     assert b"raylatent select" in answer.body
     monkeypatch.setattr(deeper, "MOST_S", -1.0)
     dzi = dzi_level(1, 16)
-    assert get(explorer, f"/mosaic_files/{dzi}/0_0.jpg").status == 503
+    assert get(explorer, f"/mosaic_files/{dzi}/0_0.jpg").status_code == 503
 
 
 @pytest.mark.parametrize(
@@ -151,8 +154,19 @@ def test_time_is_bounded(explorer, served, monkeypatch):
 )
 def test_what_is_no_polygon_of_the_map_is_refused(explorer, body):
     answer = get(explorer, "/members", body)
-    assert answer.status == 400
+    assert answer.status_code == 400
     assert b"/run" not in answer.body.replace(b"../run.json", b"")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [[14, 0, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 10**4000], [0, 0, True], [0, 0], 5],
+)
+def test_a_cell_beyond_all_levels_is_refused(explorer, served, cell):
+    body = json.dumps({"map": digest_of(served[0]), "cell": cell}).encode()
+    answer = get(explorer, "/members", body)
+    assert answer.status_code == 400
+    assert b"a cell is" in answer.body
 
 
 def test_a_tile_at_its_own_size_is_that_of_the_slide(explorer, served):
@@ -168,7 +182,7 @@ def test_a_tile_at_its_own_size_is_that_of_the_slide(explorer, served):
     apart = np.abs(np.asarray(found, int) - np.asarray(window, int)).mean()
     assert apart < 12
     for path in ("/tile/0/60.jpg", "/tile/1/20.jpg", "/tile/2/0.jpg", "/tile/9/0.jpg"):
-        assert get(explorer, path).status == 404
+        assert get(explorer, path).status_code == 404
 
 
 def pixels_of(slide):
@@ -197,16 +211,16 @@ def test_the_slide_is_shown_by_deep_zoom(explorer, served):
         "/slide/2.json",
         "/slide/2/0/0_0.jpg",
     ):
-        assert get(explorer, path).status == 404
+        assert get(explorer, path).status_code == 404
 
 
 def test_a_slide_that_is_gone_says_nothing_of_its_path(served, tmp_path, caplog):
     run = served[0]
-    explorer = server.Explorers(ServeConfig(run=run.uri))
-    explorer._first._slide_files["s"] = str(tmp_path / "gone.svs")
+    explorer = server.Explorer(ServeConfig(run=run.uri))
+    explorer._slide_files["s"] = str(tmp_path / "gone.svs")
     with caplog.at_level(logging.WARNING):
         answer = get(explorer, "/slide/0.json")
-    assert answer.status == 500
+    assert answer.status_code == 500
     assert b"gone" not in answer.body
     assert "gone.svs" in caplog.text
 
@@ -218,10 +232,10 @@ def test_pseudonyms_are_shown_and_translated_back(tmp_path):
     about = {**about_page(run), "pseudonyms": True}
     (page / "explorer.json").write_text(json.dumps(about))
     with pytest.raises(MapError, match=r"pseudonyms\.csv lacks 2 slides"):
-        server.Explorers(ServeConfig(run=run.uri))
+        server.Explorer(ServeConfig(run=run.uri))
     (tmp_path / "run" / "pseudonyms.csv").write_text("slide,pseudonym\na,p2\nb,p1\n")
-    explorer = server.Explorers(ServeConfig(run=run.uri))
-    assert explorer._first.slides == ["b", "a"]
+    explorer = server.Explorer(ServeConfig(run=run.uri))
+    assert explorer.slides == ["b", "a"]
     told = json.loads(get(explorer, "/members", polygon(run)).body)
     names = {"a": "p2", "b": "p1"}
     expected = sorted((names[s], tile) for s, tile in tiles_of(inside_of(points)))
@@ -242,7 +256,7 @@ def test_regions_of_the_map_that_is_there_now(tmp_path):
     page = tmp_path / "run" / "explorer" / "default"
     page.mkdir(parents=True)
     (page / "explorer.json").write_text(json.dumps(about_page(run)))
-    explorer = server.Explorers(ServeConfig(run=run.uri))
+    explorer = server.Explorer(ServeConfig(run=run.uri))
     assert json.loads(get(explorer, "/regions.json").body) == []
     file = regions_file(tmp_path / "r.json", run, tumor=[SQUARE])
     assert cli.main(["label", run.uri, str(file)]) == 0
@@ -264,21 +278,25 @@ def test_other_maps_of_the_run_are_beside_it(tmp_path):
         (page / "data").mkdir(parents=True)
         (page / "data" / "meta.js").write_text(text)
         (page / "explorer.json").write_text(json.dumps(about_page(run, name)))
-    explorer = server.Explorers(ServeConfig(run=run.uri))
+    # A map that is called as a folder of a page takes none of the page's files.
+    (tmp_path / "run" / "explorer" / "data").mkdir()
+    (tmp_path / "run" / "explorer" / "data" / "explorer.json").write_text("{}")
+    explorer = server.Explorer(ServeConfig(run=run.uri))
     for path, text in (("", "1"), ("/default", "1"), ("/ü b", "2")):
         answer = get(explorer, f"{path}/data/meta.js")
-        assert Path(answer.file).read_text() == text
+        assert Path(answer.path).read_text() == text
     of_map = polygon(run, map=digest_of(run, "ü b"))
     told = json.loads(get(explorer, "/ü b/members", of_map).body)
     assert told["n"] == len(inside_of(points))
     for path in ("/ü b/../default/data/meta.js", "/ü b//data/meta.js", "/c/data/x.js"):
-        assert get(explorer, path).status == 404
+        assert get(explorer, path).status_code == 404
 
 
-def test_without_the_extra_one_sentence_says_so(served, monkeypatch):
+def test_without_the_extra_one_sentence_says_so(served, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "raylatent.explorer.server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'raylatent\[serve\]'"):
-        server.serve(ServeConfig(run=served[0].uri), print)
+    assert cli.main(["serve", served[0].uri]) == 2
+    assert "pip install 'raylatent[serve]'" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_told():
@@ -386,17 +404,105 @@ def test_a_page_that_was_written_anew_is_not_served_on(served, tmp_path):
     told = page / "explorer.json"
     told.write_text(json.dumps(about_page(run)))
     (page / "index.html").write_bytes(INDEX)
-    own = server.Explorers(ServeConfig(run=run.uri, explorer=str(page)))
-    assert get(own, "/").status == 200
+    own = server.Explorer(ServeConfig(run=run.uri, explorer=str(page)))
+    assert get(own, "/").status_code == 200
     told.unlink()
     told.write_text(json.dumps(about_page(run)) + " ")
     for path in ("/", "/tile/0/0.jpg", "/members"):
         answer = get(own, path, polygon(run))
-        assert answer.status == 409
+        assert answer.status_code == 409
         assert b"start serve again" in answer.body
 
 
 def test_no_picture_is_kept_by_browsers(explorer):
     answer = get(explorer, "/tile/0/0.jpg")
-    assert answer.status == 200
-    assert "Cache-Control" not in answer.headers  # the gate says no-store
+    assert answer.status_code == 200
+    assert "cache-control" not in answer.headers  # the gate says no-store
+
+
+class Slow:
+    """Explorers whose members and blocks take until they are let go."""
+
+    def __init__(self):
+        self.go, self.begun = threading.Event(), []
+
+    find = server.Explorer.find
+    _beside = frozenset()
+
+    def answer(self, path, body):
+        self.begun.append((path, len(body)))
+        if not path.startswith("/tile"):
+            self.go.wait(20)
+        return Response(path)
+
+
+async def sent(app, path, method="GET", body=b"", headers=()):
+    """Status and body of an answer of an ASGI application."""
+    answers = []
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message):
+        answers.append(message)
+
+    given = {"host": "localhost", "cookie": f"c={'t' * 22}", **dict(headers)}
+    raw = [(key.encode(), value.encode()) for key, value in given.items()]
+    about = {"path": path, "query_string": b"", "headers": raw}
+    await app({"type": "http", "method": method, **about}, receive, send)
+    return answers[0]["status"], b"".join(one.get("body", b"") for one in answers)
+
+
+def test_who_waits_for_members_or_blocks_holds_up_no_tile(monkeypatch):
+    slow = Slow()
+    rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
+    monkeypatch.setattr(server, "_WAIT_S", 0.3)
+
+    async def ask_all():
+        app = server.application(slow, rules)
+        posts = [sent(app, "/members", "POST", b"{}") for _ in range(20)]
+        blocks = [sent(app, f"/mosaic_files/9/{i}_0.jpg") for i in range(20)]
+        held = [asyncio.create_task(one) for one in (*posts, *blocks)]
+        await asyncio.sleep(0.1)
+        tiles = [sent(app, f"/tile/0/{i}.jpg") for i in range(20)]
+        tiles = await asyncio.wait_for(asyncio.gather(*tiles), 10)
+        await asyncio.sleep(0.5)
+        slow.go.set()
+        return tiles, await asyncio.gather(*held)
+
+    tiles, others = asyncio.run(ask_all())
+    assert {status for status, _ in tiles} == {200}
+    for some in (others[:20], others[20:]):
+        assert sorted(status for status, _ in some) == [200, *[503] * 19]
+    assert len(slow.begun) == 22
+
+
+def test_nothing_is_done_for_who_may_not_ask_or_sends_too_much(monkeypatch):
+    slow = Slow()
+    slow.go.set()
+    rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
+    app = server.application(slow, rules)
+    for wrong in (
+        {"host": "evil.example"},
+        {"cookie": f"c={'t' * 21}"},
+        {"origin": "http://evil.example"},
+        {"sec-fetch-site": "cross-site"},
+    ):
+        for path, method in (("/tile/0/0.jpg", "GET"), ("/members", "POST")):
+            status, _ = asyncio.run(sent(app, path, method, headers=wrong))
+            assert status in {400, 403}, (wrong, path)
+    monkeypatch.setattr(polygon_room, "MAX_BYTES", 10)
+    assert asyncio.run(sent(app, "/members", "POST", b"x" * 11))[0] == 413
+    assert slow.begun == []
+    assert asyncio.run(sent(app, "/members", "POST", b"x" * 10))[0] == 200
+    assert slow.begun == [("/members", 10)]
+
+
+def test_a_polygon_of_very_many_points_is_refused(explorer, served, monkeypatch):
+    monkeypatch.setattr(server, "MOST_POINTS", 8)
+    body = {"map": digest_of(served[0]), "rings": [SQUARE, SQUARE]}
+    assert get(explorer, "/members", json.dumps(body).encode()).status_code == 200
+    body["rings"].append(SQUARE)
+    answer = get(explorer, "/members", json.dumps(body).encode())
+    assert answer.status_code == 400
+    assert b"at most 8 points" in answer.body

@@ -1,6 +1,7 @@
 """A slide in squares of halved levels, as viewers ask for them; no other picture of it."""
 
 import io
+from math import prod
 
 import openslide
 from openslide.deepzoom import DeepZoomGenerator
@@ -30,7 +31,6 @@ class DeepZoom:
     """
 
     def __init__(self, local: LocalSlide) -> None:
-        """See the class."""
         self._local = local  # keeps the node's copy
         try:
             slide = openslide.OpenSlide(local.path)
@@ -59,13 +59,13 @@ class DeepZoom:
         cols, rows = self._levels.level_tiles[level]
         if not (0 <= col < cols and 0 <= row < rows):
             return None
-        _, _, (width, height) = self._levels.get_tile_coordinates(level, (col, row))
-        if width * height > _MOST_PIXELS:
+        *_, size = self._levels.get_tile_coordinates(level, (col, row))
+        if prod(size) > _MOST_PIXELS:
             return None  # the slide has no smaller level that it could be read from
+        data = io.BytesIO()
         try:
-            picture = self._levels.get_tile(level, (col, row))
-            data = io.BytesIO()
-            picture.convert("RGB").save(data, "JPEG", quality=_QUALITY)
+            picture = self._levels.get_tile(level, (col, row)).convert("RGB")
+            picture.save(data, "JPEG", quality=_QUALITY)
         except _ERRORS as error:
             message = f"cannot read {self._local.path}: {reason(error)}"
             raise StorageError(message) from error
