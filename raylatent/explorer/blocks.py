@@ -133,8 +133,8 @@ def _cell_columns(
         return kind, _filled(table[name], kind)
 
     n = table[schema.N].to_numpy()
-    counts = label_matrix(table[schema.LABEL_COUNTS], names)
-    means = mean_matrix(table[schema.PREDICTIONS_MEAN], names.n_classes)
+    counts = _label_matrix(table[schema.LABEL_COUNTS], names)
+    means = _mean_matrix(table[schema.PREDICTIONS_MEAN], names.n_classes)
     label, of_label = _largest(np.where(counts > 0, counts, np.nan), NO_U1)
     pred, pred_mean = _largest(means, NO_U2)
     columns: dict[str, Column] = {
@@ -179,7 +179,7 @@ def _largest(
     return np.where(none, null, at), np.where(none, np.nan, most)
 
 
-def label_matrix(counts: pa.ChunkedArray, names: Names) -> NDArray[np.int64]:
+def _label_matrix(counts: pa.ChunkedArray, names: Names) -> NDArray[np.int64]:
     """How many tiles of each cell have each label that has a color, (cells, labels)."""
     found = np.zeros((len(counts), len(names.labels)), np.int64)
     if names.labels:
@@ -193,14 +193,12 @@ def label_matrix(counts: pa.ChunkedArray, names: Names) -> NDArray[np.int64]:
     return found
 
 
-def mean_matrix(means: pa.ChunkedArray, n_classes: int) -> NDArray[np.float32]:
+def _mean_matrix(means: pa.ChunkedArray, n_classes: int) -> NDArray[np.float32]:
     """Mean predictions of each cell, (cells, classes), NaN where there are none."""
     found = np.full((len(means), n_classes), np.nan, np.float32)
     if n_classes:
-        lists = means.combine_chunks()
-        known = lists.is_valid().to_numpy(zero_copy_only=False)
-        values = lists.drop_null().flatten().to_numpy(zero_copy_only=False)
-        found[known] = values.reshape(-1, n_classes)
+        values = means.drop_null().combine_chunks().flatten().to_numpy()
+        found[means.is_valid().to_numpy()] = values.reshape(-1, n_classes)
     return found
 
 
@@ -240,21 +238,12 @@ def write_similar(
     _put(write, f"similar/{level}", columns)
 
 
-POINT_TYPES = {
-    "x": "f4",
-    "y": "f4",
-    "loc_x": "i4",
-    "loc_y": "i4",
-    "slide": "u4",
-    "tile": "u4",
-    "label": "u1",
-    "novelty": "f4",
-    "pred": "u2",
-}
-_POINT = np.dtype([(name, TYPES[kind]) for name, kind in POINT_TYPES.items()])
+_POINT_TYPES = {"x": "f4", "y": "f4", "loc_x": "i4", "loc_y": "i4", "slide": "u4"}
+_POINT_TYPES |= {"tile": "u4", "label": "u1", "novelty": "f4", "pred": "u2"}
+_POINT = np.dtype([(name, TYPES[kind]) for name, kind in _POINT_TYPES.items()])
 
 
-def point_rows(points: Points, names: Names) -> NDArray[np.void]:
+def _point_rows(points: Points, names: Names) -> NDArray[np.void]:
     """Some of the map's points with what the page shows of them, as records (n,)."""
     reference = points.reference
     if reference is None:
@@ -304,7 +293,7 @@ def write_points(
     with ExitStack() as stack:
         files = [stack.enter_context(TemporaryFile(dir=folder)) for _ in firsts]
         for points in map(take, parts.read(PREDICTIONS, LABELS)):
-            rows, bins = point_rows(points, names), _bins(points.xy, found.square)
+            rows, bins = _point_rows(points, names), _bins(points.xy, found.square)
             of = np.searchsorted(firsts, bins, side="right") - 1
             for i in np.unique(of):
                 files[i].write(rows[of == i].tobytes())
@@ -315,11 +304,8 @@ def write_points(
             curve = curve_of(xy, found.square)
             order = np.lexsort((rows["tile"], rows["slide"], curve))
             for some in _pieces(order, POINTS_OF_BLOCK):
-                own = rows[some]
-                columns = {
-                    name: (kind, own[name]) for name, kind in POINT_TYPES.items()
-                }
-                _put(write, f"points/{len(about)}", columns)
+                own = {n: (kind, rows[n][some]) for n, kind in _POINT_TYPES.items()}
+                _put(write, f"points/{len(about)}", own)
                 box = [*xy[some].min(axis=0).tolist(), *xy[some].max(axis=0).tolist()]
                 about.append({"n": len(some), "bbox": box})
     return about

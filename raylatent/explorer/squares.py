@@ -131,15 +131,9 @@ class Pictures:
     The squares of the finest levels are the work of tasks; what they hand on is drawn
     here as soon as all of a larger square is there, so that little of it is held.
 
-    Args:
-        store: The explorer's folder.
-        found: Its cells.
-        tiles: How their tiles are found.
-
     Attributes:
         picture: Of each cell of the finest level, the picture of its tile at its own
-            size, -1: none.
-        slot: In that picture.
+            size, -1: none; `slot`: in that picture.
         sizes: Width and height of that tile, shape (n, 2), 0: none.
         failed: Why tiles could not be read, by cell.
         files: Digest of each file, and its bytes.
