@@ -177,9 +177,12 @@ class Told:
 
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
         """What machines are told, with bytes of the pictures and tiles without one."""
+        levels, bounds = enumerate(map(len, self.found.chosen)), self.found.bounds
         found = self.found
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
-        bounds, levels = found.bounds, enumerate(map(len, found.chosen))
+        rule = dict(vars(found.rule))
+        if self.wanted.pseudonyms is not None:
+            del rule["seed"]  # it would let names be tried out
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
@@ -189,7 +192,7 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
-            "rule": vars(found.rule),
+            "rule": rule,
             "classes": self.classes,
             "cell_px": self.wanted.cell_px,
             "pseudonyms": self.wanted.pseudonyms is not None,

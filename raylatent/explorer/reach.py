@@ -206,14 +206,15 @@ def _sizes(
     fetched = dict(stored_tiles(tiles.places(some), tiles.tile_px, own_size=True))
     found = [fetched[i] for i in sorted(fetched)]
     whole = [one for one in found if not isinstance(one, str)]
-    whole = whole or [Image.new("RGB", (1, 1))]
-    n, side, cell_px = len(whole), pyramid.SIDE, tiles.cell_px
+    side, cell_px = pyramid.SIDE, tiles.cell_px
     white = np.full((side * cell_px, side * cell_px, 3), pictures.WHITE, np.uint8)
     block = float(len(pictures.encoded(white, pictures.QUALITY)))
+    if not whole:
+        whole = [Image.new("RGB", (1, 1))]
     cells = np.stack([pictures.thumbnail(one, cell_px) for one in whole])
-    at = np.arange(n)
+    at = np.arange(len(whole))
     shown = Shown(rows=at // side, cols=at % side, since=np.zeros_like(at))
-    level = math.ceil(math.log2(max(1, n / side**2)))
+    n, level = len(whole), math.ceil(math.log2(max(1, len(whole) / side**2)))
     drawn = [
         len(data) - block for _, data in pictures.draw(level, shown, cells, [level])
     ]

@@ -151,6 +151,7 @@ def hidden(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         table = annotations(folder / "a.csv", SLIDES)
         given = {"annotations": table, "label": "kind", "pseudonymise": True}
+        patch.setattr(explore.secrets, "randbits", lambda _: 0)  # as of the other page
         page = folder / "run" / "explorer" / "default"
         explored(run, page, patch, keep_columns=("age",), **given)
     return run, points, page
@@ -328,6 +329,25 @@ def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
     monkeypatch.setattr(reach, "SAMPLE_POINTS", 10**6)
     explored(run, tmp_path / "page", monkeypatch, max_size="4KB")
     assert 60 < meta_of(tmp_path / "page")["points"]["n"] < sum(SLIDES.values())
+
+
+def test_no_hash_tells_the_names_behind_pseudonyms(made, tmp_path, monkeypatch):
+    """Nobody can try out a name: the seed of the sample and of ties is not told."""
+    run, _ = run_of_slides(tmp_path, SLIDES)
+    monkeypatch.setattr(reach, "SAMPLE_POINTS", 30)
+    found = []
+    for seed in (1, 2):
+        monkeypatch.setattr(explore.secrets, "randbits", lambda _, seed=seed: seed)
+        facts = explored(
+            run, tmp_path / "page", monkeypatch, max_size="4KB", pseudonymise=True
+        )
+        _, columns = read_block((tmp_path / "page/data/points/0.js").read_bytes())
+        found.append(set(zip(columns["slide"], columns["tile"], strict=True)))
+        told = json.loads((tmp_path / "page/explorer.json").read_text())["rule"]
+        assert told == facts["rule"]
+        assert "seed" not in told
+    assert 10 < len(found[0]) < 60
+    assert found[0] != found[1]
 
 
 def test_of_many_classes_the_best_are_told(made, tmp_path, monkeypatch, caplog):
