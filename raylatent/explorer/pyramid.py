@@ -281,8 +281,9 @@ def merge_levels(
 
 def _merge(a: PartialLevel, b: PartialLevel, level: int) -> PartialLevel:
     cells = merge_cells(a.cells, b.cells)
-    slides = _joined(a.slides, b.slides)
-    counted = pa.concat_tables([a.counted, b.counted])
+    # Copied: a slice would hold all that came with it from another process.
+    slides = _joined(a.slides, b.slides).combine_chunks()
+    counted = pa.concat_tables([a.counted, b.counted]).combine_chunks()
     many = level > CONTRAST_LEVEL or (level > 0 and len(slides) > MOST_PAIRS)
     if len(slides) and (many or len(counted)):
         open_ = pc.is_in(slides[LABEL], slides[LABEL].take([0, len(slides) - 1]))
