@@ -2,9 +2,7 @@
 
 import json
 import logging
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+import secrets
 from math import prod
 from typing import Any
 
@@ -20,6 +18,7 @@ from raylatent.engine.progress import Progress, still_working
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.explorer import pictures
 from raylatent.explorer.folder import CELLS, Told, Wanted
+from raylatent.explorer.pyramid import FewClasses
 from raylatent.explorer.reach import (
     N_SIMILAR,
     Found,
@@ -27,10 +26,11 @@ from raylatent.explorer.reach import (
     find_cells,
     similar_level,
 )
-from raylatent.explorer.squares import Drawn, Pictures, SquareWork, draw_square
+from raylatent.explorer.scripts import MOST_CLASSES
+from raylatent.explorer.squares import Pictures, draw_square
 from raylatent.explorer.write import Similar, write_data
 from raylatent.mapping.statistics import nearest_rows
-from raylatent.montage.points import Rule
+from raylatent.montage.points import Parts, Rule
 from raylatent.run import MAPS, RunDirectory
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import content_digest, sealed_json
@@ -42,34 +42,37 @@ from raylatent.stored.mosaic_inputs import Located, source_places
 logger = logging.getLogger(__name__)
 
 _TOGETHER = 512  # tiles whose activations a task reads
+_MOST_PARTS = 2_000  # that are read to compare cells
 
 
-def draw_pictures(store: Store, found: Found, tiles: Tiles) -> Drawn:
+def draw_pictures(store: Store, found: Found, tiles: Tiles) -> Pictures:
     """Write the pictures of all levels."""
-    made = Pictures(store, found, tiles)
-    waiting: deque[SquareWork] = deque()
-
-    def calls() -> Iterator[tuple[Any, ...]]:
-        for work in made.works():
-            waiting.append(replace(work, places=()))
-            yield store, work, tiles.cell_px, tiles.tile_px
-
-    with Progress("explorer", len(found.chosen[-1])) as progress:
-        for done in spread(draw_square, calls(), num_cpus=1):
-            work = waiting.popleft()
-            made.add(work, done)
-            progress.add(len(work.which))
-    return made.finish()
+    made, n_tiles = Pictures(store, found, tiles), len(found.chosen[-1])
+    calls = ((store, work, tiles.cell_px, tiles.tile_px) for work in made.works())
+    with Progress("explorer", n_tiles) as progress:
+        for done in spread(draw_square, calls, num_cpus=1):
+            made.add(done)
+            progress.add(done.n)
+    made.finish()
+    if made.failed:
+        logger.warning(
+            "%d of %d tiles cannot be read and are gray; the first: %s",
+            *(len(made.failed), n_tiles, made.failed[min(made.failed)]),
+        )
+    return made
 
 
 def similar_cells(points: StoredPoints, found: Found) -> Similar | None:
     """The cells whose tiles are nearest in activation space; None if that is not known.
 
-    Only parts of the run that have one of these tiles are read.
+    Only parts of the run that have one of these tiles are read, each of them whole.
     """
     try:
         width = prod(points.run.layers()[points.layer])
-        level = similar_level([len(cells) for cells in found.chosen], width)
+        few = len(points.part_names) <= _MOST_PARTS
+        counts = [len(cells) for cells in found.chosen]
+        counts = [n for n in counts if few or n <= _MOST_PARTS]
+        level = similar_level(counts, width)
         if level is None:
             return None
         tiles = found.chosen[level].select([schema.SLIDE, schema.TILE_INDEX])
@@ -104,50 +107,64 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
 
     Raises:
         MapError: There is no such map, it is of other rows than the run has now,
-            another one has taken its place meanwhile, or a text has the name of a slide
-            that is to have a pseudonym.
+            another one has taken its place meanwhile, the folder holds something else,
+            or a text has the name of a slide that is to have a pseudonym.
     """
+    store = Store(uri)
+    if not store.exists(EXPLORER_JSON) and (store.root_files() or store.root_folders()):
+        message = f"{uri} holds something else than an explorer: give an empty folder"
+        raise MapError(message)
     points = ClusterPoints(f"{run.uri}/{MAPS}/{wanted.map}", run)
     points.check_rows()
-    parts = points.labeled(wanted.label)
     places = source_places(run, wanted.source_roots, points.slides)
     tiles = Tiles(
         sources={n: one for n, one in places.items() if isinstance(one, Located)},
         cell_px=wanted.cell_px,
         tile_px=int(run.settings()["fields"]["tile_px"]),
     )
-    rule = Rule(select="nearest", ties="hash", seed=wanted.seed)
-    found = find_cells(parts, rule, tiles, wanted.max_bytes)
-    told = Told(run=run, points=points, found=found, wanted=wanted)
-    meta = told.meta()
-    similar = similar_cells(points, found)
-    store = Store(uri)
-    if not store.exists(EXPLORER_JSON) and (store.root_files() or store.root_folders()):
-        message = f"{uri} holds something else than an explorer: give an empty folder"
-        raise MapError(message)
+    told, parts = _found(points, wanted, tiles)
+    meta, similar = told.meta(), similar_cells(points, told.found)
     points.same()
     with relisted(uri, anew=True) as digests:
         _clear(store)
-        drawn = draw_pictures(store, found, tiles)
-        digests.update(drawn.digests)
-        if drawn.failed:
-            logger.warning(
-                "%d of %d tiles cannot be read and are gray; the first: %s",
-                *(len(drawn.failed), len(found.chosen[-1])),
-                drawn.failed[min(drawn.failed)],
-            )
+        drawn = draw_pictures(store, told.found, tiles)
+        digests.update({name: digest for name, (digest, _) in drawn.files.items()})
 
         def write(name: str, data: bytes) -> None:
             store.write(name, data)
             if not name.endswith(".parquet"):  # which tells its own
                 digests[name] = content_digest(data)
 
-        write_data(write, told, meta, parts, drawn, similar)
+        write_data(write, told, meta, parts, drawn, similar, uri)
         points.same()
-        facts = told.facts(drawn.n_bytes, len(drawn.failed))
+        n_bytes = sum(n for _, n in drawn.files.values())
+        facts = told.facts(n_bytes, len(drawn.failed))
         text = json.dumps(sealed_json(facts), indent=1, ensure_ascii=False)
         store.write(EXPLORER_JSON, f"{text}\n".encode())
     return facts
+
+
+def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Parts]:
+    """The cells, and the points with the predictions that are told."""
+    parts, kept = points.labeled(wanted.label), []
+    n_classes = points.run.settings().get("num_classes") or 0
+    if n_classes > MOST_CLASSES:
+        parts = few = FewClasses.of(parts)
+        kept = few.kept.tolist()
+        logger.warning(
+            "of %d classes the page has the %d with the largest mean predictions, and "
+            "the best of the others as one",
+            *(n_classes, len(kept)),
+        )
+    # By hashes of a known seed one could try out the names behind pseudonyms.
+    seed = wanted.seed if wanted.pseudonyms is None else secrets.randbits(62)
+    rule = Rule(select="nearest", ties="hash", seed=seed)
+    found = find_cells(parts, rule, tiles, wanted.max_bytes)
+    pa.default_memory_pool().release_unused()  # what merging took
+    told = Told(
+        run=points.run, points=points, found=found, wanted=wanted, kept_classes=kept
+    )
+    return told, parts
 
 
 def _clear(store: Store) -> None:

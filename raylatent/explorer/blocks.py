@@ -5,8 +5,10 @@ turn), so that a block is a neighborhood.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.explorer.pyramid import SIDE, Square
+from raylatent.explorer.pyramid import SIDE, Square, morton
 from raylatent.explorer.reach import Found
 from raylatent.explorer.scripts import (
-    MOST_CLASSES,
-    NO_I4,
     NO_U1,
     NO_U2,
     NO_U4,
+    NULLS,
+    TYPES,
+    Column,
     Columns,
     block_script,
 )
@@ -39,37 +42,13 @@ CELLS_OF_BLOCK = 16_384
 POINTS_OF_BLOCK = 65_536
 
 _BLOCK_NUMBERS = 1_000_000
-_TOGETHER = 2_000_000  # points that are put in order at once
+_TOGETHER = 1_000_000  # points that are put in order at once
+_MOST_FILES = 256
 _BITS = 16  # of each of x and y, by which points are ordered
 _BINS = 12  # bits of the curve by which points are counted
 
 Write = Callable[[str, bytes], None]
 """Writes a file below the explorer's folder."""
-Rows = dict[str, NDArray[Any]]
-"""Points as the page holds them: arrays (n,) by the names of `POINT_TYPES`."""
-
-
-def morton(rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """Positions (n,) on the curve: bits of columns in even places, of rows in odd ones.
-
-    >>> morton(np.array([0, 1, 1, 2]), np.array([1, 0, 1, 3])).tolist()
-    [1, 2, 3, 13]
-    """
-    return _spread(cols) | (_spread(rows) << np.uint64(1))
-
-
-def _spread(values: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """Each bit at twice its place, of values below 2**32."""
-    x = values.astype(np.uint64)
-    for shift, mask in (
-        (16, 0x0000FFFF0000FFFF),
-        (8, 0x00FF00FF00FF00FF),
-        (4, 0x0F0F0F0F0F0F0F0F),
-        (2, 0x3333333333333333),
-        (1, 0x5555555555555555),
-    ):
-        x = (x | (x << np.uint64(shift))) & np.uint64(mask)
-    return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +56,9 @@ class Names:
     """What numbers in blocks stand for.
 
     Attributes:
-        slides: All slides of the map, each with the name that is shown, by which they
-            are in order.
-        labels: The labels that have a color, in order; others count as the last one
-            where there are more.
-        others: Whether the last of the labels is of all others.
+        slides: All slides of the map, each with the name that is shown, ascending by it.
+        labels: The labels that have a color, in order.
+        others: Whether the last of them is of all others.
         n_classes: Of the predictions, 0 without.
     """
 
@@ -95,22 +72,25 @@ class Names:
         """Of slides by either name."""
         return {name: at for at, both in enumerate(self.slides) for name in both}
 
-    def slide_numbers(self, slides: pa.ChunkedArray) -> NDArray[np.uint32]:
+    def slide_numbers(self, slides: pa.ChunkedArray) -> NDArray[np.int64]:
         """Of a column of slides (n,)."""
-        encoded = slides.combine_chunks().dictionary_encode()
-        own = [self._numbers[name] for name in encoded.dictionary.to_pylist()]
-        at: NDArray[np.int32] = encoded.indices.to_numpy()
-        return np.array([*own, 0], np.uint32)[at]
+        return _coded(slides.combine_chunks(), self._numbers.__getitem__, 0)
 
-    def label_numbers(self, labels: pa.Array) -> NDArray[np.uint8]:
+    def label_numbers(self, labels: pa.Array) -> NDArray[np.int64]:
         """Of a column of labels (n,), `NO_U1` where there is none."""
         known = {name: number for number, name in enumerate(self.labels)}
         other = len(self.labels) - 1 if self.others else NO_U1
-        encoded = labels.dictionary_encode()
-        own = [known.get(name, other) for name in encoded.dictionary.to_pylist()]
-        filled = pc.fill_null(encoded.indices, len(own))
-        at: NDArray[np.int32] = filled.to_numpy(zero_copy_only=False)
-        return np.array([*own, NO_U1], np.uint8)[at]
+        return _coded(labels, lambda name: known.get(name, other), NO_U1)
+
+
+def _coded(
+    words: pa.Array, number: Callable[[str], int], null: int
+) -> NDArray[np.int64]:
+    encoded = words.dictionary_encode()
+    own = [*map(number, encoded.dictionary.to_pylist()), null]
+    at = pc.fill_null(encoded.indices, len(own) - 1)
+    found: NDArray[np.int64] = np.array(own)[at.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def write_cells(
@@ -148,93 +128,97 @@ def _put(write: Write, name: str, columns: Columns) -> None:
 
 def _cell_columns(
     table: pa.Table, names: Names, sizes: NDArray[np.uint16]
-) -> dict[str, tuple[str, NDArray[Any]]]:
+) -> dict[str, Column]:
+    def numbers(name: str, kind: str) -> Column:
+        return kind, _filled(table[name], kind)
+
     n = table[schema.N].to_numpy()
-    every = np.arange(len(n))
-    # A column more, so that there is a largest one also where there are none.
-    counts = label_matrix(table[schema.LABEL_COUNTS], names)
-    most = np.c_[counts, np.zeros_like(n)].argmax(axis=1)
-    most_n = np.c_[counts, np.zeros_like(n)][every, most]
-    means = mean_matrix(table[schema.PREDICTIONS_MEAN], names.n_classes)
-    known = np.c_[np.where(np.isnan(means), -1, means), np.full(len(n), -1.0)]
-    best = known.argmax(axis=1)
-    best_mean = known[every, best].astype(np.float32)
-    stored = table[schema.PICTURE].is_valid().to_numpy()
-    columns: dict[str, tuple[str, NDArray[Any]]] = {
-        "row": ("u4", table[schema.ROW].to_numpy()),
-        "col": ("u4", table[schema.COL].to_numpy()),
+    counts = _label_matrix(table[schema.LABEL_COUNTS], names)
+    means = _mean_matrix(table[schema.PREDICTIONS_MEAN], names.n_classes)
+    label, of_label = _largest(np.where(counts > 0, counts, np.nan), NO_U1)
+    pred, pred_mean = _largest(means, NO_U2)
+    columns: dict[str, Column] = {
+        "row": numbers(schema.ROW, "u4"),
+        "col": numbers(schema.COL, "u4"),
         "n": ("u4", n),
-        "slides": ("u4", table[schema.N_SLIDES].to_numpy()),
+        "slides": numbers(schema.N_SLIDES, "u4"),
         "slide": ("u4", names.slide_numbers(table[schema.SLIDE])),
-        "tile": ("u4", table[schema.TILE_INDEX].to_numpy()),
-        "loc_x": ("i4", _filled(table[schema.LOC_X], NO_I4)),
-        "loc_y": ("i4", _filled(table[schema.LOC_Y], NO_I4)),
-        "x": ("f4", table[schema.X].to_numpy()),
-        "y": ("f4", table[schema.Y].to_numpy()),
-        "label": ("u1", np.where(most_n > 0, most, NO_U1)),
-        "share": ("f4", most_n / n),
+        "tile": numbers(schema.TILE_INDEX, "u4"),
+        "loc_x": numbers(schema.LOC_X, "i4"),
+        "loc_y": numbers(schema.LOC_Y, "i4"),
+        "x": numbers(schema.X, "f4"),
+        "y": numbers(schema.Y, "f4"),
+        "label": ("u1", label),
+        "share": ("f4", np.nan_to_num(of_label) / n),
         "top_slide": ("u4", names.slide_numbers(table[schema.TOP_SLIDE])),
         "top_share": ("f4", table[schema.TOP_SLIDE_N].to_numpy() / n),
-        "novelty": ("f4", table[schema.KNN_DISTANCE_MEAN].to_numpy()),
-        "pred": ("u2", np.where(best_mean < 0, NO_U2, best)),
-        "pred_mean": ("f4", np.where(best_mean < 0, np.nan, best_mean)),
-        "level": ("u1", table[schema.SINCE].to_numpy()),
-        "of": ("u4", table[schema.SINCE_N].to_numpy()),
-        "tied": ("u4", table[schema.TIED].to_numpy()),
-        "picture": ("u4", np.where(stored, _filled(table[schema.PICTURE], 0), NO_U4)),
-        "slot": ("u1", np.where(stored, _filled(table[schema.SLOT], 0), NO_U1)),
+        "novelty": numbers(schema.KNN_DISTANCE_MEAN, "f4"),
+        "pred": ("u2", pred),
+        "pred_mean": ("f4", pred_mean),
+        "level": numbers(schema.SINCE, "u1"),
+        "of": numbers(schema.SINCE_N, "u4"),
+        "tied": numbers(schema.TIED, "u4"),
+        "picture": numbers(schema.PICTURE, "u4"),
+        "slot": numbers(schema.SLOT, "u1"),
         "width": ("u2", sizes[:, 0]),
         "height": ("u2", sizes[:, 1]),
     }
     columns |= {f"count_{i}": ("u4", own) for i, own in enumerate(counts.T)}
-    if names.n_classes <= MOST_CLASSES:
-        columns |= {f"mean_{i}": ("f4", own) for i, own in enumerate(means.T)}
-    return columns
+    return columns | {f"mean_{i}": ("f4", own) for i, own in enumerate(means.T)}
 
 
-def label_matrix(counts: pa.ChunkedArray, names: Names) -> NDArray[np.int64]:
+def _largest(
+    values: NDArray[np.floating], null: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where the largest of each row (n, k) is, and it; `null` and NaN if all are NaN."""
+    known = np.where(np.isnan(values), -np.inf, values)
+    known = np.c_[known, np.full(len(values), -np.inf)]  # one where there are none
+    at = known.argmax(axis=1)
+    most = known[np.arange(len(at)), at]
+    none = most == -np.inf
+    return np.where(none, null, at), np.where(none, np.nan, most)
+
+
+def _label_matrix(counts: pa.ChunkedArray, names: Names) -> NDArray[np.int64]:
     """How many tiles of each cell have each label that has a color, (cells, labels)."""
     found = np.zeros((len(counts), len(names.labels)), np.int64)
-    if not names.labels:
-        return found
-    maps = counts.combine_chunks()
-    lengths = np.diff(maps.offsets.to_numpy())
-    first, last = maps.offsets[0].as_py(), maps.offsets[-1].as_py()
-    cell = np.repeat(np.arange(len(maps)), lengths)
-    label = names.label_numbers(maps.keys.slice(first, last - first))
-    known = label != NO_U1
-    n = maps.items.slice(first, last - first).to_numpy()
-    np.add.at(found, (cell[known], label[known]), n[known])
+    if names.labels:
+        maps = counts.combine_chunks()
+        offsets = maps.offsets.to_numpy()
+        some = slice(offsets[0], offsets[-1])
+        cell = np.repeat(np.arange(len(maps)), np.diff(offsets))
+        label, n = names.label_numbers(maps.keys[some]), maps.items[some].to_numpy()
+        known = label != NO_U1
+        np.add.at(found, (cell[known], label[known]), n[known])
     return found
 
 
-def mean_matrix(means: pa.ChunkedArray, n_classes: int) -> NDArray[np.float32]:
+def _mean_matrix(means: pa.ChunkedArray, n_classes: int) -> NDArray[np.float32]:
     """Mean predictions of each cell, (cells, classes), NaN where there are none."""
     found = np.full((len(means), n_classes), np.nan, np.float32)
     if n_classes:
-        lists = means.combine_chunks()
-        known = lists.is_valid().to_numpy(zero_copy_only=False)
-        values = lists.drop_null().flatten().to_numpy(zero_copy_only=False)
-        found[known] = values.reshape(-1, n_classes)
+        values = means.drop_null().combine_chunks().flatten().to_numpy()
+        found[means.is_valid().to_numpy()] = values.reshape(-1, n_classes)
     return found
 
 
-def _filled(column: pa.ChunkedArray, null: int) -> NDArray[Any]:
-    values: NDArray[Any] = pc.fill_null(column, pa.scalar(null, column.type)).to_numpy()
-    return values.astype(np.int64)
+def _filled(column: pa.ChunkedArray, kind: str) -> NDArray[Any]:
+    """A column (n,), with what stands for null in that type."""
+    if kind == "f4":
+        known: NDArray[Any] = column.to_numpy()
+        return known
+    whole: NDArray[Any] = pc.fill_null(column.cast(pa.int64()), NULLS[kind]).to_numpy()
+    return whole
 
 
 def write_slides(write: Write, level: int, slides: pa.Table, names: Names) -> None:
     """Write how many tiles of each slide (`PartialLevel.slides`) each cell has."""
-    cell, label, count = slides.columns
-    own = names.slide_numbers(label)
-    order = np.lexsort((own, cell.to_numpy()))
-    columns = {
-        "cell": ("u4", cell_numbers(level, cell.to_numpy())[order]),
-        "slide": ("u4", own[order]),
-        "n": ("u4", count.to_numpy()[order]),
-    }
-    _put(write, f"slides/{level}", columns)
+    cells, labels, counts = slides.columns
+    cell, slide = cell_numbers(level, cells.to_numpy()), names.slide_numbers(labels)
+    order = np.lexsort((slide, cell))
+    columns = {"cell": cell, "slide": slide, "n": counts.to_numpy()}
+    own = {name: ("u4", values[order]) for name, values in columns.items()}
+    _put(write, f"slides/{level}", own)
 
 
 def cell_numbers(level: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -254,42 +238,29 @@ def write_similar(
     _put(write, f"similar/{level}", columns)
 
 
-POINT_TYPES = {
-    "x": "f4",
-    "y": "f4",
-    "loc_x": "i4",
-    "loc_y": "i4",
-    "slide": "u4",
-    "tile": "u4",
-    "label": "u1",
-    "novelty": "f4",
-    "pred": "u2",
-}
+_POINT_TYPES = {"x": "f4", "y": "f4", "loc_x": "i4", "loc_y": "i4", "slide": "u4"}
+_POINT_TYPES |= {"tile": "u4", "label": "u1", "novelty": "f4", "pred": "u2"}
+_POINT = np.dtype([(name, TYPES[kind]) for name, kind in _POINT_TYPES.items()])
 
 
-def point_rows(points: Points, names: Names) -> Rows:
-    """Some of the map's points with what the page shows of them."""
+def _point_rows(points: Points, names: Names) -> NDArray[np.void]:
+    """Some of the map's points with what the page shows of them, as records (n,)."""
     reference = points.reference
     if reference is None:
         raise TypeError(points)
-    none = np.full(len(points.xy), NO_U1)
-    novelty, predictions = points.knn_distance, points.predictions
-    values = {
-        "x": points.xy[:, 0],
-        "y": points.xy[:, 1],
-        "loc_x": _filled(reference[schema.LOC_X], NO_I4),
-        "loc_y": _filled(reference[schema.LOC_Y], NO_I4),
-        "slide": names.slide_numbers(reference[schema.SLIDE]),
-        "tile": reference[schema.TILE_INDEX].to_numpy(),
-        "label": none if points.labels is None else names.label_numbers(points.labels),
-        "novelty": np.full(len(none), np.nan) if novelty is None else novelty,
-        "pred": none if predictions is None else predictions.argmax(axis=1),
-    }
-    return {name: values[name].astype(f"<{kind}") for name, kind in POINT_TYPES.items()}
-
-
-def _merged(a: Rows, b: Rows) -> Rows:
-    return {name: np.concatenate([values, b[name]]) for name, values in a.items()}
+    rows = np.empty(len(points.xy), _POINT)
+    novelty, labels = points.knn_distance, points.labels
+    rows["x"], rows["y"] = points.xy.T
+    rows["loc_x"] = _filled(reference[schema.LOC_X], "i4")
+    rows["loc_y"] = _filled(reference[schema.LOC_Y], "i4")
+    rows["slide"] = names.slide_numbers(reference[schema.SLIDE])
+    rows["tile"] = reference[schema.TILE_INDEX].to_numpy()
+    rows["label"] = NO_U1 if labels is None else names.label_numbers(labels)
+    rows["novelty"] = np.nan if novelty is None else novelty
+    rows["pred"] = NO_U2
+    if points.predictions is not None:
+        rows["pred"] = _largest(points.predictions, NO_U2)[0]
+    return rows
 
 
 def curve_of(xy: NDArray[np.floating], square: Square) -> NDArray[np.uint64]:
@@ -301,31 +272,42 @@ def curve_of(xy: NDArray[np.floating], square: Square) -> NDArray[np.uint64]:
 
 
 def write_points(
-    write: Write, parts: Parts, found: Found, names: Names
+    write: Write, parts: Parts, found: Found, names: Names, folder: str
 ) -> list[dict[str, Any]]:
     """Write the scripts of the points, or of a sample; number and extent of each.
 
-    Of very many, stretches of the curve are put in order one after another. A point is
-    in a sample by a hash, however points are divided into parts.
+    A stretch of the curve is put in order at a time: points are first divided among
+    files without a name in a folder. A point is in a sample by a hash, however points
+    are divided into parts; where one has no finite place it is left out.
     """
     share = min(1.0, found.extent.sample / found.bounds.n)
     most = None if found.extent.all_points else int(share * float((1 << 64) - 2048))
     # To tasks nothing goes but this: all cells would be large.
-    take = partial(_sampled, most=most, seed=found.rule.seed)
+    take = partial(_taken, most=most, seed=found.rule.seed)
     count = partial(_count_bins, take=take, square=found.square)
+    counts = parts.fold(count, np.add)
+    size = max(_TOGETHER, int(counts.sum()) // _MOST_FILES)
+    starts = np.arange(0, counts.sum(), size)
+    firsts = np.unique(np.searchsorted(counts.cumsum(), starts, side="right"))
     about: list[dict[str, Any]] = []
-    for low, high in stretches(parts.fold(count, np.add), _TOGETHER):
-        work = partial(
-            _rows_of, take=take, square=found.square, names=names, bins=(low, high)
-        )
-        rows = parts.fold(work, _merged, [PREDICTIONS, LABELS])
-        xy = np.stack([rows["x"], rows["y"]], axis=1)
-        order = np.lexsort((rows["tile"], rows["slide"], curve_of(xy, found.square)))
-        for some in _pieces(order, POINTS_OF_BLOCK):
-            own = {name: (kind, rows[name][some]) for name, kind in POINT_TYPES.items()}
-            _put(write, f"points/{len(about)}", own)
-            box = [*xy[some].min(axis=0).tolist(), *xy[some].max(axis=0).tolist()]
-            about.append({"n": len(some), "bbox": box})
+    with ExitStack() as stack:
+        files = [stack.enter_context(TemporaryFile(dir=folder)) for _ in firsts]
+        for points in map(take, parts.read(PREDICTIONS, LABELS)):
+            rows, bins = _point_rows(points, names), _bins(points.xy, found.square)
+            of = np.searchsorted(firsts, bins, side="right") - 1
+            for i in np.unique(of):
+                files[i].write(rows[of == i].tobytes())
+        for file in files:
+            file.seek(0)
+            rows = np.frombuffer(file.read(), _POINT)
+            xy = np.stack([rows["x"], rows["y"]], axis=1)
+            curve = curve_of(xy, found.square)
+            order = np.lexsort((rows["tile"], rows["slide"], curve))
+            for some in _pieces(order, POINTS_OF_BLOCK):
+                own = {n: (kind, rows[n][some]) for n, kind in _POINT_TYPES.items()}
+                _put(write, f"points/{len(about)}", own)
+                box = [*xy[some].min(axis=0).tolist(), *xy[some].max(axis=0).tolist()]
+                about.append({"n": len(some), "bbox": box})
     return about
 
 
@@ -334,46 +316,19 @@ def _pieces(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
         yield order[start : start + size]
 
 
-def stretches(counts: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
-    """Bins in runs of about so many points, [low, high).
-
-    >>> stretches(np.array([3, 3, 0, 5, 1]), 6)
-    [(0, 3), (3, 5)]
-    """
-    found, low, total = [], 0, 0
-    for i, n in enumerate(counts.tolist()):
-        if total and total + n > most:
-            found.append((low, i))
-            low, total = i, 0
-        total += n
-    return [*found, (low, len(counts))] if total else found
+def _taken(points: Points, most: int | None, seed: int) -> Points:
+    """All points, or those of a sample, with a hash of at most so much: if placed."""
+    own = np.isfinite(points.xy).all(axis=1)
+    if most is not None and points.reference is not None:
+        own &= tile_hashes(points.reference, seed) <= np.uint64(most)
+    return points if own.all() else points.take(np.flatnonzero(own))
 
 
-def _sampled(points: Points, most: int | None, seed: int) -> Points:
-    """All points, or those of a sample: with a hash of at most so much."""
-    if most is None or points.reference is None:
-        return points
-    small = tile_hashes(points.reference, seed) <= np.uint64(most)
-    return points.take(np.flatnonzero(small))
-
-
-def _bins(points: Points, square: Square) -> NDArray[np.int64]:
-    return (curve_of(points.xy, square) >> np.uint64(2 * _BITS - _BINS)).astype(int)
+def _bins(xy: NDArray[np.floating], square: Square) -> NDArray[np.int64]:
+    return (curve_of(xy, square) >> np.uint64(2 * _BITS - _BINS)).astype(np.int64)
 
 
 def _count_bins(
     points: Points, take: Callable[[Points], Points], square: Square
 ) -> NDArray[np.int64]:
-    return np.bincount(_bins(take(points), square), minlength=1 << _BINS)
-
-
-def _rows_of(
-    points: Points,
-    take: Callable[[Points], Points],
-    square: Square,
-    names: Names,
-    bins: tuple[int, int],
-) -> Rows:
-    own = take(points)
-    at = _bins(own, square)
-    return point_rows(own.take(np.flatnonzero((at >= bins[0]) & (at < bins[1]))), names)
+    return np.bincount(_bins(take(points).xy, square), minlength=1 << _BINS)

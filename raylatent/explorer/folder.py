@@ -36,6 +36,7 @@ from raylatent.stored.maps import MAP_JSON
 VERSION = 1
 CELLS = "cells.parquet"
 OTHERS = "(other labels)"
+OTHER_CLASSES = "(best of the other classes)"
 
 _MAP = (MAP_JSON, REGIONS_JSON, CLUSTERS_JSON)
 _SHORTEST = 3  # characters of a slide's name that is looked for in other texts
@@ -107,6 +108,8 @@ class Told:
     points: StoredPoints
     found: Found
     wanted: Wanted
+    kept_classes: Sequence[int] = ()
+    """Where not all classes are told: these, and the best of the others."""
 
     @cached_property
     def labeled(self) -> dict[str, int]:
@@ -120,8 +123,9 @@ class Told:
         if sums is None:
             return []
         told = self.run.settings().get("classes")
-        n = sums.digits.shape[2]
-        return list(map(str, told)) if told else [f"class {i}" for i in range(n)]
+        n, kept = sums.digits.shape[2], self.kept_classes
+        own = [str(told[i] if told else f"class {i}") for i in kept or range(n)]
+        return [*own, OTHER_CLASSES] if kept else own
 
     @cached_property
     def names(self) -> Names:
@@ -194,6 +198,9 @@ class Told:
         levels, bounds = enumerate(map(len, self.found.chosen)), self.found.bounds
         found = self.found
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
+        rule = dict(vars(found.rule))
+        if self.wanted.pseudonyms is not None:
+            del rule["seed"]  # it would let names be tried out
         return {
             "version": VERSION,
             "run": str(self.run.settings()["fingerprint"]),
@@ -204,7 +211,8 @@ class Told:
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
             "request": self.wanted.request(self.points.store),
-            "rule": vars(found.rule),
+            "rule": rule,
+            "classes": self.classes,
             "cell_px": self.wanted.cell_px,
             "pseudonyms": self.wanted.pseudonyms is not None,
             "versions": library_versions(("raylatent", "numpy", "pillow", "pyarrow")),

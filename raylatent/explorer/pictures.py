@@ -8,7 +8,7 @@ depends on nothing else, so that the files are the same for any number of worker
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import simplejpeg
@@ -45,15 +45,12 @@ class Shown:
 
     def take(self, which: NDArray[np.integer] | NDArray[np.bool_]) -> "Shown":
         """Some of them."""
-        return Shown(
-            rows=self.rows[which], cols=self.cols[which], since=self.since[which]
-        )
+        rows, cols, since = self.rows[which], self.cols[which], self.since[which]
+        return Shown(rows=rows, cols=cols, since=since)
 
     def above(self, levels: int) -> "Shown":
         """The same tiles in the cells of so many levels above."""
-        return Shown(
-            rows=self.rows >> levels, cols=self.cols >> levels, since=self.since
-        )
+        return replace(self, rows=self.rows >> levels, cols=self.cols >> levels)
 
 
 def root_of(level: int) -> int:
@@ -66,25 +63,16 @@ def root_of(level: int) -> int:
 
 
 def thumbnail(picture: Image.Image | None, cell_px: int) -> Pixels:
-    """A cell, shape (cell_px, cell_px, 3): the tile in its middle, white around it.
+    """A cell, shape (cell_px, cell_px, 3): a tile in its middle, white around it.
 
-    Args:
-        picture: RGB, its longer side `cell_px`; None where it cannot be read.
-        cell_px: Side of the cell.
+    The tile, of any size, is None where it cannot be read.
     """
-    cell = np.full((cell_px, cell_px, 3), WHITE, np.uint8)
-    if picture is None:
-        cell[:] = _MISSING
-        return cell
-    width, height = picture.size
-    top, left = (cell_px - height) // 2, (cell_px - width) // 2
-    cell[top : top + height, left : left + width] = np.asarray(picture)
-    return cell
-
-
-def cell_of(tile: Image.Image, cell_px: int) -> Pixels:
-    """The cell of a tile at its own size, see `thumbnail`."""
-    return thumbnail(fitted(tile, tile.size, 1.0, cell_px), cell_px)
+    color = _MISSING if picture is None else (WHITE,) * 3
+    cell = Image.new("RGB", (cell_px, cell_px), color)
+    if picture is not None:
+        own = fitted(picture, picture.size, 1.0, cell_px)
+        cell.paste(own, ((cell_px - own.width) // 2, (cell_px - own.height) // 2))
+    return np.asarray(cell)
 
 
 def draw(
@@ -187,14 +175,10 @@ def sheet(tiles: Sequence[Image.Image | None]) -> Pixels:
 
     All slots are as large as the largest tile.
     """
-    sizes = [tile.size for tile in tiles if tile is not None] or [(1, 1)]
-    slot = max(max(size) for size in sizes)
+    slot = max((max(tile.size) for tile in tiles if tile is not None), default=1)
     down = -(-len(tiles) // SLOTS)
-    picture = np.full((down * slot, SLOTS * slot, 3), WHITE, np.uint8)
+    picture = Image.new("RGB", (SLOTS * slot, down * slot), "white")
     for i, tile in enumerate(tiles):
-        if tile is None:
-            continue
-        top, left = i // SLOTS * slot, i % SLOTS * slot
-        width, height = tile.size
-        picture[top : top + height, left : left + width] = np.asarray(tile)
-    return picture
+        if tile is not None:
+            picture.paste(tile, (i % SLOTS * slot, i // SLOTS * slot))
+    return np.asarray(picture)

@@ -7,8 +7,10 @@ chooses among its own. So what one sees stays where it is when one zooms in. All
 the same bits however the points are divided and merged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +19,11 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.explorer.scripts import MOST_CLASSES
 from raylatent.montage.cells import (
     CELL,
     PLACE_X,
     PLACE_Y,
-    TIED,
     PartialCells,
     mean_lists,
     mean_values,
@@ -30,21 +32,30 @@ from raylatent.montage.cells import (
     reasons,
 )
 from raylatent.montage.grid import Bounds, SquareGrid
-from raylatent.montage.points import Points, Rule, cell_ids, coded, split_ids
+from raylatent.montage.points import (
+    PREDICTIONS,
+    Parts,
+    Points,
+    Rule,
+    cell_ids,
+    coded,
+    split_ids,
+)
 from raylatent.montage.tally import (
+    CellSums,
     counts_by_cell,
     label_counts,
     means_of,
     merge_counts,
+    merge_sums,
+    sums_by_cell,
 )
 
 SIDE = 8
 """Cells a side of the grid of level 0, and of a block of pictures at every level."""
 DEEPEST = 13
-BITMAP_LEVEL = 10
-"""The deepest level at which cells of very many points are counted."""
-FEW_POINTS = 4_000_000
-"""Of so many points the cells of every level are counted."""
+MOST_CELLS = 4_000_000
+"""No level with more cells is written."""
 SHOWN_SHARE = 0.85
 """Where more of all tiles have a cell of their own, no deeper level is written."""
 
@@ -52,10 +63,10 @@ CONTRAST_LEVEL = 4
 """The deepest level whose tiles are counted by cell and slide, for contrasts."""
 MOST_PAIRS = 1_000_000
 """Of cells and slides of a level, that a contrast can be made of."""
-SINCE, SINCE_N, WHY = "since", "since_n", "why"
 LABEL, COUNT, SLIDES = "label", "count", "slides"
 
 Ids = NDArray[np.int64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +85,13 @@ class Square:
 
     @classmethod
     def around(cls, bounds: Bounds) -> "Square":
-        """Around all points that are finite.
-
-        Raises:
-            MapError: There is none, or they are too far apart.
+        """Around all finite points; MapError where there is none, or side is none.
 
         >>> Square.around(Bounds.of([(1, 2), (5, 3)]))
         Square(x=1.0, y=2.0, side=4.0)
         """
         if not bounds.n:
-            message = (
-                "the map has no point with a finite place: there is nothing to show"
-            )
+            message = "no point of the map has a finite place: there is nothing to show"
             raise MapError(message)
         side = max(bounds.width, bounds.height)
         if not np.isfinite(side):
@@ -100,67 +106,125 @@ class Square:
         changes no bit of where a point lies in it.
         """
         n = SIDE << level
-        return SquareGrid(
-            xmin=self.x, ymin=self.y, cell=self.side / n, n_cols=n, n_rows=n
-        )
+        cell = self.side / n
+        return SquareGrid(xmin=self.x, ymin=self.y, cell=cell, n_cols=n, n_rows=n)
 
 
-def occupied(points: Points, square: Square, *, few: bool) -> NDArray[np.integer]:
-    """Which cells of the deepest level that is counted have points.
+@dataclass(frozen=True)
+class FewClasses(Parts):
+    """Points with the predictions of some classes, then the largest of all others.
 
-    Args:
-        points: Some of the map's.
-        square: Around all of them.
-        few: Whether all of them are few: then ids of cells (n,), ascending, of level
-            `DEEPEST`; else a bitmap of level `BITMAP_LEVEL`, row by row, uint8.
+    Sums of very many classes would be held for each cell. Those that are kept have
+    the numbers `kept`, ascending, shape (k,).
     """
-    if few:
-        return np.unique(cell_ids(square.grid(DEEPEST), points.xy)[0])
-    rows, cols = split_ids(np.unique(cell_ids(square.grid(BITMAP_LEVEL), points.xy)[0]))
-    bitmap = np.zeros((SIDE << BITMAP_LEVEL) ** 2 // 8, np.uint8)
-    at = rows * (SIDE << BITMAP_LEVEL) + cols
-    np.bitwise_or.at(bitmap, at >> 3, (1 << (at & 7)).astype(np.uint8))
-    return bitmap
+
+    parts: Parts
+    kept: Ids
+
+    @classmethod
+    def of(cls, parts: Parts) -> "FewClasses":
+        """The classes of the largest means over all points."""
+        means = parts.fold(_predicted, merge_sums, [PREDICTIONS]).means()[0]
+        best = np.argsort(-means, kind="stable")[: MOST_CLASSES - 1]
+        return cls(parts, np.sort(best))
+
+    def read(self, *columns: str) -> Iterable[Points]:
+        """See `Parts`."""
+        return (_with_few(one, self.kept) for one in self.parts.read(*columns))
+
+    def fold(
+        self,
+        work: Callable[[Points], T],
+        merge: Callable[[T, T], T],
+        columns: Iterable[str] = (),
+    ) -> T:
+        """As all of the parts are gone through."""
+        own = partial(_work_with_few, work=work, kept=self.kept)
+        return self.parts.fold(own, merge, columns)
 
 
-def merge_occupied(
-    a: NDArray[np.integer], b: NDArray[np.integer]
-) -> NDArray[np.integer]:
+def _predicted(points: Points) -> CellSums:
+    """Sums of all predictions, as of one cell."""
+    if points.predictions is None:
+        message = "the run tells classes, and has no predictions of its tiles"
+        raise MapError(message)
+    rows = np.flatnonzero(np.isfinite(points.predictions).all(axis=1))
+    one = np.zeros(len(rows), np.int64)
+    return sums_by_cell(np.zeros(1, np.int64), one, points.predictions, rows)
+
+
+def _with_few(points: Points, kept: Ids) -> Points:
+    if points.predictions is None:
+        return points
+    others = np.delete(points.predictions, kept, axis=1).max(axis=1)
+    return replace(points, predictions=np.c_[points.predictions[:, kept], others])
+
+
+def _work_with_few(points: Points, work: Callable[[Points], T], kept: Ids) -> T:
+    return work(_with_few(points, kept))
+
+
+def morton(rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Positions (n,) on the curve: bits of columns in even places, of rows in odd ones.
+
+    >>> morton(np.array([0, 1, 1, 2]), np.array([1, 0, 1, 3])).tolist()
+    [1, 2, 3, 13]
+    """
+    return _spread(cols) | (_spread(rows) << np.uint64(1))
+
+
+def _spread(values: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Each bit at twice its place, of values below 2**32."""
+    x = values.astype(np.uint64)
+    for shift, mask in (
+        (16, 0x0000FFFF0000FFFF),
+        (8, 0x00FF00FF00FF00FF),
+        (4, 0x0F0F0F0F0F0F0F0F),
+        (2, 0x3333333333333333),
+        (1, 0x5555555555555555),
+    ):
+        x = (x | (x << np.uint64(shift))) & np.uint64(mask)
+    return x
+
+
+Occupied = tuple[int, NDArray[np.uint64]]
+"""A level and those of its cells that have points, ascending on the curve."""
+
+
+def occupied(points: Points, square: Square) -> Occupied:
+    """The deepest level that has no more than `MOST_CELLS`, and its cells."""
+    ids, _ = cell_ids(square.grid(DEEPEST), points.xy)
+    return _few(DEEPEST, np.sort(morton(*split_ids(ids))))
+
+
+def merge_occupied(a: Occupied, b: Occupied) -> Occupied:
     """Of both sets of points together."""
-    if a.dtype == np.uint8:
-        either: NDArray[np.integer] = np.bitwise_or(a, b)
-        return either
-    return np.union1d(a, b)
+    level = min(a[0], b[0])
+    both = np.concatenate([at >> np.uint64(2 * (own - level)) for own, at in (a, b)])
+    both.sort(kind="stable")  # fast, since there are two ascending runs
+    return _few(level, both)
 
 
-def count_cells(found: NDArray[np.integer]) -> list[int]:
-    """How many cells with points each level has, from level 0 on.
+def _few(level: int, curve: NDArray[np.uint64]) -> Occupied:
+    curve = _distinct(curve)
+    while level and len(curve) > MOST_CELLS:
+        level, curve = level - 1, _distinct(curve >> np.uint64(2))
+    return level, curve
 
-    Args:
-        found: Of all points, see `occupied`.
-    """
-    counts = []
-    if found.dtype == np.uint8:
-        side = SIDE << BITMAP_LEVEL
-        bits = np.unpackbits(found.astype(np.uint8), bitorder="little")
-        cells: NDArray[np.uint8] = bits.reshape(side, side)
-        while side >= SIDE:
-            counts.append(int(cells.sum(dtype=np.int64)))
-            side //= 2
-            four = cells.reshape(side, 2, side, 2)
-            cells = np.asarray(four.any(axis=(1, 3)), np.uint8)
-        return counts[::-1]
-    ids = found.astype(np.int64)
-    for _ in range(DEEPEST + 1):
-        counts.append(len(ids))
-        ids = np.unique(parents(ids))
+
+def _distinct(ascending: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    others = ascending[1:][ascending[1:] != ascending[:-1]]
+    return np.concatenate([ascending[:1], others])
+
+
+def count_cells(found: Occupied) -> list[int]:
+    """How many cells with points each level has, from level 0 on."""
+    level, curve = found
+    counts = [len(curve)]
+    for _ in range(level):
+        curve = _distinct(curve >> np.uint64(2))
+        counts.append(len(curve))
     return counts[::-1]
-
-
-def parents(ids: Ids, levels: int = 1) -> Ids:
-    """The cells so many levels above that hold these, as ids."""
-    rows, cols = split_ids(ids)
-    return ((rows >> levels) << 32) | (cols >> levels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,10 +233,11 @@ class PartialLevel:
 
     Attributes:
         cells: Its cells.
-        slides: Tiles by cell and slide: `cell`, `label` (slide), `count`.
+        slides: Tiles by cell and slide: `cell`, `label` (slide), `count`, by slide.
         counted: Of levels deeper than `CONTRAST_LEVEL`, and of those with more than
             `MOST_PAIRS`, slides that are not in `slides` since all of their points are
             known: how many of them a cell has (`slides`), and the one with most tiles.
+            A cell may have several rows.
     """
 
     cells: PartialCells
@@ -181,23 +246,19 @@ class PartialLevel:
 
 
 def partial_levels(
-    points: Points,
-    square: Square,
-    n_levels: int,
-    rule: Rule,
+    points: Points, square: Square, n_levels: int, rule: Rule
 ) -> list[PartialLevel]:
     """What some of the map's points, with their reference, say of levels from 0 on."""
     if points.reference is None:
         message = "the explorer needs the slides of its tiles"
         raise MapError(message)
-    found = []
-    for level in range(n_levels):
-        grid = square.grid(level)
+    names, found = points.reference[schema.SLIDE].combine_chunks(), []
+    for grid in map(square.grid, range(n_levels)):
         own = partial_cells(points, grid, rule)
         own = replace(own, tally=replace(own.tally, slides=None))  # they are below
         cell, inside = cell_ids(grid, points.xy)
-        names = points.reference[schema.SLIDE].combine_chunks().take(pa.array(inside))
-        slides = counts_by_cell(*coded(cell), names)
+        slides = counts_by_cell(*coded(cell), names.take(pa.array(inside)))
+        slides = slides.sort_by(LABEL)
         none = _one_each(slides.slice(0, 0))
         found.append(PartialLevel(cells=own, slides=slides, counted=none))
     return found
@@ -215,28 +276,37 @@ def merge_levels(
     Raises:
         MapError: Slides are in another order.
     """
-    return [
-        _merge(one, other, level)
-        for level, (one, other) in enumerate(zip(a, b, strict=True))
-    ]
+    return list(map(_merge, a, b, range(len(a))))
 
 
 def _merge(a: PartialLevel, b: PartialLevel, level: int) -> PartialLevel:
     cells = merge_cells(a.cells, b.cells)
-    slides: pa.Table = merge_counts(a.slides, b.slides)
-    counted = pa.concat_tables([a.counted, b.counted])
+    # Copied: a slice would hold all that came with it from another process.
+    slides = _joined(a.slides, b.slides).combine_chunks()
+    counted = pa.concat_tables([a.counted, b.counted]).combine_chunks()
     many = level > CONTRAST_LEVEL or (level > 0 and len(slides) > MOST_PAIRS)
-    if (many or len(counted)) and len(a.slides) and len(b.slides):
-        last, first = pc.max(a.slides[LABEL]), pc.min(b.slides[LABEL])
-        if last.as_py() > first.as_py():
-            message = f"points of slide {last} come before those of slide {first}"
-            raise MapError(message)
-        ends = pc.min_max(slides[LABEL]).values()
-        open_ = pc.is_in(slides[LABEL], pa.array([end.as_py() for end in ends]))
+    if len(slides) and (many or len(counted)):
+        open_ = pc.is_in(slides[LABEL], slides[LABEL].take([0, len(slides) - 1]))
         done = _one_each(slides.filter(pc.invert(open_)))
-        counted = _by_cell(pa.concat_tables([counted, done]))
-        slides = slides.filter(open_)
+        counted, slides = pa.concat_tables([counted, done]), slides.filter(open_)
+        if len(counted) > 2 * len(cells.best):  # not each time: it takes long
+            counted = _by_cell(counted)
     return PartialLevel(cells=cells, slides=slides, counted=counted)
+
+
+def _joined(a: pa.Table, b: pa.Table) -> pa.Table:
+    """Tiles by cell and slide of both; only a's last slide and b's first are one."""
+    if not len(a) or not len(b):
+        return a if len(a) else b
+    last, first = a[LABEL][-1], b[LABEL][0]
+    if last.as_py() > first.as_py():
+        message = f"points of slide {last} come before those of slide {first}"
+        raise MapError(message)
+    if last != first:
+        return pa.concat_tables([a, b])
+    start, stop = pc.index(a[LABEL], first).as_py(), pc.sum(pc.equal(b[LABEL], first))
+    both = merge_counts(a.slice(start), b.slice(0, stop.as_py()))
+    return pa.concat_tables([a.slice(0, start), both, b.slice(stop.as_py())])
 
 
 def _one_each(slides: pa.Table) -> pa.Table:
@@ -264,29 +334,24 @@ def choose_nested(square: Square, levels: Sequence[PartialLevel]) -> list[pa.Tab
     """
     chosen: list[pa.Table] = []
     for level, found in enumerate(levels):
-        grid, best = square.grid(level), found.cells.best
-        own = best.append_column(SINCE, pa.array(np.full(len(best), level), pa.int32()))
-        own = own.append_column(SINCE_N, own[schema.N])
-        own = own.append_column(
-            WHY, pa.array(reasons(best, found.cells.rule, grid.cell))
-        )
-        if chosen:
-            own = keep(grid, chosen[-1], own)
-        chosen.append(own)
+        grid, own = square.grid(level), found.cells.best
+        why = reasons(own, found.cells.rule, grid.cell)
+        since = np.full(len(own), level, np.int32)
+        own = own.append_column(schema.SINCE_N, own[schema.N])
+        own = own.append_column(schema.SINCE, pa.array(since))
+        own = own.append_column(schema.WHY, pa.array(why, pa.string()))
+        chosen.append(keep(grid, chosen[-1], own) if chosen else own)
     return chosen
 
 
 def keep(grid: SquareGrid, above: pa.Table, own: pa.Table) -> pa.Table:
     """The level's cells, with the tiles of the level above where they lie."""
-    places = np.stack([above[name].to_numpy() for name in (PLACE_X, PLACE_Y)], axis=1)
-    ids, inside = cell_ids(grid, places)
+    ids, inside = cell_ids(grid, places_of(above))
     if len(inside) != len(above):
         message = "a tile of the level above lies in no cell of the level below"
         raise MapError(message)
-    cells = own[CELL].to_numpy()
-    at = np.searchsorted(cells, ids)
     take = np.arange(len(own), dtype=np.int64)
-    take[at] = len(own) + np.arange(len(above))
+    take[np.searchsorted(own[CELL].to_numpy(), ids)] = len(own) + np.arange(len(above))
     joined = pa.concat_tables([own, above]).take(pa.array(take)).combine_chunks()
     for name in (CELL, schema.N):  # what the cell is, and has, is its own
         column = joined.schema.get_field_index(name)
@@ -294,48 +359,49 @@ def keep(grid: SquareGrid, above: pa.Table, own: pa.Table) -> pa.Table:
     return joined
 
 
-def level_table(level: int, chosen: pa.Table, found: PartialLevel) -> pa.Table:
+def places_of(chosen: pa.Table) -> NDArray[np.float64]:
+    """Where the tiles of cells lie on the map, shape (n, 2)."""
+    return np.stack([chosen[name].to_numpy() for name in (PLACE_X, PLACE_Y)], axis=1)
+
+
+def level_table(
+    level: int,
+    chosen: pa.Table,
+    found: PartialLevel,
+    shown: Callable[[pa.ChunkedArray], object] = lambda slides: slides,
+    **pictures: pa.Array,
+) -> pa.Table:
     """The cells of a level as `schema.EXPLORER_CELLS`, by row, then column.
 
-    What the pictures are stored in is null.
+    Args:
+        level: Which.
+        chosen: Its tiles.
+        found: What the points say of it.
+        shown: What slides are called.
+        **pictures: `picture` and `slot`; null where they are not given.
     """
     ids, tally = chosen[CELL].to_numpy(), found.cells.tally
     rows, cols = split_ids(ids)
     slides = _by_cell(pa.concat_tables([found.counted, _one_each(found.slides)]))
-    since = chosen[SINCE].to_numpy()
-    why = [
-        text if first == level else f"kept from level {first}, {text}"
-        for first, text in zip(since, chosen[WHY].to_pylist(), strict=True)
-    ]
-    columns: dict[str, object] = {
-        name: chosen[name] for name in schema.REFERENCE.names if name != schema.LABEL
-    }
+    why = zip(*(chosen[n].to_pylist() for n in (schema.SINCE, schema.WHY)), strict=True)
+    n, wanted = len(ids), schema.EXPLORER_CELLS
+    columns: dict[str, object] = {name: chosen[name] for name in chosen.schema.names}
     columns |= {
-        schema.LEVEL: pa.array(np.full(len(ids), level), pa.int32()),
-        schema.ROW: pa.array(rows, pa.int32()),
-        schema.COL: pa.array(cols, pa.int32()),
-        schema.N: chosen[schema.N],
+        schema.LEVEL: np.full(n, level, np.int32),
+        schema.ROW: rows.astype(np.int32),
+        schema.COL: cols.astype(np.int32),
         schema.N_SLIDES: slides[SLIDES],
-        schema.SLIDE: chosen[schema.SLIDE],
-        schema.LABEL: chosen[schema.LABEL],
         schema.X: chosen[PLACE_X].cast(pa.float32()),
         schema.Y: chosen[PLACE_Y].cast(pa.float32()),
-        schema.WHY: why,
-        schema.SINCE: chosen[SINCE],
-        schema.SINCE_N: chosen[SINCE_N],
-        schema.DISTANCE: chosen[schema.DISTANCE],
-        schema.TIED: chosen[TIED],
+        schema.WHY: [
+            text if first == level else f"kept from level {first}, {text}"
+            for first, text in why
+        ],
         schema.LABEL_COUNTS: label_counts(ids, tally.labels),
-        schema.PREDICTIONS_MEAN: mean_lists(
-            len(ids), *means_of(ids, tally.predictions)
-        ),
-        schema.KNN_DISTANCE_MEAN: mean_values(
-            len(ids), *means_of(ids, tally.knn_distance)
-        ),
-        schema.TOP_SLIDE: slides[LABEL],
+        schema.PREDICTIONS_MEAN: mean_lists(n, *means_of(ids, tally.predictions)),
+        schema.KNN_DISTANCE_MEAN: mean_values(n, *means_of(ids, tally.knn_distance)),
+        schema.TOP_SLIDE: shown(slides[LABEL]),
         schema.TOP_SLIDE_N: slides[COUNT],
+        **pictures,
     }
-    wanted = schema.EXPLORER_CELLS
-    return pa.table(
-        [columns.get(f.name, pa.nulls(len(ids), f.type)) for f in wanted], wanted
-    )
+    return pa.table([columns.get(f.name, pa.nulls(n, f.type)) for f in wanted], wanted)

@@ -12,7 +12,7 @@ from PIL import Image
 from raylatent import schema
 from raylatent.explorer import pictures, pyramid
 from raylatent.explorer.pictures import Shown
-from raylatent.explorer.pyramid import FEW_POINTS, SHOWN_SHARE, PartialLevel, Square
+from raylatent.explorer.pyramid import SHOWN_SHARE, PartialLevel, Square
 from raylatent.explorer.scripts import MOST_CLASSES
 from raylatent.mapping.labels import MOST_ENTRIES
 from raylatent.montage.cells import bounds_of
@@ -161,8 +161,7 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
     """The levels that fit into so many bytes of all files, and the tile of each cell."""
     bounds = parts.fold(bounds_of, Bounds.merge)
     square = Square.around(bounds)
-    few = bounds.n <= FEW_POINTS
-    look = partial(pyramid.occupied, square=square, few=few)
+    look = partial(pyramid.occupied, square=square)
     counts = pyramid.count_cells(parts.fold(look, pyramid.merge_occupied))
     some = _levels(parts, square, _SAMPLED_LEVELS, rule)
     chosen, told = pyramid.choose_nested(square, some)[-1], _bytes_told(some[-1])
@@ -212,7 +211,7 @@ def _sizes(
     block = float(len(pictures.encoded(white, pictures.QUALITY)))
     if not whole:
         whole = [Image.new("RGB", (1, 1))]
-    cells = np.stack([pictures.cell_of(one, cell_px) for one in whole])
+    cells = np.stack([pictures.thumbnail(one, cell_px) for one in whole])
     at = np.arange(len(whole))
     shown = Shown(rows=at // side, cols=at % side, since=np.zeros_like(at))
     n, level = len(whole), math.ceil(math.log2(max(1, len(whole) / side**2)))

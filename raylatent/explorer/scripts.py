@@ -19,13 +19,15 @@ from raylatent.errors import MapError
 
 TYPES = {"u1": "<u1", "u2": "<u2", "u4": "<u4", "i4": "<i4", "f4": "<f4"}
 NO_U1, NO_U2, NO_U4, NO_I4 = 255, 0xFFFF, 0xFFFFFFFF, -(1 << 31)
+NULLS = {"u1": NO_U1, "u2": NO_U2, "u4": NO_U4, "i4": NO_I4}
 """What stands for null in columns of these types; in f4 it is NaN."""
 MOST_CLASSES = 64
-"""Whose mean predictions a page has; of more it has the most likely one."""
+"""Whose predictions a page has; see `pyramid.FewClasses`."""
 _LEVEL = 6  # of gzip
 
-Columns = Mapping[str, tuple[str, NDArray[Any]]]
-"""By name the type and the values (n,) of each."""
+Column = tuple[str, NDArray[Any]]
+"""The type and the values (n,)."""
+Columns = Mapping[str, Column]
 
 
 def meta_script(values: Mapping[str, Any]) -> bytes:
@@ -34,11 +36,7 @@ def meta_script(values: Mapping[str, Any]) -> bytes:
 
 
 def block_script(name: str, columns: Columns) -> bytes:
-    """The script of some rows.
-
-    Args:
-        name: As the page asks for it.
-        columns: All of the same length.
+    """The script of some rows, by the name by which the page asks for it.
 
     Raises:
         MapError: A number does not fit its type.
@@ -52,12 +50,9 @@ def block_script(name: str, columns: Columns) -> bytes:
         if kind != "f4" and not np.array_equal(arrays[-1], values):
             message = f"a page cannot hold all numbers of {column} ({name}): as {kind}"
             raise MapError(message)
-    raw = b"".join(shuffled(array) for array in arrays)
-    packed = gzip.compress(raw, _LEVEL, mtime=0)
-    about = {
-        "n": len(arrays[0]) if arrays else 0,
-        "columns": [[column, kind] for column, (kind, _) in columns.items()],
-    }
+    packed = gzip.compress(b"".join(map(shuffled, arrays)), _LEVEL, mtime=0)
+    kinds = [[column, kind] for column, (kind, _) in columns.items()]
+    about = {"n": len(arrays[0]), "columns": kinds}
     text = base64.b64encode(packed).decode()
     return f'raylatent.block({as_json(name)},{as_json(about)},"{text}");\n'.encode()
 

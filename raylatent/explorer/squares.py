@@ -1,17 +1,17 @@
 """Squares of blocks: the tiles of each are fetched once, and drawn at three levels."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
+from raylatent import schema
 from raylatent.explorer import pictures
-from raylatent.explorer.blocks import morton
 from raylatent.explorer.pictures import Shown
-from raylatent.explorer.pyramid import SIDE, SINCE
+from raylatent.explorer.pyramid import SIDE, morton
 from raylatent.explorer.reach import Found, Tiles
 from raylatent.montage.cells import CELL
 from raylatent.montage.points import split_ids
@@ -20,16 +20,17 @@ from raylatent.source.protocol import Place
 from raylatent.storage import Store
 from raylatent.tiles.fetch import stored_tiles
 
+_SHEET = pictures.SLOTS**2
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SquareWork:
-    """A square of blocks to draw.
+    """A square of blocks to draw, at a level and those that are drawn with it.
 
     Attributes:
         which: Cells of the explorer's finest level whose tiles are shown, shape (n,).
-        finest: The level of its cells.
-        root: The coarsest level that is drawn with it.
-        shown: Its tiles.
+        level: The finest one that is drawn.
+        shown: The tiles in its cells.
         places: Of each, where it is; empty where `cells` has them.
         cells: Their pictures, shape (n, cell_px, cell_px, 3).
         own: Which of them are stored at their own size, in this order.
@@ -37,8 +38,7 @@ class SquareWork:
     """
 
     which: NDArray[np.int64]
-    finest: int
-    root: int
+    level: int
     shown: Shown
     places: Sequence[Place] = ()
     cells: NDArray[np.uint8] | None = None
@@ -48,120 +48,81 @@ class SquareWork:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SquareDone:
-    """What came of it: files, and the tiles that levels above show, with their pictures.
+    """What came of a square, its tiles by cells as of `SquareWork.which`.
 
-    `sizes` are of the tiles at their own size; `failed` says why tiles could not be read,
-    by their place in the square.
+    Attributes:
+        level: The finest one that was drawn.
+        n: Tiles.
+        above: Those that levels above show as well.
+        cells: Their pictures.
+        sizes: Width and height of those that are stored at their own size.
+        failed: Why tiles could not be read.
+        files: Digest of each file, and its bytes.
     """
 
+    level: int
+    n: int
     above: NDArray[np.int64]
     cells: NDArray[np.uint8]
-    sizes: NDArray[np.uint16]
-    failed: dict[int, str]
-    digests: dict[str, str]
-    n_bytes: int
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    files: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 def draw_square(
     store: Store, work: SquareWork, cell_px: int, tile_px: int
 ) -> SquareDone:
     """Fetch the tiles of a square, and write its pictures: a task's work."""
-    failed: dict[int, str] = {}
-    sizes = np.zeros((len(work.own), 2), np.uint16)
-    files: list[tuple[str, bytes]] = []
+    n, root = len(work.which), pictures.root_of(work.level)
+    above = np.flatnonzero(work.shown.since < root)
     cells = work.cells
     if cells is None:
-        cells = np.empty((len(work.places), cell_px, cell_px, 3), np.uint8)
-        files += _own_sizes(work, cells, sizes, failed, tile_px)
-        others = np.setdiff1d(np.arange(len(cells)), work.own)
-        for i, found in _tiles(work, others, cell_px, failed, own_size=False):
-            cells[i] = pictures.thumbnail(found, cell_px)
-    levels = range(work.root, work.finest + 1)
-    files += pictures.draw(work.finest, work.shown, cells, levels)
-    if work.root == 0:
-        block = next(pictures.draw(work.finest, work.shown, cells, [0]), None)
-        if block is not None:
-            files += pictures.coarsest(pictures.decoded(block[1]))
-    digests, n_bytes = {}, 0
-    for name, data in files:
+        cells = np.empty((n, cell_px, cell_px, 3), np.uint8)
+    done = SquareDone(level=work.level, n=n, above=work.which[above], cells=cells)
+
+    def put(name: str, data: bytes) -> None:
         store.write(name, data)
-        digests[name], n_bytes = content_digest(data), n_bytes + len(data)
-    above = np.flatnonzero(work.shown.since < work.root)
-    return SquareDone(
-        above=above,
-        cells=cells[above],
-        sizes=sizes,
-        failed=failed,
-        digests=digests,
-        n_bytes=n_bytes,
-    )
+        done.files[name] = content_digest(data), len(data)
+
+    if work.cells is None:
+        _fetch(work, tile_px, done, put)
+    top = pictures.block_name(pictures.dzi_level(0, cell_px), 0, 0)
+    levels = range(root, work.level + 1)
+    for name, data in pictures.draw(work.level, work.shown, cells, levels):
+        put(name, data)
+        if name == top:
+            for smaller in pictures.coarsest(pictures.decoded(data)):
+                put(*smaller)
+    return replace(done, cells=cells[above])
 
 
-def _own_sizes(
-    work: SquareWork,
-    cells: NDArray[np.uint8],
-    sizes: NDArray[np.uint16],
-    failed: dict[int, str],
-    tile_px: int,
-) -> Iterator[tuple[str, bytes]]:
-    """The pictures of tiles at their own size; their cells and sizes are filled in.
+def _fetch(
+    work: SquareWork, tile_px: int, done: SquareDone, put: Callable[[str, bytes], None]
+) -> None:
+    """Fill in the cells, and write tiles at their own size: those of a picture at once."""
 
-    The tiles of one picture are held at a time.
-    """
-    together = pictures.SLOTS**2
-    for number, start in enumerate(range(0, len(work.own), together), work.first):
-        which = work.own[start : start + together]
-        slots = {int(i): slot for slot, i in enumerate(which)}
-        whole: list[Any] = [None] * len(which)
-        for i, found in _tiles(work, which, tile_px, failed, own_size=True):
-            if found is None:
-                cells[i] = pictures.thumbnail(None, cells.shape[1])
-                continue
-            whole[slots[i]], sizes[start + slots[i]] = found, found.size
-            cells[i] = pictures.cell_of(found, cells.shape[1])
-        data = pictures.encoded(pictures.sheet(whole), pictures.OWN_QUALITY)
-        yield pictures.own_name(number), data
+    def tiles(
+        which: NDArray[np.int64], side: int, *, own_size: bool
+    ) -> Iterator[tuple[int, Image.Image | None]]:
+        places = [work.places[i] for i in which]
+        for at, found in stored_tiles(places, side, own_size=own_size):
+            if isinstance(found, str):
+                done.failed[int(work.which[which[at]])] = found
+            yield at, None if isinstance(found, str) else found
 
-
-def _tiles(
-    work: SquareWork,
-    which: NDArray[np.int64],
-    side: int,
-    failed: dict[int, str],
-    *,
-    own_size: bool,
-) -> Iterator[tuple[int, Any]]:
-    """Some tiles of a square as they come; None, and why, where one cannot be read."""
-    places = [work.places[i] for i in which]
-    for at, found in stored_tiles(places, side, own_size=own_size):
-        i = int(which[at])
-        if isinstance(found, str):
-            failed[i] = found
-            yield i, None
-        else:
-            yield i, found
-
-
-@dataclass(eq=False)
-class Drawn:
-    """The pictures of an explorer.
-
-    Attributes:
-        picture: Of each cell of the finest level, the picture of its tile at its own
-            size, -1: none.
-        slot: In that picture.
-        sizes: Width and height of that tile, shape (n, 2), 0: none.
-        failed: Why tiles could not be read, by cell.
-        digests: Of the files.
-        n_bytes: Of the files.
-    """
-
-    picture: NDArray[np.int64]
-    slot: NDArray[np.int64]
-    sizes: NDArray[np.uint16]
-    failed: dict[int, str] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    n_bytes: int = 0
+    cell_px = done.cells.shape[1]
+    for number, start in enumerate(range(0, len(work.own), _SHEET), work.first):
+        which = work.own[start : start + _SHEET]
+        sheet: list[Image.Image | None] = [None] * len(which)
+        for at, tile in tiles(which, tile_px, own_size=True):
+            sheet[at], done.cells[which[at]] = tile, pictures.thumbnail(tile, cell_px)
+            if tile is not None:
+                done.sizes[int(work.which[which[at]])] = tile.size
+        data = pictures.encoded(pictures.sheet(sheet), pictures.OWN_QUALITY)
+        put(pictures.own_name(number), data)
+    others = np.setdiff1d(np.arange(len(work.which)), work.own)
+    for at, tile in tiles(others, cell_px, own_size=False):
+        done.cells[others[at]] = pictures.thumbnail(tile, cell_px)
 
 
 class Pictures:
@@ -170,102 +131,88 @@ class Pictures:
     The squares of the finest levels are the work of tasks; what they hand on is drawn
     here as soon as all of a larger square is there, so that little of it is held.
 
-    Args:
-        store: The explorer's folder.
-        found: Its cells.
-        tiles: How their tiles are found.
+    Attributes:
+        picture: Of each cell of the finest level, the picture of its tile at its own
+            size, -1: none; `slot`: in that picture.
+        sizes: Width and height of that tile, shape (n, 2), 0: none.
+        failed: Why tiles could not be read, by cell.
+        files: Digest of each file, and its bytes.
     """
 
     def __init__(self, store: Store, found: Found, tiles: Tiles) -> None:
         """See the class."""
         table, n = found.chosen[-1], len(found.chosen[-1])
         rows, cols = split_ids(table[CELL].to_numpy())
-        since = table[SINCE].to_numpy().astype(np.int64)
+        since = table[schema.SINCE].to_numpy().astype(np.int64)
         self._shown = Shown(rows=rows, cols=cols, since=since)
         self._store, self._found, self._tiles = store, found, tiles
-        self._held: dict[int, tuple[int, list[Any]]] = {}  # by finest level of a square
-        self.drawn = Drawn(
-            picture=np.full(n, -1),
-            slot=np.zeros(n, np.int64),
-            sizes=np.zeros((n, 2), np.uint16),
-        )
+        # By the finest level of a square: which, and the pieces of it that are there.
+        self._held: dict[int, tuple[int, list[SquareDone]]] = {}
+        self.picture = np.full(n, -1)
+        self.slot = np.zeros(n, np.int64)
+        self.sizes = np.zeros((n, 2), np.uint16)
+        self.failed: dict[int, str] = {}
+        self.files: dict[str, tuple[str, int]] = {}
 
     def works(self) -> Iterator[SquareWork]:
         """The squares of the finest levels.
 
         They are in the order of a curve that leaves a larger square when it is done.
         """
-        finest = self._found.extent.finest
+        finest, table = self._found.extent.finest, self._found.chosen[-1]
         root = pictures.root_of(finest)
-        rows, cols = (at // (SIDE << (finest - root)) for at in self._places(finest))
-        curve = morton(rows, cols)
+        squares = self._shown.above(finest - root)
+        curve = morton(squares.rows // SIDE, squares.cols // SIDE)
         order = np.argsort(curve, kind="stable")
         edges = np.flatnonzero(np.diff(curve[order])) + 1
-        first, together = 0, pictures.SLOTS**2
-        for own in np.split(order, edges):
-            shown = self._shown.take(own)
-            stored = _stored(shown, self._found.extent.own)
-            at = first * together + np.arange(len(stored))
-            self.drawn.picture[own[stored]] = at // together
-            self.drawn.slot[own[stored]] = at % together
-            places = self._tiles.places(self._found.chosen[-1].take(pa.array(own)))
+        first = 0
+        for which in np.split(order, edges):
+            shown = self._shown.take(which)
+            # Those of coarse levels first.
+            own = np.lexsort((shown.cols, shown.rows, shown.since))
+            own = own[shown.since[own] < self._found.extent.own]
+            at = first * _SHEET + np.arange(len(own))
+            self.picture[which[own]], self.slot[which[own]] = divmod(at, _SHEET)
             yield SquareWork(
-                which=own,
-                finest=finest,
-                root=root,
+                which=which,
+                level=finest,
                 shown=shown,
-                places=places,
-                own=stored,
+                places=self._tiles.places(table.take(pa.array(which))),
+                own=own,
                 first=first,
             )
-            first += -(-len(stored) // together)
+            first += -(-len(own) // _SHEET)
 
-    def _places(self, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        here = self._shown.above(self._found.extent.finest - level)
-        return here.rows, here.cols
-
-    def add(self, work: SquareWork, done: SquareDone) -> None:
+    def add(self, done: SquareDone) -> None:
         """Keep what came of a square, and draw the larger ones that are complete."""
-        drawn, own = self.drawn, work.which
-        drawn.sizes[own[work.own]] = done.sizes
-        drawn.failed |= {int(own[i]): why for i, why in done.failed.items()}
-        drawn.digests |= done.digests
-        drawn.n_bytes += done.n_bytes
-        level = work.root - 1
+        for cell, size in done.sizes.items():
+            self.sizes[cell] = size
+        self.failed |= done.failed
+        self.files |= done.files
+        level = pictures.root_of(done.level) - 1
         if level < 0 or not len(done.above):
             return
-        which, side = own[done.above], SIDE << (level - pictures.root_of(level))
-        row, col = (int(at[which[0]]) // side for at in self._places(level))
-        square = row << level | col
+        up = self._found.extent.finest - pictures.root_of(level)
+        root = self._shown.take(done.above[:1]).above(up)
+        square = int(morton(root.rows // SIDE, root.cols // SIDE)[0])
         if level in self._held and self._held[level][0] != square:
             self._draw(level)
-        _, pieces = self._held.setdefault(level, (square, []))
-        pieces.append((which, done.cells))
+        self._held.setdefault(level, (square, []))[1].append(done)
 
-    def finish(self) -> Drawn:
-        """Draw what is left; everything that was drawn."""
+    def finish(self) -> None:
+        """Draw what is left."""
         for level in reversed(range(self._found.extent.finest)):
             if level in self._held:
                 self._draw(level)
-        return self.drawn
 
     def _draw(self, level: int) -> None:
         _, pieces = self._held.pop(level)
-        which = np.concatenate([own for own, _ in pieces])
-        here = self._shown.take(which).above(self._found.extent.finest - level)
+        which = np.concatenate([piece.above for piece in pieces])
         work = SquareWork(
             which=which,
-            finest=level,
-            root=pictures.root_of(level),
-            shown=here,
-            cells=np.concatenate([cells for _, cells in pieces]),
+            level=level,
+            shown=self._shown.take(which).above(self._found.extent.finest - level),
+            cells=np.concatenate([piece.cells for piece in pieces]),
         )
         tiles = self._tiles
-        done = draw_square(self._store, work, tiles.cell_px, tiles.tile_px)
-        self.add(work, done)
-
-
-def _stored(shown: Shown, n_levels: int) -> NDArray[np.int64]:
-    """Which tiles are stored at their own size, those of coarse levels first."""
-    order = np.lexsort((shown.cols, shown.rows, shown.since))
-    return order[shown.since[order] < n_levels]
+        self.add(draw_square(self._store, work, tiles.cell_px, tiles.tile_px))

@@ -48,19 +48,17 @@ def tile_squares(
 ) -> dict[int, TileSquare]:
     """The squares of a run's sources of needed slides, by source id.
 
-    `slides` are whole slides, or folders of them, of tiles that were read from elsewhere.
-
-    Raises:
-        SourceError: One of `slides` is not there, or no whole slide.
+    `slides` are whole slides, or folders of them, of tiles that were read from elsewhere;
+    SourceError where one is not there, or no whole slide.
     """
     every = sources_from_table(run.sources())
     sources = [source for source in every if source.slide in needed]
-    found = {source.source: _planned(source) for source in sources}
-    files = slide_files_of([source.slide for source in sources], slides)
+    files, found = slide_files_of([one.slide for one in sources], slides), {}
     for source in sources:
-        known = found[source.source]
+        known = _planned(source)
         if source.slide in files and None in (known.window_px, known.bounds):
-            found[source.source] = _looked_up(source, known, files[source.slide])
+            known = _looked_up(source, known, files[source.slide])
+        found[source.source] = known
     return found
 
 
@@ -76,33 +74,28 @@ def say_unknown(found: Mapping[int, TileSquare], *, qupath: bool) -> None:
         MapError: One has no window, and it is not for QuPath.
     """
     n_points = sum(one.window_px is None for one in found.values())
+    n_unshifted = sum(one.bounds is None for one in found.values())
+    give = "give --slides DIR, the slides themselves"
+    unknown = f"of {len(found)} slides it is not known how large tiles are on the slide"
     if n_points and not qupath:
-        message = (
-            f"of the tiles of {n_points} of {len(found)} slides it is not known how "
-            "large they are on the slide: give --slides DIR, the slides themselves"
-        )
+        message = f"of {n_points} {unknown}: {give}"
         raise MapError(message)
     if n_points:
         logger.warning(
-            "of the tiles of %d of %d slides it is not known how large they are on the "
-            "slide: they are written as points, not as squares (--slides DIR, the "
-            "slides themselves, tells it)",
-            *(n_points, len(found)),
+            "of %d %s: they are written as points; %s", n_points, unknown, give
         )
-    n_unshifted = sum(one.bounds is None for one in found.values())
     if qupath and n_unshifted:
         logger.warning(
             "of %d of %d slides the bounds are not known: where the scanner wrote any, "
-            "QuPath counts from there, and what is written is shifted (--slides DIR, "
-            "the slides themselves, tells them)",
-            *(n_unshifted, len(found)),
+            "QuPath counts from there, and what is written is shifted; %s",
+            *(n_unshifted, len(found), give),
         )
 
 
 def _planned(source: Source) -> TileSquare:
-    known = kind_of(source).has_grid  # then the plan has read the file's bounds
-    x, y = source.bounds_x, source.bounds_y
-    bounds = (x or 0, y or 0) if known or x is not None else None
+    # Where there is a grid, the plan has read the file's bounds.
+    known = kind_of(source).has_grid or source.bounds_x is not None
+    bounds = (source.bounds_x or 0, source.bounds_y or 0) if known else None
     return TileSquare(window_px=source.window_px, bounds=bounds)
 
 
@@ -110,16 +103,11 @@ def _looked_up(source: Source, known: TileSquare, uri: str) -> TileSquare:
     """With what the slide itself tells; a slide that cannot be opened tells nothing."""
     try:
         handle = SlideHandle(local_slide(uri), slide=source.slide)
+        x, y = handle.bounds
+        known = replace(known, bounds=(x or 0, y or 0))
+        if known.window_px is None and source.tile_um is not None:
+            mpp = source.mpp or mpp_of(source.slide, handle.file_size, GivenSize())
+            return replace(known, window_px=max(1, int(source.tile_um / mpp)))
     except (SourceError, StorageError) as error:
-        logger.warning("slide %s tells no bounds: %s", source.slide, error)
-        return known
-    x, y = handle.bounds
-    known = replace(known, bounds=(x or 0, y or 0))
-    if known.window_px is not None or source.tile_um is None:
-        return known
-    try:
-        mpp = source.mpp or mpp_of(source.slide, handle.file_size, GivenSize())
-    except SourceError as error:
-        logger.warning("%s", error)
-        return known
-    return replace(known, window_px=max(1, int(source.tile_um / mpp)))
+        logger.warning("slide %s does not tell its tiles: %s", source.slide, error)
+    return known

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
-from raylatent.explorer import pictures, pyramid
+from raylatent.explorer import pictures
 from raylatent.explorer.blocks import (
     Write,
     write_cells,
@@ -16,10 +16,10 @@ from raylatent.explorer.blocks import (
     write_slides,
 )
 from raylatent.explorer.folder import CELLS, Told, page_files, picture_bitmap
-from raylatent.explorer.pyramid import CONTRAST_LEVEL
+from raylatent.explorer.pyramid import CONTRAST_LEVEL, level_table, places_of
 from raylatent.explorer.scripts import meta_script
-from raylatent.explorer.squares import Drawn
-from raylatent.montage.cells import CELL, PLACE_X, PLACE_Y
+from raylatent.explorer.squares import Pictures
+from raylatent.montage.cells import CELL
 from raylatent.montage.points import Parts, cell_ids
 from raylatent.seal import sealed_parquet
 
@@ -32,18 +32,20 @@ def write_data(
     told: Told,
     meta: dict[str, Any],
     parts: Parts,
-    drawn: Drawn,
+    drawn: Pictures,
     similar: Similar | None,
+    folder: str,
 ) -> None:
     """Write all but pictures of tiles and explorer.json; `meta` is filled in."""
     found = told.found
     meta["slides"], thumbnails = told.slides()
     meta["levels"] = _write_cells(write, told, drawn)
+    meta["similar"] = None
     if similar is not None:
         level, near = similar
         write_similar(write, level, found.chosen[level][CELL].to_numpy(), near)
-    meta["similar"] = None if similar is None else similar[0]
-    blocks = write_points(write, parts, found, told.names)
+        meta["similar"] = level
+    blocks = write_points(write, parts, found, told.names, folder)
     meta["points"] |= {"n": sum(one["n"] for one in blocks), "blocks": blocks}
     dzi = pictures.description(found.extent.finest, told.wanted.cell_px)
     write(f"{pictures.MOSAIC}.dzi", dzi)
@@ -52,19 +54,24 @@ def write_data(
         write(name, data)
 
 
-def _write_cells(write: Write, told: Told, drawn: Drawn) -> list[dict[str, Any]]:
+def _write_cells(write: Write, told: Told, drawn: Pictures) -> list[dict[str, Any]]:
     """Write the cells of all levels; what the page is told of each."""
     found, names = told.found, told.names
+    finest, cells = found.square.grid(found.extent.finest), found.chosen[-1][CELL]
     tables, levels = [], []
     for level, chosen in enumerate(found.chosen):
-        table = pyramid.level_table(level, told.hidden(chosen), found.levels[level])
-        if told.wanted.pseudonyms is not None:
-            at = table.schema.get_field_index(schema.TOP_SLIDE)
-            table = table.set_column(
-                at, table.schema.field(at), told.shown(table[schema.TOP_SLIDE])
-            )
-        table, sizes = _with_pictures(told, drawn, table, chosen)
-        blocks = write_cells(write, level, table, names, sizes, found.square)
+        # A tile of any level is in the cell of the finest one in which it lies.
+        at = np.searchsorted(cells.to_numpy(), cell_ids(finest, places_of(chosen))[0])
+        none = (drawn.picture[at] < 0) | (drawn.sizes[at, 0] == 0)  # not to be read
+        own = {schema.PICTURE: drawn.picture[at], schema.SLOT: drawn.slot[at]}
+        table = level_table(
+            level,
+            told.hidden(chosen),
+            found.levels[level],
+            told.shown,
+            **{key: pa.array(of, pa.int32(), mask=none) for key, of in own.items()},
+        )
+        blocks = write_cells(write, level, table, names, drawn.sizes[at], found.square)
         pairs = level <= CONTRAST_LEVEL and not len(found.levels[level].counted)
         if pairs:
             write_slides(write, level, found.levels[level].slides, names)
@@ -83,21 +90,3 @@ def _write_cells(write: Write, told: Told, drawn: Drawn) -> list[dict[str, Any]]
         tables.append(table)
     write(CELLS, bytes(memoryview(sealed_parquet(pa.concat_tables(tables)))))
     return levels
-
-
-def _with_pictures(
-    told: Told, drawn: Drawn, table: pa.Table, chosen: pa.Table
-) -> tuple[pa.Table, NDArray[np.uint16]]:
-    """The cells of a level, and the sizes of their tiles' own pictures, (cells, 2)."""
-    found = told.found
-    finest = found.square.grid(found.extent.finest)
-    places = np.stack([chosen[name].to_numpy() for name in (PLACE_X, PLACE_Y)], axis=1)
-    cells = found.chosen[-1][CELL].to_numpy()
-    at = np.searchsorted(cells, cell_ids(finest, places)[0])
-    sizes = drawn.sizes[at]
-    picture = np.where(sizes[:, 0] == 0, -1, drawn.picture[at])  # it cannot be read
-    for name, values in ((schema.PICTURE, picture), (schema.SLOT, drawn.slot[at])):
-        column = table.schema.get_field_index(name)
-        array = pa.array(values.astype(np.int32), mask=picture < 0)
-        table = table.set_column(column, schema.EXPLORER_CELLS.field(name), array)
-    return table, sizes

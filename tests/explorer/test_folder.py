@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,8 +15,10 @@ from raylatent import cli, schema
 from raylatent.claim import Claim
 from raylatent.config import ExploreConfig, ServeConfig
 from raylatent.engine import explore
+from raylatent.engine.cells import ClusterPoints
 from raylatent.errors import ClaimError, ConfigError, MapError, RunError
-from raylatent.explorer import reach, squares
+from raylatent.explorer import pyramid, reach, squares
+from raylatent.explorer.folder import OTHER_CLASSES
 from raylatent.explorer.named_regions import put_regions
 from raylatent.explorer.polygon import read_polygons
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
@@ -102,6 +105,22 @@ def test_few_rows_have_few_neighbors():
     assert nearest_rows(rows[:0], 3).shape == (0, 3)
 
 
+@pytest.mark.parametrize(("most", "level"), [(0, None), (60, 0)])
+def test_of_many_parts_few_are_read_to_compare_cells(
+    made, tmp_path, monkeypatch, most, level
+):
+    monkeypatch.setattr(explore, "_MOST_PARTS", most)
+    run = made[0]
+    monkeypatch.setattr(ClusterPoints, "part_names", [("a", "b")] * 61)
+    counts = [60, 61, 90]
+    found = SimpleNamespace(chosen=[range(n) for n in counts])
+    seen = []
+    monkeypatch.setattr(explore, "similar_level", lambda *a: seen.append(a[0]))
+    points = ClusterPoints(f"{run.uri}/maps/default", run)
+    assert explore.similar_cells(points, found) is None
+    assert seen == [counts[: 0 if level is None else 1]]
+
+
 def test_without_activations_the_page_has_no_similar_cells(
     tmp_path, monkeypatch, caplog
 ):
@@ -140,6 +159,7 @@ def hidden(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         table = annotations(folder / "a.csv", SLIDES)
         given = {"annotations": table, "label": "kind", "pseudonymise": True}
+        patch.setattr(explore.secrets, "randbits", lambda _: 0)  # as of the other page
         page = folder / "run" / "explorer" / "default"
         explored(run, page, patch, keep_columns=("age",), **given)
     return run, points, page
@@ -354,6 +374,49 @@ def test_a_page_of_the_same_is_not_written_again(tmp_path, monkeypatch):
     facts = json.loads((page / "explorer.json").read_text())
     (page / "explorer.json").write_text(json.dumps({**facts, "failed": 1}))
     assert written(about) == 1
+
+
+def test_no_hash_tells_the_names_behind_pseudonyms(made, tmp_path, monkeypatch):
+    """Nobody can try out a name: the seed of the sample and of ties is not told."""
+    run, _ = run_of_slides(tmp_path, SLIDES)
+    monkeypatch.setattr(reach, "SAMPLE_POINTS", 30)
+    found = []
+    for seed in (1, 2):
+        monkeypatch.setattr(explore.secrets, "randbits", lambda _, seed=seed: seed)
+        facts = explored(
+            run, tmp_path / "page", monkeypatch, max_size="4KB", pseudonymise=True
+        )
+        _, columns = read_block((tmp_path / "page/data/points/0.js").read_bytes())
+        found.append(set(zip(columns["slide"], columns["tile"], strict=True)))
+        told = json.loads((tmp_path / "page/explorer.json").read_text())["rule"]
+        assert told == facts["rule"]
+        assert "seed" not in told
+    assert 10 < len(found[0]) < 60
+    assert found[0] != found[1]
+
+
+def test_of_many_classes_the_best_are_told(made, tmp_path, monkeypatch, caplog):
+    run = made[0]
+    for module in (explore, pyramid):
+        monkeypatch.setattr(module, "MOST_CLASSES", 2)
+    facts = explored(run, tmp_path / "page", monkeypatch)
+    predictions = np.concatenate(
+        [schema.vectors(run.read_rows(s), "predictions") for s in sorted(SLIDES)]
+    ).astype(np.float64)
+    best = int(predictions.mean(axis=0).argmax())
+    assert "of 3 classes the page has the 1 with" in caplog.text
+    told = [f"class {best}", OTHER_CLASSES]
+    assert meta_of(tmp_path / "page")["classes"] == facts["classes"] == told
+    others = np.delete(predictions, best, axis=1).max(axis=1)
+    table = pq.read_table(tmp_path / "page/cells.parquet").to_pylist()
+    rows = [row for row in table if row["level"] == 0]
+    n = np.array([row["n"] for row in rows])
+    means = np.array([row["predictions_mean"] for row in rows])
+    np.testing.assert_allclose(
+        n @ means, [predictions[:, best].sum(), others.sum()], rtol=1e-5
+    )
+    _, columns = read_block((tmp_path / "page/data/points/0.js").read_bytes())
+    assert (columns["pred"] == 0).sum() == (predictions[:, best] >= others).sum()
 
 
 def test_tiles_that_cannot_be_read_are_gray_and_counted(tmp_path, monkeypatch):

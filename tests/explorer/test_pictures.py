@@ -3,6 +3,7 @@
 import io
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from raylatent import schema
 from raylatent.explorer import pictures
 from raylatent.explorer.pictures import Shown
-from raylatent.explorer.pyramid import SIDE, SINCE
-from raylatent.explorer.squares import Pictures, SquareDone
+from raylatent.explorer.pyramid import SIDE
+from raylatent.explorer.squares import Pictures, draw_square
 from raylatent.montage.cells import CELL
 
 CELL_PX = 16
@@ -80,7 +82,9 @@ def test_squares_are_drawn_apart_as_all_together(cells):
     shown, own = shown_of(cells), colors(len(cells))
     whole = dict(pictures.draw(LEVEL, shown, own, range(LEVEL + 1)))
     found = {}
-    chosen = pa.table({CELL: (shown.rows << 32) | shown.cols, SINCE: shown.since})
+    chosen = pa.table(
+        {CELL: (shown.rows << 32) | shown.cols, schema.SINCE: shown.since}
+    )
     store = SimpleNamespace(write=found.__setitem__)
     reach = SimpleNamespace(finest=LEVEL, own=0)
     made = Pictures(
@@ -92,18 +96,8 @@ def test_squares_are_drawn_apart_as_all_together(cells):
     for work in made.works():
         seen += work.which.tolist()
         assert len(work.which) <= 64 * 64
-        levels = range(work.root, work.finest + 1)
-        found |= pictures.draw(work.finest, work.shown, own[work.which], levels)
-        above = np.flatnonzero(work.shown.since < work.root)
-        done = SquareDone(
-            above=above,
-            cells=own[work.which[above]],
-            sizes=np.zeros((0, 2), np.uint16),
-            failed={},
-            digests={},
-            n_bytes=0,
-        )
-        made.add(work, done)
+        drawn = replace(work, cells=own[work.which])
+        made.add(draw_square(store, drawn, CELL_PX, CELL_PX))
         assert len(made._held) < 3
     made.finish()
     assert sorted(seen) == list(range(len(cells)))

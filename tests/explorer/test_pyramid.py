@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from raylatent import schema
 from raylatent.errors import MapError
+from raylatent.explorer import pyramid
 from raylatent.explorer.pyramid import (
-    BITMAP_LEVEL,
     CONTRAST_LEVEL,
     DEEPEST,
     SIDE,
@@ -24,12 +24,11 @@ from raylatent.explorer.pyramid import (
     merge_levels,
     merge_occupied,
     occupied,
-    parents,
     partial_levels,
 )
 from raylatent.montage.cells import partial_cells
 from raylatent.montage.grid import Bounds
-from raylatent.montage.points import Points, Rule, cell_ids, coded
+from raylatent.montage.points import Points, Rule, cell_ids, coded, split_ids
 
 LEVELS = 7
 places = st.lists(
@@ -127,7 +126,9 @@ def test_what_is_shown_stays(places):
             for t in (above, below)
         ]
         assert tiles[0] <= tiles[1]
-        assert set(parents(ids_of(below)).tolist()) == set(ids_of(above).tolist())
+        rows, cols = split_ids(ids_of(below))
+        larger = set((((rows >> 1) << 32) | (cols >> 1)).tolist())
+        assert larger == set(ids_of(above).tolist())
         kept = below[schema.SINCE].to_numpy() <= level
         assert kept.sum() == len(above)
         words = below[schema.WHY].to_pylist()
@@ -201,18 +202,22 @@ def test_slides_are_counted(places):
 
 
 @settings(max_examples=15, deadline=None)
-@given(places)
-def test_cells_are_counted_in_both_ways(places):
+@given(places, st.integers(1, 40))
+def test_cells_are_counted_down_to_a_level_of_many(places, most):
     points = points_of(places)
     square = Square.around(Bounds.of(points.xy))
-    for few_points, deepest in ((True, DEEPEST), (False, BITMAP_LEVEL)):
-        halves = [points.take(np.arange(i, len(places), 2)) for i in range(2)]
-        found = [occupied(half, square, few=few_points) for half in halves]
-        counts = count_cells(merge_occupied(*found))
-        assert counts == [
-            len(np.unique(cell_ids(square.grid(level), points.xy)[0]))
-            for level in range(deepest + 1)
-        ]
+    thirds = [points.take(np.arange(i, len(places), 3)) for i in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyramid, "MOST_CELLS", most)
+        whole = occupied(points, square)
+        found = reduce(merge_occupied, [occupied(part, square) for part in thirds])
+    assert found[1].tolist() == whole[1].tolist()
+    counts = [
+        len(np.unique(cell_ids(square.grid(level), points.xy)[0]))
+        for level in range(DEEPEST + 1)
+    ]
+    fitting = [n for level, n in enumerate(counts) if not level or n <= most]
+    assert count_cells(found) == fitting
 
 
 def test_points_on_the_upper_edges_are_in_the_last_cells():

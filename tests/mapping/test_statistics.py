@@ -1,10 +1,12 @@
 """How far a map can be trusted."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 from raylatent.errors import MapError
-from raylatent.mapping.statistics import in_words, measured, quality
+from raylatent.mapping.statistics import cluster, in_words, measured, quality
 
 
 def test_a_faithful_map_scores_1_and_a_random_one_about_a_half():
@@ -85,3 +87,19 @@ def test_a_handful_of_held_rows_is_not_measured(fitted, fit_rows, new_rows):
     few = measured(fitted, fit_rows[0], new_rows[0][:10])
     assert few["held_out"] == 0
     assert few["rows"] > 200
+
+
+def test_only_that_rows_are_equal_is_not_said(monkeypatch, recwarn):
+    from sklearn.cluster import KMeans
+
+    assert set(cluster(np.zeros((9, 2), np.float32), 3)) == {0}
+    assert not recwarn.list
+    fit = KMeans.fit
+
+    def warns(self, rows):
+        warnings.warn("broken", RuntimeWarning, stacklevel=1)
+        return fit(self, rows)
+
+    monkeypatch.setattr(KMeans, "fit", warns)
+    with pytest.warns(RuntimeWarning, match="broken"):
+        cluster(np.eye(3, dtype=np.float32), 2)
