@@ -26,12 +26,15 @@ const kinds = { x: Float32Array, y: Float32Array, novelty: Float32Array };
 for (const [key, values] of Object.entries(columns)) {
   members[key] = (kinds[key] ?? Int32Array).from(values);
 }
-const text = (files) => files.map((one) => [one.name, one.pieces.join("")]);
-save.geojsonOf(meta, members, name).then((files) => process.stdout.write(JSON.stringify({
-  csv: save.csvOf(meta, members, name).join(""),
-  geojson: text(files),
-  roi: text(save.roiOf(meta, members, name)),
-})));
+const parts = save.bySlide(members);
+const files = (all, ending) => parts.map(([id], i) =>
+  [save.fileName(meta.slides[id].name) + ending, all[i].join("")]);
+Promise.all(parts.map((part) => save.geojsonOf(meta, members, name, part))).then(
+  (geojson) => process.stdout.write(JSON.stringify({
+    csv: save.csvOf(meta, members, name).join(""),
+    geojson: files(geojson, ".geojson"),
+    roi: files(parts.map((part) => save.roiOf(meta, members, name, part)), ".csv"),
+  })));
 """
 LOAD = Path(__file__).parents[1] / "browser" / "load.js"
 

@@ -1,59 +1,52 @@
 "use strict";
 // Where on their slides tiles lie: the slides with most of them beside one another, in the colors of the map.
 raylatent.sheet = (() => {
-  const { $, color, data, panel, selection } = raylatent;
+  const { $, color, data, panel, save, selection } = raylatent;
   const { counted, el, whole } = panel;
   const MOST_SLIDES = 60;
   const CARD_PX = 220;
-  /** The members of each slide that have a place, the most first. @param {Members} members @returns {[number, number[]][]} */
-  function bySlide(members) {
-    /** @type {Map<number, number[]>} */
-    const found = new Map();
-    members.slide.forEach((/** @type {number} */ slide, /** @type {number} */ i) => {
-      if (members.loc_x[i] !== data.NO_I4) found.set(slide, found.get(slide) ?? []).get(slide)?.push(i);
-    });
-    return [...found].sort((a, b) => b[1].length - a[1].length || a[0] - b[0]);
-  }
   /** What is shown of a slide [x, y, width, height] in level-0 pixels: all, or where its tiles lie. @param {any} slide
-   * @param {Members} members @param {number[]} own */
-  function extentOf(slide, members, own) {
+   * @param {Members} members @param {number} from @param {number} to */
+  function extentOf(slide, members, from, to) {
     if (slide.width) return [0, 0, slide.width, slide.height];
     const margin = slide.window_px ?? 1;
-    const ends = [members.loc_x, members.loc_y].map((of) => own.reduce(
-      ([low, high], i) => [Math.min(low, of[i] - margin), Math.max(high, of[i] + margin)], [Infinity, -Infinity]));
+    const ends = [members.loc_x, members.loc_y].map((of) => of.subarray(from, to).reduce(
+      ([low, high], v) => v === data.NO_I4 ? [low, high] : [Math.min(low, v - margin), Math.max(high, v + margin)],
+      [Infinity, -Infinity]));
     return [ends[0][0], ends[1][0], ends[0][1] - ends[0][0], ends[1][1] - ends[1][0]];
   }
-  /** A slide with its tiles on it. @param {number} id @param {number[]} own @param {Members} members
-   * @param {Uint32Array} colors of the members */
-  async function cardOf(id, own, members, colors) {
+  /** A slide with its tiles on it. @param {[number, number, number]} part slide, and which of the members
+   * @param {Members} members @param {Uint32Array} colors of the members */
+  async function cardOf([id, from, to], members, colors) {
     const slide = raylatent.now.meta.slides[id];
-    const [x, y, w, h] = extentOf(slide, members, own);
+    const [x, y, w, h] = extentOf(slide, members, from, to);
     const scale = CARD_PX / Math.max(w, h);
     const [width, height] = [w, h].map((v) => Math.max(1, Math.round(v * scale)));
-    const told = `${slide.name}: ${counted(own.length, "tile")}`;
+    const told = `${slide.name}: ${counted(to - from, "tile")}`;
     const canvas = /** @type {HTMLCanvasElement} */ (el("canvas", { width, height, role: "img", "aria-label": told }));
     const ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     const image = slide.thumbnail && slide.width ? await panel.picture(`slides/${id}.jpg`) : null;
     if (image) ctx.drawImage(image, 0, 0, width, height);
     const side = Math.max(3, (slide.window_px ?? 0) * scale);
     ctx.globalAlpha = 0.5; // tissue is seen through it
-    for (const i of own) {
+    for (let i = from; i < to; i += 1) {
+      if (members.loc_x[i] === data.NO_I4) continue;
       ctx.fillStyle = color.css(colors[i]);
       ctx.fillRect((members.loc_x[i] - x) * scale - side / 2, (members.loc_y[i] - y) * scale - side / 2, side, side);
     }
-    const [tile, loc_x, loc_y] = [members.tile, members.loc_x, members.loc_y].map((of) => of[own[0]]);
-    return el("li", { "data-slide": slide.name, "data-n": own.length }, canvas, el("p", {}, told),
+    const [tile, loc_x, loc_y] = [members.tile, members.loc_x, members.loc_y].map((of) => of[from]);
+    return el("li", { "data-slide": slide.name, "data-n": to - from }, canvas, el("p", {}, told),
       raylatent.slide.button({ slide: id, tile, loc_x, loc_y, x: NaN, y: NaN }) ?? "");
   }
   /** Shows the slides of tiles. @param {Members} members @param {string} what they are */
   async function show(members, what) {
     const { meta, by, regions, store } = raylatent.now;
-    const found = bySlide(members);
+    const found = save.bySlide(members).sort((a, b) => (b[2] - b[1]) - (a[2] - a[1]) || a[0] - b[0]);
     const colors = color.paint(meta, by, meta.levels[0], regions, members, false);
     const shown = found.slice(0, MOST_SLIDES);
-    const cards = await Promise.all(shown.map(([id, own]) => cardOf(id, own, members, colors)));
+    const cards = await Promise.all(shown.map((part) => cardOf(part, members, colors)));
     if (raylatent.now.store !== store) return;
-    const lost = members.n - found.reduce((n, [, own]) => n + own.length, 0);
+    const lost = save.withoutPlace(members);
     $("sheet-told").textContent = `${what}: ${meta.points.kind === "all" ? "" : "of the sample in this folder, "}` +
       `${counted(members.n, "tile")} of ${counted(found.length, "slide")}` +
       (found.length > shown.length ? `; the ${shown.length} slides with most of them are shown.` : ".") +
@@ -66,10 +59,11 @@ raylatent.sheet = (() => {
     const { members, rings, labels, slides } = raylatent.now;
     if (members) return show(members, "Selected");
     if (rings.length > 0) throw new Error("Which tiles are selected is not known here: `raylatent select --to slides`.");
-    return show(await selection.membersOf([-Infinity, -Infinity, Infinity, Infinity], ({ label, slide }, i) =>
-      (!labels || labels.has(label[i])) && (!slides || slides.has(slide[i]))), labels || slides ? "What the filter leaves" : "All tiles of the map");
+    const left = await selection.membersOf([-Infinity, -Infinity, Infinity, Infinity], ({ label, slide }, i) =>
+      (!labels || labels.has(label[i])) && (!slides || slides.has(slide[i])));
+    return show(left, labels || slides ? "What the filter leaves" : "All tiles of the map");
   }
   /** Shows where the tiles of a cell lie. @param {CellId} cell */
   const ofCell = async (cell) => show(await selection.inCell(cell), "The cell");
-  return { bySlide, extentOf, open, ofCell };
+  return { extentOf, open, ofCell };
 })();
