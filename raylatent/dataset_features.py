@@ -143,17 +143,13 @@ class DatasetFeatures:
         """How many tiles of which slides, and of which layers."""
 
         def rows() -> dict[str, object]:
-            layers = [
-                f"{name} {shape}"
-                for run in self._runs
-                for name, shape in run.layers().items()
-            ]
+            every = [pair for run in self._runs for pair in run.layers().items()]
             indexed = self._runs[0].sources()[schema.N_INDEXED].to_pylist()
             return {
                 "run": ", ".join(run.uri for run in self._runs),
                 "slides": f"{len(self.slides):,}: {notebook.listed(self.slides)}",
                 "tiles": sum(indexed),
-                "layers": notebook.listed(layers),
+                "layers": notebook.listed([f"{name} {n}" for name, n in every]),
                 "classes": notebook.listed(self.classes or []) or self.num_classes,
             }
 

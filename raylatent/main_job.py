@@ -23,10 +23,10 @@ from raylatent.config import (
 )
 from raylatent.dataset import refuse_failed
 from raylatent.errors import ConfigError, IncompleteError
-from raylatent.map_job import check_labels, labeled, labels_of_tiles, run_explore
 from raylatent.mapping.umap_learn import MapParameters
 from raylatent.run import MAPS, MOSAICS, RunDirectory
 from raylatent.source.kinds import find_sources
+from raylatent.source.names import check_labels, labeled
 from raylatent.storage import Store, is_uri
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from raylatent.mosaic import Mosaic
     from raylatent.slide_map import SlideMap
     from raylatent.source.protocol import Request
-    from raylatent.stored.map_pictures import TileLabels
 
 logger = logging.getLogger(__name__)
 
@@ -272,12 +271,11 @@ def _explored(config: AtlasConfig) -> str | None:
             *(config.out, config.out),
         )
         return None
-    given = {
-        **_values(config, PageConfig),
-        "out": "",
-        "source_root": config.source_root,
-    }
-    return run_explore(ExploreConfig(run=config.out, **given))[0]
+    from raylatent.map_job import run_explore  # noqa: PLC0415  (slow)
+
+    page: PageConfig = _part(config, PageConfig)
+    given = {**vars(page), "out": "", "source_root": config.source_root}
+    return run_explore(ExploreConfig(run=config.out, **given), anew=False)[0]
 
 
 def run_activations(
@@ -333,6 +331,7 @@ def run_map(config: MapConfig) -> StoredMap:
     if labels is not None:
         labels = labeled(labels, run.slides(), config)
     from raylatent.engine.map_building import build_map  # noqa: PLC0415  (ray: slow)
+    from raylatent.map_job import labels_of_tiles  # noqa: PLC0415
     from raylatent.stored.map_pictures import save_pictures  # noqa: PLC0415
     from raylatent.stored.maps import read_info  # noqa: PLC0415
 
@@ -347,9 +346,7 @@ def run_map(config: MapConfig) -> StoredMap:
     info = read_info(store)
     n_points = info["points"]["rows"]
     kinds = [kind for kind in ("png", config.vector) if kind != "none"]
-    shown: Mapping[str, str] | TileLabels | None = labels
-    if labels is None:
-        shown = labels_of_tiles(run, store)
+    shown = labels_of_tiles(run, store) if labels is None else labels
     by_label, pictures = save_pictures(store, shown, n_points=n_points, kinds=kinds)
     return StoredMap(folder, info, pictures, by_label)
 
@@ -359,9 +356,13 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     labels = check_labels(config)
     run = RunDirectory.open(config.out)
     from raylatent.explorer.named_regions import stored_labels  # noqa: PLC0415
+    from raylatent.montage.render import Look  # noqa: PLC0415
     from raylatent.slide_map import SlideMap  # noqa: PLC0415
     from raylatent.stored.map_pictures import labels_on_map  # noqa: PLC0415
-    from raylatent.stored.mosaics import folder_of_label  # noqa: PLC0415
+    from raylatent.stored.mosaics import (  # noqa: PLC0415
+        delete_mosaics_of_labels,
+        folder_of_label,
+    )
 
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     slide_map = SlideMap.load(of_map, run=run, stall_timeout_s=config.stall_timeout_s)
@@ -385,15 +386,15 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
         layout=config.layout,
     )
     folder = f"{run.uri}/{MOSAICS}/{config.mosaic}"
-    look: dict[str, Any] = {"gap_px": config.gap_px, "scale_bar": config.scale_bar}
-    mosaic.export(folder, title=config.title, pdf=config.pdf, **look)
-    if config.each == "label":
-        for label, one in mosaic.by_label().items():
-            name = folder_of_label(config.mosaic, label)
-            title = f"{config.title}: {label}" if config.title else label
-            one.export(
-                f"{run.uri}/{MOSAICS}/{name}", title=title, pdf=config.pdf, **look
-            )
+    drawn = [(folder, config.title, mosaic)]
+    for label, one in (mosaic.by_label() if config.each == "label" else {}).items():
+        title = f"{config.title}: {label}" if config.title else label
+        drawn.append((folder_of_label(folder, label), title, one))
+    delete_mosaics_of_labels(run.store, config.mosaic, {uri for uri, _, _ in drawn})
+    px, gap, bar = config.cell_px, config.gap_px, config.scale_bar
+    for uri, title, one in drawn:
+        look = Look(cell_px=px, gap_px=gap, title=title, scale_bar=bar)
+        one.export(uri, look, pdf=config.pdf)
     return mosaic, folder
 
 
@@ -434,11 +435,7 @@ def _as_json(name: str, value: object) -> str:
 
 def _part(config: AtlasConfig, kind: type[Any]) -> Any:  # noqa: ANN401
     """The configuration of one of the verbs that `atlas` is made of."""
-    return kind(**_values(config, kind))
-
-
-def _values(config: AtlasConfig, kind: type[Any]) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(kind)}
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind)})
 
 
 def _demo(config: AtlasConfig) -> AtlasConfig:

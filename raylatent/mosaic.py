@@ -5,11 +5,11 @@ import csv
 import inspect
 import io
 import logging
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -147,9 +147,8 @@ class Mosaic:
         self._arrays, self._find = given.arrays, given.frames
         self._of_label: str | None = None
         self._choose()
-        self._coloring = render.Coloring.of(self._chosen)
 
-    def _choose(self) -> None:
+    def _choose(self, coloring: render.Coloring | None = None) -> None:
         """Choose the tiles of all cells, and where each goes."""
         chosen = choose_cells(self._parts, self._kind, self._asked_x, self._rule)
         self.grid, self._bounds, self._chosen = chosen.grid, chosen.bounds, chosen.cells
@@ -157,18 +156,18 @@ class Mosaic:
         self._labeled = self._chosen.tally.labels is not None
         self.failed: dict[int, str] = {}
         self._check_chosen()
-        columns = (self.cells[name].to_numpy() for name in (schema.ROW, schema.COL))
-        places = [column.astype(np.int64) for column in columns]
         if self.layout == "compact":
+            at = (self.cells[name].to_numpy() for name in (schema.ROW, schema.COL))
             names = (schema.PICTURE_ROW, schema.PICTURE_COL)
-            places = list(compacted(*places))
-            for name, own in zip(names, places, strict=True):
+            for name, own in zip(names, compacted(*at), strict=True):
                 self.cells = self.cells.append_column(name, pa.array(own, pa.int32()))
-        self._filled = len(self.cells) / math.prod(int(at.max()) + 1 for at in places)
+        self._coloring = coloring or render.Coloring.of(self._chosen)
+        self._layout = render.make_layout(self.grid, self.cells, self._coloring)
         self._trusted: float | None = None
         if self.layout != "plain":
-            xy = np.stack([self.cells[n].to_numpy() for n in (schema.X, schema.Y)], 1)
-            self._trusted = trustworthiness(xy, np.stack(places[::-1], 1).astype(float))
+            places = (self._layout.cols, self._layout.rows)
+            xy = schema.places(self.cells)
+            self._trusted = trustworthiness(xy, np.stack(places, 1).astype(float))
         # Only the chosen tiles need a file.
         self._frames = None if self._find is None else self._find(self.cells)
 
@@ -196,7 +195,7 @@ class Mosaic:
         for name in in_order(most):
             one = made[name] = copy.copy(self)
             one._of_label, one._parts = name, OfLabel(self._parts, name)
-            one._choose()
+            one._choose(self._coloring)
         return made
 
     def __repr__(self) -> str:
@@ -206,19 +205,16 @@ class Mosaic:
     def _repr_html_(self) -> str:
         """How much it shows, and the picture in small where it is soon drawn."""
         rows = {"cells": self.summary(), **self.notes}
-        return notebook.card("Mosaic", lambda: rows, self._in_small)
+        fitting = notebook.MOST_PX // max(self.grid.n_cols, self.grid.n_rows)
+        small = partial(self.picture, cell_px=min(max(4, fitting), self._look.cell_px))
+        few = len(self.cells) <= _MOST_SHOWN
+        return notebook.card("Mosaic", lambda: rows, small if few else lambda: None)
 
     @property
     def notes(self) -> dict[str, str]:
         """What is to be known of the picture: its layout, what its frames say."""
-        told = {"layout": self.remark, "frames": _FRAMES if self._labeled else ""}
+        told = {"layout": self._remark, "frames": _FRAMES if self._labeled else ""}
         return {name: text for name, text in told.items() if text}
-
-    def _in_small(self) -> Image.Image | None:
-        if len(self.cells) > _MOST_SHOWN:
-            return None
-        fitting = notebook.MOST_PX // max(self.grid.n_cols, self.grid.n_rows)
-        return self.picture(cell_px=min(max(4, fitting), self._look.cell_px))
 
     @property
     def num_tiles_x(self) -> int:
@@ -278,15 +274,15 @@ class Mosaic:
             n_cells = max(self.grid.n_cols, self.grid.n_rows)
             fitting = render.shown_cell_px(n_cells, figsize, style.cell_px)
             style = replace(style, cell_px=fitting)
-        raster, layout, _ = self._draw(replace(style, gap_px=0))
+        raster, _ = self._draw(replace(style, gap_px=0))
         x, y, cell = 0.0, 0.0, 1.0
         if self.layout == "plain":
             x, y, cell = self._bounds.xmin, self._bounds.ymin, self.grid.cell
-        extent = (x, x + layout.n_cols * cell, y, y + layout.n_rows * cell)
-        entries = self._entries(style)
+        right, top = x + self._layout.n_cols * cell, y + self._layout.n_rows * cell
+        extent, entries = (x, right, y, top), self._entries(style)
         ax = render.show_raster(raster, extent, entries, figsize=figsize, ax=ax)
         if self.layout != "plain":
-            ax.set(xticks=[], yticks=[], xlabel=self.remark, ylabel="")
+            ax.set(xticks=[], yticks=[], xlabel=self._remark, ylabel="")
         if style.title:
             ax.set_title(style.title, parse_math=False)
             make_legible(ax)
@@ -308,7 +304,7 @@ class Mosaic:
 
         Cells have the mosaic's own `cell_px` by default.
         """
-        return self._picture(self._styled(locals())).picture
+        return self._picture(self._styled(locals()))[0]
 
     def save(  # noqa: PLR0913  (of the look)
         self,
@@ -333,40 +329,32 @@ class Mosaic:
         uri, look = absolute(path), self._styled(locals())
         kind = picture_format(uri)
         if kind is None:
-            self._export(uri, look)
+            self.export(uri, look)
         else:
-            drawn = self._picture(look)
-            put_listed(uri, encoded(drawn.picture, kind, drawn.references))
+            picture, _, references = self._picture(look)
+            put_listed(uri, encoded(picture, kind, references))
             logger.info("mosaic of %d tiles: %s", len(self.cells), uri)
 
     def export(
         self,
         folder: str | os.PathLike[str],
+        look: Look | None = None,
         *,
-        gap_px: int = Look.gap_px,
-        title: str = Look.title,
-        scale_bar: bool = Look.scale_bar,
         pdf: bool = False,
     ) -> None:
         """Write `mosaic.png`, `cells.parquet` and `mosaic.json` into a folder.
 
         Args:
             folder: A folder or URI, whatever it is called.
-            gap_px: As of `plot`.
-            title: Likewise.
-            scale_bar: Likewise.
+            look: How it is drawn; by default with cells of the mosaic's own `cell_px`.
             pdf: Whether to write `mosaic.pdf` as well.
         """
-        look = replace(self._look, gap_px=gap_px, title=title, scale_bar=scale_bar)
-        self._export(absolute(folder), look, ("PNG", "PDF") if pdf else ("PNG",))
-
-    def _export(self, uri: str, look: Look, kinds: tuple[str, ...] = ("PNG",)) -> None:
-        """Put pictures and `cells.parquet` in place, then what describes them."""
-        drawn = self._picture(look)
+        uri = absolute(folder)
+        picture, drawn, references = self._picture(look or self._look)
         about = {**self._described(drawn), **self._of_map(uri)}
         pictures = {
-            f"mosaic.{kind.lower()}": encoded(drawn.picture, kind, drawn.references)
-            for kind in kinds
+            f"mosaic.{kind.lower()}": encoded(picture, kind, references)
+            for kind in (("PNG", "PDF") if pdf else ("PNG",))
         }
         export_mosaic(uri, pictures, self.cells, about)
 
@@ -377,7 +365,7 @@ class Mosaic:
             return {}
         return {"map": {"name": of_map.name, DIGEST: of_map.info[DIGEST]}}
 
-    def _described(self, drawn: "_Drawn") -> dict[str, object]:
+    def _described(self, look: Look) -> dict[str, object]:
         """What mosaic.json holds: parameters, counts, failures, grid, versions."""
         chosen, cells, bounds = self._chosen, self.cells, self._bounds
         names = (schema.ROW, schema.COL, schema.SLIDE, schema.TILE_INDEX)
@@ -388,13 +376,13 @@ class Mosaic:
                 "grid": self.grid.kind,
                 **asdict(chosen.rule),
                 "labels": chosen.tally.labels is not None,
-                **asdict(drawn.look),
+                **asdict(look),
             },
             "layout": {
                 "kind": self.layout,
-                "rows": drawn.layout.n_rows,
-                "columns": drawn.layout.n_cols,
-                "filled": len(cells) / (drawn.layout.n_rows * drawn.layout.n_cols),
+                "rows": self._layout.n_rows,
+                "columns": self._layout.n_cols,
+                "filled": self._layout.filled,
                 "trustworthiness": self._trusted,  # None where they are plain
             },
             **({} if self._of_label is None else {"label": self._of_label}),
@@ -479,70 +467,69 @@ class Mosaic:
         counts = self.cells[schema.LABEL_COUNTS].to_pylist()
         return self._coloring.entries(counts)
 
-    def _picture(self, look: Look) -> "_Drawn":
-        raster, layout, look = self._draw(look)
-        entries = self._entries(look)
-        picture = render.add_legend(raster, entries, look.background)
+    def _picture(self, look: Look) -> tuple[Image.Image, Look, str]:
+        """The picture, how it was drawn, and which tiles are where in it."""
+        raster, look = self._draw(look)
+        ground, entries = look.background, self._entries(look)
+        picture = render.add_legend(raster, entries, ground)
         above = picture.height - raster.height
+        bar = self._um_per_px(look) if look.scale_bar else None
+        texts = {"title": look.title, "remark": self._remark}
         picture, more = render.add_caption(
-            picture,
-            look.background,
-            look.cell_px,
-            title=look.title,
-            remark=self.remark,
-            um_per_px=self._um_per_px(look) if look.scale_bar else None,
+            picture, ground, look.cell_px, **texts, um_per_px=bar
         )
-        told = references_of(self.cells, layout, look, above + more)
-        return _Drawn(picture, layout, look, told)
+        told = references_of(self.cells, self._layout, look, above + more)
+        return picture, look, told
 
     @property
-    def remark(self) -> str:
+    def _remark(self) -> str:
         """What is said of the layout below the picture; nothing of a plain one."""
-        if self.layout == "plain":
-            return ""
-        text = f"even: {len(self.cells):,} of {self._chosen.n_points:,} tiles"
-        if self.layout == "compact":
-            now, before = self._filled, self._shares()["cells"]
-            text = (
-                f"compact: {now:.0%} of the picture is tiles, {before:.0%} of the map"
-            )
-        trusted = self._trusted
-        return text + ("" if trusted is None else f", trustworthiness {trusted:.3f}")
+        now, before = self._layout.filled, self._shares()["cells"]
+        text = {
+            "plain": "",
+            "compact": f"{now:.0%} of the picture is tiles, {before:.0%} of the map",
+            "even": f"{len(self.cells):,} of {self._chosen.n_points:,} tiles",
+        }[self.layout]
+        trusted = (
+            "" if self._trusted is None else f", trustworthiness {self._trusted:.3f}"
+        )
+        return f"{self.layout}: {text}{trusted}" if text else ""
 
     def _um_per_px(self, look: Look) -> float | None:
         """Of the tiles that are drawn; None where it is not known of all, or differs."""
         run = self._map.run if self._map else getattr(self.slide_map, "run", None)
-        known: list[float | None] = [None]
+        known: list[float] = [0.0]
         if run is not None:
             drawn, sources = set(self.cells[schema.SLIDE].to_pylist()), run.sources()
-            sides = sources.select([schema.SLIDE, schema.TILE_UM]).to_pydict().values()
-            known = [um for slide, um in zip(*sides, strict=True) if slide in drawn]
-        found = [um for um in known if um]
-        if len(found) < len(known) or max(found) > 1.01 * min(found):
+            sides = (sources[n].to_pylist() for n in (schema.SLIDE, schema.TILE_UM))
+            known = [
+                um or 0.0 for slide, um in zip(*sides, strict=True) if slide in drawn
+            ]
+        if not min(known) or max(known) > 1.01 * min(known):
             logger.warning(
                 "no scale bar: the side of the tiles in µm is not known, or differs"
             )
             return None
-        return found[0] / self._room(look)
+        return known[0] / self._room(look)
 
     def _room(self, look: Look) -> int:
         """Side of a tile in pixels."""
         framed, style = self._labeled, look.label_style
         return render.tile_room_px(look.cell_px, framed=framed, label_style=style)
 
-    def _draw(self, look: Look) -> tuple[Image.Image, render.Layout, Look]:
+    def _draw(self, look: Look) -> tuple[Image.Image, Look]:
         """The raster without legend, and how it was drawn; fills `failed`."""
-        shares = None
+        layout = self._layout
         if look.focus_slide is not None:
             parts = self._parts.read()
             shares = slide_shares(self.grid, parts, self.cells, look.focus_slide)
-        layout = render.make_layout(self.grid, self.cells, self._coloring, shares)
+            layout = replace(layout, alphas=shares)
         fitting = render.bounded_cell_px(layout, look.cell_px, look.gap_px)
         look = replace(look, cell_px=fitting)
         tiles = self._tiles(self._room(look))
         raster, self.failed = render.draw_raster(layout, look, tiles)
         render.say_failed(self.failed, len(self.cells))
-        return raster, layout, look
+        return raster, look
 
     def _tiles(self, tile_px: int) -> Iterator[tuple[int, Tile]]:
         if self._arrays is not None:
@@ -570,26 +557,16 @@ class Mosaic:
             raise MapError(message)
 
 
-class _Drawn(NamedTuple):
-    """A picture, how it was drawn, and which tiles are where in it."""
-
-    picture: Image.Image
-    layout: render.Layout
-    look: Look
-    references: str
-
-
 def _kind_of_grid(layout: str, grid: str) -> str:
     """The grid that a layout needs; MapError where it is unknown, or has no choice."""
     if layout not in LAYOUTS:
         message = f"unknown layout {layout!r}: choose {', '.join(LAYOUTS)}"
         raise MapError(message)
-    if layout != EvenGrid.kind:
-        return grid
-    if grid != MosaicConfig.grid:
+    even = layout == EvenGrid.kind
+    if even and grid != MosaicConfig.grid:
         message = f"layout='even' has cells of its own: leave out grid={grid!r}"
         raise MapError(message)
-    return layout
+    return layout if even else grid
 
 
 def _cells_of(grid: Grid) -> int:

@@ -34,12 +34,7 @@ def card(
     rows: Callable[[], Mapping[str, object]],
     picture: Callable[[], Picture] = lambda: None,
 ) -> str:
-    """A table under a title, and a picture, as HTML that has all in it.
-
-    Args:
-        title: Above the table.
-        rows: Gives names and values.
-        picture: Gives a picture, encoded or not; None where there is none.
+    """A table under a title, and a picture if there is one, as HTML that has all in it.
 
     >>> card("<b>", lambda: {"slides": 2})
     '<div><b>&lt;b&gt;</b><table><tr><th>slides</th><td>2</td></tr></table></div>'
@@ -48,8 +43,7 @@ def card(
     shown = ""
     try:
         told |= rows()
-        made = picture()
-        shown = "" if made is None else _as_html(made)
+        shown = _as_html(picture())
     except _TOLD as error:
         told["not shown"] = error
     lines = "".join(
@@ -75,12 +69,14 @@ def _text(value: object) -> str:
     return html.escape(text.encode("utf-8", "replace").decode())
 
 
-def _as_html(picture: bytes | Image.Image) -> str:
-    """An `img` with its bytes, at most `MOST_PX` a side; what was encoded is a plot."""
-    kind, found, data = "JPEG", picture, io.BytesIO()
-    if isinstance(found, bytes):
-        kind, found = "PNG", Image.open(io.BytesIO(found))
-    small = found.convert("RGB")
+def _as_html(picture: Picture) -> str:
+    """An `img` with its bytes, at most `MOST_PX` a side."""
+    if picture is None:
+        return ""
+    kind, data = "JPEG", io.BytesIO()
+    if isinstance(picture, bytes):  # a plot
+        kind, picture = "PNG", Image.open(io.BytesIO(picture))
+    small = picture.convert("RGB")
     small.thumbnail((MOST_PX, MOST_PX))
     small.save(data, kind)
     text = base64.b64encode(data.getvalue()).decode()

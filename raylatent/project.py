@@ -7,13 +7,7 @@ from typing import Any, Literal
 from raylatent.annotations import Row, read_annotations
 from raylatent.arguments import option_values, with_options
 from raylatent.config import ActivationsConfig, ExtractTilesConfig, MosaicConfig
-from raylatent.dataset import (
-    ANNOTATIONS,
-    Dataset,
-    Filters,
-    Paths,
-    refuse_failed,
-)
+from raylatent.dataset import ANNOTATIONS, Dataset, Filters, Paths, refuse_failed
 from raylatent.dataset_features import DatasetFeatures
 from raylatent.engine.extraction import extract_tiles
 from raylatent.errors import SourceError

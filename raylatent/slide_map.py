@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from raylatent import schema
+from raylatent import schema, slide_map_page
 from raylatent.config import MosaicConfig
 from raylatent.errors import MapError
 from raylatent.explorer.named_regions import stored_labels
@@ -23,8 +23,7 @@ from raylatent.mapping.statistics import with_counts
 from raylatent.montage.points import Label, Labels, Rule, are_by_slide, label_words
 from raylatent.mosaic import Mosaic
 from raylatent.run import RUN_JSON, RunDirectory
-from raylatent.slide_map_page import SlideMapPage
-from raylatent.slide_map_pictures import LABEL, translated
+from raylatent.slide_map_pictures import LABEL, SlideMapPictures, translated
 from raylatent.source.names import (
     SlideLabels,
     labels_given,
@@ -64,7 +63,7 @@ _SHOWN = (
 )
 
 
-class SlideMap(SlideMapPage):
+class SlideMap(SlideMapPictures):
     """Tiles as points of a map, with their slides and labels.
 
     A map of a run that is opened from its folder reads its points when they are first
@@ -492,6 +491,10 @@ class SlideMap(SlideMapPage):
         return Mosaic(self, **given)
 
     build_mosaic = generate_mosaic
+    explore = slide_map_page.explore
+    inside = slide_map_page.inside
+    on_slides = slide_map_page.on_slides
+    _repr_html_ = slide_map_page.as_html
 
     def _is_stored(self) -> bool:
         """Whether all points of the map, and no others, are in its folder in a run."""

@@ -1,32 +1,49 @@
-"""What one sees of a SlideMap without asking for a file: in a notebook, and its page."""
+"""What one sees of a SlideMap without asking for a file: in a notebook, and its page.
+
+The functions are methods of `SlideMap`.
+"""
 
 import os
 import webbrowser
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from raylatent import notebook
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from raylatent import notebook, schema
 from raylatent.config import ExploreConfig
 from raylatent.errors import MapError
+from raylatent.explorer.on_slides import Sheet, card_of, slide_picture
+from raylatent.explorer.polygon import check_map, read_polygons, region_of
+from raylatent.explorer.tile_squares import tile_squares
 from raylatent.map_job import run_explore
+from raylatent.mapping.labels import (
+    NO_LABEL_COLOR,
+    OKABE_ITO,
+    Entries,
+    entries_of,
+    number,
+    scale_of,
+)
 from raylatent.mapping.plot import MAX_DOTS, MapStyle, map_file
 from raylatent.montage.points import labels_of_points
 from raylatent.run import EXPLORER
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import DIGEST, parse_json
-from raylatent.slide_map_pictures import SlideMapPictures
+from raylatent.slide_map_pictures import LABEL
 from raylatent.storage import Store, absolute
 from raylatent.stored.map_pictures import PICTURE
 from raylatent.stored.map_points import StoredPoints
 
 if TYPE_CHECKING:
-    from raylatent.montage.points import Label, Labels
-
-_DPI = 100
+    from raylatent.slide_map import SlideMap
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,127 +79,152 @@ class Page:
 
 def _largest_single(folder: str) -> bytes | None:
     """The largest level of a DZI that is one picture."""
-    levels = sorted(Path(folder).glob("*/0_0.jpg"), key=lambda one: int(one.parts[-2]))
+    levels = Path(folder).glob("*/0_0.jpg")
     single = [one for one in levels if len(list(one.parent.iterdir())) == 1]
-    return single[-1].read_bytes() if single else None
+    largest = max(single, key=lambda one: int(one.parent.name), default=None)
+    return None if largest is None else largest.read_bytes()
 
 
-class SlideMapPage(SlideMapPictures):
-    """What of a SlideMap is shown in a notebook, and its page."""
+def as_html(self: "SlideMap") -> str:
+    """How many tiles, of which slides, and the map in small."""
 
-    _stored: StoredPoints | None
+    def rows() -> Mapping[str, object]:
+        told = {"tiles": len(self), "slides": notebook.listed(self.slides)}
+        return told if (s := self._stored) is None else {**told, "map": s.store.uri}
 
-    @property
-    @abstractmethod
-    def slides(self) -> list[str]:
-        """Names of the slides on the map, sorted."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of points."""
-
-    @abstractmethod
-    def _is_read(self) -> bool: ...
-
-    @abstractmethod
-    def _is_stored(self) -> bool: ...
-
-    @abstractmethod
-    def _labels_set(self, *, stored: bool) -> "Labels | Label | None": ...
-
-    def _repr_html_(self) -> str:
-        """How many tiles, of which slides, and the map in small."""
-
-        def rows() -> Mapping[str, object]:
-            told = {"tiles": len(self), "slides": notebook.listed(self.slides)}
-            return told if (s := self._stored) is None else {**told, "map": s.store.uri}
-
-        return notebook.card("SlideMap", rows, self._in_small)
-
-    def _in_small(self) -> bytes | None:
-        """A plot; of a large map that was not read yet the picture in its folder."""
-        stored = self._stored
-        if stored is not None and not self._is_read():
-            name = f"{PICTURE}.png"
-            if not self._is_labeled() and stored.store.exists(name):
-                return stored.store.read(name)
+    def in_small() -> bytes | None:
+        # Of a large map that was not read yet only the picture in its folder is shown.
+        if self._stored is not None and not self._is_read():
+            store, name = self._stored.store, f"{PICTURE}.png"
+            if not self._is_labeled() and store.exists(name):
+                return store.read(name)
             if len(self) > MAX_DOTS:
                 return None
         xy, labels, style = self._drawn(MAX_DOTS // 10, MapStyle())
-        return map_file("map.png", xy, labels, style, dpi=_DPI)
+        return map_file("map.png", xy, labels, style, dpi=100)
 
-    @abstractmethod
-    def _is_labeled(self) -> bool:
-        """Whether labels were set here."""
+    return notebook.card("SlideMap", rows, in_small)
 
-    def explore(
-        self,
-        *,
-        annotations: str | os.PathLike[str] = "",
-        label: str = "",
-        out: str | os.PathLike[str] = "",
-        max_size: str = ExploreConfig.max_size,
-        anew: bool = False,
-        show: bool = True,
-    ) -> Page:
-        """The page to walk in; it is written if there is none of this very map.
 
-        Where there is a screen it opens in a browser; else, and in a notebook, what is
-        returned shows where it is. Labels are those that were set here, if any.
+def explore(
+    self: "SlideMap",
+    *,
+    annotations: str | os.PathLike[str] = "",
+    label: str = "",
+    out: str | os.PathLike[str] = "",
+    max_size: str = ExploreConfig.max_size,
+    anew: bool = False,
+    show: bool = True,
+) -> Page:
+    """The page to walk in; it is written if there is none of this very map.
 
-        Args:
-            annotations: A CSV with a `slide` column, whose others the page can color by
-                and compare; the page is written anew.
-            label: The column that labels slides.
-            out: Its folder; default `explorer/<map>` of the run, if that is local.
-            max_size: Of the page and its pictures, as `500MB`.
-            anew: Write it in any case, as after labels were set by another program.
-            show: Whether to open it.
+    Where there is a screen it opens in a browser; else, and in a notebook, what is
+    returned shows where it is. Labels are those that were set here, if any.
 
-        Raises:
-            MapError: Not all tiles of a map of a run, or labels of single tiles, which
-                the page has only of regions and clusters.
-            ConfigError: A map at a URI without `out`.
-        """
-        stored = self._stored
-        if stored is None or not self._is_stored():
-            message = "a page is of a whole map of a run: SlideMap.load opens one"
-            raise MapError(message)
-        config = ExploreConfig(
-            run=stored.run.uri,
-            map=stored.name,
-            annotations=os.fspath(annotations),
-            label=label,
-            out=os.fspath(out),
-            max_size=max_size,
-        )
-        own = self._labels_of_page() if self._is_labeled() and not label else None
-        folder = absolute(config.out or f"{stored.run.uri}/{EXPLORER}/{stored.name}")
-        if (
-            anew
-            or own
-            or config.annotations
-            or label
-            or not _is_of(Store(folder), stored)
-        ):
-            run_explore(config, own)
-        page = Page(f"{folder}/index.html")
-        return page.show() if show else page
+    Args:
+        self: The map.
+        annotations: A CSV with a `slide` column, whose others the page can color by
+            and compare.
+        label: The column that labels slides.
+        out: Its folder; default `explorer/<map>` of the run, if that is local.
+        max_size: Of the page and its pictures, as `500MB`.
+        anew: Write it in any case, as after labels were set by another program.
+        show: Whether to open it.
 
-    def _labels_of_page(self) -> "Label":
-        labels = self._labels_set(stored=True)
-        if isinstance(labels, Mapping):
-            return partial(labels_of_points, labels)
-        message = (
-            "labels of single tiles that were set in Python are on no page: name regions "
-            "with `raylatent label`, or store clusters with `raylatent cluster`"
-        )
+    Raises:
+        MapError: Not all tiles of a map of a run, or labels of single tiles, which the
+            page has only of regions and clusters.
+        ConfigError: A map at a URI without `out`.
+    """
+    stored, own = self._stored, None
+    if stored is None or not self._is_stored():
+        message = "a page is of a whole map of a run: SlideMap.load opens one"
         raise MapError(message)
+    if self._is_labeled() and not label:
+        labels = self._labels_set(stored=True)
+        if not isinstance(labels, Mapping):
+            message = (
+                "labels of single tiles that were set in Python are on no page: name "
+                "regions with `raylatent label`, or store clusters with `raylatent "
+                "cluster`"
+            )
+            raise MapError(message)
+        own = partial(labels_of_points, labels)
+    folder = absolute(out or f"{stored.run.uri}/{EXPLORER}/{stored.name}")
+    config = ExploreConfig(
+        run=stored.run.uri,
+        map=stored.name,
+        annotations=os.fspath(annotations),
+        label=label,
+        out=folder,
+        max_size=max_size,
+    )
+    if anew or own or annotations or label or not _is_of(Store(folder), stored):
+        run_explore(config, own, anew=anew)
+    page = Page(f"{folder}/index.html")
+    return page.show() if show else page
+
+
+def inside(self: "SlideMap", polygon: str | os.PathLike[str]) -> NDArray[np.bool_]:
+    """Which tiles lie in the areas of a polygon file, or of a regions.json: bool (n,).
+
+    Args:
+        self: The map.
+        polygon: As the page saves it, of this map.
+
+    Raises:
+        MapError: It is no such file, or of another map.
+    """
+    areas = read_polygons(os.fspath(polygon))
+    if self._stored is not None:
+        check_map(areas, self._stored.info[DIGEST], os.fspath(polygon))
+    return region_of(areas, self._xy()) >= 0
+
+
+def on_slides(self: "SlideMap", which: ArrayLike | None = None) -> Image.Image:
+    """Where on their slides tiles lie: a sheet of the slides with most of them.
+
+    A tile has the color of its label where the map is labeled. Where the run has no
+    picture of a slide, as of TFRecords, the ground is empty.
+
+    Args:
+        self: The map.
+        which: Of the rows of `data`, bool (n,) or positions; None: all. As
+            `sm.data["cluster"] == 3`, or `sm.inside("polygon.json")`.
+
+    Raises:
+        MapError: The map belongs to no run.
+    """
+    frame, run = self.data, self._run()
+    chosen = np.arange(len(frame)) if which is None else np.asarray(which)
+    chosen = np.arange(len(frame))[chosen]
+    colors, legend = np.full(len(frame), OKABE_ITO[0], object), Entries()
+    if LABEL in frame.columns:
+        of_labels, legend = _colors_told(self)
+        known = frame[LABEL].map(of_labels)
+        colors = known.fillna(NO_LABEL_COLOR).to_numpy(object)
+    squares = tile_squares(run, (), self.slides)
+    pictures = partial(slide_picture, run)
+    sheet, tiles = Sheet(), self.points.take(pa.array(chosen))
+    for slide in pc.unique(tiles[schema.SLIDE]).to_pylist():
+        own = pc.equal(tiles[schema.SLIDE], slide)
+        here = colors[chosen[own.to_numpy()]].tolist()
+        sheet.add(card_of(tiles.filter(own), pictures, squares, here))
+    return sheet.picture(legend)
+
+
+def _colors_told(self: "SlideMap") -> tuple[dict[Any, str], Entries]:
+    """The color of each label, and what a legend says of them."""
+    counts = self.data[LABEL].value_counts()
+    if (scale := scale_of(counts.index)) is None:
+        colors = self._colors()
+        return colors, entries_of(dict(counts), colors)
+    told = [(f"{tick:g}", scale.color(tick)) for tick in scale.ticks()]
+    return {v: scale.color(number(v) or 0.0) for v in counts.index}, told
 
 
 def _is_of(store: Store, stored: StoredPoints) -> bool:
     """Whether a folder has a finished page of a map."""
-    if not store.exists(EXPLORER_JSON):
-        return False
-    told = parse_json(store.read(EXPLORER_JSON)) or {}
-    return any(one.get(DIGEST) == stored.info[DIGEST] for one in told.get("maps", []))
+    told = parse_json(store.read(EXPLORER_JSON)) if store.exists(EXPLORER_JSON) else {}
+    maps = (told or {}).get("maps", [])
+    return any(one.get(DIGEST) == stored.info[DIGEST] for one in maps)

@@ -218,8 +218,7 @@ def _style(given: Mapping[str, Any]) -> MapStyle:
 
 
 def translated(
-    values: "pd.Series[Any]",
-    translate: Mapping[Any, Any] | Callable[[Any], Any] | None,
+    values: "pd.Series[Any]", translate: Mapping[Any, Any] | Callable[[Any], Any] | None
 ) -> "pd.Series[Any]":
     """Values as labels, translated if asked; whole numbers stay whole."""
     labels = values if translate is None else values.map(translate)

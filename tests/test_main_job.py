@@ -118,7 +118,7 @@ def test_umap_arguments_that_are_no_values_are_refused(small_model, value):
 
 @pytest.fixture
 def small_job(monkeypatch):
-    """What maps and mosaics are asked of `run_atlas`; no tile is computed."""
+    """What maps, mosaics and pages are asked of `run_atlas`; no tile is computed."""
     from types import SimpleNamespace
 
     from raylatent import main_job
@@ -130,6 +130,7 @@ def small_job(monkeypatch):
     monkeypatch.setattr(
         main_job, "run_mosaic", lambda config: asked.update(mosaic=config)
     )
+    monkeypatch.setattr(main_job, "_explored", lambda config: asked.update(page=config))
     return asked
 
 

@@ -84,6 +84,36 @@ def test_a_folder_for_each_label(run, tmp_path, kind):
     assert json.loads((place / "mosaic.json").read_text())["label"] == "x y"
     drawn(run, tmp_path, layout=kind)
     assert not (tmp_path / "run/mosaics/default/mosaic.pdf").exists()
+    assert [path.name for path in (tmp_path / "run/mosaics").iterdir()] == ["default"]
+
+
+def test_mosaics_of_labels_that_are_no_more_are_deleted(
+    run, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    drawn(run, tmp_path, each="label", mosaic="other")
+    drawn(run, tmp_path, mosaic="default-label=mine")
+    drawn(run, tmp_path, each="label")
+    place = tmp_path / "run/mosaics"
+    (place / "default-label=x%20y/notes.txt").write_text("mine")
+    (place / "default-label=%2E%2E%2Fup/mosaic.json").unlink()  # it was interrupted
+    monkeypatch.setitem(LABELS, "a", "new")
+    monkeypatch.setitem(LABELS, "b/c", "x")
+    drawn(run, tmp_path, each="label")
+    names = ["default", "default-label=mine", "default-label=new", "default-label=x"]
+    others = ["other", "other-label=%2E%2E%2Fup", "other-label=x%20y"]
+    assert "default-label=x%20y is of an earlier drawing" in caplog.text
+    assert "default-label=mine is of" not in caplog.text
+    kept = place / "default-label=x%20y"
+    assert sorted(place.iterdir()) == sorted(
+        [*(place / n for n in names + others), kept]
+    )
+    assert [path.name for path in kept.iterdir()] == ["notes.txt"]
+    caplog.clear()
+    drawn(run, tmp_path, each="label")
+    assert "earlier drawing" not in caplog.text
+    listed = {path.name for path in (tmp_path / "run/manifest").iterdir()}
+    assert listed == {f"mosaic-{name}.parquet" for name in names + others}
 
 
 def test_without_labels_there_is_none_for_each(run):

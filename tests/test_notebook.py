@@ -112,8 +112,14 @@ def written(monkeypatch):
 
         asked.append((folder, wanted))
         points = StoredPoints(f"{run.uri}/maps/{wanted.map}", run)
-        told = {"maps": [{"digest": points.info["digest"]}]}
+        told = {
+            "maps": [{"digest": points.info["digest"]}],
+            "request": wanted.request(points.store),
+            "failed": 0,
+        }
         Store(folder).write("explorer.json", json.dumps(told).encode())
+        Store(folder).write("index.html", b"")
+        return told
 
     monkeypatch.setattr("raylatent.engine.explore.build_explorer", build)
     return asked

@@ -59,6 +59,8 @@ def finished_run(ray_session, small_model, small_tfrecords, tmp_path_factory):
         *("atlas", "--tfrecords", str(sources), "--model", str(small_model)),
         *("--unit-tiles", str(UNIT_TILES), "--actors", "1", "--n-neighbors", "5"),
         *("--umap", "n_epochs=20", "--num-tiles-x", "6", "--cell-px", "24"),
+        # A page of few levels, whose files are looked at as all others.
+        *("--max-size", "250KB", "--explorer-cell-px", "16"),
         *("--max-bad-fraction", "1", "--out", str(root / "run")),
     )
     assert cli.main(list(argv)) == 0

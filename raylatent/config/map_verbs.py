@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from raylatent.config.options import flag, one_of, option, plain_name
+from raylatent.config.options import between, flag, one_of, option, plain_name
 from raylatent.errors import ConfigError
 
-EXPORTS = ("csv", "geojson", "roi", "parquet", "png")
+EXPORTS = ("csv", "geojson", "roi", "parquet", "png", "slides")
 MOST_CLUSTERS = 1_000
 
 
@@ -56,7 +56,8 @@ class SelectConfig(SlidesMapConfig):
     to: str = option(
         "csv",
         "csv and parquet: a table; geojson: for QuPath, a file a slide; roi: regions as "
-        "Slideflow reads them, a file a slide; png: the tiles as pictures",
+        "Slideflow reads them, a file a slide; png: the tiles as pictures; slides: where "
+        "they lie on each slide, and all slides on a sheet",
         choices=EXPORTS,
     )
     out: str = option(
@@ -107,18 +108,13 @@ class ClusterConfig(RunMapConfig):
     """
 
     n: int = option(
-        -1,
-        "how many; 0 takes away those that are there",
-        metavar="K",
-        required=True,
+        -1, "how many; 0 takes away those that are there", metavar="K", required=True
     )
 
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if not 0 <= self.n <= MOST_CLUSTERS:
-            message = f"--n is {self.n}, not 0 to {MOST_CLUSTERS} clusters"
-            raise ConfigError(message)
+        between("--n", self.n, 0, MOST_CLUSTERS)
 
 
 @dataclass(frozen=True, kw_only=True)

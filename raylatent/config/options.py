@@ -26,7 +26,8 @@ def option(default: Any, text: str, **extra: Any) -> Any:  # noqa: ANN401
     Args:
         default: The field's default.
         text: What it is, with its unit.
-        **extra: `choices`, `metavar`, `many` (takes several values), `required`.
+        **extra: `choices` (others are refused), `metavar`, `many` (takes several
+            values), `required`.
     """
     return field(default=default, metadata={"help": text, **extra})
 
@@ -51,6 +52,10 @@ class RunConfig:
         """Refuse nonsense."""
         for name, allowed in _allowed(type(self)).items():
             _of_kind(name, getattr(self, name), allowed)
+        for f in fields(self):
+            choices, value = f.metadata.get("choices"), getattr(self, f.name)
+            if choices and value is not None:
+                one_of(f"--{f.name.replace('_', '-')}", value, choices)
         needed = any(
             f.name == "out" and f.metadata.get("required") for f in fields(self)
         )
@@ -100,9 +105,16 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(message)
 
 
-def at_least(name: str, value: int, smallest: int) -> None:
-    """ConfigError if a value is less than the smallest allowed."""
-    if value < smallest:
+def between(name: str, value: int, smallest: int, largest: int) -> None:
+    """ConfigError unless a value is from the smallest to the largest allowed."""
+    if not smallest <= value <= largest:
+        message = f"{name} is {value}, not {smallest} to {largest}"
+        raise ConfigError(message)
+
+
+def at_least(name: str, value: int | None, smallest: int) -> None:
+    """ConfigError if a value is given and less than the smallest allowed."""
+    if value is not None and value < smallest:
         message = f"{name} is {value}, less than {smallest}"
         raise ConfigError(message)
 

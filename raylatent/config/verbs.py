@@ -7,10 +7,10 @@ from raylatent.config.options import (
     PatientConfig,
     above_zero,
     at_least,
+    between,
     flag,
     names,
     number_from,
-    one_of,
     option,
     pixel_size,
     plain_name,
@@ -32,8 +32,6 @@ NUM_TILES_X = 50
 """Columns of a mosaic, as Slideflow's."""
 GRIDS = ("square", "slideflow")
 LAYOUTS = ("plain", "compact", "even")
-EACH = ("none", "label")
-_MOST_CELL_PX = 1024  # of the page: a block of 8 x 8 is one JPEG
 _LONGEST_EACH = 120  # bytes of --mosaic, which a label follows
 PLACEMENTS = ("rows", "umap-learn")
 TILE_LABELS = ("region", "cluster")
@@ -142,9 +140,7 @@ class SlidesConfig(WorkConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        one_of("--qc", self.qc, QCS)
-        if self.tile_px is not None:
-            at_least("--tile-px", self.tile_px, 1)
+        at_least("--tile-px", self.tile_px, 1)
         above_zero("--stride-div", self.stride_div)
         if self.mpp is not None:
             pixel_size("--mpp", self.mpp)
@@ -216,9 +212,6 @@ class ActivationsConfig(SlidesConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        if self.pooling is not None:
-            one_of("--pooling", self.pooling, POOLINGS)
-        one_of("--dtype", self.dtype, DTYPES)
         at_least("--batch-size", self.batch_size, MIN_BATCH)
         if self.num_gpus is not None:
             number_from("--num-gpus", self.num_gpus, 0)
@@ -238,10 +231,7 @@ class ExtractTilesConfig(SlidesConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        one_of("--img-format", self.img_format, IMAGE_FORMATS)
-        if not 1 <= self.jpeg_quality <= 100:
-            message = f"--jpeg-quality is {self.jpeg_quality}, not 1 to 100"
-            raise ConfigError(message)
+        between("--jpeg-quality", self.jpeg_quality, 1, 100)
         if self.slides and self.tile_px is None:
             message = "extract-tiles needs --tile-px: a tile's side in pixels"
             raise ConfigError(message)
@@ -303,13 +293,9 @@ class MapConfig(NamedMapConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        one_of("--placement", self.placement, PLACEMENTS)
-        one_of("--vector", self.vector, VECTORS)
         at_least("--sample", self.sample, 1)
         at_least("--n-neighbors", self.n_neighbors, 2)
-        if not 0 <= self.seed < 1 << 32:
-            message = f"--seed is {self.seed}, not 0 to {(1 << 32) - 1}"
-            raise ConfigError(message)
+        between("--seed", self.seed, 0, (1 << 32) - 1)
         number_from("--min-dist", self.min_dist, 0)
         for pair in self.umap:
             name, equals, _ = pair.partition("=")
@@ -336,7 +322,9 @@ class MosaicConfig(NamedMapConfig):
         choices=LAYOUTS,
     )
     each: str = option(
-        "none", "also a mosaic of the tiles of each label, by itself", choices=EACH
+        "none",
+        "also a mosaic of the tiles of each label, by itself",
+        choices=("none", "label"),
     )
     select: str = option("nearest", "which tile of a cell is drawn", choices=SELECTS)
     grid: str = option("square", "the grid of cells", choices=GRIDS)
@@ -354,14 +342,9 @@ class MosaicConfig(NamedMapConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        one_of("--select", self.select, SELECTS)
-        one_of("--grid", self.grid, GRIDS)
-        if self.num_tiles_x is not None:
-            at_least("--num-tiles-x", self.num_tiles_x, 1)
+        at_least("--num-tiles-x", self.num_tiles_x, 1)
         at_least("--cell-px", self.cell_px, 1)
         at_least("--gap-px", self.gap_px, 0)
-        one_of("--layout", self.layout, LAYOUTS)
-        one_of("--each", self.each, EACH)
         plain_name("--mosaic", self.mosaic)
         if self.layout == "even" and self.grid == "slideflow":
             message = "--layout even has cells of its own: leave out --grid slideflow"
@@ -387,12 +370,8 @@ class PageConfig(NamedMapConfig):
     def __post_init__(self) -> None:
         """Refuse nonsense."""
         super().__post_init__()
-        at_least("--explorer-cell-px", self.explorer_cell_px, 16)
-        if self.explorer_cell_px > _MOST_CELL_PX:
-            message = (
-                f"--explorer-cell-px is {self.explorer_cell_px}, above {_MOST_CELL_PX}"
-            )
-            raise ConfigError(message)
+        # A block of 8 x 8 cells is one JPEG.
+        between("--explorer-cell-px", self.explorer_cell_px, 16, 1024)
         self.max_bytes()
 
     def max_bytes(self) -> int:

@@ -352,9 +352,7 @@ class SlideQueue:
     """
 
     def __init__(
-        self,
-        plans: Sequence["UnitPlan"],
-        nodes: Mapping[str, str] | None = None,
+        self, plans: Sequence["UnitPlan"], nodes: Mapping[str, str] | None = None
     ) -> None:
         """See the class."""
         self._copies = dict(nodes or {})

@@ -1,5 +1,6 @@
 """Clusters of a map's tiles: k-means of the sample, every row to its nearest center."""
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +17,9 @@ from raylatent.mapping.statistics import cluster_centers, nearest_centers
 from raylatent.parts import part_name, read_part, write_part
 from raylatent.run import Part
 from raylatent.run.layout import CLUSTERS, CLUSTERS_JSON
-from raylatent.seal import DIGEST
+from raylatent.seal import DIGEST, sealed_json
 from raylatent.storage import Store
 from raylatent.stored.manifest import relisted
-from raylatent.stored.map_clusters import write_clusters_json
 from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.maps import load_map
 
@@ -34,12 +34,8 @@ def build_clusters(
     """Store the cluster of each tile beside the points of a map.
 
     Clusters are of activations, as the map's metric has them (cosine: of length 1), not
-    of places on the map. They are fitted on the map's sample.
-
-    Args:
-        stored: The map.
-        n_clusters: How many; 0 takes those away that are there.
-        stall_timeout_s: How long nothing may be finished.
+    of places on the map, and fitted on the map's sample. Of 0 those that are there are
+    taken away.
 
     Returns:
         The tiles of each.
@@ -50,7 +46,7 @@ def build_clusters(
         ClaimError: Another driver works on the run.
     """
     stored.check_rows()
-    store, run, layer = stored.same(), stored.run, stored.layer
+    store, run = stored.same(), stored.run
     if n_clusters:
         fitted = load_map(store)
         with still_working("fitting clusters"):
@@ -63,27 +59,34 @@ def build_clusters(
         if not n_clusters:
             return []
         parts = [part for part in run.footers(run.slides()) if part.rows]
-        items = [parts[i : i + _TOGETHER] for i in range(0, len(parts), _TOGETHER)]
-        how = (layer, fitted.sample_metric, fitted.digest, centers)
-        calls = [(run.store, store, some, *how) for some in items]
+        how = (stored.layer, fitted.sample_metric, fitted.digest, centers)
+
+        def assign(some: Sequence[Part]) -> tuple[dict[str, str], Counter[int]]:
+            # The centers go to a worker with this function, once.
+            return assign_parts(run.store, store, some, *how)
+
+        starts = range(0, len(parts), _TOGETHER)
+        calls = [(parts[i : i + _TOGETHER],) for i in starts]
         sizes: Counter[int] = Counter()
         with Progress("cluster", sum(part.rows for part in parts)) as progress:
-            for found, counts in spread(assign_parts, calls, stall_timeout_s):
+            for found, counts in spread(assign, calls, stall_timeout_s):
                 digests.update(found)
                 sizes.update(counts)
                 progress.add(counts.total())
-        told = [sizes[number + 1] for number in range(len(centers))]
         about = {
             "map": stored.info[DIGEST],
             "n": len(centers),
             "rows": sizes.total(),
-            "sizes": told,
-            "layer": layer,
+            "sizes": [sizes[number + 1] for number in range(len(centers))],
+            "layer": stored.layer,
             "metric": fitted.sample_metric,
         }
         stored.same()
-        digests[CLUSTERS_JSON] = write_clusters_json(store, about)
-    return told
+        told = sealed_json(about)
+        # Last, since it says that they are whole.
+        store.write(CLUSTERS_JSON, f"{json.dumps(told, indent=1)}\n".encode())
+        digests[CLUSTERS_JSON] = told[DIGEST]
+    return list(told["sizes"])
 
 
 def assign_parts(
@@ -98,10 +101,8 @@ def assign_parts(
     """Write the clusters of some parts of a run into a map's folder: a task's work.
 
     Rows of the layer are normalized by the metric; `model` is the digest of the map's
-    arrays, for the footers; `centers` are float64 (k, d).
-
-    Returns:
-        Digests of the files by name, and the tiles of each cluster.
+    arrays, for the footers; `centers` are float64 (k, d). Returned are digests of the
+    files by name, and the tiles of each cluster.
     """
     digests, sizes = {}, Counter[int]()
     for part in parts:

@@ -21,7 +21,7 @@ from raylatent.engine.progress import Progress
 from raylatent.engine.unit_actor import source_footer
 from raylatent.errors import StorageError, VisibilityError
 from raylatent.parts import is_part, read_footer, slide_of, unit_of
-from raylatent.run import GRIDS, QUARANTINE, THUMBNAILS, Part, RunDirectory
+from raylatent.run import EXPLORER, GRIDS, QUARANTINE, THUMBNAILS, Part, RunDirectory
 from raylatent.run.settings import RUN_JSON
 from raylatent.seal import parse_json
 from raylatent.source.kinds import kind_of
@@ -41,6 +41,7 @@ _NUMBERED = re.compile(r"[a-z]+/slide=[^/]+/[0-9]+\.parquet")
 
 logger = logging.getLogger(__name__)
 _FILES_TOGETHER = 32  # files that a task reads
+_PICTURES_TOGETHER = 512  # of an explorer, which are small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,8 +345,14 @@ def read_files(
         StorageError: A file cannot be read, after retries.
     """
     store = Store(store.uri, writer=store.writer)
+    of_pages = {name for name in names if name.startswith(f"{EXPLORER}/")}
     batches = [
-        names[i : i + _FILES_TOGETHER] for i in range(0, len(names), _FILES_TOGETHER)
+        some[i : i + size]
+        for some, size in (
+            ([name for name in names if name not in of_pages], _FILES_TOGETHER),
+            (sorted(of_pages), _PICTURES_TOGETHER),
+        )
+        for i in range(0, len(some), size)
     ]
     states: dict[str, FileState] = {}
     with Progress(what, len(names), unit=unit) as progress:

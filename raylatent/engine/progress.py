@@ -51,13 +51,9 @@ class Progress:
         """Start the clock."""
         self._started = self._shown = time.monotonic()
         if self._total and (is_terminal(self._stream) or is_notebook()):
+            how = {"leave": False, "dynamic_ncols": True, "unit": f" {self._unit}"}
             self._bar = _bar_class()(
-                total=self._total,
-                desc=self._what,
-                unit=f" {self._unit}",
-                file=self._stream,
-                leave=False,
-                dynamic_ncols=True,
+                desc=self._what, total=self._total, file=self._stream, **how
             )
         return self
 

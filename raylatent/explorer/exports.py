@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -23,8 +24,9 @@ import pyarrow.parquet as pq
 from raylatent import schema
 from raylatent.errors import IncompleteError
 from raylatent.explorer.members import FIRST, MEMBERS, REGION
+from raylatent.explorer.on_slides import Sheet, SlidePicture, card_of, png
 from raylatent.explorer.tile_squares import TileSquare
-from raylatent.mapping.labels import category_colors
+from raylatent.mapping.labels import category_colors, entries_of
 from raylatent.parts import escape_partition, unescape_partition
 from raylatent.storage import Store, absolute
 from raylatent.stored.mosaic_inputs import Located
@@ -46,13 +48,14 @@ Members = Iterator[pa.Table]
 class Export:
     """What is to be written, beside the tiles themselves; sources are told by id.
 
-    `regions` are names, empty for one without.
+    `regions` are names, empty for one without; `pictures` are of slides.
     """
 
     fingerprint: str
     regions: Sequence[str]
     squares: Mapping[int, TileSquare] = field(default_factory=dict)
     located: Mapping[int, Located] = field(default_factory=dict)
+    pictures: Callable[[str], SlidePicture | None] = lambda _: None
 
 
 def write_csv(path: str, members: Members, _: Export) -> int:
@@ -174,10 +177,8 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
                 logger.warning("tile %d of slide %s is left out: %s", *about)
                 lost += 1
                 continue
-            data = io.BytesIO()
-            tile.save(data, "PNG")
-            name = f"{file_name(row[schema.SLIDE])}/{row[schema.TILE_INDEX]}.png"
-            store.write(name, data.getvalue())
+            slide = file_name(row[schema.SLIDE])
+            store.write(f"{slide}/{row[schema.TILE_INDEX]}.png", png(tile))
             n += 1
     if lost:
         message = (
@@ -188,12 +189,31 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
     return n
 
 
+def write_on_slides(folder: str, members: Members, export: Export) -> int:
+    """The tiles on each slide, `slides/<slide>.png`, and `sheet.png`; how many there are."""
+    hues = category_colors(len(export.regions))
+    colors = dict(zip(export.regions, hues, strict=True))
+    whole, counts = Sheet(), Counter[str]()
+    for tables, writing in _files(f"{folder}/slides", members, ".png", every=True):
+        with writing as append:
+            tiles = pa.concat_tables(tables)
+            names = [name or "" for name in tiles[REGION].to_pylist()]
+            counts.update(filter(None, names))
+            own = [colors[name] for name in names]
+            card = card_of(tiles, export.pictures, export.squares, own)
+            append(png(card.image))
+            whole.add(card)
+    Store(folder).write("sheet.png", png(whole.picture(entries_of(counts, colors))))
+    return whole.n_tiles
+
+
 WRITERS: Mapping[str, Callable[[str, Members, Export], int]] = {
     "csv": write_csv,
     "geojson": write_geojson,
     "roi": write_rois,
     "parquet": write_parquet,
     "png": write_pictures,
+    "slides": write_on_slides,
 }
 
 
@@ -263,17 +283,18 @@ def _feature(row: Mapping[str, Any], export: Export, colors: Mapping[str, str]) 
 
 
 def _files(
-    folder: str, members: Members, ending: str
+    folder: str, members: Members, ending: str, *, every: bool = False
 ) -> Iterator[tuple[Iterator[pa.Table], Any]]:
-    """The tiles of each slide that have a location, and what writes its file."""
+    """The tiles of each slide, with a location if not `every`, and what writes its file."""
     store, lost = Store(folder), 0
     others = {name for name in store.root_files() if name.endswith(ending)}
 
     def located(tables: Members) -> Iterator[pa.Table]:
         nonlocal lost
         for table in tables:
-            lost += table[schema.LOC_X].null_count
-            yield table.filter(pc.is_valid(table[schema.LOC_X]))
+            own = table if every else table.filter(pc.is_valid(table[schema.LOC_X]))
+            lost += len(table) - len(own)
+            yield own
 
     for slide, tables in groupby(members, lambda table: table[schema.SLIDE][0].as_py()):
         name = file_name(slide) + ending

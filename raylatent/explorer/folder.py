@@ -18,6 +18,7 @@ from raylatent.errors import MapError
 from raylatent.explorer import pictures
 from raylatent.explorer.blocks import Names
 from raylatent.explorer.named_regions import region_labels
+from raylatent.explorer.on_slides import slide_picture
 from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import COUNT, LABEL, SIDE
 from raylatent.explorer.reach import Found
@@ -25,18 +26,19 @@ from raylatent.mapping import labels
 from raylatent.mapping.fitted_map import library_versions
 from raylatent.montage.points import Label, Rule
 from raylatent.montage.tally import label_points
-from raylatent.parts import read_footer
 from raylatent.run import EXPLORER, RunDirectory
-from raylatent.run.layout import EXPLORER_JSON
-from raylatent.seal import DIGEST
+from raylatent.run.layout import CLUSTERS_JSON, EXPLORER_JSON, REGIONS_JSON
+from raylatent.seal import DIGEST, content_digest, parse_json
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints, tile_labels
+from raylatent.stored.maps import MAP_JSON
 
 VERSION = 1
 CELLS = "cells.parquet"
 OTHERS = "(other labels)"
 OTHER_CLASSES = "(best of the other classes)"
 
+_MAP = (MAP_JSON, REGIONS_JSON, CLUSTERS_JSON)
 _SHORTEST = 3  # characters of a slide's name that is looked for in other texts
 _PATIENT = ("patient", "case", "submitter_id")
 
@@ -54,7 +56,7 @@ class Wanted:
         max_bytes: Of everything that is written.
         source_roots: Where the sources are now, if they were moved.
         pseudonyms: Of all slides; None: they are called by their names.
-        in_run: Whether it is to be where explorers of a run are.
+        maps: Of the run, whose explorers are beside this one; itself among them.
         seed: Of ties and of a sample.
     """
 
@@ -66,8 +68,36 @@ class Wanted:
     max_bytes: int
     source_roots: Sequence[str] | None = None
     pseudonyms: Mapping[str, str] | None = None
-    in_run: bool = False
+    maps: Sequence[str] = ()
     seed: int = Rule.seed
+
+    def request(self, of_map: Store) -> str:
+        """A digest of all that a page of the map in a folder is made of."""
+        own = self.label
+        told = [
+            [[name, content_digest(data)] for name, data in page_files()],
+            [content_digest(of_map.read(name)) for name in _MAP if of_map.exists(name)],
+            [self.label_column, own.args if isinstance(own, partial) else None],
+            [self.annotations, self.cell_px, self.max_bytes, self.pseudonyms],
+            list(self.maps),
+        ]
+        return content_digest(json.dumps(told, sort_keys=True).encode())
+
+
+def maps_with_page(run: RunDirectory, own: str) -> list[str]:
+    """The maps of a run whose explorers are in it, and one that is to have one."""
+    pages = Store(f"{run.uri}/{EXPLORER}")
+    there = (n for n in pages.root_folders() if pages.exists(f"{n}/{EXPLORER_JSON}"))
+    return sorted({own, *there})
+
+
+def asked_for(store: Store, of_map: Store, wanted: Wanted) -> dict[str, Any] | None:
+    """What explorer.json says, if that page is as wanted and no tile is missing."""
+    if not store.exists(EXPLORER_JSON) or not store.exists("index.html"):
+        return None
+    facts = parse_json(store.read(EXPLORER_JSON)) or {}
+    same = facts.get("request") == wanted.request(of_map)
+    return facts if same and facts.get("failed") == 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +158,7 @@ class Told:
             "run": "" if hidden else self.run.uri.rstrip("/").rsplit("/", 1)[-1],
             "fingerprint": str(self.run.settings()["fingerprint"]),
             "map": self._map(),
-            "maps": self._maps(),
+            "maps": [] if hidden else [{"name": name} for name in wanted.maps],
             "n": found.bounds.n,
             "cell_px": wanted.cell_px,
             "points": {"kind": "all" if found.extent.all_points else "sample"},
@@ -144,18 +174,6 @@ class Told:
         if hidden:
             self._refuse_names(told, hidden)
         return told
-
-    def _maps(self) -> list[dict[str, str]]:
-        """The maps whose pages are here, beside one another."""
-        if self.wanted.pseudonyms is not None or not self.wanted.in_run:
-            return []
-        pages = Store(f"{self.run.uri}/{EXPLORER}")
-        names = {self.wanted.map, *pages.root_folders()}
-        return [
-            {"name": name}
-            for name in sorted(names)
-            if name == self.wanted.map or pages.exists(f"{name}/{EXPLORER_JSON}")
-        ]
 
     def _refuse_names(self, told: Mapping[str, Any], slides: Collection[str]) -> None:
         """Refuse texts of people that have the name of a slide in them."""
@@ -192,6 +210,7 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
+            "request": self.wanted.request(self.points.store),
             "rule": rule,
             "classes": self.classes,
             "cell_px": self.wanted.cell_px,
@@ -269,18 +288,13 @@ class Told:
 
     def _thumbnail(self, slide: str) -> tuple[int | None, int | None, bytes | None]:
         """Width and height of a slide in pixels, and its picture, where there is one."""
-        store, run = self.run.store, self.run
-        grid, picture = run.grid_part(slide), run.thumbnail(slide)
-        if not store.exists(grid) or not store.exists(picture):
+        found = slide_picture(self.run, slide)
+        if found is None:
             return None, None, None
-        made = json.loads(read_footer(store, grid)[1].get(schema.FOOTER_GRID, "{}"))
-        size = made.get("geometry", {})
-        if not {"width", "height"} <= size.keys():
-            return None, None, None
-        data = store.read(picture)
+        data = found.jpeg
         if self.wanted.pseudonyms is not None:  # nothing but pixels
             data = pictures.encoded(pictures.decoded(data), pictures.OWN_QUALITY)
-        return int(size["width"]), int(size["height"]), data
+        return *found.size, data
 
     def hidden(self, chosen: pa.Table) -> pa.Table:
         """Tiles of cells without what tells of their slides or files, if that is asked."""

@@ -119,10 +119,8 @@ def fit_map(
         },
         "placement": result.placement,
     }
-    arrays = result.arrays
-    if keys is not None:
-        arrays = {**arrays, KEYS: keys[: len(rows)]}
-    return FittedMap(info=info, arrays=arrays)
+    known = {} if keys is None else {KEYS: keys[: len(rows)]}
+    return FittedMap(info=info, arrays={**result.arrays, **known})
 
 
 def _check_finite(

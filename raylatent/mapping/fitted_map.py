@@ -149,9 +149,7 @@ class FittedMap:
         return FittedMap(info={**self.info, **values}, arrays=self.arrays)
 
     def place(
-        self,
-        features: NDArray[np.floating],
-        keys: NDArray[np.uint64] | None = None,
+        self, features: NDArray[np.floating], keys: NDArray[np.uint64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Place rows, each by itself: no bit depends on the rows beside it.
 

@@ -439,20 +439,22 @@ def multiples_file(
     n_cols = _columns(len(small), shape)
     n_rows = -(-len(small) // n_cols)
     more = len(shares) - len(small) + counted.n_others
-    dotted = dots is not None and len(dots[0]) < FEW_DOTS
-    beside = 0.6 if dotted else 1.9  # a scale of colors
+    few = dots if dots is not None and len(dots[0]) < FEW_DOTS else None
+    beside = 0.6 if few else 1.9  # a scale of colors
     inches = (n_cols * (shape[0] + 0.05) + beside, n_rows * (shape[1] + 0.4) + 0.5)
     colors = colors_by_name(counted.names)
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(n_rows, n_cols, sharex=True, sharey=True, squeeze=False)
-        if dots is not None and dotted:
-            _fill_dots(grid, [name for name, _ in small], colors, *dots)
+        if few:
+            _fill_dots(grid, [name for name, _ in small], colors, *few)
         else:
             _fill_panels(figure, grid, small, whole, extent)
         _frame_panels(grid, len(small), counted)
         for ax, (name, _) in zip(grid.flat, small, strict=False):
             ax.spines[:].set(color=colors[name], linewidth=1.2)
+        for ax in grid.flat[len(small) :]:
+            ax.set_axis_off()
         if more:
             figure.supxlabel(f"+{more:,} labels of fewer tiles", size="small")
 
@@ -479,8 +481,6 @@ def _fill_panels(
         picture[(share == 0) & (whole > 0)] = grey
         show_cells(ax, picture, extent)
         _panel_title(ax, name, share.sum(), n_all)
-    for ax in grid.flat[len(panels) :]:
-        ax.set_axis_off()
     bar = figure.colorbar(colors, ax=grid, shrink=0.6, pad=0.02, ticks=_ticks(most))
     bar.ax.yaxis.set_major_formatter("{x:,.0f}")
     bar.minorticks_off()
@@ -502,8 +502,6 @@ def _fill_dots(
         for rows, color in ((own != name, _ALL), (own == name, colors[name])):
             ax.scatter(*xy[rows].T, s=size, color=color, linewidths=0)
         _panel_title(ax, name, (own == name).sum(), len(xy))
-    for ax in grid.flat[len(names) :]:
-        ax.set_axis_off()
 
 
 def _panel_title(ax: "Axes", name: str, n: float, n_all: float) -> None:

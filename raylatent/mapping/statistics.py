@@ -6,7 +6,7 @@ share of a row's nearest sample rows that are among its nearest on the map.
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from warnings import catch_warnings
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 import pyarrow as pa
@@ -285,9 +285,9 @@ def _k_means(features: NDArray[np.floating], n_clusters: int, seed: int) -> Any:
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    # Sums of several threads do not repeat; that rows are equal is no news.
-    known = catch_warnings(action="ignore", category=ConvergenceWarning)
-    with threadpool_limits(1), known:
+    # Sums of several threads do not repeat; that equal rows make fewer is no news.
+    with threadpool_limits(1), catch_warnings():
+        filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
         return KMeans(n_clusters, n_init=10, random_state=seed).fit(features)
 
 

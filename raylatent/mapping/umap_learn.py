@@ -360,14 +360,8 @@ def transform_by_umap(
     """Places (n, 2) and nearest distances (n,) by umap-learn's own transform.
 
     A sample row goes ahead as sentinel: its weight of 1 sets the scale that otherwise
-    would be the batch's. Rows equal to sample rows take the first one's place.
-
-    Args:
-        model: The estimator.
-        sample: Rows that it was fitted on.
-        rows: To be placed.
-        own: Which of the sample each row is (n,), whose distance does not count; -1:
-            none.
+    would be the batch's. Rows equal to sample rows take the first one's place. The
+    distance to the sample row that a row is by `own` (n,), -1: none, does not count.
     """
     from threadpoolctl import threadpool_limits  # noqa: PLC0415  (with umap-learn)
 

@@ -20,14 +20,8 @@ from raylatent import schema
 from raylatent.config import NUM_TILES_X
 from raylatent.errors import MapError
 from raylatent.mapping.labels import MOST_LABELS, say_too_many_labels
-from raylatent.montage.even import even_grid, reasons_of_lot
-from raylatent.montage.grid import (
-    Bounds,
-    EvenGrid,
-    Grid,
-    make_grid,
-    suitable_columns,
-)
+from raylatent.montage.even import even_grid
+from raylatent.montage.grid import Bounds, EvenGrid, Grid, make_grid, suitable_columns
 from raylatent.montage.points import (
     FEATURES,
     LABELS,
@@ -126,10 +120,7 @@ class PartialCells:
 
 
 def partial_cells(
-    points: Points,
-    grid: Grid,
-    rule: Rule,
-    sums: CellSums | None = None,
+    points: Points, grid: Grid, rule: Rule, sums: CellSums | None = None
 ) -> PartialCells:
     """The best tile of each cell among some points, and what is in the cells.
 
@@ -291,7 +282,7 @@ def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
     A cell whose points are all out of `max_dist` is left out.
     """
     best = partial.best.filter(pc.is_finite(partial.best[schema.DISTANCE]))
-    ids, tally = best[CELL].to_numpy(), partial.tally
+    ids, tally, n = best[CELL].to_numpy(), partial.tally, len(best)
     rows, cols = split_ids(ids)
     centers = grid.center(rows, cols)
     counts = label_counts(ids, tally.labels)
@@ -305,16 +296,15 @@ def finish_cells(grid: Grid, partial: PartialCells) -> pa.Table:
         schema.LABEL_COUNTS: counts,
         schema.N_SLIDES: slide_numbers(ids, tally.slides),
         schema.LABEL_ENTROPY: entropies(counts),
-        schema.PREDICTIONS_MEAN: mean_lists(
-            len(ids), *means_of(ids, tally.predictions)
-        ),
-        schema.KNN_DISTANCE_MEAN: mean_values(
-            len(ids), *means_of(ids, tally.knn_distance)
-        ),
+        schema.PREDICTIONS_MEAN: mean_lists(n, *means_of(ids, tally.predictions)),
+        schema.KNN_DISTANCE_MEAN: mean_values(n, *means_of(ids, tally.knn_distance)),
         schema.WHY: reasons(best, partial.rule, grid.cell),
     }
     if isinstance(grid, EvenGrid) and partial.rule.select == "nearest":
-        columns[schema.WHY] = reasons_of_lot(best[schema.N].to_pylist())
+        columns[schema.WHY] = [
+            f"drawn by lot, for the {n:,} tiles that are nearest to it"
+            for n in best[schema.N].to_pylist()
+        ]
     if partial.rule.select == "first":
         columns[schema.DISTANCE] = pa.nulls(len(ids), pa.float64())
     return pa.table([columns[name] for name in schema.CELLS.names], schema.CELLS)

@@ -21,20 +21,12 @@ def islands(rows: Ints, cols: Ints) -> Ints:
     >>> islands(np.array([0, 1, 5]), np.array([0, 1, 5])).tolist()
     [0, 0, 1]
     """
-    from scipy.sparse import coo_array  # noqa: PLC0415  (slow)
-    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415  (slow)
+    from scipy.spatial import cKDTree  # noqa: PLC0415
 
-    width = int(cols.max(initial=0)) + 2  # a column more, so that no row wraps
-    ids = rows * width + cols
-    order = np.argsort(ids)
-    pairs = []
-    for step in (1, width - 1, width, width + 1):
-        at = np.minimum(np.searchsorted(ids[order], ids + step), len(ids) - 1)
-        touching = np.flatnonzero(ids[order[at]] == ids + step)
-        pairs.append((touching, order[at[touching]]))
-    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    graph = coo_array((np.ones(len(left), bool), (left, right)), (len(ids), len(ids)))
-    found: Ints = connected_components(graph, directed=False)[1].astype(np.int64)
+    tree = cKDTree(np.stack([rows, cols], axis=1))
+    touching = tree.sparse_distance_matrix(tree, 1, np.inf, "coo_matrix")
+    found: Ints = connected_components(touching, directed=False)[1].astype(np.int64)
     return found
 
 
@@ -45,7 +37,7 @@ def compacted(rows: Ints, cols: Ints) -> tuple[Ints, Ints]:
     """
     island = islands(rows, cols)
     places = np.stack([rows, cols]).astype(np.int64)
-    found = [_closed(places, island, axes) for axes in ((1, 0), (0, 1))]
+    found = [_closed(places.copy(), island, axes) for axes in ((1, 0), (0, 1))]
     best = min(found, key=lambda one: int((one.max(axis=1) + 1).prod()))
     return best[0], best[1]
 
@@ -53,34 +45,27 @@ def compacted(rows: Ints, cols: Ints) -> tuple[Ints, Ints]:
 def _closed(places: Ints, island: Ints, axes: tuple[int, int]) -> Ints:
     """Places (2, c) after both axes were closed up in turns until nothing moves."""
     seen = np.bincount(island)[island] >= _SEEN
-    orders = [_order(own, island) for own in places]
+    orders = [np.argsort(sum(_ends(at, island)), kind="stable") for at in places]
     for _ in range(_MOST_ROUNDS):
-        before = places
+        before = places.copy()
         for axis in axes:
             at, across = places[axis], places[1 - axis]
             near = [_neighbors(at, across, island, 0)]
             near.append(_neighbors(at[seen], across[seen], island[seen], 1))
             shift = _shifts(at, island, orders[axis], np.concatenate(near, axis=1))
-            places = places.copy()
             places[axis] += shift[island]
         if np.array_equal(places, before):
             break
     return places
 
 
-def _spans(at: Ints, island: Ints) -> tuple[Ints, Ints]:
+def _ends(at: Ints, island: Ints) -> tuple[Ints, Ints]:
     """The first and the last place of each island."""
     n = int(island.max()) + 1
     low, high = np.full(n, at.max()), np.full(n, at.min())
     np.minimum.at(low, island, at)
     np.maximum.at(high, island, at)
     return low, high
-
-
-def _order(at: Ints, island: Ints) -> Ints:
-    """The islands by their middles."""
-    low, high = _spans(at, island)
-    return np.argsort(low + high, kind="stable")
 
 
 def _neighbors(at: Ints, across: Ints, island: Ints, away: int) -> Ints:
@@ -98,8 +83,7 @@ def _neighbors(at: Ints, across: Ints, island: Ints, away: int) -> Ints:
     line, place, own = line[order], place[order], own[order]
     next_to = (line[1:] == line[:-1]) & (own[1:] != own[:-1])
     least = place[:-1] - place[1:] + 1 + away
-    found = np.stack([own[:-1], own[1:], least])[:, next_to]
-    return np.unique(found, axis=1)
+    return np.stack([own[:-1], own[1:], least])[:, next_to]
 
 
 def _shifts(at: Ints, island: Ints, order: Ints, near: Ints) -> Ints:
@@ -107,7 +91,7 @@ def _shifts(at: Ints, island: Ints, order: Ints, near: Ints) -> Ints:
 
     It holds where they are now, so there are such places, and no island moves up.
     """
-    low, high = _spans(at, island)
+    low, high = _ends(at, island)
     middle = (low + high)[order]  # twice
     first, second, least = near
     shift = -low

@@ -6,9 +6,9 @@ cells: then neighbors stay neighbors.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +29,11 @@ _MOST_DISTANCES = 4_000_000
 Places = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Lot:
-    """Some of the points, no two of which are at one place.
-
-    Attributes:
-        xy: Shape (k, 2), by hash.
-        hashes: The smallest of those at each place, shape (k,).
-    """
+class Lot(NamedTuple):
+    """Some points by their hash, uint64 (k,), each at another place, float64 (k, 2)."""
 
     xy: Places
     hashes: NDArray[np.uint64]
-
-    @classmethod
-    def of(cls, xy: Places, hashes: NDArray[np.uint64], n: int) -> "Lot":
-        """The n of smallest hash, after all but one at each place are left out."""
-        order = np.lexsort((hashes, xy[:, 1], xy[:, 0]))
-        xy, hashes = xy[order], hashes[order]
-        kept = np.r_[True, (xy[1:] != xy[:-1]).any(axis=1)][: len(xy)]
-        xy, hashes = xy[kept], hashes[kept]
-        first = np.lexsort((xy[:, 1], xy[:, 0], hashes))[:n]
-        return cls(xy[first], hashes[first])
 
 
 def draw_lot(points: Points, n: int, seed: int) -> Lot:
@@ -59,28 +43,28 @@ def draw_lot(points: Points, n: int, seed: int) -> Lot:
     else:
         hashes = tile_hashes(points.reference, seed)
     finite = np.isfinite(points.xy).all(axis=1)
-    return Lot.of(points.xy[finite], hashes[finite], n)
+    return _drawn(Lot(points.xy[finite], hashes[finite]), n)
 
 
 def merge_lots(a: Lot, b: Lot, n: int) -> Lot:
     """At most n of both; any order, any grouping."""
-    xy, hashes = np.concatenate([a.xy, b.xy]), np.concatenate([a.hashes, b.hashes])
-    return Lot.of(xy, hashes, n)
+    return _drawn(Lot(*(np.concatenate(both) for both in zip(a, b, strict=True))), n)
 
 
-def reasons_of_lot(counts: Iterable[int]) -> list[str]:
-    """Why each tile is drawn, by how many it stands for."""
-    return [f"drawn by lot, for the {n:,} tiles that are nearest to it" for n in counts]
+def _drawn(lot: Lot, n: int) -> Lot:
+    """The n of smallest hash, after all but one at each place are left out."""
+    xy, hashes = lot
+    order = np.lexsort((hashes, xy[:, 1], xy[:, 0]))
+    before = np.roll(order, 1)
+    other = (xy[order] != xy[before]).any(axis=1)
+    other[:1] = True
+    kept = order[other]
+    kept = kept[np.lexsort((xy[kept, 1], xy[kept, 0], hashes[kept]))[:n]]
+    return Lot(xy[kept], hashes[kept])
 
 
 def even_grid(parts: Parts, bounds: Bounds, num_tiles_x: int, seed: int) -> EvenGrid:
-    """The rectangle over points, and which place of the map each of its cells has.
-
-    Args:
-        parts: The points, gone through once.
-        bounds: Of all of them.
-        num_tiles_x: The most columns; fewer where there are too few points.
-        seed: Of the hash by which points are drawn.
+    """The rectangle over points, of at most `num_tiles_x` columns, and its cells' places.
 
     Raises:
         MapError: There are no points.
@@ -92,12 +76,9 @@ def even_grid(parts: Parts, bounds: Bounds, num_tiles_x: int, seed: int) -> Even
     if len(lot.xy) < n:  # several points are at one place
         shape = rectangle(bounds, len(lot.xy), num_tiles_x)
     xy = lot.xy[: math.prod(shape)]
-    return EvenGrid(
-        bounds=bounds,
-        centers=xy[assigned(xy, shape)],
-        n_cols=shape[1],
-        n_rows=shape[0],
-    )
+    n_rows, n_cols = shape
+    centers = xy[assigned(xy, shape)]
+    return EvenGrid(bounds=bounds, centers=centers, n_cols=n_cols, n_rows=n_rows)
 
 
 def rectangle(bounds: Bounds, n: int, num_tiles_x: int) -> tuple[int, int]:
@@ -146,20 +127,14 @@ def assigned(xy: Places, shape: tuple[int, int]) -> NDArray[np.int64]:
 
 def _halve(places: Places, own: NDArray[np.int64], taken: NDArray[np.int64]) -> None:
     """Fill cells with points: half of them to either half of the longer side."""
-    n_rows, n_cols = taken.shape
     if taken.size <= _WINDOW * _WINDOW:
         taken[:] = _solved(places, own, taken.shape)
         return
-    axis = 0 if n_cols >= n_rows else 1
-    ordered = own[np.argsort(places[own, axis], kind="stable")]
-    half = taken.shape[1 - axis] // 2
-    first, rest = (
-        (taken[:, :half], taken[:, half:])
-        if axis == 0
-        else (taken[:half], taken[half:])
-    )
-    _halve(places, np.sort(ordered[: first.size]), first)
-    _halve(places, np.sort(ordered[first.size :]), rest)
+    along = int(np.argmax(taken.shape[::-1]))  # 0: x
+    ordered = own[np.argsort(places[own, along], kind="stable")]
+    halves = np.split(taken, [taken.shape[1 - along] // 2], axis=1 - along)
+    for half, some in zip(halves, np.split(ordered, [halves[0].size]), strict=True):
+        _halve(places, np.sort(some), half)
 
 
 def _solved(
@@ -178,16 +153,10 @@ def _solved(
 
 
 def trustworthiness(xy: Places, cells: Places) -> float | None:
-    """How far neighbors in a picture are neighbors on the map, 1 at best.
+    """How far neighbors in a picture (n, 2) are neighbors on the map (n, 2), 1 at best.
 
-    Measured on at most 1,000 of the tiles, each among all; on fewer of many.
-
-    Args:
-        xy: Places on the map, shape (n, 2).
-        cells: Columns and rows in the picture, shape (n, 2).
-
-    Returns:
-        As of Venna and Kaski, of 15 neighbors; None for fewer than 4 tiles.
+    As of Venna and Kaski, of 15 neighbors, measured on at most 1,000 of the tiles, each
+    among all; on fewer of many. None for fewer than 4 tiles.
     """
     k = min(_NEIGHBORS, (len(xy) - 2) // 2)
     if k < 1:

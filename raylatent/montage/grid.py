@@ -235,12 +235,8 @@ class SlideflowGrid:
 class EvenGrid:
     """A full rectangle of cells, each for the points that are nearest to its center.
 
-    Attributes:
-        bounds: Of all points.
-        centers: Places on the map, by row, then column, shape (n_rows * n_cols, 2); no
-            two are the same.
-        n_cols: Of the rectangle.
-        n_rows: Likewise.
+    `centers` are places on the map, by row, then column, shape (n_rows * n_cols, 2); no
+    two are the same.
     """
 
     kind: ClassVar[str] = "even"
@@ -275,8 +271,7 @@ class EvenGrid:
         self, rows: NDArray[np.int64], cols: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Centers of cells on the map, shape (n, 2)."""
-        found: NDArray[np.float64] = self.centers[rows * self.n_cols + cols]
-        return found
+        return np.asarray(self.centers[rows * self.n_cols + cols], np.float64)
 
 
 Grid = SquareGrid | SlideflowGrid | EvenGrid

@@ -173,16 +173,12 @@ def cell_ids(
     return (rows[inside] << 32) | cols[inside], inside
 
 
-def split_ids(
-    ids: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_ids(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of cell ids."""
     return ids >> 32, ids & 0xFFFFFFFF
 
 
-def coded(
-    cell: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def coded(cell: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The distinct ids of cells, ascending, and which of them each one is."""
     ids, code = np.unique(cell, return_inverse=True)
     return ids, code.astype(np.int64, copy=False)
@@ -242,20 +238,14 @@ def fold(
 
 @dataclass(frozen=True)
 class OfLabel(Parts):
-    """Those of some points that have a label; they keep their numbers.
-
-    Attributes:
-        parts: All of them.
-        label: Theirs.
-    """
+    """Those of some points that have a label; they keep their numbers."""
 
     parts: Parts
     label: str
 
     def read(self, *columns: str) -> Iterable[Points]:
         """See `Parts`."""
-        labeled = self.parts.read(*columns, LABELS)
-        return (with_label(points, self.label) for points in labeled)
+        return (_own(p, self.label) for p in self.parts.read(*columns, LABELS))
 
     def fold(
         self,
@@ -268,16 +258,13 @@ class OfLabel(Parts):
         return self.parts.fold(own, merge, [*columns, LABELS])
 
 
-def with_label(points: Points, label: str) -> Points:
-    """Those of some points that have a label."""
-    if points.labels is None:
-        return points.take(np.empty(0, np.int64))
-    own = pc.fill_null(pc.equal(points.labels, label), fill_value=False)
-    return points.take(np.flatnonzero(own.to_numpy(zero_copy_only=False)))
+def _own(points: Points, label: str) -> Points:
+    rows = pc.indices_nonzero(pc.equal(points.labels, label))
+    return points.take(rows.to_numpy().astype(np.int64))
 
 
 def _of_label(points: Points, work: Callable[[Points], T], label: str) -> T:
-    return work(with_label(points, label))
+    return work(_own(points, label))
 
 
 class HeldParts(Parts):

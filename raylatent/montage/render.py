@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 SEVERAL_COLOR = "#808080"
 _LEAST_PX, _MOST_PX = 12, 120  # of letters
-_MAX_CAPTION_CHARS = 160
+_MAX_CAPTION_CHARS, _CAPTION_EMS = 160, 45
 _MAX_CHARS = 40
 
 LabelCounts = Sequence[tuple[str, int]]
@@ -172,15 +172,8 @@ def add_caption(
 ) -> tuple[Image.Image, int]:
     """The picture with what is written above and below, and how much is above, in px.
 
-    Letters are made smaller where the picture is narrow, but not unreadable.
-
-    Args:
-        picture: The mosaic.
-        background: Its ground.
-        cell_px: Side of its cells.
-        title: Written above.
-        remark: Below.
-        um_per_px: Of the tiles, for a scale bar below.
+    A scale bar goes below, where the µm in a pixel of the tiles are given. Letters are
+    smaller where the picture is narrow.
     """
     if not title and not remark and um_per_px is None:
         return picture, 0
@@ -189,30 +182,24 @@ def add_caption(
     below = "; ".join(filter(None, (f"{um:g} µm" if um else "", remark)))
     texts = [shown(text, _MAX_CAPTION_CHARS) for text in (title, below)]
     fonts = fonts_for(texts)
-    size = min(_MOST_PX, max(_LEAST_PX, round(0.6 * cell_px)))
-    for _ in range(2):
-        lines = [_runs(fonts.written(text), fonts, size) for text in texts]
-        widths = [sum(f.getlength(text) for text, f in runs) for runs in lines]
-        widest = max(widths) + 2 * size + bar_px
-        fitting = size * (picture.width - bar_px) / (widest - bar_px)
-        size = max(_LEAST_PX, min(size, int(fitting)))
-    heights = [round(1.8 * size) if runs else 0 for runs in lines]
-    size_px = (max(picture.width, round(widest)), sum(heights) + picture.height)
-    canvas = Image.new("RGB", size_px, background)
-    canvas.paste(picture, (0, heights[0]))
+    fitting = min(0.6 * cell_px, picture.width / _CAPTION_EMS)
+    size = min(_MOST_PX, max(_LEAST_PX, round(fitting)))
+    lines = [_runs(fonts.written(text), fonts, size) for text in texts]
+    widest = max(sum(font.getlength(text) for text, font in runs) for runs in lines)
+    above, under = (round(1.8 * size) if runs else 0 for runs in lines)
+    width = max(picture.width, round(widest) + 2 * size + bar_px)
+    canvas = Image.new("RGB", (width, above + picture.height + under), background)
+    canvas.paste(picture, (0, above))
     draw, ink, left = ImageDraw.Draw(canvas), _ink(background), size // 2
-    middle = canvas.height - heights[1] // 2
+    middle = canvas.height - under // 2
     if bar_px:
         half = max(1, size // 12)
         draw.rectangle((left, middle - half, left + bar_px - 1, middle + half), ink)
-    starts = (
-        (left, heights[0] // 2),
-        (left + bar_px + (left if bar_px else 0), middle),
-    )
+    starts = ((left, above // 2), (2 * left + bar_px, middle))
     for runs, start in zip(lines, starts, strict=True):
         if runs:
             _write(draw, start, runs, ink)
-    return canvas, heights[0]
+    return canvas, above
 
 
 def round_length(most: float) -> float:
@@ -321,35 +308,31 @@ class Layout:
     colors: Sequence[str | None]
     alphas: NDArray[np.float64] | None = None
 
+    @property
+    def filled(self) -> float:
+        """The share of the raster that is tiles."""
+        return len(self.rows) / (self.n_rows * self.n_cols)
 
-def make_layout(
-    grid: Grid,
-    cells: pa.Table,
-    coloring: Coloring,
-    alphas: NDArray[np.float64] | None = None,
-) -> Layout:
+
+def make_layout(grid: Grid, cells: pa.Table, coloring: Coloring) -> Layout:
     """Of a table of cells, each framed in the color of its labels.
 
     They are drawn at `picture_row` and `picture_col`, where the table has these.
     """
     counts = cells[schema.LABEL_COUNTS].to_pylist()
-    colors = [coloring.of_cell(each) for each in counts]
-    if schema.PICTURE_ROW in cells.column_names:
-        names = (schema.PICTURE_ROW, schema.PICTURE_COL)
-        rows, cols = (cells[name].to_numpy() for name in names)
-        n_rows, n_cols = int(rows.max()) + 1, int(cols.max()) + 1
-    else:
-        rows, cols = (cells[name].to_numpy() for name in (schema.ROW, schema.COL))
-        # Slideflow's grid may put points beyond its last row or column.
-        n_rows = max(grid.n_rows, int(rows.max(initial=0)) + 1)
-        n_cols = max(grid.n_cols, int(cols.max(initial=0)) + 1)
+    moved = schema.PICTURE_ROW in cells.column_names
+    names = (
+        (schema.PICTURE_ROW, schema.PICTURE_COL) if moved else (schema.ROW, schema.COL)
+    )
+    rows, cols = (cells[name].to_numpy() for name in names)
+    least = (1, 1) if moved else (grid.n_rows, grid.n_cols)
     return Layout(
         rows=rows,
         cols=cols,
-        n_rows=n_rows,
-        n_cols=n_cols,
-        colors=colors,
-        alphas=alphas,
+        # Slideflow's grid may put points beyond its last row or column.
+        n_rows=max(least[0], int(rows.max(initial=0)) + 1),
+        n_cols=max(least[1], int(cols.max(initial=0)) + 1),
+        colors=[coloring.of_cell(each) for each in counts],
     )
 
 

@@ -222,11 +222,10 @@ class Tally:
         """
         reference, distance = points.reference, points.knn_distance
         column = None if distance is None else distance[:, None]
+        labels = points.labels
         return cls(
             slides=None if reference is None else _by_slide(ids, code, reference),
-            labels=None
-            if points.labels is None
-            else counts_by_cell(ids, code, points.labels),
+            labels=None if labels is None else counts_by_cell(ids, code, labels),
             predictions=_sums(ids, code, points.predictions),
             knn_distance=_sums(ids, code, column),
         )
@@ -328,10 +327,7 @@ def _merge_slides(
 def counts_by_cell(ids: Ids, code: Ids, labels: pa.Array) -> pa.Table:
     """How many points of each cell have each label: `cell`, `label`, `count`.
 
-    Args:
-        ids: Of the cells, ascending, shape (c,).
-        code: In which of them each point is, shape (n,).
-        labels: Of the points, n strings; null: none.
+    `ids` (c,) are of the cells, ascending; `code` (n,) says in which each point is.
     """
     known = np.flatnonzero(labels.is_valid().to_numpy(zero_copy_only=False))
     encoded = labels.take(pa.array(known)).dictionary_encode()

@@ -12,7 +12,15 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
-from raylatent.annotations import SLIDE_COLUMN, say_odd_labels, tidy
+from raylatent.annotations import (
+    MPP_COLUMN,
+    SLIDE_COLUMN,
+    read_annotations,
+    read_labels,
+    say_odd_labels,
+    tidy,
+)
+from raylatent.config import NamedMapConfig
 from raylatent.errors import AnnotationsError, ConfigError, SourceError
 from raylatent.source.record import SUFFIXES
 from raylatent.source.slides import SLIDE_SUFFIXES
@@ -357,3 +365,31 @@ class Pattern:
         if self.has("slide"):
             return self.group(name, "slide")
         return name.partition("/")[0] if "/" in name else folder
+
+
+def check_labels(config: NamedMapConfig) -> dict[str, str] | None:
+    """Labels by slide, None where none are asked for; refused before hours of work."""
+    if not config.annotations:
+        return None
+    if not config.label:
+        rows = read_annotations(config.annotations)
+        if rows and MPP_COLUMN in rows[0]:
+            return None  # they are for the slides
+        logger.warning(
+            "--annotations without --label COLUMN colors nothing; columns are %s",
+            ", ".join(rows[0] if rows else ()),
+        )
+        return None
+    return read_labels(config.annotations, config.label)
+
+
+def labeled(
+    labels: Mapping[str, str], slides: Iterable[str], config: NamedMapConfig
+) -> dict[str, str]:
+    """Labels by the slides' own names; how many slides have none is said.
+
+    Raises:
+        AnnotationsError: Not one slide has a label, or one has two.
+    """
+    where = f"annotations {config.annotations}"
+    return match_said(labels, slides, what=repr(config.label), where=where)

@@ -4,12 +4,10 @@ Each file has the rows of the part of activations that is called alike. `cluster
 written last, says of which map they are; a map that takes its place has none.
 """
 
-import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,25 +18,23 @@ from raylatent.errors import MapError
 from raylatent.montage.points import slide_codes
 from raylatent.parts import partition_folder, read_part
 from raylatent.run.layout import CLUSTERS, CLUSTERS_JSON
-from raylatent.seal import DIGEST, json_holds, parse_json, sealed_json
+from raylatent.seal import DIGEST, json_holds, parse_json
 from raylatent.storage import Store
 from raylatent.stored.maps import read_info
 
 logger = logging.getLogger(__name__)
 
 _SLIDES = 8  # whose clusters are held
+_NO_TILE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
 class ClusterLabels:
-    """The label of a tile is the name of its cluster, of n in a map's folder.
-
-    The digest of clusters.json tells them from others that were there before.
-    """
+    """The label of a tile is the name of its cluster, of n in a map's folder."""
 
     store: Store
     n: int
-    digest: str
+    digest: str  # of clusters.json: it tells them from others that were there before
     column: ClassVar[str] = schema.CLUSTER
 
     @property
@@ -62,8 +58,8 @@ class ClusterLabels:
         for code, slide in enumerate(slides):
             rows = np.flatnonzero(codes == code)
             known, clusters = _of_slide(self.store.uri, self.digest, slide)
-            at = np.minimum(np.searchsorted(known, tiles[rows]), max(len(known) - 1, 0))
-            if not len(known) or (known[at] != tiles[rows]).any():
+            at = np.searchsorted(known, tiles[rows])
+            if (known[at] != tiles[rows]).any():
                 message = (
                     f"tiles of slide {slide!r} lack a cluster in {self.store.uri}: run "
                     "`raylatent cluster` again"
@@ -74,21 +70,17 @@ class ClusterLabels:
 
 
 @lru_cache(maxsize=_SLIDES)
-def _of_slide(
-    uri: str,
-    digest: str,  # noqa: ARG001  (others are read anew)
-    slide: str,
+def _of_slide(  # (of another digest they are read anew)
+    uri: str, _digest: str, slide: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Tile indices (n,) of a slide, ascending, and the cluster of each."""
+    """Tile indices of a slide, ascending, and the cluster of each; last one of none."""
     store = Store(uri)
-    parts = [
-        read_part(store, name, schema.CLUSTERS.names).replace_schema_metadata()
-        for name in store.list(f"{CLUSTERS}/{partition_folder(slide)}")
-    ]
-    whole = pa.concat_tables([schema.CLUSTERS.empty_table(), *parts])
-    tiles, clusters = (column.to_numpy() for column in whole.columns)
+    files = store.list(f"{CLUSTERS}/{partition_folder(slide)}")
+    parts = [read_part(store, name, schema.CLUSTERS.names) for name in files]
+    columns = ([part[name] for part in parts] for name in schema.CLUSTERS.names)
+    tiles, clusters = (np.concatenate([*one, [_NO_TILE]]) for one in columns)
     order = np.argsort(tiles, kind="stable")
-    return tiles[order], clusters[order]
+    return tiles[order], clusters[order].astype(np.int32)
 
 
 def cluster_labels(store: Store) -> ClusterLabels | None:
@@ -107,10 +99,3 @@ def cluster_labels(store: Store) -> ClusterLabels | None:
         logger.warning("%s is of a map that was here before: it labels nothing", where)
         return None
     return ClusterLabels(store, int(told["n"]), str(told[DIGEST]))
-
-
-def write_clusters_json(store: Store, about: Mapping[str, Any]) -> str:
-    """Write clusters.json: last, since it says that they are whole; its digest."""
-    values = sealed_json(about)
-    store.write(CLUSTERS_JSON, f"{json.dumps(values, indent=1)}\n".encode())
-    return str(values[DIGEST])

@@ -5,14 +5,7 @@ One shows all points; small multiples show those of each label by themselves.
 
 import logging
 import math
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +14,7 @@ from numpy.typing import NDArray
 
 from raylatent import schema
 from raylatent.mapping import plot
-from raylatent.mapping.density import (
-    Labels,
-    Parts,
-    density,
-    means,
-)
+from raylatent.mapping.density import Labels, Parts, density, means
 from raylatent.mapping.labels import (
     MOST_ENTRIES,
     MOST_LABELS,
@@ -59,12 +47,7 @@ _BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class TileLabels:
-    """That a map is colored by labels of its tiles.
-
-    Attributes:
-        names: All of them, in order.
-        label: Gives those of points; by default tiles' own.
-    """
+    """That a map is colored by labels of its tiles; by default these are their own."""
 
     names: Sequence[str]
     label: Label = tile_labels
@@ -80,11 +63,10 @@ class TileLabels:
             say_too_many_labels()
         return cls(names) if names else None
 
-    def read(
-        self, store: Store
-    ) -> Iterator[tuple[NDArray[np.float64], list[str | None]]]:
-        """Places (n, 2) of a map in its folder and their labels, part by part."""
-        yield from iter_tile_labels(store, points_parts(store), self.label)
+    @property
+    def column(self) -> str:
+        """Where they are from, for people."""
+        return getattr(self.label, "column", schema.LABEL)
 
 
 MapLabels = Mapping[str, str] | TileLabels
@@ -219,7 +201,7 @@ def _blocks(store: Store, labels: MapLabels | None) -> Parts:
 
     def blocks() -> Iterator[tuple[NDArray[np.float64], Labels | None]]:
         if isinstance(labels, TileLabels):
-            for xy, names in labels.read(store):
+            for xy, names in iter_tile_labels(store, parts, labels.label):
                 yield xy, Labels.of(names)
             return
         for xy, slides in iter_places(store, parts, _BLOCK_ROWS):
@@ -235,21 +217,13 @@ def _blocks(store: Store, labels: MapLabels | None) -> Parts:
 def _numbers(
     store: Store, labels: MapLabels
 ) -> Callable[[], Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
-    parts = points_parts(store)
     names = _names_of(labels)
-    keys = names if isinstance(labels, TileLabels) else list(labels)
-    number_of = dict(zip(keys, numbers_of(names), strict=True))
+    number_of = dict(zip(names, numbers_of(names), strict=True))
 
     def blocks() -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        if isinstance(labels, TileLabels):
-            for xy, told in labels.read(store):
-                yield (
-                    xy,
-                    np.array([number_of.get(name or "", math.nan) for name in told]),
-                )
-            return
-        for xy, slides in iter_places(store, parts, _BLOCK_ROWS):
-            own = [number_of.get(slide, math.nan) for slide, _ in slides]
-            yield xy, np.repeat(own, [n for _, n in slides])
+        for xy, own in _blocks(store, labels)():
+            if own is not None:
+                numbers = [number_of.get(name, math.nan) for name in own.names]
+                yield np.asarray(xy, np.float64), np.array(numbers)[own.codes]
 
     return blocks

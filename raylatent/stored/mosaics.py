@@ -2,20 +2,24 @@
 
 import io
 import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from raylatent import schema
+from raylatent.claim import Claim, new_token
 from raylatent.errors import MapError
 from raylatent.montage.render import Layout, Look
+from raylatent.run import layout
 from raylatent.seal import (
     DIGEST,
     FILES,
     content_digest,
+    parse_json,
     seal_in,
     sealed_json,
     sealed_parquet,
@@ -23,6 +27,8 @@ from raylatent.seal import (
 from raylatent.stable_hash import slide_hash
 from raylatent.storage import Store, write_file
 from raylatent.stored.manifest import relisted
+
+logger = logging.getLogger(__name__)
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".pdf": "PDF"}
 _NOT_WRITTEN = (".bmp", ".eps", ".gif", ".svg", ".tif", ".tiff", ".webp")
@@ -33,6 +39,7 @@ REFERENCES = "raylatent.mosaic"
 MAX_REFERENCES = 1_000_000  # characters: Pillow opens no PNG with texts above 1 MiB
 _DPI = 300.0
 _PDF = "mosaic.pdf"
+_FILES = (MOSAIC_JSON, "cells.parquet", "mosaic.png", _PDF)
 _MAX_LABEL_BYTES = 60  # of a folder's name
 _TOLD = (schema.SLIDE, schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y)
 
@@ -68,26 +75,20 @@ def encoded(picture: Image.Image, kind: str, references: str = "") -> bytes:
     return data.getvalue()
 
 
-def references_of(cells: pa.Table, layout: Layout, look: Look, above_px: int) -> str:
+def references_of(cells: pa.Table, drawn: Layout, look: Look, above_px: int) -> str:
     """Which tile is where in a picture, as JSON; at most 1,000,000 characters.
 
     The tile in `row` (0 at the bottom) and `col` begins at x = col * pitch and
     y = above + (rows - 1 - row) * pitch, in pixels, pitch = cell_px + gap_px. Where
     there are too many tiles, `tiles` is null.
-
-    Args:
-        cells: Of the mosaic.
-        layout: Where they are.
-        look: How they were drawn.
-        above_px: Pixels above the tiles.
     """
     slides, *others = (cells[name].to_pylist() for name in _TOLD)
     number = {slide: i for i, slide in enumerate(dict.fromkeys(slides))}
     codes = [None if slide is None else number[slide] for slide in slides]
-    places = (layout.rows.tolist(), layout.cols.tolist())
+    places = (drawn.rows.tolist(), drawn.cols.tolist())
     told = {
-        "rows": layout.n_rows,
-        "cols": layout.n_cols,
+        "rows": drawn.n_rows,
+        "cols": drawn.n_cols,
         "cell_px": look.cell_px,
         "gap_px": look.gap_px,
         "above_px": above_px,
@@ -118,6 +119,34 @@ def folder_of_label(mosaic: str, label: str) -> str:
     return f"{mosaic}-label={name}"
 
 
+def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) -> None:
+    """Delete labels' own mosaics of an earlier drawing, but for folders drawn now.
+
+    Raises:
+        StorageError: They could not be deleted.
+        ClaimError: Another driver works on the run.
+    """
+    store = run.child(layout.MOSAICS)
+    for name in store.root_folders():
+        here = store.child(name)
+        if here.uri in drawn or not name.startswith(f"{mosaic}-label="):
+            continue
+        files = [file for file in _FILES if here.exists(file)]
+        if MOSAIC_JSON in files:
+            told = parse_json(here.read(MOSAIC_JSON)) or {}
+            if folder_of_label(mosaic, str(told.get("label"))) != name:
+                continue  # somebody called a mosaic so
+        if not files:
+            continue
+        logger.info("%s is of an earlier drawing: it is deleted", here.uri)
+        with Claim(run, new_token()):
+            for file in files:
+                here.delete(file)
+            run.delete(layout.manifest_of("mosaic", name))
+            if not here.list():
+                store.delete_folder(name)
+
+
 def _escaped(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
 
@@ -132,8 +161,8 @@ def export_mosaic(
 
     Args:
         uri: The folder.
-        pictures: Of the mosaic, by name: `mosaic.png`, `mosaic.pdf`; one that is not
-            given, and is there of an earlier drawing, is deleted.
+        pictures: Of the mosaic, by name; a `mosaic.pdf` of an earlier drawing is
+            deleted where none is given.
         cells: Its cells, `schema.CELLS`.
         about: What mosaic.json says of it.
 
@@ -147,10 +176,8 @@ def export_mosaic(
     text = json.dumps(told, indent=1, ensure_ascii=False)
     with relisted(uri) as digests:
         Store(uri).delete(MOSAIC_JSON)  # which tells of those that were there before
-        if _PDF not in pictures:
-            Store(uri).delete(_PDF)
-        for name, data in pictures.items():
+        Store(uri).delete(_PDF)
+        for name, data in {**pictures, "cells.parquet": table}.items():
             write_file(f"{uri}/{name}", data)
-        write_file(f"{uri}/cells.parquet", table)
         write_file(f"{uri}/{MOSAIC_JSON}", text.encode("utf-8", "replace"))
         digests.update({**files, MOSAIC_JSON: told[DIGEST]})

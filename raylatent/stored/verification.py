@@ -35,15 +35,8 @@ FOREIGN = "foreign"  # none of ours
 INCOMPLETE = "incomplete"  # never finished
 
 _SEALED_JSON = frozenset(
-    {
-        RUN_JSON,
-        layout.REPORT,
-        MAP_JSON,
-        MOSAIC_JSON,
-        layout.EXPLORER_JSON,
-        layout.CLUSTERS_JSON,
-        "record.json",
-    }
+    {RUN_JSON, MAP_JSON, MOSAIC_JSON, "record.json"}
+    | {layout.REPORT, layout.EXPLORER_JSON, layout.CLUSTERS_JSON}
 )
 _NOT_WRITTEN = "it is not the file that was written"
 _MANIFESTS = f"{layout.MANIFESTS}/"
@@ -419,9 +412,8 @@ class Verification:
             if whole and told != points:
                 says = f"it has {told} points, there are {points}"
                 self.add(WRONG, f"{folder}/{MAP_JSON}", says)
-            clustered = sum(
-                s.rows for s in self.sound_below(f"{folder}/{layout.CLUSTERS}")
-            )
+            below = self.sound_below(f"{folder}/{layout.CLUSTERS}")
+            clustered = sum(state.rows for state in below)
             file = f"{folder}/{layout.CLUSTERS_JSON}"
             told = self._told_by(file).get("rows", 0)
             if whole and told != clustered:
@@ -447,14 +439,8 @@ class Verification:
         self.mosaics = self._outputs(layout.MOSAICS)
         for name in self.mosaics:
             drawn = self._told_by(f"{layout.MOSAICS}/{name}/{MOSAIC_JSON}").get("map")
-            if not isinstance(drawn, dict):
-                continue  # of arrays, or drawn in Python
-            of_map = self._told_by(f"{layout.MAPS}/{drawn.get('name')}/{MAP_JSON}")
-            if of_map and of_map[DIGEST] != drawn.get("digest"):
-                self.notes.append(
-                    f"the mosaic {name} is of another map than there is now: run "
-                    "`raylatent mosaic` again"
-                )
+            if isinstance(drawn, dict):  # else of arrays, or drawn in Python
+                self._compare_map(drawn, f"mosaic {name}", "mosaic")
 
     def _compare_pages(self) -> None:
         self.pages = self._outputs(layout.EXPLORER)
@@ -472,12 +458,15 @@ class Verification:
                     "explore` again"
                 )
             for one in maps:
-                of_map = self._told_by(f"{layout.MAPS}/{one.get('name')}/{MAP_JSON}")
-                if of_map and of_map[DIGEST] != one.get("digest"):
-                    self.notes.append(
-                        f"the page of the map {name} is of another map than there is "
-                        "now: run `raylatent explore` again"
-                    )
+                self._compare_map(one, f"page of the map {name}", "explore")
+
+    def _compare_map(self, told: dict[str, Any], what: str, verb: str) -> None:
+        of_map = self._told_by(f"{layout.MAPS}/{told.get('name')}/{MAP_JSON}")
+        if of_map and of_map[DIGEST] != told.get("digest"):
+            self.notes.append(
+                f"the {what} is of another map than there is now: run `raylatent {verb}` "
+                "again"
+            )
 
     def _note_absent_manifests(self) -> None:
         """Say where only seals and counts were checked."""

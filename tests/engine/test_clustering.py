@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,7 +27,13 @@ from raylatent.stored.map_clusters import ClusterLabels
 from raylatent.stored.map_points import StoredPoints, read_points
 from raylatent.stored.maps import read_info, save_map, write_info
 from tests.explorer.explored_runs import explored, run_of_slides
-from tests.explorer.selected_runs import inside_of, mapped_run, polygon_file, tiles_of
+from tests.explorer.selected_runs import (
+    inside_of,
+    mapped_run,
+    polygon_file,
+    regions_file,
+    tiles_of,
+)
 from tests.stored_maps import LAYER
 
 SLIDES = {"007": 30, "=2+b": 25, "a'b ü": 45}
@@ -112,7 +119,8 @@ def test_the_largest_of_the_sample_is_the_first():
     assert np.bincount(own).tolist() == [40, 40, 25, 10]
     assert cluster_centers(rows, 4).tobytes() == centers.tobytes()
     same = np.zeros((9, 4), np.float32)
-    assert cluster_centers(same, 3).tolist() == [[0.0] * 4]
+    with warnings.catch_warnings(action="error"):
+        assert cluster_centers(same, 3).tolist() == [[0.0] * 4]
     with pytest.raises(MapError, match="5 clusters of 3 points"):
         cluster_centers(rows[:3], 5)
 
@@ -204,8 +212,11 @@ def test_the_word_names_them_without_annotations():
         assert cli.main([*words, "--out", "r"]) == 2
 
 
-def test_a_map_without_them_says_so(tmp_path):
+def test_a_map_without_them_says_so(tmp_path, capsys):
     run, _ = mapped_run(tmp_path / "run", SLIDES)
+    words = ["--cluster", "1", "--out", str(tmp_path / "s.csv")]
+    assert cli.main(["select", run.uri, *words]) == 2
+    assert "has no clusters: run `raylatent cluster` first" in capsys.readouterr().err
     stored = StoredPoints(f"{run.uri}/maps/default", run)
     assert stored_labels(stored.store) is None
     with pytest.raises(MapError, match="run `raylatent cluster` first"):
@@ -261,6 +272,33 @@ def test_they_are_taken_away_and_those_of_another_map_label_nothing(tmp_path, ca
     assert not (tmp_path / "run/maps/default/umap_by_label.png").exists()
     with pytest.raises(ConfigError, match="--n is 1001"):
         cli.VERBS["cluster"][0](run="r", n=1001)
+
+
+def test_other_warnings_of_k_means_are_not_hidden(monkeypatch):
+    from sklearn.cluster import KMeans
+
+    fitted = KMeans.fit
+
+    def odd(model, rows):
+        warnings.warn("an odd one", stacklevel=1)
+        return fitted(model, rows)
+
+    monkeypatch.setattr(KMeans, "fit", odd)
+    with pytest.warns(UserWarning, match="an odd one"):
+        cluster_centers(np.eye(4, dtype=np.float32), 2)
+
+
+def test_where_regions_go_before_clusters_it_is_said(tmp_path, capsys):
+    run, _ = with_model(tmp_path / "run")
+    assert cli.main(["cluster", run.uri, "--n", "2"]) == 0
+    assert "named regions" not in capsys.readouterr().err
+    ring = [[-9, -9], [9, -9], [0, 9]]
+    regions = regions_file(tmp_path / "r.json", run, low=[ring])
+    assert cli.main(["label", run.uri, str(regions)]) == 0
+    assert cli.main(["cluster", run.uri, "--n", "2"]) == 0
+    assert "the map has named regions" in capsys.readouterr().err
+    assert cli.main(["cluster", run.uri, "--n", "0"]) == 0
+    assert "named regions" not in capsys.readouterr().err
 
 
 @pytest.mark.ray

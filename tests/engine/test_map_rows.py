@@ -115,9 +115,9 @@ def test_a_map_is_reopened_replaced_and_made_again(
     fits = []
     fit_map = map_building.fit_map
 
-    def counted(features, params):
+    def counted(features, params, *more):
         fits.append(len(features))
-        return fit_map(features, params)
+        return fit_map(features, params, *more)
 
     monkeypatch.setattr(map_building, "fit_map", counted)
     folder = build_map(str(out), PARAMETERS)
@@ -172,7 +172,7 @@ def test_killed_before_map_json_it_is_made_again(out, monkeypatch):
 
 
 def test_a_fit_that_fails_leaves_the_old_map(out, monkeypatch):
-    def fail(features, params):
+    def fail(features, params, *more):
         message = "cannot be fitted"
         raise MapError(message)
 

@@ -136,6 +136,7 @@ raylatent.page = (() => {
           say("It is kept until the page is closed: save regions.json.");
         }
       },
+      "on-slides": () => guard(raylatent.sheet.open()), "sheet-close": () => $("sheet").close(),
       "filter-none": () => { cells.filter(null, null); controls.filters(); },
       "contrast-go": () => guard(raylatent.compare.compare()),
       "contrast-end": raylatent.compare.end,

@@ -179,20 +179,14 @@ raylatent.panel = (() => {
   }
   /** All tiles of the cell, the nearest first. @param {CellId} cell @param {Block} block @param {number} i */
   async function tilesOf(cell, block, i) {
-    const { frame, meta, served } = raylatent.now;
+    const { meta, served } = raylatent.now;
     if (meta.points.kind !== "all" && served) {
       const told = await selection.fromServer({ cell: [cell.level, cell.row, cell.col] });
       const ids = new Map(Array.from(meta.slides, (/** @type {any} */ slide, id) => [slide.name, id]));
       const place = { loc_x: data.NO_I4, loc_y: data.NO_I4, x: NaN, y: NaN, far: 0 };
       return (told.rows ?? []).map(([name, tile]) => ({ ...place, slide: ids.get(name) ?? 0, tile }));
     }
-    const grid = geometry.gridOf(cell.level);
-    const corners = [cell.col - 0.01, cell.row - 0.01, cell.col + 1.01, cell.row + 1.01];
-    const box = cells.inUnits(corners.map((v) => v / grid));
-    const members = await selection.membersOf(box, (points, p) => {
-      const at = geometry.cellOf(frame, points.x[p], points.y[p], cell.level);
-      return at.row === cell.row && at.col === cell.col;
-    });
+    const members = await selection.inCell(cell);
     return Array.from(members.slide, (slide, m) => ({
       slide, tile: members.tile[m], loc_x: members.loc_x[m], loc_y: members.loc_y[m],
       x: members.x[m], y: members.y[m], far: Math.hypot(members.x[m] - block.x[i], members.y[m] - block.y[i]),
@@ -239,7 +233,9 @@ raylatent.panel = (() => {
       note.textContent = `${listed} of ${whole(tiles.length)} tiles, the nearest first.` +
         (sample ? " They are of the sample in this folder; `raylatent serve` lists all." : "");
     }
-    return el("div", {}, el("h3", {}, "Tiles of this cell"), list, note, more);
+    const sheet = el("button", { type: "button", onclick: () => raylatent.page.guard(raylatent.sheet.ofCell(cell)) },
+      "Where on the slides");
+    return el("div", {}, el("h3", {}, "Tiles of this cell"), list, note, more, sheet);
   }
   /** Shows a cell, or closes the panel. @param {CellId | null} cell */
   async function open(cell) {
@@ -271,5 +267,5 @@ raylatent.panel = (() => {
     page.uncover(cell);
     page.say(`Cell with ${counted(block.tiles[i], "tile")}; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
-  return { el, whole, counted, short, factsOf, link, tableOf, countsOf, open };
+  return { el, picture, whole, counted, short, factsOf, link, tableOf, countsOf, open };
 })();

@@ -73,6 +73,15 @@ raylatent.selection = (() => {
     const edges = geometry.edgesOf(rings);
     return membersOf(geometry.boxOf(rings), (block, i) => geometry.inside(edges, block.x[i], block.y[i]));
   }
+  /** The points of a cell. @param {CellId} cell */
+  function inCell({ level, row, col }) {
+    const grid = geometry.gridOf(level);
+    const box = cells.inUnits([col - 0.01, row - 0.01, col + 1.01, row + 1.01].map((v) => v / grid));
+    return membersOf(box, (block, i) => {
+      const at = geometry.cellOf(raylatent.now.frame, block.x[i], block.y[i], level);
+      return at.row === row && at.col === col;
+    });
+  }
   /** Asks the server for the members. @param {Record<string, any>} body @returns {Promise<{n: number, slides: number,
    * rows: [string, number][]}>} */
   async function fromServer(body) {
@@ -157,6 +166,6 @@ raylatent.selection = (() => {
     raylatent.controls.regions();
     raylatent.page.changed();
   }
-  return { MOST_MEMBERS, membersOf, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
+  return { MOST_MEMBERS, membersOf, inCell, within, fromServer, select, choose, inView, carry, keyOf, clear, name };
 })();
 raylatent.select = raylatent.selection.select;

@@ -32,7 +32,7 @@ from raylatent.source.wsi.selection import (
 
 logger = logging.getLogger(__name__)
 
-_MOST_PIXELS = 100_000_000  # of a level that is read to show a slide
+_MOST_PIXELS = 100_000_000  # of a level that is read whole to show a slide
 
 QCMethod = str | Callable[["WSI"], NDArray[np.bool_]]
 
@@ -137,13 +137,11 @@ class WSI:
                 "tiles": f"{self.num_tiles:,} of {self.grid.size:,}, {um}",
             }
 
-        return notebook.card(f"WSI {self.name}", rows, self._in_small)
+        def small() -> Image.Image | None:
+            pixels = self.levels[-1]["width"] * self.levels[-1]["height"]
+            return self.thumb(grid=True) if pixels <= _MOST_PIXELS else None
 
-    def _in_small(self) -> Image.Image | None:
-        level = self.levels[-1]
-        if level["width"] * level["height"] > _MOST_PIXELS:
-            return None  # it would be read whole
-        return self.thumb(grid=True)
+        return notebook.card(f"WSI {self.name}", rows, small)
 
     @property
     def tile_px(self) -> int:
