@@ -339,43 +339,6 @@ def test_a_sample_of_the_points_is_chosen_by_hash(made, tmp_path, monkeypatch):
     assert 60 < meta_of(tmp_path / "page")["points"]["n"] < sum(SLIDES.values())
 
 
-def test_a_page_of_the_same_is_not_written_again(tmp_path, monkeypatch):
-    run, _ = run_of_slides(tmp_path, {"a": 30, "b": 20})
-    page = tmp_path / "page"
-    about = {"run": run.uri, "out": str(page), "explorer_cell_px": CELL_PX}
-    table = annotations(tmp_path / "a.csv", ["a", "b"])
-    labeled = {**about, "annotations": table, "label": "kind"}
-    built = []
-    real = explore.build_explorer
-
-    def counted(*args):
-        built.append(args[1])
-        return real(*args)
-
-    monkeypatch.setattr(
-        explore, "spread", lambda work, calls, **_: (work(*c) for c in calls)
-    )
-    monkeypatch.setattr(explore, "build_explorer", counted)
-
-    def written(more):
-        built.clear()
-        run_explore(ExploreConfig(**more), anew=False)
-        return len(built)
-
-    assert [written(about), written(about)] == [1, 0]
-    assert [written(labeled), written(labeled), written(about)] == [1, 0, 1]
-    regions = regions_file(tmp_path / "r.json", run, left=[[[-9, -9], [0, -9], [0, 9]]])
-    stored = StoredPoints(f"{run.uri}/maps/default", run)
-    put_regions(stored, read_polygons(str(regions)), str(regions))
-    assert [written(about), written(about)] == [1, 0]
-    # A page that was killed half-way, and one with a tile that could not be read.
-    (page / "index.html").unlink()
-    assert [written(about), written(about)] == [1, 0]
-    facts = json.loads((page / "explorer.json").read_text())
-    (page / "explorer.json").write_text(json.dumps({**facts, "failed": 1}))
-    assert written(about) == 1
-
-
 def test_no_hash_tells_the_names_behind_pseudonyms(made, tmp_path, monkeypatch):
     """Nobody can try out a name: the seed of the sample and of ties is not told."""
     run, _ = run_of_slides(tmp_path, SLIDES)
@@ -417,6 +380,43 @@ def test_of_many_classes_the_best_are_told(made, tmp_path, monkeypatch, caplog):
     )
     _, columns = read_block((tmp_path / "page/data/points/0.js").read_bytes())
     assert (columns["pred"] == 0).sum() == (predictions[:, best] >= others).sum()
+
+
+def test_a_page_of_the_same_is_not_written_again(tmp_path, monkeypatch):
+    run, _ = run_of_slides(tmp_path, {"a": 30, "b": 20})
+    page = tmp_path / "page"
+    about = {"run": run.uri, "out": str(page), "explorer_cell_px": CELL_PX}
+    table = annotations(tmp_path / "a.csv", ["a", "b"])
+    labeled = {**about, "annotations": table, "label": "kind"}
+    built = []
+    real = explore.build_explorer
+
+    def counted(*args):
+        built.append(args[1])
+        return real(*args)
+
+    monkeypatch.setattr(
+        explore, "spread", lambda work, calls, **_: (work(*c) for c in calls)
+    )
+    monkeypatch.setattr(explore, "build_explorer", counted)
+
+    def written(more):
+        built.clear()
+        run_explore(ExploreConfig(**more), anew=False)
+        return len(built)
+
+    assert [written(about), written(about)] == [1, 0]
+    assert [written(labeled), written(labeled), written(about)] == [1, 0, 1]
+    regions = regions_file(tmp_path / "r.json", run, left=[[[-9, -9], [0, -9], [0, 9]]])
+    stored = StoredPoints(f"{run.uri}/maps/default", run)
+    put_regions(stored, read_polygons(str(regions)), str(regions))
+    assert [written(about), written(about)] == [1, 0]
+    # A page that was killed half-way, and one with a tile that could not be read.
+    (page / "index.html").unlink()
+    assert [written(about), written(about)] == [1, 0]
+    facts = json.loads((page / "explorer.json").read_text())
+    (page / "explorer.json").write_text(json.dumps({**facts, "failed": 1}))
+    assert written(about) == 1
 
 
 def test_tiles_that_cannot_be_read_are_gray_and_counted(tmp_path, monkeypatch):
