@@ -31,6 +31,7 @@ _POINT_BYTES = 18.0
 _PAIR_BYTES = 6.0  # of a cell and a slide
 _REST_BYTES = 1e6  # of the page, of thumbnails and of the smallest pictures
 SAMPLE_POINTS = 1_000_000
+_MARGIN = 0.97  # of what may be written: a sample tells sizes to some hundredths
 
 MOST_SIMILAR = 20_000
 """Cells of the level whose cells are compared with each other."""
@@ -169,7 +170,7 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
     more = 4 * (1 + N_SIMILAR) * min(MOST_SIMILAR, bounds.n) + _PAIR_BYTES * 3 * pairs
     sizes = _sizes(chosen, tiles, rule, told, _REST_BYTES + more)
     most = min(SAMPLE_POINTS, bounds.n, int(max_bytes / 2 / _POINT_BYTES))
-    reach = extent(counts, bounds.n, most, sizes, max_bytes)
+    reach = extent(counts, bounds.n, most, sizes, int(_MARGIN * max_bytes))
     levels = _levels(parts, square, reach.finest + 1, rule)
     return Found(
         square=square,
