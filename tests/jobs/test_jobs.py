@@ -78,7 +78,8 @@ def test_the_atlas_again_computes_nothing_and_says_where_things_are(atlas, run, 
     assert lines["mosaic"].endswith(f"{run}/mosaics/default/mosaic.png")
     assert "cells filled, with 100 % of 146 rows" in lines["cells"]
     assert lines["layer"].split()[1] == "layer1"
-    assert list(lines)[-1] == "mosaic"
+    assert list(lines)[-2:] == ["mosaic", "open"]
+    assert lines["open"].endswith("/explorer/default/index.html")
     assert "Traceback" not in said.err
     assert [part.stat().st_mtime_ns for part in parts] == before
     assert (run / "maps" / "default" / "map.json").stat().st_mtime_ns == fitted
