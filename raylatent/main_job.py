@@ -367,7 +367,7 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     of_map = f"{run.uri}/{MAPS}/{config.map}"
     slide_map = SlideMap.load(of_map, run=run, stall_timeout_s=config.stall_timeout_s)
     shown: Label | Literal[False] | None = None  # None: as the map is labeled
-    if which := config.stored_labels():
+    if labels is None and (which := config.stored_labels()):
         shown = stored_labels(Store(of_map), which)
     if labels is not None:
         given = labeled(labels, run.slides(), config)

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ from raylatent.config import (
     ServeConfig,
     VerifyConfig,
 )
+from raylatent.config.map_verbs import RunMapConfig
 from raylatent.errors import ConfigError
+from raylatent.run.layout import PSEUDONYMS
 from raylatent.storage import Store, absolute
 from raylatent.terminal import fail, say
 
@@ -149,9 +151,15 @@ def _label(config: LabelConfig) -> int:
 
     labels, pictures = run_label(config)
     say(f"labels    {', '.join(labels) or 'none'}")
+    _say_labeled(config, pictures)
+    return 0
+
+
+def _say_labeled(config: RunMapConfig, pictures: Sequence[str]) -> None:
     for picture in pictures:
         say(f"map       {picture}")
-    return 0
+    say("mosaic    is as it was: `raylatent mosaic` draws it with the new labels")
+    say(f"page      is as it was: `raylatent explore {config.run}` writes it anew")
 
 
 def _cluster(config: ClusterConfig) -> int:
@@ -160,8 +168,7 @@ def _cluster(config: ClusterConfig) -> int:
     sizes, pictures = run_cluster(config)
     for number, n in enumerate(sizes, 1):
         say(f"cluster   {number}, {n:,} tiles")
-    for picture in pictures:
-        say(f"map       {picture}")
+    _say_labeled(config, pictures)
     return 0
 
 
@@ -186,6 +193,10 @@ def _explore(config: ExploreConfig) -> int:
         f"{100 * level['cells'] / points:.3g} % of {points:,} tiles; points: "
         f"{facts['points']}"
     )
+    if config.pseudonymise:
+        say(
+            f"names     random: {absolute(config.run)}/{PSEUDONYMS} tells which is which"
+        )
     if facts["failed"]:
         say(f"failed    {facts['failed']:,} tiles cannot be read and are gray")
     say(f"open      {Path(page).as_uri()}")

@@ -263,9 +263,10 @@ class NamedMapConfig(PatientConfig):
 
     def stored_labels(self) -> str | None:
         """Which labels that are beside the map are meant; empty: any; None: none of them."""
-        if self.annotations or isinstance(self, MapConfig):  # a new map has none
-            return None if self.label else ""
-        return self.label if self.label in ("", *TILE_LABELS) else None
+        if not self.label:
+            return ""
+        new = isinstance(self, MapConfig)  # it has none
+        return self.label if self.label in TILE_LABELS and not new else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -380,6 +380,10 @@ def check_labels(config: NamedMapConfig) -> dict[str, str] | None:
             ", ".join(rows[0] if rows else ()),
         )
         return None
+    if config.stored_labels():
+        rows = read_annotations(config.annotations)
+        if rows and config.label not in rows[0]:
+            return None  # they are beside the map; annotations are for the page
     return read_labels(config.annotations, config.label)
 
 

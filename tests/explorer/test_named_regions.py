@@ -5,11 +5,13 @@ import json
 import pytest
 
 from raylatent import SlideMap, cli
-from raylatent.explorer.named_regions import RegionLabels, region_labels
+from raylatent.explorer.named_regions import RegionLabels, put_regions, region_labels
+from raylatent.explorer.polygon import read_polygons
 from raylatent.run.layout import is_ours
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints, read_points
 from raylatent.stored.maps import read_info, write_info
+from tests.explorer.explored_runs import annotations, explored, run_of_slides
 from tests.explorer.selected_runs import (
     SQUARE,
     inside_of,
@@ -136,3 +138,23 @@ def test_regions_of_a_map_that_was_here_before_label_nothing(
     write_info(store, {**read_info(store), "anew": True})
     assert region_labels(store) is None
     assert "of a map that was here before" in caplog.text
+
+
+def test_a_page_has_regions_beside_annotations(tmp_path, monkeypatch):
+    run, _ = run_of_slides(tmp_path, {"a": 30, "b": 20})
+    file = regions_file(tmp_path / "r.json", run, left=[[[-9, -9], [0, -9], [0, 9]]])
+    stored = StoredPoints(f"{run.uri}/maps/default", run)
+    put_regions(stored, read_polygons(str(file)), str(file))
+    table = annotations(tmp_path / "a.csv", ["a", "b"])
+    own = tmp_path / "b.csv"
+    own.write_text("slide,region\na,north\nb,south\n", "utf-8")
+    found = {}
+    for path in (table, str(own)):
+        about = {"annotations": path, "label": "region"}
+        explored(run, tmp_path / "page", monkeypatch, **about)
+        meta = (tmp_path / "page/data/meta.js").read_text()
+        told = json.loads(meta.removeprefix("raylatent.meta(").removesuffix(");\n"))
+        columns = [one["name"] for one in told["annotations"]["columns"]]
+        found[path] = told["labels"]["names"], columns
+    assert found[table] == (["left"], ["patient", "secret", "kind", "age"])
+    assert found[str(own)] == (["north", "south"], ["region"])
