@@ -13,7 +13,7 @@ from secrets import compare_digest
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from raylatent.errors import ConfigError
 
@@ -32,6 +32,12 @@ HEADERS: Mapping[str, str] = {
 
 Route = tuple[str, tuple[Any, ...]]
 """What a path asks for: a kind, and whole numbers or the name of a file."""
+
+_DOOR = (
+    '<!doctype html><link rel="icon" href="data:,"><title>raylatent</title>'
+    '<meta http-equiv="refresh" content="0;url=/"><a href="/">Open the explorer</a>'
+)
+"""What goes on to the page by itself: a redirect would still count as another site's."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 _N = "(0|[1-9][0-9]{0,17})"
@@ -80,7 +86,7 @@ class Gate:
         if not all(map(self._is_token, shown)):
             return said(403, "open the address that was printed, with its token")
         if enters:
-            answer = RedirectResponse("/", 303)
+            answer = HTMLResponse(_DOOR)
             answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
             return answer
         allowed = "POST" if path.endswith("/members") else "GET"
