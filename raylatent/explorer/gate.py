@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from raylatent.errors import ConfigError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_OF_ALL = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
     "style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -127,13 +128,26 @@ def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str]:
     >>> sorted(hosts_of("::", ["Atlas.example"]) - LOOPBACK)
     ['atlas.example']
     """
-    own = [] if host in {"0.0.0.0", "::", ""} else [host]  # noqa: S104
+    own = [] if host in _OF_ALL else [host]
     names = []
     for name in (*own, *allowed):
-        bare = f"[{name}]" if name.count(":") > 1 and name[0] != "[" else name
+        bare = _bare(name)
         found = _HOST.fullmatch(bare)
         if found is None or found[1] != bare:
             message = f"--allow-host is {name!r}: give a name or address without port"
             raise ConfigError(message)
         names.append(bare.lower())
     return LOOPBACK | frozenset(names)
+
+
+def name_of(host: str, allowed: Sequence[str]) -> str:
+    """The name to open a server by that listens on an address: one of `hosts_of`.
+
+    >>> name_of("0.0.0.0", ["atlas.example"]), name_of("0.0.0.0", []), name_of("::", [])
+    ('atlas.example', '127.0.0.1', '[::1]')
+    """
+    return _bare([*allowed, _OF_ALL[host]][0] if host in _OF_ALL else host)
+
+
+def _bare(name: str) -> str:
+    return f"[{name}]" if name.count(":") > 1 and name[0] != "[" else name

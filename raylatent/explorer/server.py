@@ -378,8 +378,8 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
             "shown travel readable: an SSH tunnel to 127.0.0.1 does not let them",
             config.host,
         )
-    shown = f"[{config.host}]" if ":" in config.host else config.host
-    say(f"http://{shown}:{port}/?token={token}")
+    name = gate.name_of(config.host, config.allow_host)
+    say(f"http://{name}:{port}/?token={token}")
     settings = uvicorn.Config(
         application(explorer, rules),
         log_level="warning",

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -303,6 +304,17 @@ def test_a_port_that_is_taken_is_told():
     taken = server._listen("127.0.0.1", 0)
     with taken, pytest.raises(ConfigError, match="cannot listen on 127"):
         server._listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_of_all_addresses_one_is_told_that_is_not_refused(served, monkeypatch):
+    run = SimpleNamespace(run=lambda sockets: [one.close() for one in sockets])
+    monkeypatch.setattr(server.uvicorn, "Server", lambda _: run)
+    said = []
+    for allow_host in ((), ("atlas", "other")):
+        config = ServeConfig(run=served[0].uri, host="0.0.0.0", allow_host=allow_host)  # noqa: S104
+        server.serve(config, said.append)
+    names = [re.match(r"http://([^:]*):\d+/\?token=", one)[1] for one in said]
+    assert names == ["127.0.0.1", "atlas"]
 
 
 @pytest.fixture(scope="module")
