@@ -168,11 +168,20 @@ class Explorer:
         return found
 
     def find(self, path: str) -> tuple[str, gate.Route | None]:
-        """The name of another map, and what a decoded path asks for of it."""
+        """The name of another map, and what a decoded path asks for of it.
+
+        A block that was written is a file: nobody waits for what is drawn to have it.
+        """
         name, _, rest = path.removeprefix("/").partition("/")
-        if rest and name in self._beside:
-            return name, gate.route_of(f"/{rest}")
-        return "", gate.route_of(path)
+        beside = bool(rest) and name in self._beside
+        name, path = (name, f"/{rest}") if beside else ("", path)
+        route = gate.route_of(path)
+        if route is not None and route[0] == "block":
+            written = block_name(*route[1])
+            folder = self.root.parent / name if name else self.root
+            if (folder / written).is_file():
+                return name, ("file", (written,))
+        return name, route
 
     def answer(self, path: str, body: bytes = b"") -> Response:
         """What a decoded path asks for; never raises what is raylatent's."""
@@ -260,8 +269,7 @@ class Explorer:
         return partial(polygon.region_of, sent), sent[0].box
 
     def _block(self, dzi: int, col: int, row: int) -> Found:
-        written = self._file(block_name(dzi, col, row))
-        return written or self._deeper.jpeg(dzi, col, row, self._located)
+        return self._deeper.jpeg(dzi, col, row, self._located)
 
     def _tile(self, slide: int, tile: int) -> Found:
         if slide >= len(self.slides):
@@ -329,7 +337,7 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
                     body += chunk
                     if len(body) > polygon.MAX_BYTES:
                         return gate.said(413, "the polygon is too large")
-        _, route = explorer.find(path)
+        _, route = await run_in_threadpool(explorer.find, path)
         limit = limits[route[0] if route else ""]
         try:
             async with asyncio.timeout(_WAIT_S):

@@ -433,17 +433,17 @@ def test_no_picture_is_kept_by_browsers(explorer):
 
 
 class Slow:
-    """Explorers whose members and blocks take until they are let go."""
+    """Explorers whose members and deeper blocks take until they are let go."""
 
-    def __init__(self):
-        self.go, self.begun = threading.Event(), []
+    def __init__(self, root):
+        self.go, self.begun, self.root = threading.Event(), [], root
 
     find = server.Explorer.find
     _beside = frozenset()
 
     def answer(self, path, body):
         self.begun.append((path, len(body)))
-        if not path.startswith("/tile"):
+        if self.find(path)[1][0] in {"members", "block"}:
             self.go.wait(20)
         return Response(path)
 
@@ -465,8 +465,11 @@ async def sent(app, path, method="GET", body=b"", headers=()):
     return answers[0]["status"], b"".join(one.get("body", b"") for one in answers)
 
 
-def test_who_waits_for_members_or_blocks_holds_up_no_tile(monkeypatch):
-    slow = Slow()
+def test_who_waits_for_members_or_blocks_holds_up_no_picture(monkeypatch, tmp_path):
+    slow = Slow(tmp_path)
+    (tmp_path / "mosaic_files" / "8").mkdir(parents=True)
+    for i in range(20):
+        (tmp_path / "mosaic_files" / "8" / f"{i}_0.jpg").write_bytes(b"written")
     rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
     monkeypatch.setattr(server, "_WAIT_S", 0.3)
 
@@ -477,6 +480,7 @@ def test_who_waits_for_members_or_blocks_holds_up_no_tile(monkeypatch):
         held = [asyncio.create_task(one) for one in (*posts, *blocks)]
         await asyncio.sleep(0.1)
         tiles = [sent(app, f"/tile/0/{i}.jpg") for i in range(20)]
+        tiles += [sent(app, f"/mosaic_files/8/{i}_0.jpg") for i in range(20)]
         tiles = await asyncio.wait_for(asyncio.gather(*tiles), 10)
         await asyncio.sleep(0.5)
         slow.go.set()
@@ -486,11 +490,11 @@ def test_who_waits_for_members_or_blocks_holds_up_no_tile(monkeypatch):
     assert {status for status, _ in tiles} == {200}
     for some in (others[:20], others[20:]):
         assert sorted(status for status, _ in some) == [200, *[503] * 19]
-    assert len(slow.begun) == 22
+    assert len(slow.begun) == 42
 
 
-def test_nothing_is_done_for_who_may_not_ask_or_sends_too_much(monkeypatch):
-    slow = Slow()
+def test_nothing_is_done_for_who_may_not_ask_or_sends_too_much(monkeypatch, tmp_path):
+    slow = Slow(tmp_path)
     slow.go.set()
     rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
     app = server.application(slow, rules)
