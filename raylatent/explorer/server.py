@@ -53,6 +53,7 @@ MOST_ROWS = 1_000_000
 MOST_POINTS = 10_000
 """Of a polygon that is asked for."""
 
+_ROW = (schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y)  # and the slide before it
 _MOST_S = 60.0  # that members are looked for
 _WAIT_S = 20.0  # for a body, and for others whose work takes long
 _AT_ONCE = {"members": 1, "block": 1}
@@ -231,7 +232,7 @@ class Explorer:
         except MapError as error:
             return gate.said(400, str(error))
         n, slides = 0, set[str]()
-        rows: list[tuple[str, int]] | None = []
+        rows: list[list[Any]] | None = []
         found = members(self.stored, where, within=box, boxes=self._boxes)
         for table in found_in_time(found, _MOST_S):
             n += table.num_rows
@@ -239,9 +240,11 @@ class Explorer:
             slides.add(slide)
             rows = None if rows is None or n > MOST_ROWS else rows
             if rows is not None:
-                rows += [(slide, tile) for tile in table[schema.TILE_INDEX].to_pylist()]
-        told = {"n": n, "slides": len(slides), "rows": rows and sorted(rows)}
-        return JSONResponse(told)
+                columns = (table[name].to_pylist() for name in _ROW)
+                rows += [[slide, *row] for row in zip(*columns, strict=True)]
+        if rows is not None:
+            rows.sort(key=lambda row: row[:2])  # places may be unknown
+        return JSONResponse({"n": n, "slides": len(slides), "rows": rows})
 
     def _where(self, body: bytes) -> tuple[Where, Box]:
         """What a polygon or the cell of a level holds; MapError if it is neither."""
