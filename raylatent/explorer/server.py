@@ -67,6 +67,7 @@ _TYPES = {  # not the system's, which may take a script for something else
     ".json": "application/json",
     ".jpg": "image/jpeg",
 }
+_UNREAD = "it cannot be read: the terminal says why"
 _SERVER_JS = '"use strict";\nwindow.raylatentServer = {};\n'
 _FOLDERS = {"data", "mosaic_files", "slide", "slides", "tile", "tiles"}
 """Of a page: a map of such a name is not shown beside another one."""
@@ -200,7 +201,7 @@ class Explorer:
             return gate.said(503, text)
         except RaylatentError as error:
             logger.warning("not shown: %s", error)
-            return gate.said(500, "it cannot be read: the terminal says why")
+            return gate.said(500, _UNREAD)
 
     def _own(self, kind: str, values: Iterable[Any]) -> Response:
         if self._stamp_now() != self._stamp:
@@ -322,6 +323,18 @@ def _absent() -> Response:
     return gate.said(404, "there is no such thing here")
 
 
+async def _body(request: Request) -> bytes | None:
+    """What was sent; None is too much."""
+    body = b""
+    if request.method == "POST":
+        async with asyncio.timeout(_WAIT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > polygon.MAX_BYTES:
+                    return None
+    return body
+
+
 def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable[None]]:
     """The server's ASGI application."""
     # Who waits for others of a kind takes no thread from other kinds.
@@ -333,13 +346,9 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
     async def answer(request: Request) -> Response:
         if (refused := rules.refuses(request)) is not None:
             return refused
-        path, body = request.scope["path"], b""
-        if request.method == "POST":
-            async with asyncio.timeout(_WAIT_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > polygon.MAX_BYTES:
-                        return gate.said(413, "the polygon is too large")
+        path = request.scope["path"]
+        if (body := await _body(request)) is None:
+            return gate.said(413, "the polygon is too large")
         _, route = await run_in_threadpool(explorer.find, path)
         limit = limits[route[0] if route else ""]
         try:
@@ -360,6 +369,9 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
             found = await answer(Request(scope, receive))
         except (TimeoutError, ClientDisconnect):
             found = Response(status_code=408)
+        except Exception:  # whatever it is: what answers for it has no headers of ours
+            logger.exception("%s cannot be answered", scope["path"])
+            found = gate.said(500, _UNREAD)
         found.headers.update(gate.HEADERS)
         await found(scope, receive, send)
 

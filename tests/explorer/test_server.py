@@ -457,7 +457,7 @@ class Slow:
 
 
 async def sent(app, path, method="GET", body=b"", headers=()):
-    """Status and body of an answer of an ASGI application."""
+    """Status and body of an answer of an ASGI application, which has the headers."""
     answers = []
 
     async def receive():
@@ -470,6 +470,10 @@ async def sent(app, path, method="GET", body=b"", headers=()):
     raw = [(key.encode(), value.encode()) for key, value in given.items()]
     about = {"path": path, "query_string": b"", "headers": raw}
     await app({"type": "http", "method": method, **about}, receive, send)
+    told = {key.decode(): value.decode() for key, value in answers[0]["headers"]}
+    assert {
+        key.lower(): value for key, value in gate.HEADERS.items()
+    }.items() <= told.items()
     return answers[0]["status"], b"".join(one.get("body", b"") for one in answers)
 
 
@@ -530,3 +534,13 @@ def test_a_polygon_of_very_many_points_is_refused(explorer, served, monkeypatch)
     answer = get(explorer, "/members", json.dumps(body).encode())
     assert answer.status_code == 400
     assert b"at most 8 points" in answer.body
+
+
+def test_what_nobody_thought_of_is_answered_with_the_headers(tmp_path, caplog):
+    slow = Slow(tmp_path)
+    slow.answer = lambda path, body: {}[path]
+    rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
+    app = server.application(slow, rules)
+    status, body = asyncio.run(sent(app, "/tile/0/0.jpg"))
+    assert (status, b"the terminal says why" in body) == (500, True)
+    assert "KeyError: '/tile/0/0.jpg'" in caplog.text
