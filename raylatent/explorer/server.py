@@ -54,7 +54,7 @@ MOST_POINTS = 10_000
 """Of a polygon that is asked for."""
 
 _ROW = (schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y)  # and the slide before it
-_MOST_S = 60.0  # that members are looked for
+_MOST_S = 60.0  # that members are looked for, and anybody waits for an answer
 _WAIT_S = 20.0  # for a body, and for others whose work takes long
 _AT_ONCE = {"members": 1, "block": 1}
 _OTHERS_AT_ONCE = 4
@@ -195,10 +195,7 @@ class Explorer:
             explorer = self._other(name) if name else self
             return explorer._own(kind, (body,) if kind == "members" else values)
         except TimeoutError:
-            text = (
-                f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
-            )
-            return gate.said(503, text)
+            return _late()
         except RaylatentError as error:
             logger.warning("not shown: %s", error)
             return gate.said(500, _UNREAD)
@@ -319,6 +316,11 @@ class Explorer:
         return None if uri is None else self._zooms(uri)
 
 
+def _late() -> Response:
+    text = f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
+    return gate.said(503, text)
+
+
 def _absent() -> Response:
     return gate.said(404, "there is no such thing here")
 
@@ -356,11 +358,10 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
                 await limit.acquire()
         except TimeoutError:
             return gate.said(503, "busy: ask again")
-        try:
-            found: Response = await run_in_threadpool(explorer.answer, path, body)
-            return found
-        finally:
-            limit.release()
+        work = asyncio.ensure_future(run_in_threadpool(explorer.answer, path, body))
+        work.add_done_callback(lambda _: limit.release())  # a thread cannot be stopped
+        done, _ = await asyncio.wait({work}, timeout=_MOST_S)
+        return work.result() if done else _late()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         if scope["type"] != "http":

@@ -39,7 +39,8 @@ test("a server tells the members, the tiles of a cell, and what was named", asyn
       return new Response(JSON.stringify([{ name: "kept", map: "d1g357", rings: [everything] }]));
     }
     const slide = "000 a'b<script>\"&=%20 ü";
-    return new Response(JSON.stringify({ n: 2, slides: 1, rows: many ? null : [[slide, 4, 33, 44], [slide, 7, null, null]] }));
+    const rows = many ? null : [[slide, 4, 33, 44], [slide, 7, null, null]];
+    return new Response(JSON.stringify({ n: 2, slides: 1, rows }));
   };
   const { raylatent, elements } = await open(where);
   await until(() => raylatent.now.regions[0]?.name === "kept");

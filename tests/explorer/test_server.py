@@ -536,6 +536,26 @@ def test_a_polygon_of_very_many_points_is_refused(explorer, served, monkeypatch)
     assert b"at most 8 points" in answer.body
 
 
+def test_nobody_waits_without_end_and_what_goes_on_keeps_its_turn(
+    monkeypatch, tmp_path
+):
+    slow = Slow(tmp_path)
+    rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
+    monkeypatch.setattr(server, "_MOST_S", 0.2)
+    monkeypatch.setattr(server, "_WAIT_S", 0.2)
+
+    async def ask_thrice():
+        app = server.application(slow, rules)
+        first = [await sent(app, "/mosaic_files/9/0_0.jpg") for _ in range(2)]
+        slow.go.set()
+        return [*first, await sent(app, "/mosaic_files/9/0_0.jpg")]
+
+    late, busy, last = asyncio.run(ask_thrice())
+    assert (late[0], b"did not suffice" in late[1]) == (503, True)
+    assert (busy[0], b"busy" in busy[1]) == (503, True)
+    assert last[0] == 200
+
+
 def test_what_nobody_thought_of_is_answered_with_the_headers(tmp_path, caplog):
     slow = Slow(tmp_path)
     slow.answer = lambda path, body: {}[path]
