@@ -266,8 +266,8 @@ def _explored(config: AtlasConfig) -> str | None:
         return None
     if is_uri(config.out):
         logger.info(
-            "a page to walk in is written by `raylatent explore %s --out DIR`, or "
-            "shown by `raylatent serve %s`",
+            "a page to walk in is written by `raylatent explore %s --out DIR`; "
+            "`raylatent serve %s --explorer DIR` shows it with the slides",
             *(config.out, config.out),
         )
         return None

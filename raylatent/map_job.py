@@ -154,7 +154,7 @@ def run_explore(
     if is_uri(folder):
         message = (
             f"a page opens from a disk, and {folder} is none: give --out DIR, a local "
-            f"folder, or show it by `raylatent serve {config.run}`"
+            f"folder; `raylatent serve {config.run} --explorer DIR` shows that one too"
         )
         raise ConfigError(message)
     stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)

@@ -152,6 +152,17 @@ def test_a_run_that_is_called_by_its_fingerprint_is_mapped_and_drawn(small_job):
     assert {config.out for config in small_job.values()} == {"/runs/x-0123"}
 
 
+def test_of_a_run_at_a_uri_the_two_ways_to_its_page_are_told(caplog):
+    from raylatent.main_job import _explored
+
+    with caplog.at_level("INFO"):
+        assert (
+            _explored(AtlasConfig(tfrecords=("t",), model="m", out="s3://b/r")) is None
+        )
+    for way in ("explore s3://b/r --out DIR`", "serve s3://b/r --explorer DIR`"):
+        assert f"`raylatent {way}" in caplog.text
+
+
 def test_slides_that_failed_are_said_before_the_map_can_fail(monkeypatch, capsys):
     from types import SimpleNamespace
 

@@ -13,11 +13,12 @@ from secrets import compare_digest
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from raylatent.errors import ConfigError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_OF_ALL = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
     "style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -32,6 +33,12 @@ HEADERS: Mapping[str, str] = {
 
 Route = tuple[str, tuple[Any, ...]]
 """What a path asks for: a kind, and whole numbers or the name of a file."""
+
+_DOOR = (
+    '<!doctype html><link rel="icon" href="data:,"><title>raylatent</title>'
+    '<meta http-equiv="refresh" content="0;url=/"><a href="/">Open the explorer</a>'
+)
+"""What goes on to the page by itself: a redirect would still count as another site's."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 _N = "(0|[1-9][0-9]{0,17})"
@@ -80,7 +87,7 @@ class Gate:
         if not all(map(self._is_token, shown)):
             return said(403, "open the address that was printed, with its token")
         if enters:
-            answer = RedirectResponse("/", 303)
+            answer = HTMLResponse(_DOOR)
             answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
             return answer
         allowed = "POST" if path.endswith("/members") else "GET"
@@ -121,13 +128,26 @@ def hosts_of(host: str, allowed: Sequence[str]) -> frozenset[str]:
     >>> sorted(hosts_of("::", ["Atlas.example"]) - LOOPBACK)
     ['atlas.example']
     """
-    own = [] if host in {"0.0.0.0", "::", ""} else [host]  # noqa: S104
+    own = [] if host in _OF_ALL else [host]
     names = []
     for name in (*own, *allowed):
-        bare = f"[{name}]" if name.count(":") > 1 and name[0] != "[" else name
+        bare = _bare(name)
         found = _HOST.fullmatch(bare)
         if found is None or found[1] != bare:
             message = f"--allow-host is {name!r}: give a name or address without port"
             raise ConfigError(message)
         names.append(bare.lower())
     return LOOPBACK | frozenset(names)
+
+
+def name_of(host: str, allowed: Sequence[str]) -> str:
+    """The name to open a server by that listens on an address: one of `hosts_of`.
+
+    >>> name_of("0.0.0.0", ["atlas.example"]), name_of("0.0.0.0", []), name_of("::", [])
+    ('atlas.example', '127.0.0.1', '[::1]')
+    """
+    return _bare([*allowed, _OF_ALL[host]][0] if host in _OF_ALL else host)
+
+
+def _bare(name: str) -> str:
+    return f"[{name}]" if name.count(":") > 1 and name[0] != "[" else name

@@ -53,7 +53,8 @@ MOST_ROWS = 1_000_000
 MOST_POINTS = 10_000
 """Of a polygon that is asked for."""
 
-_MOST_S = 60.0  # that members are looked for
+_ROW = (schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y)  # and the slide before it
+_MOST_S = 60.0  # that members are looked for, and anybody waits for an answer
 _WAIT_S = 20.0  # for a body, and for others whose work takes long
 _AT_ONCE = {"members": 1, "block": 1}
 _OTHERS_AT_ONCE = 4
@@ -66,6 +67,7 @@ _TYPES = {  # not the system's, which may take a script for something else
     ".json": "application/json",
     ".jpg": "image/jpeg",
 }
+_UNREAD = "it cannot be read: the terminal says why"
 _SERVER_JS = '"use strict";\nwindow.raylatentServer = {};\n'
 _FOLDERS = {"data", "mosaic_files", "slide", "slides", "tile", "tiles"}
 """Of a page: a map of such a name is not shown beside another one."""
@@ -168,11 +170,20 @@ class Explorer:
         return found
 
     def find(self, path: str) -> tuple[str, gate.Route | None]:
-        """The name of another map, and what a decoded path asks for of it."""
+        """The name of another map, and what a decoded path asks for of it.
+
+        A block that was written is a file: nobody waits for what is drawn to have it.
+        """
         name, _, rest = path.removeprefix("/").partition("/")
-        if rest and name in self._beside:
-            return name, gate.route_of(f"/{rest}")
-        return "", gate.route_of(path)
+        beside = bool(rest) and name in self._beside
+        name, path = (name, f"/{rest}") if beside else ("", path)
+        route = gate.route_of(path)
+        if route is not None and route[0] == "block":
+            written = block_name(*route[1])
+            folder = self.root.parent / name if name else self.root
+            if (folder / written).is_file():
+                return name, ("file", (written,))
+        return name, route
 
     def answer(self, path: str, body: bytes = b"") -> Response:
         """What a decoded path asks for; never raises what is raylatent's."""
@@ -184,13 +195,10 @@ class Explorer:
             explorer = self._other(name) if name else self
             return explorer._own(kind, (body,) if kind == "members" else values)
         except TimeoutError:
-            text = (
-                f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
-            )
-            return gate.said(503, text)
+            return _late()
         except RaylatentError as error:
             logger.warning("not shown: %s", error)
-            return gate.said(500, "it cannot be read: the terminal says why")
+            return gate.said(500, _UNREAD)
 
     def _own(self, kind: str, values: Iterable[Any]) -> Response:
         if self._stamp_now() != self._stamp:
@@ -222,7 +230,7 @@ class Explorer:
         except MapError as error:
             return gate.said(400, str(error))
         n, slides = 0, set[str]()
-        rows: list[tuple[str, int]] | None = []
+        rows: list[list[Any]] | None = []
         found = members(self.stored, where, within=box, boxes=self._boxes)
         for table in found_in_time(found, _MOST_S):
             n += table.num_rows
@@ -230,9 +238,11 @@ class Explorer:
             slides.add(slide)
             rows = None if rows is None or n > MOST_ROWS else rows
             if rows is not None:
-                rows += [(slide, tile) for tile in table[schema.TILE_INDEX].to_pylist()]
-        told = {"n": n, "slides": len(slides), "rows": rows and sorted(rows)}
-        return JSONResponse(told)
+                columns = (table[name].to_pylist() for name in _ROW)
+                rows += [[slide, *row] for row in zip(*columns, strict=True)]
+        if rows is not None:
+            rows.sort(key=lambda row: row[:2])  # places may be unknown
+        return JSONResponse({"n": n, "slides": len(slides), "rows": rows})
 
     def _where(self, body: bytes) -> tuple[Where, Box]:
         """What a polygon or the cell of a level holds; MapError if it is neither."""
@@ -260,8 +270,7 @@ class Explorer:
         return partial(polygon.region_of, sent), sent[0].box
 
     def _block(self, dzi: int, col: int, row: int) -> Found:
-        written = self._file(block_name(dzi, col, row))
-        return written or self._deeper.jpeg(dzi, col, row, self._located)
+        return self._deeper.jpeg(dzi, col, row, self._located)
 
     def _tile(self, slide: int, tile: int) -> Found:
         if slide >= len(self.slides):
@@ -307,8 +316,25 @@ class Explorer:
         return None if uri is None else self._zooms(uri)
 
 
+def _late() -> Response:
+    text = f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
+    return gate.said(503, text)
+
+
 def _absent() -> Response:
     return gate.said(404, "there is no such thing here")
+
+
+async def _body(request: Request) -> bytes | None:
+    """What was sent; None is too much."""
+    body = b""
+    if request.method == "POST":
+        async with asyncio.timeout(_WAIT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > polygon.MAX_BYTES:
+                    return None
+    return body
 
 
 def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable[None]]:
@@ -322,25 +348,20 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
     async def answer(request: Request) -> Response:
         if (refused := rules.refuses(request)) is not None:
             return refused
-        path, body = request.scope["path"], b""
-        if request.method == "POST":
-            async with asyncio.timeout(_WAIT_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > polygon.MAX_BYTES:
-                        return gate.said(413, "the polygon is too large")
-        _, route = explorer.find(path)
+        path = request.scope["path"]
+        if (body := await _body(request)) is None:
+            return gate.said(413, "the polygon is too large")
+        _, route = await run_in_threadpool(explorer.find, path)
         limit = limits[route[0] if route else ""]
         try:
             async with asyncio.timeout(_WAIT_S):
                 await limit.acquire()
         except TimeoutError:
             return gate.said(503, "busy: ask again")
-        try:
-            found: Response = await run_in_threadpool(explorer.answer, path, body)
-            return found
-        finally:
-            limit.release()
+        work = asyncio.ensure_future(run_in_threadpool(explorer.answer, path, body))
+        work.add_done_callback(lambda _: limit.release())  # a thread cannot be stopped
+        done, _ = await asyncio.wait({work}, timeout=_MOST_S)
+        return work.result() if done else _late()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         if scope["type"] != "http":
@@ -349,6 +370,9 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
             found = await answer(Request(scope, receive))
         except (TimeoutError, ClientDisconnect):
             found = Response(status_code=408)
+        except Exception:  # whatever it is: what answers for it has no headers of ours
+            logger.exception("%s cannot be answered", scope["path"])
+            found = gate.said(500, _UNREAD)
         found.headers.update(gate.HEADERS)
         await found(scope, receive, send)
 
@@ -378,8 +402,8 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
             "shown travel readable: an SSH tunnel to 127.0.0.1 does not let them",
             config.host,
         )
-    shown = f"[{config.host}]" if ":" in config.host else config.host
-    say(f"http://{shown}:{port}/?token={token}")
+    name = gate.name_of(config.host, config.allow_host)
+    say(f"http://{name}:{port}/?token={token}")
     settings = uvicorn.Config(
         application(explorer, rules),
         log_level="warning",

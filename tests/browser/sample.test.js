@@ -31,13 +31,16 @@ test("counts are about, and exports are refused with the polygon instead", async
 
 test("a server tells the members, the tiles of a cell, and what was named", async () => {
   const asked = [];
+  let many = false;
   globalThis.raylatentServer = {};
   globalThis.fetch = async (url, about) => {
     asked.push([url, about && JSON.parse(about.body)]);
     if (url === "regions.json") {
       return new Response(JSON.stringify([{ name: "kept", map: "d1g357", rings: [everything] }]));
     }
-    return new Response(JSON.stringify({ n: 2, slides: 1, rows: [["000 a'b<script>\"&=%20 ü", 4], ["000 a'b<script>\"&=%20 ü", 7]] }));
+    const slide = "000 a'b<script>\"&=%20 ü";
+    const rows = many ? null : [[slide, 4, 33, 44], [slide, 7, null, null]];
+    return new Response(JSON.stringify({ n: 2, slides: 1, rows }));
   };
   const { raylatent, elements } = await open(where);
   await until(() => raylatent.now.regions[0]?.name === "kept");
@@ -51,5 +54,14 @@ test("a server tells the members, the tiles of a cell, and what was named", asyn
   body.find((e) => e.tag === "button" && /^List/.test(e.textContent))[0].fire("click");
   await until(() => body.find((e) => e.attributes.class === "tiles")[0].childElementCount === 2);
   assert.deepEqual(asked.at(-1)[1].cell, [1, block.row[0], block.col[0]]);
+  body.find((e) => e.tag === "button" && /, tile 4$/.test(e.textContent))[0].fire("click");
+  await until(() => /33 px/.test(body.textContent) && /44 px/.test(body.textContent));
   assert.ok(body.find((e) => e.tag === "button" && e.textContent === "Open the slide here").length > 0);
+  many = true;
+  assert.equal((await raylatent.select([everything])).rows, null);
+  raylatent.page.open({ level: 1, row: block.row[1], col: block.col[1] });
+  const listing = () => body.find((e) => e.tag === "button" && /^List the tiles/.test(e.textContent))[0];
+  await until(() => listing() && elements.get("panel").dataset.col === block.col[1]);
+  listing().fire("click");
+  await until(() => /too many tiles to list: use/.test(elements.get("status").textContent));
 });

@@ -4,7 +4,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,6 +68,64 @@ def test_the_served_page_shows_both_maps(
     assert selected(page) == sorted(expected)
     page.screenshot(path=str(tmp_path / "served.png"))
     assert said == []
+    page.context.close()
+
+
+LINKS = """<!doctype html><a href="{address}">in</a>
+<script src="{own}server.js"></script><iframe src="{own}"></iframe>
+<form method="post" action="{own}members"><button>post</button></form>"""
+
+
+@pytest.fixture
+def elsewhere(served: SimpleNamespace) -> Iterator[str]:
+    """The address of a page of another site, with a link to the explorer."""
+    own = served.address.split("?")[0]
+    text = LINKS.format(address=served.address, own=own).encode()
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://HOST:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_link_on_a_page_of_another_site_may_be_followed(
+    chromium: Any, served: SimpleNamespace, elsewhere: str, host: str
+) -> None:
+    page = chromium.new_context().new_page()
+    other = elsewhere.replace("HOST", host)
+    page.goto(other)
+    page.click("a")
+    page.wait_for_selector('body[data-ready="1"]')
+    assert "token" not in page.url
+    page.reload()
+    page.wait_for_selector('body[data-ready="1"]')
+    # With the cookie the other page can do nothing but follow the link again.
+    own = served.address.split("?")[0]
+    documents: list[tuple[str, int]] = []
+
+    def note(found: Any) -> None:
+        if found.url.startswith(own):
+            documents.append((found.request.method, found.status))
+
+    page.on("response", note)
+    page.goto(other)
+    fetched = "url => fetch(url, {credentials: 'include'}).then(() => 1, () => 0)"
+    assert page.evaluate(fetched, own) == 0
+    assert page.evaluate("typeof raylatentServer") == "undefined"
+    page.click("button")
+    page.wait_for_load_state()
+    assert sorted(documents) == [("GET", 403), ("POST", 403)]
     page.context.close()
 
 

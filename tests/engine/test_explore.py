@@ -198,7 +198,7 @@ def test_less_is_written_where_less_may_be(made, tmp_path):
 
 def test_a_page_is_not_written_to_a_store(small_map):
     config = ExploreConfig(run=small_map.run.uri, out="memory://bucket/page")
-    with pytest.raises(ConfigError, match=r"give --out DIR.*raylatent serve"):
+    with pytest.raises(ConfigError, match=r"give --out DIR.*raylatent serve.*--expl"):
         run_explore(config)
 
 

@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 
 from raylatent.errors import ConfigError
-from raylatent.explorer.gate import LOOPBACK, Gate, hosts_of, route_of
+from raylatent.explorer.gate import LOOPBACK, Gate, hosts_of, name_of, route_of
 
 TOKEN = "a" * 22
 GATE = Gate(token=TOKEN, hosts=LOOPBACK | {"atlas.example"}, cookie="raylatent_80")
@@ -205,8 +205,9 @@ def test_pages_of_other_sites_are_refused(site, refused):
 
 def test_the_token_becomes_a_cookie_and_leaves_the_address():
     answer = GATE.refuses(asked(query=f"token={TOKEN}"))
-    assert answer.status_code == 303
-    assert answer.headers["Location"] == "/"
+    assert answer.status_code == 200
+    assert b'content="0;url=/"' in answer.body
+    assert TOKEN.encode() not in answer.body
     crumb = answer.headers["Set-Cookie"]
     assert crumb.startswith(f"raylatent_80={TOKEN};")
     assert {"httponly", "samesite=strict"} <= set(re.split("; ?", crumb.lower()))
@@ -270,3 +271,16 @@ def test_names_by_which_a_server_may_be_called():
     for name in ("atlas:80", "a/b", "http://atlas", "a b", "*", "[::1"):
         with pytest.raises(ConfigError, match="--allow-host"):
             hosts_of("127.0.0.1", (name,))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "0.0.0.0", "::", "::1", "fe80::1", "a"],  # noqa: S104
+)
+@pytest.mark.parametrize("allowed", [(), ("Atlas",), ("fe80::2", "atlas")])
+def test_the_address_that_is_printed_is_one_that_may_be_called(host, allowed):
+    name = name_of(host, allowed)
+    gate = Gate(token=TOKEN, hosts=hosts_of(host, allowed), cookie="raylatent_80")
+    assert gate.refuses(asked("/", COOKIE, host=("host", f"{name}:80"))) is None
+    if host == "::" and not allowed:  # where 127.0.0.1 is not listened on
+        assert name == "[::1]"

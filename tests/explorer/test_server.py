@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,11 @@ def polygon(run, **more):
     return json.dumps({"map": digest_of(run), "rings": [SQUARE], **more}).encode()
 
 
+def named(told):
+    """The rows of an answer without places."""
+    return [(slide, tile) for slide, tile, _, _ in told["rows"]]
+
+
 def test_the_page_is_served_and_nothing_else(explorer):
     assert str(get(explorer, "/").path).endswith("/run/explorer/default/index.html")
     assert get(explorer, "/data/meta.js").media_type.startswith("text/javascript")
@@ -102,7 +108,10 @@ def test_members_are_those_of_the_plain_loop(explorer, served):
     told = json.loads(answer.body)
     assert told["n"] == len(expected) > 5
     assert told["slides"] == len(dict(expected))
-    assert [tuple(row) for row in told["rows"]] == tiles_of(expected)
+    assert named(told) == tiles_of(expected)
+    for slide, tile, *place in told["rows"]:
+        point = points[slide].slice(tile, 1).to_pylist()[0]
+        assert place == [point["loc_x"], point["loc_y"]]
 
 
 def test_members_of_a_cell(explorer, served):
@@ -113,7 +122,7 @@ def test_members_of_a_cell(explorer, served):
             body = json.dumps({"map": digest_of(run), "cell": [0, row, col]}).encode()
             told = json.loads(get(explorer, "/members", body).body)
             n += told["n"]
-            for slide, tile in told["rows"]:
+            for slide, tile in named(told):
                 point = points[slide].slice(tile, 1).to_pylist()[0]
                 assert int(point["x"] + 4) == col
                 assert int(point["y"] + 4) == row
@@ -239,7 +248,7 @@ def test_pseudonyms_are_shown_and_translated_back(tmp_path):
     told = json.loads(get(explorer, "/members", polygon(run)).body)
     names = {"a": "p2", "b": "p1"}
     expected = sorted((names[s], tile) for s, tile in tiles_of(inside_of(points)))
-    assert [tuple(row) for row in told["rows"]] == expected
+    assert named(told) == expected
 
 
 def test_a_run_without_page_or_with_another_maps_is_refused(served, tmp_path):
@@ -305,6 +314,17 @@ def test_a_port_that_is_taken_is_told():
         server._listen("127.0.0.1", taken.getsockname()[1])
 
 
+def test_of_all_addresses_one_is_told_that_is_not_refused(served, monkeypatch):
+    run = SimpleNamespace(run=lambda sockets: [one.close() for one in sockets])
+    monkeypatch.setattr(server.uvicorn, "Server", lambda _: run)
+    said = []
+    for allow_host in ((), ("atlas", "other")):
+        config = ServeConfig(run=served[0].uri, host="0.0.0.0", allow_host=allow_host)  # noqa: S104
+        server.serve(config, said.append)
+    names = [re.match(r"http://([^:]*):\d+/\?token=", one)[1] for one in said]
+    assert names == ["127.0.0.1", "atlas"]
+
+
 @pytest.fixture(scope="module")
 def process(served):
     """`raylatent serve` as a process; its port and token."""
@@ -343,8 +363,8 @@ def test_over_a_socket(process, served):
     port, token = process
     for path in ("/", "/index.html", "/nothing", "/slide/0.json", "/?token=x"):
         assert ask(port, path)[0] == 403
-    status, headers, _ = ask(port, f"/?token={token}")
-    assert (status, headers["location"]) == (303, "/")
+    status, headers, body = ask(port, f"/?token={token}")
+    assert (status, b"url=/" in body) == (200, True)
     cookie = headers["set-cookie"].split(";")[0]
     status, headers, body = ask(port, "/", cookie=cookie)
     assert (status, body) == (200, INDEX)
@@ -421,23 +441,23 @@ def test_no_picture_is_kept_by_browsers(explorer):
 
 
 class Slow:
-    """Explorers whose members and blocks take until they are let go."""
+    """Explorers whose members and deeper blocks take until they are let go."""
 
-    def __init__(self):
-        self.go, self.begun = threading.Event(), []
+    def __init__(self, root):
+        self.go, self.begun, self.root = threading.Event(), [], root
 
     find = server.Explorer.find
     _beside = frozenset()
 
     def answer(self, path, body):
         self.begun.append((path, len(body)))
-        if not path.startswith("/tile"):
+        if self.find(path)[1][0] in {"members", "block"}:
             self.go.wait(20)
         return Response(path)
 
 
 async def sent(app, path, method="GET", body=b"", headers=()):
-    """Status and body of an answer of an ASGI application."""
+    """Status and body of an answer of an ASGI application, which has the headers."""
     answers = []
 
     async def receive():
@@ -450,11 +470,18 @@ async def sent(app, path, method="GET", body=b"", headers=()):
     raw = [(key.encode(), value.encode()) for key, value in given.items()]
     about = {"path": path, "query_string": b"", "headers": raw}
     await app({"type": "http", "method": method, **about}, receive, send)
+    told = {key.decode(): value.decode() for key, value in answers[0]["headers"]}
+    assert {
+        key.lower(): value for key, value in gate.HEADERS.items()
+    }.items() <= told.items()
     return answers[0]["status"], b"".join(one.get("body", b"") for one in answers)
 
 
-def test_who_waits_for_members_or_blocks_holds_up_no_tile(monkeypatch):
-    slow = Slow()
+def test_who_waits_for_members_or_blocks_holds_up_no_picture(monkeypatch, tmp_path):
+    slow = Slow(tmp_path)
+    (tmp_path / "mosaic_files" / "8").mkdir(parents=True)
+    for i in range(20):
+        (tmp_path / "mosaic_files" / "8" / f"{i}_0.jpg").write_bytes(b"written")
     rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
     monkeypatch.setattr(server, "_WAIT_S", 0.3)
 
@@ -465,6 +492,7 @@ def test_who_waits_for_members_or_blocks_holds_up_no_tile(monkeypatch):
         held = [asyncio.create_task(one) for one in (*posts, *blocks)]
         await asyncio.sleep(0.1)
         tiles = [sent(app, f"/tile/0/{i}.jpg") for i in range(20)]
+        tiles += [sent(app, f"/mosaic_files/8/{i}_0.jpg") for i in range(20)]
         tiles = await asyncio.wait_for(asyncio.gather(*tiles), 10)
         await asyncio.sleep(0.5)
         slow.go.set()
@@ -474,11 +502,11 @@ def test_who_waits_for_members_or_blocks_holds_up_no_tile(monkeypatch):
     assert {status for status, _ in tiles} == {200}
     for some in (others[:20], others[20:]):
         assert sorted(status for status, _ in some) == [200, *[503] * 19]
-    assert len(slow.begun) == 22
+    assert len(slow.begun) == 42
 
 
-def test_nothing_is_done_for_who_may_not_ask_or_sends_too_much(monkeypatch):
-    slow = Slow()
+def test_nothing_is_done_for_who_may_not_ask_or_sends_too_much(monkeypatch, tmp_path):
+    slow = Slow(tmp_path)
     slow.go.set()
     rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
     app = server.application(slow, rules)
@@ -506,3 +534,33 @@ def test_a_polygon_of_very_many_points_is_refused(explorer, served, monkeypatch)
     answer = get(explorer, "/members", json.dumps(body).encode())
     assert answer.status_code == 400
     assert b"at most 8 points" in answer.body
+
+
+def test_nobody_waits_without_end_and_what_goes_on_keeps_its_turn(
+    monkeypatch, tmp_path
+):
+    slow = Slow(tmp_path)
+    rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
+    monkeypatch.setattr(server, "_MOST_S", 0.2)
+    monkeypatch.setattr(server, "_WAIT_S", 0.2)
+
+    async def ask_thrice():
+        app = server.application(slow, rules)
+        first = [await sent(app, "/mosaic_files/9/0_0.jpg") for _ in range(2)]
+        slow.go.set()
+        return [*first, await sent(app, "/mosaic_files/9/0_0.jpg")]
+
+    late, busy, last = asyncio.run(ask_thrice())
+    assert (late[0], b"did not suffice" in late[1]) == (503, True)
+    assert (busy[0], b"busy" in busy[1]) == (503, True)
+    assert last[0] == 200
+
+
+def test_what_nobody_thought_of_is_answered_with_the_headers(tmp_path, caplog):
+    slow = Slow(tmp_path)
+    slow.answer = lambda path, body: {}[path]
+    rules = gate.Gate(token="t" * 22, hosts=gate.LOOPBACK, cookie="c")
+    app = server.application(slow, rules)
+    status, body = asyncio.run(sent(app, "/tile/0/0.jpg"))
+    assert (status, b"the terminal says why" in body) == (500, True)
+    assert "KeyError: '/tile/0/0.jpg'" in caplog.text

@@ -189,8 +189,9 @@ raylatent.panel = (() => {
     if (meta.points.kind !== "all" && served) {
       const told = await selection.fromServer({ cell: [cell.level, cell.row, cell.col] });
       const ids = new Map(Array.from(meta.slides, (/** @type {any} */ slide, id) => [slide.name, id]));
-      const place = { loc_x: data.NO_I4, loc_y: data.NO_I4, x: NaN, y: NaN };
-      return told.rows.map(([name, tile]) => ({ ...place, slide: ids.get(name) ?? 0, tile }));
+      if (!told.rows) throw new Error("These are too many tiles to list: use `raylatent select`.");
+      return told.rows.map(([name, tile, loc_x, loc_y]) => ({ slide: ids.get(name) ?? 0, tile,
+        loc_x: loc_x ?? data.NO_I4, loc_y: loc_y ?? data.NO_I4, x: NaN, y: NaN }));
     }
     const members = await selection.inCell(cell);
     const far = (/** @type {Tile} */ tile) => Math.hypot(tile.x - block.x[i], tile.y - block.y[i]);

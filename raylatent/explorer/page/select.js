@@ -1,7 +1,7 @@
 "use strict";
 // Selections: which tiles lie in polygons, what they are, and their names.
-/** @typedef {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][]}} Selected rows are
- * [slide, tile index] in their order */
+/** @typedef {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][] | null}} Selected
+ * rows are [slide, tile index] in their order, null if a server does not list so many */
 raylatent.selection = (() => {
   const { cells, color, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
@@ -64,8 +64,9 @@ raylatent.selection = (() => {
       return at.row === row && at.col === col;
     });
   }
-  /** Asks the server for the members. @param {Record<string, any>} body @returns {Promise<{n: number, slides: number,
-   * rows: [string, number][]}>} */
+  /** Asks the server for the members: a row is slide, tile index, and its place if it is known; null are too many.
+   * @param {Record<string, any>} body @returns {Promise<{n: number, slides: number,
+   * rows: [string, number, number | null, number | null][] | null}>} */
   async function fromServer(body) {
     const { meta, store } = raylatent.now;
     const text = JSON.stringify({ map: meta.map.digest, ...body });
@@ -88,7 +89,7 @@ raylatent.selection = (() => {
       if (meta.points.kind !== "all" && served) {
         const { n, slides, rows } = await fromServer({ rings });
         said({ n, slides });
-        return { n, exact: true, slides, rows };
+        return { n, exact: true, slides, rows: rows && rows.map(([slide, tile]) => [slide, tile]) };
       }
       const edges = geometry.edgesOf(rings);
       const members = await membersOf(geometry.boxOf(rings), ({ x, y }, i) => geometry.inside(edges, x[i], y[i]));
