@@ -20,6 +20,7 @@ from PIL import Image
 from raylatent import notebook, schema
 from raylatent.config import ExploreConfig
 from raylatent.errors import MapError
+from raylatent.explorer.folder import facts_of
 from raylatent.explorer.on_slides import Sheet, card_of, slide_picture
 from raylatent.explorer.polygon import check_map, read_polygons, region_of
 from raylatent.explorer.tile_squares import tile_squares
@@ -35,8 +36,7 @@ from raylatent.mapping.labels import (
 from raylatent.mapping.plot import MAX_DOTS, MapStyle, map_file
 from raylatent.montage.points import labels_of_points
 from raylatent.run import EXPLORER
-from raylatent.run.layout import EXPLORER_JSON
-from raylatent.seal import DIGEST, parse_json
+from raylatent.seal import DIGEST
 from raylatent.slide_map_pictures import LABEL
 from raylatent.storage import Store, absolute
 from raylatent.stored.map_pictures import PICTURE
@@ -225,6 +225,5 @@ def _colors_told(self: "SlideMap") -> tuple[dict[Any, str], Entries]:
 
 def _is_of(store: Store, stored: StoredPoints) -> bool:
     """Whether a folder has a finished page of a map."""
-    told = parse_json(store.read(EXPLORER_JSON)) if store.exists(EXPLORER_JSON) else {}
-    maps = (told or {}).get("maps", [])
+    maps = facts_of(store).get("maps", [])
     return any(one.get(DIGEST) == stored.info[DIGEST] for one in maps)

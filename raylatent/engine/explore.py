@@ -126,7 +126,7 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
     meta, similar = told.meta(), similar_cells(points, told.found)
     points.same()
     with relisted(uri, anew=True) as digests:
-        _clear(store)
+        _clear(store, pseudonyms=wanted.pseudonyms is not None)
         drawn = draw_pictures(store, told.found, tiles)
         digests.update({name: digest for name, (digest, _) in drawn.files.items()})
 
@@ -167,13 +167,14 @@ def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Pa
     return told, parts
 
 
-def _clear(store: Store) -> None:
+def _clear(store: Store, *, pseudonyms: bool) -> None:
     """Remove an explorer, and first what opens it; a mark of it stays.
 
     So a folder whose explorer was killed half-way is known as one, and has nothing of an
     older one that could be taken for its own.
     """
-    store.write(EXPLORER_JSON, json.dumps(sealed_json({"maps": []})).encode())
+    mark = sealed_json({"maps": [], "pseudonyms": pseudonyms})
+    store.write(EXPLORER_JSON, json.dumps(mark).encode())
     for name in ("index.html", CELLS, f"{pictures.MOSAIC}.dzi"):
         store.delete(name)
     for name in ("data", f"{pictures.MOSAIC}_files", "tiles", "slides"):

@@ -91,12 +91,16 @@ def maps_with_page(run: RunDirectory, own: str) -> list[str]:
     return sorted({own, *there})
 
 
+def facts_of(store: Store) -> dict[str, Any]:
+    """What explorer.json in a folder says; nothing where there is none."""
+    found = parse_json(store.read(EXPLORER_JSON)) if store.exists(EXPLORER_JSON) else {}
+    return found or {}
+
+
 def asked_for(store: Store, of_map: Store, wanted: Wanted) -> dict[str, Any] | None:
     """What explorer.json says, if that page is as wanted and no tile is missing."""
-    if not store.exists(EXPLORER_JSON) or not store.exists("index.html"):
-        return None
-    facts = parse_json(store.read(EXPLORER_JSON)) or {}
-    same = facts.get("request") == wanted.request(of_map)
+    facts, whole = facts_of(store), store.exists("index.html")
+    same = whole and facts.get("request") == wanted.request(of_map)
     return facts if same and facts.get("failed") == 0 else None
 
 

@@ -27,6 +27,7 @@ from raylatent.explorer.server import Explorer
 from raylatent.map_job import run_explore
 from raylatent.mapping.statistics import nearest_rows
 from raylatent.run.layout import is_ours
+from raylatent.slide_map import SlideMap
 from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
 from raylatent.stored.map_points import StoredPoints
@@ -538,3 +539,24 @@ def test_what_explorer_json_says_may_be_anything(made):
         )
         found._compare_pages()
         assert "is not finished" in found.notes[0]
+
+
+def test_names_come_back_only_where_they_are_asked_for(tmp_path, monkeypatch, caplog):
+    run, _ = run_of_slides(tmp_path, SLIDES)
+    page = tmp_path / "run" / "explorer" / "default"
+    explored(run, page, monkeypatch, pseudonymise=True)
+    before = (page / "data/meta.js").read_bytes()
+    table = annotations(tmp_path / "a.csv", SLIDES)
+    other = ExploreConfig(run=run.uri, annotations=table, label="kind")
+    assert run_explore(other, anew=False)[0] == f"{page}/index.html"
+    slide_map = SlideMap.load(f"{run.uri}/maps/default")
+    slide_map.explore(annotations=table, label="kind", show=False)
+    assert (page / "data/meta.js").read_bytes() == before
+    assert caplog.text.count("which stays as it is") == 2
+    assert f"`raylatent explore {run.uri}`" in caplog.text
+    (page / "explorer.json").write_text('{"maps": [], "pseudonyms": true}')  # killed
+    assert run_explore(other, anew=False)[1]["pseudonyms"]
+    assert "their names from now on" not in caplog.text
+    explored(run, page, monkeypatch)
+    assert "their names from now on" in caplog.text
+    assert meta_of(page)["slides"][0]["name"] == "patient-alpha"
