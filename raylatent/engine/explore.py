@@ -32,6 +32,7 @@ from raylatent.explorer.write import Similar, write_data
 from raylatent.mapping.statistics import nearest_rows
 from raylatent.montage.points import Parts, Rule
 from raylatent.run import MAPS, RunDirectory
+from raylatent.run.directory import TEMPORARY
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import content_digest, sealed_json
 from raylatent.storage import Store
@@ -175,7 +176,8 @@ def _clear(store: Store, *, pseudonyms: bool) -> None:
     """
     mark = sealed_json({"maps": [], "pseudonyms": pseudonyms})
     store.write(EXPLORER_JSON, json.dumps(mark).encode())
-    for name in ("index.html", CELLS, f"{pictures.MOSAIC}.dzi"):
+    killed = filter(TEMPORARY.fullmatch, store.root_files())
+    for name in ("index.html", CELLS, f"{pictures.MOSAIC}.dzi", *killed):
         store.delete(name)
     for name in ("data", f"{pictures.MOSAIC}_files", "tiles", "slides"):
         store.delete_folder(name)

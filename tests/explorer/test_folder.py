@@ -478,6 +478,8 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
     page = tmp_path / "run" / "explorer" / "default"
     explored(run, page, monkeypatch)
     before = page / "index.html"
+    aside = page / f".pid7-{32 * 'a'}.aside"  # of a write that was killed
+    aside.write_text("patient-alpha")
     assert before.is_file()
 
     def killed(*_):
@@ -488,6 +490,7 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
         patch.setattr("raylatent.engine.explore.draw_square", killed)
         with pytest.raises(KeyboardInterrupt):
             explored(run, page, patch, pseudonymise=True)
+    assert not aside.exists()
     kept = [p for p in page.rglob("*") if p.is_file()]
     assert not before.exists()
     for file in kept:
