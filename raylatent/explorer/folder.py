@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
+from raylatent.annotations import MISSING_WORDS
 from raylatent.errors import MapError
 from raylatent.explorer import pictures
 from raylatent.explorer.blocks import Names
@@ -41,6 +42,7 @@ OTHER_CLASSES = "(best of the other classes)"
 _MAP = (MAP_JSON, REGIONS_JSON, CLUSTERS_JSON)
 _SHORTEST = 3  # characters of a slide's name that is looked for in other texts
 _PATIENT = ("patient", "case", "submitter_id")
+_LEAST_PATIENTS = 5  # of a column of cases, which may as well say case or control
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,20 +253,32 @@ class Told:
     def _annotations(self) -> dict[str, Any]:
         rows = self.wanted.annotations
         columns = dict.fromkeys(key for row in rows.values() for key in row)
-        found = []
+        found, patient = [], next(filter(self._has_patients, _PATIENT), None)
         for column in columns:
-            own = [rows.get(name, {}).get(column) for name, _ in self.names.slides]
+            own = self._words(column, missing=column == patient)
             given = [value for value in own if value]
             kind, words = "category", labels.in_order(set(given))
             at: Mapping[str, Any] = {word: i for i, word in enumerate(words)}
-            if given and labels.scale_of(given) is not None:
+            if column != patient and given and labels.scale_of(given) is not None:
                 at = dict(zip(given, labels.numbers_of(given), strict=True))
                 kind, words = "number", []
             values = [at[value] if value else None for value in own]
             told = {"name": column, "kind": kind, "values": values, "names": words}
             found.append(told)
-        patient = next((name for name in _PATIENT if name in columns), None)
         return {"columns": found, "patient": patient}
+
+    def _words(self, column: str, *, missing: bool) -> list[str | None]:
+        """What a column says of each slide; None for words that mean none, if `missing`."""
+        rows, none = self.wanted.annotations, MISSING_WORDS if missing else ()
+        own = (rows.get(name, {}).get(column) for name, _ in self.names.slides)
+        return [None if not word or word.lower() in none else word for word in own]
+
+    def _has_patients(self, column: str) -> bool:
+        """Whether a column tells patients, by its name or else by how many they are."""
+        if column == _PATIENT[0]:
+            return any(column in row for row in self.wanted.annotations.values())
+        given = [word for word in self._words(column, missing=True) if word]
+        return len(set(given)) >= max(_LEAST_PATIENTS, len(given) / 2)
 
     def _novelty(self) -> dict[str, Any]:
         sums = self.found.levels[-1].cells.tally.knn_distance

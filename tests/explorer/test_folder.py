@@ -18,7 +18,7 @@ from raylatent.engine import explore
 from raylatent.engine.cells import ClusterPoints
 from raylatent.errors import ClaimError, ConfigError, MapError, RunError
 from raylatent.explorer import pyramid, reach, squares
-from raylatent.explorer.folder import OTHER_CLASSES
+from raylatent.explorer.folder import OTHER_CLASSES, Told, Wanted
 from raylatent.explorer.named_regions import put_regions
 from raylatent.explorer.polygon import read_polygons
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
@@ -563,3 +563,34 @@ def test_names_come_back_only_where_they_are_asked_for(tmp_path, monkeypatch, ca
     explored(run, page, monkeypatch)
     assert "their names from now on" in caplog.text
     assert meta_of(page)["slides"][0]["name"] == "patient-alpha"
+
+
+@pytest.mark.parametrize(
+    ("column", "ids", "patient"),
+    [
+        ("patient", [*range(123456789012345670, 123456789012345683), "7", "007"], True),
+        ("patient", ["NA", "nan", "n/a", "b", "b"], True),
+        ("case", ["case", "control"] * 8, False),
+        ("case", [*"aabbccddee"], True),
+        ("submitter_id", [*"abcdef", "nan"], True),
+        ("submitter_id", [*"aaabbbcccdddeee"], False),
+    ],
+)
+def test_patients_are_words_of_a_column_of_patients(column, ids, patient):
+    own = dict(enumerate(map(str, ids)))
+    names = SimpleNamespace(slides=[(slide, slide) for slide in own])
+    wanted = Wanted(
+        map="m",
+        annotations={slide: {column: word} for slide, word in own.items()},
+        cell_px=16,
+        max_bytes=1,
+    )
+    told = Told(run=None, points=None, found=None, wanted=wanted)
+    vars(told)["names"] = names
+    found = told._annotations()
+    assert found["patient"] == (column if patient else None)
+    (one,) = found["columns"]
+    assert one["kind"] == "category"
+    words = [None if at is None else one["names"][at] for at in one["values"]]
+    none = {"NA", "nan", "n/a"}
+    assert words == [None if word in none else word for word in own.values()]
