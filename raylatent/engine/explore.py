@@ -18,6 +18,7 @@ from raylatent.engine.progress import Progress, still_working
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.explorer import pictures
 from raylatent.explorer.folder import CELLS, Told, Wanted
+from raylatent.explorer.on_slides import small_picture
 from raylatent.explorer.pyramid import FewClasses
 from raylatent.explorer.reach import (
     N_SIMILAR,
@@ -43,6 +44,7 @@ from raylatent.stored.mosaic_inputs import Located, source_places
 logger = logging.getLogger(__name__)
 
 _TOGETHER = 512  # tiles whose activations a task reads
+_SOME_SLIDES = 16  # whose pictures tell how many bytes those of all take
 _MOST_PARTS = 2_000  # that are read to compare cells
 
 
@@ -160,12 +162,28 @@ def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Pa
     # By hashes of a known seed one could try out the names behind pseudonyms.
     seed = wanted.seed if wanted.pseudonyms is None else secrets.randbits(62)
     rule = Rule(select="nearest", ties="hash", seed=seed)
-    found = find_cells(parts, rule, tiles, wanted.max_bytes)
+    of_slides = _slides_bytes(points, plain=wanted.pseudonyms is not None)
+    found = find_cells(parts, rule, tiles, wanted.max_bytes, of_slides)
+    if found.extent.n_bytes > wanted.max_bytes:
+        logger.warning(
+            "the page takes about %.1f MB, more than --max-size of %.1f MB: its points, "
+            "the coarsest cells and pictures of %d slides (%.1f MB) are always in it",
+            *(found.extent.n_bytes / 1e6, wanted.max_bytes / 1e6),
+            *(len(points.slides), of_slides / 1e6),
+        )
     pa.default_memory_pool().release_unused()  # what merging took
     told = Told(
         run=points.run, points=points, found=found, wanted=wanted, kept_classes=kept
     )
     return told, parts
+
+
+def _slides_bytes(points: StoredPoints, *, plain: bool) -> float:
+    """About how many bytes pictures of all slides take, by those of some."""
+    slides = points.slides
+    some = slides[:: -(-len(slides) // _SOME_SLIDES)]
+    own = [small_picture(points.run, slide, plain=plain) for slide in some]
+    return sum(len(one.jpeg) for one in own if one) * len(slides) / len(some)
 
 
 def _clear(store: Store, *, pseudonyms: bool) -> None:

@@ -17,9 +17,9 @@ from raylatent import schema
 from raylatent.annotations import MISSING_WORDS
 from raylatent.errors import MapError
 from raylatent.explorer import pictures
-from raylatent.explorer.blocks import Names
+from raylatent.explorer.blocks import Names, Write
 from raylatent.explorer.named_regions import region_labels
-from raylatent.explorer.on_slides import slide_picture
+from raylatent.explorer.on_slides import small_picture
 from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import COUNT, LABEL, SIDE
 from raylatent.explorer.reach import Found
@@ -286,33 +286,27 @@ class Told:
             return {"max": 0.0, "has": sums is not None}
         return {"max": float(np.nanmax(sums.means())), "has": True}
 
-    def slides(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-        """What the page is told of each slide, and pictures of them by file."""
+    def slides(self, write: Write) -> list[dict[str, Any]]:
+        """What the page is told of each slide; its picture is written."""
         rows = {row[schema.SLIDE]: row for row in self.run.sources().to_pylist()}
         by_slide = self.found.levels[0].slides.group_by(LABEL)
         counts = by_slide.aggregate([(COUNT, "sum")]).to_pydict()
         tiles = dict(zip(*counts.values(), strict=True))
-        found, files = [], {}
+        found, plain = [], self.wanted.pseudonyms is not None
         for number, (name, shown) in enumerate(self.names.slides):
-            row, (width, height, picture) = rows.get(name, {}), self._thumbnail(name)
+            row, picture = (
+                rows.get(name, {}),
+                small_picture(self.run, name, plain=plain),
+            )
+            width, height = (None, None) if picture is None else picture.size
             bounds = [row.get(schema.BOUNDS_X), row.get(schema.BOUNDS_Y)]
             if picture is not None:
-                files[f"slides/{number}.jpg"] = picture
+                write(f"slides/{number}.jpg", picture.jpeg)
             told = {"name": shown, "tiles": tiles.get(name, 0), "url": None}
             told |= {"width": width, "height": height, "thumbnail": bool(picture)}
             told |= {key: row.get(key) for key in ("window_px", "mpp", "tile_um")}
             found.append({**told, "bounds": None if None in bounds else bounds})
-        return found, files
-
-    def _thumbnail(self, slide: str) -> tuple[int | None, int | None, bytes | None]:
-        """Width and height of a slide in pixels, and its picture, where there is one."""
-        found = slide_picture(self.run, slide)
-        if found is None:
-            return None, None, None
-        data = found.jpeg
-        if self.wanted.pseudonyms is not None:  # nothing but pixels
-            data = pictures.encoded(pictures.decoded(data), pictures.OWN_QUALITY)
-        return *found.size, data
+        return found
 
     def hidden(self, chosen: pa.Table) -> pa.Table:
         """Tiles of cells without what tells of their slides or files, if that is asked."""

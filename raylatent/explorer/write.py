@@ -38,7 +38,7 @@ def write_data(
 ) -> None:
     """Write all but pictures of tiles and explorer.json; `meta` is filled in."""
     found = told.found
-    meta["slides"], thumbnails = told.slides()
+    meta["slides"] = told.slides(write)
     meta["levels"] = _write_cells(write, told, drawn)
     meta["similar"] = None
     if similar is not None:
@@ -50,7 +50,7 @@ def write_data(
     dzi = pictures.description(found.extent.finest, told.wanted.cell_px)
     write(f"{pictures.MOSAIC}.dzi", dzi)
     write("data/meta.js", meta_script(meta))
-    for name, data in (*thumbnails.items(), *page_files()):
+    for name, data in page_files():
         write(name, data)
 
 

@@ -15,7 +15,7 @@ from raylatent.explorer.on_slides import CARD_PX, Card, Sheet, SlidePicture, dra
 from raylatent.mapping.labels import OKABE_ITO, category_colors
 from raylatent.parts import write_part
 from raylatent.slide_map import SlideMap
-from tests.explorer.explored_runs import run_of_slides
+from tests.explorer.explored_runs import explored, run_of_slides
 from tests.explorer.selected_runs import (
     SLIDES,
     SQUARE,
@@ -32,6 +32,10 @@ def jpeg(width, height):
     data = io.BytesIO()
     Image.new("RGB", (width, height), "white").save(data, "JPEG")
     return data.getvalue()
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))
 
 
 def is_blue(picture):
@@ -152,3 +156,23 @@ def test_labels_of_a_handle_are_its_colors_and_no_run_is_refused(tmp_path):
     with pytest.raises(MapError, match="no run"):
         alone.on_slides()
     assert alone.inside(polygon_file(tmp_path / "p.json", run, [SQUARE])).any()
+
+
+def test_pages_have_small_pictures_of_slides_and_count_them(
+    tmp_path, monkeypatch, caplog
+):
+    run, _ = run_of_slides(tmp_path, dict.fromkeys("abc", 9))
+    rng, data = np.random.default_rng(0), io.BytesIO()
+    noise = rng.integers(0, 255, (600, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(data, "JPEG", quality=90)
+    for slide in "ab":
+        run.store.write(run.thumbnail(slide), data.getvalue())
+    run.store.write(run.thumbnail("c"), b"no picture")
+    facts = explored(run, tmp_path / "page", monkeypatch, max_size="100KB")
+    files = sorted((tmp_path / "page/slides").iterdir())
+    assert [opened(file.read_bytes()).size for file in files] == [(512, 256)] * 2
+    n_bytes = sum(file.stat().st_size for file in files)
+    assert 1e6 + n_bytes < facts["bytes"]["forecast"] < 1.1e6 + n_bytes
+    assert "picture of slide c cannot be read and is left out" in caplog.text
+    assert "more than --max-size of 0.1 MB" in caplog.text
+    assert f"of 3 slides ({n_bytes / 1e6:.1f} MB)" in caplog.text
