@@ -159,7 +159,8 @@ def explore(
         out=folder,
         max_size=max_size,
     )
-    if anew or own or annotations or label or not _is_of(Store(folder), stored):
+    said = own or annotations or label or max_size != ExploreConfig.max_size
+    if anew or said or not _is_of(Store(folder), stored):
         run_explore(config, own, anew=anew)
     page = Page(f"{folder}/index.html")
     return page.show() if show else page

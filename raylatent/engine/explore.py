@@ -149,7 +149,8 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
 
 def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Parts]:
     """The cells, and the points with the predictions that are told."""
-    parts, kept = points.labeled(wanted.label), []
+    request, kept = wanted.request(points.store), []
+    parts = points.labeled(wanted.label)
     n_classes = points.run.settings().get("num_classes") or 0
     if n_classes > MOST_CLASSES:
         parts = few = FewClasses.of(parts)
@@ -173,7 +174,12 @@ def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Pa
         )
     pa.default_memory_pool().release_unused()  # what merging took
     told = Told(
-        run=points.run, points=points, found=found, wanted=wanted, kept_classes=kept
+        run=points.run,
+        points=points,
+        found=found,
+        wanted=wanted,
+        request=request,
+        kept_classes=kept,
     )
     return told, parts
 

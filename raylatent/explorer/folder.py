@@ -36,6 +36,7 @@ from raylatent.stored.maps import MAP_JSON
 
 VERSION = 1
 CELLS = "cells.parquet"
+META = "data/meta.js"
 OTHERS = "(other labels)"
 OTHER_CLASSES = "(best of the other classes)"
 
@@ -73,14 +74,20 @@ class Wanted:
     maps: Sequence[str] = ()
     seed: int = Rule.seed
 
-    def request(self, of_map: Store) -> str:
-        """A digest of all that a page of the map in a folder is made of."""
+    def request(self, of_map: Store) -> str | None:
+        """A digest of all that a page of the map in a folder is made of.
+
+        None with pseudonyms: by it one could try out the names behind them.
+        """
         own = self.label
+        if self.pseudonyms is not None:
+            return None
         told = [
+            [VERSION, library_versions(("raylatent",))],
             [[name, content_digest(data)] for name, data in page_files()],
             [content_digest(of_map.read(name)) for name in _MAP if of_map.exists(name)],
             [self.label_column, own.args if isinstance(own, partial) else None],
-            [self.annotations, self.cell_px, self.max_bytes, self.pseudonyms],
+            [self.annotations, self.cell_px, self.max_bytes],
             list(self.maps),
         ]
         return content_digest(json.dumps(told, sort_keys=True).encode())
@@ -101,9 +108,10 @@ def facts_of(store: Store) -> dict[str, Any]:
 
 def asked_for(store: Store, of_map: Store, wanted: Wanted) -> dict[str, Any] | None:
     """What explorer.json says, if that page is as wanted and no tile is missing."""
-    facts, whole = facts_of(store), store.exists("index.html")
-    same = whole and facts.get("request") == wanted.request(of_map)
-    return facts if same and facts.get("failed") == 0 else None
+    facts, request = facts_of(store), wanted.request(of_map)
+    same = request is not None and facts.get("request") == request
+    whole = all(map(store.exists, ("index.html", META)))
+    return facts if same and whole and facts.get("failed") == 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +122,8 @@ class Told:
     points: StoredPoints
     found: Found
     wanted: Wanted
+    request: str | None = None
+    """`Wanted.request`, from before the map was read."""
     kept_classes: Sequence[int] = ()
     """Where not all classes are told: these, and the best of the others."""
 
@@ -216,7 +226,7 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
-            "request": self.wanted.request(self.points.store),
+            "request": self.request,
             "rule": rule,
             "classes": self.classes,
             "cell_px": self.wanted.cell_px,
@@ -294,10 +304,8 @@ class Told:
         tiles = dict(zip(*counts.values(), strict=True))
         found, plain = [], self.wanted.pseudonyms is not None
         for number, (name, shown) in enumerate(self.names.slides):
-            row, picture = (
-                rows.get(name, {}),
-                small_picture(self.run, name, plain=plain),
-            )
+            row = rows.get(name, {})
+            picture = small_picture(self.run, name, plain=plain)
             width, height = (None, None) if picture is None else picture.size
             bounds = [row.get(schema.BOUNDS_X), row.get(schema.BOUNDS_Y)]
             if picture is not None:

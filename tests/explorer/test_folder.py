@@ -19,21 +19,16 @@ from raylatent.engine.cells import ClusterPoints
 from raylatent.errors import ClaimError, ConfigError, MapError, RunError
 from raylatent.explorer import pyramid, reach, squares
 from raylatent.explorer.folder import OTHER_CLASSES, Told, Wanted
-from raylatent.explorer.named_regions import put_regions
-from raylatent.explorer.polygon import read_polygons
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
 from raylatent.explorer.pyramid import SIDE
 from raylatent.explorer.server import Explorer
 from raylatent.map_job import run_explore
 from raylatent.mapping.statistics import nearest_rows
 from raylatent.run.layout import is_ours
-from raylatent.slide_map import SlideMap
 from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
-from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.verification import Verification, read_states
 from tests.explorer.explored_runs import (
-    CELL_PX,
     annotations,
     explored,
     run_of_slides,
@@ -383,43 +378,6 @@ def test_of_many_classes_the_best_are_told(made, tmp_path, monkeypatch, caplog):
     assert (columns["pred"] == 0).sum() == (predictions[:, best] >= others).sum()
 
 
-def test_a_page_of_the_same_is_not_written_again(tmp_path, monkeypatch):
-    run, _ = run_of_slides(tmp_path, {"a": 30, "b": 20})
-    page = tmp_path / "page"
-    about = {"run": run.uri, "out": str(page), "explorer_cell_px": CELL_PX}
-    table = annotations(tmp_path / "a.csv", ["a", "b"])
-    labeled = {**about, "annotations": table, "label": "kind"}
-    built = []
-    real = explore.build_explorer
-
-    def counted(*args):
-        built.append(args[1])
-        return real(*args)
-
-    monkeypatch.setattr(
-        explore, "spread", lambda work, calls, **_: (work(*c) for c in calls)
-    )
-    monkeypatch.setattr(explore, "build_explorer", counted)
-
-    def written(more):
-        built.clear()
-        run_explore(ExploreConfig(**more), anew=False)
-        return len(built)
-
-    assert [written(about), written(about)] == [1, 0]
-    assert [written(labeled), written(labeled), written(about)] == [1, 0, 1]
-    regions = regions_file(tmp_path / "r.json", run, left=[[[-9, -9], [0, -9], [0, 9]]])
-    stored = StoredPoints(f"{run.uri}/maps/default", run)
-    put_regions(stored, read_polygons(str(regions)), str(regions))
-    assert [written(about), written(about)] == [1, 0]
-    # A page that was killed half-way, and one with a tile that could not be read.
-    (page / "index.html").unlink()
-    assert [written(about), written(about)] == [1, 0]
-    facts = json.loads((page / "explorer.json").read_text())
-    (page / "explorer.json").write_text(json.dumps({**facts, "failed": 1}))
-    assert written(about) == 1
-
-
 def test_tiles_that_cannot_be_read_are_gray_and_counted(tmp_path, monkeypatch):
     run, _ = run_of_slides(tmp_path, {"a": 30})
     (tmp_path / "file.tif").unlink()
@@ -542,27 +500,6 @@ def test_what_explorer_json_says_may_be_anything(made):
         )
         found._compare_pages()
         assert "is not finished" in found.notes[0]
-
-
-def test_names_come_back_only_where_they_are_asked_for(tmp_path, monkeypatch, caplog):
-    run, _ = run_of_slides(tmp_path, SLIDES)
-    page = tmp_path / "run" / "explorer" / "default"
-    explored(run, page, monkeypatch, pseudonymise=True)
-    before = (page / "data/meta.js").read_bytes()
-    table = annotations(tmp_path / "a.csv", SLIDES)
-    other = ExploreConfig(run=run.uri, annotations=table, label="kind")
-    assert run_explore(other, anew=False)[0] == f"{page}/index.html"
-    slide_map = SlideMap.load(f"{run.uri}/maps/default")
-    slide_map.explore(annotations=table, label="kind", show=False)
-    assert (page / "data/meta.js").read_bytes() == before
-    assert caplog.text.count("which stays as it is") == 2
-    assert f"`raylatent explore {run.uri}`" in caplog.text
-    (page / "explorer.json").write_text('{"maps": [], "pseudonyms": true}')  # killed
-    assert run_explore(other, anew=False)[1]["pseudonyms"]
-    assert "their names from now on" not in caplog.text
-    explored(run, page, monkeypatch)
-    assert "their names from now on" in caplog.text
-    assert meta_of(page)["slides"][0]["name"] == "patient-alpha"
 
 
 @pytest.mark.parametrize(
