@@ -21,7 +21,7 @@ from raylatent import notebook, schema
 from raylatent.config import ExploreConfig
 from raylatent.errors import MapError
 from raylatent.explorer.folder import facts_of
-from raylatent.explorer.on_slides import Sheet, card_of, slide_picture
+from raylatent.explorer.on_slides import MOST_CARDS, Sheet, card_of, slide_picture
 from raylatent.explorer.polygon import check_map, read_polygons, region_of
 from raylatent.explorer.tile_squares import tile_squares
 from raylatent.map_job import run_explore
@@ -197,8 +197,9 @@ def on_slides(self: "SlideMap", which: ArrayLike | None = None) -> Image.Image:
         MapError: The map belongs to no run.
     """
     frame, run = self.data, self._run()
-    chosen = np.arange(len(frame)) if which is None else np.asarray(which)
-    chosen = np.arange(len(frame))[chosen]
+    chosen = np.arange(len(frame))
+    if which is not None:
+        chosen = chosen[np.asarray(which) if np.size(which) else []]
     colors, legend = np.full(len(frame), OKABE_ITO[0], object), Entries()
     if LABEL in frame.columns:
         of_labels, legend = _colors_told(self)
@@ -206,11 +207,17 @@ def on_slides(self: "SlideMap", which: ArrayLike | None = None) -> Image.Image:
         colors = known.fillna(NO_LABEL_COLOR).to_numpy(object)
     squares = tile_squares(run, (), self.slides)
     pictures = partial(slide_picture, run)
-    sheet, tiles = Sheet(), self.points.take(pa.array(chosen))
-    for slide in pc.unique(tiles[schema.SLIDE]).to_pylist():
-        own = pc.equal(tiles[schema.SLIDE], slide)
-        here = colors[chosen[own.to_numpy()]].tolist()
-        sheet.add(card_of(tiles.filter(own), pictures, squares, here))
+    columns = [schema.SLIDE, schema.SOURCE, schema.LOC_X, schema.LOC_Y]
+    sheet, tiles = Sheet(), self.points.select(columns).take(pa.array(chosen))
+    names = pc.unique(tiles[schema.SLIDE])
+    of = pc.index_in(tiles[schema.SLIDE], names).to_numpy()
+    order, sizes = np.argsort(of, kind="stable"), np.bincount(of, minlength=len(names))
+    tiles, colors = tiles.take(pa.array(order)), colors[chosen[order]]
+    by_size = zip(-sizes, names.to_pylist(), sizes.cumsum() - sizes, strict=True)
+    for n, _, start in sorted(by_size)[:MOST_CARDS]:
+        here = colors[start : start - n].tolist()
+        sheet.add(card_of(tiles.slice(start, -n), pictures, squares, here))
+    sheet.n_tiles, sheet.n_slides = len(tiles), len(names)
     return sheet.picture(legend)
 
 

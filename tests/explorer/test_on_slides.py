@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from raylatent import cli, schema
+from raylatent import cli, schema, slide_map_page
 from raylatent.errors import MapError
 from raylatent.explorer import on_slides
 from raylatent.explorer.on_slides import CARD_PX, Card, Sheet, SlidePicture, drawn
@@ -176,3 +176,28 @@ def test_pages_have_small_pictures_of_slides_and_count_them(
     assert "picture of slide c cannot be read and is left out" in caplog.text
     assert "more than --max-size of 0.1 MB" in caplog.text
     assert f"of 3 slides ({n_bytes / 1e6:.1f} MB)" in caplog.text
+
+
+def test_only_slides_of_the_sheet_are_drawn(tmp_path, monkeypatch):
+    run, _ = mapped_run(tmp_path / "run", {"a": 9, "b": 30, "c": 20}, window_px=20)
+    slide_map = SlideMap.load(f"{run.uri}/maps/default")
+    whole = slide_map.on_slides()
+    made, written = [], []
+    for name, calls in (("card_of", made), ("Sheet", written)):
+        real = getattr(slide_map_page, name)
+
+        def spied(*args, real=real, calls=calls):
+            calls.append(real(*args))
+            return calls[-1]
+
+        monkeypatch.setattr(slide_map_page, name, spied)
+    assert np.array_equal(slide_map.on_slides(), whole)
+    monkeypatch.setattr(slide_map_page, "MOST_CARDS", 2)
+    made.clear()
+    slide_map.on_slides()
+    assert [(card.slide, card.n) for card in made] == [("b", 30), ("c", 20)]
+    assert (written[-1].n_tiles, written[-1].n_slides) == (59, 3)
+    slide_map.on_slides([])
+    assert (written[-1].n_tiles, written[-1].n_slides) == (0, 0)
+    with pytest.raises(IndexError):
+        slide_map.on_slides([True, False])
