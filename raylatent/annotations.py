@@ -39,7 +39,7 @@ _OTHER_FILES = {
 _SAVE = "save the table as CSV in UTF-8"
 _SPACES = re.compile("[\u00a0\u2007\u202f]")  # that no line breaks at
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")  # without width, and of no meaning
-_MISSING_WORDS = frozenset({"na", "n/a", "nan", "none", "null", "#n/a"})
+MISSING_WORDS = frozenset({"na", "n/a", "nan", "none", "null", "#n/a"})
 
 Row = Mapping[str, str]
 
@@ -254,7 +254,7 @@ def say_odd_labels(labels: Iterable[str], what: str) -> None:
             "them alike if they are the same",
             *(what, "; ".join(same[:5])),
         )
-    missing = sorted(label for label in counts if label.lower() in _MISSING_WORDS)
+    missing = sorted(label for label in counts if label.lower() in MISSING_WORDS)
     if missing:
         logger.warning(
             "%s: %s is taken as a label (slides that have it: %d): leave the cells "

@@ -390,11 +390,12 @@ def run_mosaic(config: MosaicConfig) -> tuple["Mosaic", str]:
     for label, one in (mosaic.by_label() if config.each == "label" else {}).items():
         title = f"{config.title}: {label}" if config.title else label
         drawn.append((folder_of_label(folder, label), title, one))
-    delete_mosaics_of_labels(run.store, config.mosaic, {uri for uri, _, _ in drawn})
     px, gap, bar = config.cell_px, config.gap_px, config.scale_bar
     for uri, title, one in drawn:
         look = Look(cell_px=px, gap_px=gap, title=title, scale_bar=bar)
         one.export(uri, look, pdf=config.pdf)
+    if config.each == "label":
+        delete_mosaics_of_labels(run.store, config.mosaic, {uri for uri, _, _ in drawn})
     return mosaic, folder
 
 

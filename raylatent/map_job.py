@@ -16,7 +16,7 @@ from raylatent.config import ClusterConfig, ExploreConfig, LabelConfig, SelectCo
 from raylatent.config.map_verbs import RunMapConfig
 from raylatent.errors import ConfigError
 from raylatent.explorer import exports, polygon
-from raylatent.explorer.folder import Wanted, asked_for, maps_with_page
+from raylatent.explorer.folder import Wanted, asked_for, facts_of, maps_with_page
 from raylatent.explorer.members import Only, Where, members
 from raylatent.explorer.named_regions import put_regions, region_labels, stored_labels
 from raylatent.explorer.on_slides import slide_picture
@@ -144,7 +144,8 @@ def run_explore(
     Args:
         config: What the verb `explore` takes.
         own: Labels that were set in Python, instead of those of the configuration.
-        anew: Whether it is written though there is one that was made of the same.
+        anew: Whether it is written though there is one that was made of the same, or one
+            with pseudonyms where none are asked for.
     """
     annotations = _annotations(config)
     given = check_labels(config) if own is None else None
@@ -157,6 +158,8 @@ def run_explore(
             f"folder; `raylatent serve {config.run} --explorer DIR` shows that one too"
         )
         raise ConfigError(message)
+    if (facts := _with_pseudonyms(folder, config, anew=anew)) is not None:
+        return f"{folder}/index.html", facts
     stored = StoredPoints(f"{run.uri}/{MAPS}/{config.map}", run)
     label, column = own, "" if own is None else schema.LABEL
     if given is not None:
@@ -184,6 +187,28 @@ def run_explore(
 
         facts = build_explorer(run, folder, wanted)
     return f"{folder}/index.html", facts
+
+
+def _with_pseudonyms(
+    folder: str, config: ExploreConfig, *, anew: bool
+) -> dict[str, Any] | None:
+    """What a page says whose pseudonyms stay, as nobody asks for a page with names."""
+    facts = facts_of(Store(folder))
+    if config.pseudonymise or not facts.get("pseudonyms"):
+        return None
+    if anew:
+        logger.warning(
+            "slides have pseudonyms on the page in %s, and their names from now on: give "
+            "--pseudonymise to hide them",
+            folder,
+        )
+        return None
+    logger.warning(
+        "slides have pseudonyms on the page in %s, which stays as it is, also where it is "
+        "of an older map: `raylatent explore %s` writes one with their names",
+        *(folder, config.run),
+    )
+    return facts
 
 
 def _annotations(config: ExploreConfig) -> dict[str, dict[str, str]]:

@@ -20,7 +20,8 @@ from PIL import Image
 from raylatent import notebook, schema
 from raylatent.config import ExploreConfig
 from raylatent.errors import MapError
-from raylatent.explorer.on_slides import Sheet, card_of, slide_picture
+from raylatent.explorer.folder import facts_of
+from raylatent.explorer.on_slides import MOST_CARDS, Sheet, card_of, slide_picture
 from raylatent.explorer.polygon import check_map, read_polygons, region_of
 from raylatent.explorer.tile_squares import tile_squares
 from raylatent.map_job import run_explore
@@ -35,8 +36,7 @@ from raylatent.mapping.labels import (
 from raylatent.mapping.plot import MAX_DOTS, MapStyle, map_file
 from raylatent.montage.points import labels_of_points
 from raylatent.run import EXPLORER
-from raylatent.run.layout import EXPLORER_JSON
-from raylatent.seal import DIGEST, parse_json
+from raylatent.seal import DIGEST
 from raylatent.slide_map_pictures import LABEL
 from raylatent.storage import Store, absolute
 from raylatent.stored.map_pictures import PICTURE
@@ -159,7 +159,8 @@ def explore(
         out=folder,
         max_size=max_size,
     )
-    if anew or own or annotations or label or not _is_of(Store(folder), stored):
+    said = own or annotations or label or max_size != ExploreConfig.max_size
+    if anew or said or not _is_of(Store(folder), stored):
         run_explore(config, own, anew=anew)
     page = Page(f"{folder}/index.html")
     return page.show() if show else page
@@ -196,8 +197,9 @@ def on_slides(self: "SlideMap", which: ArrayLike | None = None) -> Image.Image:
         MapError: The map belongs to no run.
     """
     frame, run = self.data, self._run()
-    chosen = np.arange(len(frame)) if which is None else np.asarray(which)
-    chosen = np.arange(len(frame))[chosen]
+    chosen = np.arange(len(frame))
+    if which is not None:
+        chosen = chosen[np.asarray(which) if np.size(which) else []]
     colors, legend = np.full(len(frame), OKABE_ITO[0], object), Entries()
     if LABEL in frame.columns:
         of_labels, legend = _colors_told(self)
@@ -205,11 +207,17 @@ def on_slides(self: "SlideMap", which: ArrayLike | None = None) -> Image.Image:
         colors = known.fillna(NO_LABEL_COLOR).to_numpy(object)
     squares = tile_squares(run, (), self.slides)
     pictures = partial(slide_picture, run)
-    sheet, tiles = Sheet(), self.points.take(pa.array(chosen))
-    for slide in pc.unique(tiles[schema.SLIDE]).to_pylist():
-        own = pc.equal(tiles[schema.SLIDE], slide)
-        here = colors[chosen[own.to_numpy()]].tolist()
-        sheet.add(card_of(tiles.filter(own), pictures, squares, here))
+    columns = [schema.SLIDE, schema.SOURCE, schema.LOC_X, schema.LOC_Y]
+    sheet, tiles = Sheet(), self.points.select(columns).take(pa.array(chosen))
+    names = pc.unique(tiles[schema.SLIDE])
+    of = pc.index_in(tiles[schema.SLIDE], names).to_numpy()
+    order, sizes = np.argsort(of, kind="stable"), np.bincount(of, minlength=len(names))
+    tiles, colors = tiles.take(pa.array(order)), colors[chosen[order]]
+    by_size = zip(-sizes, names.to_pylist(), sizes.cumsum() - sizes, strict=True)
+    for n, _, start in sorted(by_size)[:MOST_CARDS]:
+        here = colors[start : start - n].tolist()
+        sheet.add(card_of(tiles.slice(start, -n), pictures, squares, here))
+    sheet.n_tiles, sheet.n_slides = len(tiles), len(names)
     return sheet.picture(legend)
 
 
@@ -225,6 +233,5 @@ def _colors_told(self: "SlideMap") -> tuple[dict[Any, str], Entries]:
 
 def _is_of(store: Store, stored: StoredPoints) -> bool:
     """Whether a folder has a finished page of a map."""
-    told = parse_json(store.read(EXPLORER_JSON)) if store.exists(EXPLORER_JSON) else {}
-    maps = (told or {}).get("maps", [])
+    maps = facts_of(store).get("maps", [])
     return any(one.get(DIGEST) == stored.info[DIGEST] for one in maps)

@@ -84,29 +84,33 @@ def test_a_folder_for_each_label(run, tmp_path, kind):
     assert json.loads((place / "mosaic.json").read_text())["label"] == "x y"
     drawn(run, tmp_path, layout=kind)
     assert not (tmp_path / "run/mosaics/default/mosaic.pdf").exists()
-    assert [path.name for path in (tmp_path / "run/mosaics").iterdir()] == ["default"]
+    found = sorted(path.name for path in (tmp_path / "run/mosaics").iterdir())
+    assert found == names  # without `each` the others stay
 
 
 def test_mosaics_of_labels_that_are_no_more_are_deleted(
     run, tmp_path, monkeypatch, caplog
 ):
-    caplog.set_level("INFO")
     drawn(run, tmp_path, each="label", mosaic="other")
     drawn(run, tmp_path, mosaic="default-label=mine")
     drawn(run, tmp_path, each="label")
     place = tmp_path / "run/mosaics"
     (place / "default-label=x%20y/notes.txt").write_text("mine")
-    (place / "default-label=%2E%2E%2Fup/mosaic.json").unlink()  # it was interrupted
+    own = place / "default-label=by hand"
+    own.mkdir()
+    (own / "mosaic.png").write_bytes(b"mine")
     monkeypatch.setitem(LABELS, "a", "new")
     monkeypatch.setitem(LABELS, "b/c", "x")
     drawn(run, tmp_path, each="label")
     names = ["default", "default-label=mine", "default-label=new", "default-label=x"]
     others = ["other", "other-label=%2E%2E%2Fup", "other-label=x%20y"]
+    assert (own / "mosaic.png").read_bytes() == b"mine"
+    assert "WARNING" in caplog.text
     assert "default-label=x%20y is of an earlier drawing" in caplog.text
     assert "default-label=mine is of" not in caplog.text
     kept = place / "default-label=x%20y"
     assert sorted(place.iterdir()) == sorted(
-        [*(place / n for n in names + others), kept]
+        [*(place / n for n in names + others), kept, own]
     )
     assert [path.name for path in kept.iterdir()] == ["notes.txt"]
     caplog.clear()

@@ -118,7 +118,8 @@ def written(monkeypatch):
             "failed": 0,
         }
         Store(folder).write("explorer.json", json.dumps(told).encode())
-        Store(folder).write("index.html", b"")
+        for name in ("index.html", "data/meta.js"):
+            Store(folder).write(name, b"")
         return told
 
     monkeypatch.setattr("raylatent.engine.explore.build_explorer", build)
@@ -134,6 +135,9 @@ def test_a_page_is_written_once(slide_map, run, written):
     assert [folder for folder, _ in written] == [f"{run.uri}/explorer/default"]
     slide_map.explore(show=False, anew=True)
     assert [wanted.label for _, wanted in written] == [None, None]
+    for _ in range(2):
+        slide_map.explore(show=False, max_size="1GB")
+    assert [wanted.max_bytes for _, wanted in written] == [2 * 10**9, 2 * 10**9, 10**9]
 
 
 def test_a_page_has_the_labels_of_the_map(slide_map, run, written, tmp_path):

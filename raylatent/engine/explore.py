@@ -18,6 +18,7 @@ from raylatent.engine.progress import Progress, still_working
 from raylatent.errors import MapError, RunError, StorageError
 from raylatent.explorer import pictures
 from raylatent.explorer.folder import CELLS, Told, Wanted
+from raylatent.explorer.on_slides import small_picture
 from raylatent.explorer.pyramid import FewClasses
 from raylatent.explorer.reach import (
     N_SIMILAR,
@@ -32,6 +33,7 @@ from raylatent.explorer.write import Similar, write_data
 from raylatent.mapping.statistics import nearest_rows
 from raylatent.montage.points import Parts, Rule
 from raylatent.run import MAPS, RunDirectory
+from raylatent.run.directory import TEMPORARY
 from raylatent.run.layout import EXPLORER_JSON
 from raylatent.seal import content_digest, sealed_json
 from raylatent.storage import Store
@@ -42,6 +44,7 @@ from raylatent.stored.mosaic_inputs import Located, source_places
 logger = logging.getLogger(__name__)
 
 _TOGETHER = 512  # tiles whose activations a task reads
+_SOME_SLIDES = 16  # whose pictures tell how many bytes those of all take
 _MOST_PARTS = 2_000  # that are read to compare cells
 
 
@@ -126,7 +129,7 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
     meta, similar = told.meta(), similar_cells(points, told.found)
     points.same()
     with relisted(uri, anew=True) as digests:
-        _clear(store)
+        _clear(store, pseudonyms=wanted.pseudonyms is not None)
         drawn = draw_pictures(store, told.found, tiles)
         digests.update({name: digest for name, (digest, _) in drawn.files.items()})
 
@@ -146,7 +149,8 @@ def build_explorer(run: RunDirectory, uri: str, wanted: Wanted) -> dict[str, Any
 
 def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Parts]:
     """The cells, and the points with the predictions that are told."""
-    parts, kept = points.labeled(wanted.label), []
+    request, kept = wanted.request(points.store), []
+    parts = points.labeled(wanted.label)
     n_classes = points.run.settings().get("num_classes") or 0
     if n_classes > MOST_CLASSES:
         parts = few = FewClasses.of(parts)
@@ -159,22 +163,45 @@ def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Pa
     # By hashes of a known seed one could try out the names behind pseudonyms.
     seed = wanted.seed if wanted.pseudonyms is None else secrets.randbits(62)
     rule = Rule(select="nearest", ties="hash", seed=seed)
-    found = find_cells(parts, rule, tiles, wanted.max_bytes)
+    of_slides = _slides_bytes(points, plain=wanted.pseudonyms is not None)
+    found = find_cells(parts, rule, tiles, wanted.max_bytes, of_slides)
+    if found.extent.n_bytes > wanted.max_bytes:
+        logger.warning(
+            "the page takes about %.1f MB, more than --max-size of %.1f MB: its points, "
+            "the coarsest cells and pictures of %d slides (%.1f MB) are always in it",
+            *(found.extent.n_bytes / 1e6, wanted.max_bytes / 1e6),
+            *(len(points.slides), of_slides / 1e6),
+        )
     pa.default_memory_pool().release_unused()  # what merging took
     told = Told(
-        run=points.run, points=points, found=found, wanted=wanted, kept_classes=kept
+        run=points.run,
+        points=points,
+        found=found,
+        wanted=wanted,
+        request=request,
+        kept_classes=kept,
     )
     return told, parts
 
 
-def _clear(store: Store) -> None:
+def _slides_bytes(points: StoredPoints, *, plain: bool) -> float:
+    """About how many bytes pictures of all slides take, by those of some."""
+    slides = points.slides
+    some = slides[:: -(-len(slides) // _SOME_SLIDES)]
+    own = [small_picture(points.run, slide, plain=plain) for slide in some]
+    return sum(len(one.jpeg) for one in own if one) * len(slides) / len(some)
+
+
+def _clear(store: Store, *, pseudonyms: bool) -> None:
     """Remove an explorer, and first what opens it; a mark of it stays.
 
     So a folder whose explorer was killed half-way is known as one, and has nothing of an
     older one that could be taken for its own.
     """
-    store.write(EXPLORER_JSON, json.dumps(sealed_json({"maps": []})).encode())
-    for name in ("index.html", CELLS, f"{pictures.MOSAIC}.dzi"):
+    mark = sealed_json({"maps": [], "pseudonyms": pseudonyms})
+    store.write(EXPLORER_JSON, json.dumps(mark).encode())
+    killed = filter(TEMPORARY.fullmatch, store.root_files())
+    for name in ("index.html", CELLS, f"{pictures.MOSAIC}.dzi", *killed):
         store.delete(name)
     for name in ("data", f"{pictures.MOSAIC}_files", "tiles", "slides"):
         store.delete_folder(name)

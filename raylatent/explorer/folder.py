@@ -14,11 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raylatent import schema
+from raylatent.annotations import MISSING_WORDS
 from raylatent.errors import MapError
 from raylatent.explorer import pictures
-from raylatent.explorer.blocks import Names
+from raylatent.explorer.blocks import Names, Write
 from raylatent.explorer.named_regions import region_labels
-from raylatent.explorer.on_slides import slide_picture
+from raylatent.explorer.on_slides import small_picture
 from raylatent.explorer.polygon import listed
 from raylatent.explorer.pyramid import COUNT, LABEL, SIDE
 from raylatent.explorer.reach import Found
@@ -35,12 +36,14 @@ from raylatent.stored.maps import MAP_JSON
 
 VERSION = 1
 CELLS = "cells.parquet"
+META = "data/meta.js"
 OTHERS = "(other labels)"
 OTHER_CLASSES = "(best of the other classes)"
 
 _MAP = (MAP_JSON, REGIONS_JSON, CLUSTERS_JSON)
 _SHORTEST = 3  # characters of a slide's name that is looked for in other texts
 _PATIENT = ("patient", "case", "submitter_id")
+_LEAST_PATIENTS = 5  # of a column of cases, which may as well say case or control
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +74,20 @@ class Wanted:
     maps: Sequence[str] = ()
     seed: int = Rule.seed
 
-    def request(self, of_map: Store) -> str:
-        """A digest of all that a page of the map in a folder is made of."""
+    def request(self, of_map: Store) -> str | None:
+        """A digest of all that a page of the map in a folder is made of.
+
+        None with pseudonyms: by it one could try out the names behind them.
+        """
         own = self.label
+        if self.pseudonyms is not None:
+            return None
         told = [
+            [VERSION, library_versions(("raylatent",))],
             [[name, content_digest(data)] for name, data in page_files()],
             [content_digest(of_map.read(name)) for name in _MAP if of_map.exists(name)],
             [self.label_column, own.args if isinstance(own, partial) else None],
-            [self.annotations, self.cell_px, self.max_bytes, self.pseudonyms],
+            [self.annotations, self.cell_px, self.max_bytes],
             list(self.maps),
         ]
         return content_digest(json.dumps(told, sort_keys=True).encode())
@@ -91,13 +100,18 @@ def maps_with_page(run: RunDirectory, own: str) -> list[str]:
     return sorted({own, *there})
 
 
+def facts_of(store: Store) -> dict[str, Any]:
+    """What explorer.json in a folder says; nothing where there is none."""
+    found = parse_json(store.read(EXPLORER_JSON)) if store.exists(EXPLORER_JSON) else {}
+    return found or {}
+
+
 def asked_for(store: Store, of_map: Store, wanted: Wanted) -> dict[str, Any] | None:
     """What explorer.json says, if that page is as wanted and no tile is missing."""
-    if not store.exists(EXPLORER_JSON) or not store.exists("index.html"):
-        return None
-    facts = parse_json(store.read(EXPLORER_JSON)) or {}
-    same = facts.get("request") == wanted.request(of_map)
-    return facts if same and facts.get("failed") == 0 else None
+    facts, request = facts_of(store), wanted.request(of_map)
+    same = request is not None and facts.get("request") == request
+    whole = all(map(store.exists, ("index.html", META)))
+    return facts if same and whole and facts.get("failed") == 0 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +122,8 @@ class Told:
     points: StoredPoints
     found: Found
     wanted: Wanted
+    request: str | None = None
+    """`Wanted.request`, from before the map was read."""
     kept_classes: Sequence[int] = ()
     """Where not all classes are told: these, and the best of the others."""
 
@@ -210,7 +226,7 @@ class Told:
             "points": "all" if found.extent.all_points else "sample",
             "bytes": {"forecast": found.extent.n_bytes, "pictures": n_bytes},
             "failed": failed,
-            "request": self.wanted.request(self.points.store),
+            "request": self.request,
             "rule": rule,
             "classes": self.classes,
             "cell_px": self.wanted.cell_px,
@@ -247,20 +263,32 @@ class Told:
     def _annotations(self) -> dict[str, Any]:
         rows = self.wanted.annotations
         columns = dict.fromkeys(key for row in rows.values() for key in row)
-        found = []
+        found, patient = [], next(filter(self._has_patients, _PATIENT), None)
         for column in columns:
-            own = [rows.get(name, {}).get(column) for name, _ in self.names.slides]
+            own = self._words(column, missing=column == patient)
             given = [value for value in own if value]
             kind, words = "category", labels.in_order(set(given))
             at: Mapping[str, Any] = {word: i for i, word in enumerate(words)}
-            if given and labels.scale_of(given) is not None:
+            if column != patient and given and labels.scale_of(given) is not None:
                 at = dict(zip(given, labels.numbers_of(given), strict=True))
                 kind, words = "number", []
             values = [at[value] if value else None for value in own]
             told = {"name": column, "kind": kind, "values": values, "names": words}
             found.append(told)
-        patient = next((name for name in _PATIENT if name in columns), None)
         return {"columns": found, "patient": patient}
+
+    def _words(self, column: str, *, missing: bool) -> list[str | None]:
+        """What a column says of each slide; None for words that mean none, if `missing`."""
+        rows, none = self.wanted.annotations, MISSING_WORDS if missing else ()
+        own = (rows.get(name, {}).get(column) for name, _ in self.names.slides)
+        return [None if not word or word.lower() in none else word for word in own]
+
+    def _has_patients(self, column: str) -> bool:
+        """Whether a column tells patients, by its name or else by how many they are."""
+        if column == _PATIENT[0]:
+            return any(column in row for row in self.wanted.annotations.values())
+        given = [word for word in self._words(column, missing=True) if word]
+        return len(set(given)) >= max(_LEAST_PATIENTS, len(given) / 2)
 
     def _novelty(self) -> dict[str, Any]:
         sums = self.found.levels[-1].cells.tally.knn_distance
@@ -268,33 +296,25 @@ class Told:
             return {"max": 0.0, "has": sums is not None}
         return {"max": float(np.nanmax(sums.means())), "has": True}
 
-    def slides(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-        """What the page is told of each slide, and pictures of them by file."""
+    def slides(self, write: Write) -> list[dict[str, Any]]:
+        """What the page is told of each slide; its picture is written."""
         rows = {row[schema.SLIDE]: row for row in self.run.sources().to_pylist()}
         by_slide = self.found.levels[0].slides.group_by(LABEL)
         counts = by_slide.aggregate([(COUNT, "sum")]).to_pydict()
         tiles = dict(zip(*counts.values(), strict=True))
-        found, files = [], {}
+        found, plain = [], self.wanted.pseudonyms is not None
         for number, (name, shown) in enumerate(self.names.slides):
-            row, (width, height, picture) = rows.get(name, {}), self._thumbnail(name)
+            row = rows.get(name, {})
+            picture = small_picture(self.run, name, plain=plain)
+            width, height = (None, None) if picture is None else picture.size
             bounds = [row.get(schema.BOUNDS_X), row.get(schema.BOUNDS_Y)]
             if picture is not None:
-                files[f"slides/{number}.jpg"] = picture
+                write(f"slides/{number}.jpg", picture.jpeg)
             told = {"name": shown, "tiles": tiles.get(name, 0), "url": None}
             told |= {"width": width, "height": height, "thumbnail": bool(picture)}
             told |= {key: row.get(key) for key in ("window_px", "mpp", "tile_um")}
             found.append({**told, "bounds": None if None in bounds else bounds})
-        return found, files
-
-    def _thumbnail(self, slide: str) -> tuple[int | None, int | None, bytes | None]:
-        """Width and height of a slide in pixels, and its picture, where there is one."""
-        found = slide_picture(self.run, slide)
-        if found is None:
-            return None, None, None
-        data = found.jpeg
-        if self.wanted.pseudonyms is not None:  # nothing but pixels
-            data = pictures.encoded(pictures.decoded(data), pictures.OWN_QUALITY)
-        return *found.size, data
+        return found
 
     def hidden(self, chosen: pa.Table) -> pa.Table:
         """Tiles of cells without what tells of their slides or files, if that is asked."""

@@ -2,9 +2,10 @@
 
 import io
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from raylatent import schema
+from raylatent.explorer.pictures import QUALITY, encoded
 from raylatent.explorer.tile_squares import TileSquare
 from raylatent.mapping.labels import Entries
 from raylatent.montage.render import add_caption, add_legend
 from raylatent.parts import read_footer
 from raylatent.run import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 MOST_CARDS = 100
 CARD_PX = 240
@@ -27,6 +31,7 @@ _EMPTY = "#f0f0f0"  # where the run has no picture of a slide
 _TEXT_PX = 24  # `add_caption` takes it for the side of cells, and writes smaller
 _OPACITY = 130  # tissue is seen through it
 _GAP_PX = 12
+_SMALL_PX = 512  # of a page: of 10,000 slides these take some 300 MB
 _LEAST_PX = 3  # side of a tile that is still seen
 
 
@@ -58,6 +63,24 @@ def slide_picture(run: RunDirectory, slide: str) -> SlidePicture | None:
         return None
     whole = int(size["width"]), int(size["height"])
     return SlidePicture(size=whole, jpeg=store.read(picture))
+
+
+def small_picture(run: RunDirectory, slide: str, *, plain: bool) -> SlidePicture | None:
+    """The same of at most 512 pixels a side, and if `plain` nothing but pixels."""
+    found = slide_picture(run, slide)
+    if found is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(found.jpeg)) as image:
+            if not plain and max(image.size) <= _SMALL_PX:
+                return found
+            image.thumbnail((_SMALL_PX, _SMALL_PX))
+            pixels = np.asarray(image.convert("RGB"))
+    except OSError:
+        what = "the picture of slide %s cannot be read and is left out"
+        logger.warning(what, slide)
+        return None
+    return replace(found, jpeg=encoded(pixels, QUALITY))
 
 
 def drawn(

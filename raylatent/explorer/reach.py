@@ -29,7 +29,7 @@ _SHEET = pictures.SLOTS**2  # tiles at their own size in a picture
 _CELL_BYTES = 70.0  # of a cell in scripts and Parquet
 _POINT_BYTES = 18.0
 _PAIR_BYTES = 6.0  # of a cell and a slide
-_REST_BYTES = 1e6  # of the page, of thumbnails and of the smallest pictures
+_REST_BYTES = 1e6  # of the page and of the smallest pictures
 SAMPLE_POINTS = 1_000_000
 _MARGIN = 0.97  # of what may be written: a sample tells sizes to some hundredths
 
@@ -158,8 +158,13 @@ class Tiles:
         return [self.sources[row[schema.SOURCE]].place(row) for row in rows]
 
 
-def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
-    """The levels that fit into so many bytes of all files, and the tile of each cell."""
+def find_cells(
+    parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int, of_slides: float
+) -> Found:
+    """The levels that fit into so many bytes of all files, and the tile of each cell.
+
+    Pictures of slides take `of_slides` bytes.
+    """
     bounds = parts.fold(bounds_of, Bounds.merge)
     square = Square.around(bounds)
     look = partial(pyramid.occupied, square=square)
@@ -168,7 +173,7 @@ def find_cells(parts: Parts, rule: Rule, tiles: Tiles, max_bytes: int) -> Found:
     chosen, told = pyramid.choose_nested(square, some)[-1], _bytes_told(some[-1])
     pairs = sum(len(level.slides) for level in some)
     more = 4 * (1 + N_SIMILAR) * min(MOST_SIMILAR, bounds.n) + _PAIR_BYTES * 3 * pairs
-    sizes = _sizes(chosen, tiles, rule, told, _REST_BYTES + more)
+    sizes = _sizes(chosen, tiles, rule, told, _REST_BYTES + more + of_slides)
     most = min(SAMPLE_POINTS, bounds.n, int(max_bytes / 2 / _POINT_BYTES))
     reach = extent(counts, bounds.n, most, sizes, int(_MARGIN * max_bytes))
     levels = _levels(parts, square, reach.finest + 1, rule)

@@ -15,7 +15,7 @@ from raylatent.explorer.blocks import (
     write_similar,
     write_slides,
 )
-from raylatent.explorer.folder import CELLS, Told, page_files, picture_bitmap
+from raylatent.explorer.folder import CELLS, META, Told, page_files, picture_bitmap
 from raylatent.explorer.pyramid import CONTRAST_LEVEL, level_table, places_of
 from raylatent.explorer.scripts import meta_script
 from raylatent.explorer.squares import Pictures
@@ -38,7 +38,7 @@ def write_data(
 ) -> None:
     """Write all but pictures of tiles and explorer.json; `meta` is filled in."""
     found = told.found
-    meta["slides"], thumbnails = told.slides()
+    meta["slides"] = told.slides(write)
     meta["levels"] = _write_cells(write, told, drawn)
     meta["similar"] = None
     if similar is not None:
@@ -49,8 +49,8 @@ def write_data(
     meta["points"] |= {"n": sum(one["n"] for one in blocks), "blocks": blocks}
     dzi = pictures.description(found.extent.finest, told.wanted.cell_px)
     write(f"{pictures.MOSAIC}.dzi", dzi)
-    write("data/meta.js", meta_script(meta))
-    for name, data in (*thumbnails.items(), *page_files()):
+    write(META, meta_script(meta))
+    for name, data in page_files():
         write(name, data)
 
 

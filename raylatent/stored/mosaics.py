@@ -122,6 +122,8 @@ def folder_of_label(mosaic: str, label: str) -> str:
 def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) -> None:
     """Delete labels' own mosaics of an earlier drawing, but for folders drawn now.
 
+    Only those go whose mosaic.json says what they are.
+
     Raises:
         StorageError: They could not be deleted.
         ClaimError: Another driver works on the run.
@@ -131,16 +133,13 @@ def delete_mosaics_of_labels(run: Store, mosaic: str, drawn: Collection[str]) ->
         here = store.child(name)
         if here.uri in drawn or not name.startswith(f"{mosaic}-label="):
             continue
-        files = [file for file in _FILES if here.exists(file)]
-        if MOSAIC_JSON in files:
-            told = parse_json(here.read(MOSAIC_JSON)) or {}
-            if folder_of_label(mosaic, str(told.get("label"))) != name:
-                continue  # somebody called a mosaic so
-        if not files:
-            continue
-        logger.info("%s is of an earlier drawing: it is deleted", here.uri)
+        told = here.read(MOSAIC_JSON) if here.exists(MOSAIC_JSON) else b""
+        label = (parse_json(told) or {}).get("label")
+        if not isinstance(label, str) or folder_of_label(mosaic, label) != name:
+            continue  # somebody called a mosaic so, or it is none
+        logger.warning("%s is of an earlier drawing: it is deleted", here.uri)
         with Claim(run, new_token()):
-            for file in files:
+            for file in _FILES:
                 here.delete(file)
             run.delete(layout.manifest_of("mosaic", name))
             if not here.list():

@@ -3,6 +3,7 @@
 import base64
 import csv
 import gzip
+import io
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from raylatent import cli, schema
 from raylatent.claim import Claim
@@ -18,9 +20,7 @@ from raylatent.engine import explore
 from raylatent.engine.cells import ClusterPoints
 from raylatent.errors import ClaimError, ConfigError, MapError, RunError
 from raylatent.explorer import pyramid, reach, squares
-from raylatent.explorer.folder import OTHER_CLASSES
-from raylatent.explorer.named_regions import put_regions
-from raylatent.explorer.polygon import read_polygons
+from raylatent.explorer.folder import OTHER_CLASSES, Told, Wanted
 from raylatent.explorer.pseudonyms import give_pseudonyms, read_pseudonyms
 from raylatent.explorer.pyramid import SIDE
 from raylatent.explorer.server import Explorer
@@ -29,10 +29,8 @@ from raylatent.mapping.statistics import nearest_rows
 from raylatent.run.layout import is_ours
 from raylatent.stable_hash import tile_hash
 from raylatent.storage import Store
-from raylatent.stored.map_points import StoredPoints
 from raylatent.stored.verification import Verification, read_states
 from tests.explorer.explored_runs import (
-    CELL_PX,
     annotations,
     explored,
     run_of_slides,
@@ -265,10 +263,6 @@ def test_the_server_and_select_translate_back(hidden, tmp_path):
     assert [tuple(row) for row in told["rows"]] == sorted(
         (table[slide], row["tile_index"]) for slide, row in expected
     )
-    dzi = meta_of(page)["levels"][-1]["level"] + 1 + 7  # 8 cells of 16 pixels
-    tops = range(1 << (dzi - 7))
-    drawn = [explorers.answer(f"/mosaic_files/{dzi}/{x}_{x}.jpg", b"") for x in tops]
-    assert {answer.status_code for answer in drawn} <= {200, 404}
     out = tmp_path / "s.csv"
     words = ["select", run.uri, str(tmp_path / "p.json"), "--out", str(out)]
     assert cli.main(words) == 0
@@ -276,6 +270,25 @@ def test_the_server_and_select_translate_back(hidden, tmp_path):
         assert [row["slide"] for row in csv.DictReader(file)] == [
             s for s, _ in expected
         ]
+
+
+def test_the_server_draws_deeper_where_slides_have_pseudonyms(
+    hidden, tmp_path, monkeypatch
+):
+    page = tmp_path / "page"
+    with monkeypatch.context() as patch:
+        patch.setattr(pyramid, "DEEPEST", 3)
+        explored(hidden[0], page, patch, pseudonymise=True)
+    explorers = Explorer(ServeConfig(run=hidden[0].uri, explorer=str(page)))
+    level = meta_of(page)["levels"][-1]["level"]
+    dzi, last = level + 1 + 7, (2 << level) - 1  # 8 cells of 16 pixels, a level deeper
+    rows = pq.read_table(page / "cells.parquet").to_pylist()
+    own = [(r["col"] // 4, last - r["row"] // 4) for r in rows if r["level"] == level]
+    for x, y in own[:5]:
+        answer = explorers.answer(f"/mosaic_files/{dzi}/{x}_{y}.jpg", b"")
+        assert answer.status_code == 200
+        with Image.open(io.BytesIO(answer.body)) as picture:
+            assert picture.size == (128, 128)  # a white one is small
 
 
 def test_texts_with_the_name_of_a_slide_are_refused(tmp_path, monkeypatch):
@@ -382,43 +395,6 @@ def test_of_many_classes_the_best_are_told(made, tmp_path, monkeypatch, caplog):
     assert (columns["pred"] == 0).sum() == (predictions[:, best] >= others).sum()
 
 
-def test_a_page_of_the_same_is_not_written_again(tmp_path, monkeypatch):
-    run, _ = run_of_slides(tmp_path, {"a": 30, "b": 20})
-    page = tmp_path / "page"
-    about = {"run": run.uri, "out": str(page), "explorer_cell_px": CELL_PX}
-    table = annotations(tmp_path / "a.csv", ["a", "b"])
-    labeled = {**about, "annotations": table, "label": "kind"}
-    built = []
-    real = explore.build_explorer
-
-    def counted(*args):
-        built.append(args[1])
-        return real(*args)
-
-    monkeypatch.setattr(
-        explore, "spread", lambda work, calls, **_: (work(*c) for c in calls)
-    )
-    monkeypatch.setattr(explore, "build_explorer", counted)
-
-    def written(more):
-        built.clear()
-        run_explore(ExploreConfig(**more), anew=False)
-        return len(built)
-
-    assert [written(about), written(about)] == [1, 0]
-    assert [written(labeled), written(labeled), written(about)] == [1, 0, 1]
-    regions = regions_file(tmp_path / "r.json", run, left=[[[-9, -9], [0, -9], [0, 9]]])
-    stored = StoredPoints(f"{run.uri}/maps/default", run)
-    put_regions(stored, read_polygons(str(regions)), str(regions))
-    assert [written(about), written(about)] == [1, 0]
-    # A page that was killed half-way, and one with a tile that could not be read.
-    (page / "index.html").unlink()
-    assert [written(about), written(about)] == [1, 0]
-    facts = json.loads((page / "explorer.json").read_text())
-    (page / "explorer.json").write_text(json.dumps({**facts, "failed": 1}))
-    assert written(about) == 1
-
-
 def test_tiles_that_cannot_be_read_are_gray_and_counted(tmp_path, monkeypatch):
     run, _ = run_of_slides(tmp_path, {"a": 30})
     (tmp_path / "file.tif").unlink()
@@ -477,6 +453,8 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
     page = tmp_path / "run" / "explorer" / "default"
     explored(run, page, monkeypatch)
     before = page / "index.html"
+    aside = page / f".pid7-{32 * 'a'}.aside"  # of a write that was killed
+    aside.write_text("patient-alpha")
     assert before.is_file()
 
     def killed(*_):
@@ -487,6 +465,7 @@ def test_what_was_killed_half_way_has_nothing_of_before(tmp_path, monkeypatch):
         patch.setattr("raylatent.engine.explore.draw_square", killed)
         with pytest.raises(KeyboardInterrupt):
             explored(run, page, patch, pseudonymise=True)
+    assert not aside.exists()
     kept = [p for p in page.rglob("*") if p.is_file()]
     assert not before.exists()
     for file in kept:
@@ -538,3 +517,34 @@ def test_what_explorer_json_says_may_be_anything(made):
         )
         found._compare_pages()
         assert "is not finished" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "ids", "patient"),
+    [
+        ("patient", [*range(123456789012345670, 123456789012345683), "7", "007"], True),
+        ("patient", ["NA", "nan", "n/a", "b", "b"], True),
+        ("case", ["case", "control"] * 8, False),
+        ("case", [*"aabbccddee"], True),
+        ("submitter_id", [*"abcdef", "nan"], True),
+        ("submitter_id", [*"aaabbbcccdddeee"], False),
+    ],
+)
+def test_patients_are_words_of_a_column_of_patients(column, ids, patient):
+    own = dict(enumerate(map(str, ids)))
+    names = SimpleNamespace(slides=[(slide, slide) for slide in own])
+    wanted = Wanted(
+        map="m",
+        annotations={slide: {column: word} for slide, word in own.items()},
+        cell_px=16,
+        max_bytes=1,
+    )
+    told = Told(run=None, points=None, found=None, wanted=wanted)
+    vars(told)["names"] = names
+    found = told._annotations()
+    assert found["patient"] == (column if patient else None)
+    (one,) = found["columns"]
+    assert one["kind"] == "category"
+    words = [None if at is None else one["names"][at] for at in one["values"]]
+    none = {"NA", "nan", "n/a"}
+    assert words == [None if word in none else word for word in own.values()]

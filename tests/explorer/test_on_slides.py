@@ -8,14 +8,14 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from raylatent import cli, schema
+from raylatent import cli, schema, slide_map_page
 from raylatent.errors import MapError
 from raylatent.explorer import on_slides
 from raylatent.explorer.on_slides import CARD_PX, Card, Sheet, SlidePicture, drawn
 from raylatent.mapping.labels import OKABE_ITO, category_colors
 from raylatent.parts import write_part
 from raylatent.slide_map import SlideMap
-from tests.explorer.explored_runs import run_of_slides
+from tests.explorer.explored_runs import explored, run_of_slides
 from tests.explorer.selected_runs import (
     SLIDES,
     SQUARE,
@@ -32,6 +32,10 @@ def jpeg(width, height):
     data = io.BytesIO()
     Image.new("RGB", (width, height), "white").save(data, "JPEG")
     return data.getvalue()
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))
 
 
 def is_blue(picture):
@@ -152,3 +156,48 @@ def test_labels_of_a_handle_are_its_colors_and_no_run_is_refused(tmp_path):
     with pytest.raises(MapError, match="no run"):
         alone.on_slides()
     assert alone.inside(polygon_file(tmp_path / "p.json", run, [SQUARE])).any()
+
+
+def test_pages_have_small_pictures_of_slides_and_count_them(
+    tmp_path, monkeypatch, caplog
+):
+    run, _ = run_of_slides(tmp_path, dict.fromkeys("abc", 9))
+    rng, data = np.random.default_rng(0), io.BytesIO()
+    noise = rng.integers(0, 255, (600, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(data, "JPEG", quality=90)
+    for slide in "ab":
+        run.store.write(run.thumbnail(slide), data.getvalue())
+    run.store.write(run.thumbnail("c"), b"no picture")
+    facts = explored(run, tmp_path / "page", monkeypatch, max_size="100KB")
+    files = sorted((tmp_path / "page/slides").iterdir())
+    assert [opened(file.read_bytes()).size for file in files] == [(512, 256)] * 2
+    n_bytes = sum(file.stat().st_size for file in files)
+    assert 1e6 + n_bytes < facts["bytes"]["forecast"] < 1.1e6 + n_bytes
+    assert "picture of slide c cannot be read and is left out" in caplog.text
+    assert "more than --max-size of 0.1 MB" in caplog.text
+    assert f"of 3 slides ({n_bytes / 1e6:.1f} MB)" in caplog.text
+
+
+def test_only_slides_of_the_sheet_are_drawn(tmp_path, monkeypatch):
+    run, _ = mapped_run(tmp_path / "run", {"a": 9, "b": 30, "c": 20}, window_px=20)
+    slide_map = SlideMap.load(f"{run.uri}/maps/default")
+    whole = slide_map.on_slides()
+    made, written = [], []
+    for name, calls in (("card_of", made), ("Sheet", written)):
+        real = getattr(slide_map_page, name)
+
+        def spied(*args, real=real, calls=calls):
+            calls.append(real(*args))
+            return calls[-1]
+
+        monkeypatch.setattr(slide_map_page, name, spied)
+    assert np.array_equal(slide_map.on_slides(), whole)
+    monkeypatch.setattr(slide_map_page, "MOST_CARDS", 2)
+    made.clear()
+    slide_map.on_slides()
+    assert [(card.slide, card.n) for card in made] == [("b", 30), ("c", 20)]
+    assert (written[-1].n_tiles, written[-1].n_slides) == (59, 3)
+    slide_map.on_slides([])
+    assert (written[-1].n_tiles, written[-1].n_slides) == (0, 0)
+    with pytest.raises(IndexError):
+        slide_map.on_slides([True, False])
