@@ -91,6 +91,13 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   raylatent.draw.frame(elements.get("map"), elements.get("overview"));
   const kept = raylatent.cells.left(level, block);
   assert.ok(kept.some((n) => n > 0) && kept.some((n) => n === 0));
+  // Where too many points are in view nothing is filtered, and that is said.
+  const { blocks } = meta.points;
+  meta.points.blocks = [{ ...blocks[0], n: 2_000_001 }];
+  assert.equal(raylatent.cells.left(level, block), null);
+  raylatent.page.redraw();
+  await until(() => /The filter is not applied here: zoom in\./.test(elements.get("where").textContent));
+  meta.points.blocks = blocks;
   elements.get("filter-none").fire("click");
   assert.equal(raylatent.now.slides, null);
   // Tiles without a label are a choice of their own.

@@ -30,11 +30,13 @@ raylatent.page = (() => {
   }
   /** Says what the pictures in view stand for, or that none is there. */
   function tell() {
-    const { cells: shown, most } = draw.seen;
+    const { cells: shown, most, unfiltered } = draw.seen;
     const what = now.showPictures ? "picture" : "square";
     let text = shown === 0 || now.contrast || most === 0 ? "" : most === 1 ? `Each ${what} is one tile.`
       : `Each ${what} stands for ${shown > 1 ? "up to " : ""}${panel.whole(most)} tiles.`;
     if (now.showPoints && draw.points.n > cells.MOST_POINTS) text += " Zoom in to see points: too many are in view.";
+    const why = now.meta.points.kind === "all" ? "zoom in" : "this folder has only a sample of the points";
+    if (unfiltered) text += ` The filter is not applied here: ${why}.`;
     $("where").textContent = text;
     $("nearest").hidden = shown > 0 || now.store.coming.size > 0;
   }

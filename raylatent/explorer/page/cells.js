@@ -77,15 +77,15 @@ raylatent.cells = (() => {
     raylatent.page.changed();
   }
   /** How many tiles the filter of slides leaves each cell of a level: of a coarse one as `slides/<level>` tells, else
-   * from the points that are here. Null where too many are in view, or nothing has come. @param {number} level
-   * @param {boolean} coarse @returns {Map<number, number> | null} */
+   * from the points that are here. Null where they are a sample, too many are in view, or nothing has come.
+   * @param {number} level @param {boolean} coarse @returns {Map<number, number> | null} */
   function tallied(level, coarse) {
-    const { store, frame, labels, slides, filterVersion, view } = raylatent.now;
+    const { store, frame, labels, meta, slides, filterVersion, view } = raylatent.now;
     const key = `${level}/${filterVersion}`;
     if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
     const points = pointsIn(inUnits(raylatent.camera.boxOf(view)));
-    if (!coarse && points.n > MOST_POINTS) return null;
+    if (!coarse && (meta.points.kind !== "all" || points.n > MOST_POINTS)) return null;
     const grid = geometry.gridOf(level);
     for (const name of coarse ? [`slides/${level}`] : points.numbers.map((b) => `points/${b}`)) {
       const block = store.block(name);
@@ -113,10 +113,9 @@ raylatent.cells = (() => {
   /** How many tiles the filters leave each cell; null: there is none, or that is not known. @param {number} level
    * @param {Block} block */
   function left(level, block) {
-    const { labels, slides, meta, filterVersion } = raylatent.now;
+    const { labels, slides, filterVersion } = raylatent.now;
     if (!filtered()) return null;
-    const coarse = level <= lastOfSlides() && (!labels || meta.points.kind !== "all");
-    const counts = slides && tallied(level, coarse);
+    const counts = slides && tallied(level, !labels && level <= lastOfSlides());
     if (slides && !counts) return null;
     const key = `${filterVersion}/${slides ? raylatent.now.tally.seen.size : ""}`;
     const grid = geometry.gridOf(level);

@@ -7,7 +7,7 @@ raylatent.draw = (() => {
   const FRAMED_FROM = 40; // CSS pixels, from which cells are framed in the color of a contrast, and their tiles seen
   const OWN_SIZE_FROM = 150; // CSS pixels, from which a tile is drawn from its picture at its own size
   const points = { canvas: document.createElement("canvas"), n: 0 };
-  const seen = { cells: 0, most: 0 }; // how many cells were drawn, of at most how many tiles
+  const seen = { cells: 0, most: 0, unfiltered: false }; // how many cells were drawn, of at most how many tiles
   /** @type {CanvasRenderingContext2D} */
   let ctx;
   /** The squares of 8 x 8 cells in view. @param {number} level */
@@ -103,6 +103,7 @@ raylatent.draw = (() => {
     eachCell(level, (block) => {
       const colors = cells.colors(block, level, true);
       const left = cells.left(level, block);
+      seen.unfiltered ||= cells.filtered() && !left;
       return (i, x, y, size) => {
         if (deepest && size >= OWN_SIZE_FROM) drawOwn(cells.tileIn(block, i), x, y, size);
         Object.assign(seen, { cells: seen.cells + 1, most: Math.max(seen.most, block.tiles[i]) });
@@ -256,7 +257,7 @@ raylatent.draw = (() => {
   /** One frame. @param {HTMLCanvasElement} canvas */
   function frame(canvas) {
     const { now } = raylatent;
-    Object.assign(seen, { cells: 0, most: 0 });
+    Object.assign(seen, { cells: 0, most: 0, unfiltered: false });
     const ratio = window.devicePixelRatio || 1;
     ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
