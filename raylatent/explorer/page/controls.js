@@ -103,12 +103,17 @@ raylatent.controls = (() => {
     bars("Slide", members.slide, slideNames(), meta.colors_of_slides);
   }
   function regions() {
-    const { regions: named, meta } = raylatent.now;
+    const { by, meta, regions: named, unsaved } = raylatent.now;
+    options("by", color.keysOf(meta, named.length > 0));
+    $("by").value = by;
     const lines = named.map((/** @type {any} */ one) => el("li", {}, swatch(one.color),
       link(one.name, () => raylatent.page.guard(selection.choose(one.rings, false)))));
     const text = () => JSON.stringify(named.map((/** @type {any} */ one) => save.polygonOf(meta, one.rings, one.name)));
-    const button = el("button", { type: "button", id: "save-regions",
-      onclick: () => save.download("regions.json", [text()], "application/json") }, "Save regions.json");
+    const onclick = () => {
+      save.download("regions.json", [text()], "application/json");
+      unsaved.delete(meta.map.digest);
+    };
+    const button = el("button", { type: "button", id: "save-regions", onclick }, "Save regions.json");
     panel.fill($("regions"), ...(named.length > 0 ? [el("ul", { class: "list" }, ...lines), button] : []));
   }
   /** Saves the selection. @param {"csv" | "geojson" | "roi" | "polygon"} how geojson and roi have a file a slide */
