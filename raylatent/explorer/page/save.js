@@ -36,14 +36,17 @@ raylatent.save = (() => {
     return String(Number(v.toPrecision(few ?? 9)));
   }
   const loc = (/** @type {number} */ v) => (v === NO_LOC ? "" : String(v));
-  /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the selection */
+  /** The members as CSV, in pieces, with the tiles' own labels, as `raylatent select` does. @param {any} meta
+   * @param {Members} members @param {string} name of the selection */
   function csvOf(meta, members, name) {
+    const own = meta.labels.of === "tile" && meta.labels.column === "label" ? meta.labels.names : [];
+    const labels = own.map((/** @type {string} */ one) => one === "(other labels)" ? "" : quoted(one));
     const pieces = ["slide,tile_index,loc_x,loc_y,x,y,knn_distance,label,region\r\n"];
     for (let i = 0; i < members.n; i += 1) {
       const columns = [
         quoted(meta.slides[members.slide[i]].name), members.tile[i], loc(members.loc_x[i]),
         loc(members.loc_y[i]), digits(members.x[i]), digits(members.y[i]), digits(members.novelty[i]),
-        quoted(meta.labels.names[members.label[i]] ?? ""), quoted(name),
+        labels[members.label[i]] ?? "", quoted(name),
       ];
       pieces.push(`${columns.join(",")}\r\n`);
     }
