@@ -125,6 +125,8 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.equal(polygon.map, "d1g357");
   const again = await raylatent.select(polygon.rings);
   assert.deepEqual(again.rows, right.rows);
+  // Only tests and the console are given rows: a lasso makes none.
+  assert.equal((await raylatent.selection.choose(polygon.rings, false)).rows, undefined);
 
   // Of a file with many areas those without a name are not kept, and that is said.
   const area = { map: "d1g357", rings: polygon.rings };

@@ -175,7 +175,7 @@ raylatent.page = (() => {
     raylatent.controls.filters();
     const [level, row, col] = told.cell ?? [-1, 0, 0];
     open(now.meta.levels[level] ? { level, row, col } : null);
-    if (told.select.length > 0) guard(selection.select(told.select));
+    if (told.select.length > 0) guard(selection.choose(told.select, false));
     else if (now.rings.length > 0) selection.clear();
     changed();
   }

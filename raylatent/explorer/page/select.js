@@ -76,7 +76,16 @@ raylatent.selection = (() => {
   }
   /** What tests and the console use. @param {unknown} given rings, or one, in map units @returns {Promise<Selected>} */
   async function select(given) {
-    const rings = geometry.ringsOf(given);
+    const { meta } = raylatent.now;
+    const found = await chosen(geometry.ringsOf(given));
+    if (!("slide" in found)) return { exact: true, ...found };
+    if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
+    /** @type {[string, number][]} */
+    const rows = Array.from(found.slide, (slide, i) => [meta.slides[slide].name, found.tile[i]]);
+    return { n: found.n, exact: true, slides: slidesOf(found), rows };
+  }
+  /** Selects what is in rings, and tells it: the members, or what the server says of them. @param {Ring[]} rings */
+  async function chosen(rings) {
     const { meta, served } = raylatent.now;
     Object.assign(raylatent.now, { rings, members: null, only: null });
     const said = (/** @type {Parameters<typeof raylatent.controls.selected>[0]} */ told) => {
@@ -86,32 +95,24 @@ raylatent.selection = (() => {
     raylatent.page.changed();
     try {
       if (meta.points.kind !== "all" && served) {
-        const { n, slides, rows } = await fromServer({ rings });
-        said({ n, slides });
-        return { n, exact: true, slides, rows };
+        const told = await fromServer({ rings });
+        said(told);
+        return told;
       }
       const edges = geometry.edgesOf(rings);
       const members = await membersOf(geometry.boxOf(rings), ({ x, y }, i) => geometry.inside(edges, x[i], y[i]));
       if (raylatent.now.rings === rings) raylatent.now.members = members;
       said({ n: members.n, slides: slidesOf(members), members });
-      return resultOf(members);
+      return members;
     } catch (error) {
       said({ n: null, why: /** @type {Error} */ (error).message });
       throw error;
     }
   }
   const slidesOf = (/** @type {Members} */ members) => new Set(members.slide).size;
-  /** @param {Members} members @returns {Selected} */
-  function resultOf(members) {
-    const { meta } = raylatent.now;
-    if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
-    /** @type {[string, number][]} */
-    const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
-    return { n: members.n, exact: true, slides: slidesOf(members), rows };
-  }
   /** Adds rings to the selection, or begins another: where rings lie over one another the area goes out again, so
    * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added */
-  const choose = (rings, added) => select(added ? [...raylatent.now.rings, ...rings] : rings);
+  const choose = (rings, added) => chosen(added ? [...raylatent.now.rings, ...rings] : rings);
   /** Selects what is in view. */
   const inView = () => raylatent.page.guard(
     choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));
