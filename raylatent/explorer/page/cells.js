@@ -24,8 +24,7 @@ raylatent.cells = (() => {
     return (block.codes ??= Float64Array.from(block.row, code));
   }
   /** The cells of the level in a square of 8 x 8: parts of blocks that are here. @param {number} level
-   * @param {number} groupRow from the bottom @param {number} groupCol @returns {{block: Block, from: number, to:
-   * number}[]} */
+   * @param {number} groupRow from the bottom @param {number} groupCol */
   function inGroup(level, groupRow, groupCol) {
     const { meta, store } = raylatent.now;
     const first = geometry.morton(8 * groupRow, 8 * groupCol);
@@ -64,8 +63,7 @@ raylatent.cells = (() => {
   }
   /** The blocks of points that a box in map units meets, and how many points they have. @param {number[]} box */
   function pointsIn(box) {
-    /** @type {{n: number, bbox: number[]}[]} */
-    const blocks = raylatent.now.meta.points.blocks;
+    const { blocks } = raylatent.now.meta.points;
     const numbers = [...blocks.keys()].filter((b) => geometry.meet(blocks[b].bbox, box));
     return { numbers, n: numbers.reduce((n, b) => n + blocks[b].n, 0) };
   }
@@ -77,8 +75,7 @@ raylatent.cells = (() => {
     raylatent.page.changed();
   }
   /** How many tiles the filter of slides leaves each cell of a level: of a coarse one as `slides/<level>` tells, else
-   * from the points that are here. Null where they are a sample, too many are in view, or nothing has come.
-   * @param {number} level @param {boolean} coarse @returns {Map<number, number> | null} */
+   * from the points. Null where they are a sample or too many. @param {number} level @param {boolean} coarse */
   function tallied(level, coarse) {
     const { store, frame, labels, meta, slides, filterVersion, view } = raylatent.now;
     const key = `${level}/${filterVersion}`;

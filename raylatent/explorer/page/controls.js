@@ -106,14 +106,14 @@ raylatent.controls = (() => {
     const { by, meta, regions: named, unsaved } = raylatent.now;
     options("by", color.keysOf(meta, named.length > 0));
     $("by").value = by;
-    const lines = named.map((/** @type {any} */ one) => el("li", {}, swatch(one.color),
-      link(one.name, () => raylatent.page.guard(selection.choose(one.rings, false)))));
+    const lines = named.map((/** @type {any} */ one) =>
+      el("li", {}, swatch(one.color), link(one.name, () => selection.choose(one.rings, false))));
     const text = () => JSON.stringify(named.map((/** @type {any} */ one) => save.polygonOf(meta, one.rings, one.name)));
-    const onclick = () => {
+    const saves = () => {
       save.download("regions.json", [text()], "application/json");
       unsaved.delete(meta.map.digest);
     };
-    const button = el("button", { type: "button", id: "save-regions", onclick }, "Save regions.json");
+    const button = panel.button("Save regions.json", saves, { id: "save-regions" });
     panel.fill($("regions"), ...(named.length > 0 ? [el("ul", { class: "list" }, ...lines), button] : []));
   }
   /** Saves the selection. @param {"csv" | "geojson" | "roi" | "polygon"} how geojson and roi have a file a slide */

@@ -126,12 +126,6 @@ raylatent.draw = (() => {
     });
     ctx.setLineDash([]);
   }
-  /** The blocks of points in view, if they are few enough to be drawn. */
-  function pointsInView() {
-    const { numbers, n } = cells.pointsIn(cells.inUnits(camera.boxOf(raylatent.now.view)));
-    points.n = n;
-    return raylatent.now.showPoints && n <= cells.MOST_POINTS ? numbers : null;
-  }
   /** @param {number[]} numbers of blocks @param {number} ratio device pixels a CSS pixel */
   function drawPoints(numbers, ratio) {
     const { view, frame, store } = raylatent.now;
@@ -265,7 +259,9 @@ raylatent.draw = (() => {
     ctx.fillRect(0, 0, now.view.width, now.view.height);
     if (now.showPictures) drawPictures();
     if (now.contrast) drawContrast();
-    const numbers = pointsInView();
+    const inView = cells.pointsIn(cells.inUnits(camera.boxOf(now.view)));
+    points.n = inView.n;
+    const numbers = now.showPoints && points.n <= cells.MOST_POINTS ? inView.numbers : null;
     if (!now.contrast && (now.showPictures || !numbers)) drawCells();
     if (numbers) drawPoints(numbers, ratio);
     if (numbers || now.contrast) seen.cells = points.n;

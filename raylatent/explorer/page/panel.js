@@ -35,8 +35,11 @@ raylatent.panel = (() => {
     box.tabIndex = -1;
     (same ?? box).focus();
   }
-  /** A button that reads as a link. @param {string} text @param {() => void} act @param {any} [about] */
-  const link = (text, act, about) => el("button", { type: "button", class: "plain", onclick: act, ...about }, text);
+  /** A button; what goes wrong is said. @param {string} text @param {() => any} act @param {any} [about] */
+  const button = (text, act, about) =>
+    el("button", { type: "button", onclick: () => raylatent.page.guard(Promise.resolve(act())), ...about }, text);
+  /** A button that reads as a link. @param {string} text @param {() => any} act @param {any} [about] */
+  const link = (text, act, about) => button(text, act, { class: "plain", ...about });
   /** What brings one to a cell. @param {CellId} id @param {(id: CellId) => void} go */
   const cellLink = (id, go) => link(`${id.row}, ${id.col}`, () => go(id));
   /** A table of cells, whose numbers come first. @param {string[]} heads @param {(Node | string)[][]} rows */
@@ -44,8 +47,7 @@ raylatent.panel = (() => {
     el("caption", { class: "note" }, "Cells by row and column, from the lower left."),
     el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((one) => el("td", {}, one))))));
-  /** Counts as bars, the most first. @param {Iterable<[number, number]>} counts of numbers @param {string[]} names of
-   * the numbers @param {string[]} colors @param {number} n of all */
+  /** Counts as bars, most first. @type {(counts: any, names: string[], colors: string[], n: number) => HTMLElement} */
   const countsOf = (counts, names, colors, n) => barsOf([...counts]
     .filter(([i, count]) => names[i] !== undefined && count > 0).sort((a, b) => b[1] - a[1]).slice(0, MOST_BARS)
     .map(([i, count]) => [`${names[i]}: ${whole(Math.round(count))} (${percent(count / n)})`, colors[i], count / n]));
@@ -180,8 +182,7 @@ raylatent.panel = (() => {
       page.say(`${counted(ids.length, "similar cell")}: ringed on the map, the most similar first.`);
       page.changed();
     };
-    return el("div", {}, el("h3", {}, "Similar cells"),
-      el("button", { type: "button", id: "similar", onclick: () => page.guard(find()) }, "Find similar cells"), list);
+    return el("div", {}, el("h3", {}, "Similar cells"), button("Find similar cells", find, { id: "similar" }), list);
   }
   /** All tiles of the cell, the nearest first. @param {CellId} cell @param {Block} block @param {number} i */
   async function tilesOf(cell, block, i) {
@@ -211,8 +212,7 @@ raylatent.panel = (() => {
     const [list, told] = [el("ol", { class: "tiles" }), el("p", { class: "note", role: "status" })];
     /** @type {Tile[] | null} */
     let tiles = null;
-    const onclick = () => raylatent.page.guard(next());
-    const more = el("button", { type: "button", onclick }, "List the tiles of this cell");
+    const more = button("List the tiles of this cell", next);
     async function next() {
       tiles ??= await tilesOf(cell, block, i);
       const start = list.childElementCount;
@@ -226,8 +226,8 @@ raylatent.panel = (() => {
           shown.scrollIntoView({ block: "nearest" });
           raylatent.page.say(`Tile ${tile.tile} of slide ${name}.`);
         };
-        list.append(el("li", {}, link(`${name}, tile ${tile.tile}`, () => raylatent.page.guard(show()),
-          { "data-slide": name, "data-tile": tile.tile })));
+        const about = { "data-slide": name, "data-tile": tile.tile };
+        list.append(el("li", {}, link(`${name}, tile ${tile.tile}`, show, about)));
       });
       const left = tiles.length - list.childElementCount;
       more.textContent = `List ${Math.min(AT_ONCE, left)} more`;
@@ -238,7 +238,7 @@ raylatent.panel = (() => {
           : " They are of the sample in this folder; `raylatent serve` lists all.");
     }
     return el("div", {}, el("h3", {}, "Tiles of this cell"), list, told, more,
-      el("button", { type: "button", onclick: () => raylatent.page.guard(raylatent.sheet.ofCell(cell)) }, "Where on the slides"));
+      button("Where on the slides", () => raylatent.sheet.ofCell(cell)));
   }
   /** Shows a cell, or closes the panel. @param {CellId | null} cell */
   async function open(cell) {
@@ -269,5 +269,8 @@ raylatent.panel = (() => {
     page.uncover(cell);
     page.say(`Cell with ${counted(block.tiles[i], "tile")}; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
-  return { el, picture, whole, counted, short, factsOf, note, fill, link, cellLink, tableOf, countsOf, titled, squares, open };
+  return {
+    el, picture, whole, counted, short, factsOf, note, fill, button, link, cellLink, tableOf, countsOf, titled, squares,
+    open,
+  };
 })();

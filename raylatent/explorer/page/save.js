@@ -122,8 +122,7 @@ raylatent.save = (() => {
   }
   /** A selection as a polygon file. @param {any} meta @param {Ring[]} rings @param {string} [name] */
   const polygonOf = (meta, rings, name) => ({ ...(name === undefined ? {} : { name }), map: meta.map.digest, rings });
-  /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text @returns
-   * {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
+  /** The areas of regions.json, or of a polygon file, of this map. @param {any} meta @param {string} text */
   function regionsOf(meta, text) {
     let given;
     try {

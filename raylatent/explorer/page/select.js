@@ -29,7 +29,7 @@ raylatent.selection = (() => {
         throw new Error("These are too many tiles for a page: save the polygon file, and use `raylatent select`.");
       }
       parts.push(Object.fromEntries(Object.entries(COLUMNS).map(([name, kind]) =>
-        [name, new kind(found.length).map((/** @type {any} */ _, /** @type {number} */ i) => block[name][found[i]])])));
+        [name, kind.from(found, (/** @type {number} */ i) => block[name][i])])));
     }
     return sorted(parts, n);
   }
@@ -37,21 +37,21 @@ raylatent.selection = (() => {
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
   /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n */
   function sorted(parts, n) {
-    /** @param {any} kind @param {(part: Record<string, any>) => ArrayLike<number>} of */
-    const joined = (kind, of) => {
-      const whole = new kind(n);
+    const joined = (/** @type {string} */ name) => {
+      const whole = new COLUMNS[name](n);
       let at = 0;
       for (const part of parts) {
-        whole.set(of(part), at);
-        at += part.slide.length;
+        whole.set(part[name], at);
+        at += part[name].length;
       }
       return whole;
     };
-    const keys = joined(Float64Array, ({ slide, tile }) => new Float64Array(slide).map((s, i) => keyOf(s, tile[i])));
+    const tile = joined("tile");
+    const keys = new Float64Array(joined("slide")).map((slide, i) => keyOf(slide, tile[i]));
     const order = new Uint32Array(n).map((_, i) => i).sort((a, b) => keys[a] - keys[b]);
-    const columns = Object.entries(COLUMNS).map(([name, kind]) => {
-      const whole = joined(kind, (part) => part[name]);
-      return [name, new kind(n).map((/** @type {any} */ _, /** @type {number} */ i) => whole[order[i]])];
+    const columns = Object.keys(COLUMNS).map((name) => {
+      const whole = joined(name);
+      return [name, whole.map((/** @type {any} */ _, /** @type {number} */ i) => whole[order[i]])];
     });
     return /** @type {Members} */ ({ n, ...Object.fromEntries(columns) });
   }

@@ -58,7 +58,9 @@ raylatent.sheet = (() => {
   async function open() {
     const { members, rings, labels, slides } = raylatent.now;
     if (members) return show(members, "Selected");
-    if (rings.length > 0) throw new Error("Which tiles are selected is not known here: `raylatent select --to slides`.");
+    if (rings.length > 0) {
+      throw new Error("Which tiles are selected is not known here: use `raylatent select --to slides`.");
+    }
     const left = await selection.membersOf([-Infinity, -Infinity, Infinity, Infinity], ({ label, slide }, i) =>
       (!labels || labels.has(label[i])) && (!slides || slides.has(slide[i])));
     return show(left, labels || slides ? "What the filter leaves" : "All tiles of the map");

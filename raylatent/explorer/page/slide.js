@@ -74,10 +74,7 @@ raylatent.slide = (() => {
     draw();
   }
   /** What opens the slide at a tile, or null without a server. @param {Tile} tile */
-  function button(tile) {
-    if (!raylatent.now.served || tile.loc_x === data.NO_I4) return null;
-    const act = () => raylatent.page.guard(open(tile));
-    return panel.el("button", { type: "button", onclick: act }, "Open the slide here");
-  }
+  const button = (tile) => raylatent.now.served && tile.loc_x !== data.NO_I4
+    ? panel.button("Open the slide here", () => open(tile)) : null;
   return { button, draw };
 })();
