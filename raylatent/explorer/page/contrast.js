@@ -106,7 +106,6 @@ raylatent.contrast = (() => {
   async function tested(rows, units, breath) {
     const sizes = sizesOf(units);
     const orders = tooFew(units) ? [] : ordersOf(units);
-    /** @type {Tested[]} */
     const found = [];
     const cells = sharesOf(rows, units);
     let last = performance.now();

@@ -85,8 +85,7 @@ raylatent.draw = (() => {
       }
     }
   }
-  /** Draws a cell's tile at its own size, where that is stored. @param {Tile} tile @param {number} x @param {number} y
-   * @param {number} side */
+  /** Draws a tile that is stored at its own size. @type {(tile: Tile, ...at: [number, number, number]) => void} */
   function drawOwn(tile, x, y, side) {
     const stored = cells.storedOf(tile);
     const image = stored && raylatent.now.store.picture(stored.path);

@@ -144,7 +144,6 @@ raylatent.panel = (() => {
   function numbersOf(block, i, level) {
     const { labels, classes, slides } = raylatent.now.meta;
     const n = block.tiles[i];
-    /** @type {[number, number][]} */
     const counts = Array.from(labels.names, (_, l) => [l, block[`count_${l}`]?.[i] ?? 0]);
     const means = Array.from(classes.length <= 64 ? classes : [], (name, c) => {
       const share = block[`mean_${c}`][i];

@@ -36,8 +36,7 @@ raylatent.save = (() => {
     return String(Number(v.toPrecision(few ?? 9)));
   }
   const loc = (/** @type {number} */ v) => (v === NO_LOC ? "" : String(v));
-  /** The members as CSV, in pieces, with the tiles' own labels, as `raylatent select` does. @param {any} meta
-   * @param {Members} members @param {string} name of the selection */
+  /** Members as CSV, with their own labels. @param {any} meta @param {Members} members @param {string} name of all */
   function csvOf(meta, members, name) {
     const own = meta.labels.of === "tile" && meta.labels.column === "label" ? meta.labels.names : [];
     const labels = own.map((/** @type {string} */ one) => one === "(other labels)" ? "" : quoted(one));
@@ -52,9 +51,8 @@ raylatent.save = (() => {
     }
     return pieces;
   }
-  /** [slide, from, to] of each slide's members. @param {Members} members @returns {[number, number, number][]} */
+  /** [slide, from, to] of each slide's members. @param {Members} members */
   function bySlide(members) {
-    /** @type {[number, number, number][]} */
     const found = [];
     for (let i = 0; i < members.n; i += 1) {
       if (i === 0 || members.slide[i] !== members.slide[i - 1]) found.push([members.slide[i], i, i]);
@@ -70,9 +68,8 @@ raylatent.save = (() => {
   }
   /** How many members have no place in their slide: GeoJSON and regions leave them out. @param {Members} members */
   const withoutPlace = ({ loc_x: x, loc_y: y }) => x.filter((v, i) => v === NO_LOC || y[i] === NO_LOC).length;
-  /** A slide's file for QuPath: squares in level-0 pixels minus the bounds, since QuPath counts from there; points
-   * where the window is not known. @param {any} meta @param {Members} members @param {string} name of the selection
-   * @param {[number, number, number]} part slide, from, to @returns {Promise<string[]>} pieces of text */
+  /** A slide's file for QuPath: squares in level-0 pixels from the bounds on, as QuPath counts; points where the window
+   * is not known. @param {any} meta @param {Members} members @param {string} name @param {number[]} part of bySlide */
   async function geojsonOf(meta, members, name, [id, from, to]) {
     const slide = meta.slides[id];
     const pieces = ['{"type": "FeatureCollection", "features": ['];
@@ -96,9 +93,8 @@ raylatent.save = (() => {
     }
     return [...pieces, "\n]}\n"];
   }
-  /** A slide's regions for Slideflow, one row a vertex, in level-0 pixels of the whole slide: tiles beside each other
-   * in a row are one rectangle. @param {any} meta @param {Members} members @param {string} name
-   * @param {[number, number, number]} part slide, from, to @returns {string[]} pieces of text */
+  /** A slide's regions for Slideflow, one row a vertex, in level-0 pixels of the whole slide: tiles that touch in
+   * a row are one rectangle. @param {any} meta @param {Members} members @param {string} name @param {number[]} part */
   function roiOf(meta, members, name, [id, from, to]) {
     const slide = meta.slides[id];
     const pieces = ["roi_name,x_base,y_base,label\r\n"];

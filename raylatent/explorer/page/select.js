@@ -8,12 +8,10 @@ raylatent.selection = (() => {
   /** @type {Record<string, any>} */
   const COLUMNS = { slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array,
     x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint16Array };
-  /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and tile.
-   * @param {number[]} box @param {(block: Block, i: number) => boolean} keeps @returns {Promise<Members>} @throws
-   * {Error} if they are more than a page can hold */
+  /** The points that a test keeps, of blocks that a box in map units meets, by slide and tile. @param {number[]} box
+   * @param {(block: Block, i: number) => boolean} keeps @throws {Error} if they are more than a page can hold */
   async function membersOf(box, keeps) {
     const { store } = raylatent.now;
-    /** @type {Record<string, any>[]} */
     const parts = [];
     let n = 0;
     const { numbers } = cells.pointsIn(box);

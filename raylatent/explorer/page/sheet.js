@@ -15,8 +15,7 @@ raylatent.sheet = (() => {
       [Infinity, -Infinity]));
     return [ends[0][0], ends[1][0], ends[0][1] - ends[0][0], ends[1][1] - ends[1][0]];
   }
-  /** A slide with its tiles on it. @param {[number, number, number]} part slide, and which of the members
-   * @param {Members} members @param {Uint32Array} colors of the members */
+  /** A slide with its tiles. @param {number[]} part @param {Members} members @param {Uint32Array} colors of them */
   async function cardOf([id, from, to], members, colors) {
     const slide = raylatent.now.meta.slides[id];
     const [x, y, w, h] = extentOf(slide, members, from, to);
