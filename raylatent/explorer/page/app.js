@@ -64,7 +64,6 @@ raylatent.page = (() => {
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();
     raylatent.controls.table();
-    $("by").value = now.by;
   }
   const open = (/** @type {CellId | null} */ cell) => guard(panel.open(cell));
   /** Moves to a cell, and opens it. @param {CellId} cell */
@@ -166,7 +165,7 @@ raylatent.page = (() => {
   /** What the address asks for. @param {Told} told */
   function recall(told) {
     const keys = color.keysOf(now.meta, now.regions.length > 0).map(([key]) => key);
-    now.by = keys.includes(told.by) ? told.by : keys.includes("label") ? "label" : "slide";
+    now.by = $("by").value = keys.includes(told.by) ? told.by : keys.includes("label") ? "label" : "slide";
     const { show } = told;
     if (show) [now.showPictures, now.showPoints] = ["pictures", "points"].map((one) => show.includes(one));
     const [x, y, scale] = told.at ?? [now.view.x, now.view.y, now.view.scale];
