@@ -29,7 +29,7 @@ CARD_PX = 240
 _GROUND = "white"
 _EMPTY = "#f0f0f0"  # where the run has no picture of a slide
 _TEXT_PX = 24  # `add_caption` takes it for the side of cells, and writes smaller
-_OPACITY = 130  # tissue is seen through it
+_SOLID_PX = 6
 _GAP_PX = 12
 _SMALL_PX = 512  # of a page: of 10,000 slides these take some 300 MB
 _LEAST_PX = 3  # side of a tile that is still seen
@@ -117,7 +117,10 @@ def drawn(
     for (x, y), color in zip(((places - low) * scale).tolist(), colors, strict=True):
         left, top = round(x - side / 2), round(y - side / 2)
         box = (left, top, left + side - 1, top + side - 1)
-        draw.rectangle(box, fill=f"{color}{_OPACITY:02x}")
+        if side > _SOLID_PX:  # tissue is seen through it
+            draw.rectangle(box, fill=f"{color}33", outline=color, width=2)
+        else:
+            draw.rectangle(box, fill=color)
     whole = Image.new("RGB", (CARD_PX, CARD_PX), _GROUND)
     whole.paste(image, ((CARD_PX - image.width) // 2, (CARD_PX - image.height) // 2))
     return whole
@@ -184,7 +187,7 @@ class Sheet:
         for number, one in enumerate(shown):
             row, col = divmod(number, across)
             whole.paste(one, (col * width + _GAP_PX // 2, row * height + _GAP_PX // 2))
-        title = f"{self.n_tiles:,} tiles of {self.n_slides:,} slides"
+        title = f"Tiles: {self.n_tiles:,}, slides: {self.n_slides:,}"
         if self.n_slides > len(shown):
             title += f"; the {len(shown)} slides with most of them"
         whole = add_legend(whole, legend, _GROUND)

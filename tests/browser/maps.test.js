@@ -16,13 +16,25 @@ test("the other map shows the tiles that were selected", async () => {
     execFileSync(process.env.PYTHON ?? "python3", [path.join(__dirname, "made_folder.py"), path.join(folder, name)]);
     const meta = path.join(folder, name, "data", "meta.js");
     const text = fs.readFileSync(meta, "utf8").replace('"name": "umap"', `"name": "${name}"`);
-    fs.writeFileSync(meta, text.replace('"version": 1', '"version": 1, "maps": [{"name": "umap"}, {"name": "other"}, {"name": "gone"}]'));
+    const age = text.replace('"name": "age"', `"name": "age on ${name}"`).replace("d1g357", `digest of ${name}`);
+    fs.writeFileSync(meta, age.replace('"version": 1', '"version": 1, "maps": [{"name": "umap"}, {"name": "other"}, {"name": "gone"}]'));
   }
-  const { raylatent, elements, read } = await open(path.join(folder, "umap"));
+  const { raylatent, elements, read, acts } = await open(path.join(folder, "umap"));
   const told = await raylatent.select([[-99, -99], [-2, -99], [-2, 99], [-99, 99]]);
   assert.ok(told.n > 100);
-  elements.get("maps").value = "other";
-  elements.get("maps").fire("change");
+  const leaves = () => {
+    let asks = false;
+    acts.beforeunload({ preventDefault: () => { asks = true; } });
+    return !asks;
+  };
+  assert.ok(leaves());
+  elements.get("name").value = "kept";
+  elements.get("save-name").fire("click");
+  const change = (name) => {
+    elements.get("maps").value = name;
+    elements.get("maps").fire("change");
+  };
+  change("other");
   await until(() => raylatent.now.only !== null);
   await until(() => elements.get("show-points").checked);
   assert.equal(raylatent.now.meta.map.name, "other");
@@ -37,6 +49,20 @@ test("the other map shows the tiles that were selected", async () => {
   await until(() => raylatent.address.read(globalThis.location.hash).map === "other");
   raylatent.selection.clear();
   assert.equal(raylatent.now.only, null);
+
+  // What was named is there again on its own map, and the choices of color are those of each map.
+  const choices = () => elements.get("by").textContent;
+  assert.equal(elements.get("regions").textContent, "");
+  assert.match(choices(), /age on other/);
+  change("umap");
+  await until(() => raylatent.now.meta.map.name === "umap");
+  assert.deepEqual(raylatent.now.regions.map((one) => one.name), ["kept"]);
+  assert.match(choices(), /age on umap.*named selections/);
+  assert.equal(leaves(), false);
+  elements.get("regions").find((e) => e.attributes.id === "save-regions")[0].fire("click");
+  assert.ok(leaves());
+  change("other");
+  await until(() => raylatent.now.meta.map.name === "other");
 
   // A map whose folder is not here is said, and this one stays.
   elements.get("maps").value = "gone";

@@ -91,6 +91,13 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   raylatent.draw.frame(elements.get("map"), elements.get("overview"));
   const kept = raylatent.cells.left(level, block);
   assert.ok(kept.some((n) => n > 0) && kept.some((n) => n === 0));
+  // Where too many points are in view nothing is filtered, and that is said.
+  const { blocks } = meta.points;
+  meta.points.blocks = [{ ...blocks[0], n: 2_000_001 }];
+  assert.equal(raylatent.cells.left(level, block), null);
+  raylatent.page.redraw();
+  await until(() => /The filter is not applied here: zoom in\./.test(elements.get("where").textContent));
+  meta.points.blocks = blocks;
   elements.get("filter-none").fire("click");
   assert.equal(raylatent.now.slides, null);
   // Tiles without a label are a choice of their own.
@@ -118,6 +125,8 @@ test("the page opens, shows cells, selects, names, saves and compares", async ()
   assert.equal(polygon.map, "d1g357");
   const again = await raylatent.select(polygon.rings);
   assert.deepEqual(again.rows, right.rows);
+  // Only tests and the console are given rows: a lasso makes none.
+  assert.equal((await raylatent.selection.choose(polygon.rings, false)).rows, undefined);
 
   // Of a file with many areas those without a name are not kept, and that is said.
   const area = { map: "d1g357", rings: polygon.rings };

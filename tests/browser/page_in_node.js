@@ -143,8 +143,9 @@ async function open(where, hash = "") {
     }
   }
   const body = new Element("body");
+  const acts = {};
   Object.assign(globalThis, {
-    window: globalThis, addEventListener: () => {},
+    window: globalThis, addEventListener: (type, act) => { acts[type] = act; },
     location: { hash },
     history: { replaceState: (_a, _b, to) => { globalThis.location.hash = to; } },
     document: {
@@ -168,7 +169,7 @@ async function open(where, hash = "") {
   for (let i = 0; i < 500 && body.dataset.ready !== "1"; i += 1) {
     await new Promise((done) => setTimeout(done, 5));
   }
-  return { raylatent: globalThis.raylatent, elements, downloads, calls, read, body };
+  return { raylatent: globalThis.raylatent, elements, downloads, calls, read, body, acts };
 }
 
 /** Waits until something holds. @param {() => boolean} test */

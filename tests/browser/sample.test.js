@@ -29,6 +29,29 @@ test("counts are about, and exports are refused with the polygon instead", async
   assert.deepEqual(JSON.parse(await downloads[0].blob.text()).rings, [everything]);
 });
 
+test("what the filter leaves is not known where the points are a sample, and that is said", async () => {
+  const { raylatent, elements } = await open(where);
+  const { cells, draw, now } = raylatent;
+  const last = cells.lastOfSlides();
+  now.meta.levels.forEach((level, l) => { if (l > 1) delete level.slides; });
+  for (const [level, filters, known] of [
+    [1, { labels: new Set([1]), slides: null }, true], [1, { labels: null, slides: new Set([1]) }, true],
+    [1, { labels: new Set([1]), slides: new Set([1]) }, false], [2, { labels: null, slides: new Set([1]) }, false],
+  ]) {
+    const block = await now.store.load(`cells/${level}/0`);
+    await now.store.load(`slides/${level}`);
+    Object.assign(now, { showPoints: false, showPictures: false, view: { ...now.view, scale: 80 * 2 ** level } });
+    cells.filter(filters);
+    draw.frame(elements.get("map"));
+    assert.equal(draw.cellLevel(), level);
+    assert.equal(cells.left(level, block) !== null, known);
+    raylatent.page.redraw();
+    await until(() => /filter is not applied here.*sample/.test(elements.get("where").textContent) !== known);
+  }
+  assert.ok(last > 1);
+  await new Promise((done) => setTimeout(done, 400)); // what is drawn later must not meet the next page
+});
+
 test("a server tells the members, the tiles of a cell, and what was named", async () => {
   const asked = [];
   let many = false;

@@ -7,7 +7,7 @@ const { save } = load("geometry.js", "save.js");
 const meta = {
   fingerprint: "f00d",
   map: { digest: "d1" },
-  labels: { names: ['a,"b"', "=1+1"], colors: ["#0072B2", "#E69F00"] },
+  labels: { column: "label", of: "tile", names: ['a,"b"', "=1+1"], colors: ["#0072B2", "#E69F00"] },
   classes: ["LUAD"],
   slides: [
     { name: "007", window_px: 301, bounds: [70, 900] },
@@ -50,6 +50,12 @@ test("CSV is quoted, has no formula, and its floats come back", () => {
   assert.equal(lines[3], "007,9,,,2,2,1,,'@x");
   assert.equal(Math.fround(Number(lines[1].split(",")[4])), Math.fround(0.1));
   assert.equal(lines.length, 6);
+  // What the page is colored by is no label of the tiles' own, and "others" is none.
+  const others = ["(other labels)", "(other labels)"];
+  for (const about of [{ of: "slide" }, { column: "region" }, { names: others }]) {
+    const told = save.csvOf({ ...meta, labels: { ...meta.labels, ...about } }, members, "").join("").split("\r\n");
+    assert.deepEqual(told.slice(1, 3), ["007,3,1000,2000,0.1,-0.5,0.25,,", "007,5,1301,2000,1,1,,,"]);
+  }
 });
 
 test("GeoJSON is one file a slide, minus the bounds, with squares around the middle", async () => {

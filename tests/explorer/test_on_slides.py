@@ -87,7 +87,7 @@ def test_a_sheet_says_which_slides_it_does_not_show(monkeypatch):
     assert written[0] == "s249: 250 tiles"
     assert written[99] == "s150: 151 tiles"
     assert (
-        written[100] == "31,375 tiles of 250 slides; the 100 slides with most of them"
+        written[100] == "Tiles: 31,375, slides: 250; the 100 slides with most of them"
     )
     assert picture.getpixel((20, 60)) == (249, 0, 0)
 

@@ -5,13 +5,14 @@ raylatent.now = {
   meta: null, view: { x: 0.5, y: 0.5, scale: 500, width: 1, height: 1, box: [0, 0, 1, 1] }, by: "", mode: "move",
   showPictures: true, showPoints: false, labels: null, slides: null, cell: null, contrast: null, members: null,
   only: null, similar: [], marked: null, rings: [], path: [], regions: [], regionsVersion: 0, filterVersion: 0,
-  cross: false, served: Boolean(/** @type {any} */ (window).raylatentServer),
+  unsaved: new Set(), cross: false, served: Boolean(/** @type {any} */ (window).raylatentServer),
 };
 raylatent.page = (() => {
   const { $, address, camera, cells, color, data, draw, geometry, now, panel, save, selection } = raylatent;
   let asked = false;
   let later = 0;
   let home = ""; // the map of this folder, whatever that is called
+  const named = new Map(); // the named selections of the maps that were shown, by their digests
   /** Tells those who see, and those who hear. @param {string} text */
   const say = (text) => ($("status").textContent = text);
   /** Says what went wrong in a promise. @param {Promise<any>} promise */
@@ -30,11 +31,13 @@ raylatent.page = (() => {
   }
   /** Says what the pictures in view stand for, or that none is there. */
   function tell() {
-    const { cells: shown, most } = draw.seen;
+    const { cells: shown, most, unfiltered } = draw.seen;
     const what = now.showPictures ? "picture" : "square";
     let text = shown === 0 || now.contrast || most === 0 ? "" : most === 1 ? `Each ${what} is one tile.`
       : `Each ${what} stands for ${shown > 1 ? "up to " : ""}${panel.whole(most)} tiles.`;
     if (now.showPoints && draw.points.n > cells.MOST_POINTS) text += " Zoom in to see points: too many are in view.";
+    const why = now.meta.points.kind === "all" ? "zoom in" : "this folder has only a sample of the points";
+    if (unfiltered) text += ` The filter is not applied here: ${why}.`;
     $("where").textContent = text;
     $("nearest").hidden = shown > 0 || now.store.coming.size > 0;
   }
@@ -61,9 +64,6 @@ raylatent.page = (() => {
     for (const mode of ["lasso", "box"]) $(mode).setAttribute("aria-pressed", String(now.mode === mode));
     raylatent.controls.legend();
     raylatent.controls.table();
-    const keys = color.keysOf(now.meta, now.regions.length > 0);
-    if ($("by").options.length !== keys.length) raylatent.controls.options("by", keys);
-    $("by").value = now.by;
   }
   const open = (/** @type {CellId | null} */ cell) => guard(panel.open(cell));
   /** Moves to a cell, and opens it. @param {CellId} cell */
@@ -117,6 +117,7 @@ raylatent.page = (() => {
       "save-name": () => {
         const name = $("name").value.trim();
         if (name) selection.name([{ name, rings: now.rings }]);
+        if (name) now.unsaved.add(now.meta.map.digest);
         say(name ? "It is kept until the page is closed: save regions.json." : "Write a name first.");
       },
       "on-slides": () => guard(raylatent.sheet.open()), "sheet-close": () => $("sheet").close(),
@@ -142,6 +143,7 @@ raylatent.page = (() => {
     $("panel").addEventListener("keydown", leave);
     $("maps").addEventListener("change", () => guard(begin($("maps").value, "")));
     new ResizeObserver(resized).observe($("map-box"));
+    window.addEventListener("beforeunload", (event) => now.unsaved.size > 0 && event.preventDefault());
     window.addEventListener("hashchange", () => {
       const told = address.read(location.hash);
       if (told.map && told.map !== now.meta.map.name) location.reload();
@@ -163,7 +165,7 @@ raylatent.page = (() => {
   /** What the address asks for. @param {Told} told */
   function recall(told) {
     const keys = color.keysOf(now.meta, now.regions.length > 0).map(([key]) => key);
-    now.by = keys.includes(told.by) ? told.by : keys.includes("label") ? "label" : "slide";
+    now.by = $("by").value = keys.includes(told.by) ? told.by : keys.includes("label") ? "label" : "slide";
     const { show } = told;
     if (show) [now.showPictures, now.showPoints] = ["pictures", "points"].map((one) => show.includes(one));
     const [x, y, scale] = told.at ?? [now.view.x, now.view.y, now.view.scale];
@@ -172,7 +174,7 @@ raylatent.page = (() => {
     raylatent.controls.filters();
     const [level, row, col] = told.cell ?? [-1, 0, 0];
     open(now.meta.levels[level] ? { level, row, col } : null);
-    if (told.select.length > 0) guard(selection.select(told.select));
+    if (told.select.length > 0) guard(selection.choose(told.select, false));
     else if (now.rings.length > 0) selection.clear();
     changed();
   }
@@ -184,6 +186,8 @@ raylatent.page = (() => {
     const meta = await store.script("meta").finally(() => ($("maps").value = now.meta?.map.name));
     const { map } = meta;
     home ||= map.name;
+    if (now.meta) named.set(now.meta.map.digest, now.regions);
+    const known = named.get(map.digest);
     Object.assign(now, { store, meta, cell: null, similar: [], rings: [], members: null, regions: [], contrast: null,
       tally: null, only: null, frame: { x0: map.lower[0], y0: map.lower[1], side: map.side } });
     // Of no width: the whole map comes into view as soon as there is one.
@@ -191,8 +195,8 @@ raylatent.page = (() => {
     now.view = { ...now.view, width: 1, box: camera.around(now.frame, boxes) };
     $("title").textContent = document.title = [meta.run, map.name].filter(Boolean).join(": ");
     $("contrast-told").replaceChildren();
-    if (meta.regions) selection.name(save.regionsOf(meta, JSON.stringify(meta.regions)));
-    if (now.served) {
+    selection.name(known ?? save.regionsOf(meta, JSON.stringify(meta.regions ?? [])));
+    if (now.served && !known) {
       const kept = await fetch(`${store.base}regions.json`);
       if (kept.ok) guard(kept.text().then((text) => selection.name(save.regionsOf(meta, text))));
     }
@@ -208,7 +212,6 @@ raylatent.page = (() => {
     }
     recall({ ...told, by: told.by || now.by });
     if (carried && from?.points.kind === "all") guard(selection.carry(carried, from.slides));
-    raylatent.compare.lists();
     raylatent.controls.about();
     if (!document.body.dataset.ready) wire();
     document.body.dataset.ready = "1";

@@ -24,8 +24,7 @@ raylatent.cells = (() => {
     return (block.codes ??= Float64Array.from(block.row, code));
   }
   /** The cells of the level in a square of 8 x 8: parts of blocks that are here. @param {number} level
-   * @param {number} groupRow from the bottom @param {number} groupCol @returns {{block: Block, from: number, to:
-   * number}[]} */
+   * @param {number} groupRow from the bottom @param {number} groupCol */
   function inGroup(level, groupRow, groupCol) {
     const { meta, store } = raylatent.now;
     const first = geometry.morton(8 * groupRow, 8 * groupCol);
@@ -64,8 +63,7 @@ raylatent.cells = (() => {
   }
   /** The blocks of points that a box in map units meets, and how many points they have. @param {number[]} box */
   function pointsIn(box) {
-    /** @type {{n: number, bbox: number[]}[]} */
-    const blocks = raylatent.now.meta.points.blocks;
+    const { blocks } = raylatent.now.meta.points;
     const numbers = [...blocks.keys()].filter((b) => geometry.meet(blocks[b].bbox, box));
     return { numbers, n: numbers.reduce((n, b) => n + blocks[b].n, 0) };
   }
@@ -77,15 +75,14 @@ raylatent.cells = (() => {
     raylatent.page.changed();
   }
   /** How many tiles the filter of slides leaves each cell of a level: of a coarse one as `slides/<level>` tells, else
-   * from the points that are here. Null where too many are in view, or nothing has come. @param {number} level
-   * @param {boolean} coarse @returns {Map<number, number> | null} */
+   * from the points. Null where they are a sample or too many. @param {number} level @param {boolean} coarse */
   function tallied(level, coarse) {
-    const { store, frame, labels, slides, filterVersion, view } = raylatent.now;
+    const { store, frame, labels, meta, slides, filterVersion, view } = raylatent.now;
     const key = `${level}/${filterVersion}`;
     if (raylatent.now.tally?.key !== key) raylatent.now.tally = { key, seen: new Set(), counts: new Map() };
     const { seen, counts } = raylatent.now.tally;
     const points = pointsIn(inUnits(raylatent.camera.boxOf(view)));
-    if (!coarse && points.n > MOST_POINTS) return null;
+    if (!coarse && (meta.points.kind !== "all" || points.n > MOST_POINTS)) return null;
     const grid = geometry.gridOf(level);
     for (const name of coarse ? [`slides/${level}`] : points.numbers.map((b) => `points/${b}`)) {
       const block = store.block(name);
@@ -113,10 +110,9 @@ raylatent.cells = (() => {
   /** How many tiles the filters leave each cell; null: there is none, or that is not known. @param {number} level
    * @param {Block} block */
   function left(level, block) {
-    const { labels, slides, meta, filterVersion } = raylatent.now;
+    const { labels, slides, filterVersion } = raylatent.now;
     if (!filtered()) return null;
-    const coarse = level <= lastOfSlides() && (!labels || meta.points.kind !== "all");
-    const counts = slides && tallied(level, coarse);
+    const counts = slides && tallied(level, !labels && level <= lastOfSlides());
     if (slides && !counts) return null;
     const key = `${filterVersion}/${slides ? raylatent.now.tally.seen.size : ""}`;
     const grid = geometry.gridOf(level);

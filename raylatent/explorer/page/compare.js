@@ -107,7 +107,6 @@ raylatent.compare = (() => {
     $("contrast-column").value = (found.find(([, text]) => text.startsWith(meta.labels.column)) ?? found[0])[0];
     const groups = () => {
       const names = found.find(([key]) => key === $("contrast-column").value)?.[2] ?? [];
-      /** @type {[number, string][]} */
       const list = names.map((name, i) => [i, name]);
       options("contrast-a", list);
       options("contrast-b", [...list.slice(1), [REST, "all others"], ...list.slice(0, 1)]);

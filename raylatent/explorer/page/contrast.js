@@ -18,21 +18,14 @@ raylatent.contrast = (() => {
   function unitsOf(meta, rows) {
     const { columns, patient: name } = meta.annotations;
     const patient = columns.find((/** @type {any} */ column) => column.name === name);
-    /** @type {Map<string, number>} */
-    const ids = new Map();
-    /** @type {number[]} */
-    const unitOf = meta.slides.map((/** @type {any} */ _, /** @type {number} */ s) => {
-      const whose = patient?.values[s] ?? null;
-      const key = whose === null ? `slide ${s}` : `patient ${whose}`;
-      if (!ids.has(key)) ids.set(key, ids.size);
-      return ids.get(key);
-    });
+    const units = Array.from(meta.slides, (_, s) => patient?.values[s] ?? `slide ${s}`);
+    const ids = new Map(Array.from(new Set(units), (unit, id) => [unit, id]));
     /** @type {Map<number, number>} */
     const entries = new Map();
     const of = new Int32Array(rows.n).fill(-1);
     for (let i = 0; i < rows.n; i += 1) {
       if (rows.group[i] > 1) continue;
-      const key = 2 * unitOf[rows.slide[i]] + rows.group[i];
+      const key = 2 * (ids.get(units[rows.slide[i]]) ?? 0) + rows.group[i];
       if (!entries.has(key)) entries.set(key, entries.size);
       of[i] = entries.get(key) ?? -1;
     }
@@ -107,14 +100,12 @@ raylatent.contrast = (() => {
     }
     return [...cells].sort((a, b) => a[0] - b[0]);
   }
-  /** The cells of a level with the difference of the groups' mean shares, the first minus the second; p and q are 1
-   * where there are too few units, or a cell has too few of them to tell. @param {Rows} rows @param {Units} units
-   * @param {(share: number) => Promise<void>} breath lets the page draw now and then @returns {Promise<Tested[]>} in
-   * order of cells */
+  /** A level's cells, in order, with the difference of the groups' mean shares, the first minus the second; p and q are
+   * 1 where there are too few units, or a cell has too few of them to tell. @param {Rows} rows
+   * @param {Units} units @param {(share: number) => Promise<void>} breath lets the page draw now and then */
   async function tested(rows, units, breath) {
     const sizes = sizesOf(units);
     const orders = tooFew(units) ? [] : ordersOf(units);
-    /** @type {Tested[]} */
     const found = [];
     const cells = sharesOf(rows, units);
     let last = performance.now();

@@ -7,7 +7,7 @@ raylatent.controls = (() => {
   const MOST_FILES = 20; // that a page hands over one after another
   /** @returns {string[]} */
   const slideNames = () => raylatent.now.meta.slides.map((/** @type {any} */ slide) => slide.name);
-  /** Puts choices into a list. @param {string} id @param {[string | number, string][]} list */
+  /** Puts choices into a list. @param {string} id @param {any[][]} list */
   const options = (id, list) => $(id).replaceChildren(...list.map(([value, text]) => el("option", { value }, text)));
   const swatch = (/** @type {string} */ hex) =>
     el("span", { class: "swatch", "aria-hidden": "true", style: { background: hex } });
@@ -38,7 +38,7 @@ raylatent.controls = (() => {
     $("legend").append(el("h3", {}, title), scale ? scaleOf(title, scale, color.VIRIDIS) : "",
       el("ul", { class: "list" }, ...list), noteOf(note + dashed + paler));
   }
-  /** Boxes to tick. @param {string} id @param {"labels" | "slides"} which @param {[number, string][]} list
+  /** Boxes to tick. @param {string} id @param {"labels" | "slides"} which @param {any[][]} list
    * @param {number[]} all values, of which a filter has some @param {(Node | string)[]} more */
   function ticks(id, which, list, all, ...more) {
     const { now } = raylatent;
@@ -56,14 +56,12 @@ raylatent.controls = (() => {
   function filters() {
     const sought = $("find-slide").value.toLowerCase();
     const { labels, n, slides } = raylatent.now.meta;
-    /** @type {[number, string][]} */
-    const listed = labels.names.map((/** @type {string} */ name, /** @type {number} */ i) => [i, name]);
+    const listed = Array.from(labels.names, (name, i) => [i, name]);
     const labeled = labels.counts.reduce((/** @type {number} */ sum, /** @type {number} */ count) => sum + count, 0);
     if (labeled < n && listed.length > 0) listed.push([data.NO_U1, "(no label)"]);
     ticks("filter-labels", "labels", listed, listed.map(([value]) => value));
-    /** @type {[number, string][]} */
-    const all = slideNames().map((name, i) => [i, name]);
-    const found = all.filter(([, name]) => name.toLowerCase().includes(sought));
+    const found = Array.from(slides, ({ name }, i) => [i, name])
+      .filter(([, name]) => name.toLowerCase().includes(sought));
     const only = () => {
       cells.filter({ slides: new Set(found.map(([i]) => i)) });
       filters();
@@ -103,12 +101,17 @@ raylatent.controls = (() => {
     bars("Slide", members.slide, slideNames(), meta.colors_of_slides);
   }
   function regions() {
-    const { regions: named, meta } = raylatent.now;
-    const lines = named.map((/** @type {any} */ one) => el("li", {}, swatch(one.color),
-      link(one.name, () => raylatent.page.guard(selection.choose(one.rings, false)))));
+    const { by, meta, regions: named, unsaved } = raylatent.now;
+    options("by", color.keysOf(meta, named.length > 0));
+    $("by").value = by;
+    const lines = named.map((/** @type {any} */ one) =>
+      el("li", {}, swatch(one.color), link(one.name, () => selection.choose(one.rings, false))));
     const text = () => JSON.stringify(named.map((/** @type {any} */ one) => save.polygonOf(meta, one.rings, one.name)));
-    const button = el("button", { type: "button", id: "save-regions",
-      onclick: () => save.download("regions.json", [text()], "application/json") }, "Save regions.json");
+    const saves = () => {
+      save.download("regions.json", [text()], "application/json");
+      unsaved.delete(meta.map.digest);
+    };
+    const button = panel.button("Save regions.json", saves, { id: "save-regions" });
     panel.fill($("regions"), ...(named.length > 0 ? [el("ul", { class: "list" }, ...lines), button] : []));
   }
   /** Saves the selection. @param {"csv" | "geojson" | "roi" | "polygon"} how geojson and roi have a file a slide */

@@ -68,8 +68,7 @@ raylatent.data = (() => {
   }
   /** The blocks and pictures of one map's folder. */
   class Store {
-    /** @param {string} base "" or the path of the folder with a slash at its end @param {() => void} arrived called
-     * when something came that can be drawn */
+    /** @param {string} base "" or a path with a slash at its end @param {() => void} arrived of what can be drawn */
     constructor(base, arrived) {
       this.base = base;
       this.arrived = arrived;

@@ -1,13 +1,13 @@
 "use strict";
 // One frame: pictures, cells, points, a contrast, and what is selected, on one canvas without WebGL.
 raylatent.draw = (() => {
-  const { $, camera, cells, color, geometry } = raylatent;
+  const { $, camera, cells, color, geometry, data } = raylatent;
   const CELL_WITHOUT_PICTURE = 16;
   const LEAST_MARK = 24; // CSS pixels
   const FRAMED_FROM = 40; // CSS pixels, from which cells are framed in the color of a contrast, and their tiles seen
   const OWN_SIZE_FROM = 150; // CSS pixels, from which a tile is drawn from its picture at its own size
   const points = { canvas: document.createElement("canvas"), n: 0 };
-  const seen = { cells: 0, most: 0 }; // how many cells were drawn, of at most how many tiles
+  const seen = { cells: 0, most: 0, unfiltered: false }; // how many cells were drawn, of at most how many tiles
   /** @type {CanvasRenderingContext2D} */
   let ctx;
   /** The squares of 8 x 8 cells in view. @param {number} level */
@@ -85,8 +85,7 @@ raylatent.draw = (() => {
       }
     }
   }
-  /** Draws a cell's tile at its own size, where that is stored. @param {Tile} tile @param {number} x @param {number} y
-   * @param {number} side */
+  /** Draws a tile that is stored at its own size. @type {(tile: Tile, ...at: [number, number, number]) => void} */
   function drawOwn(tile, x, y, side) {
     const stored = cells.storedOf(tile);
     const image = stored && raylatent.now.store.picture(stored.path);
@@ -103,6 +102,7 @@ raylatent.draw = (() => {
     eachCell(level, (block) => {
       const colors = cells.colors(block, level, true);
       const left = cells.left(level, block);
+      seen.unfiltered ||= cells.filtered() && !left;
       return (i, x, y, size) => {
         if (deepest && size >= OWN_SIZE_FROM) drawOwn(cells.tileIn(block, i), x, y, size);
         Object.assign(seen, { cells: seen.cells + 1, most: Math.max(seen.most, block.tiles[i]) });
@@ -117,19 +117,14 @@ raylatent.draw = (() => {
         } else if (showPictures && by !== "none") {
           ctx.strokeStyle = color.css(colors[i]);
           ctx.lineWidth = Math.min(4, size / 16);
-          ctx.setLineDash(by === "label" && block.share[i] < 0.5 ? [size / 8, size / 8] : []);
+          const mixed = by === "label" && block.label[i] !== data.NO_U1 && block.share[i] < 0.5;
+          ctx.setLineDash(mixed ? [size / 8, size / 8] : []);
           const inset = ctx.lineWidth / 2;
           ctx.strokeRect(x + inset, y + inset, size - 2 * inset, size - 2 * inset);
         }
       };
     });
     ctx.setLineDash([]);
-  }
-  /** The blocks of points in view, if they are few enough to be drawn. */
-  function pointsInView() {
-    const { numbers, n } = cells.pointsIn(cells.inUnits(camera.boxOf(raylatent.now.view)));
-    points.n = n;
-    return raylatent.now.showPoints && n <= cells.MOST_POINTS ? numbers : null;
   }
   /** @param {number[]} numbers of blocks @param {number} ratio device pixels a CSS pixel */
   function drawPoints(numbers, ratio) {
@@ -256,7 +251,7 @@ raylatent.draw = (() => {
   /** One frame. @param {HTMLCanvasElement} canvas */
   function frame(canvas) {
     const { now } = raylatent;
-    Object.assign(seen, { cells: 0, most: 0 });
+    Object.assign(seen, { cells: 0, most: 0, unfiltered: false });
     const ratio = window.devicePixelRatio || 1;
     ctx = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -264,7 +259,9 @@ raylatent.draw = (() => {
     ctx.fillRect(0, 0, now.view.width, now.view.height);
     if (now.showPictures) drawPictures();
     if (now.contrast) drawContrast();
-    const numbers = pointsInView();
+    const inView = cells.pointsIn(cells.inUnits(camera.boxOf(now.view)));
+    points.n = inView.n;
+    const numbers = now.showPoints && points.n <= cells.MOST_POINTS ? inView.numbers : null;
     if (!now.contrast && (now.showPictures || !numbers)) drawCells();
     if (numbers) drawPoints(numbers, ratio);
     if (numbers || now.contrast) seen.cells = points.n;

@@ -62,8 +62,7 @@ raylatent.gestures = (() => {
     else raylatent.page.say(`Corner ${now.path.length} is set.`);
     raylatent.page.changed();
   }
-  /** What each key does; others press the button that is marked with them. @param {KeyboardEvent} event
-   * @returns {boolean} whether it did */
+  /** Whether a key did something: it acts, or presses the button marked with it. @param {KeyboardEvent} event */
   function key(event) {
     const { now, now: { view }, page } = raylatent;
     const cell = view.scale / geometry.gridOf(draw.cellLevel());

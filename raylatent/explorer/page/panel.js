@@ -35,8 +35,11 @@ raylatent.panel = (() => {
     box.tabIndex = -1;
     (same ?? box).focus();
   }
-  /** A button that reads as a link. @param {string} text @param {() => void} act @param {any} [about] */
-  const link = (text, act, about) => el("button", { type: "button", class: "plain", onclick: act, ...about }, text);
+  /** A button; what goes wrong is said. @param {string} text @param {() => any} act @param {any} [about] */
+  const button = (text, act, about) =>
+    el("button", { type: "button", onclick: () => raylatent.page.guard(Promise.resolve(act())), ...about }, text);
+  /** A button that reads as a link. @param {string} text @param {() => any} act @param {any} [about] */
+  const link = (text, act, about) => button(text, act, { class: "plain", ...about });
   /** What brings one to a cell. @param {CellId} id @param {(id: CellId) => void} go */
   const cellLink = (id, go) => link(`${id.row}, ${id.col}`, () => go(id));
   /** A table of cells, whose numbers come first. @param {string[]} heads @param {(Node | string)[][]} rows */
@@ -44,8 +47,7 @@ raylatent.panel = (() => {
     el("caption", { class: "note" }, "Cells by row and column, from the lower left."),
     el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((one) => el("td", {}, one))))));
-  /** Counts as bars, the most first. @param {Iterable<[number, number]>} counts of numbers @param {string[]} names of
-   * the numbers @param {string[]} colors @param {number} n of all */
+  /** Counts as bars, most first. @type {(counts: any, names: string[], colors: string[], n: number) => HTMLElement} */
   const countsOf = (counts, names, colors, n) => barsOf([...counts]
     .filter(([i, count]) => names[i] !== undefined && count > 0).sort((a, b) => b[1] - a[1]).slice(0, MOST_BARS)
     .map(([i, count]) => [`${names[i]}: ${whole(Math.round(count))} (${percent(count / n)})`, colors[i], count / n]));
@@ -142,7 +144,6 @@ raylatent.panel = (() => {
   function numbersOf(block, i, level) {
     const { labels, classes, slides } = raylatent.now.meta;
     const n = block.tiles[i];
-    /** @type {[number, number][]} */
     const counts = Array.from(labels.names, (_, l) => [l, block[`count_${l}`]?.[i] ?? 0]);
     const means = Array.from(classes.length <= 64 ? classes : [], (name, c) => {
       const share = block[`mean_${c}`][i];
@@ -180,19 +181,10 @@ raylatent.panel = (() => {
       page.say(`${counted(ids.length, "similar cell")}: ringed on the map, the most similar first.`);
       page.changed();
     };
-    return el("div", {}, el("h3", {}, "Similar cells"),
-      el("button", { type: "button", id: "similar", onclick: () => page.guard(find()) }, "Find similar cells"), list);
+    return el("div", {}, el("h3", {}, "Similar cells"), button("Find similar cells", find, { id: "similar" }), list);
   }
   /** All tiles of the cell, the nearest first. @param {CellId} cell @param {Block} block @param {number} i */
   async function tilesOf(cell, block, i) {
-    const { frame, meta, served } = raylatent.now;
-    if (meta.points.kind !== "all" && served) {
-      const told = await selection.fromServer({ cell: [cell.level, cell.row, cell.col] });
-      const ids = new Map(Array.from(meta.slides, (/** @type {any} */ slide, id) => [slide.name, id]));
-      if (!told.rows) throw new Error("These are too many tiles to list: use `raylatent select`.");
-      return told.rows.map(([name, tile, loc_x, loc_y]) => ({ slide: ids.get(name) ?? 0, tile,
-        loc_x: loc_x ?? data.NO_I4, loc_y: loc_y ?? data.NO_I4, x: NaN, y: NaN }));
-    }
     const members = await selection.inCell(cell);
     const far = (/** @type {Tile} */ tile) => Math.hypot(tile.x - block.x[i], tile.y - block.y[i]);
     return Array.from(members.slide, (slide, m) => ({ slide, tile: members.tile[m], loc_x: members.loc_x[m],
@@ -212,8 +204,7 @@ raylatent.panel = (() => {
     const [list, told] = [el("ol", { class: "tiles" }), el("p", { class: "note", role: "status" })];
     /** @type {Tile[] | null} */
     let tiles = null;
-    const onclick = () => raylatent.page.guard(next());
-    const more = el("button", { type: "button", onclick }, "List the tiles of this cell");
+    const more = button("List the tiles of this cell", next);
     async function next() {
       tiles ??= await tilesOf(cell, block, i);
       const start = list.childElementCount;
@@ -227,19 +218,20 @@ raylatent.panel = (() => {
           shown.scrollIntoView({ block: "nearest" });
           raylatent.page.say(`Tile ${tile.tile} of slide ${name}.`);
         };
-        list.append(el("li", {}, link(`${name}, tile ${tile.tile}`, () => raylatent.page.guard(show()),
-          { "data-slide": name, "data-tile": tile.tile })));
+        const about = { "data-slide": name, "data-tile": tile.tile };
+        list.append(el("li", {}, link(`${name}, tile ${tile.tile}`, show, about)));
       });
       const left = tiles.length - list.childElementCount;
       more.textContent = `List ${Math.min(AT_ONCE, left)} more`;
       more.hidden = left <= 0;
       if (more.hidden) list.querySelectorAll("button")[start]?.focus(); // the first of those that came
-      told.textContent = `${whole(list.childElementCount)} of ${whole(tiles.length)} tiles, the nearest first.` +
+      told.textContent = `${whole(list.childElementCount)} of ${whole(tiles.length)} tiles` +
+        (Number.isNaN(tiles[0]?.x) ? "." : ", the nearest first.") +
         (meta.points.kind === "all" || served ? ""
           : " They are of the sample in this folder; `raylatent serve` lists all.");
     }
     return el("div", {}, el("h3", {}, "Tiles of this cell"), list, told, more,
-      el("button", { type: "button", onclick: () => raylatent.page.guard(raylatent.sheet.ofCell(cell)) }, "Where on the slides"));
+      button("Where on the slides", () => raylatent.sheet.ofCell(cell)));
   }
   /** Shows a cell, or closes the panel. @param {CellId | null} cell */
   async function open(cell) {
@@ -270,5 +262,8 @@ raylatent.panel = (() => {
     page.uncover(cell);
     page.say(`Cell with ${counted(block.tiles[i], "tile")}; tile ${tile.tile} of ${panel.dataset.slide}.`);
   }
-  return { el, picture, whole, counted, short, factsOf, note, fill, link, cellLink, tableOf, countsOf, titled, squares, open };
+  return {
+    el, picture, whole, counted, short, factsOf, note, fill, button, link, cellLink, tableOf, countsOf, titled, squares,
+    open,
+  };
 })();

@@ -36,22 +36,23 @@ raylatent.save = (() => {
     return String(Number(v.toPrecision(few ?? 9)));
   }
   const loc = (/** @type {number} */ v) => (v === NO_LOC ? "" : String(v));
-  /** The members as CSV, in pieces. @param {any} meta @param {Members} members @param {string} name of the selection */
+  /** Members as CSV, with their own labels. @param {any} meta @param {Members} members @param {string} name of all */
   function csvOf(meta, members, name) {
+    const own = meta.labels.of === "tile" && meta.labels.column === "label" ? meta.labels.names : [];
+    const labels = own.map((/** @type {string} */ one) => one === "(other labels)" ? "" : quoted(one));
     const pieces = ["slide,tile_index,loc_x,loc_y,x,y,knn_distance,label,region\r\n"];
     for (let i = 0; i < members.n; i += 1) {
       const columns = [
         quoted(meta.slides[members.slide[i]].name), members.tile[i], loc(members.loc_x[i]),
         loc(members.loc_y[i]), digits(members.x[i]), digits(members.y[i]), digits(members.novelty[i]),
-        quoted(meta.labels.names[members.label[i]] ?? ""), quoted(name),
+        labels[members.label[i]] ?? "", quoted(name),
       ];
       pieces.push(`${columns.join(",")}\r\n`);
     }
     return pieces;
   }
-  /** [slide, from, to] of each slide's members. @param {Members} members @returns {[number, number, number][]} */
+  /** [slide, from, to] of each slide's members. @param {Members} members */
   function bySlide(members) {
-    /** @type {[number, number, number][]} */
     const found = [];
     for (let i = 0; i < members.n; i += 1) {
       if (i === 0 || members.slide[i] !== members.slide[i - 1]) found.push([members.slide[i], i, i]);
@@ -67,9 +68,8 @@ raylatent.save = (() => {
   }
   /** How many members have no place in their slide: GeoJSON and regions leave them out. @param {Members} members */
   const withoutPlace = ({ loc_x: x, loc_y: y }) => x.filter((v, i) => v === NO_LOC || y[i] === NO_LOC).length;
-  /** A slide's file for QuPath: squares in level-0 pixels minus the bounds, since QuPath counts from there; points
-   * where the window is not known. @param {any} meta @param {Members} members @param {string} name of the selection
-   * @param {[number, number, number]} part slide, from, to @returns {Promise<string[]>} pieces of text */
+  /** A slide's file for QuPath: squares in level-0 pixels from the bounds on, as QuPath counts; points where the window
+   * is not known. @param {any} meta @param {Members} members @param {string} name @param {number[]} part of bySlide */
   async function geojsonOf(meta, members, name, [id, from, to]) {
     const slide = meta.slides[id];
     const pieces = ['{"type": "FeatureCollection", "features": ['];
@@ -93,9 +93,8 @@ raylatent.save = (() => {
     }
     return [...pieces, "\n]}\n"];
   }
-  /** A slide's regions for Slideflow, one row a vertex, in level-0 pixels of the whole slide: tiles beside each other
-   * in a row are one rectangle. @param {any} meta @param {Members} members @param {string} name
-   * @param {[number, number, number]} part slide, from, to @returns {string[]} pieces of text */
+  /** A slide's regions for Slideflow, one row a vertex, in level-0 pixels of the whole slide: tiles that touch in
+   * a row are one rectangle. @param {any} meta @param {Members} members @param {string} name @param {number[]} part */
   function roiOf(meta, members, name, [id, from, to]) {
     const slide = meta.slides[id];
     const pieces = ["roi_name,x_base,y_base,label\r\n"];
@@ -119,8 +118,7 @@ raylatent.save = (() => {
   }
   /** A selection as a polygon file. @param {any} meta @param {Ring[]} rings @param {string} [name] */
   const polygonOf = (meta, rings, name) => ({ ...(name === undefined ? {} : { name }), map: meta.map.digest, rings });
-  /** The named selections of a file: regions.json, or one polygon. @param {any} meta @param {string} text @returns
-   * {{name: string, rings: Ring[]}[]} @throws {Error} if it is of another map */
+  /** The areas of regions.json, or of a polygon file, of this map. @param {any} meta @param {string} text */
   function regionsOf(meta, text) {
     let given;
     try {

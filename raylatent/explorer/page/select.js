@@ -3,17 +3,15 @@
 /** @typedef {{n: number | null, exact: boolean, slides: number | null, rows: [string, number][] | null}} Selected
  * rows are [slide, tile index] in their order, null if a server does not list so many */
 raylatent.selection = (() => {
-  const { cells, color, geometry } = raylatent;
+  const { cells, color, data, geometry } = raylatent;
   const MOST_MEMBERS = 5_000_000;
   /** @type {Record<string, any>} */
   const COLUMNS = { slide: Uint32Array, tile: Uint32Array, loc_x: Int32Array, loc_y: Int32Array,
     x: Float32Array, y: Float32Array, label: Uint8Array, novelty: Float32Array, pred: Uint16Array };
-  /** The points that a test keeps, of the blocks that a box in map units meets, in order of slide and tile.
-   * @param {number[]} box @param {(block: Block, i: number) => boolean} keeps @returns {Promise<Members>} @throws
-   * {Error} if they are more than a page can hold */
+  /** The points that a test keeps, of blocks that a box in map units meets, by slide and tile. @param {number[]} box
+   * @param {(block: Block, i: number) => boolean} keeps @throws {Error} if they are more than a page can hold */
   async function membersOf(box, keeps) {
     const { store } = raylatent.now;
-    /** @type {Record<string, any>[]} */
     const parts = [];
     let n = 0;
     const { numbers } = cells.pointsIn(box);
@@ -29,7 +27,7 @@ raylatent.selection = (() => {
         throw new Error("These are too many tiles for a page: save the polygon file, and use `raylatent select`.");
       }
       parts.push(Object.fromEntries(Object.entries(COLUMNS).map(([name, kind]) =>
-        [name, new kind(found.length).map((/** @type {any} */ _, /** @type {number} */ i) => block[name][found[i]])])));
+        [name, kind.from(found, (/** @type {number} */ i) => block[name][i])])));
     }
     return sorted(parts, n);
   }
@@ -37,26 +35,31 @@ raylatent.selection = (() => {
   const keyOf = (slide, tile) => slide * 2 ** 32 + tile;
   /** Parts as one, in order of slide and tile. @param {Record<string, any>[]} parts @param {number} n */
   function sorted(parts, n) {
-    /** @param {any} kind @param {(part: Record<string, any>) => ArrayLike<number>} of */
-    const joined = (kind, of) => {
-      const whole = new kind(n);
+    const joined = (/** @type {string} */ name) => {
+      const whole = new COLUMNS[name](n);
       let at = 0;
       for (const part of parts) {
-        whole.set(of(part), at);
-        at += part.slide.length;
+        whole.set(part[name], at);
+        at += part[name].length;
       }
       return whole;
     };
-    const keys = joined(Float64Array, ({ slide, tile }) => new Float64Array(slide).map((s, i) => keyOf(s, tile[i])));
+    const tile = joined("tile");
+    const keys = new Float64Array(joined("slide")).map((slide, i) => keyOf(slide, tile[i]));
     const order = new Uint32Array(n).map((_, i) => i).sort((a, b) => keys[a] - keys[b]);
-    const columns = Object.entries(COLUMNS).map(([name, kind]) => {
-      const whole = joined(kind, (part) => part[name]);
-      return [name, new kind(n).map((/** @type {any} */ _, /** @type {number} */ i) => whole[order[i]])];
+    const columns = Object.keys(COLUMNS).map((name) => {
+      const whole = joined(name);
+      return [name, whole.map((/** @type {any} */ _, /** @type {number} */ i) => whole[order[i]])];
     });
     return /** @type {Members} */ ({ n, ...Object.fromEntries(columns) });
   }
-  /** The points of a cell. @param {CellId} cell */
-  function inCell({ level, row, col }) {
+  /** The points of a cell: of a sample those that the server tells. @param {CellId} cell @returns {Promise<Members>} */
+  async function inCell({ level, row, col }) {
+    if (raylatent.now.meta.points.kind !== "all" && raylatent.now.served) {
+      const { members } = await fromServer({ cell: [level, row, col] });
+      if (members) return members;
+      throw new Error("These are too many tiles to list: use `raylatent select`.");
+    }
     const grid = geometry.gridOf(level);
     const box = cells.inUnits([col - 0.01, row - 0.01, col + 1.01, row + 1.01].map((v) => v / grid));
     return membersOf(box, (block, i) => {
@@ -65,7 +68,7 @@ raylatent.selection = (() => {
     });
   }
   /** Asks the server for the members: a row is slide, tile index, and its place if it is known; null are too many.
-   * @param {Record<string, any>} body @returns {Promise<{n: number, slides: number,
+   * @param {Record<string, any>} body @returns {Promise<{n: number, slides: number, members: Members | null,
    * rows: [string, number, number | null, number | null][] | null}>} */
   async function fromServer(body) {
     const { meta, store } = raylatent.now;
@@ -73,11 +76,27 @@ raylatent.selection = (() => {
     const about = { method: "POST", headers: { "Content-Type": "application/json" }, body: text };
     const response = await fetch(`${store.base}members`, about);
     if (!response.ok) throw new Error(`The server does not tell the members: ${await response.text()}`);
-    return response.json();
+    const told = await response.json();
+    const ids = new Map(Array.from(meta.slides, (/** @type {any} */ slide, id) => [slide.name, id]));
+    const of = (/** @type {any} */ kind, /** @type {(row: any[]) => number} */ value) => kind.from(told.rows, value);
+    const members = told.rows && { n: told.rows.length, slide: of(Uint32Array, ([name]) => ids.get(name) ?? 0),
+      tile: of(Uint32Array, (row) => row[1]), loc_x: of(Int32Array, (row) => row[2] ?? data.NO_I4),
+      loc_y: of(Int32Array, (row) => row[3] ?? data.NO_I4), x: of(Float32Array, () => NaN),
+      y: of(Float32Array, () => NaN) };
+    return { ...told, members };
   }
   /** What tests and the console use. @param {unknown} given rings, or one, in map units @returns {Promise<Selected>} */
   async function select(given) {
-    const rings = geometry.ringsOf(given);
+    const { meta } = raylatent.now;
+    const found = await chosen(geometry.ringsOf(given));
+    if (!("slide" in found)) return { exact: true, ...found };
+    if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
+    /** @type {[string, number][]} */
+    const rows = Array.from(found.slide, (slide, i) => [meta.slides[slide].name, found.tile[i]]);
+    return { n: found.n, exact: true, slides: slidesOf(found), rows };
+  }
+  /** Selects what is in rings, and tells it: the members, or what the server says of them. @param {Ring[]} rings */
+  async function chosen(rings) {
     const { meta, served } = raylatent.now;
     Object.assign(raylatent.now, { rings, members: null, only: null });
     const said = (/** @type {Parameters<typeof raylatent.controls.selected>[0]} */ told) => {
@@ -87,32 +106,27 @@ raylatent.selection = (() => {
     raylatent.page.changed();
     try {
       if (meta.points.kind !== "all" && served) {
-        const { n, slides, rows } = await fromServer({ rings });
+        const { n, slides, rows, members } = await fromServer({ rings });
+        if (raylatent.now.rings === rings) raylatent.now.members = members;
         said({ n, slides });
-        return { n, exact: true, slides, rows: rows && rows.map(([slide, tile]) => [slide, tile]) };
+        /** @type {[string, number][] | undefined} */
+        const told = rows?.map(([slide, tile]) => [slide, tile]);
+        return { n, slides, rows: told ?? null };
       }
       const edges = geometry.edgesOf(rings);
       const members = await membersOf(geometry.boxOf(rings), ({ x, y }, i) => geometry.inside(edges, x[i], y[i]));
       if (raylatent.now.rings === rings) raylatent.now.members = members;
       said({ n: members.n, slides: slidesOf(members), members });
-      return resultOf(members);
+      return members;
     } catch (error) {
       said({ n: null, why: /** @type {Error} */ (error).message });
       throw error;
     }
   }
   const slidesOf = (/** @type {Members} */ members) => new Set(members.slide).size;
-  /** @param {Members} members @returns {Selected} */
-  function resultOf(members) {
-    const { meta } = raylatent.now;
-    if (meta.points.kind !== "all") return { n: null, exact: false, slides: null, rows: [] };
-    /** @type {[string, number][]} */
-    const rows = Array.from(members.slide, (slide, i) => [meta.slides[slide].name, members.tile[i]]);
-    return { n: members.n, exact: true, slides: slidesOf(members), rows };
-  }
   /** Adds rings to the selection, or begins another: where rings lie over one another the area goes out again, so
    * that a ring inside another cuts a hole. @param {Ring[]} rings @param {boolean} added */
-  const choose = (rings, added) => select(added ? [...raylatent.now.rings, ...rings] : rings);
+  const choose = (rings, added) => chosen(added ? [...raylatent.now.rings, ...rings] : rings);
   /** Selects what is in view. */
   const inView = () => raylatent.page.guard(
     choose([geometry.ringOf(cells.inUnits(raylatent.camera.boxOf(raylatent.now.view)))], false));

@@ -15,8 +15,7 @@ raylatent.sheet = (() => {
       [Infinity, -Infinity]));
     return [ends[0][0], ends[1][0], ends[0][1] - ends[0][0], ends[1][1] - ends[1][0]];
   }
-  /** A slide with its tiles on it. @param {[number, number, number]} part slide, and which of the members
-   * @param {Members} members @param {Uint32Array} colors of the members */
+  /** A slide with its tiles. @param {number[]} part @param {Members} members @param {Uint32Array} colors of them */
   async function cardOf([id, from, to], members, colors) {
     const slide = raylatent.now.meta.slides[id];
     const [x, y, w, h] = extentOf(slide, members, from, to);
@@ -28,11 +27,14 @@ raylatent.sheet = (() => {
     const image = slide.thumbnail && slide.width ? await panel.picture(`slides/${id}.jpg`) : null;
     if (image) ctx.drawImage(image, 0, 0, width, height);
     const side = Math.max(3, (slide.window_px ?? 0) * scale);
-    ctx.globalAlpha = 0.5; // tissue is seen through it
+    ctx.lineWidth = 2;
     for (let i = from; i < to; i += 1) {
       if (members.loc_x[i] === data.NO_I4) continue;
-      ctx.fillStyle = color.css(colors[i]);
-      ctx.fillRect((members.loc_x[i] - x) * scale - side / 2, (members.loc_y[i] - y) * scale - side / 2, side, side);
+      const [left, top] = [(members.loc_x[i] - x) * scale - side / 2, (members.loc_y[i] - y) * scale - side / 2];
+      ctx.fillStyle = color.css(colors[i], side > 6 ? 0.2 : 0.9); // tissue is seen through large ones
+      ctx.fillRect(left, top, side, side);
+      ctx.strokeStyle = color.css(colors[i]);
+      if (side > 6) ctx.strokeRect(left + 1, top + 1, side - 2, side - 2);
     }
     const [tile, loc_x, loc_y] = [members.tile, members.loc_x, members.loc_y].map((of) => of[from]);
     return el("li", { "data-slide": slide.name, "data-n": to - from }, canvas, el("p", {}, told),
@@ -47,8 +49,8 @@ raylatent.sheet = (() => {
     const cards = await Promise.all(shown.map((part) => cardOf(part, members, colors)));
     if (raylatent.now.store !== store) return;
     const lost = save.withoutPlace(members);
-    $("sheet-told").textContent = `${what}: ${meta.points.kind === "all" ? "" : "of the sample in this folder, "}` +
-      `${counted(members.n, "tile")} of ${counted(found.length, "slide")}` +
+    const sample = meta.points.kind !== "all" && members.label; // what a server tells has none
+    $("sheet-told").textContent = `${what}: ${sample ? "of the sample in this folder, " : ""}${counted(members.n, "tile")} of ${counted(found.length, "slide")}` +
       (found.length > shown.length ? `; the ${shown.length} slides with most of them are shown.` : ".") +
       (lost > 0 ? ` Of ${whole(lost)} it is not known where they lie.` : "");
     $("sheet-slides").replaceChildren(...cards);
@@ -58,7 +60,9 @@ raylatent.sheet = (() => {
   async function open() {
     const { members, rings, labels, slides } = raylatent.now;
     if (members) return show(members, "Selected");
-    if (rings.length > 0) throw new Error("Which tiles are selected is not known here: `raylatent select --to slides`.");
+    if (rings.length > 0) {
+      throw new Error("Which tiles are selected is not known here: use `raylatent select --to slides`.");
+    }
     const left = await selection.membersOf([-Infinity, -Infinity, Infinity, Infinity], ({ label, slide }, i) =>
       (!labels || labels.has(label[i])) && (!slides || slides.has(slide[i])));
     return show(left, labels || slides ? "What the filter leaves" : "All tiles of the map");

@@ -56,7 +56,7 @@ raylatent.slide = (() => {
   async function open(tile) {
     const { meta, store } = raylatent.now;
     const response = await fetch(`${store.base}slide/${tile.slide}.json`);
-    if (!response.ok) throw new Error(`The slide cannot be shown: ${await response.text()}`);
+    if (!response.ok) throw new Error(`The slide is not shown: ${await response.text()} (is it below --slides DIR?)`);
     const { name } = meta.slides[tile.slide];
     const canvas = /** @type {HTMLCanvasElement} */ (panel.el("canvas", { width: 1000, height: 640, tabindex: 0,
       role: "application", "aria-label": `Slide ${name}; arrows move it, + and - zoom` }));
@@ -74,10 +74,7 @@ raylatent.slide = (() => {
     draw();
   }
   /** What opens the slide at a tile, or null without a server. @param {Tile} tile */
-  function button(tile) {
-    if (!raylatent.now.served || tile.loc_x === data.NO_I4) return null;
-    const act = () => raylatent.page.guard(open(tile));
-    return panel.el("button", { type: "button", onclick: act }, "Open the slide here");
-  }
+  const button = (tile) => raylatent.now.served && tile.loc_x !== data.NO_I4
+    ? panel.button("Open the slide here", () => open(tile)) : null;
   return { button, draw };
 })();
