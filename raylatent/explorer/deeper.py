@@ -16,13 +16,7 @@ import pyarrow.parquet as pq
 
 from raylatent import schema
 from raylatent.explorer import pictures
-from raylatent.explorer.members import (
-    MEMBERS,
-    Box,
-    found_in_time,
-    members,
-    of_cells,
-)
+from raylatent.explorer.members import MEMBERS, Box, found_in_time, members, of_cells
 from raylatent.explorer.pyramid import DEEPEST, SIDE, Square, keep
 from raylatent.montage.cells import CELL, partial_cells
 from raylatent.montage.points import Points, Rule, split_ids
@@ -59,9 +53,7 @@ class DeeperLevels:
         self._name, self._boxes = shown, {} if boxes is None else boxes
         self._cell_px = int(about["cell_px"])
         self._finest = int(about["levels"][-1]["level"])
-        self._rule = Rule(
-            **about["rule"]
-        )  # where the seed is not told, with another one
+        self._rule = Rule(**about["rule"])  # a seed that is not told is another one
         self._held = lru_cache(maxsize=_HELD)(self._read)
 
     def jpeg(

@@ -65,8 +65,7 @@ def write_csv(path: str, members: Members, _: Export) -> int:
     with store.writing(name) as append:
         append(_lines([FIRST]))
         for table in members:
-            columns = (_text(table, column) for column in FIRST)
-            append(_lines(zip(*columns, strict=True)))
+            append(_lines(zip(*(_text(table, one) for one in FIRST), strict=True)))
             n += len(table)
     return n
 

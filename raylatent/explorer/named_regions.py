@@ -13,13 +13,7 @@ import pyarrow as pa
 
 from raylatent import schema
 from raylatent.errors import MapError
-from raylatent.explorer.polygon import (
-    Polygon,
-    as_json,
-    check_map,
-    parse_polygons,
-    region_of,
-)
+from raylatent.explorer import polygon
 from raylatent.run.layout import REGIONS_JSON
 from raylatent.seal import DIGEST, content_digest
 from raylatent.storage import Store
@@ -35,7 +29,7 @@ logger = logging.getLogger(__name__)
 class RegionLabels:
     """The label of a place is the name of the first region that has it, in this order."""
 
-    regions: tuple[Polygon, ...]
+    regions: tuple[polygon.Polygon, ...]
 
     column: ClassVar[str] = "region"
 
@@ -46,25 +40,27 @@ class RegionLabels:
 
     def __call__(self, points: pa.Table) -> pa.StringArray:
         """Labels of points with `x` and `y`, row for row, null outside of all regions."""
-        numbers = region_of(self.regions, schema.places(points))
+        numbers = polygon.region_of(self.regions, schema.places(points))
         names = pa.array([one.name for one in self.regions], pa.string())
         return names.take(pa.array(numbers, mask=numbers < 0))
 
 
-def put_regions(stored: StoredPoints, regions: Sequence[Polygon], what: str) -> None:
+def put_regions(
+    stored: StoredPoints, regions: Sequence[polygon.Polygon], what: str
+) -> None:
     """Put regions of a file beside their map; none takes away those that are there.
 
     Raises:
         MapError: They were drawn on another map, or one has no name.
         ClaimError: Another driver works on the run.
     """
-    check_map(regions, stored.info[DIGEST], what)
+    polygon.check_map(regions, stored.info[DIGEST], what)
     if not all(one.name for one in regions):
         message = f'{what} has no "name": a label is to be given one'
         raise MapError(message)
     with relisted(stored.store.uri) as digests:
         if regions:
-            data = as_json(regions)
+            data = polygon.as_json(regions)
             stored.store.write(REGIONS_JSON, data)
             digests[REGIONS_JSON] = content_digest(data)
         else:
@@ -79,7 +75,7 @@ def region_labels(store: Store) -> RegionLabels | None:
     if not store.exists(REGIONS_JSON):
         return None
     where = f"{store.uri}/{REGIONS_JSON}"
-    regions = parse_polygons(store.read(REGIONS_JSON), where)
+    regions = polygon.parse_polygons(store.read(REGIONS_JSON), where)
     if any(one.map != read_info(store)[DIGEST] for one in regions):
         logger.warning("%s is of a map that was here before: it labels nothing", where)
         return None

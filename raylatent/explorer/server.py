@@ -55,6 +55,7 @@ MOST_POINTS = 10_000
 
 _ROW = (schema.TILE_INDEX, schema.LOC_X, schema.LOC_Y)  # and the slide before it
 _MOST_S = 60.0  # that members are looked for, and anybody waits for an answer
+_LATE = f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
 _WAIT_S = 20.0  # for a body, and for others whose work takes long
 _AT_ONCE = {"members": 1, "block": 1}
 _OTHERS_AT_ONCE = 4
@@ -175,13 +176,11 @@ class Explorer:
         A block that was written is a file: nobody waits for what is drawn to have it.
         """
         name, _, rest = path.removeprefix("/").partition("/")
-        beside = bool(rest) and name in self._beside
-        name, path = (name, f"/{rest}") if beside else ("", path)
+        name, path = (name, f"/{rest}") if rest and name in self._beside else ("", path)
         route = gate.route_of(path)
         if route is not None and route[0] == "block":
             written = block_name(*route[1])
-            folder = self.root.parent / name if name else self.root
-            if (folder / written).is_file():
+            if (self.root.parent / (name or self.root.name) / written).is_file():
                 return name, ("file", (written,))
         return name, route
 
@@ -195,7 +194,7 @@ class Explorer:
             explorer = self._other(name) if name else self
             return explorer._own(kind, (body,) if kind == "members" else values)
         except TimeoutError:
-            return _late()
+            return gate.said(503, _LATE)
         except RaylatentError as error:
             logger.warning("not shown: %s", error)
             return gate.said(500, _UNREAD)
@@ -250,11 +249,8 @@ class Explorer:
         if "cell" in values:
             cell = values["cell"]
             whole = isinstance(cell, list) and [type(v) for v in cell] == [int] * 3
-            known = whole and 0 <= cell[0] <= DEEPEST and min(cell) >= 0
-            if (
-                not (known and max(cell) < SIDE << DEEPEST)
-                or values.get("map") != digest
-            ):
+            known = whole and min(cell) >= 0 and cell[0] <= DEEPEST
+            if not known or max(cell) >> DEEPEST >= SIDE or values.get("map") != digest:
                 message = "a cell is [level, row, column] of this map: load it again"
                 raise MapError(message)
             return of_cells(self._square.grid(cell[0]), *cell[1:])
@@ -316,29 +312,12 @@ class Explorer:
         return None if uri is None else self._zooms(uri)
 
 
-def _late() -> Response:
-    text = f"{_MOST_S:g} s did not suffice: ask again, or use `raylatent select`"
-    return gate.said(503, text)
-
-
 def _absent() -> Response:
     return gate.said(404, "there is no such thing here")
 
 
-async def _body(request: Request) -> bytes | None:
-    """What was sent; None is too much."""
-    body = b""
-    if request.method == "POST":
-        async with asyncio.timeout(_WAIT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > polygon.MAX_BYTES:
-                    return None
-    return body
-
-
 def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable[None]]:
-    """The server's ASGI application."""
+    """The server's ASGI application, for HTTP alone."""
     # Who waits for others of a kind takes no thread from other kinds.
     limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
         lambda: asyncio.Semaphore(_OTHERS_AT_ONCE),
@@ -348,9 +327,13 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
     async def answer(request: Request) -> Response:
         if (refused := rules.refuses(request)) is not None:
             return refused
-        path = request.scope["path"]
-        if (body := await _body(request)) is None:
-            return gate.said(413, "the polygon is too large")
+        path, body = request.scope["path"], b""
+        if request.method == "POST":
+            async with asyncio.timeout(_WAIT_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > polygon.MAX_BYTES:
+                        return gate.said(413, "the polygon is too large")
         _, route = await run_in_threadpool(explorer.find, path)
         limit = limits[route[0] if route else ""]
         try:
@@ -361,11 +344,9 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
         work = asyncio.ensure_future(run_in_threadpool(explorer.answer, path, body))
         work.add_done_callback(lambda _: limit.release())  # a thread cannot be stopped
         done, _ = await asyncio.wait({work}, timeout=_MOST_S)
-        return work.result() if done else _late()
+        return work.result() if done else gate.said(503, _LATE)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
-        if scope["type"] != "http":
-            return
         try:
             found = await answer(Request(scope, receive))
         except (TimeoutError, ClientDisconnect):
@@ -402,8 +383,7 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
             "shown travel readable: an SSH tunnel to 127.0.0.1 does not let them",
             config.host,
         )
-    name = gate.name_of(config.host, config.allow_host)
-    say(f"http://{name}:{port}/?token={token}")
+    say(f"http://{gate.name_of(config.host, config.allow_host)}:{port}/?token={token}")
     settings = uvicorn.Config(
         application(explorer, rules),
         log_level="warning",
