@@ -144,8 +144,7 @@ def run_explore(
     Args:
         config: What the verb `explore` takes.
         own: Labels that were set in Python, instead of those of the configuration.
-        anew: Whether it is written though there is one that was made of the same, or one
-            with pseudonyms where none are asked for.
+        anew: Whether it is written though there is one of the same, or with pseudonyms.
     """
     annotations = _annotations(config)
     given = check_labels(config) if own is None else None
@@ -196,19 +195,14 @@ def _with_pseudonyms(
     facts = facts_of(Store(folder))
     if config.pseudonymise or not facts.get("pseudonyms"):
         return None
-    if anew:
-        logger.warning(
-            "slides have pseudonyms on the page in %s, and their names from now on: give "
-            "--pseudonymise to hide them",
-            folder,
-        )
-        return None
-    logger.warning(
-        "slides have pseudonyms on the page in %s, which stays as it is, also where it is "
-        "of an older map: `raylatent explore %s` writes one with their names",
-        *(folder, config.run),
+    then = (
+        f"stays as it is: `raylatent explore {config.run}` writes one with their names"
     )
-    return facts
+    logger.warning(
+        "slides have pseudonyms on the page in %s, which %s",
+        *(folder, "has their names from now on" if anew else then),
+    )
+    return None if anew else facts
 
 
 def _annotations(config: ExploreConfig) -> dict[str, dict[str, str]]:

@@ -167,29 +167,20 @@ def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Pa
     found = find_cells(parts, rule, tiles, wanted.max_bytes, of_slides)
     if found.extent.n_bytes > wanted.max_bytes:
         logger.warning(
-            "the page takes about %.1f MB, more than --max-size of %.1f MB: its points, "
-            "the coarsest cells and pictures of %d slides (%.1f MB) are always in it",
-            *(found.extent.n_bytes / 1e6, wanted.max_bytes / 1e6),
-            *(len(points.slides), of_slides / 1e6),
+            "the page takes about %.1f MB, more than --max-size of %.1f MB: pictures of "
+            "slides, which take %.1f MB, are always in it, as are some points and cells",
+            *(n / 1e6 for n in (found.extent.n_bytes, wanted.max_bytes, of_slides)),
         )
     pa.default_memory_pool().release_unused()  # what merging took
-    told = Told(
-        run=points.run,
-        points=points,
-        found=found,
-        wanted=wanted,
-        request=request,
-        kept_classes=kept,
-    )
-    return told, parts
+    own: dict[str, Any] = {"found": found, "request": request, "kept_classes": kept}
+    return Told(run=points.run, points=points, wanted=wanted, **own), parts
 
 
 def _slides_bytes(points: StoredPoints, *, plain: bool) -> float:
     """About how many bytes pictures of all slides take, by those of some."""
-    slides = points.slides
-    some = slides[:: -(-len(slides) // _SOME_SLIDES)]
+    some = points.slides[:: -(-len(points.slides) // _SOME_SLIDES)]
     own = [small_picture(points.run, slide, plain=plain) for slide in some]
-    return sum(len(one.jpeg) for one in own if one) * len(slides) / len(some)
+    return sum(len(one.jpeg) for one in own if one) * len(points.slides) / len(some)
 
 
 def _clear(store: Store, *, pseudonyms: bool) -> None:

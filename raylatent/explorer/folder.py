@@ -122,8 +122,7 @@ class Told:
     points: StoredPoints
     found: Found
     wanted: Wanted
-    request: str | None = None
-    """`Wanted.request`, from before the map was read."""
+    request: str | None = None  # from before the map was read
     kept_classes: Sequence[int] = ()
     """Where not all classes are told: these, and the best of the others."""
 
@@ -211,8 +210,8 @@ class Told:
 
     def facts(self, n_bytes: int, failed: int) -> dict[str, Any]:
         """What machines are told, with bytes of the pictures and tiles without one."""
-        levels, bounds = enumerate(map(len, self.found.chosen)), self.found.bounds
-        found = self.found
+        found, bounds = self.found, self.found.bounds
+        levels = enumerate(map(len, found.chosen))
         one = {key: self._map()[key] for key in ("name", DIGEST, "lower", "side")}
         rule = dict(vars(found.rule))
         if self.wanted.pseudonyms is not None:
@@ -273,8 +272,7 @@ class Told:
                 at = dict(zip(given, labels.numbers_of(given), strict=True))
                 kind, words = "number", []
             values = [at[value] if value else None for value in own]
-            told = {"name": column, "kind": kind, "values": values, "names": words}
-            found.append(told)
+            found += [{"name": column, "kind": kind, "values": values, "names": words}]
         return {"columns": found, "patient": patient}
 
     def _words(self, column: str, *, missing: bool) -> list[str | None]:

@@ -77,8 +77,7 @@ def small_picture(run: RunDirectory, slide: str, *, plain: bool) -> SlidePicture
             image.thumbnail((_SMALL_PX, _SMALL_PX))
             pixels = np.asarray(image.convert("RGB"))
     except OSError:
-        what = "the picture of slide %s cannot be read and is left out"
-        logger.warning(what, slide)
+        logger.warning("the picture of slide %s cannot be read and is left out", slide)
         return None
     return replace(found, jpeg=encoded(pixels, QUALITY))
 
