@@ -13,7 +13,7 @@ MAX_LINES = 600
 MAX_FUNCTION_LINES = 50
 OF_ALL_OPTIONS = {"atlas", "__init__"}  # of DatasetFeatures
 # What the package has now: lower them when it shrinks.
-FILES, LINES = 159, 43_510
+FILES, LINES = 159, 43_620
 
 
 def python_files(*folders):

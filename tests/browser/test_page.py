@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "raylatent" / "explorer" / "page"
 MOST_LINES = 300
-MOST_LINES_OF_ALL = 2579  # with HTML and CSS
+MOST_LINES_OF_ALL = 2580  # with HTML and CSS
 
 
 @pytest.mark.slow

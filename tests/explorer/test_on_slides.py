@@ -41,7 +41,7 @@ def opened(data):
 def is_blue(picture):
     """Where a picture has the color of tiles: red goes first on a white ground."""
     pixels = np.asarray(picture).astype(int)
-    return pixels[..., 2] - pixels[..., 0] > 50
+    return pixels[..., 2] - pixels[..., 0] > 25
 
 
 def test_a_tile_is_a_square_around_its_place():

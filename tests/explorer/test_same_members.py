@@ -70,7 +70,7 @@ def test_the_same_members(run, tmp_path):
         n += len(expected)
         answer = explorers.answer("/members", polygon.encode())
         served = json.loads(answer.body)
-        assert [tuple(row) for row in served["rows"]] == expected
+        assert [tuple(row[:2]) for row in served["rows"]] == expected
         if number % 5:
             continue
         file, table = tmp_path / f"{number}.json", tmp_path / f"{number}.parquet"

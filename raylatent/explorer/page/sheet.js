@@ -50,7 +50,8 @@ raylatent.sheet = (() => {
     if (raylatent.now.store !== store) return;
     const lost = save.withoutPlace(members);
     const sample = meta.points.kind !== "all" && members.label; // what a server tells has none
-    $("sheet-told").textContent = `${what}: ${sample ? "of the sample in this folder, " : ""}${counted(members.n, "tile")} of ${counted(found.length, "slide")}` +
+    $("sheet-told").textContent = `${what}: ${sample ? "of the sample in this folder, " : ""}` +
+      `${counted(members.n, "tile")} of ${counted(found.length, "slide")}` +
       (found.length > shown.length ? `; the ${shown.length} slides with most of them are shown.` : ".") +
       (lost > 0 ? ` Of ${whole(lost)} it is not known where they lie.` : "");
     $("sheet-slides").replaceChildren(...cards);
