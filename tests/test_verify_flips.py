@@ -24,7 +24,7 @@ from raylatent.storage import Store
 from raylatent.stored.manifest import put_run_manifest
 from tests.verify_runs import flip
 
-N_FLIPS = 300
+N_FLIPS = 150
 
 
 def table():
@@ -124,7 +124,7 @@ def test_no_flip_in_a_run_survives(made, verify_here):
     of_run = {".parquet", ".json", ".npz", ".png"}
     assert {file.suffix for file in files} == of_page | of_run
     parts = [file for file in files if file.suffix == ".parquet"]
-    chosen = [rng.choice(parts) for _ in range(N_FLIPS)] + 4 * files
+    chosen = [rng.choice(parts) for _ in range(N_FLIPS)] + 2 * files
     unnoticed = []
     for file in chosen:
         good = file.read_bytes()
