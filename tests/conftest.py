@@ -33,6 +33,7 @@ from tests.small_runs import (  # noqa: E402, F401  (fixtures)
     large_slide,
     layers_dts,
     model_folder,
+    project_model,
     small_dts,
     small_map,
     small_model,

@@ -19,9 +19,15 @@ from tests.small_data import (
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory):
-    """A model folder of the small network."""
+def project_model(tmp_path_factory):
+    """A model folder of the small network; no folder of tests has another of this name."""
     return make_model_folder(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture(scope="session")
+def small_model(project_model):
+    """The same; tests of the engine have another."""
+    return project_model
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +61,13 @@ def small_project(small_tfrecords, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_dts(ray_session, small_project, small_model):
+def small_dts(ray_session, small_project, project_model):
     """The whole project's `postconv` and predictions, in the default outdir."""
     import raylatent as sf
 
     project = sf.Project(small_project)
     dataset = project.dataset(tile_px=TILE_PX, tile_um=96)
-    return project.generate_features(small_model, dataset, actors=1)
+    return project.generate_features(project_model, dataset, actors=1)
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +77,12 @@ def small_map(small_dts):
 
 
 @pytest.fixture(scope="session")
-def layers_dts(ray_session, small_tfrecords, small_model, tmp_path_factory):
+def layers_dts(ray_session, small_tfrecords, project_model, tmp_path_factory):
     """Two layers, pooled, without predictions."""
     import raylatent as sf
 
     return sf.DatasetFeatures(
-        small_model,
+        project_model,
         small_tfrecords,
         layers=["layer1", "postconv"],
         pooling="avg",
