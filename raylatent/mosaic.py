@@ -32,7 +32,7 @@ from raylatent.montage.cells import choose_cells, finish_cells, slide_shares
 from raylatent.montage.compact import compacted
 from raylatent.montage.even import trustworthiness
 from raylatent.montage.grid import EvenGrid, Grid
-from raylatent.montage.points import Labels, OfLabel, Rule, select_of
+from raylatent.montage.points import Labels, Rule, of_label, select_of
 from raylatent.montage.render import Look
 from raylatent.seal import DIGEST
 from raylatent.storage import absolute
@@ -194,7 +194,7 @@ class Mosaic:
         made = {}
         for name in in_order(most):
             one = made[name] = copy.copy(self)
-            one._of_label, one._parts = name, OfLabel(self._parts, name)
+            one._of_label, one._parts = name, of_label(self._parts, name)
             one._choose(self._coloring)
         return made
 

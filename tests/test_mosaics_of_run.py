@@ -17,7 +17,7 @@ from raylatent.engine.cells import ClusterPoints
 from raylatent.errors import ConfigError, MapError
 from raylatent.main_job import run_mosaic
 from raylatent.montage.cells import choose_cells, finish_cells
-from raylatent.montage.points import OfLabel, Rule
+from raylatent.montage.points import Rule, of_label
 from raylatent.run import RunDirectory, layout
 from raylatent.slide_map import SlideMap
 from raylatent.stored import mosaic_inputs as inputs
@@ -143,7 +143,7 @@ def test_stored_points_and_held_ones_are_drawn_alike(run, label, select):
 
 def test_what_goes_to_a_cluster_can_be_sent(run):
     stored = StoredPoints(f"{run.uri}/maps/default", run)
-    parts = OfLabel(stored.labeled(by_slide), "b/c")
+    parts = of_label(stored.labeled(by_slide), "b/c")
     chosen = choose_cells(parts, "even", 5, Rule())
     chosen.grid.bin(np.zeros((3, 2)))  # which keeps a tree
     sent = pickle.loads(pickle.dumps((chosen.grid, parts)))  # noqa: S301
@@ -164,7 +164,10 @@ def test_the_cluster_finds_the_same_cells(run, ray_session, kind):
     folder = f"{run.uri}/maps/default"
     found = []
     for points in (StoredPoints(folder, run), ClusterPoints(folder, run, few_parts=0)):
-        for parts in (points.labeled(by_slide), OfLabel(points.labeled(by_slide), "a")):
+        for parts in (
+            points.labeled(by_slide),
+            of_label(points.labeled(by_slide), "a"),
+        ):
             chosen = choose_cells(parts, kind, 5, Rule())
             found.append(finish_cells(chosen.grid, chosen.cells))
     assert found[0].equals(found[2])

@@ -19,7 +19,7 @@ from raylatent.errors import MapError, RunError, StorageError
 from raylatent.explorer import pictures
 from raylatent.explorer.folder import CELLS, Told, Wanted
 from raylatent.explorer.on_slides import small_picture
-from raylatent.explorer.pyramid import FewClasses
+from raylatent.explorer.pyramid import with_few_classes
 from raylatent.explorer.reach import (
     N_SIMILAR,
     Found,
@@ -153,8 +153,8 @@ def _found(points: StoredPoints, wanted: Wanted, tiles: Tiles) -> tuple[Told, Pa
     parts = points.labeled(wanted.label)
     n_classes = points.run.settings().get("num_classes") or 0
     if n_classes > MOST_CLASSES:
-        parts = few = FewClasses.of(parts)
-        kept = few.kept.tolist()
+        parts, numbers = with_few_classes(parts)
+        kept = numbers.tolist()
         logger.warning(
             "of %d classes the page has the %d with the largest mean predictions, and "
             "the best of the others as one",

@@ -57,6 +57,11 @@ class Export:
     located: Mapping[int, Located] = field(default_factory=dict)
     pictures: Callable[[str], SlidePicture | None] = lambda _: None
 
+    def colors(self) -> dict[str, str]:
+        """A color for each region, `#rrggbb`."""
+        hues = category_colors(len(self.regions))
+        return dict(zip(self.regions, hues, strict=True))
+
 
 def write_csv(path: str, members: Members, _: Export) -> int:
     """A table of all tiles as RFC 4180 has it; the number of tiles."""
@@ -92,8 +97,7 @@ def write_geojson(folder: str, members: Members, export: Export) -> int:
     Coordinates are level-0 pixels from the slide's bounds on, as QuPath has them. Tiles
     whose side is not known are points; those without location are left out, and counted.
     """
-    hues = category_colors(len(export.regions))
-    colors = dict(zip(export.regions, hues, strict=True))
+    colors = export.colors()
     n = 0
     for tables, writing in _files(folder, members, ".geojson"):
         with writing as append:
@@ -190,8 +194,7 @@ def write_pictures(folder: str, members: Members, export: Export) -> int:
 
 def write_on_slides(folder: str, members: Members, export: Export) -> int:
     """The tiles on each slide, `slides/<slide>.png`, and `sheet.png`; how many there are."""
-    hues = category_colors(len(export.regions))
-    colors = dict(zip(export.regions, hues, strict=True))
+    colors = export.colors()
     whole, counts = Sheet(), Counter[str]()
     for tables, writing in _files(f"{folder}/slides", members, ".png", every=True):
         with writing as append:

@@ -7,7 +7,7 @@ chooses among its own. So what one sees stays where it is when one zooms in. All
 the same bits however the points are divided and merged.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -34,6 +34,7 @@ from raylatent.montage.cells import (
 from raylatent.montage.grid import Bounds, SquareGrid
 from raylatent.montage.points import (
     PREDICTIONS,
+    ChangedParts,
     Parts,
     Points,
     Rule,
@@ -110,37 +111,16 @@ class Square:
         return SquareGrid(xmin=self.x, ymin=self.y, cell=cell, n_cols=n, n_rows=n)
 
 
-@dataclass(frozen=True)
-class FewClasses(Parts):
+def with_few_classes(parts: Parts) -> tuple[Parts, Ids]:
     """Points with the predictions of some classes, then the largest of all others.
 
-    Sums of very many classes would be held for each cell. Those that are kept have
-    the numbers `kept`, ascending, shape (k,).
+    Sums of very many classes would be held for each cell. Kept are those of the largest
+    means over all points: their numbers, ascending, shape (k,).
     """
-
-    parts: Parts
-    kept: Ids
-
-    @classmethod
-    def of(cls, parts: Parts) -> "FewClasses":
-        """The classes of the largest means over all points."""
-        means = parts.fold(_predicted, merge_sums, [PREDICTIONS]).means()[0]
-        best = np.argsort(-means, kind="stable")[: MOST_CLASSES - 1]
-        return cls(parts, np.sort(best))
-
-    def read(self, *columns: str) -> Iterable[Points]:
-        """See `Parts`."""
-        return (_with_few(one, self.kept) for one in self.parts.read(*columns))
-
-    def fold(
-        self,
-        work: Callable[[Points], T],
-        merge: Callable[[T, T], T],
-        columns: Iterable[str] = (),
-    ) -> T:
-        """As all of the parts are gone through."""
-        own = partial(_work_with_few, work=work, kept=self.kept)
-        return self.parts.fold(own, merge, columns)
+    means = parts.fold(_predicted, merge_sums, [PREDICTIONS]).means()[0]
+    best = np.argsort(-means, kind="stable")[: MOST_CLASSES - 1]
+    kept = np.sort(best)
+    return ChangedParts(parts, partial(_with_few, kept=kept)), kept
 
 
 def _predicted(points: Points) -> CellSums:
@@ -158,10 +138,6 @@ def _with_few(points: Points, kept: Ids) -> Points:
         return points
     others = np.delete(points.predictions, kept, axis=1).max(axis=1)
     return replace(points, predictions=np.c_[points.predictions[:, kept], others])
-
-
-def _work_with_few(points: Points, work: Callable[[Points], T], kept: Ids) -> T:
-    return work(_with_few(points, kept))
 
 
 def morton(rows: NDArray[np.integer], cols: NDArray[np.integer]) -> NDArray[np.uint64]:

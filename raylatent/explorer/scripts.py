@@ -22,7 +22,7 @@ NO_U1, NO_U2, NO_U4, NO_I4 = 255, 0xFFFF, 0xFFFFFFFF, -(1 << 31)
 NULLS = {"u1": NO_U1, "u2": NO_U2, "u4": NO_U4, "i4": NO_I4}
 """What stands for null in columns of these types; in f4 it is NaN."""
 MOST_CLASSES = 64
-"""Whose predictions a page has; see `pyramid.FewClasses`."""
+"""Whose predictions a page has; see `pyramid.with_few_classes`."""
 _LEVEL = 6  # of gzip
 
 Column = tuple[str, NDArray[Any]]

@@ -351,7 +351,7 @@ def application(explorer: Explorer, rules: gate.Gate) -> Callable[..., Awaitable
             found = await answer(Request(scope, receive))
         except (TimeoutError, ClientDisconnect):
             found = Response(status_code=408)
-        except Exception:  # whatever it is: what answers for it has no headers of ours
+        except Exception:  # uvicorn's own answer would lack HEADERS; the log has all
             logger.exception("%s cannot be answered", scope["path"])
             found = gate.said(500, _UNREAD)
         found.headers.update(gate.HEADERS)

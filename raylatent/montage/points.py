@@ -237,15 +237,22 @@ def fold(
 
 
 @dataclass(frozen=True)
-class OfLabel(Parts):
-    """Those of some points that have a label; they keep their numbers."""
+class ChangedParts(Parts):
+    """Points of which every part is changed first, wherever it is gone through.
+
+    Attributes:
+        parts: The points.
+        change: What is made of a part; it travels to workers.
+        needs: The columns that it needs.
+    """
 
     parts: Parts
-    label: str
+    change: Callable[[Points], Points]
+    needs: tuple[str, ...] = ()
 
     def read(self, *columns: str) -> Iterable[Points]:
         """See `Parts`."""
-        return (_own(p, self.label) for p in self.parts.read(*columns, LABELS))
+        return map(self.change, self.parts.read(*columns, *self.needs))
 
     def fold(
         self,
@@ -254,17 +261,24 @@ class OfLabel(Parts):
         columns: Iterable[str] = (),
     ) -> T:
         """As all of the parts are gone through."""
-        own = partial(_of_label, work=work, label=self.label)
-        return self.parts.fold(own, merge, [*columns, LABELS])
+        own = partial(_work_on_changed, work=work, change=self.change)
+        return self.parts.fold(own, merge, [*columns, *self.needs])
 
 
-def _own(points: Points, label: str) -> Points:
+def _work_on_changed(
+    points: Points, work: Callable[[Points], T], change: Callable[[Points], Points]
+) -> T:
+    return work(change(points))
+
+
+def of_label(parts: Parts, label: str) -> Parts:
+    """Those of some points that have a label; they keep their numbers."""
+    return ChangedParts(parts, partial(_of_label, label=label), (LABELS,))
+
+
+def _of_label(points: Points, label: str) -> Points:
     rows = pc.indices_nonzero(pc.equal(points.labels, label))
     return points.take(rows.to_numpy().astype(np.int64))
-
-
-def _of_label(points: Points, work: Callable[[Points], T], label: str) -> T:
-    return work(_own(points, label))
 
 
 class HeldParts(Parts):
